@@ -1,0 +1,170 @@
+"""What every command shares: how it starts, how it talks, and how it ends.
+
+stdout is the product and stderr the talk. An error is one line on stderr; exit codes are 0, 1 (the work
+failed), 2 (the command line makes no sense) and 130 (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Annotated, NoReturn, TextIO
+
+import typer
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+
+
+@dataclass
+class _Talk:
+    debug: bool = False
+    quiet: bool = False
+
+
+_talk = _Talk()
+
+
+def _set_debug(value: bool) -> None:
+    _talk.debug = value
+
+
+def _set_quiet(value: bool) -> None:
+    _talk.quiet = value
+
+
+DebugOption = Annotated[
+    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Say nothing on stderr but errors.")
+]
+
+
+def version_option(distribution: str, version: str) -> typer.models.OptionInfo:
+    """The option ``--version`` of a command, which prints the distribution and its version, and ends."""
+
+    def show(value: bool) -> None:
+        if value:
+            typer.echo(f"{distribution} {version}")
+            raise typer.Exit
+
+    option = typer.Option("--version", callback=show, is_eager=True, help="Show the version.")
+    assert isinstance(option, typer.models.OptionInfo)
+    return option
+
+
+def new_app() -> typer.Typer:
+    """An app for one command: its help keeps the line breaks of its examples."""
+    return typer.Typer(
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def say(message: str) -> None:
+    """Write a line to stderr, unless ``--quiet``; a stderr that is closed is no error."""
+    if not _talk.quiet:
+        _write_stderr(message + "\n")
+
+
+def is_quiet() -> bool:
+    """Whether ``--quiet`` was given."""
+    return _talk.quiet
+
+
+def warn(message: str) -> None:
+    """Write a warning to stderr, unless ``--quiet``."""
+    say(f"warning: {message}")
+
+
+def product() -> TextIO:
+    """stdout, set to UTF-8 without translation of line ends whatever the locale says.
+
+    Raises:
+        CharRNNError: stdout is closed.
+    """
+    if sys.stdout is None:
+        raise CharRNNError("stdout is closed, so there is nowhere to write the output; give --output FILE")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # absent where a test put a StringIO there
+    if reconfigure is not None:
+        reconfigure(encoding="utf-8", errors="strict", newline="")
+    return sys.stdout
+
+
+def run(app: typer.Typer, command: str, *, dies_of_closed_pipe: bool = True) -> NoReturn:
+    """Run a command line and end the process: the entry point of every command calls this.
+
+    Args:
+        app: an app with one command.
+        command: the command's name, as the user typed it.
+        dies_of_closed_pipe: end at once and in silence when the reader of stdout goes away (``| head``), as
+            Unix programs do. False for commands that have work to save.
+    """
+    if dies_of_closed_pipe and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    _talk.debug = _talk.quiet = False
+    try:
+        code = typer.main.get_command(app).main(prog_name=command, standalone_mode=False)
+        _flush_stdout()
+    except BaseException as error:
+        if _talk.debug and not isinstance(error, SystemExit):
+            raise
+        code = _report(error, command)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: BaseException, command: str) -> int:
+    """Say in one line what went wrong; gives the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, BrokenPipeError):
+        # What is still buffered for stdout would raise again at exit: let it go nowhere.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, CharRNNError):
+        _write_stderr(f"{command}: error: {error}\n")
+        return 2 if isinstance(error, SettingError) else 1
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's errors of usage
+        _write_stderr(f"{command}: error: {_one_line(error.format_message())} (see {command} --help)\n")
+        return int(error.exit_code)
+    if isinstance(error, MemoryError):
+        _write_stderr(f"{command}: error: out of memory\n")
+    elif isinstance(error, OSError):
+        about = f"{error.filename}: " if error.filename else ""
+        _write_stderr(f"{command}: error: {about}{error.strerror or error}\n")
+    else:
+        kind = type(error).__name__
+        _write_stderr(
+            f"{command}: error: {kind}: {_one_line(str(error))}; this is a fault of charrnn "
+            "(run it again with --debug to see where)\n"
+        )
+    return 1
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _write_stderr(text: str) -> None:
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return  # nobody listens any more
+    except UnicodeEncodeError:
+        encoding = sys.stderr.encoding or "ascii"
+        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _flush_stdout() -> None:
+    """Flush what was printed, so that a full disk behind ``>`` is an error and not silence."""
+    if sys.stdout is not None:
+        sys.stdout.flush()

@@ -1,0 +1,157 @@
+"""The contract of the step model: every name, number and limit that two parts must agree on.
+
+Export writes by this page and the loader reads by it; nothing here is written down a second time.
+
+Shapes are written with these letters throughout the project:
+
+    B  batch: the number of independent streams, one row each
+    T  time: characters along a stream
+    V  vocabulary size
+    H  hidden size
+    S  state size: layers * H, twice that for an LSTM
+    K  top_k_max: how many of the likeliest symbols the sampler looks at
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FORMAT: Final = "step"
+"""The value of the metadata key ``charrnn.format``."""
+
+VERSION: Final = 1
+"""The version of the contract that this code writes, and the newest that it reads."""
+
+OPSET: Final = 17
+IR_VERSION: Final = 8
+CONTRIB_DOMAIN: Final = "com.microsoft"
+"""onnxruntime's own operators; int8 files alone may use one of them (QGemm)."""
+
+# --- tensors -----------------------------------------------------------------------------------------------
+
+FLOAT: Final = 1
+UINT8: Final = 2
+INT8: Final = 3
+INT32: Final = 6
+INT64: Final = 7
+BOOL: Final = 9
+FLOAT16: Final = 10
+"""ONNX's numbers for element types (onnx.proto, TensorProto.DataType)."""
+
+BATCH_AXIS: Final = "batch"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of the step model.
+
+    Attributes:
+        name: the tensor's name in the graph.
+        element_type: ONNX's number of its element type.
+        axes: its axes; the first is the free batch axis, the second (if any) names a size of the model.
+    """
+
+    name: str
+    element_type: int
+    axes: tuple[str, ...]
+
+
+INPUTS: Final = (
+    TensorSpec("token", INT64, (BATCH_AXIS,)),
+    TensorSpec("state", FLOAT, (BATCH_AXIS, "state_size")),
+    TensorSpec("uniform", FLOAT, (BATCH_AXIS,)),
+    TensorSpec("temperature", FLOAT, (BATCH_AXIS,)),
+    TensorSpec("top_k", INT64, (BATCH_AXIS,)),
+    TensorSpec("top_p", FLOAT, (BATCH_AXIS,)),
+)
+
+OUTPUTS: Final = (
+    TensorSpec("logits", FLOAT, (BATCH_AXIS, "vocab")),
+    TensorSpec("next_token", INT64, (BATCH_AXIS,)),
+    TensorSpec("next_state", FLOAT, (BATCH_AXIS, "state_size")),
+)
+
+# --- metadata ----------------------------------------------------------------------------------------------
+
+METADATA_PREFIX: Final = "charrnn."
+
+METADATA_KEYS: Final = (
+    "format",
+    "version",
+    "cell",
+    "layers",
+    "hidden_size",
+    "level",
+    "vocabulary",
+    "state_layout",
+    "start_token",
+    "top_k_max",
+    "precision",
+    "training",
+)
+"""The metadata keys of a step model, without their prefix; all of them must be there."""
+
+CELLS: Final = ("lstm", "gru", "rnn")
+LEVELS: Final = ("char", "byte")
+PRECISIONS: Final = ("fp32", "fp16", "int8")
+
+GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1}
+"""How many blocks of H rows a layer's weights have, as torch lays them out."""
+
+# --- limits ------------------------------------------------------------------------------------------------
+
+MAX_FILE_BYTES: Final = 512 * 1024 * 1024
+MAX_LAYERS: Final = 32
+MAX_HIDDEN_SIZE: Final = 16_384
+MAX_VOCABULARY: Final = 65_536
+MAX_NODES: Final = 2_048
+MAX_STREAMS: Final = 1_048_576
+"""How many streams one call may ask for."""
+
+TOP_K_LIMIT: Final = 1_024
+"""The sampler sorts at most this many symbols: exact up to 1,024, the likeliest 1,024 above."""
+
+BYTE_VOCABULARY: Final = 256
+MAX_SEED: Final = 2**64 - 1
+
+DEFAULT_TEMPERATURE: Final = 0.8
+DEFAULT_LENGTH: Final = 1_000
+
+# --- quantization ------------------------------------------------------------------------------------------
+
+ACTIVATION_SCALE: Final = 1.0 / 127.0
+ACTIVATION_ZERO_POINT: Final = 128
+"""int8 files: hidden states lie in [-1, 1], so h is stored as round(127 h) + 128 in a uint8."""
+
+WEIGHT_MIN: Final = -64
+WEIGHT_MAX: Final = 63
+"""int8 files: the range of a weight. On processors with AVX2 and without VNNI the product of two
+neighbouring u8 x s8 pairs is summed in 16 bits and saturates outside it."""
+
+
+def top_k_max(vocabulary_size: int) -> int:
+    """K, the number of symbols that the sampler sorts, for a vocabulary of ``vocabulary_size`` symbols."""
+    return min(vocabulary_size, TOP_K_LIMIT)
+
+
+@dataclass(frozen=True)
+class StateBlock:
+    """One block of a stream's state row: ``row[start : start + size]`` is the tensor ``name``."""
+
+    name: str
+    start: int
+    size: int
+
+
+def state_layout(cell: str, layers: int, hidden_size: int) -> tuple[StateBlock, ...]:
+    """The layout of a state row: ``h0 .. h(L-1)``, then for an LSTM ``c0 .. c(L-1)``, H numbers each."""
+    names = [f"h{layer}" for layer in range(layers)]
+    if cell == "lstm":
+        names += [f"c{layer}" for layer in range(layers)]
+    return tuple(StateBlock(name, index * hidden_size, hidden_size) for index, name in enumerate(names))
+
+
+def state_size(cell: str, layers: int, hidden_size: int) -> int:
+    """S, the length of a state row."""
+    return layers * hidden_size * (2 if cell == "lstm" else 1)

@@ -1,0 +1,49 @@
+"""The errors that charrnn raises on purpose.
+
+All of them derive from `CharRNNError`, so that a caller needs one ``except``. A message says what was
+given, what is allowed, and how to mend it, in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CharRNNError(Exception):
+    """The base of every error that charrnn raises on purpose. Commands exit with 1."""
+
+
+class SettingError(CharRNNError, ValueError):
+    """A setting has a value that makes no sense, such as a temperature of 0. Commands exit with 2."""
+
+
+class ModelFormatError(CharRNNError):
+    """A file is no charrnn step model: it breaks a rule of the format, or was cut or altered."""
+
+
+class DeviceError(CharRNNError):
+    """The device that was asked for cannot be used, or has too little memory."""
+
+
+class UnknownCharacterError(CharRNNError):
+    """A text holds characters that a vocabulary does not know.
+
+    Attributes:
+        characters: the distinct unknown characters, in the order of their first appearance.
+        positions: for each of them, the index of its first appearance in the text, from 0.
+    """
+
+    def __init__(self, characters: Sequence[str], positions: Sequence[int], known: int) -> None:
+        self.characters = tuple(characters)
+        self.positions = tuple(positions)
+        shown = ", ".join(
+            f"{character!r} (U+{ord(character):04X}) at position {position}"
+            for character, position in zip(self.characters[:5], self.positions[:5], strict=True)
+        )
+        more = len(self.characters) - 5
+        if more > 0:
+            shown += f" and {more} more"
+        super().__init__(
+            f"the text has characters that the model does not know: {shown}; it knows {known} characters: "
+            'leave these out, or let them be dropped with --unknown skip (in Python: unknown="skip")'
+        )

@@ -1,0 +1,200 @@
+"""The vocabulary: which symbol has which id.
+
+At level "char" the symbols are Unicode code points; at level "byte" they are the 256 byte values of the
+text's UTF-8 form, so that no text is ever unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime import contract
+from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
+
+Level = Literal["char", "byte"]
+Unknown = Literal["error", "skip"]
+
+_CODE_POINTS = 0x110000
+_ABSENT = -1
+
+
+class Vocabulary:
+    """Maps text to ids and back.
+
+    Ids count from 0 in the order of ``symbols``. A vocabulary never changes; two are equal when their
+    level and symbols are.
+
+    Example:
+        >>> vocabulary = Vocabulary.from_text("hello")
+        >>> vocabulary.symbols
+        ('e', 'h', 'l', 'o')
+        >>> vocabulary.encode("hole").tolist()
+        [1, 3, 2, 0]
+        >>> vocabulary.decode([1, 0, 2, 2, 3])
+        'hello'
+    """
+
+    def __init__(self, symbols: Sequence[str], level: Level = "char") -> None:
+        """A vocabulary of the given symbols, in id order; at level "byte", of the 256 bytes.
+
+        Raises:
+            CharRNNError: a symbol is not one character, appears twice, or is half a surrogate pair; there
+                are none or too many; or symbols were given at level "byte", which has its own.
+        """
+        if level not in contract.LEVELS:
+            raise CharRNNError(f"vocabulary: level must be char or byte, not {level!r}")
+        self.level: Level = level
+        self.symbols: tuple[str, ...] = tuple(symbols)
+        if level == "byte":
+            if self.symbols:
+                raise CharRNNError("vocabulary: the byte level has its own 256 symbols, and takes no others")
+            self._size = contract.BYTE_VOCABULARY
+            return
+        _check_symbols(self.symbols)
+        self._size = len(self.symbols)
+        self._codes = np.array([ord(symbol) for symbol in self.symbols], dtype="<u4")  # [V]
+        self._ids = np.full(int(self._codes.max()) + 2, _ABSENT, dtype=np.int32)  # code point -> id
+        self._ids[self._codes] = np.arange(self._size, dtype=np.int32)
+
+    @classmethod
+    def from_text(cls, text: str | Iterable[str]) -> Vocabulary:
+        """The distinct characters of a text (or of its pieces), in code-point order.
+
+        Raises:
+            CharRNNError: the text is empty, or has more distinct characters than a model can hold.
+        """
+        seen = np.zeros(_CODE_POINTS, dtype=np.bool_)
+        for piece in (text,) if isinstance(text, str) else text:
+            seen[_code_points(piece)] = True
+        return cls([chr(code) for code in np.flatnonzero(seen)])
+
+    @classmethod
+    def of_bytes(cls) -> Vocabulary:
+        """The vocabulary of all 256 bytes."""
+        return cls((), "byte")
+
+    def __len__(self) -> int:
+        """V, the number of symbols."""
+        return self._size
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return self.level == other.level and self.symbols == other.symbols
+
+    def __hash__(self) -> int:
+        return hash((self.level, self.symbols))
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} symbols, level={self.level!r})"
+
+    @property
+    def start_token(self) -> int:
+        """The id that a stream without a prime reads first: the newline's, else 0."""
+        if self.level == "byte":
+            return ord("\n")
+        return self.symbols.index("\n") if "\n" in self.symbols else 0
+
+    def encode(self, text: str, unknown: Unknown = "error", dtype: Any = np.int64) -> NDArray[Any]:
+        """The ids of a text.
+
+        Args:
+            text: any text. Lone surrogates are never known, at either level.
+            unknown: what happens to characters without an id: "error", or "skip" to drop them.
+            dtype: the integer type of the result; it must hold V - 1.
+
+        Returns:
+            ``dtype [T]``, one id a character (at the byte level, one a byte of the UTF-8 form).
+
+        Raises:
+            UnknownCharacterError: the text has unknown characters, and ``unknown`` is "error".
+        """
+        if unknown not in ("error", "skip"):
+            raise CharRNNError(f'unknown must be "error" or "skip", not {unknown!r}')
+        codes = _code_points(text)  # [T]
+        if self.level == "byte":
+            lone = (codes >= 0xD800) & (codes <= 0xDFFF)
+            if not lone.any():
+                return np.frombuffer(text.encode(), dtype=np.uint8).astype(dtype)
+            if unknown == "error":
+                raise self._unknown_error(codes, lone)
+            return np.frombuffer(text.encode(errors="ignore"), dtype=np.uint8).astype(dtype)
+        # Code points past the table's end all meet its last entry, which is absent.
+        ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
+        absent = ids == _ABSENT
+        if absent.any():
+            if unknown == "error":
+                raise self._unknown_error(codes, absent)
+            ids = ids[~absent]
+        return ids.astype(dtype)
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """The distinct characters of ``text`` that have no id, in the order of their first appearance."""
+        try:
+            self.encode(text)
+        except UnknownCharacterError as error:
+            return list(error.characters)
+        return []
+
+    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
+        """The text of some ids.
+
+        At the byte level, bytes that are no UTF-8 become U+FFFD, one for each maximal part of a sequence
+        (Unicode 16, section 3.9, "substitution of maximal subparts"); `decode_bytes` gives them as they are.
+
+        Raises:
+            CharRNNError: an id is not in [0, V).
+        """
+        if self.level == "byte":
+            return self.decode_bytes(ids).decode(errors="replace")
+        return self._codes[self._checked(ids)].tobytes().decode("utf-32-le")
+
+    def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
+        """The text of some ids as UTF-8; at the byte level the very bytes, whether they are UTF-8 or not."""
+        if self.level == "byte":
+            return self._checked(ids).astype(np.uint8).tobytes()
+        return self.decode(ids).encode()
+
+    def _checked(self, ids: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+        array = np.asarray(ids, dtype=np.int64)
+        if array.size and not (array.min() >= 0 and array.max() < len(self)):
+            wrong = array[(array < 0) | (array >= len(self))][0]
+            raise CharRNNError(f"id {wrong} is not in the vocabulary: ids go from 0 to {len(self) - 1}")
+        return array
+
+    def _unknown_error(
+        self, codes: NDArray[np.uint32], absent: NDArray[np.bool_]
+    ) -> UnknownCharacterError:
+        positions = np.flatnonzero(absent)
+        _, first = np.unique(codes[positions], return_index=True)
+        positions = positions[np.sort(first)]
+        characters = [chr(codes[position]) for position in positions]
+        return UnknownCharacterError(characters, [int(position) for position in positions], len(self))
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    """The code points of a text, ``uint32 [T]``."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _check_symbols(symbols: tuple[str, ...]) -> None:
+    if not symbols:
+        raise CharRNNError("vocabulary: it has no symbols; at least one is needed")
+    if len(symbols) > contract.MAX_VOCABULARY:
+        raise CharRNNError(
+            f"vocabulary: {len(symbols):,} distinct characters, but a model holds at most "
+            f"{contract.MAX_VOCABULARY:,}; train at the byte level instead (--level byte)"
+        )
+    seen: set[str] = set()
+    for index, symbol in enumerate(symbols):
+        if not isinstance(symbol, str) or len(symbol) != 1:
+            raise CharRNNError(f"vocabulary: symbol {index} must be one character, not {symbol!r}")
+        if 0xD800 <= ord(symbol) <= 0xDFFF:
+            raise CharRNNError(f"vocabulary: symbol {index} is {symbol!r}, half a surrogate pair")
+        if symbol in seen:
+            raise CharRNNError(f"vocabulary: {symbol!r} stands in it twice")
+        seen.add(symbol)
