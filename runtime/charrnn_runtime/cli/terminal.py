@@ -9,8 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, NoReturn, TextIO
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 
 import typer
 
@@ -94,6 +99,73 @@ def product() -> TextIO:
     return sys.stdout
 
 
+@contextmanager
+def whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that is written whole or not at all: it gets its name when the block ends without an error.
+
+    Args:
+        path: the file.
+        force: whether a file that is already there is replaced.
+
+    Raises:
+        CharRNNError: something is already there, or the file cannot be written.
+    """
+    if path.is_dir():
+        raise CharRNNError(f"{path} is a folder; give the name of a file to write")
+    if path.exists() and not force:
+        raise CharRNNError(f"{path} is already there; give another name, or --force to replace it")
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CharRNNError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise
+
+
+class LateBar:
+    """A progress bar on stderr that appears when the work has gone on for two seconds.
+
+    It appears only where stderr is a terminal and ``--quiet`` was not given.
+    """
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total, self._what, self._done = total, what, 0
+        self._begin = time.monotonic()
+        self._wanted = not _talk.quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def advance(self, amount: int) -> None:
+        """Note that some of the work is done."""
+        self._done += amount
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done)
+        elif self._wanted and time.monotonic() - self._begin > 2:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self._what, total=self._total, completed=self._done)
+            self._bar.start()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
 def run(app: typer.Typer, command: str, *, dies_of_closed_pipe: bool = True) -> NoReturn:
     """Run a command line and end the process: the entry point of every command calls this.
 
@@ -159,9 +231,6 @@ def _write_stderr(text: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError):
         return  # nobody listens any more
-    except UnicodeEncodeError:
-        encoding = sys.stderr.encoding or "ascii"
-        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _flush_stdout() -> None:

@@ -1,0 +1,93 @@
+"""charrnn-info: shows everything that a model file says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from charrnn_runtime import __version__
+from charrnn_runtime.cli import terminal
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model_file import ModelInfo
+
+app = terminal.new_app()
+
+EXAMPLES = """\b
+Examples:
+  charrnn-info models/lstm.onnx
+  charrnn-info models/lstm.onnx --json
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def show(
+    model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to show.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with nothing shortened.")] = False,
+    version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
+    debug: terminal.DebugOption = False,
+    quiet: terminal.QuietOption = False,
+) -> None:
+    """Show everything that a model file says of itself, without running it."""
+    from charrnn_runtime.model_file import read_model_file
+
+    info = read_model_file(model_path).info
+    stream = terminal.product()
+    if as_json:
+        stream.write(json.dumps(info.as_dict(), ensure_ascii=False) + "\n")
+        return
+    for name, value in _lines(info):
+        stream.write(f"{name:<18}{value}\n")
+
+
+def _lines(info: ModelInfo) -> list[tuple[str, str]]:
+    level = "bytes" if info.vocabulary.level == "byte" else "characters"
+    shown = "" if level == "bytes" else ": " + _shorten("".join(info.vocabulary.symbols))
+    start = info.vocabulary.symbols[info.start_token] if level == "characters" else chr(info.start_token)
+    layout = ", ".join(f"{block.name}[{block.start}:{block.start + block.size}]" for block in info.state_layout)
+    lines = [
+        ("file", info.path),
+        ("size", f"{info.file_bytes:,} bytes"),
+        ("sha-256", info.sha256),
+        ("format", f"charrnn step model, version {info.version}"),
+        ("cell", info.cell),
+        ("layers", str(info.layers)),
+        ("hidden size", str(info.hidden_size)),
+        ("precision", info.precision),
+        ("vocabulary", f"{len(info.vocabulary):,} {level}{shown}"),
+        ("start token", f"{info.start_token} ({start!r})"),
+        ("state", f"{info.state_size:,} numbers a stream: {layout}"),
+        ("top-k at most", f"{info.top_k_max:,}"),
+    ]
+    lines += [(f"training: {name}", value) for name, value in _flat(info.training)]
+    width = max(len(name) for name, _ in lines) + 2
+    return [(name.ljust(width), value) for name, value in lines]
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON objects as dotted names and values."""
+    lines = []
+    for key, item in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(item, dict):
+            lines += _flat(item, f"{name} ")
+        else:
+            lines.append((name, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)))
+    return lines
+
+
+def _shorten(symbols: str) -> str:
+    shown = repr(symbols)
+    return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+def main() -> NoReturn:
+    """The entry point of charrnn-info."""
+    terminal.run(app, "charrnn-info")
+
+
+if __name__ == "__main__":
+    main()

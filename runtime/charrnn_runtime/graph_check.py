@@ -1,0 +1,344 @@
+"""Checks the graph of a step model, node by node: known operators, known attributes, types and shapes.
+
+Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than
+its model has any use for, whatever it is made of. Shapes are tuples in which `BATCH` stands for B.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime import contract
+from charrnn_runtime.errors import ModelFormatError
+
+BATCH: Final = -1
+Shape = tuple[int, ...]
+
+_INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
+_ITEM_TYPES: Final = {
+    contract.FLOAT: np.dtype("<f4"),
+    contract.FLOAT16: np.dtype("<f2"),
+    contract.UINT8: np.dtype("u1"),
+    contract.INT8: np.dtype("i1"),
+    contract.INT64: np.dtype("<i8"),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value: its type and shape, and its numbers where it is an initializer."""
+
+    element_type: int
+    shape: Shape
+    constant: NDArray[Any] | None = None
+
+
+class _Mismatch(Exception):
+    """A node's inputs or attributes are not what its operator takes."""
+
+
+def read_tensor(tensor: Any) -> Value:
+    """An initializer's value, without a copy.
+
+    Raises:
+        ModelFormatError: its type is not used by step models, a dimension is negative, it does not have as
+            many bytes as its shape needs, or it has numbers that are not finite.
+    """
+    name = tensor.name
+    item_type = _ITEM_TYPES.get(tensor.data_type)
+    if item_type is None:
+        raise ModelFormatError(f"tensor {name!r} has element type {tensor.data_type}, which is not used here")
+    shape = tuple(tensor.dims)
+    if any(size < 1 for size in shape):
+        raise ModelFormatError(f"tensor {name!r} has the shape {shape}; every size must be 1 or more")
+    needed, found = math.prod(shape) * item_type.itemsize, len(tensor.raw_data)
+    if needed != found:
+        raise ModelFormatError(f"tensor {name!r} of shape {shape} needs {needed:,} bytes, but has {found:,}")
+    numbers = np.frombuffer(tensor.raw_data, dtype=item_type).reshape(shape)
+    if item_type.kind == "f" and not np.isfinite(numbers).all():
+        raise ModelFormatError(f"tensor {name!r} has numbers that are not finite (NaN or infinity)")
+    return Value(tensor.data_type, shape, numbers)
+
+
+def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value], widest: int) -> None:
+    """Check all nodes of a graph, in order.
+
+    Args:
+        graph: the ``GraphProto``.
+        inputs: what the contract says of the inputs.
+        outputs: what it says of the outputs.
+        widest: how many numbers a value may have for one stream.
+
+    Raises:
+        ModelFormatError: a rule is broken; the message names the node.
+    """
+    values = dict(inputs)
+    for tensor in graph.initializer:
+        if tensor.name in values:
+            raise ModelFormatError(f"the name {tensor.name!r} is given to two values")
+        values[tensor.name] = read_tensor(tensor)
+    for node in graph.node:
+        label = f"node {node.name!r} ({node.op_type})"
+        made = _infer(node, label, values)
+        if len(made) != len(node.output):
+            raise ModelFormatError(f"{label} has {len(node.output)} outputs; it must have {len(made)}")
+        for name, value in zip(node.output, made, strict=True):
+            if not name or name in values:
+                raise ModelFormatError(f"{label}: the output name {name!r} is empty or already taken")
+            if math.prod(size for size in value.shape if size != BATCH) > widest:
+                raise ModelFormatError(
+                    f"{label} makes a value of shape {_show(value.shape)}; one stream may need at most "
+                    f"{widest:,} numbers"
+                )
+            values[name] = value
+    for name, wanted in outputs.items():
+        found = values.get(name)
+        if found is None or name in inputs or found.constant is not None:
+            raise ModelFormatError(f"no node computes the output {name!r}")
+        if (found.element_type, found.shape) != (wanted.element_type, wanted.shape):
+            raise ModelFormatError(
+                f"output {name!r} is computed with type {found.element_type} and shape {_show(found.shape)}; "
+                f"expected type {wanted.element_type} and shape {_show(wanted.shape)}"
+            )
+
+
+def _infer(node: Any, label: str, values: dict[str, Value]) -> list[Value]:
+    if node.domain:
+        raise ModelFormatError(f"{label} is of the foreign domain {node.domain!r}")
+    rule = _RULES.get(node.op_type)
+    if rule is None:
+        raise ModelFormatError(f"{label}: this operator is not on the list of those that export writes")
+    attributes = _attributes(node, label)
+    missing = [name for name in node.input if name not in values]
+    if missing:
+        raise ModelFormatError(f"{label} reads {missing[0]!r}, which nothing before it computes")
+    if len(node.input) != rule.inputs and not (rule.inputs == _MANY and node.input):
+        raise ModelFormatError(f"{label} has {len(node.input)} inputs; it must have {rule.inputs}")
+    if set(attributes) != set(rule.attributes):
+        raise ModelFormatError(
+            f"{label} has the attributes {sorted(attributes)}; it must have {sorted(rule.attributes)}"
+        )
+    for name, allowed in rule.attributes.items():
+        if allowed is not None and attributes[name] not in allowed:
+            raise ModelFormatError(f"{label}: {name} is {attributes[name]}; allowed is {allowed}")
+    try:
+        return rule.infer([values[name] for name in node.input], attributes)
+    except _Mismatch as mismatch:
+        shapes = ", ".join(_show(values[name].shape) for name in node.input)
+        raise ModelFormatError(f"{label} does not fit its inputs of shapes {shapes}: {mismatch}") from None
+
+
+def _attributes(node: Any, label: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.type == _INT_ATTRIBUTE and not attribute.ints:
+            value: Any = attribute.i
+        elif attribute.type == _INTS_ATTRIBUTE and not attribute.i:
+            value = list(attribute.ints)
+        else:
+            raise ModelFormatError(f"{label}: the attribute {attribute.name!r} has a type that is not used here")
+        if attribute.name in found:
+            raise ModelFormatError(f"{label}: the attribute {attribute.name!r} stands there twice")
+        found[attribute.name] = value
+    return found
+
+
+def _show(shape: Shape) -> str:
+    return "[" + ", ".join("batch" if size == BATCH else str(size) for size in shape) + "]"
+
+
+# --- the operators -----------------------------------------------------------------------------------------
+
+
+def _require(condition: bool, expected: str) -> None:
+    if not condition:
+        raise _Mismatch(f"expected {expected}")
+
+
+def _require_row(value: Value, *element_types: int) -> int:
+    """The width of a value of shape ``[B, width]``."""
+    _require(len(value.shape) == 2 and value.shape[0] == BATCH, "a value of shape [batch, width]")
+    _require(value.element_type in element_types, f"one of the types {element_types}")
+    return value.shape[1]
+
+
+def _constant(value: Value, element_type: int, shape: Shape | None = None) -> NDArray[Any]:
+    if value.constant is None or value.element_type != element_type:
+        raise _Mismatch(f"expected a constant of type {element_type}")
+    _require(shape is None or value.shape == shape, f"a constant of shape {shape}")
+    return value.constant
+
+
+def _broadcast(first: Shape, second: Shape) -> Shape:
+    _require(len(first) <= 2 and len(second) <= 2, "at most two axes")
+    rank = max(len(first), len(second))
+    sizes = []
+    for one, other in zip(
+        (1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True
+    ):
+        _require(one == other or 1 in (one, other), "shapes that broadcast")
+        sizes.append(other if one == 1 else one)
+    return tuple(sizes)
+
+
+def _arithmetic(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    one, other = inputs
+    _require(one.element_type == other.element_type == contract.FLOAT, "two float32 values")
+    return [Value(contract.FLOAT, _broadcast(one.shape, other.shape))]
+
+
+def _comparison(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    one, other = inputs
+    _require(one.element_type == other.element_type, "two values of one type")
+    _require(one.element_type in (contract.FLOAT, contract.INT64), "float32 or int64 values")
+    return [Value(contract.BOOL, _broadcast(one.shape, other.shape))]
+
+
+def _both(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    one, other = inputs
+    _require(one.element_type == other.element_type == contract.BOOL, "two boolean values")
+    return [Value(contract.BOOL, _broadcast(one.shape, other.shape))]
+
+
+def _same(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    _require(inputs[0].element_type == contract.FLOAT, "a float32 value")
+    return [Value(contract.FLOAT, inputs[0].shape)]
+
+
+def _cast(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
+    return [Value(attributes["to"], inputs[0].shape)]
+
+
+def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    table, indices = inputs
+    _constant(table, contract.FLOAT)
+    _require(len(table.shape) == 2, "a table of two axes")
+    _require(indices.element_type == contract.INT64 and indices.shape == (BATCH,), "int64 [batch] indices")
+    return [Value(contract.FLOAT, (BATCH, table.shape[1]))]
+
+
+def _split(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, sizes = inputs
+    width = _require_row(value, contract.FLOAT)
+    parts = _constant(sizes, contract.INT64)
+    _require(
+        parts.ndim == 1 and bool((parts > 0).all()) and sum(map(int, parts)) == width,
+        f"positive sizes that sum to {width}",
+    )
+    return [Value(contract.FLOAT, (BATCH, int(part))) for part in parts]
+
+
+def _concat(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    kind = inputs[0].element_type
+    _require(kind in (contract.FLOAT, contract.FLOAT16, contract.UINT8), "float or uint8 values")
+    return [Value(kind, (BATCH, sum(_require_row(value, kind) for value in inputs)))]
+
+
+def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, weight = inputs
+    width = _require_row(value, contract.FLOAT, contract.FLOAT16)
+    _constant(weight, value.element_type)
+    _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
+    return [Value(value.element_type, (BATCH, weight.shape[1]))]
+
+
+def _matmul_integer(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, weight, zero_point = inputs
+    width = _require_row(value, contract.UINT8)
+    _constant(weight, contract.INT8)
+    _constant(zero_point, contract.UINT8, ())
+    _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
+    return [Value(contract.INT32, (BATCH, weight.shape[1]))]
+
+
+def _quantize(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, scale, zero_point = inputs
+    width = _require_row(value, contract.FLOAT)
+    _require(float(_constant(scale, contract.FLOAT, ())) > 0, "a positive scale")
+    _constant(zero_point, contract.UINT8, ())
+    return [Value(contract.UINT8, (BATCH, width))]
+
+
+def _unsqueeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, axes = inputs
+    _require(value.shape == (BATCH,), "a value of shape [batch]")
+    _require(_constant(axes, contract.INT64, (1,))[0] == 1, "axes [1]")
+    return [Value(value.element_type, (BATCH, 1))]
+
+
+def _topk(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, k = inputs
+    width = _require_row(value, contract.FLOAT)
+    count = int(_constant(k, contract.INT64, (1,))[0])
+    _require(1 <= count <= width, f"k between 1 and {width}")
+    return [Value(contract.FLOAT, (BATCH, count)), Value(contract.INT64, (BATCH, count))]
+
+
+def _cumsum(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, axis = inputs
+    _require(int(_constant(axis, contract.INT64, ())) == 1, "axis 1")
+    return [Value(contract.FLOAT, (BATCH, _require_row(value, contract.FLOAT)))]
+
+
+def _reduce_min(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    _require_row(inputs[0], contract.FLOAT)
+    return [Value(contract.FLOAT, (BATCH, 1))]
+
+
+def _argmax(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    _require_row(inputs[0], contract.FLOAT)
+    return [Value(contract.INT64, (BATCH, 1))]
+
+
+def _gather_nd(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, position = inputs
+    _require_row(value, contract.FLOAT, contract.INT64)
+    _require(_require_row(position, contract.INT64) == 1, "positions of shape [batch, 1]")
+    return [Value(value.element_type, (BATCH,))]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One operator: how many inputs, which attributes with which values (None: the rule itself looks)."""
+
+    infer: Callable[[Sequence[Value], dict[str, Any]], list[Value]]
+    inputs: int
+    attributes: dict[str, list[Any] | None]
+
+
+_MANY: Final = -1
+_CASTS: Final[list[Any]] = [contract.FLOAT, contract.FLOAT16, contract.INT64]
+
+_RULES: Final = {
+    "Add": _Rule(_arithmetic, 2, {}),
+    "And": _Rule(_both, 2, {}),
+    "ArgMax": _Rule(_argmax, 1, {"axis": [1], "keepdims": [1]}),
+    "Cast": _Rule(_cast, 1, {"to": _CASTS}),
+    "Concat": _Rule(_concat, _MANY, {"axis": [1]}),
+    "CumSum": _Rule(_cumsum, 2, {}),
+    "Div": _Rule(_arithmetic, 2, {}),
+    "Gather": _Rule(_gather, 2, {"axis": [0]}),
+    "GatherND": _Rule(_gather_nd, 2, {"batch_dims": [1]}),
+    "Greater": _Rule(_comparison, 2, {}),
+    "Identity": _Rule(_same, 1, {}),
+    "Less": _Rule(_comparison, 2, {}),
+    "LessOrEqual": _Rule(_comparison, 2, {}),
+    "MatMul": _Rule(_matmul, 2, {}),
+    "MatMulInteger": _Rule(_matmul_integer, 3, {}),
+    "Mul": _Rule(_arithmetic, 2, {}),
+    "QuantizeLinear": _Rule(_quantize, 3, {}),
+    "ReduceMin": _Rule(_reduce_min, 1, {"axes": [[1]], "keepdims": [1]}),
+    "Sigmoid": _Rule(_same, 1, {}),
+    "Softmax": _Rule(_same, 1, {"axis": [1]}),
+    "Split": _Rule(_split, 2, {"axis": [1]}),
+    "Sub": _Rule(_arithmetic, 2, {}),
+    "Tanh": _Rule(_same, 1, {}),
+    "TopK": _Rule(_topk, 2, {"axis": [1]}),
+    "Unsqueeze": _Rule(_unsqueeze, 2, {}),
+}

@@ -1,0 +1,425 @@
+"""The public face of the runtime: a loaded model that primes, steps, generates and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime import contract
+from charrnn_runtime.batch import Job, Piece, run_jobs
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.model_file import ModelInfo, read_model_file
+from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.session import Engine
+from charrnn_runtime.state import UNSTARTED, State
+from charrnn_runtime.text_stream import TextStream
+from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
+from charrnn_runtime.vocabulary import Unknown, Vocabulary
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of N streams gives.
+
+    Attributes:
+        logits: float32 ``[N, V]``, before temperature.
+        tokens: int64 ``[N]``, the sampled characters.
+        state: the streams' state after the step; its ``tokens`` are the sampled ones.
+    """
+
+    logits: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    state: State
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One finished stream.
+
+    Attributes:
+        index: which one, from 0, in the order in which the primes were given.
+        prime: the prime, as it was read.
+        text: what was generated, without the prime and without the stop text.
+        state: the stream's state at the end.
+    """
+
+    index: int
+    prime: str
+    text: str
+    state: State
+
+
+class CharRNN:
+    """A character-level RNN that was loaded from a step model file.
+
+    A model may be shared by threads: every call takes buffers of its own, and states never change.
+
+    Attributes:
+        info: all that the file says of itself.
+        vocabulary: its symbols.
+        device: "cpu" or "cuda", what really runs.
+        device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
+
+    Example:
+        >>> model = CharRNN.load("models/lstm.onnx")  # doctest: +SKIP
+        >>> print(model.generate("LORD ", 200, seed=1))  # doctest: +SKIP
+    """
+
+    def __init__(self, info: ModelInfo, engine: Engine) -> None:
+        self.info = info
+        self.vocabulary: Vocabulary = info.vocabulary
+        self.device = engine.device
+        self.device_note = engine.device_note
+        self._engine = engine
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", threads: int = 1) -> CharRNN:
+        """Load a step model.
+
+        Args:
+            path: the file.
+            device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
+            threads: how many threads share one step on the CPU. One is fastest for a few streams.
+
+        Raises:
+            ModelFormatError: the file is no step model, or was cut or altered.
+            DeviceError: CUDA was asked for and cannot be used.
+            CharRNNError: the file cannot be read.
+        """
+        file = read_model_file(path)
+        return cls(file.info, Engine(file, device, threads))
+
+    def __repr__(self) -> str:
+        info = self.info
+        return f"CharRNN({info.path!r}, {info.cell} {info.layers}x{info.hidden_size}, device={self.device!r})"
+
+    def initial_state(self, batch: int = 1) -> State:
+        """The state of ``batch`` streams, numbered from 0, that have read nothing."""
+        _check_streams(batch)
+        return State.start(batch, self.info.state_size)
+
+    def prime(
+        self, text: str | Sequence[str], state: State | None = None, *, unknown: Unknown = "error"
+    ) -> State:
+        """Let streams read a text, without generating.
+
+        Args:
+            text: one text for all streams, or a list with one text a stream.
+            state: where the streams stand; fresh ones if left out.
+            unknown: what happens to characters that the model does not know: "error", or "skip".
+
+        Returns:
+            The state after the text, whose last character is read by the next step.
+
+        Raises:
+            UnknownCharacterError: the text has unknown characters, and ``unknown`` is "error".
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        if state is None:
+            state = self.initial_state(max(1, len(texts)))
+        if len(texts) == 1:
+            texts *= len(state)
+        self._check_state(state, len(texts))
+        jobs = [self._job(state[i], text, 0, unknown) for i, text in enumerate(texts)]
+        ends: list[State | None] = [None] * len(jobs)
+        # With neither text nor anything pending there is nothing to read: such streams stay as they are.
+        busy = [i for i, job in enumerate(jobs) if texts[i] or state.tokens[i] != UNSTARTED]
+        for piece in run_jobs(self._engine, [jobs[i] for i in busy], Sampling(), 0):
+            ends[busy[piece.index]] = piece.state
+        return State.concatenate([end or state[i] for i, end in enumerate(ends)])
+
+    def step(
+        self,
+        state: State,
+        *,
+        seed: int = 0,
+        temperature: float = contract.DEFAULT_TEMPERATURE,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+    ) -> Step:
+        """One character for all streams: read the pending one, sample the next.
+
+        Args:
+            state: where the streams stand.
+            seed: with each stream's number and position it decides the random numbers.
+            temperature: see `Sampling`, as ``top_k`` and ``top_p``.
+            top_k: see `Sampling`.
+            top_p: see `Sampling`.
+
+        Example:
+            >>> state = model.initial_state(1)  # doctest: +SKIP
+            >>> for _ in range(10):  # doctest: +SKIP
+            ...     step = model.step(state, seed=1)
+            ...     state = step.state
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        self._check_state(state, len(state))
+        keys = stream_keys(seed, state.numbers)
+        with self._engine.lane(len(state), logits=True) as lane:
+            lane.tokens[0] = np.where(state.tokens == UNSTARTED, self.info.start_token, state.tokens)
+            lane.uniforms[0] = uniforms_at(keys, state.positions)
+            lane.temperature[:] = sampling.temperature
+            lane.top_k[:] = sampling.top_k_for(self.info.top_k_max)
+            lane.top_p[:] = sampling.top_p
+            lane.write_state(slice(None), state.rows)
+            lane.run(1)
+            tokens = lane.tokens[1].copy()
+            after = State(lane.read_state(slice(None)), tokens, state.numbers, state.positions + 1)
+            return Step(lane.logits[0].copy(), tokens, after)
+
+    @overload
+    def generate(
+        self,
+        prime: str = ...,
+        length: int = ...,
+        *,
+        seed: int | None = ...,
+        temperature: float = ...,
+        top_k: int | None = ...,
+        top_p: float = ...,
+        stop: str | None = ...,
+        unknown: Unknown = ...,
+        rows: int | None = ...,
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        prime: Sequence[str] | State,
+        length: int = ...,
+        *,
+        seed: int | None = ...,
+        temperature: float = ...,
+        top_k: int | None = ...,
+        top_p: float = ...,
+        stop: str | None = ...,
+        unknown: Unknown = ...,
+        rows: int | None = ...,
+    ) -> list[str]: ...
+    def generate(
+        self,
+        prime: str | Sequence[str] | State = "",
+        length: int = contract.DEFAULT_LENGTH,
+        *,
+        seed: int | None = None,
+        temperature: float = contract.DEFAULT_TEMPERATURE,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        stop: str | None = None,
+        unknown: Unknown = "error",
+        rows: int | None = None,
+    ) -> str | list[str]:
+        """Generate text.
+
+        Args:
+            prime: a text to go on from; or a list of them, stream i being the i-th; or a state to go on from.
+            length: how many characters (bytes, at the byte level) to generate; the prime is not counted.
+            seed: decides the random numbers; drawn if left out.
+            temperature: see `Sampling`, as ``top_k`` and ``top_p``.
+            top_k: see `Sampling`.
+            top_p: see `Sampling`.
+            stop: end a stream before this text.
+            unknown: what happens to characters of a prime that the model does not know: "error", or "skip".
+            rows: how many streams run at once; by default as many as run well on the device.
+
+        Returns:
+            One text, prime included, for one prime; a list of them for a list; for a state, a list of what
+            its streams go on with.
+
+        Raises:
+            SettingError: a setting makes no sense.
+            UnknownCharacterError: a prime has unknown characters, and ``unknown`` is "error".
+        """
+        streams = self.generate_each(
+            [prime] if isinstance(prime, str) else prime,
+            length,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stop=stop,
+            unknown=unknown,
+            rows=rows,
+        )
+        texts = [stream.prime + stream.text for stream in streams]
+        return texts[0] if isinstance(prime, str) else texts
+
+    def generate_each(
+        self,
+        primes: Iterable[str] | State,
+        length: int = contract.DEFAULT_LENGTH,
+        *,
+        seed: int | None = None,
+        temperature: float = contract.DEFAULT_TEMPERATURE,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        stop: str | None = None,
+        unknown: Unknown = "error",
+        rows: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Iterator[Generated]:
+        """Generate many streams, giving each as soon as it and those before it are done.
+
+        Primes are drawn from the iterable as rows become free, so it may be as long as it likes.
+
+        Args:
+            primes: a prime a stream, or a state whose streams go on.
+            length: as for `generate`, as the other arguments are.
+            seed: see `generate`.
+            temperature: see `generate`.
+            top_k: see `generate`.
+            top_p: see `generate`.
+            stop: see `generate`.
+            unknown: see `generate`.
+            rows: see `generate`.
+            on_progress: called now and then with the number of characters sampled since its last call.
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        _check_length(length)
+        if rows is not None:
+            _check_streams(rows)
+        chosen = draw_seed() if seed is None else check_seed(seed)
+        stop_tokens = self._stop_tokens(stop)
+        heads: dict[int, str] = {}  # the primes of the streams that have begun
+
+        def jobs() -> Iterator[Job]:
+            if isinstance(primes, State):
+                self._check_state(primes, len(primes))
+                for i in range(len(primes)):
+                    heads[i] = ""
+                    yield self._job(primes[i], "", length, unknown)
+                return
+            fresh = self.initial_state(1)
+            for i, prime in enumerate(primes):
+                job = self._job(fresh.fork(1, i), prime, length, unknown)
+                heads[i] = self.vocabulary.decode(job.given) if prime else ""
+                yield job
+
+        done: dict[int, Generated] = {}
+        pieces: dict[int, list[NDArray[np.int64]]] = {}
+        following = 0
+        for piece in run_jobs(
+            self._engine, jobs(), sampling, chosen, stop=stop_tokens, rows=rows, on_progress=on_progress
+        ):
+            pieces.setdefault(piece.index, []).append(piece.tokens)
+            if piece.state is None:
+                continue
+            stream = TextStream(self.vocabulary, stop)
+            text = stream.push(np.concatenate(pieces.pop(piece.index))) + stream.finish()
+            done[piece.index] = Generated(piece.index, heads.pop(piece.index), text, piece.state)
+            while following in done:
+                yield done.pop(following)
+                following += 1
+
+    def stream(
+        self,
+        prime: str = "",
+        length: int = contract.DEFAULT_LENGTH,
+        *,
+        state: State | None = None,
+        seed: int | None = None,
+        temperature: float = contract.DEFAULT_TEMPERATURE,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        stop: str | None = None,
+        unknown: Unknown = "error",
+    ) -> LiveText:
+        """Generate one stream, giving its text as it comes; the prime is not given again.
+
+        Args:
+            prime: a text to read first.
+            length: how many characters to generate.
+            state: the state of one stream to go on from; a fresh one if left out.
+            seed: as for `generate`, as the other arguments are.
+            temperature: see `Sampling`, as ``top_k`` and ``top_p``.
+            top_k: see `Sampling`.
+            top_p: see `Sampling`.
+            stop: end before this text.
+            unknown: what happens to characters of the prime that the model does not know.
+
+        Returns:
+            An iterator of pieces of text. When it is through, its ``state`` is where the stream stands.
+
+        Example:
+            >>> text = model.stream("LORD ", 500, seed=1)  # doctest: +SKIP
+            >>> for piece in text:  # doctest: +SKIP
+            ...     print(piece, end="", flush=True)
+            >>> more = model.stream("", 500, state=text.state, seed=1)  # doctest: +SKIP
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        _check_length(length)
+        chosen = draw_seed() if seed is None else check_seed(seed)
+        start = self.initial_state(1) if state is None else state
+        self._check_state(start, 1)
+        job = self._job(start, prime, length, unknown, live=True)
+        pieces = run_jobs(self._engine, [job], sampling, chosen, stop=self._stop_tokens(stop))
+        return LiveText(pieces, TextStream(self.vocabulary, stop), start, chosen)
+
+    def _job(self, state: State, text: str, length: int, unknown: Unknown, *, live: bool = False) -> Job:
+        """The job of one stream: what is pending, then the text; or the start token if there is neither."""
+        given = self.vocabulary.encode(text, unknown)
+        pending = int(state.tokens[0])
+        if pending != UNSTARTED:
+            given = np.concatenate([[pending], given])
+        elif not len(given):
+            given = np.array([self.info.start_token])
+        return Job(state, given, length, live)
+
+    def _stop_tokens(self, stop: str | None) -> NDArray[np.int64] | None:
+        if stop is None:
+            return None
+        TextStream(self.vocabulary, stop)  # checks it
+        return self.vocabulary.encode(stop)
+
+    def _check_state(self, state: State, streams: int) -> None:
+        if state.rows.shape[1] != self.info.state_size:
+            raise SettingError(
+                f"state: its rows have {state.rows.shape[1]} numbers, and this model's have "
+                f"{self.info.state_size}; a state belongs to the model that it came from"
+            )
+        if len(state) != streams or not streams:
+            raise SettingError(f"state: it has {len(state)} streams, and {max(streams, 1)} are wanted")
+        if len(state) and not (UNSTARTED <= state.tokens.min() and state.tokens.max() < len(self.vocabulary)):
+            raise SettingError("state: it has tokens that are not in this model's vocabulary")
+
+
+class LiveText(Iterator[str]):
+    """The text of one stream, as it comes.
+
+    Attributes:
+        seed: the seed that is used.
+        state: where the stream stands: where it stood before, until the text is through.
+        generated: how many characters (bytes, at the byte level) were sampled so far.
+    """
+
+    def __init__(self, pieces: Iterator[Piece], text: TextStream, state: State, seed: int) -> None:
+        self._pieces = pieces
+        self._text = text
+        self.state = state
+        self.seed = seed
+        self.generated = 0
+
+    def __next__(self) -> str:
+        for piece in self._pieces:
+            self.generated += len(piece.tokens)
+            text = self._text.push(piece.tokens)
+            if piece.state is not None:
+                self.state = piece.state
+                text += self._text.finish()
+            if text:
+                return text
+        raise StopIteration
+
+
+def _check_length(length: int) -> None:
+    if length < 0:
+        raise SettingError(f"length must be 0 or more, not {length}")
+
+
+def _check_streams(streams: int) -> None:
+    if not 1 <= streams <= contract.MAX_STREAMS:
+        raise SettingError(f"streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")

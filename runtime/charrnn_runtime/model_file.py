@@ -1,0 +1,292 @@
+"""Reads a step model file and refuses whatever export does not write, before onnxruntime sees a byte.
+
+A model file may come from anywhere. onnxruntime follows external data out of the model's folder, runs any
+operator and allocates what a graph asks for; so the file is parsed here against the few messages that it may
+hold, its graph and metadata are compared with the contract, and onnxruntime is given the parsed message
+written out again: what was checked, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from charrnn_runtime import contract, onnx_proto
+from charrnn_runtime.errors import CharRNNError, ModelFormatError
+from charrnn_runtime.graph_check import BATCH, Value, check_graph
+from charrnn_runtime.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """All that a step model says of itself.
+
+    Attributes:
+        path: the file, as it was given.
+        sha256: the hash of the file's bytes, in hexadecimal.
+        file_bytes: the file's size.
+        version: the contract's version that it was written by.
+        cell: "lstm", "gru" or "rnn".
+        layers: L.
+        hidden_size: H.
+        precision: "fp32", "fp16" or "int8".
+        vocabulary: the symbols, in id order.
+        start_token: the id that a stream without a prime reads first.
+        top_k_max: K, the largest top_k, which is the same as none.
+        training: where the model comes from, as export wrote it.
+    """
+
+    path: str
+    sha256: str
+    file_bytes: int
+    version: int
+    cell: str
+    layers: int
+    hidden_size: int
+    precision: str
+    vocabulary: Vocabulary
+    start_token: int
+    top_k_max: int
+    training: dict[str, Any]
+
+    @cached_property
+    def state_layout(self) -> tuple[contract.StateBlock, ...]:
+        """The layout of a stream's state row."""
+        return contract.state_layout(self.cell, self.layers, self.hidden_size)
+
+    @property
+    def state_size(self) -> int:
+        """S, the length of a stream's state row."""
+        return contract.state_size(self.cell, self.layers, self.hidden_size)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "file_bytes": self.file_bytes,
+            "format": contract.FORMAT,
+            "version": self.version,
+            "cell": self.cell,
+            "layers": self.layers,
+            "hidden_size": self.hidden_size,
+            "precision": self.precision,
+            "level": self.vocabulary.level,
+            "vocabulary_size": len(self.vocabulary),
+            "vocabulary": list(self.vocabulary.symbols),
+            "start_token": self.start_token,
+            "top_k_max": self.top_k_max,
+            "state_size": self.state_size,
+            "state_layout": [[block.name, block.start, block.size] for block in self.state_layout],
+            "training": self.training,
+        }
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A checked model: what it says of itself, and the bytes for onnxruntime."""
+
+    info: ModelInfo
+    onnx_bytes: bytes
+
+
+def read_model_file(path: str | Path) -> ModelFile:
+    """Read and check a step model file.
+
+    Raises:
+        ModelFormatError: the file breaks a rule of the format; the message says which.
+        CharRNNError: there is no such file, or it cannot be read.
+    """
+    data = _read_bytes(Path(path))
+    try:
+        return check_model_bytes(data, str(path))
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path} is not a charrnn model that can be run: {error}") from None
+
+
+def check_model_bytes(data: bytes, path: str) -> ModelFile:
+    """Check the bytes of a step model; ``path`` is only noted.
+
+    Raises:
+        ModelFormatError: they break a rule of the format; the message says which.
+    """
+    try:
+        model = onnx_proto.parse_model(data)
+    except ValueError:
+        raise ModelFormatError("it is no ONNX file, or was cut short or altered") from None
+    found = onnx_proto.unknown_field(model)
+    if found is not None:
+        raise ModelFormatError(f"it has {found}, which step models do not")
+    metadata = _metadata(model)
+    _check_versions(model, metadata)
+    info = _info(metadata, hashlib.sha256(data).hexdigest(), len(data), path)
+    _check_graph(model.graph, info)
+    return ModelFile(info, model.SerializeToString(deterministic=True))
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise CharRNNError(f"{path} is a folder; give a model file, such as {path / 'lstm.onnx'}")
+        if not stat.S_ISREG(status.st_mode):
+            raise CharRNNError(f"{path} is not a regular file; a model is read from a file")
+        with path.open("rb") as file:
+            # One byte more than allowed shows a file that is too large, or that grows while it is read.
+            data = file.read(contract.MAX_FILE_BYTES + 1) if status.st_size <= contract.MAX_FILE_BYTES else b""
+    except FileNotFoundError:
+        raise CharRNNError(f"{path}: no such file; charrnn-export writes models") from None
+    except (OSError, ValueError) as error:
+        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if max(status.st_size, len(data)) > contract.MAX_FILE_BYTES:
+        raise ModelFormatError(
+            f"{path} is not a charrnn model that can be run: it has {status.st_size:,} bytes, and at most "
+            f"{contract.MAX_FILE_BYTES:,} are read"
+        )
+    return data
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in model.metadata_props:
+        if entry.key in found:
+            raise ModelFormatError(f"the metadata key {entry.key!r} stands there twice")
+        found[entry.key] = entry.value
+    prefix = contract.METADATA_PREFIX
+    if prefix + "format" not in found:
+        raise ModelFormatError(
+            f"its metadata has no {prefix}format, so it is some other ONNX file; charrnn-export writes models"
+        )
+    return {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+
+
+def _check_versions(model: Any, metadata: dict[str, str]) -> None:
+    if metadata["format"] != contract.FORMAT:
+        raise ModelFormatError(f"its format is {metadata['format'][:40]!r}; expected {contract.FORMAT!r}")
+    version = _integer(metadata, "version", 1, 1_000_000)
+    if version > contract.VERSION:
+        raise ModelFormatError(
+            f"it is of version {version}, and this charrnn-runtime reads versions up to {contract.VERSION}; "
+            "upgrade charrnn-runtime"
+        )
+    missing = [key for key in contract.METADATA_KEYS if key not in metadata]
+    if missing:
+        raise ModelFormatError(f"its metadata lacks {contract.METADATA_PREFIX}{missing[0]}")
+    if model.ir_version != contract.IR_VERSION:
+        raise ModelFormatError(f"its IR version is {model.ir_version}; expected {contract.IR_VERSION}")
+    opsets = [(opset.domain, opset.version) for opset in model.opset_import]
+    if opsets != [("", contract.OPSET)]:
+        raise ModelFormatError(f"its operator sets are {opsets[:4]}; expected only {contract.OPSET}")
+
+
+def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> ModelInfo:
+    cell = _choice(metadata, "cell", contract.CELLS)
+    layers = _integer(metadata, "layers", 1, contract.MAX_LAYERS)
+    hidden_size = _integer(metadata, "hidden_size", 1, contract.MAX_HIDDEN_SIZE)
+    vocabulary = _vocabulary(metadata)
+    layout = [[block.name, block.start, block.size] for block in contract.state_layout(cell, layers, hidden_size)]
+    if _json(metadata, "state_layout", list) != layout:
+        raise ModelFormatError(
+            f"its state layout is not that of {layers} {cell} layers of {hidden_size}: expected {layout[:2]}..."
+        )
+    return ModelInfo(
+        path=path,
+        sha256=sha256,
+        file_bytes=file_bytes,
+        version=int(metadata["version"]),
+        cell=cell,
+        layers=layers,
+        hidden_size=hidden_size,
+        precision=_choice(metadata, "precision", contract.PRECISIONS),
+        vocabulary=vocabulary,
+        start_token=_integer(metadata, "start_token", 0, len(vocabulary) - 1),
+        top_k_max=_integer(
+            metadata, "top_k_max", contract.top_k_max(len(vocabulary)), contract.top_k_max(len(vocabulary))
+        ),
+        training=_json(metadata, "training", dict),
+    )
+
+
+def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
+    level = _choice(metadata, "level", contract.LEVELS)
+    symbols = _json(metadata, "vocabulary", list)
+    try:
+        return Vocabulary(symbols, "byte" if level == "byte" else "char")
+    except CharRNNError as error:
+        raise ModelFormatError(str(error)) from None
+
+
+def _integer(metadata: dict[str, str], key: str, low: int, high: int) -> int:
+    text = metadata[key] if key in metadata else ""
+    # isdecimal alone would let digits of other scripts through.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20 and low <= int(text) <= high):
+        allowed = f"a whole number from {low:,} to {high:,}" if low != high else f"{low:,}"
+        raise ModelFormatError(f"{contract.METADATA_PREFIX}{key} is {text[:40]!r}; expected {allowed}")
+    return int(text)
+
+
+def _choice(metadata: dict[str, str], key: str, allowed: tuple[str, ...]) -> str:
+    if metadata[key] not in allowed:
+        raise ModelFormatError(
+            f"{contract.METADATA_PREFIX}{key} is {metadata[key][:40]!r}; expected {' or '.join(allowed)}"
+        )
+    return metadata[key]
+
+
+def _json(metadata: dict[str, str], key: str, kind: type) -> Any:
+    try:
+        value = json.loads(metadata[key])
+    except (ValueError, RecursionError):
+        raise ModelFormatError(f"{contract.METADATA_PREFIX}{key} is no JSON") from None
+    if not isinstance(value, kind):
+        raise ModelFormatError(
+            f"{contract.METADATA_PREFIX}{key} is JSON of the wrong kind; expected a {kind.__name__}"
+        )
+    return value
+
+
+def _check_graph(graph: Any, info: ModelInfo) -> None:
+    sizes = {
+        contract.BATCH_AXIS: BATCH,
+        "state_size": info.state_size,
+        "vocab": len(info.vocabulary),
+    }
+    inputs = _check_values("input", graph.input, contract.INPUTS, sizes)
+    outputs = _check_values("output", graph.output, contract.OUTPUTS, sizes)
+    if len(graph.node) > contract.MAX_NODES:
+        raise ModelFormatError(f"it has {len(graph.node):,} nodes; at most {contract.MAX_NODES:,} are read")
+    widest = max(len(info.vocabulary), contract.GATES["lstm"] * info.hidden_size, info.state_size)
+    check_graph(graph, inputs, outputs, widest)
+
+
+def _check_values(
+    what: str, found: Any, specs: tuple[contract.TensorSpec, ...], sizes: dict[str, int]
+) -> dict[str, Value]:
+    """Compare the graph's inputs or outputs with the contract's, in order."""
+    names = [value.name for value in found]
+    wanted = [spec.name for spec in specs]
+    if names != wanted:
+        raise ModelFormatError(f"its {what}s are {names[:8]}; expected {wanted}")
+    values = {}
+    for value, spec in zip(found, specs, strict=True):
+        tensor = value.type.tensor_type
+        shape = tuple(BATCH if dim.dim_param else dim.dim_value for dim in tensor.shape.dim)
+        named = [dim.dim_param for dim in tensor.shape.dim if dim.dim_param]
+        expected = tuple(sizes[axis] for axis in spec.axes)
+        if tensor.elem_type != spec.element_type:
+            raise ModelFormatError(
+                f"{what} {spec.name!r} has element type {tensor.elem_type}; expected {spec.element_type}"
+            )
+        if shape != expected or named != [contract.BATCH_AXIS]:
+            shown = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+            raise ModelFormatError(
+                f"{what} {spec.name!r} has the shape {shown}; expected "
+                f"{[contract.BATCH_AXIS if size == BATCH else size for size in expected]}"
+            )
+        values[spec.name] = Value(spec.element_type, expected)
+    return values

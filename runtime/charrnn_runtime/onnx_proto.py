@@ -1,0 +1,128 @@
+"""The few protobuf messages of ONNX that a step model is made of, without the onnx package.
+
+Field names and numbers are those of onnx.proto (ONNX 1.12, IR version 8). The messages live in a pool of
+their own, so they never meet the onnx package's. Fields that a step model has no use for are left out on
+purpose: they turn up as unknown fields, and `unknown_field` names them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, unknown_fields
+from google.protobuf.message import DecodeError, Message
+
+_Field = descriptor_pb2.FieldDescriptorProto
+_INT32, _INT64, _STRING, _BYTES = _Field.TYPE_INT32, _Field.TYPE_INT64, _Field.TYPE_STRING, _Field.TYPE_BYTES
+
+# message -> (number, name, type or message, repeated?)
+_MESSAGES: Final[dict[str, list[tuple[int, str, Any, bool]]]] = {
+    "ModelProto": [
+        (1, "ir_version", _INT64, False),
+        (2, "producer_name", _STRING, False),
+        (7, "graph", "GraphProto", False),
+        (8, "opset_import", "OperatorSetIdProto", True),
+        (14, "metadata_props", "StringStringEntryProto", True),
+    ],
+    "GraphProto": [
+        (1, "node", "NodeProto", True),
+        (2, "name", _STRING, False),
+        (5, "initializer", "TensorProto", True),
+        (11, "input", "ValueInfoProto", True),
+        (12, "output", "ValueInfoProto", True),
+    ],
+    "NodeProto": [
+        (1, "input", _STRING, True),
+        (2, "output", _STRING, True),
+        (3, "name", _STRING, False),
+        (4, "op_type", _STRING, False),
+        (5, "attribute", "AttributeProto", True),
+        (7, "domain", _STRING, False),
+    ],
+    "AttributeProto": [
+        (1, "name", _STRING, False),
+        (3, "i", _INT64, False),
+        (8, "ints", _INT64, True),
+        (20, "type", _INT32, False),
+    ],
+    "TensorProto": [
+        (1, "dims", _INT64, True),
+        (2, "data_type", _INT32, False),
+        (8, "name", _STRING, False),
+        (9, "raw_data", _BYTES, False),
+    ],
+    "ValueInfoProto": [(1, "name", _STRING, False), (2, "type", "TypeProto", False)],
+    "TypeProto": [(1, "tensor_type", "TypeProtoTensor", False)],
+    "TypeProtoTensor": [(1, "elem_type", _INT32, False), (2, "shape", "TensorShapeProto", False)],
+    "TensorShapeProto": [(1, "dim", "Dimension", True)],
+    "Dimension": [(1, "dim_value", _INT64, False), (2, "dim_param", _STRING, False)],
+    "OperatorSetIdProto": [(1, "domain", _STRING, False), (2, "version", _INT64, False)],
+    "StringStringEntryProto": [(1, "key", _STRING, False), (2, "value", _STRING, False)],
+}
+
+_REFUSED: Final = {
+    ("ModelProto", 20): "training information",
+    ("ModelProto", 25): "functions",
+    ("GraphProto", 15): "sparse tensors",
+    ("AttributeProto", 2): "a floating-point attribute",
+    ("AttributeProto", 4): "a string attribute",
+    ("AttributeProto", 5): "a tensor attribute",
+    ("AttributeProto", 6): "a graph attribute",
+    ("AttributeProto", 10): "tensor attributes",
+    ("AttributeProto", 11): "graph attributes",
+    ("AttributeProto", 22): "a sparse tensor attribute",
+    ("TensorProto", 4): "a tensor that does not keep its numbers as raw data",
+    ("TensorProto", 13): "external data",
+    ("TensorProto", 14): "a data location (external data)",
+    ("TypeProto", 4): "a sequence type",
+    ("TypeProto", 5): "a map type",
+    ("TypeProto", 9): "an optional type",
+}
+"""What the unknown fields that matter most are called in an error."""
+
+
+@cache
+def _model_class() -> type[Message]:
+    file = descriptor_pb2.FileDescriptorProto(name="charrnn_onnx.proto", package="charrnn", syntax="proto3")
+    for message, fields in _MESSAGES.items():
+        described = file.message_type.add(name=message)
+        for number, name, kind, repeated in fields:
+            label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
+            field = described.field.add(number=number, name=name, label=label)
+            if isinstance(kind, str):
+                field.type, field.type_name = _Field.TYPE_MESSAGE, f".charrnn.{kind}"
+            else:
+                field.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("charrnn.ModelProto"))
+
+
+def parse_model(data: bytes) -> Any:
+    """The ``ModelProto`` in some bytes.
+
+    Raises:
+        ValueError: the bytes are no protobuf message of this shape.
+    """
+    model = _model_class()()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return model
+
+
+def unknown_field(message: Any) -> str | None:
+    """What the first field is that this page does not know, searched through all depths; None without one."""
+    kind = message.DESCRIPTOR.name
+    for field in unknown_fields.UnknownFieldSet(message):
+        return _REFUSED.get((kind, field.field_number), f"field {field.field_number} of {kind}")
+    for _, name, field_type, repeated in _MESSAGES[kind]:
+        if not isinstance(field_type, str) or not (repeated or message.HasField(name)):
+            continue
+        for child in getattr(message, name) if repeated else (getattr(message, name),):
+            found = unknown_field(child)
+            if found is not None:
+                return found
+    return None

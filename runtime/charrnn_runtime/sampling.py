@@ -1,0 +1,47 @@
+"""The settings of sampling, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from charrnn_runtime import contract
+from charrnn_runtime.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next character is chosen from the logits.
+
+    Attributes:
+        temperature: what the logits are divided by, > 0; below 1 the likely becomes likelier.
+        top_k: choose among the ``top_k`` likeliest; 1 is greedy, None is all.
+        top_p: choose among the likeliest that together hold this much of the probability, in (0, 1].
+
+    Raises:
+        SettingError: on construction, where a value makes no sense.
+    """
+
+    temperature: float = contract.DEFAULT_TEMPERATURE
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        # The graph computes in float32, where smaller temperatures overflow and smaller masses vanish.
+        if not (math.isfinite(self.temperature) and self.temperature >= 1e-4):
+            raise SettingError(
+                f"temperature must be at least 0.0001, not {self.temperature}; for always the likeliest "
+                "character use --greedy (in Python: top_k=1)"
+            )
+        if self.temperature > 1e4:
+            raise SettingError(f"temperature must be at most 10000, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise SettingError(f"top-k must be 1 or more, not {self.top_k}; leave it out to turn it off")
+        if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
+            raise SettingError(f"top-p must be above 0 and at most 1, not {self.top_p}; 1 turns it off")
+
+    def top_k_for(self, top_k_max: int) -> int:
+        """The value for a model's input ``top_k``."""
+        return top_k_max if self.top_k is None else min(self.top_k, top_k_max)

@@ -1,0 +1,426 @@
+"""Runs step graphs with onnxruntime: devices, sessions, bound buffers. The only module that imports it.
+
+Two facts of onnxruntime shape this module. A call costs 1.4 us when all inputs and outputs are bound
+beforehand, and 6 us or more otherwise; so a `Lane` binds a whole block of steps once, each step reading the
+token that the step before it wrote. And a session plans its memory for the first shape that it runs; so each
+number of rows has a session of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from charrnn_runtime import contract
+from charrnn_runtime.errors import DeviceError, ModelFormatError, SettingError
+from charrnn_runtime.model_file import ModelFile
+
+DEVICES: Final = ("auto", "cpu", "cuda")
+BLOCK: Final = 32
+"""How many steps a lane binds: the most that run without Python in between. Even, so that a whole block ends
+in the state buffer in which it began."""
+
+_CUDA_PROVIDER: Final = "CUDAExecutionProvider"
+_KEPT_SESSIONS: Final = 8
+_CUDA_ALIGNMENT: Final = 256
+_CUDA_INSTALL: Final = 'pip install "charrnn-runtime[cuda]" and a recent NVIDIA driver (CUDA 13)'
+
+ort.disable_telemetry_events()
+
+
+class Engine:
+    """A model on a device. Threads may share it: each takes lanes of its own.
+
+    Attributes:
+        device: "cpu" or "cuda", what really runs.
+        device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
+    """
+
+    def __init__(self, model: ModelFile, device: str = "auto", threads: int = 1) -> None:
+        """Make the model ready on a device, and try one step of two streams.
+
+        Args:
+            model: a checked model.
+            device: "auto" (CUDA where it can run this model, else the CPU), "cpu" or "cuda".
+            threads: how many threads share the work of one step on the CPU.
+
+        Raises:
+            SettingError: the device or the number of threads makes no sense.
+            DeviceError: CUDA was asked for and cannot be used.
+            ModelFormatError: the graph does not run, or gives nonsense.
+        """
+        if device not in DEVICES:
+            raise SettingError(f"device must be auto, cpu or cuda, not {device!r}")
+        if not 1 <= threads <= 1024:
+            raise SettingError(f"threads must be between 1 and 1024, not {threads}")
+        self.info = model.info
+        self._bytes = model.onnx_bytes
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._sessions: dict[int, Any] = {}
+        self._lanes: dict[tuple[int, bool], list[Lane]] = {}
+        self.device, self.device_note = self._choose_device(device)
+        self._try_one_step()
+
+    @contextlib.contextmanager
+    def lane(self, rows: int, *, logits: bool = False) -> Iterator[Lane]:
+        """Borrow a lane of exactly ``rows`` rows; its buffers hold whatever the last user left.
+
+        Args:
+            rows: the number of streams.
+            logits: whether the lane keeps the logits of each step.
+
+        Raises:
+            DeviceError: there is not enough memory for so many rows.
+        """
+        key = (rows, logits)
+        with self._lock:
+            free = self._lanes.get(key)
+            lane = free.pop() if free else None
+        if lane is None:
+            lane = self._new_lane(rows, logits)
+        try:
+            yield lane
+        finally:
+            with self._lock:
+                # A lane outlives its session's place in the cache only as long as it is in use.
+                if rows in self._sessions:
+                    self._lanes.setdefault(key, []).append(lane)
+
+    def _new_lane(self, rows: int, logits: bool) -> Lane:
+        kind = CudaLane if self.device == "cuda" else Lane
+        try:
+            return kind(self._session(rows), self.info.state_size, len(self.info.vocabulary), rows, logits)
+        except (MemoryError, ort.capi.onnxruntime_pybind11_state.Fail) as error:
+            raise self.out_of_memory(rows) from error
+
+    def out_of_memory(self, rows: int) -> DeviceError:
+        """The error for a batch that did not fit, naming one that is likely to."""
+        return DeviceError(
+            f"out of memory on {self.device} with {rows:,} streams at once; about {max(1, rows // 2):,} would "
+            "fit: run fewer at once (--batch), or use a smaller model"
+        )
+
+    def _session(self, rows: int) -> Any:
+        with self._lock:
+            session = self._sessions.pop(rows, None)
+            if session is None:
+                session = self._create_session(self.device)
+            self._sessions[rows] = session  # the newest last
+            while len(self._sessions) > _KEPT_SESSIONS:
+                oldest = next(iter(self._sessions))
+                del self._sessions[oldest]
+                for key in [key for key in self._lanes if key[0] == oldest]:
+                    del self._lanes[key]
+            return session
+
+    def _create_session(self, device: str, *, optimize: bool = True) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong comes as an exception; stderr is the command's
+        options.enable_mem_reuse = False  # measured: 4 to 6 % faster at one stream
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device == "cuda":
+            # TF32 would round the products' operands to 10 bits.
+            providers.insert(0, (_CUDA_PROVIDER, {"use_tf32": "0"}))
+        # onnxruntime prints to stdout when it falls back; stdout is the product of a command.
+        with contextlib.redirect_stdout(sys.stderr):
+            return ort.InferenceSession(
+                self._bytes, sess_options=options, providers=providers, enable_fallback=False
+            )
+
+    def _choose_device(self, device: str) -> tuple[str, str]:
+        """The device that runs, and a note on why it is not CUDA where that might be expected."""
+        if device == "cpu":
+            return "cpu", ""
+        if self.info.precision == "int8":
+            if device == "cuda":
+                raise DeviceError(
+                    "this model is int8, which is for the CPU; use --device cpu, or export it with "
+                    "--precision fp32 or fp16 for the GPU"
+                )
+            return "cpu", ""
+        missing = cuda_missing()
+        if missing is None:
+            missing = self._cuda_refusal()
+        if missing is None:
+            return "cuda", ""
+        if device == "cuda":
+            raise DeviceError(f"--device cuda cannot be used: {missing}")
+        # On a machine without a driver nobody expects CUDA, so there is nothing to say.
+        return "cpu", missing if _driver_problem() is None else ""
+
+    def _cuda_refusal(self) -> str | None:
+        """Why a session on CUDA cannot be had; None if it can."""
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                ort.preload_dlls()
+            session = self._create_session("cuda")
+        except Exception as error:
+            return f"onnxruntime cannot start CUDA ({_first_line(error)}); install it with {_CUDA_INSTALL}"
+        if session.get_providers()[0] != _CUDA_PROVIDER:
+            return f"onnxruntime left CUDA out for want of its libraries; install them with {_CUDA_INSTALL}"
+        return None
+
+    def _try_one_step(self) -> None:
+        """Run two streams for one step: the graph must run, with finite logits and tokens in range.
+
+        Raises:
+            ModelFormatError: it does not.
+        """
+        # A session of its own, since the first shape that a session sees decides how it plans its memory.
+        info, rows = self.info, 2
+        feeds = {
+            "token": np.array([info.start_token, len(info.vocabulary) - 1], np.int64),
+            "state": np.zeros((rows, info.state_size), np.float32),
+            "uniform": np.array([0.0, 1.0 - 2.0**-24], np.float32),
+            "temperature": np.ones(rows, np.float32),
+            "top_k": np.full(rows, info.top_k_max, np.int64),
+            "top_p": np.ones(rows, np.float32),
+        }
+        try:
+            session = self._create_session("cpu", optimize=False)
+            logits, tokens, state = session.run([spec.name for spec in contract.OUTPUTS], feeds)
+        except Exception as error:
+            raise ModelFormatError(
+                f"{info.path} is not a charrnn model that can be run: onnxruntime says {_first_line(error)}"
+            ) from error
+        wrong = None
+        if logits.shape != (rows, len(info.vocabulary)) or state.shape != (rows, info.state_size):
+            wrong = "gave outputs of the wrong shape"
+        elif not (np.isfinite(logits).all() and np.isfinite(state).all()):
+            wrong = "gave logits or states that are not finite"
+        elif not ((tokens >= 0) & (tokens < len(info.vocabulary))).all():
+            wrong = f"gave the tokens {tokens.tolist()}, which are not in the vocabulary"
+        if wrong:
+            raise ModelFormatError(f"{info.path} is not a charrnn model that can be run: a trial step {wrong}")
+
+
+class Lane:
+    """Buffers for some rows, bound to a block of steps: step i reads ``tokens[i]`` and writes ``tokens[i+1]``.
+
+    The caller fills ``tokens[0]``, ``uniforms`` and the settings, and writes states with `write_state`; `run`
+    fills ``tokens[1:]``. On the CPU these arrays are the very memory that onnxruntime reads and writes.
+
+    Attributes:
+        rows: R, the number of streams.
+        tokens: int64 ``[BLOCK + 1, R]``.
+        uniforms: float32 ``[BLOCK, R]``.
+        temperature: float32 ``[R]``.
+        top_k: int64 ``[R]``.
+        top_p: float32 ``[R]``.
+        logits: float32 ``[BLOCK, R, V]`` if asked for, else of length 0.
+    """
+
+    def __init__(self, session: Any, state_size: int, vocabulary_size: int, rows: int, logits: bool) -> None:
+        self.rows = rows
+        self.tokens = np.zeros((BLOCK + 1, rows), np.int64)
+        self.uniforms = np.zeros((BLOCK, rows), np.float32)
+        self.temperature = np.ones(rows, np.float32)
+        self.top_k = np.ones(rows, np.int64)
+        self.top_p = np.ones(rows, np.float32)
+        self.logits = np.zeros((BLOCK if logits else 0, rows, vocabulary_size), np.float32)
+        self._current = 0  # which of the two state buffers holds the streams' states
+        self._session = session
+        self._run_bound = session._sess.run_with_iobinding
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = 4
+        self._bindings: dict[tuple[int, int], Any] = {}
+        self._allocate(state_size)
+
+    def _allocate(self, state_size: int) -> None:
+        self._states = [np.zeros((self.rows, state_size), np.float32) for _ in range(2)]
+
+    def write_state(self, rows: Any, states: NDArray[np.float32]) -> None:
+        """Set the states of some rows (an index, a slice or an array of indices)."""
+        self._states[self._current][rows] = states
+
+    def read_state(self, rows: Any) -> NDArray[np.float32]:
+        """A copy of the states of some rows."""
+        return self._states[self._current][rows].copy()
+
+    def run(
+        self,
+        steps: int,
+        given: dict[int, tuple[NDArray[np.intp], NDArray[np.int64]]] | None = None,
+        stop_token: int | None = None,
+    ) -> int:
+        """Run some steps on all rows.
+
+        Args:
+            steps: how many, at most `BLOCK`.
+            given: for a slot of ``tokens`` from 1 on, the rows whose token is given rather than sampled, and
+                those tokens.
+            stop_token: end early, after the first step in which some row samples this token.
+
+        Returns:
+            How many steps were run. ``tokens[1 : steps + 1]`` is what they wrote.
+        """
+        run_bound, options, tokens = self._run_bound, self._options, self.tokens
+        for slot in range(steps):
+            binding = self._bindings.get((slot, self._current))
+            if binding is None:
+                binding = self._bind(slot)
+            run_bound(binding, options)
+            self._current ^= 1
+            if given and slot + 1 in given:
+                rows, values = given[slot + 1]
+                tokens[slot + 1][rows] = values
+            if stop_token is not None and (tokens[slot + 1] == stop_token).any():
+                return slot + 1
+        return steps
+
+    def _bind(self, slot: int) -> Any:
+        """Bind the buffers of a slot, for the current direction between the two state buffers."""
+        binding = self._session.io_binding()
+        inputs = {
+            "token": self.tokens[slot],
+            "state": self._states[self._current],
+            "uniform": self.uniforms[slot],
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+        outputs = {"next_token": self.tokens[slot + 1], "next_state": self._states[1 - self._current]}
+        if len(self.logits):
+            outputs["logits"] = self.logits[slot]
+        for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, array in buffers.items():
+                bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+        raw = binding._iobinding
+        self._bindings[slot, self._current] = raw
+        return raw
+
+
+class CudaLane(Lane):
+    """A lane whose states, tokens and sampling stay on the GPU; tokens come back a block at a time."""
+
+    def _allocate(self, state_size: int) -> None:
+        def on_device(shape: list[int], kind: Any) -> Any:
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cuda", 0)
+
+        rows = self.rows
+        # Each slot begins at an aligned address, as kernels that load several numbers at once expect.
+        self._token_stride = -(-rows * 8 // _CUDA_ALIGNMENT) * _CUDA_ALIGNMENT // 8
+        self._uniform_stride = -(-rows * 4 // _CUDA_ALIGNMENT) * _CUDA_ALIGNMENT // 4
+        self._device_states = [on_device([rows, state_size], np.float32) for _ in range(2)]
+        self._device_tokens = [on_device([rows], np.int64) for _ in range(BLOCK + 1)]
+        self._device_uniforms = on_device([BLOCK, self._uniform_stride], np.float32)
+        self._device_settings = {
+            name: on_device([rows], kind)
+            for name, kind in (("temperature", np.float32), ("top_k", np.int64), ("top_p", np.float32))
+        }
+        self._device_logits = [on_device(list(self.logits.shape[1:]), np.float32) for _ in self.logits]
+        self._staged_uniforms = np.zeros((BLOCK, self._uniform_stride), np.float32)
+        for value in self._device_states:
+            value.update_inplace(np.zeros((rows, state_size), np.float32))
+
+    def write_state(self, rows: Any, states: NDArray[np.float32]) -> None:
+        held = self._device_states[self._current]
+        everything = np.ascontiguousarray(held.numpy())
+        everything[rows] = states
+        held.update_inplace(everything)
+
+    def read_state(self, rows: Any) -> NDArray[np.float32]:
+        states: NDArray[np.float32] = self._device_states[self._current].numpy()[rows]
+        return states.copy()
+
+    def run(
+        self,
+        steps: int,
+        given: dict[int, tuple[NDArray[np.intp], NDArray[np.int64]]] | None = None,
+        stop_token: int | None = None,
+    ) -> int:
+        given = given or {}
+        for name, value in self._device_settings.items():
+            value.update_inplace(getattr(self, name))
+        self._staged_uniforms[:, : self.rows] = self.uniforms
+        self._device_uniforms.update_inplace(self._staged_uniforms)
+        self._device_tokens[0].update_inplace(np.ascontiguousarray(self.tokens[0]))
+        done = 0
+        for slot in range(steps):
+            binding = self._bindings.get((slot, self._current))
+            if binding is None:
+                binding = self._bind(slot)
+            self._run_bound(binding, self._options)
+            self._current ^= 1
+            done = slot + 1
+            if done in given or stop_token is not None:
+                sampled = self._device_tokens[done].numpy()
+                if done in given:
+                    rows, values = given[done]
+                    sampled[rows] = values
+                    self._device_tokens[done].update_inplace(sampled)
+                if stop_token is not None and (sampled == stop_token).any():
+                    break
+        for slot in range(1, done + 1):
+            self.tokens[slot] = self._device_tokens[slot].numpy()
+        for slot in range(min(done, len(self.logits))):
+            self.logits[slot] = self._device_logits[slot].numpy()
+        return done
+
+    def _bind(self, slot: int) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("token", self._device_tokens[slot])
+        binding.bind_ortvalue_input("state", self._device_states[self._current])
+        address = self._device_uniforms.data_ptr() + slot * self._uniform_stride * 4
+        binding.bind_input("uniform", "cuda", 0, np.float32, [self.rows], address)
+        for name, value in self._device_settings.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output("next_token", self._device_tokens[slot + 1])
+        binding.bind_ortvalue_output("next_state", self._device_states[1 - self._current])
+        if len(self.logits):
+            binding.bind_ortvalue_output("logits", self._device_logits[slot])
+        raw = binding._iobinding
+        self._bindings[slot, self._current] = raw
+        return raw
+
+
+def cuda_missing() -> str | None:
+    """What stands in the way of running on CUDA on this machine; None if nothing does."""
+    if _CUDA_PROVIDER not in ort.get_available_providers():
+        if {"onnxruntime", "onnxruntime-gpu"} <= _installed_builds():
+            return (
+                "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; repair "
+                "it with: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+            )
+        return f"this onnxruntime is a build without CUDA; install it with {_CUDA_INSTALL}"
+    return _driver_problem()
+
+
+def _installed_builds() -> set[str]:
+    found = set()
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.distribution(name)
+            found.add(name)
+    return found
+
+
+def _driver_problem() -> str | None:
+    """Asks the NVIDIA driver itself, which takes no time where there is none."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver is installed ({library} is not found); use --device cpu on this machine"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver finds no GPU that it can use; use --device cpu on this machine"
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,110 @@
+"""The state of some streams: what a caller keeps between calls, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.errors import SettingError
+
+UNSTARTED: Final = -1
+"""In `State.tokens`: the stream has read nothing yet, and reads the model's start token unless primed."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The state of N streams. It never changes: calls give new ones, so keeping one is enough to rewind.
+
+    Attributes:
+        rows: float32 ``[N, S]``, every layer's h and c, as the model's state layout says.
+        tokens: int64 ``[N]``, the character that each stream reads next, or `UNSTARTED`.
+        numbers: int64 ``[N]``, the number of each stream, which picks its random numbers.
+        positions: int64 ``[N]``, how many characters each stream has generated.
+
+    Example:
+        >>> state = State.start(batch=2, state_size=3)
+        >>> len(state), state.rows.shape
+        (2, (2, 3))
+        >>> state[1].fork(3).numbers.tolist()
+        [0, 1, 2]
+    """
+
+    rows: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for name, kind in (("rows", np.float32), ("tokens", np.int64), ("numbers", np.int64)):
+            self._freeze(name, kind)
+        self._freeze("positions", np.int64)
+        lengths = {len(self.rows), len(self.tokens), len(self.numbers), len(self.positions)}
+        if len(lengths) != 1 or self.rows.ndim != 2:
+            raise SettingError(
+                f"state: rows {self.rows.shape}, tokens {self.tokens.shape}, numbers {self.numbers.shape} and "
+                f"positions {self.positions.shape} must have one entry a stream each"
+            )
+        if len(self) and (self.numbers.min() < 0 or self.positions.min() < 0):
+            raise SettingError("state: numbers and positions count from 0")
+
+    def _freeze(self, name: str, kind: Any) -> None:
+        array = np.array(getattr(self, name), dtype=kind)  # a copy: nobody else holds it
+        array.flags.writeable = False
+        object.__setattr__(self, name, array)
+
+    @classmethod
+    def start(cls, batch: int, state_size: int) -> State:
+        """The state of ``batch`` streams, numbered from 0, that have read nothing."""
+        return cls(
+            rows=np.zeros((batch, state_size), np.float32),
+            tokens=np.full(batch, UNSTARTED, np.int64),
+            numbers=np.arange(batch, dtype=np.int64),
+            positions=np.zeros(batch, np.int64),
+        )
+
+    @classmethod
+    def concatenate(cls, states: Sequence[State]) -> State:
+        """The streams of several states as one, in order; they keep their numbers."""
+        return cls(
+            rows=np.concatenate([state.rows for state in states]),
+            tokens=np.concatenate([state.tokens for state in states]),
+            numbers=np.concatenate([state.numbers for state in states]),
+            positions=np.concatenate([state.positions for state in states]),
+        )
+
+    def __len__(self) -> int:
+        """N, the number of streams."""
+        return len(self.tokens)
+
+    def __getitem__(self, streams: int | slice | Sequence[int] | NDArray[Any]) -> State:
+        """Some of the streams, with the numbers that they have."""
+        if isinstance(streams, int | np.integer):
+            index: Any = [streams]
+        else:
+            index = streams
+        return State(self.rows[index], self.tokens[index], self.numbers[index], self.positions[index])
+
+    def fork(self, copies: int, first_number: int = 0) -> State:
+        """Each stream ``copies`` times, with new numbers, so that each copy draws random numbers of its own.
+
+        Args:
+            copies: how many of each.
+            first_number: the number of the first; the others follow.
+
+        Raises:
+            SettingError: fewer than one copy, or a negative number.
+        """
+        if copies < 1 or first_number < 0:
+            raise SettingError(
+                f"fork: copies must be 1 or more and first_number 0 or more, not {copies} and {first_number}"
+            )
+        return State(
+            rows=np.repeat(self.rows, copies, axis=0),
+            tokens=np.repeat(self.tokens, copies),
+            numbers=np.arange(first_number, first_number + len(self) * copies, dtype=np.int64),
+            positions=np.repeat(self.positions, copies),
+        )

@@ -1,0 +1,85 @@
+"""The random numbers of generation: a pure function of (seed, stream, position).
+
+Stream i's text therefore depends on its own numbers alone, whatever runs beside it and however the work is
+cut into pieces, and any language can compute the same text:
+
+    key = mix(seed + G * (stream + 1))
+    u   = (mix(key + G * (position + 1)) >> 40) * 2**-24
+
+all modulo 2**64, where ``mix`` is the finaliser of splitmix64 and G its increment (Steele, Lea and Flood,
+"Fast splittable pseudorandom number generators", OOPSLA 2014; constants as in Vigna's splitmix64.c). The 24
+bits fit a float32 exactly, so u is never 1.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from charrnn_runtime import contract
+from charrnn_runtime.errors import SettingError
+
+_G = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
+_ONE = np.uint64(1)
+
+
+def stream_keys(seed: int, streams: ArrayLike) -> NDArray[np.uint64]:
+    """The key of each stream, from which `uniforms_at` draws.
+
+    Args:
+        seed: in [0, 2**64).
+        streams: integers ``[B]``, the numbers of the streams, from 0.
+
+    Returns:
+        ``uint64 [B]``.
+
+    Raises:
+        SettingError: the seed is out of range.
+    """
+    numbers = np.asarray(streams).astype(np.uint64)
+    return _mix(np.uint64(check_seed(seed)) + _G * (numbers + _ONE))
+
+
+def uniforms_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.float32]:
+    """The uniform numbers of some streams at some positions.
+
+    Args:
+        keys: ``uint64``, from `stream_keys`.
+        positions: integers that broadcast against the keys: how many characters the stream has generated
+            before this one.
+
+    Returns:
+        ``float32`` of the broadcast shape, in [0, 1 - 2**-24].
+    """
+    numbers = np.asarray(positions).astype(np.uint64)
+    bits = _mix(keys + _G * (numbers + _ONE)) >> np.uint64(40)
+    return bits.astype(np.float32) * np.float32(2.0**-24)
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        SettingError: it is out of range.
+    """
+    if not 0 <= seed <= contract.MAX_SEED:
+        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {seed}")
+    return int(seed)
+
+
+def draw_seed() -> int:
+    """A fresh seed from the operating system, short enough to be typed again."""
+    return secrets.randbits(32)
+
+
+def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser; array arithmetic on uint64 wraps modulo 2**64."""
+    value = np.atleast_1d(value)
+    value = (value ^ (value >> np.uint64(30))) * _MULTIPLIER_1
+    value = (value ^ (value >> np.uint64(27))) * _MULTIPLIER_2
+    mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed

@@ -1,0 +1,112 @@
+"""Folds torch's weights into the matrices that the step graph multiplies with.
+
+Everything is folded in float64 and rounded once. The embedding and the first layer's input weights become one
+table, so the first layer's input product is a lookup: ``table[token]`` is the input's share of all gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime import contract
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer, with columns in torch's order of gates (G of them: i f g o, r z n, or just one).
+
+    Attributes:
+        recurrent: ``[H, G*H]``, what h is multiplied with.
+        input: ``[H, G*H]``, what the layer below is multiplied with; None for the first layer, whose input
+            is a lookup.
+        bias: ``[G*H]``, all that is added to the input's share; the first layer has it in the table.
+        candidate_bias: ``[H]``, for a GRU the bias of the recurrent product of its n gate, which the reset
+            gate multiplies and which therefore stays apart; else None.
+    """
+
+    recurrent: Matrix
+    input: Matrix | None
+    bias: Matrix
+    candidate_bias: Matrix | None
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """All weights of a step model.
+
+    Attributes:
+        cell: "lstm", "gru" or "rnn".
+        table: ``[V, G*H]``, the input's share of the first layer's gates, for each symbol.
+        layers: the layers from the input up.
+        output: ``[H, V]``.
+        output_bias: ``[V]``.
+    """
+
+    cell: str
+    table: Matrix
+    layers: tuple[LayerWeights, ...]
+    output: Matrix
+    output_bias: Matrix
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return int(self.layers[0].recurrent.shape[0])
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+        return int(self.table.shape[0])
+
+
+def fold_weights(cell: str, layers: int, tensors: Mapping[str, NDArray[np.float32]]) -> StepWeights:
+    """Fold a network's weights, named as torch names them, without the prefix ``model.``.
+
+    Args:
+        cell: "lstm", "gru" or "rnn".
+        layers: the number of layers.
+        tensors: ``rnn.weight_ih_l0 [G*H, I]`` and so on, ``output.weight [V, H]``, ``output.bias [V]``, and
+            ``embedding.weight [V, E]`` unless the input is one-hot.
+    """
+
+    def tensor(name: str) -> Matrix:
+        return np.asarray(tensors[name], dtype=np.float64)
+
+    folded = []
+    for layer in range(layers):
+        hidden = tensor(f"rnn.weight_hh_l{layer}").shape[1]
+        input_bias = tensor(f"rnn.bias_ih_l{layer}")
+        recurrent_bias = tensor(f"rnn.bias_hh_l{layer}").copy()
+        candidate_bias = None
+        if cell == "gru":
+            candidate_bias = recurrent_bias[2 * hidden :].copy()
+            recurrent_bias[2 * hidden :] = 0.0
+        folded.append(
+            LayerWeights(
+                recurrent=tensor(f"rnn.weight_hh_l{layer}").T,
+                input=tensor(f"rnn.weight_ih_l{layer}").T if layer else None,
+                bias=input_bias + recurrent_bias,
+                candidate_bias=candidate_bias,
+            )
+        )
+    first_input = tensor("rnn.weight_ih_l0").T  # (I, G*H), I = V if one-hot, else E
+    if "embedding.weight" in tensors:
+        first_input = tensor("embedding.weight") @ first_input  # (V, E) x (E, G*H) -> (V, G*H)
+    return StepWeights(
+        cell=cell,
+        table=first_input + folded[0].bias,
+        layers=tuple(folded),
+        output=tensor("output.weight").T,
+        output_bias=tensor("output.bias"),
+    )
+
+
+def gate_count(cell: str) -> int:
+    """G, the number of gates of a cell."""
+    return contract.GATES[cell]
