@@ -160,7 +160,7 @@ class CharRNN:
         sampling = Sampling(temperature, top_k, top_p)
         self._check_state(state, len(state))
         keys = stream_keys(seed, state.numbers)
-        with self._engine.lane(len(state), logits=True) as lane:
+        with self._engine.lane(len(state), reading=True) as lane:
             lane.tokens[0] = np.where(state.tokens == UNSTARTED, self.info.start_token, state.tokens)
             lane.uniforms[0] = uniforms_at(keys, state.positions)
             lane.temperature[:] = sampling.temperature
@@ -168,7 +168,7 @@ class CharRNN:
             lane.top_p[:] = sampling.top_p
             lane.write_state(slice(None), state.rows)
             lane.run(1)
-            tokens = lane.tokens[1].copy()
+            tokens = lane.sampled[0].copy()
             after = State(lane.read_state(slice(None)), tokens, state.numbers, state.positions + 1)
             return Step(lane.logits[0].copy(), tokens, after)
 

@@ -72,22 +72,22 @@ class Engine:
         self._try_one_step()
 
     @contextlib.contextmanager
-    def lane(self, rows: int, *, logits: bool = False) -> Iterator[Lane]:
+    def lane(self, rows: int, *, reading: bool = False) -> Iterator[Lane]:
         """Borrow a lane of exactly ``rows`` rows; its buffers hold whatever the last user left.
 
         Args:
             rows: the number of streams.
-            logits: whether the lane keeps the logits of each step.
+            reading: a lane whose every token is given, and which keeps the logits of every step.
 
         Raises:
             DeviceError: there is not enough memory for so many rows.
         """
-        key = (rows, logits)
+        key = (rows, reading)
         with self._lock:
             free = self._lanes.get(key)
             lane = free.pop() if free else None
         if lane is None:
-            lane = self._new_lane(rows, logits)
+            lane = self._new_lane(rows, reading)
         try:
             yield lane
         finally:
@@ -96,10 +96,10 @@ class Engine:
                 if rows in self._sessions:
                     self._lanes.setdefault(key, []).append(lane)
 
-    def _new_lane(self, rows: int, logits: bool) -> Lane:
+    def _new_lane(self, rows: int, reading: bool) -> Lane:
         kind = CudaLane if self.device == "cuda" else Lane
         try:
-            return kind(self._session(rows), self.info.state_size, len(self.info.vocabulary), rows, logits)
+            return kind(self._session(rows), self.info.state_size, len(self.info.vocabulary), rows, reading)
         except (MemoryError, ort.capi.onnxruntime_pybind11_state.Fail) as error:
             raise self.out_of_memory(rows) from error
 
@@ -212,26 +212,29 @@ class Lane:
     """Buffers for some rows, bound to a block of steps: step i reads ``tokens[i]`` and writes ``tokens[i+1]``.
 
     The caller fills ``tokens[0]``, ``uniforms`` and the settings, and writes states with `write_state`; `run`
-    fills ``tokens[1:]``. On the CPU these arrays are the very memory that onnxruntime reads and writes.
+    fills ``tokens[1:]``. In a reading lane the caller fills all of ``tokens``, and what is sampled goes to
+    ``sampled`` instead. On the CPU these arrays are the very memory that onnxruntime reads and writes.
 
     Attributes:
         rows: R, the number of streams.
         tokens: int64 ``[BLOCK + 1, R]``.
+        sampled: int64 ``[BLOCK, R]``, what step i samples: ``tokens[1:]`` itself, but in a reading lane.
         uniforms: float32 ``[BLOCK, R]``.
         temperature: float32 ``[R]``.
         top_k: int64 ``[R]``.
         top_p: float32 ``[R]``.
-        logits: float32 ``[BLOCK, R, V]`` if asked for, else of length 0.
+        logits: float32 ``[BLOCK, R, V]`` in a reading lane, else of length 0.
     """
 
-    def __init__(self, session: Any, state_size: int, vocabulary_size: int, rows: int, logits: bool) -> None:
+    def __init__(self, session: Any, state_size: int, vocabulary_size: int, rows: int, reading: bool) -> None:
         self.rows = rows
         self.tokens = np.zeros((BLOCK + 1, rows), np.int64)
+        self.sampled = np.zeros((BLOCK, rows), np.int64) if reading else self.tokens[1:]
         self.uniforms = np.zeros((BLOCK, rows), np.float32)
         self.temperature = np.ones(rows, np.float32)
         self.top_k = np.ones(rows, np.int64)
         self.top_p = np.ones(rows, np.float32)
-        self.logits = np.zeros((BLOCK if logits else 0, rows, vocabulary_size), np.float32)
+        self.logits = np.zeros((BLOCK if reading else 0, rows, vocabulary_size), np.float32)
         self._current = 0  # which of the two state buffers holds the streams' states
         self._session = session
         self._run_bound = session._sess.run_with_iobinding
@@ -266,7 +269,7 @@ class Lane:
             stop_token: end early, after the first step in which some row samples this token.
 
         Returns:
-            How many steps were run. ``tokens[1 : steps + 1]`` is what they wrote.
+            How many steps were run. ``sampled[:steps]`` is what they wrote.
         """
         run_bound, options, tokens = self._run_bound, self._options, self.tokens
         for slot in range(steps):
@@ -293,7 +296,7 @@ class Lane:
             "top_k": self.top_k,
             "top_p": self.top_p,
         }
-        outputs = {"next_token": self.tokens[slot + 1], "next_state": self._states[1 - self._current]}
+        outputs = {"next_token": self.sampled[slot], "next_state": self._states[1 - self._current]}
         if len(self.logits):
             outputs["logits"] = self.logits[slot]
         for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
@@ -313,10 +316,12 @@ class CudaLane(Lane):
 
         rows = self.rows
         # Each slot begins at an aligned address, as kernels that load several numbers at once expect.
-        self._token_stride = -(-rows * 8 // _CUDA_ALIGNMENT) * _CUDA_ALIGNMENT // 8
         self._uniform_stride = -(-rows * 4 // _CUDA_ALIGNMENT) * _CUDA_ALIGNMENT // 4
         self._device_states = [on_device([rows, state_size], np.float32) for _ in range(2)]
         self._device_tokens = [on_device([rows], np.int64) for _ in range(BLOCK + 1)]
+        self._device_sampled = self._device_tokens[1:]
+        if len(self.logits):
+            self._device_sampled = [on_device([rows], np.int64) for _ in range(BLOCK)]
         self._device_uniforms = on_device([BLOCK, self._uniform_stride], np.float32)
         self._device_settings = {
             name: on_device([rows], kind)
@@ -348,7 +353,8 @@ class CudaLane(Lane):
             value.update_inplace(getattr(self, name))
         self._staged_uniforms[:, : self.rows] = self.uniforms
         self._device_uniforms.update_inplace(self._staged_uniforms)
-        self._device_tokens[0].update_inplace(np.ascontiguousarray(self.tokens[0]))
+        for slot in range(steps if len(self.logits) else 1):
+            self._device_tokens[slot].update_inplace(np.ascontiguousarray(self.tokens[slot]))
         done = 0
         for slot in range(steps):
             binding = self._bindings.get((slot, self._current))
@@ -365,8 +371,8 @@ class CudaLane(Lane):
                     self._device_tokens[done].update_inplace(sampled)
                 if stop_token is not None and (sampled == stop_token).any():
                     break
-        for slot in range(1, done + 1):
-            self.tokens[slot] = self._device_tokens[slot].numpy()
+        for slot in range(done):
+            self.sampled[slot] = self._device_sampled[slot].numpy()
         for slot in range(min(done, len(self.logits))):
             self.logits[slot] = self._device_logits[slot].numpy()
         return done
@@ -379,7 +385,7 @@ class CudaLane(Lane):
         binding.bind_input("uniform", "cuda", 0, np.float32, [self.rows], address)
         for name, value in self._device_settings.items():
             binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_output("next_token", self._device_tokens[slot + 1])
+        binding.bind_ortvalue_output("next_token", self._device_sampled[slot])
         binding.bind_ortvalue_output("next_state", self._device_states[1 - self._current])
         if len(self.logits):
             binding.bind_ortvalue_output("logits", self._device_logits[slot])

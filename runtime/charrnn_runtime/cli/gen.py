@@ -167,7 +167,7 @@ def generate(
 
                 at_terminal = stream.isatty()
             else:
-                file = stack.enter_context(terminal.whole_file(output, force=force))
+                file = stack.enter_context(terminal.new_file(output, force=force))
 
                 def write(text: str) -> None:
                     file.write(text.encode())

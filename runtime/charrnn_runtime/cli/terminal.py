@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 import typer
 
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import written_whole
 
 
 @dataclass
@@ -100,12 +100,8 @@ def product() -> TextIO:
 
 
 @contextmanager
-def whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that is written whole or not at all: it gets its name when the block ends without an error.
-
-    Args:
-        path: the file.
-        force: whether a file that is already there is replaced.
+def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that is written whole or not at all, and replaces another only with ``force``.
 
     Raises:
         CharRNNError: something is already there, or the file cannot be written.
@@ -114,24 +110,8 @@ def whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         raise CharRNNError(f"{path} is a folder; give the name of a file to write")
     if path.exists() and not force:
         raise CharRNNError(f"{path} is already there; give another name, or --force to replace it")
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise CharRNNError(f"{path} cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise CharRNNError(f"{path} cannot be written: {error.strerror or error}") from None
-        raise
+    with written_whole(path) as file:
+        yield file
 
 
 class LateBar:

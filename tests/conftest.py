@@ -1,0 +1,61 @@
+"""What all tests share. It holds where torch is not installed, too."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TINYSHAKESPEARE = ROOT / "data" / "tinyshakespeare.txt"
+
+# A busy machine is no fault of the code, and CI must not fail today on what passed yesterday.
+settings.register_profile("charrnn", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("charrnn")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tinyshakespeare() -> Path:
+    """The real text, for tests of its exact figures; they are skipped where it is missing."""
+    if not TINYSHAKESPEARE.is_file():
+        pytest.skip(f"needs {TINYSHAKESPEARE.relative_to(ROOT)} (see data/README.md)")
+    return TINYSHAKESPEARE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Tiny networks run fastest on one thread, and give the same sums on every machine."""
+    if find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not cuda_device_is_there():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def cuda_device_is_there() -> bool:
+    """Asks the driver itself: neither torch nor a usable onnxruntime need be there."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(library)
+        except OSError:
+            continue
+        count = ctypes.c_int()
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
+            return True
+    return False

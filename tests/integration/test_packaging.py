@@ -1,0 +1,155 @@
+"""What the distributions hold, and what importing the runtime brings in."""
+
+from __future__ import annotations
+
+import email
+import importlib.metadata
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import charrnn_runtime
+import charrnn_trainer
+
+COMMANDS = {
+    "runtime": {"charrnn-gen", "charrnn-info"},
+    "trainer": {"charrnn-train", "charrnn-export"},
+}
+VERSIONS = {"runtime": charrnn_runtime.__version__, "trainer": charrnn_trainer.__version__}
+
+parts = pytest.mark.parametrize("part", ["runtime", "trainer"])
+
+
+@pytest.fixture(scope="session")
+def dist(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels and sdists of all three distributions."""
+    folder = tmp_path_factory.mktemp("dist")
+    for project in (root / "runtime", root / "trainer", root):
+        build(project, folder)
+    return folder
+
+
+def build(project: Path, outdir: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(outdir), *options, str(project)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def wheel_of(dist: Path, name: str) -> zipfile.ZipFile:
+    (wheel,) = dist.glob(f"{name}-*-py3-none-any.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def sdist_names(dist: Path, name: str) -> set[str]:
+    (sdist,) = dist.glob(f"{name}-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        return {member.partition("/")[2] for member in archive.getnames()}
+
+
+def metadata_of(wheel: zipfile.ZipFile) -> email.message.Message:
+    (path,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(wheel.read(path))
+
+
+def modules(root: Path, part: str) -> set[str]:
+    """All modules of a part's source, and its mark of being typed."""
+    source = root / part
+    package = source / f"charrnn_{part}"
+    names = {path.relative_to(source).as_posix() for path in package.rglob("*.py")}
+    return names | {f"charrnn_{part}/py.typed"}
+
+
+@parts
+def test_a_wheel_holds_every_module_and_nothing_else(dist: Path, root: Path, part: str) -> None:
+    wheel = wheel_of(dist, f"charrnn_{part}")
+    inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert inside == modules(root, part)
+
+
+@parts
+def test_a_wheel_carries_licence_readme_version_and_commands(dist: Path, part: str, root: Path) -> None:
+    wheel = wheel_of(dist, f"charrnn_{part}")
+    metadata = metadata_of(wheel)
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Version"] == VERSIONS[part]
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata.get_payload() == (root / part / "README.md").read_text(encoding="utf-8")
+    info = next(name for name in wheel.namelist() if name.endswith("/METADATA")).rpartition("/")[0]
+    assert "the charrnn authors" in wheel.read(f"{info}/licenses/LICENSE").decode()
+    scripts = wheel.read(f"{info}/entry_points.txt").decode()
+    for command in COMMANDS[part]:
+        assert f"{command} = charrnn_{part}.cli." in scripts
+
+
+@parts
+def test_an_sdist_holds_all_that_a_wheel_is_built_from(dist: Path, root: Path, part: str) -> None:
+    names = sdist_names(dist, f"charrnn_{part}")
+    assert modules(root, part) | {"pyproject.toml", "README.md", "LICENSE"} <= names
+
+
+@parts
+def test_a_wheel_built_from_the_sdist_is_the_wheel_built_from_the_checkout(
+    dist: Path, tmp_path: Path, part: str
+) -> None:
+    (sdist,) = dist.glob(f"charrnn_{part}-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    build(tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path, "--wheel")
+    (again,) = tmp_path.glob("*.whl")
+    assert again.read_bytes() == (dist / again.name).read_bytes()
+
+
+def test_the_metapackage_needs_both_parts_and_holds_no_code(dist: Path, root: Path) -> None:
+    wheel = wheel_of(dist, "charrnn")
+    assert all(".dist-info/" in name for name in wheel.namelist())
+    needed = metadata_of(wheel).get_all("Requires-Dist", [])
+    assert needed == [f"charrnn-{part} @ {(root / part).as_uri()}" for part in ("runtime", "trainer")]
+
+
+def test_the_metapackages_sdist_brings_the_sources_of_both_parts(dist: Path, root: Path) -> None:
+    names = sdist_names(dist, "charrnn")
+    for part in ("runtime", "trainer"):
+        files = modules(root, part) | {"pyproject.toml", "README.md", "LICENSE"}
+        assert {f"{part}/{name}" for name in files} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE"} <= names
+
+
+def test_the_runtime_needs_neither_torch_nor_onnx(dist: Path) -> None:
+    needed = metadata_of(wheel_of(dist, "charrnn_runtime")).get_all("Requires-Dist", [])
+    names = {line.split(";")[0].split("[")[0].split(">")[0].strip() for line in needed}
+    assert names == {"numpy", "onnxruntime", "onnxruntime-gpu", "protobuf", "rich", "typer"}
+
+
+@parts
+def test_all_licences_are_the_same(root: Path, part: str) -> None:
+    assert (root / part / "LICENSE").read_bytes() == (root / "LICENSE").read_bytes()
+
+
+@parts
+def test_the_installed_commands_are_those_of_the_project(part: str) -> None:
+    installed = importlib.metadata.entry_points(group="console_scripts")
+    names = {script.name for script in installed if script.value.startswith(f"charrnn_{part}.")}
+    assert names == COMMANDS[part]
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules that a fresh Python holds after a statement."""
+    program = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_runtime_brings_in_no_command_line_and_no_training() -> None:
+    loaded = modules_after("import charrnn_runtime")
+    assert "charrnn_runtime" in loaded
+    assert not loaded & {"typer", "click", "rich", "torch", "onnx", "charrnn_trainer"}
+
+
+def test_the_runtimes_commands_bring_in_no_training() -> None:
+    loaded = modules_after("import charrnn_runtime.cli.gen, charrnn_runtime.cli.info")
+    assert "typer" in loaded
+    assert not loaded & {"torch", "onnx", "charrnn_trainer"}
