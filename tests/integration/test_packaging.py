@@ -16,7 +16,7 @@ import charrnn_runtime
 import charrnn_trainer
 
 COMMANDS = {
-    "runtime": {"charrnn-gen", "charrnn-info"},
+    "runtime": {"charrnn-gen", "charrnn-info", "charrnn-score"},
     "trainer": {"charrnn-train", "charrnn-export"},
 }
 VERSIONS = {"runtime": charrnn_runtime.__version__, "trainer": charrnn_trainer.__version__}
@@ -29,12 +29,21 @@ def dist(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheels and sdists of all three distributions."""
     folder = tmp_path_factory.mktemp("dist")
     for project in (root / "runtime", root / "trainer", root):
-        build(project, folder)
+        build(project, folder, "--sdist", "--wheel")
     return folder
 
 
 def build(project: Path, outdir: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(outdir), *options, str(project)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        str(outdir),
+        *options,
+        str(project),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,0 +1,226 @@
+"""One session a job; `python3 noxfile.py JOB` and `nox -s JOB` do the same, and need nothing installed.
+
+    python3 noxfile.py demo              train for two minutes, export, and write verse
+    python3 noxfile.py tests             everything that CI runs
+    python3 noxfile.py --list            all jobs
+    python3 noxfile.py tests -- -k gru   what stands after the two dashes goes on to the job's program
+
+Without nox at hand, the file puts it into a folder of its own (.nox-bootstrap) and goes on. All versions are
+those of constraints.txt. Environments lie in .nox and are kept: one for whatever needs torch, one without
+it, and small ones for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+CONSTRAINTS = ROOT / "constraints.txt"
+
+
+def start_nox() -> int:
+    """Run this file's sessions with a nox that is fetched first, unless it is there already."""
+    if sys.version_info < (3, 11):  # noqa: UP036  (an older one gets this far)
+        sys.exit(f"charrnn needs Python 3.11 or newer, and this is {sys.version.split()[0]}")
+    environment = dict(os.environ)
+    if find_spec("nox") is None:
+        environment["PYTHONPATH"] = str(fetch_nox())  # sessions clear it again
+    arguments = sys.argv[1:]
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["-s", *arguments]
+    command = [sys.executable, "-m", "nox", "-f", str(ROOT / "noxfile.py"), *arguments]
+    process = subprocess.Popen(command, env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # nox has it too, and lets its session end in good order
+
+
+def fetch_nox() -> Path:
+    """A folder with nox in it, installed whole or not at all; each version and Python has its own."""
+    python = f"py{sys.version_info.major}.{sys.version_info.minor}"
+    folder = ROOT / ".nox-bootstrap" / f"{python}-{pinned('nox').replace('==', '-')}"
+    if folder.is_dir():
+        return folder
+    print(f"fetching {pinned('nox')} into {folder}", file=sys.stderr, flush=True)
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    command += ["--target", str(partial), "--constraint", str(CONSTRAINTS), "nox"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    try:
+        if subprocess.run(command, env=environment, check=False).returncode != 0:
+            sys.exit("nox could not be installed: see above (pip is needed, and a package index in reach)")
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def pinned(package: str) -> str:
+    """The line of constraints.txt for a package."""
+    for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{package}=="):
+            return line.split(";")[0].strip()
+    sys.exit(f"{CONSTRAINTS} does not pin {package}")
+
+
+if __name__ == "__main__":
+    sys.exit(start_nox())
+
+import nox  # noqa: E402  (it may only be there from here on)
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests"]
+nox.options.error_on_external_run = True
+
+RUNTIME = "./runtime"
+TRAINER = "./trainer"
+TEST_TOOLS = ("pytest", "hypothesis")
+LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
+BUILD_TOOLS = ("build", "hatchling", "editables")
+
+PRIME = "LORD "
+
+
+# --- environments ------------------------------------------------------------------------------------------
+
+
+def isolate(session: nox.Session) -> None:
+    """Let no module from outside into what the session runs, and hold pip to the pinned versions."""
+    session.env["PYTHONPATH"] = None
+    session.env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    session.env["PIP_CONSTRAINT"] = str(CONSTRAINTS)
+    session.env["PIP_BUILD_CONSTRAINT"] = str(CONSTRAINTS)
+
+
+class FullEnvironment:
+    """Everything that `pip install .` brings, torch too, and some tools.
+
+    torch is large, so the sessions that need it share this one environment. It is made as a session's own
+    would be, and brought up to date every time.
+    """
+
+    def __init__(self, session: nox.Session, *tools: str) -> None:
+        self.session = session
+        isolate(session)
+        folder = ROOT / ".nox" / "full"
+        self.programs = folder / ("Scripts" if os.name == "nt" else "bin")
+        session.env["PATH"] = os.pathsep.join([str(self.programs), os.environ.get("PATH", "")])
+        quiet = ["--quiet"]
+        if not self.made_by_this_python(folder):
+            with_nox = {"PYTHONPATH": os.environ.get("PYTHONPATH")}  # virtualenv came with it
+            session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder), env=with_nox)
+            quiet = []  # the first time takes minutes: show what happens
+        self.run("python", "-m", "pip", "install", *quiet, *tools, ".")
+
+    def made_by_this_python(self, folder: Path) -> bool:
+        """Whether the environment is there, and of the Python that runs this file."""
+        version = ".".join(map(str, sys.version_info[:3]))
+        settings = folder / "pyvenv.cfg"
+        return settings.is_file() and f"version_info = {version}." in settings.read_text(encoding="utf-8")
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run a program of this environment; Ctrl-C leaves it a minute to save its work."""
+        path = shutil.which(program, path=str(self.programs)) or self.session.error(f"{program} is missing")
+        self.session.run(path, *arguments, stderr=None, interrupt_timeout=60, terminate_timeout=60)
+
+
+# --- sessions ----------------------------------------------------------------------------------------------
+
+DEMO = (
+    *("--cell", "lstm", "--layers", "1", "--hidden-size", "512", "--dropout", "0.2"),
+    *("--batch-size", "32", "--seq-length", "64", "--steps", "2000"),
+    *("--learning-rate", "0.004", "--schedule", "cosine", "--warmup-steps", "60", "--random-start"),
+    *("--weight-decay", "0.05", "--clip", "1.0"),
+)
+"""Small batches learn most in two minutes on a CPU."""
+
+MODELS = {"lstm": ("--cell", "lstm")}
+"""The models that ship, by the name of their file in models/, with the settings that train them."""
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Train for about two minutes, export, and write verse; what follows -- goes to charrnn-train."""
+    full = FullEnvironment(session)
+    full.run("charrnn-train", *DEMO, *session.posargs)
+    full.run("charrnn-export", "ckpt", "ckpt/demo.onnx")
+    full.run("charrnn-gen", "ckpt/demo.onnx", "--prime", PRIME)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run all that CI runs: lint, runtime_tests, all other tests; what follows -- goes to pytest alone."""
+    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS)
+    if session.posargs:
+        full.run("pytest", *session.posargs)
+        return
+    session.notify("lint")
+    session.notify("runtime_tests")
+    full.run("pytest", "tests/trainer", "tests/integration")
+
+
+@nox.session(reuse_venv=True)
+def runtime_tests(session: nox.Session) -> None:
+    """Run the runtime's tests where torch and onnx are not installed; what follows -- goes to pytest."""
+    isolate(session)
+    session.install(*TEST_TOOLS, RUNTIME)
+    absent = "from importlib.util import find_spec; assert not (find_spec('torch') or find_spec('onnx'))"
+    session.run("python", "-c", absent)
+    session.run("pytest", *(session.posargs or ["tests/runtime"]))
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check style, types, and which module may import which; what follows -- goes to ruff check."""
+    full = FullEnvironment(session, *LINT_TOOLS, *TEST_TOOLS)
+    full.run("ruff", "check", *session.posargs)
+    full.run("ruff", "format", "--check")
+    full.run("mypy")
+    full.run("lint-imports")
+
+
+@nox.session(reuse_venv=True)
+def build(session: nox.Session) -> None:
+    """Build wheels and sdists of both distributions into dist/; what follows -- goes to python -m build."""
+    isolate(session)
+    session.install(*BUILD_TOOLS)
+    for project in (RUNTIME, TRAINER):
+        session.run("python", "-m", "build", "--outdir", "dist", *session.posargs, project)
+
+
+@nox.session(venv_backend="none")
+def models(session: nox.Session) -> None:
+    """Make the models that ship, or go on where that was stopped; after -- stand the names (default: all)."""
+    chosen = session.posargs or list(MODELS)
+    if unknown := set(chosen) - set(MODELS):
+        session.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+    full = FullEnvironment(session)
+    for name in chosen:
+        run = ROOT / "ckpt" / "models" / name
+        start = ["--resume", str(run)] if run.exists() else ["--out", str(run), *MODELS[name]]
+        full.run("charrnn-train", *start)
+        full.run("charrnn-export", str(run), f"models/{name}.onnx")
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Measure seconds a batch in training and characters a second; after -- stand train, gen or both."""
+    chosen = session.posargs or ["train", "gen"]
+    if unknown := set(chosen) - {"train", "gen"}:
+        session.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are train and gen")
+    full = FullEnvironment(session)
+    if "train" in chosen:
+        run = Path(session.create_tmp()) / "bench"
+        shutil.rmtree(run, ignore_errors=True)
+        full.run("charrnn-train", "--cell", "lstm", "--steps", "100", "--log-every", "20", "--out", str(run))
+    if "gen" in chosen:
+        for streams in ("1", "16", "64"):
+            settings = ["--length", "5000", "--seed", "1", "--streams", streams]
+            full.run("charrnn-gen", "models/lstm.onnx", *settings, "--stats", "--output", os.devnull)

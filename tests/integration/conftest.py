@@ -1,0 +1,113 @@
+"""The installed commands, and a folder like a fresh clone to run them in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(sys.executable).parent
+TINY = (
+    *("--layers", "1", "--hidden-size", "8", "--batch-size", "4", "--seq-length", "16"),
+    *("--steps", "6", "--eval-every", "3", "--save-every", "3", "--log-every", "3"),
+    *("--precision", "fp32", "--no-onednn", "--threads", "1"),
+)
+"""What makes any training an instant: a later option wins over an earlier one."""
+
+TINY_RESUME = ("--steps", "9", "--threads", "1")
+"""What lets a run that was done go on a little."""
+
+NOT_A_USERS = {"PYTHONPATH", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"}
+"""What a test run may have in its environment, and a user has not."""
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+"""Takes a line of bash, the folder to run it in, and what is typed at it."""
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose ``charrnn-train`` is the real one, with the settings of TINY behind those given.
+
+    So the very words of an example run, in pipes too, and only the network is small.
+    """
+    real = PROGRAMS / "charrnn-train"
+    if not real.exists():
+        pytest.skip("needs the installed commands: python3 noxfile.py tests")
+    folder = tmp_path_factory.mktemp("programs")
+    program = folder / "charrnn-train"
+    program.write_text(
+        "#!/usr/bin/env bash\n"
+        'case " $* " in\n'
+        f'    *" --resume "*) exec "{real}" "$@" {" ".join(TINY_RESUME)} ;;\n'
+        f'    *) exec "{real}" "$@" {" ".join(TINY)} ;;\n'
+        "esac\n"
+    )
+    program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shell(programs: Path) -> Shell:
+    """Runs a line of bash in a folder; the project's commands are at hand, and training is tiny."""
+
+    def run(line: str, folder: Path, standard_input: str = "") -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(programs), str(PROGRAMS), os.environ["PATH"]])
+        environment = {key: value for key, value in os.environ.items() if key not in NOT_A_USERS}
+        return subprocess.run(
+            ["bash", "-c", line],
+            cwd=folder,
+            env=environment | {"PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+            input=standard_input,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(shell: Shell, tinyshakespeare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, a run in ckpt/ and a model in models/, made by the project's own commands."""
+    folder = tmp_path_factory.mktemp("trained")
+    fill_clone(folder, tinyshakespeare)
+    for line in ("charrnn-train --cell lstm", "charrnn-export ckpt models/lstm.onnx"):
+        done = shell(line, folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def clone(trained: Path, root: Path, tinyshakespeare: Path, tmp_path: Path) -> Path:
+    """A folder as a user has it after cloning: data/, models/, and texts of the user's own."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    fill_clone(folder, tinyshakespeare)
+    shipped = sorted((root / "models").glob("*.onnx")) or [trained / "models" / "lstm.onnx"]
+    for model in shipped:
+        shutil.copy(model, folder / "models" / model.name)
+    return folder
+
+
+@pytest.fixture
+def used_clone(trained: Path, clone: Path) -> Path:
+    """The same after a training: ckpt/lstm is there too."""
+    shutil.copytree(trained / "ckpt", clone / "ckpt")
+    return clone
+
+
+def fill_clone(folder: Path, tinyshakespeare: Path) -> None:
+    (folder / "data").mkdir()
+    (folder / "models").mkdir()
+    shutil.copy(tinyshakespeare, folder / "data" / "tinyshakespeare.txt")
+    text = tinyshakespeare.read_text(encoding="utf-8")
+    (folder / "my.txt").write_text(text[:20_000], encoding="utf-8")
+    (folder / "more.txt").write_text(text[20_000:40_000], encoding="utf-8")
+    (folder / "prime.txt").write_text("LORD ", encoding="utf-8")
+    (folder / "primes.txt").write_text("LORD \nKING\n", encoding="utf-8")
