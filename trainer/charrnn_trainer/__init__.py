@@ -1,0 +1,131 @@
+"""charrnn-trainer: trains character-level RNNs with PyTorch, and exports each as one ONNX file.
+
+    from charrnn_trainer import Corpus, TrainConfig, train
+
+    corpus = Corpus.from_text(open("my.txt", encoding="utf-8").read())
+    result = train(TrainConfig(), corpus, on_event=print, out="ckpt/mine")
+
+Names are imported when they are first used, so that what needs no PyTorch does not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from charrnn_runtime.errors import CharRNNError, SettingError
+    from charrnn_runtime.vocabulary import Vocabulary
+    from charrnn_trainer.batches import get_batches
+    from charrnn_trainer.checkpoint import (
+        Checkpoint,
+        CheckpointError,
+        find_checkpoint,
+        list_checkpoints,
+        load_checkpoint,
+    )
+    from charrnn_trainer.config import (
+        DataConfig,
+        NetworkConfig,
+        OptimizationConfig,
+        RunConfig,
+        TrainConfig,
+    )
+    from charrnn_trainer.corpus import Corpus
+    from charrnn_trainer.loop import (
+        DivergedError,
+        Evaluated,
+        Event,
+        Logged,
+        Noted,
+        Saved,
+        Started,
+        Stepped,
+        TrainResult,
+        resume,
+        train,
+    )
+    from charrnn_trainer.network import CharNetwork
+
+__all__ = [
+    "CharNetwork",
+    "CharRNNError",
+    "Checkpoint",
+    "CheckpointError",
+    "Corpus",
+    "DataConfig",
+    "DivergedError",
+    "Evaluated",
+    "Event",
+    "Logged",
+    "NetworkConfig",
+    "Noted",
+    "OptimizationConfig",
+    "RunConfig",
+    "Saved",
+    "SettingError",
+    "Started",
+    "Stepped",
+    "TrainConfig",
+    "TrainResult",
+    "Vocabulary",
+    "__version__",
+    "find_checkpoint",
+    "get_batches",
+    "list_checkpoints",
+    "load_checkpoint",
+    "resume",
+    "train",
+]
+
+_HOMES = {
+    "charrnn_runtime.errors": ("CharRNNError", "SettingError"),
+    "charrnn_runtime.vocabulary": ("Vocabulary",),
+    "charrnn_trainer.batches": ("get_batches",),
+    "charrnn_trainer.checkpoint": (
+        "Checkpoint",
+        "CheckpointError",
+        "find_checkpoint",
+        "list_checkpoints",
+        "load_checkpoint",
+    ),
+    "charrnn_trainer.config": (
+        "DataConfig",
+        "NetworkConfig",
+        "OptimizationConfig",
+        "RunConfig",
+        "TrainConfig",
+    ),
+    "charrnn_trainer.corpus": ("Corpus",),
+    "charrnn_trainer.loop": (
+        "DivergedError",
+        "Evaluated",
+        "Event",
+        "Logged",
+        "Noted",
+        "Saved",
+        "Started",
+        "Stepped",
+        "TrainResult",
+        "resume",
+        "train",
+    ),
+    "charrnn_trainer.network": ("CharNetwork",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module when it is first used (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,257 @@
+"""What charrnn-train shows while it trains: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from charrnn_runtime.cli import terminal
+
+if TYPE_CHECKING:
+    from charrnn_trainer.corpus import ScannedText
+    from charrnn_trainer.loop import Evaluated, Event, Logged, Saved, Started, Stepped, TrainResult
+
+_LINES_SHOWN = 5
+_SYMBOLS_SHOWN = 12
+_SAMPLE_LENGTH = 240
+_SAMPLE_LINES = 6
+_REFRESH_PER_SECOND = 4
+
+
+class Display:
+    """Shows the events of a training. Use it in a ``with`` statement, and as the training's listener."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._live: _LiveDisplay | None = None
+        self._console = console if console.is_terminal and not console.is_dumb_terminal else None
+        self._steps = 0
+        self._parameters = 0
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the live display, and leave its last state on the screen."""
+        if self._live is not None:
+            self._live.close()
+            self._live = None
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        if terminal.is_quiet():
+            return
+        handler = getattr(self, f"_on_{type(event).__name__.lower()}", None)
+        if handler is not None:
+            handler(event)
+
+    # --- before and after ----------------------------------------------------------------------------------
+
+    def show_text(self, text: ScannedText) -> None:
+        """Show what was read: its length, its symbols, its first lines."""
+        unit = "bytes" if text.vocabulary.level == "byte" else "characters"
+        terminal.say(f"text: {text.name}, {text.length:,} {unit}, {text.distinct:,} of them distinct")
+        if text.had_bom:
+            terminal.say("  (a byte-order mark at its start was left out)")
+        lines = text.beginning.splitlines()[:_LINES_SHOWN]
+        for line in lines:
+            terminal.say(f"  | {_printable(line[:76])}")
+        if text.vocabulary.level == "char":
+            terminal.say(f"ids: {_mapping(text.vocabulary.symbols)}")
+
+    def show_result(self, result: TrainResult) -> None:
+        """Say what came of a run that has ended."""
+        if result.best is not None:
+            best = result.best
+            terminal.say(f"best: validation loss {_with_bits(best.validation_loss)} at step {best.step:,}")
+        elif result.train_loss is not None:
+            terminal.say(f"last: training loss {_with_bits(result.train_loss)}")
+        terminal.say(f"next: charrnn-export {result.run} models/{result.config.network.cell}.onnx")
+
+    # --- events --------------------------------------------------------------------------------------------
+
+    def _on_noted(self, event: Event) -> None:
+        terminal.say(getattr(event, "message"))  # noqa: B009
+
+    def _on_started(self, event: Started) -> None:
+        config = event.config
+        network = config.network
+        self._steps = config.optimization.steps
+        reads = f"an embedding of {network.embedding_size}" if network.embedding_size else "one-hot"
+        terminal.say(
+            f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, input {reads}, "
+            f"{event.parameters:,} parameters, on {event.device} in {config.run.precision}"
+        )
+        if event.step >= self._steps:
+            terminal.say(f"all {self._steps:,} steps are done; to train on, give more --steps")
+            return
+        where = f" from step {event.step:,}" if event.step else ""
+        terminal.say(
+            f"training{where}: {self._steps:,} steps of {config.data.batch_size} x {config.data.seq_length} "
+            f"characters, into {event.run}"
+        )
+        if self._console is not None:
+            self._live = _LiveDisplay(self._console, event)
+
+    def _on_stepped(self, event: Stepped) -> None:
+        if self._live is not None:
+            self._live.step(event)
+
+    def _on_logged(self, event: Logged) -> None:
+        if self._live is not None:
+            self._live.log(event)
+        else:
+            terminal.say(
+                f"step {event.step:>{len(str(self._steps))}}/{self._steps}  loss {event.train_loss:.4f}  "
+                f"{event.seconds_per_batch:.3f} s/batch"
+            )
+
+    def _on_evaluated(self, event: Evaluated) -> None:
+        line = f"step {event.step}: validation loss {_with_bits(event.validation_loss)}"
+        line += ", the best so far" if event.best else ""
+        if self._live is not None:
+            self._live.evaluate(event, line)
+        else:
+            terminal.say(line)
+
+    def _on_saved(self, event: Saved) -> None:
+        if self._live is not None:
+            self._live.say(f"saved {event.path.name}")
+
+
+class _LiveDisplay:
+    """A bar, the figures of now, and a sample of what the network writes now."""
+
+    def __init__(self, console: Console, started: Started) -> None:
+        config = started.config
+        self._console = console
+        self._write = started.write
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("train", total=config.optimization.steps, completed=started.step)
+        self._batch_characters = config.data.batch_size * config.data.seq_length
+        self._validates = config.data.val_fraction > 0
+        self._loss: float | None = None
+        self._seconds: float | None = None
+        self._rate = config.optimization.learning_rate
+        self._validation: float | None = None
+        self._sample = ""
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            refresh_per_second=_REFRESH_PER_SECOND,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Write a line that stays, above the display."""
+        self._console.print(Text(line))
+
+    def step(self, event: Stepped) -> None:
+        self._bar.update(self._task, completed=event.step)
+        self._rate = event.learning_rate
+        # Means over about the last 20 steps, so that the figures can be read.
+        if event.loss is not None:
+            self._loss = event.loss if self._loss is None else 0.95 * self._loss + 0.05 * event.loss
+        old = self._seconds
+        self._seconds = event.seconds if old is None else 0.95 * old + 0.05 * event.seconds
+
+    def log(self, event: Logged) -> None:
+        self._loss = event.train_loss
+        self._seconds = event.seconds_per_batch
+        if not self._validates:
+            self._take_sample()
+
+    def evaluate(self, event: Evaluated, line: str) -> None:
+        self._validation = event.validation_loss
+        self.say(line)
+        self._take_sample()
+
+    def _take_sample(self) -> None:
+        self._sample = self._write(_SAMPLE_LENGTH)
+
+    def _render(self) -> Group:
+        figures = []
+        if self._loss is not None:
+            figures.append(f"loss {_with_bits(self._loss)}")
+        if self._validation is not None:
+            figures.append(f"validation {_with_bits(self._validation)}")
+        if self._seconds is not None:
+            figures.append(f"{self._seconds:.3f} s/batch")
+            figures.append(f"{self._batch_characters / self._seconds:,.0f} characters/s")
+        figures.append(f"rate {self._rate:.2g}")
+        parts = [self._bar, Text(" · ".join(figures))]
+        if self._sample:
+            lines = self._sample.strip("\n").split("\n")[:_SAMPLE_LINES]
+            shown = "\n".join(f"  {_printable(line)}" for line in lines)
+            parts.append(Text(f"it writes now:\n{shown}", style="dim", overflow="fold"))
+        return Group(*parts)
+
+
+@contextlib.contextmanager
+def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
+    """A bar for a download, which appears with its first bytes; None where there is no terminal to show it."""
+    console = Console(stderr=True)
+    if terminal.is_quiet() or not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
+    bar = Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True)
+    task = bar.add_task("download", total=None)
+
+    def show(received: int, total: int | None) -> None:
+        bar.start()
+        bar.update(task, completed=received, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _with_bits(loss: float) -> str:
+    return f"{loss:.4f} ({loss / math.log(2):.3f} bits per character)"
+
+
+def _mapping(symbols: tuple[str, ...]) -> str:
+    """Which symbol has which id, shortened."""
+    pairs = [f"{symbol!r} {index}" for index, symbol in enumerate(symbols)]
+    if len(pairs) > _SYMBOLS_SHOWN:
+        pairs = [*pairs[: _SYMBOLS_SHOWN - 3], "...", *pairs[-2:]]
+    return ", ".join(pairs)
+
+
+def _printable(line: str) -> str:
+    """A line without what would move the cursor or change colours."""
+    return "".join(character if character.isprintable() else "·" for character in line.expandtabs(4))

@@ -1,0 +1,113 @@
+"""charrnn-export: turns a checkpoint into a step model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.errors import SettingError
+from charrnn_trainer import __version__
+
+if TYPE_CHECKING:
+    from charrnn_trainer.checkpoint import CheckpointEntry
+
+app = terminal.new_app()
+
+EXAMPLES = """\b
+Examples:
+  charrnn-export ckpt models/lstm.onnx
+  charrnn-export ckpt/lstm models/lstm.onnx --checkpoint last
+  charrnn-export ckpt models/lstm.int8.onnx --precision int8
+  charrnn-export ckpt --list
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CKPT",
+            help="A checkpoint file, a run's folder, or a folder of runs, of which the newest is taken.",
+        ),
+    ],
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="MODEL.onnx", help="The file to write.")
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Which one of a run: best (by validation loss), last, or a step's number.")
+    ] = "best",
+    precision: Annotated[
+        str, typer.Option(help="fp32 (everywhere), int8 (fastest on a CPU) or fp16 (for the GPU).")
+    ] = "fp32",
+    list_them: Annotated[bool, typer.Option("--list", help="Show the run's checkpoints instead.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no charrnn model.")] = False,
+    version: Annotated[bool, terminal.version_option("charrnn-trainer", __version__)] = False,
+    debug: terminal.DebugOption = False,
+    quiet: terminal.QuietOption = False,
+) -> None:
+    """Turn a checkpoint into one ONNX file that charrnn-gen runs without torch.
+
+    The graph is compared with torch before it is written. A charrnn model at the destination is replaced.
+    """
+    if checkpoint not in ("best", "last") and not (checkpoint.isascii() and checkpoint.isdecimal()):
+        raise SettingError(f"--checkpoint must be best, last or a step's number, not {checkpoint!r}")
+    if not list_them and destination is None:
+        raise SettingError("give the file to write, such as models/lstm.onnx; or --list to see what there is")
+
+    from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+
+    if list_them:
+        _show(list_checkpoints(source))
+        return
+    assert destination is not None
+    which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+    path = find_checkpoint(source, which)
+
+    from charrnn_trainer.export import export_checkpoint
+
+    loaded = load_checkpoint(path)
+    terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded.validation_loss)}")
+    report = export_checkpoint(loaded, destination, precision=precision, force=force, report=terminal.say)
+    if report.replaced:
+        terminal.say(f"{destination} was {report.replaced}, and is replaced")
+    info = report.info
+    share = "" if precision == "fp32" else f" ({info.file_bytes / report.fp32_bytes:.0%} of fp32)"
+    terminal.say(
+        f"wrote {destination}: {info.cell} {info.layers}x{info.hidden_size} {info.precision}, "
+        f"{info.file_bytes:,} bytes{share}"
+    )
+
+
+def _show(entries: list[CheckpointEntry]) -> None:
+    stream = terminal.product()
+    stream.write(f"{'step':>9}  {'training':>8}  {'validation':>10}  {'bits/char':>9}  file\n")
+    for entry in entries:
+        marks = [mark for mark, holds in (("best", entry.best), ("last", entry.last)) if holds]
+        note = f"  ({', '.join(marks)})" if marks else ""
+        bits = "-" if entry.validation_loss is None else f"{entry.validation_loss / math.log(2):.4f}"
+        stream.write(
+            f"{entry.step:>9,}  {_number(entry.train_loss):>8}  {_number(entry.validation_loss):>10}  "
+            f"{bits:>9}  {entry.path}{note}\n"
+        )
+
+
+def _number(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
+
+
+def _loss(loss: float | None) -> str:
+    return "not measured" if loss is None else f"{loss:.4f} ({loss / math.log(2):.4f} bits per character)"
+
+
+def main() -> NoReturn:
+    """The entry point of charrnn-export."""
+    terminal.run(app, "charrnn-export", dies_of_closed_pipe=False)
+
+
+if __name__ == "__main__":
+    main()

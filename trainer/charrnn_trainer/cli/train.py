@@ -1,0 +1,307 @@
+"""charrnn-train: trains a network on a text."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
+
+import typer
+
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.errors import SettingError
+from charrnn_trainer import __version__
+from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
+
+if TYPE_CHECKING:
+    from charrnn_runtime.vocabulary import Vocabulary
+    from charrnn_trainer.cli.display import Display
+    from charrnn_trainer.corpus import ScannedText
+    from charrnn_trainer.loop import TrainResult
+
+app = terminal.new_app()
+
+EXAMPLES = """\b
+Examples:
+  charrnn-train --cell lstm
+  charrnn-train my.txt --cell gru --steps 2000
+  charrnn-train my.txt --layers 1 --hidden-size 512 --batch-size 32 --seq-length 64
+  charrnn-train --resume ckpt/lstm
+  charrnn-train --config ckpt/lstm/config.toml
+  charrnn-train more.txt --init-from ckpt/lstm --learning-rate 0.001
+"""
+
+RUNS_FOLDER: Final = Path("ckpt")
+
+_SETTINGS: Final = tuple(item.name for section in SECTIONS.values() for item in dataclasses.fields(section))
+
+
+@app.command(epilog=EXAMPLES)
+def train(
+    context: typer.Context,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TEXT]",
+            show_default=False,
+            help="A text file, in UTF-8; - reads standard input. [default: tinyshakespeare]",
+        ),
+    ] = None,
+    # --- the network
+    cell: Annotated[str | None, typer.Option(help="lstm, gru or rnn. [default: lstm]")] = None,
+    layers: Annotated[int | None, typer.Option(help="Recurrent layers. [default: 2]")] = None,
+    hidden_size: Annotated[int | None, typer.Option(help="Units of a layer. [default: 256]")] = None,
+    embedding_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Numbers that a character is read as; 0 is one-hot. [default: 0 for up to 256 different "
+            "characters, else 256]"
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Dropout between layers and before the output. [default: 0]")
+    ] = None,
+    # --- the text
+    level: Annotated[
+        str | None, typer.Option(help="char (characters) or byte (any file trains). [default: char]")
+    ] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of the text, at its end, for validation. [default: 0.1]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Streams read side by side. [default: 100]")] = None,
+    seq_length: Annotated[
+        int | None, typer.Option(help="Characters of a stream in a batch. [default: 100]")
+    ] = None,
+    random_start: Annotated[
+        bool | None,
+        typer.Option(
+            "--random-start/--no-random-start",
+            help="Begin every pass somewhere else in the text. [default: no]",
+        ),
+    ] = None,
+    # --- learning
+    steps: Annotated[int | None, typer.Option(help="Batches to learn from. [default: 6000]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The (highest) learning rate. [default: 0.005]")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="constant, cosine or linear (both to zero). [default: constant]")
+    ] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(help="Steps over which the learning rate first rises. [default: 0]")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay. [default: 0]")] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient; 0 never clips. [default: 5]")
+    ] = None,
+    # --- the run
+    eval_every: Annotated[int | None, typer.Option(help="Steps between validations. [default: 500]")] = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between checkpoints; the best and last are kept too. [default: 2000]"),
+    ] = None,
+    log_every: Annotated[int | None, typer.Option(help="Steps between reports. [default: 200]")] = None,
+    seed: Annotated[int | None, typer.Option(help="What all randomness derives from. [default: 0]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto (measure which is faster), fp32 or bf16. [default: auto]")
+    ] = None,
+    onednn: Annotated[
+        bool | None,
+        typer.Option(
+            "--onednn/--no-onednn", help="On a CPU, compute with oneDNN. [default: measure which is faster]"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: PyTorch's choice]")] = None,
+    # --- files
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder, new or empty. [default: ckpt/lstm, ckpt/lstm-2, ...]"),
+    ] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Start from the weights of a checkpoint, or of a run's best.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with a run where it stopped; --steps, --eval-every, --save-every, --log-every, "
+            "--device and --threads may be changed."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Take the settings from a file; other flags go before it.")
+    ] = None,
+    version: Annotated[bool, terminal.version_option("charrnn-trainer", __version__)] = False,
+    debug: terminal.DebugOption = False,
+    quiet: terminal.QuietOption = False,
+) -> None:
+    """Train a character-level network on a text.
+
+    Without TEXT, it learns tinyshakespeare. The checkpoints and all else about the run lie in one folder, whose
+    path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
+    """
+    given = {name: context.params[name] for name in _SETTINGS if context.params[name] is not None}
+    if resume is not None:
+        for flag, value in (("TEXT", text), ("--out", out), ("--init-from", init_from), ("--config", config)):
+            if value is not None:
+                raise SettingError(
+                    f"{flag} cannot be given with --resume, which goes on with the run as it is"
+                )
+        _resume(resume, given)
+        return
+    file = RunFile.read(config) if config is not None else RunFile(TrainConfig())
+    settings = file.config.replace(**given)
+    start = init_from or (Path(file.init_from) if file.init_from else None)
+    _train(text or file.text, settings, given, out, start)
+
+
+def _train(
+    text: str | None, config: TrainConfig, given: dict[str, Any], out: Path | None, init_from: Path | None
+) -> None:
+    """Begin a run."""
+    from charrnn_trainer.cli.display import Display
+
+    vocabulary: Vocabulary | None = None
+    if init_from is not None:
+        config, init_from, vocabulary = _start_from(init_from, config, given)
+    scanned = _scan(text, config, vocabulary)
+    with Display() as display:
+        display.show_text(scanned)
+
+        # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
+        from charrnn_trainer.loop import train as train_network
+
+        with _claim(out, config) as run:
+            try:
+                corpus = scanned.encode_to(run.tokens_path, source=None if text is None else scanned.source)
+                with _StopSignals() as stop:
+                    result = train_network(
+                        config, corpus, display, out=run, init_from=init_from, should_stop=stop
+                    )
+            finally:
+                if not run.config_path.exists():
+                    run.discard()
+    _finish(result, display, stop)
+
+
+def _resume(path: Path, changes: dict[str, Any]) -> None:
+    """Go on with a run."""
+    from charrnn_trainer.checkpoint import newest_run
+    from charrnn_trainer.cli.display import Display
+    from charrnn_trainer.loop import resume as resume_network
+
+    run = newest_run(path)
+    terminal.say(f"resuming {run}")
+    with Display() as display, _StopSignals() as stop:
+        result = resume_network(run, display, changes=changes, should_stop=stop)
+    _finish(result, display, stop)
+
+
+def _finish(result: TrainResult, display: Display, stop: _StopSignals) -> NoReturn:
+    """Say how the run ended, print its folder, and end with the exit code of what ended it."""
+    assert result.run is not None
+    if result.stopped:
+        terminal.say(
+            f"stopped at step {result.step:,}, and saved; to go on: charrnn-train --resume {result.run}"
+        )
+    else:
+        display.show_result(result)
+    stream = terminal.product()
+    stream.write(f"{result.run}\n")
+    stream.flush()
+    raise typer.Exit(128 + stop.number if result.stopped and stop.number else 0)
+
+
+@contextlib.contextmanager
+def _claim(out: Path | None, config: TrainConfig) -> Iterator[Any]:
+    from charrnn_trainer.runs import Run
+
+    run = Run.create_in(RUNS_FOLDER, config.network.cell) if out is None else Run.create(out)
+    with run:
+        yield run
+
+
+def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) -> ScannedText:
+    """Read the text, or the default one, once."""
+    from charrnn_trainer.corpus import scan_text
+
+    level: Literal["char", "byte"] = "byte" if config.data.level == "byte" else "char"
+    if text is not None:
+        return scan_text(text, level=level, vocabulary=vocabulary)
+
+    from charrnn_trainer.cli.display import download_progress
+    from charrnn_trainer.default_corpus import default_corpus
+
+    with download_progress() as progress:
+        found = default_corpus(terminal.say, progress)
+    return scan_text(str(found.path), level=level, vocabulary=vocabulary, name=found.name)
+
+
+def _start_from(
+    path: Path, config: TrainConfig, given: dict[str, Any]
+) -> tuple[TrainConfig, Path, Vocabulary]:
+    """The settings that the network of a checkpoint asks for, its file, and its vocabulary."""
+    from charrnn_trainer.checkpoint import find_checkpoint, read_header
+
+    path = find_checkpoint(path)
+    header = read_header(path)
+    fixed: dict[str, Any] = {
+        item.name: getattr(header.config.network, item.name)
+        for item in dataclasses.fields(NetworkConfig)
+        if item.name != "dropout"
+    }
+    fixed["level"] = header.config.data.level
+    for name, value in fixed.items():
+        if name in given and given[name] != value:
+            raise SettingError(
+                f"--{name.replace('_', '-')} {given[name]} does not fit --init-from {path}, where it is "
+                f"{value}; leave it out"
+            )
+    terminal.say(f"starting from {path}")
+    return config.replace(**fixed), path, header.vocabulary
+
+
+class _StopSignals:
+    """Asks the training to stop after its step when Ctrl-C, SIGTERM or SIGHUP comes, for a ``with`` statement.
+
+    A second one ends the process at once. Signals that were ignored before (by nohup, say) stay so.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+    def __enter__(self) -> _StopSignals:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+def main() -> NoReturn:
+    """The entry point of charrnn-train."""
+    terminal.run(app, "charrnn-train", dies_of_closed_pipe=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The validation loss: how well a network predicts the end of a text, which it never learned from."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from charrnn_trainer.network import CharNetwork
+
+ROWS: Final = 64
+MIN_ROW: Final = 64
+WARM_UP: Final = 512
+"""Validation text is cut into 64 rows (fewer for short texts: a row has at least 64 characters); each is read
+after the 512 characters before it, so that no row starts cold."""
+
+_CHUNK: Final = 256
+_LOGITS: Final = 2**24  # how many logits may be in memory at a time
+
+
+def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
+    """How the text from ``start`` to the end of ``tokens`` tokens is cut: rows, characters a row, warm-up.
+
+    Example:
+        >>> validation_rows(1_115_394, 1_003_854)
+        (64, 1742, 512)
+    """
+    held_out = tokens - start
+    rows = max(1, min(ROWS, held_out // MIN_ROW))
+    return rows, held_out // rows, min(WARM_UP, start)
+
+
+@torch.no_grad()
+def validation_loss(network: CharNetwork, ids: NDArray[Any], start: int) -> float:
+    """The mean loss in nats per character over the text from ``start`` on.
+
+    Every character of every row is predicted once, from what stands before it; the remainder that fills no
+    row is left out. Computed in fp32, in evaluation mode.
+
+    Args:
+        network: the network; it is left in the mode that it was in.
+        ids: the whole text, ``[N]``.
+        start: where the validation text begins, from 1 to N - 1.
+    """
+    rows, length, warm_up = validation_rows(len(ids), start)
+    # A row's first input is its warm-up's first character, its last the one before its own last: (rows, 1)
+    begins = (start - warm_up + np.arange(rows) * length)[:, np.newaxis]
+    steps = warm_up + length - 1
+    chunk = max(1, min(_CHUNK, _LOGITS // (rows * network.vocabulary_size)))
+    device = network.output.weight.device
+    training = network.training
+    network.eval()
+    state = network.initial_state(rows)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for first in range(0, steps, chunk):
+        last = min(first + chunk, steps)
+        window = ids[begins + np.arange(first, last + 1)].astype(np.int64)  # (rows, chunk + 1)
+        tokens = torch.from_numpy(window).to(device)
+        logits, state = network(tokens[:, :-1], state)
+        # The warm-up's predictions do not count, but that of the row's first character does.
+        unscored = min(max(warm_up - 1 - first, 0), last - first)
+        if unscored < last - first:
+            scored = logits[:, unscored:].flatten(0, 1)
+            targets = tokens[:, 1 + unscored :].flatten()
+            total += functional.cross_entropy(scored, targets, reduction="sum").double()
+    network.train(training)
+    return float(total) / (rows * length)

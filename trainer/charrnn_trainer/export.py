@@ -1,0 +1,291 @@
+"""From a checkpoint to a step model: build the graph, prove it, write it.
+
+Nothing is written that was not read back by the runtime's own loader and compared with torch, step by step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charrnn_runtime import contract
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import write_whole
+from charrnn_runtime.model_file import ModelFile, ModelInfo, check_model_bytes, read_model_file
+from charrnn_runtime.scoring import score_tokens
+from charrnn_runtime.session import BLOCK, Engine
+from charrnn_trainer.checkpoint import Checkpoint
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.evaluation import validation_rows
+from charrnn_trainer.graph.step_model import build_step_model
+from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.runs import TOKENS_FILE
+
+PROOF_STREAMS: Final = 4
+PROOF_STEPS: Final = 256
+FP32_BOUND: Final = 1e-4
+"""The largest difference of a logit to torch's that an fp32 export may have."""
+LOSS_BOUND: Final = 0.01
+"""How much more bits per character, as a share, an fp16 or int8 export may need than fp32."""
+
+_COMPARED_CHARACTERS: Final = 1_000
+"""How many characters of each of 64 rows the precisions are compared on, at most."""
+
+
+class ExportError(CharRNNError):
+    """The exported graph does not compute what the network computes; nothing was written."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        info: what the written file says of itself.
+        logit_difference: the largest difference of a logit to torch's, over all proof steps.
+        bits_per_character: of the file and of fp32 on the same text, where the precision is another.
+        compared_on: what that text was.
+        fp32_bytes: the size of the same model in fp32.
+        replaced: what was there before, if anything.
+    """
+
+    info: ModelInfo
+    logit_difference: float
+    bits_per_character: tuple[float, float] | None
+    compared_on: str
+    fp32_bytes: int
+    replaced: str | None
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    *,
+    precision: str = "fp32",
+    force: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> ExportReport:
+    """Write a checkpoint's network as a step model.
+
+    Args:
+        checkpoint: what to export.
+        destination: the file to write. A charrnn model there is replaced; anything else only with ``force``.
+        precision: "fp32", "fp16" (for the GPU) or "int8" (for the CPU).
+        force: replace whatever file is there.
+        report: called with a line for each thing that was done.
+
+    Raises:
+        SettingError: the precision is none.
+        ExportError: the graph differs from torch by more than it may; nothing was written.
+        CharRNNError: the file is something else, or cannot be written.
+    """
+    if precision not in contract.PRECISIONS:
+        raise SettingError(f"precision must be {' or '.join(contract.PRECISIONS)}, not {precision!r}")
+    destination = Path(destination)
+    replaced = _what_is_there(destination, force=force)
+    fp32 = build(checkpoint, "fp32")
+    difference = prove(checkpoint, fp32)
+    report(
+        f"proved against torch: {PROOF_STEPS} steps of {PROOF_STREAMS} streams, largest logit difference "
+        f"{difference:.1e} (bound {FP32_BOUND:.0e})"
+    )
+    model, bits, compared_on = fp32, None, ""
+    if precision != "fp32":
+        model = build(checkpoint, precision)
+        difference = logit_difference(checkpoint, model)
+        bits, compared_on = _compare(checkpoint, model, fp32)
+        loss = bits[0] / bits[1] - 1.0
+        report(
+            f"{precision}: {bits[0]:.4f} bits per character on {compared_on}, fp32 {bits[1]:.4f} "
+            f"({loss:+.2%}, bound {LOSS_BOUND:+.0%}); largest logit difference {difference:.1e}"
+        )
+        if loss > LOSS_BOUND:
+            raise ExportError(
+                f"the {precision} model needs {loss:.2%} more bits per character than fp32, and at most "
+                f"{LOSS_BOUND:.0%} is allowed; nothing was written: export it as fp32"
+            )
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CharRNNError(f"cannot make the folder {destination.parent}: {error.strerror}") from error
+    write_whole(destination, model.data)
+    return ExportReport(
+        info=read_model_file(destination).info,
+        logit_difference=difference,
+        bits_per_character=bits,
+        compared_on=compared_on,
+        fp32_bytes=len(fp32.data),
+        replaced=replaced,
+    )
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A step model in memory.
+
+    Attributes:
+        data: the bytes of the file.
+        file: the same, read by the runtime's loader.
+    """
+
+    data: bytes
+    file: ModelFile
+
+
+def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
+    """The step model of a checkpoint, read back by the loader that users' programs have."""
+    network = checkpoint.config.network
+    weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
+    model = build_step_model(
+        fold_weights(network.cell, network.layers, weights),
+        checkpoint.vocabulary,
+        training_metadata(checkpoint),
+        precision,
+    )
+    data = model.SerializeToString(deterministic=True)
+    if len(data) > contract.MAX_FILE_BYTES:
+        raise ExportError(
+            f"the model would have {len(data):,} bytes, and at most {contract.MAX_FILE_BYTES:,} can be loaded"
+        )
+    return BuiltModel(data, check_model_bytes(data, "the exported model"))
+
+
+def training_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a model comes from, for its metadata. Nothing in it derives from a clock or a path."""
+    corpus, config = checkpoint.corpus, checkpoint.config
+    return {
+        "corpus": {
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "characters": corpus.characters,
+            "trained_on": corpus.train_tokens,
+        },
+        "step": checkpoint.step,
+        "train_loss": checkpoint.train_loss,
+        "validation_loss": checkpoint.validation_loss,
+        "config": config.to_dict(),
+        "trainer_version": checkpoint.trainer_version,
+    }
+
+
+def prove(checkpoint: Checkpoint, model: BuiltModel) -> float:
+    """Compare an fp32 step model with torch; gives the largest difference of a logit.
+
+    Raises:
+        ExportError: it is larger than it may be.
+    """
+    difference = logit_difference(checkpoint, model)
+    if not difference <= FP32_BOUND:  # "not" catches a NaN too
+        raise ExportError(
+            f"the graph's logits differ from torch's by up to {difference:.2e}, and at most {FP32_BOUND:.0e} "
+            "is allowed; nothing was written"
+        )
+    return difference
+
+
+def logit_difference(checkpoint: Checkpoint, model: BuiltModel) -> float:
+    """The largest difference of a logit to torch's, on random characters from zero state on."""
+    generator = np.random.default_rng(0)
+    vocabulary_size = len(checkpoint.vocabulary)
+    tokens = generator.integers(0, vocabulary_size, (PROOF_STREAMS, PROOF_STEPS))  # (B, T)
+    network = CharNetwork.from_checkpoint(checkpoint).eval()
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(tokens), network.initial_state(PROOF_STREAMS))[0].numpy()
+    engine = Engine(model.file, "cpu")
+    largest = 0.0
+    with engine.lane(PROOF_STREAMS, reading=True) as lane:
+        lane.write_state(slice(None), np.zeros((PROOF_STREAMS, engine.info.state_size), np.float32))
+        for first in range(0, PROOF_STEPS, BLOCK):
+            block = tokens[:, first : first + BLOCK]
+            lane.tokens[: block.shape[1]] = block.T
+            lane.run(block.shape[1])
+            found = lane.logits[: block.shape[1]].swapaxes(0, 1)  # (T, B, V) -> (B, T, V)
+            largest = max(largest, float(np.abs(found - expected[:, first : first + BLOCK]).max()))
+    return largest
+
+
+def _compare(
+    checkpoint: Checkpoint, model: BuiltModel, fp32: BuiltModel
+) -> tuple[tuple[float, float], str]:
+    """Bits per character of a model and of its fp32 form, on the same text, and what that text was."""
+    texts, warm_up, what = _comparison_text(checkpoint, fp32)
+    bits = []
+    for each in (model, fp32):
+        losses = score_tokens(Engine(each.file, "cpu"), iter(texts))
+        nats = np.concatenate([loss[warm_up:] for loss in losses])
+        bits.append(float(nats.mean(dtype=np.float64)) / math.log(2))
+    return (bits[0], bits[1]), what
+
+
+def _comparison_text(
+    checkpoint: Checkpoint, fp32: BuiltModel
+) -> tuple[list[NDArray[np.int64]], int, str]:
+    """Rows of text, how many characters of each only warm up, and what the text is.
+
+    It is the run's validation text where the run's tokens still lie beside the checkpoint, else text that the
+    network writes itself.
+    """
+    path = checkpoint.path.parent / TOKENS_FILE
+    if path.is_file():
+        corpus = Corpus.open(path)
+        if corpus.sha256 == checkpoint.corpus.sha256 and corpus.vocabulary == checkpoint.vocabulary:
+            start, what = checkpoint.corpus.train_tokens, "the run's validation text"
+            if start == len(corpus):
+                start, what = int(0.9 * len(corpus)), "the last 10 % of the training text"
+            rows, length, warm_up = validation_rows(len(corpus), start)
+            length = min(length, _COMPARED_CHARACTERS)
+            begins = [start + row * ((len(corpus) - start) // rows) for row in range(rows)]
+            texts = [corpus.ids[begin - warm_up : begin + length].astype(np.int64) for begin in begins]
+            return texts, warm_up, what
+    engine = Engine(fp32.file, "cpu")
+    generated = _write_text(engine, streams=16, length=512)
+    return generated, 0, "text that the network wrote (the run's own text is gone)"
+
+
+def _write_text(engine: Engine, streams: int, length: int) -> list[NDArray[np.int64]]:
+    with engine.lane(streams) as lane:
+        lane.write_state(slice(None), np.zeros((streams, engine.info.state_size), np.float32))
+        lane.tokens[0] = engine.info.start_token
+        lane.temperature[:] = 1.0
+        lane.top_k[:] = engine.info.top_k_max
+        lane.top_p[:] = 1.0
+        generator = np.random.default_rng(0)
+        blocks = []
+        for _ in range(0, length, BLOCK):
+            lane.uniforms[:] = generator.integers(0, 2**24, lane.uniforms.shape) * 2.0**-24
+            lane.run(BLOCK)
+            blocks.append(lane.sampled.copy())
+            lane.tokens[0] = lane.tokens[BLOCK]
+        written = np.concatenate(blocks)  # (T, B)
+    return list(written.T.copy())
+
+
+def _what_is_there(destination: Path, *, force: bool) -> str | None:
+    """What an export would replace; None if nothing.
+
+    Raises:
+        CharRNNError: it may not be replaced.
+    """
+    if destination.is_dir():
+        raise CharRNNError(f"{destination} is a folder; give the file to write, such as {destination}/lstm.onnx")
+    if not destination.exists():
+        return None
+    try:
+        info = read_model_file(destination).info
+    except CharRNNError:
+        if not force:
+            raise CharRNNError(
+                f"{destination} is already there and is no charrnn model; give another name, or --force to "
+                "replace it"
+            ) from None
+        return "a file that was no charrnn model"
+    step = info.training.get("step", "?")
+    return f"a charrnn model ({info.cell} {info.layers}x{info.hidden_size} {info.precision}, step {step})"

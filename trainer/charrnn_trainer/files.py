@@ -1,0 +1,78 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from charrnn_runtime.errors import CharRNNError
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of ``path`` at the end, and leaves nothing if that fails.
+
+    The bytes go to a temporary file in the same folder, which is flushed to the disk and renamed: whenever
+    the process dies, ``path`` is either as it was or complete.
+
+    Raises:
+        CharRNNError: it cannot be written: the disk is full, the folder is read-only, and so on.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _give_usual_permissions(temporary)
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(content)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a process that was killed while writing left behind in a folder that nobody writes to."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _give_usual_permissions(path: Path) -> None:
+    """mkstemp makes files that only their owner can read; give them what open() would have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put the renaming itself on the disk, where the system lets a folder be flushed."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> CharRNNError:
+    return CharRNNError(f"cannot write {path}: {error.strerror or error}")

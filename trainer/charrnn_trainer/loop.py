@@ -1,0 +1,686 @@
+"""The training loop: truncated back-propagation through time over streams of text.
+
+It reports what happens as events to whoever listens, and never prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from charrnn_runtime.contract import DEFAULT_TEMPERATURE
+from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
+from charrnn_trainer import __version__
+from charrnn_trainer.batches import Streams, fit_batch
+from charrnn_trainer.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointHeader,
+    CorpusInfo,
+    Evaluation,
+    Kind,
+    checkpoint_name,
+    load_checkpoint,
+    save_checkpoint,
+)
+from charrnn_trainer.config import RunFile, TrainConfig
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.evaluation import validation_loss
+from charrnn_trainer.network import CharNetwork, State, next_token_loss, write_sample
+from charrnn_trainer.precision import Arithmetic, Choice, choose_arithmetic
+from charrnn_trainer.runs import Run
+from charrnn_trainer.schedule import learning_rate
+
+CHANGEABLE: Final = ("steps", "eval_every", "save_every", "log_every", "device", "threads")
+"""The settings that may be changed when a run is resumed; all others would make it another run."""
+
+_EXPLODED: Final = 10.0
+"""A loss of so many times that of guessing blindly, ln V, ends a run."""
+
+
+class DivergedError(CharRNNError):
+    """The loss or the gradient is not a finite number any more, or the loss has exploded."""
+
+
+# --- events ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A setting was chosen or adjusted.
+
+    Attributes:
+        message: what, and why.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The steps begin.
+
+    Attributes:
+        config: all settings, with what "auto" chose in its place.
+        step: how many steps were done before.
+        parameters: how many numbers the network learns.
+        device: where it computes.
+        run: the run's folder, if it has one.
+        write: lets the network, as it is when this is called, write so many characters.
+    """
+
+    config: TrainConfig
+    step: int
+    parameters: int
+    device: str
+    run: Path | None
+    write: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step is done.
+
+    Attributes:
+        step: how many steps are done.
+        loss: its loss in nats per character; None on a GPU, where asking for it at every step would cost time.
+        learning_rate: its learning rate.
+        seconds: the time that it took.
+    """
+
+    step: int
+    loss: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A report, every ``log_every`` steps and at the end.
+
+    Attributes:
+        step: how many steps are done.
+        train_loss: the mean loss since the last report, in nats per character.
+        learning_rate: the learning rate now.
+        seconds_per_batch: the mean time of a step since the last report (or since the start).
+        characters_per_second: how fast the text is read.
+    """
+
+    step: int
+    train_loss: float
+    learning_rate: float
+    seconds_per_batch: float
+    characters_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The validation loss was measured.
+
+    Attributes:
+        step: how many steps are done.
+        validation_loss: in nats per character.
+        best: whether it is the lowest so far.
+    """
+
+    step: int
+    validation_loss: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written.
+
+    Attributes:
+        step: how many steps are done.
+        path: its file.
+        kind: why.
+    """
+
+    step: int
+    path: Path
+    kind: Kind
+
+
+Event = Noted | Started | Stepped | Logged | Evaluated | Saved
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """What a training came to.
+
+    Attributes:
+        network: the network after the last step, in evaluation mode.
+        config: all settings, with what "auto" chose in its place.
+        vocabulary_size: V.
+        step: how many steps are done.
+        stopped: whether it was stopped before its last step.
+        train_loss: the mean loss since the last report, in nats per character.
+        evaluations: all validation losses.
+        run: the run's folder, if it has one.
+    """
+
+    network: CharNetwork
+    config: TrainConfig
+    step: int
+    stopped: bool
+    train_loss: float | None
+    evaluations: tuple[Evaluation, ...]
+    run: Path | None
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation with the lowest validation loss."""
+        return min(self.evaluations, key=lambda item: item.validation_loss, default=None)
+
+
+Listener = Callable[[Event], None]
+
+
+# --- the public face ---------------------------------------------------------------------------------------
+
+
+def train(
+    config: TrainConfig,
+    tokens: Corpus,
+    on_event: Listener | None = None,
+    *,
+    out: str | Path | Run | None = None,
+    init_from: str | Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainResult:
+    """Train a network.
+
+    Args:
+        config: the settings. Batches are shrunk where the text does not fill two (`fit_batch`).
+        tokens: the text.
+        on_event: is called with every event.
+        out: the folder of the run, new or empty, for checkpoints and all that `resume` needs; None writes
+            nothing.
+        init_from: a checkpoint to take the weights from; its network and vocabulary must be the same.
+        should_stop: is asked after every step; True ends the run, with a checkpoint.
+
+    Raises:
+        CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
+
+    Example:
+        >>> from charrnn_trainer import Corpus, TrainConfig, train
+        >>> corpus = Corpus.from_text("to be, or not to be, that is the question. " * 20)
+        >>> config = TrainConfig().replace(layers=1, hidden_size=32, steps=100, batch_size=8, seq_length=16)
+        >>> result = train(config, corpus)
+        >>> result.step, result.train_loss < 2.0
+        (100, True)
+    """
+    if not isinstance(tokens, Corpus):
+        raise SettingError(
+            "train needs a Corpus: Corpus.from_text(text), or Corpus.from_ids(ids, vocabulary) for tokens"
+        )
+    if isinstance(out, Run):
+        return _begin(config, tokens, on_event, out, init_from, should_stop)
+    with contextlib.nullcontext() if out is None else Run.create(out) as run:
+        return _begin(config, tokens, on_event, run, init_from, should_stop)
+
+
+def resume(
+    folder: str | Path,
+    on_event: Listener | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainResult:
+    """Go on with a run exactly where its last checkpoint was saved (without one, from its start).
+
+    On a CPU and with the same number of threads, the checkpoints that follow are byte for byte those of a
+    run that was not interrupted.
+
+    Args:
+        folder: the run's folder.
+        on_event: is called with every event.
+        changes: settings to change, of those in `CHANGEABLE`; more ``steps`` train a finished run further.
+        should_stop: as for `train`.
+
+    Raises:
+        CharRNNError: the folder holds no run, its files do not belong together, another process trains there.
+    """
+    for name in changes or {}:
+        if name not in CHANGEABLE:
+            raise SettingError(
+                f"--{name.replace('_', '-')} cannot be changed when a run is resumed; "
+                f"only {', '.join('--' + item.replace('_', '-') for item in CHANGEABLE)} can"
+            )
+    with Run.open(folder) as run:
+        file = run.read_config()
+        files = run.checkpoints()
+        checkpoint = load_checkpoint(files[-1]) if files else None
+        config = (checkpoint.config if checkpoint else file.config).replace(**changes or {})
+        corpus = Corpus.open(run.tokens_path)
+        if checkpoint is None:
+            run.cut_history(0)
+            return _begin(config, corpus, on_event, run, file.init_from, should_stop)
+        _check_same_text(checkpoint, corpus)
+        training = _Training(config, corpus, run, on_event, batches_fit=True)
+        training.restore(checkpoint)
+        if config != checkpoint.config:
+            run.write_config(dataclasses.replace(file, config=training.config))
+        return training.run_steps(should_stop)
+
+
+def _begin(
+    config: TrainConfig,
+    corpus: Corpus,
+    on_event: Listener | None,
+    run: Run | None,
+    init_from: str | Path | None,
+    should_stop: Callable[[], bool] | None,
+) -> TrainResult:
+    training = _Training(config, corpus, run, on_event)
+    if init_from is not None:
+        training.take_weights(load_checkpoint(init_from))
+    if run is not None:
+        if not run.tokens_path.exists():
+            corpus.save(run.tokens_path)
+        start = None if init_from is None else str(Path(init_from).absolute())
+        run.write_config(RunFile(training.config, corpus.source, start))
+    return training.run_steps(should_stop)
+
+
+def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    if checkpoint.corpus.sha256 != corpus.sha256 or checkpoint.vocabulary != corpus.vocabulary:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on another text than the run's folder holds; put the run's own "
+            "files back, or start a new run with --init-from"
+        )
+
+
+# --- the loop ----------------------------------------------------------------------------------------------
+
+
+class _Training:
+    """A network that is being trained, and all that its next step depends on."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        corpus: Corpus,
+        run: Run | None,
+        on_event: Listener | None,
+        *,
+        batches_fit: bool = False,
+    ) -> None:
+        self._emit: Listener = on_event or (lambda event: None)
+        self._corpus, self._run = corpus, run
+        self._train_tokens = corpus.train_tokens(config.data.val_fraction)
+        self._validates = self._train_tokens < len(corpus)
+        self._device = _device(config.run.device)
+        vocabulary_size = len(corpus.vocabulary)
+        if config.data.level != corpus.vocabulary.level:
+            config = config.replace(level=corpus.vocabulary.level)
+        config = config.replace(
+            embedding_size=config.network.resolve(vocabulary_size).embedding_size, device=self._device.type
+        )
+        if not batches_fit:
+            config = self._fit_batch(config)
+        with _threads(config.run.threads):
+            choice = choose_arithmetic(config, vocabulary_size, self._device)
+        self._note_choice(choice)
+        self._arithmetic: Arithmetic = choice.arithmetic
+        self.config = config.replace(precision=self._arithmetic.precision, onednn=self._arithmetic.onednn)
+        data = self.config.data
+        self._streams = Streams(
+            corpus.ids[: self._train_tokens],
+            data.batch_size,
+            data.seq_length,
+            seed=self.config.run.seed if data.random_start else None,
+        )
+        self._step = 0
+        self._window = (0.0, 0)  # the sum and the number of losses since the last report
+        self._logged_loss: float | None = None
+        self._evaluations: list[Evaluation] = []
+        self._pending: list[tuple[int, Tensor, Tensor, float, float]] = []
+        self._seconds: list[float] = []
+        # Every random number of the training comes from the seed, and the caller's generators stay theirs.
+        with _own_random(self._device):
+            torch.manual_seed(self.config.run.seed)
+            self._network = CharNetwork(self.config.network, vocabulary_size).to(self._device)
+            self._random = _random_states(self._device)
+        self._state: State = self._network.initial_state(data.batch_size)
+        self._names, self._optimizer = self._make_optimizer()
+
+    def take_weights(self, checkpoint: Checkpoint) -> None:
+        """Start from the weights of a checkpoint."""
+        if checkpoint.vocabulary != self._corpus.vocabulary:
+            raise CheckpointError(
+                f"{checkpoint.path} knows other characters than the text; encode the text with the "
+                "checkpoint's vocabulary"
+            )
+        self._network.load_weights(checkpoint)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to where a checkpoint was saved."""
+        if checkpoint.batches_per_pass != self._streams.batches_per_pass:
+            raise CheckpointError(f"{checkpoint.path} was trained on a text of another length")
+        self._step = checkpoint.step
+        self._window = checkpoint.window
+        self._logged_loss = checkpoint.train_loss
+        self._evaluations = list(checkpoint.evaluations)
+        self._network.load_weights(checkpoint)
+        self._state = tuple(
+            checkpoint.tensors[f"state.{part}"].to(self._device) for part in ("h", "c")[: len(self._state)]
+        )
+        saved = checkpoint.part("optimizer.")
+        state = {
+            index: {part: saved[f"{name}.{part}"] for part in ("step", "exp_avg", "exp_avg_sq")}
+            for index, name in enumerate(self._names)
+        }
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._random = {**self._random, **checkpoint.part("random.")}
+        if self._run is not None:
+            self._run.cut_history(checkpoint.step)
+            self._run.remove_superseded(self._best_step())
+
+    def run_steps(self, should_stop: Callable[[], bool] | None) -> TrainResult:
+        """Train up to the last step, or until ``should_stop`` says so."""
+        last = self.config.optimization.steps
+        self._emit(
+            Started(
+                self.config,
+                self._step,
+                self._network.parameter_count(),
+                str(self._device),
+                self._run.folder if self._run else None,
+                self._write,
+            )
+        )
+        stopped = False
+        self._network.train()
+        with _own_random(self._device), _threads(self.config.run.threads), _memory_errors():
+            _set_random_states(self._random, self._device)
+            while self._step < last and not stopped:
+                self._train_step()
+                self._look_up()
+                stopped = self._step < last and should_stop is not None and should_stop()
+            self._settle()
+            if stopped:
+                self._save("interrupted")
+            self._random = _random_states(self._device)
+        if self._run is not None:
+            self._run.flush_history()
+        self._network.eval()
+        return TrainResult(
+            self._network,
+            self.config,
+            self._step,
+            stopped,
+            self._train_loss(),
+            tuple(self._evaluations),
+            self._run.folder if self._run else None,
+        )
+
+    # --- a step --------------------------------------------------------------------------------------------
+
+    def _train_step(self) -> None:
+        begin = time.perf_counter()
+        optimization = self.config.optimization
+        inputs, targets = (self._on_device(part) for part in self._streams.batch(self._step))  # [B, T]
+        if self._streams.starts_pass(self._step):
+            self._state = self._network.initial_state(self.config.data.batch_size)
+        rate = learning_rate(optimization, self._step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        with self._arithmetic.on(self._device):
+            logits, state = self._network(inputs, self._state)
+            loss = next_token_loss(logits, targets)
+            self._optimizer.zero_grad()
+            loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._network.parameters(), optimization.clip or math.inf)
+        self._optimizer.step()
+        self._state = tuple(part.detach() for part in state)
+        self._step += 1
+        on_cpu = self._device.type == "cpu"
+        seconds = time.perf_counter() - begin
+        self._seconds.append(seconds)
+        self._pending.append((self._step, loss.detach(), norm, rate, seconds))
+        if on_cpu:  # elsewhere, asking for a loss waits for the device
+            self._settle()
+        self._emit(Stepped(self._step, float(loss.detach()) if on_cpu else None, rate, seconds))
+
+    def _on_device(self, tokens: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(tokens.astype(np.int64)).to(self._device)
+
+    def _settle(self) -> None:
+        """Ask for the losses of the steps since the last time, note them, and stop where one is no number."""
+        highest = _EXPLODED * math.log(self._network.vocabulary_size)
+        for step, loss_tensor, norm_tensor, rate, seconds in self._pending:
+            loss, norm = float(loss_tensor), float(norm_tensor)
+            if not (math.isfinite(loss) and math.isfinite(norm) and loss <= highest):
+                raise self._diverged(step, loss, norm)
+            self._window = (self._window[0] + loss, self._window[1] + 1)
+            if self._run is not None:
+                self._run.note(
+                    step=step, loss=loss, learning_rate=rate, gradient_norm=norm, seconds=round(seconds, 6)
+                )
+        self._pending.clear()
+
+    def _diverged(self, step: int, loss: float, norm: float) -> DivergedError:
+        what = (
+            f"the loss is {loss:.4g}" if not loss <= 1e4 or math.isfinite(norm) else "the gradient is endless"
+        )
+        kept = self._run.checkpoints() if self._run else []
+        last = f"the last good checkpoint is {kept[-1]}; " if kept else ""
+        return DivergedError(
+            f"training diverged at step {step}: {what}; {last}"
+            f"try a lower --learning-rate (such as {self.config.optimization.learning_rate / 3:.2g}), "
+            "a lower --clip, or --warmup-steps"
+        )
+
+    # --- looking up from the steps -------------------------------------------------------------------------
+
+    def _look_up(self) -> None:
+        """Report, validate and save where that is due."""
+        run = self.config.run
+        at_end = self._step == self.config.optimization.steps
+        log_due = at_end or self._step % run.log_every == 0
+        save_due = at_end or self._step % run.save_every == 0
+        if log_due:
+            self._log(close=self._step % run.log_every == 0)
+        best = False
+        if self._validates and (save_due or self._step % run.eval_every == 0):
+            best = self._evaluate()
+        if save_due:
+            self._save("scheduled" if self._step % run.save_every == 0 else "last")
+        elif best:
+            self._save("best")
+
+    def _log(self, *, close: bool) -> None:
+        self._settle()
+        loss = self._train_loss()
+        assert loss is not None  # a step was done
+        if close:
+            self._logged_loss, self._window = loss, (0.0, 0)
+        mean = sum(self._seconds) / len(self._seconds)
+        data = self.config.data
+        rate = self._optimizer.param_groups[0]["lr"]
+        self._emit(Logged(self._step, loss, rate, mean, data.batch_size * data.seq_length / mean))
+        self._seconds.clear()
+        if self._run is not None:
+            self._run.flush_history()
+
+    def _train_loss(self) -> float | None:
+        total, count = self._window
+        return total / count if count else self._logged_loss
+
+    def _evaluate(self) -> bool:
+        """Measure the validation loss; gives whether it is the best so far."""
+        self._settle()
+        begin = time.perf_counter()
+        # In fp32, which exported models compute in.
+        with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
+            loss = validation_loss(self._network, self._corpus.ids, self._train_tokens)
+        if not math.isfinite(loss):
+            raise self._diverged(self._step, loss, 0.0)
+        best = all(loss < item.validation_loss for item in self._evaluations)
+        self._evaluations.append(Evaluation(self._step, self._train_loss(), loss))
+        if self._run is not None:
+            seconds = round(time.perf_counter() - begin, 6)
+            self._run.note(step=self._step, validation_loss=loss, seconds=seconds)
+        self._emit(Evaluated(self._step, loss, best))
+        return best
+
+    def _best_step(self) -> int | None:
+        best = min(self._evaluations, key=lambda item: item.validation_loss, default=None)
+        return best.step if best else None
+
+    def _save(self, kind: Kind) -> None:
+        """Write a checkpoint, unless this step's is there already, and remove what it supersedes."""
+        if self._run is None:
+            return
+        self._settle()
+        self._run.flush_history()  # a checkpoint never knows of steps that the history lacks
+        path = self._run.folder / checkpoint_name(self.config.network, self._step)
+        if kind == "interrupted" and path.exists():
+            return
+        measured = self._evaluations[-1] if self._evaluations else None
+        header = CheckpointHeader(
+            path=path,
+            kind=kind,
+            config=self.config,
+            vocabulary=self._corpus.vocabulary,
+            corpus=CorpusInfo(self._corpus.name, self._corpus.sha256, len(self._corpus), self._train_tokens),
+            step=self._step,
+            batches_per_pass=self._streams.batches_per_pass,
+            train_loss=self._train_loss(),
+            validation_loss=measured.validation_loss if measured and measured.step == self._step else None,
+            window=self._window,
+            evaluations=tuple(self._evaluations),
+            trainer_version=__version__,
+        )
+        save_checkpoint(header, self._tensors())
+        self._run.remove_superseded(self._best_step())
+        self._emit(Saved(self._step, path, kind))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": weight for name, weight in self._network.state_dict().items()}
+        state = self._optimizer.state_dict()["state"]
+        for index, name in enumerate(self._names):
+            for part in ("step", "exp_avg", "exp_avg_sq"):
+                tensors[f"optimizer.{name}.{part}"] = state[index][part]
+        for part, tensor in zip(("h", "c"), self._state, strict=False):
+            tensors[f"state.{part}"] = tensor
+        for name, tensor in _random_states(self._device).items():
+            tensors[f"random.{name}"] = tensor
+        return tensors
+
+    def _write(self, length: int) -> str:
+        """What the network writes now, from a random generator of its own."""
+        vocabulary = self._corpus.vocabulary
+        ids = write_sample(
+            self._network,
+            vocabulary.start_token,
+            length,
+            temperature=DEFAULT_TEMPERATURE,
+            seed=self.config.run.seed + self._step,
+        )
+        return vocabulary.decode(ids)
+
+    # --- preparing -----------------------------------------------------------------------------------------
+
+    def _fit_batch(self, config: TrainConfig) -> TrainConfig:
+        wanted = (config.data.batch_size, config.data.seq_length)
+        fitting = fit_batch(self._train_tokens, *wanted)
+        if fitting == wanted:
+            return config
+        self._emit(
+            Noted(
+                f"the text is short: its {self._train_tokens:,} characters for training do not fill two "
+                f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
+                f"they do: {fitting[0]} streams of {fitting[1]} characters"
+            )
+        )
+        return config.replace(batch_size=fitting[0], seq_length=fitting[1])
+
+    def _note_choice(self, choice: Choice) -> None:
+        if choice.milliseconds:
+            times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
+            self._emit(Noted(f"computing in {choice.arithmetic}, measured as the fastest ({times})"))
+
+    def _make_optimizer(self) -> tuple[list[str], torch.optim.AdamW]:
+        """AdamW that decays matrices and leaves biases alone; and the weights' names in its order."""
+        named = list(self._network.named_parameters())
+        matrices = [(name, weight) for name, weight in named if weight.ndim > 1]
+        biases = [(name, weight) for name, weight in named if weight.ndim == 1]
+        decay = self.config.optimization.weight_decay
+        groups = [
+            {"params": [weight for _, weight in matrices], "weight_decay": decay},
+            {"params": [weight for _, weight in biases], "weight_decay": 0.0},
+        ]
+        names = [name for name, _ in matrices + biases]
+        return names, torch.optim.AdamW(groups, lr=self.config.optimization.learning_rate, fused=True)
+
+
+# --- torch's global settings -------------------------------------------------------------------------------
+
+
+def _device(wanted: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise DeviceError(
+            "--device cuda: PyTorch finds no GPU here; install a PyTorch with CUDA, or use the CPU"
+        )
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use so many CPU threads within a ``with`` statement."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _own_random(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Leave torch's global random generators as they were after a ``with`` statement."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Tell a lack of memory from other failures of torch."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"the GPU has too little memory: {_ADVICE}") from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise CharRNNError(f"out of memory: {_ADVICE}") from error
+
+
+_ADVICE: Final = "lower --batch-size, --seq-length or --hidden-size"

@@ -1,0 +1,157 @@
+"""The network: symbols -> recurrent layers -> logits, as a torch module.
+
+Shapes are written with the letters of the contract: B streams, T characters, V symbols, L layers, H hidden
+size, and E for the numbers that a symbol is read as.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn_runtime.errors import CharRNNError
+from charrnn_trainer.config import NetworkConfig
+
+if TYPE_CHECKING:
+    from charrnn_trainer.checkpoint import Checkpoint
+
+State = tuple[Tensor, ...]
+"""What a stream remembers: ``(h,)``, for an LSTM ``(h, c)``, each ``[L, B, H]``."""
+
+_LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+class CharNetwork(nn.Module):
+    """A character-level recurrent network.
+
+    The weights are ``embedding.weight [V, E]`` (absent where symbols are read one-hot), torch's own names
+    under ``rnn.``, ``output.weight [V, H]`` and ``output.bias [V]``.
+
+    Example:
+        >>> network = CharNetwork(NetworkConfig(cell="gru", layers=1, hidden_size=8), vocabulary_size=5)
+        >>> logits, state = network(torch.tensor([[0, 1, 2]]), network.initial_state(1))
+        >>> tuple(logits.shape), [tuple(part.shape) for part in state]
+        ((1, 3, 5), [(1, 1, 8)])
+    """
+
+    def __init__(self, config: NetworkConfig, vocabulary_size: int) -> None:
+        """A network with new weights, drawn from torch's global random generator.
+
+        Weights are torch's defaults but for two: an LSTM's forget gates start with a bias of 1 (Gers et al.
+        2000; Jozefowicz et al. 2015), and an embedding of V numbers or more starts as the identity, which
+        reads symbols as one-hot reading does.
+        """
+        super().__init__()
+        self.config = config.resolve(vocabulary_size)
+        self.vocabulary_size = vocabulary_size
+        embedding_size = self.config.embedding_size or 0
+        if embedding_size:
+            self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+            if embedding_size >= vocabulary_size:
+                nn.init.eye_(self.embedding.weight)
+        self.rnn = _LAYERS[config.cell](
+            embedding_size or vocabulary_size,
+            config.hidden_size,
+            config.layers,
+            batch_first=True,
+            dropout=config.dropout if config.layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.hidden_size, vocabulary_size)
+        if config.cell == "lstm":
+            self._remember_at_first()
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> CharNetwork:
+        """The network of a checkpoint, on the CPU."""
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
+            network = cls(checkpoint.config.network, len(checkpoint.vocabulary))
+        network.load_weights(checkpoint)
+        return network
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Take over the weights of a checkpoint of the same network.
+
+        Raises:
+            CharRNNError: the checkpoint's network is another one.
+        """
+        weights = checkpoint.weights
+        own = self.state_dict()
+        for name in sorted(own.keys() | weights.keys()):
+            given = tuple(weights[name].shape) if name in weights else "absent"
+            wanted = tuple(own[name].shape) if name in own else "absent"
+            if given != wanted:
+                raise CharRNNError(f"{checkpoint.path}: {name} is {given}, but this network's is {wanted}")
+        self.load_state_dict(weights)
+
+    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read tokens and predict, after each of them, the next.
+
+        Args:
+            tokens: ``int64 [B, T]``.
+            state: what the streams remember, ``[L, B, H]`` each.
+
+        Returns:
+            logits ``float32 [B, T, V]``, and the state after the last token.
+        """
+        inputs = self._read(tokens)  # (B, T) -> (B, T, E or V)
+        hidden, after = self.rnn(inputs, state if len(state) > 1 else state[0])  # -> (B, T, H)
+        logits = self.output(self.dropout(hidden))  # (B, T, H) -> (B, T, V)
+        return logits.float(), after if isinstance(after, tuple) else (after,)
+
+    def initial_state(self, batch: int) -> State:
+        """The state that streams start from: zeros, ``float32 [L, B, H]`` each."""
+        weight = self.output.weight
+        shape = (self.config.layers, batch, self.config.hidden_size)
+        return tuple(weight.new_zeros(shape) for _ in range(2 if self.config.cell == "lstm" else 1))
+
+    def parameter_count(self) -> int:
+        """How many numbers are learned."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        if self.config.embedding_size:
+            embedded: Tensor = self.embedding(tokens)
+            return embedded
+        one_hot = self.output.weight.new_zeros((*tokens.shape, self.vocabulary_size))
+        return one_hot.scatter_(2, tokens.unsqueeze(2), 1.0)
+
+    def _remember_at_first(self) -> None:
+        """Set the forget gates' bias to 1: the second of the four blocks of H. It is the sum of two vectors."""
+        hidden = self.config.hidden_size
+        with torch.no_grad():
+            for layer in range(self.config.layers):
+                getattr(self.rnn, f"bias_ih_l{layer}")[hidden : 2 * hidden] = 1.0
+                getattr(self.rnn, f"bias_hh_l{layer}")[hidden : 2 * hidden] = 0.0
+
+
+def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross-entropy, in nats per character, of ``logits [B, T, V]`` for ``targets [B, T]``."""
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B, T, V) -> (B * T, V)
+
+
+@torch.no_grad()
+def write_sample(
+    network: CharNetwork, start_token: int, length: int, *, temperature: float, seed: int
+) -> list[int]:
+    """Let a network write: the ids of ``length`` symbols after ``start_token``.
+
+    The random numbers are the function's own, so that a sample never changes a training that goes on.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    training = network.training
+    network.eval()
+    device = network.output.weight.device
+    token = torch.tensor([[start_token]], device=device)
+    state = network.initial_state(1)
+    written = []
+    for _ in range(length):
+        logits, state = network(token, state)
+        chances = torch.softmax(logits[0, 0].cpu() / temperature, dim=0)
+        written.append(int(torch.multinomial(chances, 1, generator=generator)))
+        token.fill_(written[-1])
+    network.train(training)
+    return written
