@@ -16,6 +16,7 @@ from charrnn_runtime.errors import (
 from charrnn_runtime.model import CharRNN, Generated, LiveText, Step
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.scoring import Score
 from charrnn_runtime.state import State
 from charrnn_runtime.vocabulary import Vocabulary
 
@@ -30,6 +31,7 @@ __all__ = [
     "ModelFormatError",
     "ModelInfo",
     "Sampling",
+    "Score",
     "SettingError",
     "State",
     "Step",

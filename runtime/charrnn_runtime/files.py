@@ -23,7 +23,8 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         CharRNNError: it cannot be written: the disk is full, the folder is read-only, and so on.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        # A part of the name, since a name may be as long as the file system allows.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     temporary = Path(name)

@@ -20,6 +20,7 @@ from charrnn_runtime.errors import ModelFormatError
 BATCH: Final = -1
 Shape = tuple[int, ...]
 
+_MOST_AXES: Final = 2
 _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
 _ITEM_TYPES: Final = {
     contract.FLOAT: np.dtype("<f4"),
@@ -32,11 +33,19 @@ _ITEM_TYPES: Final = {
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value: its type and shape, and its numbers where it is an initializer."""
+    """What is known of a value.
+
+    Attributes:
+        element_type: ONNX's number of its type.
+        shape: its shape.
+        constant: its numbers, where it is an initializer.
+        below: where it holds indices, a bound: all of them are in [0, below).
+    """
 
     element_type: int
     shape: Shape
     constant: NDArray[Any] | None = None
+    below: int | None = None
 
 
 class _Mismatch(Exception):
@@ -47,13 +56,15 @@ def read_tensor(tensor: Any) -> Value:
     """An initializer's value, without a copy.
 
     Raises:
-        ModelFormatError: its type is not used by step models, a dimension is negative, it does not have as
-            many bytes as its shape needs, or it has numbers that are not finite.
+        ModelFormatError: its type is not used by step models, it has more than two axes or an empty one, it
+            does not have as many bytes as its shape needs, or it has numbers that are not finite.
     """
     name = tensor.name
     item_type = _ITEM_TYPES.get(tensor.data_type)
     if item_type is None:
         raise ModelFormatError(f"tensor {name!r} has element type {tensor.data_type}, which is not used here")
+    if len(tensor.dims) > _MOST_AXES:
+        raise ModelFormatError(f"tensor {name!r} has {len(tensor.dims):,} axes; at most {_MOST_AXES} are used here")
     shape = tuple(tensor.dims)
     if any(size < 1 for size in shape):
         raise ModelFormatError(f"tensor {name!r} has the shape {shape}; every size must be 1 or more")
@@ -66,23 +77,46 @@ def read_tensor(tensor: Any) -> Value:
     return Value(tensor.data_type, shape, numbers)
 
 
-def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value], widest: int) -> None:
+@dataclass(frozen=True)
+class Sizes:
+    """How much a graph may and must hold, counted in numbers.
+
+    Attributes:
+        widest: the most that one value may have for one stream.
+        in_all: the most that all computed values may have together, for one stream.
+        weights: the least that the initializers must have together: a model that claims to be large has to
+            bring its weights along.
+    """
+
+    widest: int
+    in_all: int
+    weights: int
+
+
+def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value], sizes: Sizes) -> None:
     """Check all nodes of a graph, in order.
 
     Args:
         graph: the ``GraphProto``.
         inputs: what the contract says of the inputs.
         outputs: what it says of the outputs.
-        widest: how many numbers a value may have for one stream.
+        sizes: how much it may and must hold.
 
     Raises:
         ModelFormatError: a rule is broken; the message names the node.
     """
     values = dict(inputs)
     for tensor in graph.initializer:
-        if tensor.name in values:
-            raise ModelFormatError(f"the name {tensor.name!r} is given to two values")
+        if not tensor.name or tensor.name in values:
+            raise ModelFormatError(f"the name {tensor.name!r} of a tensor is empty or already taken")
         values[tensor.name] = read_tensor(tensor)
+    weights = sum(value.constant.size for value in values.values() if value.constant is not None)
+    if weights < sizes.weights:
+        raise ModelFormatError(
+            f"its tensors have {weights:,} numbers; a model of its layers, hidden size and vocabulary has at "
+            f"least {sizes.weights:,}"
+        )
+    in_all = 0
     for node in graph.node:
         label = f"node {node.name!r} ({node.op_type})"
         made = _infer(node, label, values)
@@ -91,12 +125,19 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
         for name, value in zip(node.output, made, strict=True):
             if not name or name in values:
                 raise ModelFormatError(f"{label}: the output name {name!r} is empty or already taken")
-            if math.prod(size for size in value.shape if size != BATCH) > widest:
+            numbers = math.prod(size for size in value.shape if size != BATCH)
+            if numbers > sizes.widest:
                 raise ModelFormatError(
                     f"{label} makes a value of shape {_show(value.shape)}; one stream may need at most "
-                    f"{widest:,} numbers"
+                    f"{sizes.widest:,} numbers"
                 )
+            in_all += numbers
             values[name] = value
+        if in_all > sizes.in_all:
+            raise ModelFormatError(
+                f"the values up to {label} have {in_all:,} numbers for one stream; at most {sizes.in_all:,} are "
+                "allowed for a model of its sizes"
+            )
     for name, wanted in outputs.items():
         found = values.get(name)
         if found is None or name in inputs or found.constant is not None:
@@ -105,6 +146,10 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
             raise ModelFormatError(
                 f"output {name!r} is computed with type {found.element_type} and shape {_show(found.shape)}; "
                 f"expected type {wanted.element_type} and shape {_show(wanted.shape)}"
+            )
+        if wanted.below is not None and (found.below is None or found.below > wanted.below):
+            raise ModelFormatError(
+                f"output {name!r} is not computed as an index below {wanted.below:,}, as by TopK or ArgMax"
             )
 
 
@@ -176,7 +221,6 @@ def _constant(value: Value, element_type: int, shape: Shape | None = None) -> ND
 
 
 def _broadcast(first: Shape, second: Shape) -> Shape:
-    _require(len(first) <= 2 and len(second) <= 2, "at most two axes")
     rank = max(len(first), len(second))
     sizes = []
     for one, other in zip(
@@ -184,6 +228,8 @@ def _broadcast(first: Shape, second: Shape) -> Shape:
     ):
         _require(one == other or 1 in (one, other), "shapes that broadcast")
         sizes.append(other if one == 1 else one)
+    # [batch, 1] and [batch] would make [batch, batch]: streams would meet, and memory grow with their square.
+    _require(BATCH not in sizes[1:], "the batch on the first axis alone")
     return tuple(sizes)
 
 
@@ -220,6 +266,8 @@ def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     _constant(table, contract.FLOAT)
     _require(len(table.shape) == 2, "a table of two axes")
     _require(indices.element_type == contract.INT64 and indices.shape == (BATCH,), "int64 [batch] indices")
+    rows = table.shape[0]
+    _require(indices.below is not None and indices.below <= rows, f"indices below {rows:,}")
     return [Value(contract.FLOAT, (BATCH, table.shape[1]))]
 
 
@@ -269,7 +317,7 @@ def _unsqueeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axes = inputs
     _require(value.shape == (BATCH,), "a value of shape [batch]")
     _require(_constant(axes, contract.INT64, (1,))[0] == 1, "axes [1]")
-    return [Value(value.element_type, (BATCH, 1))]
+    return [Value(value.element_type, (BATCH, 1), below=value.below)]
 
 
 def _topk(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -277,7 +325,7 @@ def _topk(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     width = _require_row(value, contract.FLOAT)
     count = int(_constant(k, contract.INT64, (1,))[0])
     _require(1 <= count <= width, f"k between 1 and {width}")
-    return [Value(contract.FLOAT, (BATCH, count)), Value(contract.INT64, (BATCH, count))]
+    return [Value(contract.FLOAT, (BATCH, count)), Value(contract.INT64, (BATCH, count), below=width)]
 
 
 def _cumsum(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -292,15 +340,15 @@ def _reduce_min(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
 
 
 def _argmax(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    _require_row(inputs[0], contract.FLOAT)
-    return [Value(contract.INT64, (BATCH, 1))]
+    width = _require_row(inputs[0], contract.FLOAT)
+    return [Value(contract.INT64, (BATCH, 1), below=width)]
 
 
 def _gather_nd(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, position = inputs
     _require_row(value, contract.FLOAT, contract.INT64)
     _require(_require_row(position, contract.INT64) == 1, "positions of shape [batch, 1]")
-    return [Value(value.element_type, (BATCH,))]
+    return [Value(value.element_type, (BATCH,), below=value.below)]
 
 
 @dataclass(frozen=True)

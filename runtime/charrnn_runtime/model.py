@@ -15,6 +15,7 @@ from charrnn_runtime.batch import Job, Piece, run_jobs
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.model_file import ModelInfo, read_model_file
 from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.scoring import Score, score_stream, score_tokens
 from charrnn_runtime.session import Engine
 from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.text_stream import TextStream
@@ -358,6 +359,42 @@ class CharRNN:
         job = self._job(start, prime, length, unknown, live=True)
         pieces = run_jobs(self._engine, [job], sampling, chosen, stop=self._stop_tokens(stop))
         return LiveText(pieces, TextStream(self.vocabulary, stop), start, chosen)
+
+    @overload
+    def score(self, texts: str, *, unknown: Unknown = ...) -> Score: ...
+    @overload
+    def score(self, texts: Sequence[str], *, unknown: Unknown = ...) -> list[Score]: ...
+    def score(self, texts: str | Sequence[str], *, unknown: Unknown = "error") -> Score | list[Score]:
+        """How well the model predicts a text, or each of several.
+
+        The first character of a text is predicted from the start token at a zero state.
+
+        Args:
+            texts: a text, or a list of them, which share each step.
+            unknown: what happens to characters that the model does not know: "error", or "skip".
+
+        Raises:
+            UnknownCharacterError: a text has unknown characters, and ``unknown`` is "error".
+
+        Example:
+            >>> model.score("To be, or not to be").bits_per_character  # doctest: +SKIP
+            2.31
+        """
+        listed = [texts] if isinstance(texts, str) else texts
+        scores = list(self.score_each(listed, unknown=unknown))
+        return scores[0] if isinstance(texts, str) else scores
+
+    def score_each(self, texts: Iterable[str], *, unknown: Unknown = "error") -> Iterator[Score]:
+        """Score texts one after the other in the order in which they come, however many they are."""
+        tokens = (self.vocabulary.encode(text, unknown) for text in texts)
+        return map(Score.of, score_tokens(self._engine, tokens))
+
+    def score_stream(self, pieces: Iterable[str], *, unknown: Unknown = "error") -> Iterator[NDArray[np.float32]]:
+        """The losses of one text that comes in pieces: float32 ``[n]``, in nats, some at a time.
+
+        It takes no more memory for a long text than for a short one.
+        """
+        return score_stream(self._engine, (self.vocabulary.encode(piece, unknown) for piece in pieces))
 
     def _job(self, state: State, text: str, length: int, unknown: Unknown, *, live: bool = False) -> Job:
         """The job of one stream: what is pending, then the text; or the start token if there is neither."""

@@ -14,12 +14,22 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from charrnn_runtime import contract, onnx_proto
 from charrnn_runtime.errors import CharRNNError, ModelFormatError
-from charrnn_runtime.graph_check import BATCH, Value, check_graph
+from charrnn_runtime.graph_check import BATCH, Sizes, Value, check_graph
 from charrnn_runtime.vocabulary import Vocabulary
+
+
+_LONGEST_VALUE: Final = 4 * 1024 * 1024
+"""The longest metadata value, in characters: a vocabulary of the most symbols takes a quarter of it."""
+
+_CPU_OPERATORS: Final = ("ArgMax", "MatMulInteger", "QuantizeLinear", "ReduceMin")
+"""What has no kernel for the GPU in this operator set, or only one that needs cuDNN."""
+
+_NUMBERS_A_SIZE: Final = 32
+"""The values of all nodes together have about 12 numbers for each of a model's gates, states and symbols."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +126,23 @@ def check_model_bytes(data: bytes, path: str) -> ModelFile:
         ModelFormatError: they break a rule of the format; the message says which.
     """
     try:
+        return _checked(data, path)
+    except ModelFormatError as error:
+        raise ModelFormatError(one_line(str(error))) from None
+
+
+def one_line(message: str, most: int = 500) -> str:
+    """A message that may hold anything from a file, as one line of harmless length."""
+    if len(message) > most:
+        message = message[: most - 3] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
+def _checked(data: bytes, path: str) -> ModelFile:
+    try:
         model = onnx_proto.parse_model(data)
-    except ValueError:
-        raise ModelFormatError("it is no ONNX file, or was cut short or altered") from None
+    except ValueError as error:
+        raise ModelFormatError(f"it is no ONNX file, or was cut short or altered ({error})") from None
     found = onnx_proto.unknown_field(model)
     if found is not None:
         raise ModelFormatError(f"it has {found}, which step models do not")
@@ -154,6 +178,11 @@ def _read_bytes(path: Path) -> bytes:
 def _metadata(model: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in model.metadata_props:
+        if len(entry.value) > _LONGEST_VALUE:
+            raise ModelFormatError(
+                f"the metadata key {entry.key!r} has {len(entry.value):,} characters; at most "
+                f"{_LONGEST_VALUE:,} are read"
+            )
         if entry.key in found:
             raise ModelFormatError(f"the metadata key {entry.key!r} stands there twice")
         found[entry.key] = entry.value
@@ -208,7 +237,7 @@ def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> 
         top_k_max=_integer(
             metadata, "top_k_max", contract.top_k_max(len(vocabulary)), contract.top_k_max(len(vocabulary))
         ),
-        training=_json(metadata, "training", dict),
+        training=_training(metadata),
     )
 
 
@@ -219,6 +248,19 @@ def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
         return Vocabulary(symbols, "byte" if level == "byte" else "char")
     except CharRNNError as error:
         raise ModelFormatError(str(error)) from None
+
+
+def _training(metadata: dict[str, str]) -> dict[str, Any]:
+    training: dict[str, Any] = _json(metadata, "training", dict)
+    try:
+        # What Python reads as JSON is not always JSON that it can write: NaN, infinity, half a surrogate pair.
+        json.dumps(training, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise ModelFormatError(
+            f"{contract.METADATA_PREFIX}training holds NaN, infinity or half a surrogate pair, or is nested "
+            "too deeply"
+        ) from None
+    return training
 
 
 def _integer(metadata: dict[str, str], key: str, low: int, high: int) -> int:
@@ -260,8 +302,25 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
     outputs = _check_values("output", graph.output, contract.OUTPUTS, sizes)
     if len(graph.node) > contract.MAX_NODES:
         raise ModelFormatError(f"it has {len(graph.node):,} nodes; at most {contract.MAX_NODES:,} are read")
-    widest = max(len(info.vocabulary), contract.GATES["lstm"] * info.hidden_size, info.state_size)
-    check_graph(graph, inputs, outputs, widest)
+    if info.precision != "int8":
+        for node in graph.node:
+            if node.op_type in _CPU_OPERATORS:
+                raise ModelFormatError(
+                    f"node {node.name!r} is a {node.op_type}, which runs on the CPU alone; files of precision "
+                    f"{info.precision} have none, int8 files may"
+                )
+    vocabulary_size, hidden_size = len(info.vocabulary), info.hidden_size
+    gates = info.layers * contract.GATES[info.cell] * hidden_size
+    check_graph(
+        graph,
+        inputs,
+        outputs,
+        Sizes(
+            widest=max(vocabulary_size, contract.GATES["lstm"] * hidden_size, info.state_size),
+            in_all=_NUMBERS_A_SIZE * (gates + info.state_size + vocabulary_size),
+            weights=gates * hidden_size + hidden_size * vocabulary_size,  # recurrent and output weights
+        ),
+    )
 
 
 def _check_values(
@@ -288,5 +347,6 @@ def _check_values(
                 f"{what} {spec.name!r} has the shape {shown}; expected "
                 f"{[contract.BATCH_AXIS if size == BATCH else size for size in expected]}"
             )
-        values[spec.name] = Value(spec.element_type, expected)
+        is_token = spec.name in ("token", "next_token")
+        values[spec.name] = Value(spec.element_type, expected, below=sizes["vocab"] if is_token else None)
     return values

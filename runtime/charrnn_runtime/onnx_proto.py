@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _INT32, _INT64, _STRING, _BYTES = _Field.TYPE_INT32, _Field.TYPE_INT64, _Field.TYPE_STRING, _Field.TYPE_BYTES
+_VARINT, _BYTES_FOLLOW, _FIXED_SIZES = 0, 2, {1: 8, 5: 4}  # wire types
 
 # message -> (number, name, type or message, repeated?)
 _MESSAGES: Final[dict[str, list[tuple[int, str, Any, bool]]]] = {
@@ -81,6 +82,14 @@ _REFUSED: Final = {
 }
 """What the unknown fields that matter most are called in an error."""
 
+_KINDS: Final = {
+    message: {number: kind for number, _, kind, _ in fields} for message, fields in _MESSAGES.items()
+}
+
+MAX_FIELDS: Final = 200_000
+"""The most fields that a file may have, at all depths together, and some 40 times what a large model has.
+A parsed message can take 50 times the memory of its bytes, so they are counted first."""
+
 
 @cache
 def _model_class() -> type[Message]:
@@ -103,14 +112,58 @@ def parse_model(data: bytes) -> Any:
     """The ``ModelProto`` in some bytes.
 
     Raises:
-        ValueError: the bytes are no protobuf message of this shape.
+        ValueError: the bytes are no protobuf message of this shape, or have more than `MAX_FIELDS` fields.
     """
+    _count_fields(data, 0, len(data), "ModelProto", MAX_FIELDS)
     model = _model_class()()
     try:
         model.ParseFromString(data)
     except (DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     return model
+
+
+def _count_fields(data: bytes, at: int, end: int, message: str, left: int) -> int:
+    """Walk over the fields in ``data[at:end]`` and below; gives how many of the ``left`` fields remain."""
+    kinds = _KINDS[message]
+    while at < end:
+        left -= 1
+        tag, at = _read_varint(data, at, end)
+        kind = kinds.get(tag >> 3)
+        wire_type = tag & 7
+        if wire_type == _VARINT:
+            _, at = _read_varint(data, at, end)
+        elif wire_type == _BYTES_FOLLOW:
+            size, at = _read_varint(data, at, end)
+            if size > end - at:
+                raise ValueError("a field goes on behind the end")
+            if isinstance(kind, str):
+                left = _count_fields(data, at, at + size, kind, left)
+            elif kind in (_INT32, _INT64):
+                left -= size  # packed numbers: as many as there are bytes, at most
+            at += size
+        elif wire_type in _FIXED_SIZES:
+            at += _FIXED_SIZES[wire_type]
+        else:
+            raise ValueError(f"a field has the wire type {wire_type}, which is not used here")
+        if left < 0:
+            raise ValueError(f"there are more than {MAX_FIELDS:,} fields")
+    if at > end:
+        raise ValueError("a field goes on behind the end")
+    return left
+
+
+def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """The number at ``at``, seven bits a byte, and where the next field begins."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("a number has no end")
 
 
 def unknown_field(message: Any) -> str | None:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A setting as an int, whatever integer type it has.
+
+    Raises:
+        SettingError: it is no integer.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise SettingError(f"{name} must be a whole number, not {value!r}") from None
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Sampling:
             )
         if self.temperature > 1e4:
             raise SettingError(f"temperature must be at most 10000, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
+        if self.top_k is not None and whole_number("top-k", self.top_k) < 1:
             raise SettingError(f"top-k must be 1 or more, not {self.top_k}; leave it out to turn it off")
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
             raise SettingError(f"top-p must be above 0 and at most 1, not {self.top_p}; 1 turns it off")

@@ -33,6 +33,11 @@ class Score:
     nats: float
     per_character: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, losses: NDArray[np.float32]) -> Score:
+        """The score of a text with these losses."""
+        return cls(len(losses), float(losses.sum(dtype=np.float64)), losses)
+
     @property
     def bits_per_character(self) -> float:
         """The mean loss in bits; 0 for an empty text."""
@@ -78,7 +83,29 @@ def score_tokens(
                 while following in done:
                     yield done.pop(following)
                     following += 1
-    assert not done, "a text was scored out of order"
+
+
+def score_stream(engine: Engine, pieces: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.float32]]:
+    """The losses of one text that comes in pieces, however long it is.
+
+    Args:
+        engine: the model on its device.
+        pieces: int64 ``[n]`` each, the text's tokens in order.
+
+    Yields:
+        float32 ``[n]`` for up to a block of characters each: -ln p.
+    """
+    with engine.lane(1, reading=True) as lane:
+        lane.write_state(slice(None), np.zeros((1, engine.info.state_size), np.float32))
+        before = engine.info.start_token
+        for piece in pieces:
+            for first in range(0, len(piece), BLOCK):
+                targets = piece[first : first + BLOCK, np.newaxis]  # (n, 1)
+                lane.tokens[0] = before
+                lane.tokens[1 : len(targets)] = targets[:-1]
+                lane.run(len(targets))
+                yield _losses(lane.logits[: len(targets)], targets)[:, 0]
+                before = int(targets[-1, 0])
 
 
 class _Text:

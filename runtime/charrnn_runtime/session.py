@@ -135,6 +135,9 @@ class Engine:
         if device == "cuda":
             # TF32 would round the products' operands to 10 bits.
             providers.insert(0, (_CUDA_PROVIDER, {"use_tf32": "0"}))
+            # One node on the CPU would copy states back and forth at every character: rather none at all.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         # onnxruntime prints to stdout when it falls back; stdout is the product of a command.
         with contextlib.redirect_stdout(sys.stderr):
             return ort.InferenceSession(

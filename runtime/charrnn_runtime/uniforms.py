@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.sampling import whole_number
 
 _G = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -66,9 +67,10 @@ def check_seed(seed: int) -> int:
     Raises:
         SettingError: it is out of range.
     """
-    if not 0 <= seed <= contract.MAX_SEED:
-        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {seed}")
-    return int(seed)
+    number = whole_number("seed", seed)
+    if not 0 <= number <= contract.MAX_SEED:
+        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {number}")
+    return number
 
 
 def draw_seed() -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn
 
 import typer
 
@@ -110,6 +109,8 @@ def generate(
         raise SettingError("give one of --prime, --prime-file and --primes-file")
     if streams < 1 or streams > contract.MAX_STREAMS:
         raise SettingError(f"--streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
+    if batch is not None and not 1 <= batch <= contract.MAX_STREAMS:
+        raise SettingError(f"--batch must be between 1 and {contract.MAX_STREAMS:,}, not {batch:,}")
     if primes_file is not None and streams != 1:
         raise SettingError("--primes-file has a stream for each line, so it takes no --streams")
     if interactive and (as_json or output or streams != 1 or prime_file or primes_file):
@@ -189,7 +190,7 @@ def _primes(
 ) -> Callable[[], Iterator[str]]:
     """The primes of all streams, read when they are asked for."""
     if primes_file is not None:
-        return lambda: iter(_read_text(primes_file).splitlines())
+        return lambda: iter(_split_lines(_read_text(primes_file)))
     if prime_file is not None:
         text = _read_text(prime_file)
     else:
@@ -199,17 +200,21 @@ def _primes(
 
 def _read_text(path: Path) -> str:
     """A UTF-8 file's text as it is, or standard input's."""
+    if str(path) == "-":
+        return terminal.decode(terminal.source().read(), "stdin")
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise CharRNNError(
-            f"{path} is no UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}; convert it first, "
-            "as with iconv -t UTF-8"
-        ) from None
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return terminal.decode(data, str(path))
+
+
+def _split_lines(text: str) -> list[str]:
+    """The lines of a text. str.splitlines would part lines at form feeds and other characters, too."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()  # the file ends with the end of a line
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _say_skipped(model: CharRNN, prime: str, unknown: str) -> None:
@@ -316,11 +321,11 @@ def _record(model: CharRNN, request: _Request, done: Generated) -> dict[str, Any
 def _converse(model: CharRNN, request: _Request, prime: str | None) -> int:
     """Read a prime a line, write, and go on from the same state; gives the number of characters."""
     stream = terminal.product()
-    asks = sys.stdin.isatty()
+    source = terminal.source()
+    asks = source.isatty()
     state = model.initial_state()
     characters = 0
-    lines = _lines(asks, prime)
-    for line in lines:
+    for line in _lines(source, asks, prime):
         _say_skipped(model, line, request.unknown)
         try:
             text = model.stream(
@@ -348,16 +353,16 @@ def _converse(model: CharRNN, request: _Request, prime: str | None) -> int:
     return characters
 
 
-def _lines(asks: bool, first: str | None) -> Iterator[str]:
+def _lines(source: BinaryIO, asks: bool, first: str | None) -> Iterator[str]:
     if first is not None:
         yield first
     while True:
         if asks:
             terminal.say("prime (an empty line goes on, Ctrl-D ends):")
-        line = sys.stdin.readline()
+        line = source.readline()
         if not line:
             return
-        yield line.rstrip("\r\n")
+        yield terminal.decode(line, "the line").rstrip("\r\n")
 
 
 def main() -> NoReturn:

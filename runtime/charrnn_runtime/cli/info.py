@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
-
-if TYPE_CHECKING:
-    from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.model_file import ModelInfo, one_line, read_model_file
 
 app = terminal.new_app()
 
@@ -32,8 +30,6 @@ def show(
     quiet: terminal.QuietOption = False,
 ) -> None:
     """Show everything that a model file says of itself, without running it."""
-    from charrnn_runtime.model_file import read_model_file
-
     info = read_model_file(model_path).info
     stream = terminal.product()
     if as_json:
@@ -67,15 +63,16 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
     return [(name.ljust(width), value) for name, value in lines]
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested JSON objects as dotted names and values."""
+def _flat(value: dict[str, Any], prefix: str = "", levels: int = 5) -> list[tuple[str, str]]:
+    """Nested JSON objects as names of several words, and values. They come from the file and may be anything."""
     lines = []
     for key, item in value.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if isinstance(item, dict):
-            lines += _flat(item, f"{name} ")
+        name = one_line(f"{prefix}{key}".replace("_", " "))
+        if isinstance(item, dict) and levels > 1:
+            lines += _flat(item, f"{name} ", levels - 1)
         else:
-            lines.append((name, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)))
+            shown = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+            lines.append((name, one_line(shown)))
     return lines
 
 

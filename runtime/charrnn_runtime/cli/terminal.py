@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,8 +96,35 @@ def product() -> TextIO:
         raise CharRNNError("stdout is closed, so there is nowhere to write the output; give --output FILE")
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # absent where a test put a StringIO there
     if reconfigure is not None:
-        reconfigure(encoding="utf-8", errors="strict", newline="")
+        # Names of files may hold what is no UTF-8 (surrogates in Python).
+        reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     return sys.stdout
+
+
+def source() -> BinaryIO:
+    """stdin, as bytes: text that comes in is UTF-8 whatever the locale says.
+
+    Raises:
+        CharRNNError: stdin is closed.
+    """
+    if sys.stdin is None:
+        raise CharRNNError("stdin is closed, so there is nothing to read")
+    return sys.stdin.buffer
+
+
+def decode(data: bytes, name: str) -> str:
+    """The text of some UTF-8 bytes.
+
+    Raises:
+        CharRNNError: they are no UTF-8; the message names the first wrong byte.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CharRNNError(
+            f"{name} is no UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}; convert it first, "
+            "as with iconv -t UTF-8"
+        ) from None
 
 
 @contextmanager
@@ -106,8 +134,12 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     Raises:
         CharRNNError: something is already there, or the file cannot be written.
     """
+    path = Path(os.path.realpath(path))  # a link's target is written, and the link stays
     if path.is_dir():
         raise CharRNNError(f"{path} is a folder; give the name of a file to write")
+    if path.exists() and not path.is_file():
+        # It would be replaced, not written to: as root even /dev/null would.
+        raise CharRNNError(f"{path} is no regular file; give the name of one, or write to stdout with > {path}")
     if path.exists() and not force:
         raise CharRNNError(f"{path} is already there; give another name, or --force to replace it")
     with written_whole(path) as file:
@@ -163,14 +195,14 @@ def run(app: typer.Typer, command: str, *, dies_of_closed_pipe: bool = True) -> 
         _flush_stdout()
     except BaseException as error:
         if _talk.debug and not isinstance(error, SystemExit):
-            raise
+            _write_stderr(traceback.format_exc())
         code = _report(error, command)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _report(error: BaseException, command: str) -> int:
     """Say in one line what went wrong; gives the exit code."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
