@@ -1,0 +1,229 @@
+"""How fast text is generated, side by side with what one would use instead, and how far from the limit.
+
+    python tests/benchmarks/generation.py [--json FILE] [--quick]
+
+One table: microseconds a character, and characters a second, for each network and number of streams. The
+limit is the bare matrix products of the same shapes and type, by the fastest of NumPy, torch and onnxruntime.
+Then start-up (process start to first character), peak memory, and installed size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.contenders import bare_products, charrnn_runner, numpy_runner, torch_runner
+from benchmarks.machine import describe_machine, measure
+from reference import random_weights
+
+from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer.graph.step_model import build_step_model
+from charrnn_trainer.graph.weights import fold_weights
+
+VOCABULARY_SIZE = 65
+NETWORKS = [(cell, layers, hidden) for layers, hidden in ((2, 256), (3, 512)) for cell in ("lstm", "gru")]
+STREAMS = (1, 64, 512)
+
+
+def main() -> None:
+    """Measure, print, and write down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
+    parser.add_argument("--threads", type=int, default=1, help="threads for every contender")
+    parser.add_argument("--compiled", action="store_true", help="PyTorch compiled too (takes minutes)")
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
+    torch.set_num_threads(arguments.threads)
+    figures: dict[str, Any] = {"machine": describe_machine(), "threads": arguments.threads, "speed": []}
+    print("; ".join(f"{name} {value}" for name, value in figures["machine"].items()))
+    print(f"{arguments.threads} thread(s) each; temperature 0.8, top-k 40, top-p 0.95; medians\n")
+    repeats, seconds = (3, 0.05) if arguments.quick else (7, 0.25)
+    with tempfile.TemporaryDirectory() as folder:
+        for cell, layers, hidden in NETWORKS:
+            for streams in STREAMS:
+                row = measure_network(
+                    Path(folder), cell, layers, hidden, streams, repeats, seconds, arguments
+                )
+                figures["speed"].append(row)
+                show(row)
+        figures["startup"] = startup(Path(folder), 3 if arguments.quick else 11)
+        show_startup(figures["startup"])
+    figures["installed"] = installed_sizes()
+    for name, size in figures["installed"].items():
+        print(f"installed size, {name}: {size / 1e6:,.0f} MB")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure_network(
+    folder: Path, cell: str, layers: int, hidden: int, streams: int, repeats: int, seconds: float, arguments: Any
+) -> dict[str, Any]:
+    """All contenders on one network and number of streams."""
+    weights = {
+        # As large as trained weights are, so that the sampler meets a distribution like text's.
+        name: weight * np.float32(0.3 if name.startswith("rnn") else 1.0)
+        for name, weight in random_weights(cell, layers, hidden, VOCABULARY_SIZE).items()
+    }
+    folded = fold_weights(cell, layers, weights)
+    vocabulary = Vocabulary([chr(32 + index) for index in range(VOCABULARY_SIZE)])
+    contenders = {}
+    for precision in ("int8", "fp32"):
+        path = folder / f"{cell}-{layers}x{hidden}-{precision}.onnx"
+        if not path.exists():
+            path.write_bytes(build_step_model(folded, vocabulary, {}, precision).SerializeToString())
+        contenders[f"charrnn {precision}"] = charrnn_runner(str(path), streams, arguments.threads)
+    contenders["torch eager"] = torch_runner(cell, layers, weights, streams)
+    contenders["torch eager, no oneDNN"] = torch_runner(cell, layers, weights, streams, onednn=False)
+    skipped = ""
+    if arguments.compiled:
+        try:
+            compiled = torch_runner(cell, layers, weights, streams, compiled=True)
+            compiled()
+            contenders["torch compiled"] = compiled
+        except Exception as error:  # no C++ compiler, or a network that it cannot compile
+            skipped = f"torch compiled: {type(error).__name__}"
+    contenders["numpy"] = numpy_runner(cell, layers, weights, streams)
+    limits = bare_products(cell, layers, hidden, VOCABULARY_SIZE, streams)
+    times = measure({**contenders, **limits}, repeats=repeats, seconds=seconds)
+    fp32_limit = min(times[name] for name in limits if name.startswith("fp32"))
+    eager = min(times["torch eager"], times["torch eager, no oneDNN"])
+    return {
+        "cell": cell,
+        "layers": layers,
+        "hidden_size": hidden,
+        "streams": streams,
+        "microseconds": {name: times[name] for name in contenders},
+        "limit": {"fp32": fp32_limit, "int8": times["int8 onnxruntime"]},
+        "times_fastest_eager": {
+            name: eager / times[name] for name in ("charrnn int8", "charrnn fp32")
+        },
+        "times_limit": {
+            "charrnn int8": times["charrnn int8"] / times["int8 onnxruntime"],
+            "charrnn fp32": times["charrnn fp32"] / fp32_limit,
+        },
+        "skipped": skipped,
+    }
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print one network and number of streams."""
+    print(f"{row['cell'].upper()} {row['layers']}x{row['hidden_size']}, {row['streams']} stream(s)")
+    eager = min(time for name, time in row["microseconds"].items() if name.startswith("torch eager"))
+    for name, microseconds in row["microseconds"].items():
+        line = f"  {name:<24}{microseconds:10.2f} us/char {1e6 / microseconds:12,.0f} char/s"
+        line += f"  {eager / microseconds:6.2f} x fastest eager"
+        if name in row["times_limit"]:
+            line += f"  {row['times_limit'][name]:5.2f} x its bare products"
+        print(line)
+    limits = ", ".join(f"{kind} {value:.2f}" for kind, value in row["limit"].items())
+    print(f"  {'bare products':<24}{limits} us/char")
+    if row["skipped"]:
+        print(f"  {row['skipped']}")
+    print(flush=True)
+
+
+TORCH_SCRIPT = """
+import sys, torch
+network = torch.nn.LSTM(65, 256, 2); output = torch.nn.Linear(256, 65)
+weights = torch.load(sys.argv[1], weights_only=True)
+network.load_state_dict(weights["rnn"]); output.load_state_dict(weights["output"])
+with torch.inference_mode():
+    hidden, state = network(torch.nn.functional.one_hot(torch.tensor([[0]]), 65).float())
+    print(torch.multinomial(torch.softmax(output(hidden[0]) / 0.8, -1), 1).item())
+"""
+
+
+def startup(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds from process start to the first character, and the process's peak memory in MB."""
+    weights = random_weights("lstm", 2, 256, VOCABULARY_SIZE)
+    rnn = {name[4:]: torch.from_numpy(weight) for name, weight in weights.items() if name.startswith("rnn.")}
+    output = {name[7:]: torch.from_numpy(w) for name, w in weights.items() if name.startswith("output.")}
+    torch.save({"rnn": rnn, "output": output}, folder / "weights.pt")
+    model = str(folder / "lstm-2x256-int8.onnx")
+    commands = {
+        "import numpy, onnxruntime": [sys.executable, "-c", "import numpy, onnxruntime; print('x')"],
+        "charrnn-gen": [sys.executable, "-m", "charrnn_runtime.cli.gen", model, "-q", "-s", "1"],
+        "torch script": [sys.executable, "-c", TORCH_SCRIPT, str(folder / "weights.pt")],
+    }
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, command in commands.items():
+            measured[name].append(_first_byte(command))
+    return {
+        name: {
+            "milliseconds": statistics.median(item[0] for item in items),
+            "peak_megabytes": statistics.median(item[1] for item in items),
+        }
+        for name, items in measured.items()
+    }
+
+
+def _first_byte(command: list[str]) -> tuple[float, float]:
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        milliseconds = (time.perf_counter() - begin) * 1e3
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if not first or process.returncode:
+        raise SystemExit(f"{command} failed")
+    return milliseconds, usage.ru_maxrss / 1024
+
+
+def show_startup(figures: dict[str, dict[str, float]]) -> None:
+    """Print the start-up times."""
+    bare = figures["import numpy, onnxruntime"]["milliseconds"]
+    for name, item in figures.items():
+        print(
+            f"start-up, {name:<28}{item['milliseconds']:8.0f} ms {item['milliseconds'] / bare:6.2f} x the bare "
+            f"import; peak memory {item['peak_megabytes']:6.0f} MB"
+        )
+
+
+def installed_sizes() -> dict[str, int]:
+    """Bytes of everything that a distribution needs, itself included."""
+    return {
+        "charrnn-runtime and its needs": sum(_sizes("charrnn-runtime", {}).values()),
+        "with torch": sum(_sizes("torch", _sizes("charrnn-runtime", {})).values()),
+    }
+
+
+def _sizes(name: str, seen: dict[str, int]) -> dict[str, int]:
+    """The sizes of a distribution and, through its requirements, of all that it needs."""
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    if key in seen:
+        return seen
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return seen
+    files = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
+    seen[key] = sum(file.stat().st_size for file in files if file.is_file())
+    for requirement in distribution.requires or []:
+        if "extra ==" not in requirement:
+            needed = re.match(r"[A-Za-z0-9._-]+", requirement)
+            if needed:
+                _sizes(needed[0], seen)
+    return seen
+
+
+if __name__ == "__main__":
+    main()

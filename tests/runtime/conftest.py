@@ -1,0 +1,120 @@
+"""What the runtime's tests share: the small models of tests/models, and the commands run for real.
+
+These tests pass where neither torch nor onnx is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent.parent
+for folder in (TESTS, TESTS / "runtime"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+from charrnn_runtime import CharRNN  # noqa: E402
+from make_models import MODELS, SmallModel  # noqa: E402
+
+RUNTIME = TESTS.parent / "runtime"
+SMALL = {model.path.stem: model for model in MODELS}
+
+Command = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@cache
+def _loaded(name: str) -> CharRNN:
+    return CharRNN.load(SMALL[name].path, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], CharRNN]:
+    """Loads a small model by its name, such as "lstm-2x12-fp32", once for all tests."""
+    return _loaded
+
+
+@pytest.fixture(params=sorted(SMALL), scope="session")
+def small(request: pytest.FixtureRequest) -> SmallModel:
+    """Each small model in turn."""
+    return SMALL[request.param]
+
+
+@pytest.fixture(params=[name for name in sorted(SMALL) if "fp32" in name], scope="session")
+def exact(request: pytest.FixtureRequest) -> SmallModel:
+    """Each small fp32 model in turn, which must do what plain NumPy does."""
+    return SMALL[request.param]
+
+
+@pytest.fixture(scope="session")
+def lstm() -> CharRNN:
+    """The small LSTM."""
+    return _loaded("lstm-2x12-fp32")
+
+
+@pytest.fixture(scope="session")
+def byte_model() -> CharRNN:
+    """The small model of bytes."""
+    return _loaded("lstm-1x12-fp32-byte")
+
+
+@pytest.fixture(scope="session")
+def lstm_path() -> Path:
+    """The file of the small LSTM."""
+    return SMALL["lstm-2x12-fp32"].path
+
+
+def command_environment(**changes: str | None) -> dict[str, str]:
+    """The environment of a command: it finds charrnn_runtime beside these tests. None removes a variable."""
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = str(RUNTIME)
+    for name, value in changes.items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    return environment
+
+
+def _run(module: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    changes = options.pop("env", {})
+    assert isinstance(changes, dict)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
+    if "input" not in options:
+        options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(os.fspath, map(_word, arguments))],
+        env=command_environment(**changes),
+        check=False,
+        **options,  # type: ignore[call-overload, no-any-return]
+    )
+
+
+def _word(argument: object) -> str | bytes | os.PathLike[str]:
+    return argument if isinstance(argument, bytes | os.PathLike) else str(argument)
+
+
+@pytest.fixture(scope="session")
+def gen() -> Command:
+    """Runs charrnn-gen; takes its arguments, ``env`` for changes of the environment, and subprocess's own."""
+    return lambda *arguments, **options: _run("charrnn_runtime.cli.gen", *arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def info() -> Command:
+    """Runs charrnn-info, as ``gen`` does charrnn-gen."""
+    return lambda *arguments, **options: _run("charrnn_runtime.cli.info", *arguments, **options)
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder that is the current one."""
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)

@@ -1,0 +1,131 @@
+"""Makes model files that export never would: a good one is parsed, changed and written out again.
+
+Fields that charrnn_runtime.onnx_proto leaves out on purpose are encoded by hand: a message keeps fields that
+it does not know and writes them out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from charrnn_runtime import ModelFormatError, contract, onnx_proto
+from charrnn_runtime.model_file import check_model_bytes
+from numpy.typing import NDArray
+
+FOLDER = Path(__file__).resolve().parent.parent / "models"
+LSTM = (FOLDER / "lstm-2x12-fp32.onnx").read_bytes()
+INT8 = (FOLDER / "lstm-2x12-int8.onnx").read_bytes()
+BYTE = (FOLDER / "lstm-1x12-fp32-byte.onnx").read_bytes()
+
+Change = Callable[[Any], object]
+
+TYPES = {
+    np.dtype(np.float32): contract.FLOAT,
+    np.dtype(np.float16): contract.FLOAT16,
+    np.dtype(np.uint8): contract.UINT8,
+    np.dtype(np.int8): contract.INT8,
+    np.dtype(np.int64): contract.INT64,
+}
+
+
+def changed(change: Change, data: bytes = LSTM) -> bytes:
+    """A file with a change made to its parsed message."""
+    model = onnx_proto.parse_model(data)
+    change(model)
+    written: bytes = model.SerializeToString(deterministic=True)
+    return written
+
+
+def refusal(data: bytes) -> str:
+    """What the loader says of some bytes, which it must refuse in one line of readable length."""
+    with pytest.raises(ModelFormatError) as caught:
+        check_model_bytes(data, "model.onnx")
+    message = str(caught.value)
+    assert message.isprintable(), message
+    assert len(message) <= 500
+    return message
+
+
+# --- protobuf by hand --------------------------------------------------------------------------------------
+
+
+def varint(value: int) -> bytes:
+    """A number, seven bits a byte; negative ones as their 64-bit complement."""
+    value &= 2**64 - 1
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def field(number: int, content: int | bytes | str) -> bytes:
+    """One field: a number as a varint, bytes and text with their length before them."""
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    content = content.encode() if isinstance(content, str) else content
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def add_raw(message: Any, encoded: bytes) -> None:
+    """Append encoded fields to a message, known to it or not."""
+    message.MergeFromString(encoded)
+
+
+# --- changes -----------------------------------------------------------------------------------------------
+
+
+def metadata(key: str, value: str | None) -> Change:
+    """Sets a metadata key (without its prefix); None removes it."""
+
+    def change(model: Any) -> None:
+        name = contract.METADATA_PREFIX + key
+        entries = [(entry.key, entry.value) for entry in model.metadata_props]
+        del model.metadata_props[:]
+        for found, old in entries:
+            if found != name:
+                model.metadata_props.add(key=found, value=old)
+            elif value is not None:
+                model.metadata_props.add(key=name, value=value)
+
+    return change
+
+
+def node(model: Any, output: str) -> Any:
+    """The node that computes a value."""
+    return next(node for node in model.graph.node if output in node.output)
+
+
+def tensor(model: Any, name: str) -> Any:
+    """An initializer."""
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def add_tensor(model: Any, name: str, numbers: NDArray[Any]) -> None:
+    """Add an initializer."""
+    model.graph.initializer.add(
+        name=name, dims=numbers.shape, data_type=TYPES[numbers.dtype], raw_data=numbers.tobytes()
+    )
+
+
+def add_node(
+    model: Any,
+    operator: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str] = ("made",),
+    attributes: dict[str, int | list[int]] | None = None,
+    domain: str = "",
+) -> None:
+    """Add a node at the end."""
+    made = model.graph.node.add(
+        op_type=operator, input=inputs, output=outputs, name=f"added {operator}", domain=domain
+    )
+    for name, value in (attributes or {}).items():
+        if isinstance(value, int):
+            made.attribute.add(name=name, i=value, type=2)
+        else:
+            made.attribute.add(name=name, ints=value, type=7)

@@ -1,0 +1,174 @@
+"""The small protobuf reader: what it parses, and what it does not."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from charrnn_runtime import onnx_proto
+from hostile_files import INT8, LSTM, add_raw, changed, field, refusal, tensor, varint
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
+    data = small.path.read_bytes()
+    model = onnx_proto.parse_model(data)
+    assert onnx_proto.unknown_field(model) is None
+    again = onnx_proto.parse_model(model.SerializeToString(deterministic=True))
+    assert again == model
+    assert model.ir_version == 8
+    assert [entry.key for entry in model.metadata_props][0].startswith("charrnn.")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_parse_or_raise_value_error(data: bytes) -> None:
+    try:
+        model = onnx_proto.parse_model(data)
+    except ValueError:
+        return
+    onnx_proto.unknown_field(model)
+
+
+@given(st.integers(0, len(LSTM) - 1))
+def test_a_cut_file_parses_or_raises_value_error(length: int) -> None:
+    try:
+        onnx_proto.parse_model(LSTM[:length])
+    except ValueError:
+        return
+    # Between two fields of the outermost message a cut cannot be seen; what is missing then is.
+    assert "metadata" in refusal(LSTM[:length]) or "input" in refusal(LSTM[:length])
+
+
+def _first_tensor(model: Any) -> Any:
+    return tensor(model, "table")
+
+
+def _first_attribute(model: Any) -> Any:
+    return model.graph.node[0].attribute[0]
+
+
+EXTERNAL = field(13, field(1, "location") + field(2, "weights.bin"))
+GRAPH = field(1, field(1, "x") + field(4, "Identity"))
+
+UNKNOWN: list[tuple[str, Callable[[Any], Any], bytes, str]] = [
+    ("functions", lambda m: m, field(25, field(1, "f")), "functions"),
+    ("training", lambda m: m, field(20, b""), "training information"),
+    ("model domain", lambda m: m, field(4, "ai.example"), "field 4 of ModelProto"),
+    ("model doc", lambda m: m, field(6, "text"), "field 6 of ModelProto"),
+    ("graph doc", lambda m: m.graph, field(10, "text"), "field 10 of GraphProto"),
+    ("value info", lambda m: m.graph, field(13, field(1, "x")), "field 13 of GraphProto"),
+    ("quantization", lambda m: m.graph, field(14, b""), "field 14 of GraphProto"),
+    ("sparse", lambda m: m.graph, field(15, b""), "sparse tensors"),
+    ("graph metadata", lambda m: m.graph, field(16, b""), "field 16 of GraphProto"),
+    ("node doc", lambda m: m.graph.node[0], field(6, "text"), "field 6 of NodeProto"),
+    ("overload", lambda m: m.graph.node[0], field(8, "x"), "field 8 of NodeProto"),
+    ("node metadata", lambda m: m.graph.node[0], field(9, b""), "field 9 of NodeProto"),
+    ("float", _first_attribute, varint(2 << 3 | 5) + b"\0\0\0\0", "a floating-point attribute"),
+    ("string", _first_attribute, field(4, "text"), "a string attribute"),
+    ("tensor", _first_attribute, field(5, b""), "a tensor attribute"),
+    ("graph attribute", _first_attribute, field(6, GRAPH), "a graph attribute"),
+    ("floats", _first_attribute, field(7, b"\0\0\0\0"), "field 7 of AttributeProto"),
+    ("strings", _first_attribute, field(9, "text"), "field 9 of AttributeProto"),
+    ("tensors", _first_attribute, field(10, b""), "tensor attributes"),
+    ("graphs", _first_attribute, field(11, GRAPH), "graph attributes"),
+    ("attribute doc", _first_attribute, field(13, "text"), "field 13 of AttributeProto"),
+    ("type", _first_attribute, field(14, b""), "field 14 of AttributeProto"),
+    ("reference", _first_attribute, field(21, "x"), "field 21 of AttributeProto"),
+    ("sparse tensor", _first_attribute, field(22, b""), "a sparse tensor attribute"),
+    ("segment", _first_tensor, field(3, b""), "field 3 of TensorProto"),
+    ("float data", _first_tensor, field(4, b"\0\0\0\0"), "does not keep its numbers as raw data"),
+    ("int32 data", _first_tensor, field(5, b"\1"), "field 5 of TensorProto"),
+    ("string data", _first_tensor, field(6, b"\1"), "field 6 of TensorProto"),
+    ("int64 data", _first_tensor, field(7, b"\1"), "field 7 of TensorProto"),
+    ("double data", _first_tensor, field(10, b"\0" * 8), "field 10 of TensorProto"),
+    ("uint64 data", _first_tensor, field(11, b"\1"), "field 11 of TensorProto"),
+    ("external", _first_tensor, EXTERNAL, "external data"),
+    ("location", _first_tensor, field(14, 1), "a data location"),
+    ("default location", _first_tensor, field(14, 0), "a data location"),
+    ("input doc", lambda m: m.graph.input[0], field(3, "text"), "field 3 of ValueInfoProto"),
+    ("sequence", lambda m: m.graph.input[0].type, field(4, b""), "a sequence type"),
+    ("map", lambda m: m.graph.input[0].type, field(5, b""), "a map type"),
+    ("optional", lambda m: m.graph.input[0].type, field(9, b""), "an optional type"),
+    ("denotation", lambda m: m.graph.input[0].type, field(6, "x"), "field 6 of TypeProto"),
+    (
+        "axis denotation",
+        lambda m: m.graph.input[0].type.tensor_type.shape.dim[0],
+        field(3, "DATA_BATCH"),
+        "field 3 of Dimension",
+    ),
+    ("operator set", lambda m: m.opset_import[0], field(3, 1), "field 3 of OperatorSetIdProto"),
+    ("metadata", lambda m: m.metadata_props[0], field(3, 1), "field 3 of StringStringEntryProto"),
+    ("high number", lambda m: m.graph, field(2**29 - 1, 1), "field 536870911 of GraphProto"),
+    ("type of a field", lambda m: m.graph, field(2, 7), "field 2 of GraphProto"),
+]
+
+
+@pytest.mark.parametrize(("where", "encoded", "message"), [case[1:] for case in UNKNOWN], ids=[c[0] for c in UNKNOWN])
+def test_fields_that_step_models_have_no_use_for_are_refused_by_name(
+    where: Callable[[Any], Any], encoded: bytes, message: str
+) -> None:
+    found = refusal(changed(lambda model: add_raw(where(model), encoded)))
+    assert message in found
+    assert "which step models do not" in found
+
+
+def test_fields_are_found_at_every_place_of_a_repeated_message() -> None:
+    count = len(onnx_proto.parse_model(LSTM).graph.initializer)
+    for index in range(count):
+        data = changed(lambda model, index=index: add_raw(model.graph.initializer[index], EXTERNAL))  # type: ignore[misc]
+        assert "external data" in refusal(data)
+
+
+def test_a_graph_in_two_parts_is_read_as_one() -> None:
+    # Protobuf joins a message that comes twice; nothing may hide in the second part.
+    assert "sparse tensors" in refusal(LSTM + field(7, field(15, b"")))
+    assert "external data" in refusal(LSTM + field(7, field(5, field(8, "late") + EXTERNAL)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(7, field(1, b"") * 1_000_000),
+        field(14, b"") * 1_000_000,
+        field(99, 0) * 1_000_000,
+        field(7, field(1, field(1, b"") * 1_000_000)),
+        field(7, field(5, field(1, b"\1" * 2_000_000))),
+        field(7, field(1, field(5, field(8, b"\1" * 2_000_000)))),
+        field(7, b"") * 1_000_000,
+    ],
+    ids=["nodes", "metadata", "unknown", "inputs", "packed dims", "packed ints", "graphs"],
+)
+def test_millions_of_tiny_fields_are_refused_before_they_take_memory(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert "more than 200,000 fields" in refusal(data)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff" * 100,
+        varint(7 << 3 | 2) + varint(2**40) + b"short",
+        varint(7 << 3 | 3),
+        varint(7 << 3 | 3) * 5000,
+        varint(1 << 3 | 1) + b"\0",
+        field(1, 8)[:-1],
+        field(8, field(1, b"\xff\xfe")),
+    ],
+    ids=["no varint", "length", "group", "groups", "fixed", "cut varint", "no UTF-8"],
+)
+def test_bytes_that_are_no_protobuf_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="."):
+        onnx_proto.parse_model(data)
+    assert "no ONNX file, or was cut short or altered" in refusal(data)
+
+
+def test_a_file_of_an_int8_model_has_far_fewer_fields_than_the_limit() -> None:
+    left = onnx_proto._count_fields(INT8, 0, len(INT8), "ModelProto", onnx_proto.MAX_FIELDS)
+    assert 500 < onnx_proto.MAX_FIELDS - left < 5_000

@@ -1,0 +1,63 @@
+"""The settings of sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from charrnn_runtime import Sampling, SettingError
+
+INFINITY, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1, 1e-5, 1e5, INFINITY, -INFINITY, NAN])
+def test_temperatures_out_of_range_are_refused(temperature: float) -> None:
+    with pytest.raises(SettingError, match="temperature must be at"):
+        Sampling(temperature)
+
+
+def test_a_temperature_of_zero_gets_a_hint_at_greedy() -> None:
+    with pytest.raises(SettingError, match="--greedy"):
+        Sampling(0)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, -(10**30)])
+def test_a_top_k_below_one_is_refused(top_k: int) -> None:
+    with pytest.raises(SettingError, match="top-k must be 1 or more"):
+        Sampling(top_k=top_k)
+
+
+@pytest.mark.parametrize("top_k", [2.5, 2.0, NAN, "3"])
+def test_a_top_k_that_is_no_whole_number_is_refused(top_k: object) -> None:
+    with pytest.raises(SettingError, match="top-k must be a whole number"):
+        Sampling(top_k=top_k)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("top_p", [0, -0.5, 1.0000001, 2, 1e-50, NAN, INFINITY])
+def test_a_top_p_out_of_range_is_refused(top_p: float) -> None:
+    with pytest.raises(SettingError, match="top-p must be above 0 and at most 1"):
+        Sampling(top_p=top_p)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 1e-4},
+        {"temperature": 1e4},
+        {"temperature": np.float32(0.5), "top_k": np.int16(3), "top_p": np.float64(0.5)},
+        {"top_k": 1},
+        {"top_k": 10**30},
+        {"top_p": 1},
+        {"top_p": 1e-30},
+    ],
+)
+def test_settings_in_range_are_taken(settings: dict[str, float]) -> None:
+    sampling = Sampling(**settings)  # type: ignore[arg-type]
+    for name, value in settings.items():
+        assert getattr(sampling, name) == value
+
+
+def test_no_top_k_and_a_huge_one_are_the_models_largest() -> None:
+    assert Sampling().top_k_for(65) == 65
+    assert Sampling(top_k=10**30).top_k_for(65) == 65
+    assert Sampling(top_k=3).top_k_for(65) == 3

@@ -1,0 +1,110 @@
+"""Ids to text as they come."""
+
+from __future__ import annotations
+
+import pytest
+from charrnn_runtime import SettingError, Vocabulary
+from charrnn_runtime.text_stream import TextStream
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+ABC = Vocabulary("abc")
+BYTES = Vocabulary.of_bytes()
+
+few_letters = st.text("abc", max_size=60)
+stops = st.one_of(st.none(), st.text("abc", min_size=1, max_size=5))
+cuts = st.lists(st.integers(0, 60))
+
+
+def _pieces(ids: list[int], cuts: list[int]) -> list[list[int]]:
+    edges = [0, *sorted(cut for cut in cuts if cut <= len(ids)), len(ids)]
+    return [ids[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+
+
+def _text(vocabulary: Vocabulary, ids: list[int], stop: str | None, cuts: list[int]) -> tuple[str, bool]:
+    stream = TextStream(vocabulary, stop)
+    text = "".join(stream.push(piece) for piece in _pieces(ids, cuts)) + stream.finish()
+    return text, stream.stopped
+
+
+def _until(text: str, stop: str | None) -> tuple[str, bool]:
+    """What str.find says."""
+    end = -1 if stop is None else text.find(stop)
+    return (text, False) if end < 0 else (text[:end], True)
+
+
+@given(few_letters, stops, cuts)
+@example("aab", "ab", [2])
+@example("abab", "abac", [1, 2, 3])
+def test_any_cutting_gives_the_text_up_to_the_stop_text(text: str, stop: str | None, cuts: list[int]) -> None:
+    assert _text(ABC, ABC.encode(text).tolist(), stop, cuts) == _until(text, stop)
+
+
+@given(st.binary(max_size=60), st.one_of(st.none(), st.text(min_size=1, max_size=3)), cuts)
+def test_any_cutting_of_any_bytes_gives_the_same_text(data: bytes, stop: str | None, cuts: list[int]) -> None:
+    stop = None if stop is None else stop.encode(errors="ignore").decode() or None
+    assert _text(BYTES, list(data), stop, cuts) == _until(data.decode(errors="replace"), stop)
+
+
+@given(st.text("aé中\U0001f600", max_size=30), st.one_of(st.none(), st.text("aé中", min_size=1)), cuts)
+def test_any_cutting_of_utf_8_gives_the_text_up_to_the_stop_text(
+    text: str, stop: str | None, cuts: list[int]
+) -> None:
+    assert _text(BYTES, list(text.encode()), stop, cuts) == _until(text, stop)
+
+
+@given(few_letters, stops)
+def test_nothing_is_held_back_that_cannot_begin_the_stop_text(text: str, stop: str | None) -> None:
+    stream = TextStream(ABC, stop)
+    given_out = ""
+    for count, letter in enumerate(text, 1):
+        given_out += stream.push(ABC.encode(letter))
+        whole, stopped = _until(text[:count], stop)
+        held = whole[len(given_out) :]
+        assert stopped == stream.stopped
+        if stop is None or stopped:
+            assert held == ""
+        else:
+            assert stop.startswith(held)
+
+
+def test_part_of_a_sequence_waits_for_the_rest() -> None:
+    stream = TextStream(BYTES)
+    assert stream.push([0xE4]) == ""
+    assert stream.push([0xB8]) == ""
+    assert stream.push([0xAD]) == "中"
+    assert stream.finish() == ""
+
+
+def test_a_sequence_without_its_end_becomes_one_replacement_character() -> None:
+    stream = TextStream(BYTES)
+    assert stream.push([0x61, 0xE4, 0xB8]) == "a"
+    assert stream.finish() == "\ufffd"
+
+
+def test_bytes_that_are_no_utf_8_are_replaced_at_once() -> None:
+    assert TextStream(BYTES).push([0xFF, 0x61]) == "\ufffda"
+
+
+def test_what_may_begin_the_stop_text_comes_out_at_the_end() -> None:
+    stream = TextStream(ABC, "abc")
+    assert stream.push(ABC.encode("cab")) == "c"
+    assert stream.finish() == "ab"
+    assert not stream.stopped
+
+
+def test_what_comes_after_the_stop_text_is_dropped() -> None:
+    stream = TextStream(ABC, "b")
+    assert stream.push(ABC.encode("abc")) == "a"
+    assert stream.stopped
+    assert stream.push(ABC.encode("aaa")) == ""
+    assert stream.finish() == ""
+
+
+def test_the_first_stop_text_counts() -> None:
+    assert _text(ABC, ABC.encode("aabcabc").tolist(), "abc", [3]) == ("a", True)
+
+
+def test_an_empty_stop_text_is_refused() -> None:
+    with pytest.raises(SettingError, match="stop must be a text"):
+        TextStream(ABC, "")

@@ -1,0 +1,93 @@
+"""The random numbers of generation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from charrnn_runtime import SettingError
+from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import naive_uniform
+
+seeds = st.integers(0, 2**64 - 1)
+streams = st.integers(0, 2**63 - 1)
+positions = st.integers(0, 2**63 - 1)
+
+# (seed, stream, position) and the number times 2**24, as any language must compute it.
+VECTORS = [
+    (0, 0, 0, 10_946_269),
+    (0, 0, 1, 11_764_387),
+    (0, 1, 0, 4_634_430),
+    (1, 0, 0, 6_177_195),
+    (42, 7, 1000, 6_330_149),
+    (2**64 - 1, 0, 0, 6_144_522),
+    (2**64 - 1, 2**40, 2**50, 10_301_469),
+]
+
+
+@pytest.mark.parametrize(("seed", "stream", "position", "expected"), VECTORS)
+def test_the_numbers_that_are_written_down(seed: int, stream: int, position: int, expected: int) -> None:
+    found = uniforms_at(stream_keys(seed, [stream]), [position])
+    assert found.dtype == np.float32
+    assert float(found[0]) * 2**24 == expected
+    assert naive_uniform(seed, stream, position) * 2**24 == expected
+
+
+@given(seeds, st.lists(streams, min_size=1, max_size=5), st.lists(positions, min_size=1, max_size=5))
+def test_all_numbers_are_those_of_plain_integers(
+    seed: int, numbers: list[int], positions: list[int]
+) -> None:
+    keys = stream_keys(seed, numbers)
+    found = uniforms_at(keys, np.array(positions)[:, None])  # (B), (T, 1) -> (T, B)
+    assert found.shape == (len(positions), len(numbers))
+    for row, position in zip(found, positions, strict=True):
+        for u, number in zip(row, numbers, strict=True):
+            assert float(u) == naive_uniform(seed, number, position)
+
+
+@given(seeds, streams, positions)
+def test_numbers_lie_in_their_range_and_have_24_bits(seed: int, stream: int, position: int) -> None:
+    u = float(uniforms_at(stream_keys(seed, [stream]), [position])[0])
+    assert 0.0 <= u <= 1.0 - 2.0**-24
+    assert (u * 2**24).is_integer()
+
+
+def test_numbers_are_spread_evenly() -> None:
+    u = uniforms_at(stream_keys(3, np.arange(100)), np.arange(1000)[:, None])
+    counts, _ = np.histogram(u, bins=10, range=(0.0, 1.0))
+    # 100,000 draws: ten bins of 10,000 with a standard deviation of 95.
+    assert np.abs(counts - 10_000).max() < 500
+    assert abs(float(u.mean()) - 0.5) < 0.005
+
+
+def test_streams_and_positions_and_seeds_have_numbers_of_their_own() -> None:
+    base = uniforms_at(stream_keys(1, [0]), np.arange(50))
+    assert not np.array_equal(base, uniforms_at(stream_keys(1, [1]), np.arange(50)))
+    assert not np.array_equal(base, uniforms_at(stream_keys(2, [0]), np.arange(50)))
+    assert len(set(base.tolist())) > 45
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, np.int64(-5), 10**30])
+def test_seeds_out_of_range_are_refused(seed: int) -> None:
+    with pytest.raises(SettingError, match=r"seed must be between 0 and 2\*\*64 - 1"):
+        check_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", None, float("nan"), 1e3])
+def test_seeds_that_are_no_whole_numbers_are_refused(seed: object) -> None:
+    with pytest.raises(SettingError, match="seed must be a whole number"):
+        check_seed(seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, np.uint64(2**64 - 1), np.int32(7)])
+def test_seeds_may_be_integers_of_any_kind(seed: int) -> None:
+    found = check_seed(seed)
+    assert found == int(seed)
+    assert type(found) is int
+
+
+def test_drawn_seeds_are_seeds_and_differ() -> None:
+    drawn = [draw_seed() for _ in range(8)]
+    assert [check_seed(seed) for seed in drawn] == drawn
+    assert len(set(drawn)) > 1

@@ -1,0 +1,183 @@
+"""Symbols to ids and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from charrnn_runtime import CharRNNError, UnknownCharacterError, Vocabulary, contract
+from hypothesis import given
+from hypothesis import strategies as st
+
+# Every code point but the halves of surrogate pairs, which no encoded text can hold.
+unicode_text = st.text(st.characters(exclude_categories=("Cs",)))
+any_text = st.text()
+
+
+@given(unicode_text.filter(bool))
+def test_any_text_comes_back_from_its_own_vocabulary(text: str) -> None:
+    vocabulary = Vocabulary.from_text(text)
+    ids = vocabulary.encode(text)
+    assert ids.shape == (len(text),)
+    assert vocabulary.decode(ids) == text
+    assert vocabulary.decode_bytes(ids) == text.encode()
+
+
+@given(unicode_text)
+def test_any_text_comes_back_at_the_byte_level(text: str) -> None:
+    vocabulary = Vocabulary.of_bytes()
+    ids = vocabulary.encode(text)
+    assert ids.tolist() == list(text.encode())
+    assert vocabulary.decode(ids) == text
+
+
+@given(unicode_text.filter(bool))
+def test_symbols_are_the_distinct_characters_in_code_point_order(text: str) -> None:
+    assert Vocabulary.from_text(text).symbols == tuple(sorted(set(text)))
+
+
+@given(st.lists(unicode_text).filter(any))
+def test_pieces_give_the_vocabulary_of_the_whole(pieces: list[str]) -> None:
+    assert Vocabulary.from_text(iter(pieces)) == Vocabulary.from_text("".join(pieces))
+
+
+@given(st.lists(st.integers(0, 255)))
+def test_bytes_come_back_whether_they_are_text_or_not(ids: list[int]) -> None:
+    vocabulary = Vocabulary.of_bytes()
+    assert vocabulary.decode_bytes(ids) == bytes(ids)
+    assert vocabulary.decode(ids) == bytes(ids).decode(errors="replace")
+
+
+@given(unicode_text.filter(bool), any_text)
+def test_unknown_characters_are_named_with_their_first_positions(known: str, text: str) -> None:
+    vocabulary = Vocabulary.from_text(known)
+    expected = list(dict.fromkeys(c for c in text if c not in known))
+    assert vocabulary.unknown_characters(text) == expected
+    if expected:
+        with pytest.raises(UnknownCharacterError) as caught:
+            vocabulary.encode(text)
+        assert caught.value.characters == tuple(expected)
+        assert caught.value.positions == tuple(text.index(c) for c in expected)
+        message = str(caught.value)
+        assert repr(expected[0]) in message
+        assert f"U+{ord(expected[0]):04X}" in message
+        assert f"position {text.index(expected[0])}" in message
+        assert message.isprintable()
+
+
+@given(unicode_text.filter(bool), any_text)
+def test_skip_drops_exactly_the_unknown_characters(known: str, text: str) -> None:
+    vocabulary = Vocabulary.from_text(known)
+    kept = "".join(c for c in text if c in known)
+    assert vocabulary.decode(vocabulary.encode(text, "skip")) == kept
+
+
+def test_many_unknown_characters_are_counted_and_not_all_listed() -> None:
+    with pytest.raises(UnknownCharacterError, match=r"and 21 more; it knows 1 characters"):
+        Vocabulary("a").encode("bcdefghijklmnopqrstuvwxyzå")
+
+
+def test_lone_surrogates_are_unknown_at_the_byte_level_too() -> None:
+    vocabulary = Vocabulary.of_bytes()
+    with pytest.raises(UnknownCharacterError) as caught:
+        vocabulary.encode("ab\ud800")
+    assert caught.value.characters == ("\ud800",)
+    assert caught.value.positions == (2,)
+    assert vocabulary.encode("a\udfffb", "skip").tolist() == [97, 98]
+
+
+def test_a_byte_prime_is_utf_8() -> None:
+    assert Vocabulary.of_bytes().encode("é中").tolist() == [0xC3, 0xA9, 0xE4, 0xB8, 0xAD]
+
+
+def test_code_points_far_beyond_the_highest_symbol_are_unknown() -> None:
+    assert Vocabulary("abc").unknown_characters("c\U0010ffffd") == ["\U0010ffff", "d"]
+
+
+def test_ids_follow_the_order_that_was_given() -> None:
+    vocabulary = Vocabulary("zay")
+    assert vocabulary.encode("ayz").tolist() == [1, 2, 0]
+    assert len(vocabulary) == 3
+
+
+@pytest.mark.parametrize(("symbols", "start"), [("a\nb", 1), ("ba", 0), ("\n", 0)])
+def test_a_stream_without_a_prime_reads_a_newline_first_or_else_the_first_symbol(
+    symbols: str, start: int
+) -> None:
+    assert Vocabulary(symbols).start_token == start
+
+
+def test_the_byte_level_starts_with_a_newline() -> None:
+    assert Vocabulary.of_bytes().start_token == 10
+
+
+def test_ids_have_the_type_that_is_asked_for() -> None:
+    assert Vocabulary("ab").encode("ba", dtype=np.uint8).dtype == np.uint8
+    assert Vocabulary.of_bytes().encode("ba", dtype=np.uint16).dtype == np.uint16
+
+
+@pytest.mark.parametrize("ids", [[3], [-1], [0, 2**40]])
+def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
+    with pytest.raises(CharRNNError, match=r"ids go from 0 to 2"):
+        Vocabulary("abc").decode(ids)
+
+
+def test_the_empty_text_is_no_trouble() -> None:
+    for vocabulary in (Vocabulary("a"), Vocabulary.of_bytes()):
+        assert vocabulary.encode("").shape == (0,)
+        assert vocabulary.decode([]) == ""
+        assert vocabulary.unknown_characters("") == []
+
+
+@pytest.mark.parametrize(
+    ("symbols", "level", "message"),
+    [
+        ([], "char", "no symbols"),
+        (["a", "a"], "char", "'a' stands in it twice"),
+        (["a", "bc"], "char", "symbol 1 must be one character"),
+        (["a", ""], "char", "symbol 1 must be one character"),
+        (["a", 7], "char", "symbol 1 must be one character"),
+        (["\ud800"], "char", "half a surrogate pair"),
+        (["a"], "byte", "takes no others"),
+        (["a"], "word", "level must be char or byte"),
+        ([chr(0x10000 + i) for i in range(contract.MAX_VOCABULARY + 1)], "char", "65,537 distinct"),
+    ],
+)
+def test_symbols_that_make_no_vocabulary_are_refused(symbols: list[str], level: str, message: str) -> None:
+    with pytest.raises(CharRNNError, match=message):
+        Vocabulary(symbols, level)  # type: ignore[arg-type]
+
+
+def test_the_largest_vocabulary_works() -> None:
+    symbols = [chr(0x10000 + i) for i in range(contract.MAX_VOCABULARY)]
+    vocabulary = Vocabulary(symbols)
+    assert vocabulary.decode(vocabulary.encode(symbols[-1] + symbols[0])) == symbols[-1] + symbols[0]
+
+
+def test_an_empty_text_has_no_vocabulary() -> None:
+    with pytest.raises(CharRNNError, match="no symbols"):
+        Vocabulary.from_text("")
+
+
+def test_a_text_with_half_a_pair_has_no_vocabulary() -> None:
+    with pytest.raises(CharRNNError, match="half a surrogate pair"):
+        Vocabulary.from_text("a\ud800")
+
+
+def test_unknown_must_be_error_or_skip() -> None:
+    with pytest.raises(CharRNNError, match="must be"):
+        Vocabulary("a").encode("a", "ignore")  # type: ignore[arg-type]
+
+
+def test_vocabularies_are_equal_by_level_and_symbols() -> None:
+    assert Vocabulary("ab") == Vocabulary(("a", "b"))
+    assert hash(Vocabulary("ab")) == hash(Vocabulary(("a", "b")))
+    assert Vocabulary("ab") != Vocabulary("ba")
+    assert Vocabulary.of_bytes() != Vocabulary([chr(i) for i in range(256)])
+    assert Vocabulary("ab") != "ab"
+
+
+def test_str_subclasses_are_text() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    assert Vocabulary("ab").encode(Name("ba")).tolist() == [1, 0]
