@@ -192,7 +192,7 @@ def build(session: nox.Session) -> None:
     isolate(session)
     session.install(*BUILD_TOOLS)
     for project in (RUNTIME, TRAINER):
-        session.run("python", "-m", "build", "--outdir", "dist", *session.posargs, project)
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", "dist", *session.posargs, project)
 
 
 @nox.session(venv_backend="none")

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reference import random_weights
 
 FOLDER = Path(__file__).parent / "models"
@@ -36,7 +39,7 @@ class SmallModel:
     def vocabulary_size(self) -> int:
         return len(SYMBOLS) if self.level == "char" else 256
 
-    def weights(self):  # type: ignore[no-untyped-def]
+    def weights(self) -> dict[str, NDArray[np.float32]]:
         return random_weights(self.cell, self.layers, self.hidden_size, self.vocabulary_size, seed=7)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from reference import random_weights
 
 from charrnn_runtime import contract
 from charrnn_runtime.vocabulary import Vocabulary
@@ -21,6 +20,7 @@ from charrnn_trainer.graph.builder import GraphBuilder
 from charrnn_trainer.graph.sampler import sampler
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
+from reference import random_weights
 
 SYMBOLS = "\n abcdefghijklmnopqrstuvwxyz.é中"
 """A small vocabulary; its first symbol is the newline."""
@@ -96,7 +96,9 @@ class Stepper:
         logits, tokens, after = self._session.run([spec.name for spec in contract.OUTPUTS], feeds)
         return logits, tokens, after
 
-    def read(self, tokens: NDArray[Any], state: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def read(
+        self, tokens: NDArray[Any], state: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Read tokens [B, T], carrying the state: logits [B, T, V], and the states after the last."""
         all_logits = []
         for column in tokens.T:
@@ -119,7 +121,12 @@ class SamplerGraph:
         self._stepper = Stepper(self.model)
 
     def sample(
-        self, uniform: Any, temperature: Any = 1.0, top_k: Any = 1 << 62, top_p: Any = 1.0, row: int | None = None
+        self,
+        uniform: Any,
+        temperature: Any = 1.0,
+        top_k: Any = 1 << 62,
+        top_p: Any = 1.0,
+        row: int | None = None,
     ) -> NDArray[np.int64]:
         """The next token for every row of logits; with ``row``, for that row and every uniform number."""
         tokens = np.arange(self.rows) if row is None else np.full(len(uniform), row)

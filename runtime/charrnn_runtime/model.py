@@ -14,7 +14,7 @@ from charrnn_runtime import contract
 from charrnn_runtime.batch import Job, Piece, run_jobs
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.model_file import ModelInfo, read_model_file
-from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.scoring import Score, score_stream, score_tokens
 from charrnn_runtime.session import Engine
 from charrnn_runtime.state import UNSTARTED, State
@@ -120,7 +120,7 @@ class CharRNN:
         Raises:
             UnknownCharacterError: the text has unknown characters, and ``unknown`` is "error".
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [self._known(each, unknown) for each in ([text] if isinstance(text, str) else text)]
         if state is None:
             state = self.initial_state(max(1, len(texts)))
         if len(texts) == 1:
@@ -280,7 +280,7 @@ class CharRNN:
             on_progress: called now and then with the number of characters sampled since its last call.
         """
         sampling = Sampling(temperature, top_k, top_p)
-        _check_length(length)
+        length = _check_length(length)
         if rows is not None:
             _check_streams(rows)
         chosen = draw_seed() if seed is None else check_seed(seed)
@@ -297,7 +297,7 @@ class CharRNN:
             fresh = self.initial_state(1)
             for i, prime in enumerate(primes):
                 job = self._job(fresh.fork(1, i), prime, length, unknown)
-                heads[i] = self.vocabulary.decode(job.given) if prime else ""
+                heads[i] = self._known(prime, unknown)
                 yield job
 
         done: dict[int, Generated] = {}
@@ -352,7 +352,7 @@ class CharRNN:
             >>> more = model.stream("", 500, state=text.state, seed=1)  # doctest: +SKIP
         """
         sampling = Sampling(temperature, top_k, top_p)
-        _check_length(length)
+        length = _check_length(length)
         chosen = draw_seed() if seed is None else check_seed(seed)
         start = self.initial_state(1) if state is None else state
         self._check_state(start, 1)
@@ -406,6 +406,10 @@ class CharRNN:
             given = np.array([self.info.start_token])
         return Job(state, given, length, live)
 
+    def _known(self, text: str, unknown: Unknown) -> str:
+        """A text without the characters that are dropped from it."""
+        return text if unknown == "error" else self.vocabulary.decode(self.vocabulary.encode(text, unknown))
+
     def _stop_tokens(self, stop: str | None) -> NDArray[np.int64] | None:
         if stop is None:
             return None
@@ -452,11 +456,13 @@ class LiveText(Iterator[str]):
         raise StopIteration
 
 
-def _check_length(length: int) -> None:
+def _check_length(length: int) -> int:
+    length = whole_number("length", length)
     if length < 0:
         raise SettingError(f"length must be 0 or more, not {length}")
+    return length
 
 
 def _check_streams(streams: int) -> None:
-    if not 1 <= streams <= contract.MAX_STREAMS:
+    if not 1 <= whole_number("the number of streams", streams) <= contract.MAX_STREAMS:
         raise SettingError(f"streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")

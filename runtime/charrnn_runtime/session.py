@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import sys
 import threading
@@ -21,8 +22,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from charrnn_runtime import contract
-from charrnn_runtime.errors import DeviceError, ModelFormatError, SettingError
-from charrnn_runtime.model_file import ModelFile
+from charrnn_runtime.errors import CharRNNError, DeviceError, ModelFormatError, SettingError
+from charrnn_runtime.model_file import ModelFile, one_line
+from charrnn_runtime.sampling import whole_number
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 BLOCK: Final = 32
@@ -60,6 +62,7 @@ class Engine:
         """
         if device not in DEVICES:
             raise SettingError(f"device must be auto, cpu or cuda, not {device!r}")
+        threads = whole_number("threads", threads)
         if not 1 <= threads <= 1024:
             raise SettingError(f"threads must be between 1 and 1024, not {threads}")
         self.info = model.info
@@ -138,11 +141,10 @@ class Engine:
             # One node on the CPU would copy states back and forth at every character: rather none at all.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        # onnxruntime prints to stdout when it falls back; stdout is the product of a command.
-        with contextlib.redirect_stdout(sys.stderr):
-            return ort.InferenceSession(
-                self._bytes, sess_options=options, providers=providers, enable_fallback=False
-            )
+        # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
+        return ort.InferenceSession(
+            self._bytes, sess_options=options, providers=providers, enable_fallback=False
+        )
 
     def _choose_device(self, device: str) -> tuple[str, str]:
         """The device that runs, and a note on why it is not CUDA where that might be expected."""
@@ -168,8 +170,10 @@ class Engine:
     def _cuda_refusal(self) -> str | None:
         """Why a session on CUDA cannot be had; None if it can."""
         try:
-            with contextlib.redirect_stdout(sys.stderr):
-                ort.preload_dlls()
+            # It prints what it misses. stdout is the product of a command, and other threads may be writing
+            # to it, so it is not redirected: onnxruntime gets a print of its own.
+            ort.print = functools.partial(print, file=sys.stderr)
+            ort.preload_dlls()
             session = self._create_session("cuda")
         except Exception as error:
             return f"onnxruntime cannot start CUDA ({_first_line(error)}); install it with {_CUDA_INSTALL}"
@@ -279,7 +283,10 @@ class Lane:
             binding = self._bindings.get((slot, self._current))
             if binding is None:
                 binding = self._bind(slot)
-            run_bound(binding, options)
+            try:
+                run_bound(binding, options)
+            except Exception as error:
+                raise _cannot_run(error) from error
             self._current ^= 1
             if given and slot + 1 in given:
                 rows, values = given[slot + 1]
@@ -363,7 +370,10 @@ class CudaLane(Lane):
             binding = self._bindings.get((slot, self._current))
             if binding is None:
                 binding = self._bind(slot)
-            self._run_bound(binding, self._options)
+            try:
+                self._run_bound(binding, self._options)
+            except Exception as error:
+                raise _cannot_run(error) from error
             self._current ^= 1
             done = slot + 1
             if done in given or stop_token is not None:
@@ -431,5 +441,9 @@ def _driver_problem() -> str | None:
     return None
 
 
+def _cannot_run(error: BaseException) -> CharRNNError:
+    return CharRNNError(f"onnxruntime cannot run a step of the model: {_first_line(error)}")
+
+
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0], most=300)

@@ -6,7 +6,6 @@ These tests pass where neither torch nor onnx is installed.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -21,11 +20,9 @@ for folder in (TESTS, TESTS / "runtime"):
 
 from charrnn_runtime import CharRNN  # noqa: E402
 from make_models import MODELS, SmallModel  # noqa: E402
+from run_commands import Command, run_module  # noqa: E402
 
-RUNTIME = TESTS.parent / "runtime"
 SMALL = {model.path.stem: model for model in MODELS}
-
-Command = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @cache
@@ -69,46 +66,22 @@ def lstm_path() -> Path:
     return SMALL["lstm-2x12-fp32"].path
 
 
-def command_environment(**changes: str | None) -> dict[str, str]:
-    """The environment of a command: it finds charrnn_runtime beside these tests. None removes a variable."""
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = str(RUNTIME)
-    for name, value in changes.items():
-        if value is None:
-            environment.pop(name, None)
-        else:
-            environment[name] = value
-    return environment
-
-
-def _run(module: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
-    changes = options.pop("env", {})
-    assert isinstance(changes, dict)
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
-    if "input" not in options:
-        options.setdefault("stdin", subprocess.DEVNULL)
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(os.fspath, map(_word, arguments))],
-        env=command_environment(**changes),
-        check=False,
-        **options,  # type: ignore[call-overload, no-any-return]
-    )
-
-
-def _word(argument: object) -> str | bytes | os.PathLike[str]:
-    return argument if isinstance(argument, bytes | os.PathLike) else str(argument)
-
-
 @pytest.fixture(scope="session")
 def gen() -> Command:
     """Runs charrnn-gen; takes its arguments, ``env`` for changes of the environment, and subprocess's own."""
-    return lambda *arguments, **options: _run("charrnn_runtime.cli.gen", *arguments, **options)
+    return lambda *arguments, **options: run_module("charrnn_runtime.cli.gen", *arguments, **options)
 
 
 @pytest.fixture(scope="session")
 def info() -> Command:
     """Runs charrnn-info, as ``gen`` does charrnn-gen."""
-    return lambda *arguments, **options: _run("charrnn_runtime.cli.info", *arguments, **options)
+    return lambda *arguments, **options: run_module("charrnn_runtime.cli.info", *arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def score() -> Command:
+    """Runs charrnn-score, as ``gen`` does charrnn-gen."""
+    return lambda *arguments, **options: run_module("charrnn_runtime.cli.score", *arguments, **options)
 
 
 @pytest.fixture

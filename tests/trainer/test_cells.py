@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
+
 from reference import naive_step
 from step_graphs import Network, Stepper
-from torch import nn
 
 CELLS = ("lstm", "gru", "rnn")
 STEPS = 220
@@ -114,8 +117,8 @@ def test_rows_are_streams_that_may_be_put_in_any_order(cell: str, precision: str
     stepper = Stepper(network.model(precision))
     tokens, states = np.arange(9), network.random_states(9)
     order = np.random.RandomState(1).permutation(9)
-    straight = stepper.step(tokens, states)
-    shuffled = stepper.step(tokens[order], states[order])
+    straight: tuple[NDArray[Any], ...] = stepper.step(tokens, states)
+    shuffled: tuple[NDArray[Any], ...] = stepper.step(tokens[order], states[order])
     for one, other in zip(straight, shuffled, strict=True):
         np.testing.assert_array_equal(one[order], other)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import make_models
 import numpy as np
 import pytest
+
+import make_models
 from make_models import SmallModel
 from reference import naive_step
 from step_graphs import Stepper, metadata

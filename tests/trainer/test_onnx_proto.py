@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import make_models
 import onnx
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
-from step_graphs import Network
 
+import make_models
 from charrnn_runtime import onnx_proto
 from charrnn_runtime.errors import ModelFormatError
 from charrnn_runtime.model_file import check_model_bytes
+from step_graphs import Network
 
-MODELS = [
-    pytest.param(model.path.read_bytes(), id=model.path.stem) for model in make_models.MODELS
-] + [
-    pytest.param(Network(cell, 3, embedding_size=4).model(precision).SerializeToString(), id=f"{cell}-{precision}")
+MODELS = [pytest.param(model.path.read_bytes(), id=model.path.stem) for model in make_models.MODELS] + [
+    pytest.param(
+        Network(cell, 3, embedding_size=4).model(precision).SerializeToString(), id=f"{cell}-{precision}"
+    )
     for cell in ("lstm", "gru", "rnn")
     for precision in ("fp32", "fp16", "int8")
 ]
@@ -74,7 +74,10 @@ def test_every_field_has_the_onnx_packages_number_name_and_type(message: str) ->
 
 
 def _theirs(message: str) -> Any:
-    nested = {"TypeProtoTensor": onnx.TypeProto.Tensor, "Dimension": onnx.TensorShapeProto.Dimension}
+    nested: dict[str, Any] = {
+        "TypeProtoTensor": onnx.TypeProto.Tensor,
+        "Dimension": onnx.TensorShapeProto.Dimension,
+    }
     return (nested.get(message) or getattr(onnx, message)).DESCRIPTOR
 
 
@@ -173,7 +176,7 @@ def _set(message: Any, field: FieldDescriptor) -> None:
         value = "x"
     elif field.type == FieldDescriptor.TYPE_BYTES:
         value = b"x"
-    elif field.type == FieldDescriptor.TYPE_ENUM:
+    elif field.enum_type is not None:
         value = field.enum_type.values[0].number
     if field.is_repeated:
         getattr(message, field.name).append(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -9,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from step_graphs import Network, Stepper, initializers
 
 from charrnn_trainer.graph.quantize import quantize_columns
+from step_graphs import Network, Stepper, initializers
 
 CELLS = ("lstm", "gru", "rnn")
 
@@ -112,9 +114,7 @@ def test_int8_scales_are_constants_so_nothing_is_computed_from_the_batch(cell: s
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_weights_are_stored_in_the_type_of_the_precision(precision: str) -> None:
-    stored = {
-        tensor.name: tensor.data_type for tensor in Network("gru").model(precision).graph.initializer
-    }
+    stored = {tensor.name: tensor.data_type for tensor in Network("gru").model(precision).graph.initializer}
     expected = {
         "fp32": onnx.TensorProto.FLOAT,
         "fp16": onnx.TensorProto.FLOAT16,
@@ -136,10 +136,12 @@ def test_a_stream_is_the_same_to_the_last_bit_in_a_batch_of_any_size(cell: str, 
     stepper = Stepper(network.model(precision))
     rows = 64
     tokens, states = np.arange(rows) % len(network.symbols), network.random_states(rows)
-    whole = stepper.step(tokens, states, 0.7)
+    whole: tuple[NDArray[Any], ...] = stepper.step(tokens, states, 0.7)
     for size in (*range(1, 18), rows):
         for first in {0, rows - size}:
-            part = stepper.step(tokens[first : first + size], states[first : first + size], 0.7)
+            part: tuple[NDArray[Any], ...] = stepper.step(
+                tokens[first : first + size], states[first : first + size], 0.7
+            )
             for one, other in zip(whole, part, strict=True):
                 np.testing.assert_array_equal(one[first : first + size], other)
 
@@ -149,9 +151,9 @@ def test_what_stands_in_the_other_rows_changes_nothing(precision: str) -> None:
     network = Network("lstm", 2, hidden_size=WIDE)
     stepper = Stepper(network.model(precision))
     states = network.random_states(8)
-    quiet = stepper.step(np.zeros(8, np.int64), states)
+    quiet: tuple[NDArray[Any], ...] = stepper.step(np.zeros(8, np.int64), states)
     others = states.copy()
     others[1:] *= 100.0
-    loud = stepper.step(np.array([0, 5, 6, 7, 8, 9, 10, 11]), others)
+    loud: tuple[NDArray[Any], ...] = stepper.step(np.array([0, 5, 6, 7, 8, 9, 10, 11]), others)
     for one, other in zip(quiet, loud, strict=True):
         np.testing.assert_array_equal(one[0], other[0])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from reference import naive_sample, naive_uniform
 from step_graphs import SamplerGraph
 
@@ -43,7 +44,7 @@ def _uniforms(rows: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def _allowed(logits: NDArray[np.float32], u: float, temperature: float, top_k: int, top_p: float) -> set[int]:
-    """What the naive sampler takes, and takes where rounding moves the uniform number or the mass a little."""
+    """What the naive sampler takes, also where rounding moves the uniform number or the mass a little."""
     close = 1e-5
     return {
         naive_sample(logits, min(max(u + shift, 0.0), BELOW_ONE), temperature, top_k, top_p * factor)
@@ -102,8 +103,9 @@ numbers = {
 def test_both_forms_take_the_same_token(
     u: float, temperature: float, top_k: int, top_p: float, row: int
 ) -> None:
-    settings: tuple[Any, ...] = ([u], temperature, top_k, top_p)
-    cpu, everywhere = (_graph(65, cpu_only).sample(*settings, row=row) for cpu_only in (True, False))
+    cpu, everywhere = (
+        _graph(65, cpu_only).sample([u], temperature, top_k, top_p, row) for cpu_only in (True, False)
+    )
     np.testing.assert_array_equal(cpu, everywhere)
 
 
@@ -212,8 +214,10 @@ def test_a_top_k_beyond_what_is_sorted_is_off(cpu_only: bool, vocabulary_size: i
 @both_forms
 def test_a_vocabulary_of_one_symbol_has_no_choice(cpu_only: bool) -> None:
     graph = SamplerGraph(np.array([[-3.0]], np.float32), cpu_only=cpu_only)
-    for settings in [(0.0,), (BELOW_ONE,), (0.5, 1e-4, 1, 1e-6), (0.5, 1e4, 1 << 62, 1.0)]:
-        assert graph.sample(*settings)[0] == 0
+    for u in (0.0, 0.5, BELOW_ONE):
+        assert graph.sample(u)[0] == 0
+        assert graph.sample(u, temperature=1e-4, top_k=1, top_p=1e-6)[0] == 0
+        assert graph.sample(u, temperature=1e4)[0] == 0
 
 
 @both_forms

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from reference import naive_generate, naive_uniform
-from step_graphs import SYMBOLS, Network, Stepper, element_types, initializers, metadata
 
 from charrnn_runtime import contract
 from charrnn_runtime.model_file import check_model_bytes
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
+from reference import naive_generate, naive_uniform
+from step_graphs import SYMBOLS, Network, Stepper, element_types, initializers, metadata
 
 CELLS = ("lstm", "gru", "rnn")
 PRECISIONS = ("fp32", "fp16", "int8")

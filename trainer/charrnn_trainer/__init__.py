@@ -34,8 +34,7 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from charrnn_trainer.corpus import Corpus
-    from charrnn_trainer.loop import (
-        DivergedError,
+    from charrnn_trainer.events import (
         Evaluated,
         Event,
         Logged,
@@ -44,9 +43,8 @@ if TYPE_CHECKING:
         Started,
         Stepped,
         TrainResult,
-        resume,
-        train,
     )
+    from charrnn_trainer.loop import DivergedError, resume, train
     from charrnn_trainer.network import CharNetwork
 
 __all__ = [
@@ -99,8 +97,7 @@ _HOMES = {
         "TrainConfig",
     ),
     "charrnn_trainer.corpus": ("Corpus",),
-    "charrnn_trainer.loop": (
-        "DivergedError",
+    "charrnn_trainer.events": (
         "Evaluated",
         "Event",
         "Logged",
@@ -109,9 +106,8 @@ _HOMES = {
         "Started",
         "Stepped",
         "TrainResult",
-        "resume",
-        "train",
     ),
+    "charrnn_trainer.loop": ("DivergedError", "resume", "train"),
     "charrnn_trainer.network": ("CharNetwork",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

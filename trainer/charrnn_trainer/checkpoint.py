@@ -1,10 +1,10 @@
 """Checkpoints: one safetensors file each, with everything that a run needs to go on exactly where it stopped.
 
-Tensors: ``model.*`` as torch names the network's weights, ``optimizer.<weight>.exp_avg``, ``.exp_avg_sq`` and
-``.step`` (AdamW's), ``state.h`` and ``state.c`` (what the streams remember), ``random.cpu`` and, where one ran
-there, ``random.cuda``. One metadata key, ``charrnn``, holds canonical JSON (sorted keys, no spaces): settings,
-vocabulary, corpus, step and losses, and a hash over it and all tensors. Nothing in a file derives from a
-clock, so that the same training writes the same bytes.
+Tensors: ``model.*`` as torch names the network's weights, ``optimizer.<weight>.exp_avg``, ``.exp_avg_sq``
+and ``.step`` (AdamW's), ``state.h`` and ``state.c`` (what the streams remember), ``random.cpu`` and, where
+one ran there, ``random.cuda``. One metadata key, ``charrnn``, holds canonical JSON (sorted keys, no spaces):
+settings, vocabulary, corpus, step and losses, and a hash over it and all tensors. Nothing in a file derives
+from a clock, so that the same training writes the same bytes.
 """
 
 from __future__ import annotations
@@ -222,9 +222,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     about, header = _parse_header(path, content)
     try:
         tensors = safetensors.torch.load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _altered(path, str(error)) from error
-    if about.pop("sha256", None) != _digest(about, content):
+        right = about.pop("sha256", None) == _digest(about, content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _altered(path, _line(error)) from error
+    if not right:
         raise _altered(path, "its hash does not match its content")
     _check_tensors(header, tensors)
     # Copies lie where torch likes them, and do not keep the file's bytes alive.

@@ -4,8 +4,8 @@ A text is read twice, in pieces: once to learn its symbols (`scan_text`), once t
 (`ScannedText.encode_to`). The ids lie in a file in the smallest unsigned type that holds them and are mapped
 into memory, so that a text may be larger than the memory.
 
-The file of ids is a safetensors file with one tensor, ``tokens``, and one metadata key, ``charrnn``: JSON with
-the text's name, hash and vocabulary.
+The file of ids is a safetensors file with one tensor, ``tokens``, and one metadata key, ``charrnn``: JSON
+with the text's name, hash and vocabulary.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, cast
+from typing import IO, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,6 +143,8 @@ class Corpus:
 class ScannedText:
     """A text that was read once, to learn what it holds.
 
+    Close it, or use it in a ``with`` statement: what was kept aside of a pipe then goes away.
+
     Attributes:
         name: what it is called.
         sha256: the hash of its bytes as they were read.
@@ -163,6 +165,17 @@ class ScannedText:
     had_bom: bool
     source: str
     _file: IO[bytes] | None = field(default=None, repr=False, compare=False)
+
+    def __enter__(self) -> ScannedText:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was kept aside; the text cannot be encoded any more."""
+        if self._file is not None:
+            self._file.close()
 
     def encode_to(self, path: Path, *, source: str | None) -> Corpus:
         """Encode the text into a file of ids, whole or not at all, and map that into memory.
@@ -209,20 +222,18 @@ def scan_text(
     name = name or ("standard input" if path == "-" else Path(path).name)
     source = path if path == "-" else os.path.abspath(path)
     kept = _keep_aside(path)
-    with _opened(source, kept) as file:
-        reader = _Pieces(file, name, level)
-        seen = np.zeros(256 if level == "byte" else 0x110000, dtype=np.bool_)
-        for piece in reader:
-            raw = piece if isinstance(piece, bytes) else piece.encode("utf-32-le")
-            seen[np.frombuffer(raw, dtype=np.uint8 if level == "byte" else np.dtype("<u4"))] = True
-    codes = np.flatnonzero(seen)
-    _check_text(name, level, reader.length, len(codes))
-    if level == "byte":
-        own = Vocabulary.of_bytes()
-    else:
-        own = Vocabulary([chr(code) for code in codes])
-    if vocabulary is not None:
-        _check_known(name, own, vocabulary)
+    try:
+        with _opened(source, kept) as file:
+            reader = _Pieces(file, name, level)
+            codes = _distinct_codes(reader, level)
+        _check_text(name, level, reader.length, len(codes))
+        own = Vocabulary.of_bytes() if level == "byte" else Vocabulary([chr(code) for code in codes])
+        if vocabulary is not None:
+            _check_known(name, own, vocabulary)
+    except BaseException:
+        if kept is not None:
+            kept.close()
+        raise
     return ScannedText(
         name=name,
         sha256=reader.sha256,
@@ -234,6 +245,17 @@ def scan_text(
         source=source,
         _file=kept,
     )
+
+
+def _distinct_codes(pieces: Iterable[str | bytes], level: str) -> NDArray[np.intp]:
+    """The code points, or at level "byte" the bytes, that occur, in ascending order."""
+    seen = np.zeros(256 if level == "byte" else 0x110000, dtype=np.bool_)
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            seen[np.frombuffer(piece, dtype=np.uint8)] = True
+        else:
+            seen[np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")] = True
+    return np.flatnonzero(seen)
 
 
 class _Pieces:
@@ -317,13 +339,14 @@ def _keep_aside(path: str) -> IO[bytes] | None:
         raise CharRNNError("standard input is closed; give the path of a text file")
     kept = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - closed with the text
     try:
-        file: BinaryIO = sys.stdin.buffer if path == "-" else cast(BinaryIO, open(path, "rb"))  # noqa: SIM115
-        while piece := file.read(_PIECE):
-            kept.write(piece)
-        if path != "-":
-            file.close()
-    except OSError as error:
-        raise _cannot_read(path, error) from error
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            while piece := file.read(_PIECE):
+                kept.write(piece)
+    except BaseException as error:
+        kept.close()
+        if isinstance(error, OSError):
+            raise _cannot_read(path, error) from error
+        raise
     return cast("IO[bytes]", kept)
 
 

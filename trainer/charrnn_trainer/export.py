@@ -35,6 +35,10 @@ FP32_BOUND: Final = 1e-4
 """The largest difference of a logit to torch's that an fp32 export may have."""
 LOSS_BOUND: Final = 0.01
 """How much more bits per character, as a share, an fp16 or int8 export may need than fp32."""
+LOSS_FLOOR: Final = 1e-3
+"""How much more bits per character it may need in any case: of next to nothing, a share is nothing."""
+FP16_LARGEST: Final = 65_504.0
+"""The largest number that half precision holds."""
 
 _COMPARED_CHARACTERS: Final = 1_000
 """How many characters of each of 64 rows the precisions are compared on, at most."""
@@ -102,15 +106,16 @@ def export_checkpoint(
         model = build(checkpoint, precision)
         difference = logit_difference(checkpoint, model)
         bits, compared_on = _compare(checkpoint, model, fp32)
-        loss = bits[0] / bits[1] - 1.0
+        loss = bits[0] - bits[1]
         report(
             f"{precision}: {bits[0]:.4f} bits per character on {compared_on}, fp32 {bits[1]:.4f} "
-            f"({loss:+.2%}, bound {LOSS_BOUND:+.0%}); largest logit difference {difference:.1e}"
+            f"({_share(loss, bits[1])}, bound {LOSS_BOUND:+.0%}); largest logit difference {difference:.1e}"
         )
-        if loss > LOSS_BOUND:
+        if not loss <= max(LOSS_BOUND * bits[1], LOSS_FLOOR):
             raise ExportError(
-                f"the {precision} model needs {loss:.2%} more bits per character than fp32, and at most "
-                f"{LOSS_BOUND:.0%} is allowed; nothing was written: export it as fp32"
+                f"the {precision} model needs {bits[0]:.4f} bits per character and fp32 {bits[1]:.4f} "
+                f"({_share(loss, bits[1])}), and at most {LOSS_BOUND:.0%} more is allowed; nothing was "
+                "written: export it as fp32"
             )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -144,12 +149,13 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
     """The step model of a checkpoint, read back by the loader that users' programs have."""
     network = checkpoint.config.network
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
-    model = build_step_model(
-        fold_weights(network.cell, network.layers, weights),
-        checkpoint.vocabulary,
-        training_metadata(checkpoint),
-        precision,
-    )
+    folded = fold_weights(network.cell, network.layers, weights)
+    if precision == "fp16" and folded.largest_factor > FP16_LARGEST:
+        raise ExportError(
+            f"the network has weights of up to {folded.largest_factor:,.0f}, and fp16 holds at most "
+            f"{FP16_LARGEST:,.0f}; nothing was written: export it as fp32"
+        )
+    model = build_step_model(folded, checkpoint.vocabulary, training_metadata(checkpoint), precision)
     data = model.SerializeToString(deterministic=True)
     if len(data) > contract.MAX_FILE_BYTES:
         raise ExportError(
@@ -192,7 +198,7 @@ def prove(checkpoint: Checkpoint, model: BuiltModel) -> float:
 
 
 def logit_difference(checkpoint: Checkpoint, model: BuiltModel) -> float:
-    """The largest difference of a logit to torch's, on random characters from zero state on."""
+    """The largest difference of a logit to torch's, on random characters from zero state on; may be NaN."""
     generator = np.random.default_rng(0)
     vocabulary_size = len(checkpoint.vocabulary)
     tokens = generator.integers(0, vocabulary_size, (PROOF_STREAMS, PROOF_STEPS))  # (B, T)
@@ -208,13 +214,17 @@ def logit_difference(checkpoint: Checkpoint, model: BuiltModel) -> float:
             lane.tokens[: block.shape[1]] = block.T
             lane.run(block.shape[1])
             found = lane.logits[: block.shape[1]].swapaxes(0, 1)  # (T, B, V) -> (B, T, V)
-            largest = max(largest, float(np.abs(found - expected[:, first : first + BLOCK]).max()))
+            with np.errstate(invalid="ignore"):  # infinity - infinity
+                difference = np.abs(found - expected[:, first : first + BLOCK]).max()
+            largest = float(np.maximum(largest, difference))  # a NaN stays, which Python's max() would lose
     return largest
 
 
-def _compare(
-    checkpoint: Checkpoint, model: BuiltModel, fp32: BuiltModel
-) -> tuple[tuple[float, float], str]:
+def _share(loss: float, bits: float) -> str:
+    return f"{loss / bits:+.2%}" if bits else f"{loss:+.4f} bits"
+
+
+def _compare(checkpoint: Checkpoint, model: BuiltModel, fp32: BuiltModel) -> tuple[tuple[float, float], str]:
     """Bits per character of a model and of its fp32 form, on the same text, and what that text was."""
     texts, warm_up, what = _comparison_text(checkpoint, fp32)
     bits = []
@@ -225,9 +235,7 @@ def _compare(
     return (bits[0], bits[1]), what
 
 
-def _comparison_text(
-    checkpoint: Checkpoint, fp32: BuiltModel
-) -> tuple[list[NDArray[np.int64]], int, str]:
+def _comparison_text(checkpoint: Checkpoint, fp32: BuiltModel) -> tuple[list[NDArray[np.int64]], int, str]:
     """Rows of text, how many characters of each only warm up, and what the text is.
 
     It is the run's validation text where the run's tokens still lie beside the checkpoint, else text that the
@@ -275,9 +283,13 @@ def _what_is_there(destination: Path, *, force: bool) -> str | None:
         CharRNNError: it may not be replaced.
     """
     if destination.is_dir():
-        raise CharRNNError(f"{destination} is a folder; give the file to write, such as {destination}/lstm.onnx")
+        raise CharRNNError(
+            f"{destination} is a folder; give the file to write, such as {destination / 'lstm.onnx'}"
+        )
     if not destination.exists():
         return None
+    if not destination.is_file():
+        raise CharRNNError(f"{destination} is no regular file (but a device or a pipe); give another name")
     try:
         info = read_model_file(destination).info
     except CharRNNError:

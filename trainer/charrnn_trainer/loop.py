@@ -9,8 +9,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn_runtime.contract import DEFAULT_TEMPERATURE
-from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
+from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_trainer import __version__
 from charrnn_trainer.batches import Streams, fit_batch
 from charrnn_trainer.checkpoint import (
@@ -36,10 +35,28 @@ from charrnn_trainer.checkpoint import (
 from charrnn_trainer.config import RunFile, TrainConfig
 from charrnn_trainer.corpus import Corpus
 from charrnn_trainer.evaluation import validation_loss
+from charrnn_trainer.events import (
+    Evaluated,
+    Listener,
+    Logged,
+    Noted,
+    Saved,
+    Started,
+    Stepped,
+    TrainResult,
+)
 from charrnn_trainer.network import CharNetwork, State, next_token_loss, write_sample
 from charrnn_trainer.precision import Arithmetic, Choice, choose_arithmetic
 from charrnn_trainer.runs import Run
 from charrnn_trainer.schedule import learning_rate
+from charrnn_trainer.torch_settings import (
+    choose_device,
+    memory_errors,
+    own_random,
+    random_states,
+    set_random_states,
+    threads,
+)
 
 CHANGEABLE: Final = ("steps", "eval_every", "save_every", "log_every", "device", "threads")
 """The settings that may be changed when a run is resumed; all others would make it another run."""
@@ -50,142 +67,6 @@ _EXPLODED: Final = 10.0
 
 class DivergedError(CharRNNError):
     """The loss or the gradient is not a finite number any more, or the loss has exploded."""
-
-
-# --- events ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Noted:
-    """A setting was chosen or adjusted.
-
-    Attributes:
-        message: what, and why.
-    """
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Started:
-    """The steps begin.
-
-    Attributes:
-        config: all settings, with what "auto" chose in its place.
-        step: how many steps were done before.
-        parameters: how many numbers the network learns.
-        device: where it computes.
-        run: the run's folder, if it has one.
-        write: lets the network, as it is when this is called, write so many characters.
-    """
-
-    config: TrainConfig
-    step: int
-    parameters: int
-    device: str
-    run: Path | None
-    write: Callable[[int], str]
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A step is done.
-
-    Attributes:
-        step: how many steps are done.
-        loss: its loss in nats per character; None on a GPU, where asking for it at every step would cost time.
-        learning_rate: its learning rate.
-        seconds: the time that it took.
-    """
-
-    step: int
-    loss: float | None
-    learning_rate: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Logged:
-    """A report, every ``log_every`` steps and at the end.
-
-    Attributes:
-        step: how many steps are done.
-        train_loss: the mean loss since the last report, in nats per character.
-        learning_rate: the learning rate now.
-        seconds_per_batch: the mean time of a step since the last report (or since the start).
-        characters_per_second: how fast the text is read.
-    """
-
-    step: int
-    train_loss: float
-    learning_rate: float
-    seconds_per_batch: float
-    characters_per_second: float
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The validation loss was measured.
-
-    Attributes:
-        step: how many steps are done.
-        validation_loss: in nats per character.
-        best: whether it is the lowest so far.
-    """
-
-    step: int
-    validation_loss: float
-    best: bool
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint was written.
-
-    Attributes:
-        step: how many steps are done.
-        path: its file.
-        kind: why.
-    """
-
-    step: int
-    path: Path
-    kind: Kind
-
-
-Event = Noted | Started | Stepped | Logged | Evaluated | Saved
-
-
-@dataclass(frozen=True, eq=False)
-class TrainResult:
-    """What a training came to.
-
-    Attributes:
-        network: the network after the last step, in evaluation mode.
-        config: all settings, with what "auto" chose in its place.
-        vocabulary_size: V.
-        step: how many steps are done.
-        stopped: whether it was stopped before its last step.
-        train_loss: the mean loss since the last report, in nats per character.
-        evaluations: all validation losses.
-        run: the run's folder, if it has one.
-    """
-
-    network: CharNetwork
-    config: TrainConfig
-    step: int
-    stopped: bool
-    train_loss: float | None
-    evaluations: tuple[Evaluation, ...]
-    run: Path | None
-
-    @property
-    def best(self) -> Evaluation | None:
-        """The evaluation with the lowest validation loss."""
-        return min(self.evaluations, key=lambda item: item.validation_loss, default=None)
-
-
-Listener = Callable[[Event], None]
 
 
 # --- the public face ---------------------------------------------------------------------------------------
@@ -226,9 +107,9 @@ def train(
         raise SettingError(
             "train needs a Corpus: Corpus.from_text(text), or Corpus.from_ids(ids, vocabulary) for tokens"
         )
-    if isinstance(out, Run):
-        return _begin(config, tokens, on_event, out, init_from, should_stop)
-    with contextlib.nullcontext() if out is None else Run.create(out) as run:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_errors())
+        run = out if out is None or isinstance(out, Run) else stack.enter_context(Run.create(out))
         return _begin(config, tokens, on_event, run, init_from, should_stop)
 
 
@@ -259,7 +140,7 @@ def resume(
                 f"--{name.replace('_', '-')} cannot be changed when a run is resumed; "
                 f"only {', '.join('--' + item.replace('_', '-') for item in CHANGEABLE)} can"
             )
-    with Run.open(folder) as run:
+    with memory_errors(), Run.open(folder) as run:
         file = run.read_config()
         files = run.checkpoints()
         checkpoint = load_checkpoint(files[-1]) if files else None
@@ -322,7 +203,7 @@ class _Training:
         self._corpus, self._run = corpus, run
         self._train_tokens = corpus.train_tokens(config.data.val_fraction)
         self._validates = self._train_tokens < len(corpus)
-        self._device = _device(config.run.device)
+        self._device = choose_device(config.run.device)
         vocabulary_size = len(corpus.vocabulary)
         if config.data.level != corpus.vocabulary.level:
             config = config.replace(level=corpus.vocabulary.level)
@@ -331,7 +212,7 @@ class _Training:
         )
         if not batches_fit:
             config = self._fit_batch(config)
-        with _threads(config.run.threads):
+        with threads(config.run.threads):
             choice = choose_arithmetic(config, vocabulary_size, self._device)
         self._note_choice(choice)
         self._arithmetic: Arithmetic = choice.arithmetic
@@ -350,10 +231,10 @@ class _Training:
         self._pending: list[tuple[int, Tensor, Tensor, float, float]] = []
         self._seconds: list[float] = []
         # Every random number of the training comes from the seed, and the caller's generators stay theirs.
-        with _own_random(self._device):
+        with own_random(self._device):
             torch.manual_seed(self.config.run.seed)
             self._network = CharNetwork(self.config.network, vocabulary_size).to(self._device)
-            self._random = _random_states(self._device)
+            self._random = random_states(self._device)
         self._state: State = self._network.initial_state(data.batch_size)
         self._names, self._optimizer = self._make_optimizer()
 
@@ -398,6 +279,8 @@ class _Training:
                 self.config,
                 self._step,
                 self._network.parameter_count(),
+                self._train_tokens,
+                len(self._corpus) - self._train_tokens,
                 str(self._device),
                 self._run.folder if self._run else None,
                 self._write,
@@ -405,8 +288,8 @@ class _Training:
         )
         stopped = False
         self._network.train()
-        with _own_random(self._device), _threads(self.config.run.threads), _memory_errors():
-            _set_random_states(self._random, self._device)
+        with own_random(self._device), threads(self.config.run.threads):
+            set_random_states(self._random, self._device)
             while self._step < last and not stopped:
                 self._train_step()
                 self._look_up()
@@ -414,7 +297,7 @@ class _Training:
             self._settle()
             if stopped:
                 self._save("interrupted")
-            self._random = _random_states(self._device)
+            self._random = random_states(self._device)
         if self._run is not None:
             self._run.flush_history()
         self._network.eval()
@@ -474,13 +357,11 @@ class _Training:
         self._pending.clear()
 
     def _diverged(self, step: int, loss: float, norm: float) -> DivergedError:
-        what = (
-            f"the loss is {loss:.4g}" if not loss <= 1e4 or math.isfinite(norm) else "the gradient is endless"
-        )
+        what = "the gradient is not finite" if math.isfinite(loss) and not math.isfinite(norm) else None
         kept = self._run.checkpoints() if self._run else []
         last = f"the last good checkpoint is {kept[-1]}; " if kept else ""
         return DivergedError(
-            f"training diverged at step {step}: {what}; {last}"
+            f"training diverged at step {step}: {what or f'the loss is {loss:.4g}'}; {last}"
             f"try a lower --learning-rate (such as {self.config.optimization.learning_rate / 3:.2g}), "
             "a lower --clip, or --warmup-steps"
         )
@@ -578,7 +459,7 @@ class _Training:
                 tensors[f"optimizer.{name}.{part}"] = state[index][part]
         for part, tensor in zip(("h", "c"), self._state, strict=False):
             tensors[f"state.{part}"] = tensor
-        for name, tensor in _random_states(self._device).items():
+        for name, tensor in random_states(self._device).items():
             tensors[f"random.{name}"] = tensor
         return tensors
 
@@ -627,60 +508,3 @@ class _Training:
         ]
         names = [name for name, _ in matrices + biases]
         return names, torch.optim.AdamW(groups, lr=self.config.optimization.learning_rate, fused=True)
-
-
-# --- torch's global settings -------------------------------------------------------------------------------
-
-
-def _device(wanted: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise DeviceError(
-            "--device cuda: PyTorch finds no GPU here; install a PyTorch with CUDA, or use the CPU"
-        )
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Use so many CPU threads within a ``with`` statement."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _own_random(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Leave torch's global random generators as they were after a ``with`` statement."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-
-
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Tell a lack of memory from other failures of torch."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(f"the GPU has too little memory: {_ADVICE}") from error
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):
-            raise
-        raise CharRNNError(f"out of memory: {_ADVICE}") from error
-
-
-_ADVICE: Final = "lower --batch-size, --seq-length or --hidden-size"

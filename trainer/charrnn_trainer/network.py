@@ -120,7 +120,7 @@ class CharNetwork(nn.Module):
         return one_hot.scatter_(2, tokens.unsqueeze(2), 1.0)
 
     def _remember_at_first(self) -> None:
-        """Set the forget gates' bias to 1: the second of the four blocks of H. It is the sum of two vectors."""
+        """Set the forget gates' bias, the sum of two vectors, to 1: the second of the four blocks of H."""
         hidden = self.config.hidden_size
         with torch.no_grad():
             for layer in range(self.config.layers):

@@ -25,7 +25,7 @@ from charrnn_trainer.checkpoint import (
     read_header,
 )
 from charrnn_trainer.config import RunFile
-from charrnn_trainer.files import remove_parts, write_whole
+from charrnn_trainer.files import WriteError, remove_parts, write_whole
 
 if sys.platform == "win32":
     import msvcrt
@@ -41,12 +41,13 @@ _MOST_RUNS: Final = 100_000
 class Run:
     """A run's folder that this process, and no other, may write to.
 
-    Use it in a ``with`` statement, or `close` it: that ends the claim. So does the end of the process,
-    however it ends.
+    Use it in a ``with`` statement, whose end ends the claim; so does the end of the process, however it ends.
+    Where no ``config.toml`` was written until then, the run did not begin, and what it left is removed.
     """
 
-    def __init__(self, folder: Path, lock: IO[bytes]) -> None:
+    def __init__(self, folder: Path, lock: IO[bytes], *, made: bool = False) -> None:
         self.folder = folder
+        self._made = made
         self.tokens_path = folder / TOKENS_FILE
         self.config_path = folder / CONFIG_FILE
         self._lock = lock
@@ -62,17 +63,18 @@ class Run:
         """
         folder = Path(folder)
         try:
+            made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            if is_run(folder):
-                raise SettingError(
-                    f"--out {folder} holds a run already; give a new folder, or go on with that run "
-                    f"(--resume {folder})"
-                )
-            if any(entry.name != _LOCK_FILE for entry in folder.iterdir()):
-                raise SettingError(f"--out {folder} is not empty; give a new folder")
+            _check_empty(folder)
         except OSError as error:
             raise _cannot_make(folder, error) from error
-        return cls(folder, _lock(folder))
+        run = cls(folder, _lock(folder), made=made)
+        try:
+            _check_empty(folder)  # another process may have used it in between
+        except SettingError:
+            run.close()
+            raise
+        return run
 
     @classmethod
     def create_in(cls, parent: str | Path, name: str) -> Run:
@@ -90,7 +92,7 @@ class Run:
                 continue
             except OSError as error:
                 raise _cannot_make(folder, error) from error
-            return cls(folder, _lock(folder))
+            return cls(folder, _lock(folder), made=True)
         raise CharRNNError(f"{parent} has too many runs named {name}; remove some, or give --out FOLDER")
 
     @classmethod
@@ -111,21 +113,22 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self.config_path.exists():
+            self._discard()
         self.close()
 
     def close(self) -> None:
         """Let others write to the folder."""
         self._lock.close()
 
-    def discard(self) -> None:
-        """Remove a folder that was made for a run that did not begin."""
+    def _discard(self) -> None:
         remove_parts(self.folder)
         for path in (self.tokens_path, self.folder / _LOCK_FILE):
             with contextlib.suppress(OSError):
                 path.unlink()
-        self.close()
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        if self._made:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     # --- settings ------------------------------------------------------------------------------------------
 
@@ -144,7 +147,7 @@ class Run:
         return checkpoint_files(self.folder)
 
     def remove_superseded(self, best_step: int | None) -> None:
-        """Remove checkpoints that are neither the best any more nor the last, and were not due by their step."""
+        """Remove checkpoints that are neither due by their step, nor the best any more, nor the last."""
         for header in self._headers(self.checkpoints()[:-1]):
             if header.kind in ("best", "interrupted") and header.step != best_step:
                 with contextlib.suppress(OSError):
@@ -165,7 +168,7 @@ class Run:
         """Write what was noted to ``history.jsonl``.
 
         Raises:
-            CharRNNError: it cannot be written.
+            WriteError: it cannot be written.
         """
         if not self._history:
             return
@@ -176,14 +179,14 @@ class Run:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise CharRNNError(f"cannot write {path}: {error.strerror or error}") from error
+            raise WriteError(path, error) from error
         self._history.clear()
 
     def cut_history(self, step: int) -> None:
         """Cut ``history.jsonl`` after the last whole line of step ``step`` or before.
 
         Raises:
-            CharRNNError: it cannot be written.
+            WriteError: it cannot be written.
         """
         path = self.folder / HISTORY_FILE
         try:
@@ -197,7 +200,17 @@ class Run:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise CharRNNError(f"cannot write {path}: {error.strerror or error}") from error
+            raise WriteError(path, error) from error
+
+
+def _check_empty(folder: Path) -> None:
+    if is_run(folder):
+        raise SettingError(
+            f"--out {folder} holds a run already; give a new folder, or go on with that run "
+            f"(--resume {folder})"
+        )
+    if any(entry.name != _LOCK_FILE for entry in folder.iterdir()):
+        raise SettingError(f"--out {folder} is not empty; give a new folder")
 
 
 def _is_until(line: bytes, step: int) -> bool:

@@ -6,7 +6,6 @@ import codecs
 import itertools
 import json
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,12 +202,12 @@ def _known(model: CharRNN, text: str, unknown: Literal["error", "skip"]) -> list
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     if str(path) == "-":
-        yield sys.stdin.buffer
+        yield terminal.source()
         return
     try:
         file = path.open("rb")
-    except OSError as error:
-        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     with file:
         yield file
 
@@ -240,12 +239,14 @@ def _pieces(file: BinaryIO, path: Path) -> Iterator[str]:
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
     """The lines, without their ends."""
-    rest = ""
+    parts: list[str] = []  # of a line whose end has not come
     for piece in _pieces(file, path):
-        *whole, rest = (rest + piece).split("\n")
-        for line in whole:
-            yield line.removesuffix("\r")
-    if rest:
+        first, *others = piece.split("\n")
+        parts.append(first)
+        for other in others:
+            yield "".join(parts).removesuffix("\r")
+            parts = [other]
+    if rest := "".join(parts):
         yield rest.removesuffix("\r")
 
 

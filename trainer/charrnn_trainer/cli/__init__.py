@@ -1,0 +1,1 @@
+"""The commands charrnn-train and charrnn-export."""

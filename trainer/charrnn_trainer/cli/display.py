@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -24,7 +25,7 @@ from charrnn_runtime.cli import terminal
 
 if TYPE_CHECKING:
     from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.loop import Evaluated, Event, Logged, Saved, Started, Stepped, TrainResult
+    from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped, TrainResult
 
 _LINES_SHOWN = 5
 _SYMBOLS_SHOWN = 12
@@ -41,7 +42,7 @@ class Display:
         self._live: _LiveDisplay | None = None
         self._console = console if console.is_terminal and not console.is_dumb_terminal else None
         self._steps = 0
-        self._parameters = 0
+        self._unit = "characters"
 
     def __enter__(self) -> Display:
         return self
@@ -68,7 +69,9 @@ class Display:
     def show_text(self, text: ScannedText) -> None:
         """Show what was read: its length, its symbols, its first lines."""
         unit = "bytes" if text.vocabulary.level == "byte" else "characters"
-        terminal.say(f"text: {text.name}, {text.length:,} {unit}, {text.distinct:,} of them distinct")
+        terminal.say(
+            f"text: {_printable(text.name)}, {text.length:,} {unit}, {text.distinct:,} of them distinct"
+        )
         if text.had_bom:
             terminal.say("  (a byte-order mark at its start was left out)")
         lines = text.beginning.splitlines()[:_LINES_SHOWN]
@@ -84,29 +87,34 @@ class Display:
             terminal.say(f"best: validation loss {_with_bits(best.validation_loss)} at step {best.step:,}")
         elif result.train_loss is not None:
             terminal.say(f"last: training loss {_with_bits(result.train_loss)}")
-        terminal.say(f"next: charrnn-export {result.run} models/{result.config.network.cell}.onnx")
+        terminal.say(
+            f"next: charrnn-export {shlex.quote(str(result.run))} models/{result.config.network.cell}.onnx"
+        )
 
     # --- events --------------------------------------------------------------------------------------------
 
-    def _on_noted(self, event: Event) -> None:
-        terminal.say(getattr(event, "message"))  # noqa: B009
+    def _on_noted(self, event: Noted) -> None:
+        terminal.say(event.message)
 
     def _on_started(self, event: Started) -> None:
         config = event.config
         network = config.network
         self._steps = config.optimization.steps
+        self._unit = "bytes" if config.data.level == "byte" else "characters"
         reads = f"an embedding of {network.embedding_size}" if network.embedding_size else "one-hot"
         terminal.say(
             f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, input {reads}, "
             f"{event.parameters:,} parameters, on {event.device} in {config.run.precision}"
         )
+        kept = f", the last {event.validation_tokens:,} for validation" if event.validation_tokens else ""
+        terminal.say(f"split: the first {event.train_tokens:,} {self._unit} for training{kept}")
         if event.step >= self._steps:
             terminal.say(f"all {self._steps:,} steps are done; to train on, give more --steps")
             return
         where = f" from step {event.step:,}" if event.step else ""
         terminal.say(
             f"training{where}: {self._steps:,} steps of {config.data.batch_size} x {config.data.seq_length} "
-            f"characters, into {event.run}"
+            f"{self._unit}, into {event.run}"
         )
         if self._console is not None:
             self._live = _LiveDisplay(self._console, event)
@@ -212,7 +220,7 @@ class _LiveDisplay:
             figures.append(f"{self._seconds:.3f} s/batch")
             figures.append(f"{self._batch_characters / self._seconds:,.0f} characters/s")
         figures.append(f"rate {self._rate:.2g}")
-        parts = [self._bar, Text(" · ".join(figures))]
+        parts: list[RenderableType] = [self._bar, Text(" · ".join(figures))]
         if self._sample:
             lines = self._sample.strip("\n").split("\n")[:_SAMPLE_LINES]
             shown = "\n".join(f"  {_printable(line)}" for line in lines)
@@ -222,7 +230,7 @@ class _LiveDisplay:
 
 @contextlib.contextmanager
 def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
-    """A bar for a download, which appears with its first bytes; None where there is no terminal to show it."""
+    """A bar for a download, which appears with its first bytes; None where no terminal shows it."""
     console = Console(stderr=True)
     if terminal.is_quiet() or not console.is_terminal or console.is_dumb_terminal:
         yield None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -54,7 +55,7 @@ def export(
 
     The graph is compared with torch before it is written. A charrnn model at the destination is replaced.
     """
-    if checkpoint not in ("best", "last") and not (checkpoint.isascii() and checkpoint.isdecimal()):
+    if checkpoint not in ("best", "last") and not re.fullmatch("[0-9]{1,18}", checkpoint):
         raise SettingError(f"--checkpoint must be best, last or a step's number, not {checkpoint!r}")
     if not list_them and destination is None:
         raise SettingError("give the file to write, such as models/lstm.onnx; or --list to see what there is")
@@ -65,7 +66,8 @@ def export(
         _show(list_checkpoints(source))
         return
     assert destination is not None
-    which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+    which: Literal["best", "last"] | int
+    which = "best" if checkpoint == "best" else "last" if checkpoint == "last" else int(checkpoint)
     path = find_checkpoint(source, which)
 
     from charrnn_trainer.export import export_checkpoint

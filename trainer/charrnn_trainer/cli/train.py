@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -16,12 +18,14 @@ from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer import __version__
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
+from charrnn_trainer.files import WriteError
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary
     from charrnn_trainer.cli.display import Display
     from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.loop import TrainResult
+    from charrnn_trainer.events import TrainResult
+    from charrnn_trainer.runs import Run
 
 app = terminal.new_app()
 
@@ -46,7 +50,7 @@ def train(
     text: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TEXT]",
+            metavar="TEXT",
             show_default=False,
             help="A text file, in UTF-8; - reads standard input. [default: tinyshakespeare]",
         ),
@@ -141,8 +145,8 @@ def train(
 ) -> None:
     """Train a character-level network on a text.
 
-    Without TEXT, it learns tinyshakespeare. The checkpoints and all else about the run lie in one folder, whose
-    path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
+    Without TEXT, it learns tinyshakespeare. The checkpoints and all else about the run lie in one folder,
+    whose path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
     """
     given = {name: context.params[name] for name in _SETTINGS if context.params[name] is not None}
     if resume is not None:
@@ -168,23 +172,19 @@ def _train(
     vocabulary: Vocabulary | None = None
     if init_from is not None:
         config, init_from, vocabulary = _start_from(init_from, config, given)
-    scanned = _scan(text, config, vocabulary)
-    with Display() as display:
+    stop = _StopSignals()
+    with _scan(text, config, vocabulary) as scanned, Display() as display:
         display.show_text(scanned)
 
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
         from charrnn_trainer.loop import train as train_network
 
-        with _claim(out, config) as run:
-            try:
-                corpus = scanned.encode_to(run.tokens_path, source=None if text is None else scanned.source)
-                with _StopSignals() as stop:
-                    result = train_network(
-                        config, corpus, display, out=run, init_from=init_from, should_stop=stop
-                    )
-            finally:
-                if not run.config_path.exists():
-                    run.discard()
+        with _claim(out, config) as run, _word_on_write_errors(run.folder):
+            corpus = scanned.encode_to(run.tokens_path, source=None if text is None else scanned.source)
+            with stop:
+                result = train_network(
+                    config, corpus, display, out=run, init_from=init_from, should_stop=stop
+                )
     _finish(result, display, stop)
 
 
@@ -194,30 +194,43 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
     from charrnn_trainer.cli.display import Display
     from charrnn_trainer.loop import resume as resume_network
 
-    run = newest_run(path)
-    terminal.say(f"resuming {run}")
-    with Display() as display, _StopSignals() as stop:
-        result = resume_network(run, display, changes=changes, should_stop=stop)
+    folder = newest_run(path)
+    terminal.say(f"resuming {folder}")
+    with Display() as display, _StopSignals() as stop, _word_on_write_errors(folder):
+        result = resume_network(folder, display, changes=changes, should_stop=stop)
     _finish(result, display, stop)
 
 
 def _finish(result: TrainResult, display: Display, stop: _StopSignals) -> NoReturn:
     """Say how the run ended, print its folder, and end with the exit code of what ended it."""
-    assert result.run is not None
     if result.stopped:
         terminal.say(
-            f"stopped at step {result.step:,}, and saved; to go on: charrnn-train --resume {result.run}"
+            f"stopped at step {result.step:,}, and saved; to go on: "
+            f"charrnn-train --resume {shlex.quote(str(result.run))}"
         )
     else:
         display.show_result(result)
-    stream = terminal.product()
-    stream.write(f"{result.run}\n")
-    stream.flush()
-    raise typer.Exit(128 + stop.number if result.stopped and stop.number else 0)
+    if sys.stdout is not None:  # where it is closed, nobody asked for the path
+        terminal.product().write(f"{result.run}\n")
+    raise typer.Exit(128 + stop.number if result.stopped else 0)
 
 
 @contextlib.contextmanager
-def _claim(out: Path | None, config: TrainConfig) -> Iterator[Any]:
+def _word_on_write_errors(folder: Path) -> Iterator[None]:
+    """Say how to go on when a disk is full and there is something to go on from."""
+    try:
+        yield
+    except WriteError:
+        if any(folder.glob("*.safetensors")):
+            terminal.say(
+                "the checkpoints that were saved before are whole; when there is room again, go on with: "
+                f"charrnn-train --resume {shlex.quote(str(folder))}"
+            )
+        raise
+
+
+@contextlib.contextmanager
+def _claim(out: Path | None, config: TrainConfig) -> Iterator[Run]:
     from charrnn_trainer.runs import Run
 
     run = Run.create_in(RUNS_FOLDER, config.network.cell) if out is None else Run.create(out)
@@ -266,7 +279,7 @@ def _start_from(
 
 
 class _StopSignals:
-    """Asks the training to stop after its step when Ctrl-C, SIGTERM or SIGHUP comes, for a ``with`` statement.
+    """Asks the training to stop after its step when Ctrl-C, SIGTERM or SIGHUP comes; for ``with``.
 
     A second one ends the process at once. Signals that were ignored before (by nohup, say) stay so.
     """

@@ -77,9 +77,7 @@ class Int8Products(Fp32Products):
     def multiply(self, activation: str, weight: Matrix, name: str) -> str:
         builder = self._builder
         columns, scales = quantize_columns(weight)
-        product = builder.node(
-            "MatMulInteger", activation, builder.constant(name, columns), self._zero_point
-        )
+        product = builder.node("MatMulInteger", activation, builder.constant(name, columns), self._zero_point)
         product = builder.node("Cast", product, to=contract.FLOAT)
         return builder.node(
             "Mul",

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
-
 Matrix = NDArray[np.float64]
 
 
@@ -64,6 +62,13 @@ class StepWeights:
         """V."""
         return int(self.table.shape[0])
 
+    @property
+    def largest_factor(self) -> float:
+        """The largest magnitude in the matrices that the graph multiplies with."""
+        matrices = [self.output, *(layer.recurrent for layer in self.layers)]
+        matrices += [layer.input for layer in self.layers if layer.input is not None]
+        return max(float(np.abs(matrix).max()) for matrix in matrices)
+
 
 def fold_weights(cell: str, layers: int, tensors: Mapping[str, NDArray[np.float32]]) -> StepWeights:
     """Fold a network's weights, named as torch names them, without the prefix ``model.``.
@@ -105,8 +110,3 @@ def fold_weights(cell: str, layers: int, tensors: Mapping[str, NDArray[np.float3
         output=tensor("output.weight").T,
         output_bias=tensor("output.bias"),
     )
-
-
-def gate_count(cell: str) -> int:
-    """G, the number of gates of a cell."""
-    return contract.GATES[cell]

@@ -1,0 +1,570 @@
+"""charrnn-gen, charrnn-info and charrnn-score, run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from charrnn_runtime import CharRNN, __version__
+from charrnn_runtime.model_file import read_model_file
+from hostile_files import LSTM, changed, metadata
+from make_models import FOLDER
+from run_commands import Command, command_environment
+
+MODEL = FOLDER / "lstm-2x12-fp32.onnx"
+BYTES = FOLDER / "lstm-1x12-fp32-byte.onnx"
+INT8 = FOLDER / "gru-2x12-int8.onnx"
+
+Done = subprocess.CompletedProcess[bytes]
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+def _ok(done: Done) -> str:
+    """What a command that succeeded wrote to stdout."""
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def _error(done: Done, code: int, stdout: str = "") -> str:
+    """The one line that a command that failed ended with, after what it said before."""
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == code, lines
+    assert done.stdout.decode() == stdout
+    errors = [line for line in lines if ": error: " in line]
+    assert errors == lines[-1:], lines
+    assert "Traceback" not in done.stderr.decode()
+    assert "fault of charrnn" not in errors[0]
+    return errors[0]
+
+
+# --- charrnn-gen: what it writes ---------------------------------------------------------------------------
+
+
+def test_the_text_goes_to_stdout_and_the_talk_to_stderr(gen: Command, lstm: CharRNN) -> None:
+    done = gen(MODEL, "--prime", "LORD ", "--length", "80", "--seed", "7")
+    assert _ok(done) == lstm.generate("LORD ", 80, seed=7)
+    assert done.stderr.decode() == f"{MODEL}: lstm 2x12 fp32 on cpu, seed 7\n"
+
+
+def test_short_options_are_the_long_ones(gen: Command, lstm: CharRNN) -> None:
+    done = gen(MODEL, "-p", "LORD ", "-n", 60, "-t", 0.5, "-s", 7, "-q")
+    assert _ok(done) == lstm.generate("LORD ", 60, seed=7, temperature=0.5)
+    assert done.stderr == b""
+
+
+def test_a_thousand_characters_without_a_prime_at_a_drawn_seed_that_is_shown(
+    gen: Command, lstm: CharRNN
+) -> None:
+    done = gen(MODEL)
+    seed = int(done.stderr.decode().rpartition("seed ")[2])
+    assert _ok(done) == lstm.generate("", 1000, seed=seed, temperature=0.8)
+    assert len(done.stdout.decode()) == 1000
+
+
+def test_settings_of_sampling_reach_the_model(gen: Command, lstm: CharRNN) -> None:
+    done = gen(MODEL, "-p", "L", "-n", 60, "-s", 7, "--top-k", 9, "--top-p", 0.7, "--threads", 2)
+    assert _ok(done) == lstm.generate("L", 60, seed=7, top_k=9, top_p=0.7)
+    assert _ok(gen(MODEL, "-n", 40, "--greedy")) == lstm.generate("", 40, top_k=1)
+
+
+def test_the_prime_can_be_left_out_and_a_text_stopped(gen: Command, lstm: CharRNN) -> None:
+    free = lstm.generate("LORD ", 100, seed=7)[5:]
+    done = gen(MODEL, "-p", "LORD ", "-n", 100, "-s", 7, "--no-prime", "--stop", free[40:43])
+    assert _ok(done) == free[: free.index(free[40:43])]
+
+
+def test_a_length_of_0_gives_the_prime_alone(gen: Command) -> None:
+    assert _ok(gen(MODEL, "-p", "LORD", "-n", 0)) == "LORD"
+    assert _ok(gen(MODEL, "-n", 0)) == ""
+
+
+def test_many_streams_are_parted_by_lines_that_number_them(gen: Command, lstm: CharRNN) -> None:
+    texts = lstm.generate(["LORD "] * 3, 30, seed=7)
+    done = gen(MODEL, "-p", "LORD ", "-n", 30, "-s", 7, "--streams", 3, "--batch", 2)
+    expected = ""
+    for number, text in enumerate(texts):
+        expected += f"==> stream {number} <==\n{text}" + ("" if text.endswith("\n") else "\n")
+    assert _ok(done) == expected
+
+
+def test_json_has_an_object_a_stream(gen: Command, lstm: CharRNN) -> None:
+    done = gen(MODEL, "-p", "LORD ", "-n", 30, "-s", 7, "--streams", 3, "--json", "--top-k", 20, "--stop", "j")
+    records = [json.loads(line) for line in _ok(done).splitlines()]
+    texts = lstm.generate(["LORD "] * 3, 30, seed=7, top_k=20, stop="j")
+    assert [record["text"] for record in records] == texts
+    assert [record["stream"] for record in records] == [0, 1, 2]
+    for record in records:
+        assert record["prime"] == "LORD "
+        assert record["seed"] == 7
+        assert record["settings"] == {"length": 30, "temperature": 0.8, "top_k": 20, "top_p": 1.0, "stop": "j"}
+        assert record["model"] == {"path": str(MODEL), "sha256": read_model_file(MODEL).info.sha256}
+        assert record["device"] == "cpu"
+    one = json.loads(_ok(gen(MODEL, "-p", "a", "-n", 5, "-s", 1, "--json", "--no-prime")))
+    assert one["text"] == lstm.generate("a", 5, seed=1)[1:]
+
+
+def test_stats_say_the_speed_the_device_and_the_load_time(gen: Command) -> None:
+    done = gen(MODEL, "-n", 50, "--stats", "--device", "cpu")
+    assert len(_ok(done)) == 50
+    last = done.stderr.decode().splitlines()[-1]
+    assert last.startswith("50 characters in ")
+    assert "characters a second on cpu; loaded in " in last
+    many = gen(MODEL, "-n", 50, "--stats", "--streams", 3)
+    assert many.stderr.decode().splitlines()[-1].startswith("150 characters in ")
+
+
+def test_an_int8_model_runs(gen: Command) -> None:
+    done = gen(INT8, "-n", 20, "-s", 1)
+    assert len(_ok(done)) == 20
+    assert "gru 2x12 int8 on cpu" in done.stderr.decode()
+
+
+def test_a_byte_model_writes_utf_8_whatever_it_samples(gen: Command, byte_model: CharRNN) -> None:
+    done = gen(BYTES, "-p", "é中", "-n", 200, "-s", 1)
+    assert _ok(done) == byte_model.generate("é中", 200, seed=1)
+
+
+# --- charrnn-gen: primes -----------------------------------------------------------------------------------
+
+
+def test_a_prime_from_a_file_is_taken_as_it_is(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
+    (tmp_path / "prime").write_bytes(b"LORD \n")
+    expected = lstm.generate("LORD \n", 20, seed=1)
+    assert _ok(gen(MODEL, "--prime-file", tmp_path / "prime", "-n", 20, "-s", 1)) == expected
+    assert _ok(gen(MODEL, "--prime-file", "-", "-n", 20, "-s", 1, input=b"LORD \n")) == expected
+
+
+@pytest.mark.parametrize("text", ["a\nLORD \n\nb", "a\r\nLORD \r\n\r\nb\r\n", "a\nLORD \n\nb\n"])
+def test_a_file_of_primes_has_one_a_line(gen: Command, lstm: CharRNN, tmp_path: Path, text: str) -> None:
+    (tmp_path / "primes").write_bytes(text.encode())
+    done = gen(MODEL, "--primes-file", tmp_path / "primes", "-n", 20, "-s", 1, "--json")
+    records = [json.loads(line) for line in _ok(done).splitlines()]
+    assert [record["prime"] for record in records] == ["a", "LORD ", "", "b"]
+    assert [record["text"] for record in records] == lstm.generate(["a", "LORD ", "", "b"], 20, seed=1)
+
+
+def test_primes_are_parted_at_line_ends_alone(gen: Command) -> None:
+    primes = "a\x0cb\u2028c\x1dd\x85e\n\x0b"
+    done = gen(BYTES, "--primes-file", "-", "-n", 1, "-s", 1, "--json", input=primes.encode())
+    assert [json.loads(line)["prime"] for line in _ok(done).split("\n")[:-1]] == primes.split("\n")
+
+
+def test_a_file_without_primes_gives_nothing(gen: Command) -> None:
+    assert _ok(gen(MODEL, "--primes-file", "-", input=b"")) == ""
+
+
+@pytest.mark.parametrize("option", ["--prime-file", "--primes-file"])
+def test_files_of_primes_that_cannot_be_read_are_named(gen: Command, tmp_path: Path, option: str) -> None:
+    assert "none cannot be read: No such file" in _error(gen(MODEL, option, tmp_path / "none"), 1)
+    assert "cannot be read: Is a directory" in _error(gen(MODEL, option, tmp_path), 1)
+    message = _error(gen(MODEL, option, "-", input=b"ab\xffc"), 1)
+    assert "stdin is no UTF-8 text: byte 2 is 0xff" in message
+
+
+def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, lstm: CharRNN) -> None:
+    message = _error(gen(MODEL, "-p", "aßb", "-n", 5), 1)
+    assert "'ß' (U+00DF) at position 1" in message
+    assert "--unknown skip" in message
+    done = gen(MODEL, "-p", "aßb", "-n", 20, "-s", 1, "--unknown", "skip")
+    assert _ok(done) == lstm.generate("ab", 20, seed=1)
+    assert "dropped from the prime, since the model does not know them: 'ß'" in done.stderr.decode()
+    many = gen(MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--unknown", "skip", "--json", input="ß\nab\n".encode())
+    assert [json.loads(line)["prime"] for line in _ok(many).splitlines()] == ["", "ab"]
+
+
+def test_an_unknown_character_in_the_last_prime_leaves_the_output_file_away(gen: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _error(gen(MODEL, "--primes-file", "-", "-n", 5, "-o", out, input="a\nb\nß\n".encode()), 1)
+    assert os.listdir(tmp_path) == []
+
+
+@posix
+def test_a_prime_that_is_no_utf_8_is_an_error(gen: Command) -> None:
+    assert "'\\udcff'" in _error(gen(MODEL, "-p", b"a\xff", "-n", 5), 1)
+
+
+# --- charrnn-gen: interactive ------------------------------------------------------------------------------
+
+
+def test_interactive_goes_on_from_the_same_state(gen: Command, lstm: CharRNN) -> None:
+    state = lstm.initial_state()
+    expected = ""
+    for line in ["LORD ", "a", ""]:
+        live = lstm.stream(line, 20, state=state, seed=1)
+        expected += line + "".join(live) + "\n"
+        state = live.state
+    assert _ok(gen(MODEL, "-i", "-n", 20, "-s", 1, input=b"LORD \na\r\n\n")) == expected
+    done = gen(MODEL, "-i", "-n", 20, "-s", 1, "-p", "LORD ", "--stats", input=b"a\n")
+    assert _ok(done) == expected[: expected.rindex("\n", 0, -1) + 1]
+    assert "40 characters in " in done.stderr.decode()
+
+
+def test_interactive_reads_utf_8_and_refuses_what_is_none(gen: Command) -> None:
+    assert _ok(gen(MODEL, "-i", "-n", 1, "-s", 1, input="é\n".encode())).startswith("é")
+    assert "no UTF-8 text" in _error(gen(MODEL, "-i", "-n", 1, "-s", 1, input=b"\xff\n"), 1)
+    assert _ok(gen(MODEL, "-i", "-n", 1, input=b"")) == ""
+
+
+@posix
+def test_interactive_at_a_terminal_asks_and_goes_on_after_an_unknown_character(lstm: CharRNN) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charrnn_runtime.cli.gen", MODEL, "-i", "-n", "20", "-s", "1"],
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=command_environment(),
+    )
+    os.write(master, "ß\nLORD \n\x04".encode())
+    out, err = process.communicate(timeout=60)
+    os.close(slave)
+    os.close(master)
+    assert process.returncode == 0
+    assert out.decode() == lstm.generate("LORD ", 20, seed=1)[5:] + "\n"
+    assert err.decode().count("prime (an empty line goes on, Ctrl-D ends):") == 3
+    assert "'ß' (U+00DF)" in err.decode()
+
+
+# --- charrnn-gen: files ------------------------------------------------------------------------------------
+
+
+def test_output_is_written_whole_and_over_nothing_without_force(
+    gen: Command, lstm: CharRNN, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.txt"
+    done = gen(MODEL, "-p", "é ", "-n", 30, "-s", 1, "--output", out)
+    assert _ok(done) == ""
+    assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
+    message = _error(gen(MODEL, "-n", 5, "-s", 1, "-o", out), 1)
+    assert f"{out} is already there; give another name, or --force to replace it" in message
+    assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
+    _ok(gen(MODEL, "-n", 5, "-s", 2, "-o", out, "--force", "--streams", 2))
+    assert out.read_text().startswith("==> stream 0 <==\n")
+    assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_places_that_cannot_be_written_are_named(gen: Command, tmp_path: Path) -> None:
+    assert "is a folder; give the name of a file" in _error(gen(MODEL, "-n", 5, "-o", tmp_path), 1)
+    assert "cannot write" in _error(gen(MODEL, "-n", 5, "-o", tmp_path / "no" / "out"), 1)
+
+
+@posix
+def test_devices_are_not_replaced_by_files(gen: Command) -> None:
+    message = _error(gen(MODEL, "-n", 5, "-o", "/dev/null", "--force"), 1)
+    assert "/dev/null is no regular file" in message
+    assert Path("/dev/null").is_char_device()
+
+
+@posix
+def test_a_link_stays_and_its_target_is_written(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    _error(gen(MODEL, "-n", 5, "-o", tmp_path / "link"), 1)
+    _ok(gen(MODEL, "-n", 5, "-s", 1, "-o", tmp_path / "link", "--force"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == lstm.generate("", 5, seed=1)
+
+
+@posix
+@pytest.mark.parametrize("way", ["--streams", "--output"])
+def test_ctrl_c_ends_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> None:
+    arguments = ["-n", "100000000", "-s", "1"]
+    arguments += ["--streams", "3"] if way == "--streams" else []
+    process = _start(*arguments, "-o", str(tmp_path / "out"))
+    _wait_until(lambda: any(name.endswith(".part") for name in os.listdir(tmp_path)))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b""
+    assert "Traceback" not in err.decode()
+    assert os.listdir(tmp_path) == []
+
+
+@posix
+@pytest.mark.parametrize("option", [[], ["--debug"]])
+def test_ctrl_c_ends_a_running_text_with_130(option: list[str]) -> None:
+    process = _start("-n", "100000000", "-s", "1", *option)
+    assert process.stdout is not None
+    assert len(process.stdout.read(100)) == 100
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def _start(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "charrnn_runtime.cli.gen", str(MODEL), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=command_environment(),
+    )
+
+
+def _wait_until(happened: Any) -> None:
+    for _ in range(6000):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
+# --- charrnn-gen: where stdout goes ------------------------------------------------------------------------
+
+
+@posix
+def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
+    process = _start("-n", "100000000", "-s", "1", "-q")
+    assert process.stdout is not None
+    process.stdout.read(1000)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == -signal.SIGPIPE
+
+
+@posix
+@pytest.mark.parametrize("length", [5, 20_000])
+@pytest.mark.parametrize("options", [[], ["--json"], ["--streams", "2"]])
+def test_a_full_disk_behind_stdout_is_an_error(gen: Command, length: int, options: list[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = gen(MODEL, "-n", length, *options, stdout=full)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert lines[-1] == "charrnn-gen: error: No space left on device"
+    assert len(lines) == 2
+
+
+@posix
+@pytest.mark.parametrize("arguments", [[], ["--streams", "2"], ["--json"]])
+def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) -> None:
+    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 {" ".join(arguments)} >&-'
+    done = subprocess.run(["sh", "-c", line], env=command_environment(), stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert b"stdout is closed, so there is nowhere to write the output; give --output FILE" in done.stderr
+
+
+@posix
+def test_a_closed_stdout_is_no_trouble_with_an_output_file(lstm: CharRNN, tmp_path: Path) -> None:
+    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 -s 1 -o "{tmp_path}/out" >&- 2>&-'
+    assert subprocess.run(["sh", "-c", line], env=command_environment(), check=False).returncode == 0
+    assert (tmp_path / "out").read_text() == lstm.generate("", 5, seed=1)
+
+
+@posix
+@pytest.mark.parametrize("option", ["--prime-file -", "--primes-file -", "-i"])
+def test_a_closed_stdin_is_an_error(option: str) -> None:
+    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" {option} <&-'
+    done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
+    assert "stdin is closed, so there is nothing to read" in _error(done, 1)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None},
+        {"LC_ALL": "POSIX", "HOME": None, "TERM": "dumb", "COLUMNS": "20"},
+        {"PYTHONIOENCODING": "utf-16"},
+    ],
+)
+def test_no_locale_or_terminal_changes_the_text(
+    gen: Command, lstm: CharRNN, environment: dict[str, str | None]
+) -> None:
+    expected = lstm.generate("é中λ", 60, seed=1)
+    done = gen(MODEL, "--prime-file", "-", "-n", 60, "-s", 1, env=environment, input="é中λ".encode())
+    assert _ok(done) == expected
+    done = gen(MODEL, "-i", "-n", 60, "-s", 1, env=environment, input="é中λ\n".encode())
+    assert _ok(done) == expected + "\n"
+
+
+@posix
+def test_line_ends_are_written_as_they_are(gen: Command) -> None:
+    # The byte model samples carriage returns and line feeds alike.
+    text = _ok(gen(BYTES, "-n", 2000, "-s", 1, "-t", 5))
+    assert "\r" in text
+    assert "\n" in text
+
+
+# --- charrnn-gen: command lines that make no sense -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", "0"], "--greedy"),
+        (["--temperature", "nan"], "temperature must be at least 0.0001"),
+        (["--top-p", "2"], "top-p must be above 0 and at most 1"),
+        (["--top-p", "0"], "top-p must be above 0 and at most 1"),
+        (["--top-k", "0"], "top-k must be 1 or more"),
+        (["--length", "-1"], "--length must be 0 or more, not -1"),
+        (["--length", "many"], "'many'"),
+        (["--seed", "-1"], "seed must be between 0 and 2**64 - 1"),
+        (["--seed", "18446744073709551616"], "seed must be between 0 and 2**64 - 1"),
+        (["--streams", "0"], "--streams must be between 1 and 1,048,576"),
+        (["--batch", "0"], "--batch must be between 1 and 1,048,576"),
+        (["--threads", "0"], "threads must be between 1 and 1024"),
+        (["--device", "tpu"], "device must be auto, cpu or cuda"),
+        (["--unknown", "drop"], "--unknown must be error or skip"),
+        (["--stop", ""], "stop must be a text of one character or more"),
+        (["--greedy", "--top-k", "3"], "--greedy and --top-k exclude each other"),
+        (["--prime", "a", "--prime-file", "b"], "give one of --prime, --prime-file and --primes-file"),
+        (["--primes-file", "b", "--streams", "2"], "takes no --streams"),
+        (["--interactive", "--json"], "--interactive writes one stream"),
+        (["--force"], "--force is for --output"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["one", "more"], "unexpected extra argument"),
+    ],
+)
+def test_command_lines_that_make_no_sense_end_with_2(gen: Command, arguments: list[str], message: str) -> None:
+    assert message in _error(gen(MODEL, *arguments), 2)
+
+
+def test_a_missing_argument_ends_with_2(gen: Command) -> None:
+    assert "MODEL" in _error(gen(), 2)
+
+
+def test_settings_are_checked_before_the_model_is_read(gen: Command) -> None:
+    assert "top-p must be" in _error(gen("none.onnx", "--top-p", 2), 2)
+
+
+def test_models_that_cannot_be_run_end_with_1(gen: Command, tmp_path: Path) -> None:
+    assert "no such file; charrnn-export writes models" in _error(gen(tmp_path / "none.onnx"), 1)
+    assert "is a folder; give a model file" in _error(gen(tmp_path), 1)
+    (tmp_path / "cut.onnx").write_bytes(MODEL.read_bytes()[:5000])
+    assert "is not a charrnn model that can be run" in _error(gen(tmp_path / "cut.onnx"), 1)
+    assert "--device cpu" in _error(gen(INT8, "--device", "cuda"), 1)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--top-p", "2"], 2), (["-p", "ß"], 1)])
+def test_debug_shows_where_an_error_arose_and_changes_no_exit_code(
+    gen: Command, arguments: list[str], code: int
+) -> None:
+    done = gen(MODEL, *arguments, "--debug")
+    assert done.returncode == code
+    assert done.stdout == b""
+    lines = done.stderr.decode().splitlines()
+    assert "Traceback (most recent call last):" in lines
+    assert lines[-1].startswith("charrnn-gen: error: ")
+
+
+# --- all commands ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["gen", "info", "score"])
+def test_help_and_version_go_to_stdout(command: str, request: pytest.FixtureRequest) -> None:
+    run: Command = request.getfixturevalue(command)
+    assert _ok(run("--version")) == f"charrnn-runtime {__version__}\n"
+    text = _ok(run("--help", env={"HOME": None, "COLUMNS": "20", "LC_ALL": "C"}))
+    assert f"Usage: charrnn-{command}" in text
+    assert "Examples:" in text
+    assert f"\n  charrnn-{command} models/lstm.onnx" in text.replace("\n    ", "\n  ")
+    assert _ok(run("-h", env={"COLUMNS": "200"})).isascii()
+
+
+@posix
+@pytest.mark.parametrize("command", ["gen", "info", "score"])
+def test_a_full_disk_behind_help_is_an_error(command: str, request: pytest.FixtureRequest) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = request.getfixturevalue(command)("--help", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.decode() == f"charrnn-{command}: error: No space left on device\n"
+
+
+# --- charrnn-info ------------------------------------------------------------------------------------------
+
+
+def test_info_shows_everything_that_a_file_says(info: Command) -> None:
+    text = _ok(info(MODEL))
+    for line in (
+        f"size                   {MODEL.stat().st_size:,} bytes",
+        "format                 charrnn step model, version 1",
+        "cell                   lstm",
+        "hidden size            12",
+        "precision              fp32",
+        "start token            0 ('\\n')",
+        "state                  48 numbers a stream: h0[0:12], h1[12:24], c0[24:36], c1[36:48]",
+        "training: corpus name  none: random weights for tests",
+        "training: step         0",
+    ):
+        assert line in text.splitlines()
+    assert read_model_file(MODEL).info.sha256 in text
+    assert "65 characters: " in text
+    assert "256 bytes" in _ok(info(BYTES))
+
+
+def test_info_gives_all_of_it_as_json(info: Command) -> None:
+    for path in (MODEL, BYTES, INT8):
+        assert json.loads(_ok(info(path, "--json"))) == json.loads(json.dumps(read_model_file(path).info.as_dict()))
+
+
+def test_info_of_what_is_no_model_ends_with_1(info: Command, tmp_path: Path) -> None:
+    assert "no such file" in _error(info(tmp_path / "none"), 1)
+    (tmp_path / "x.onnx").write_bytes(b"text")
+    assert "is not a charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
+
+
+def test_info_shows_what_a_file_says_without_obeying_it(info: Command, tmp_path: Path) -> None:
+    deep: Any = 1
+    for _ in range(100):
+        deep = {"a": deep}
+    training = {"name\x1b[31m": "first\nsecond\x1b[2J\u2028", "deep": deep, "long": "x" * 10_000}
+    path = tmp_path / "x.onnx"
+    path.write_bytes(changed(metadata("training", json.dumps(training)), LSTM))
+    text = _ok(info(path))
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "first\\nsecond\\x1b[2J\\u2028" in text
+    assert json.loads(_ok(info(path, "--json")))["training"] == training
+
+
+@posix
+def test_a_file_may_have_any_name(info: Command, gen: Command, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff \xc3\xa9.onnx"
+    Path(os.fsdecode(path)).write_bytes(LSTM)
+    assert json.loads(_ok(info(path, "--json")))["path"] == os.fsdecode(path)
+    assert "\\udcff é.onnx" in _ok(info(path))
+    assert json.loads(_ok(gen(path, "--json", "-n", 3)))["model"]["path"] == os.fsdecode(path)
+
+
+# --- charrnn-score -----------------------------------------------------------------------------------------
+
+
+def test_score_says_how_well_a_text_is_predicted(score: Command, lstm: CharRNN, tmp_path: Path) -> None:
+    text = "LORD of the text,\nwho reads"
+    (tmp_path / "text").write_text(text)
+    record = json.loads(_ok(score(MODEL, tmp_path / "text", "--json")))
+    assert record["characters"] == len(text)
+    assert record["bits_per_character"] == pytest.approx(lstm.score(text).bits_per_character, abs=1e-5)
+    lines = [json.loads(line) for line in _ok(score(MODEL, "-", "--by-line", "--json", input=text.encode())).splitlines()]
+    assert [line["text"] for line in lines] == text.split("\n")
+    assert [line["bits_per_character"] for line in lines] == [
+        pytest.approx(each.bits_per_character, abs=1e-5) for each in lstm.score(text.split("\n"))
+    ]
+
+
+def test_score_reads_lines_of_any_length_over_any_seam(score: Command) -> None:
+    lines = ["", "a" * 3_000_000, "b\r", "", "é" * 10]  # read in pieces of a MiB
+    done = score(MODEL, "-", "--by-line", "--json", input="\n".join(lines).encode())
+    found = [json.loads(line) for line in _ok(done).split("\n")[:-1]]
+    assert [line["characters"] for line in found] == [0, 3_000_000, 1, 0, 10]
+
+
+def test_score_refuses_what_it_cannot_read(score: Command, tmp_path: Path) -> None:
+    assert "cannot be read: No such file" in _error(score(MODEL, tmp_path / "none"), 1)
+    assert "no UTF-8 text: byte 2 is 0xff" in _error(score(MODEL, "-", input=b"ab\xff"), 1)
+    assert "'ß' (U+00DF) at position 1" in _error(score(MODEL, "-", input="aß".encode()), 1)
+    assert "--unknown must be" in _error(score(MODEL, "-", "--unknown", "x"), 2)

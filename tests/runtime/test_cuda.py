@@ -1,0 +1,70 @@
+"""What must hold on a CUDA device. Skipped where there is none; see test_session for how CUDA is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from make_models import MODELS, SmallModel
+
+from charrnn_runtime import CharRNN
+from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.session import Engine
+
+pytestmark = pytest.mark.gpu
+
+ON_GPU = [model for model in MODELS if model.precision != "int8"]
+
+
+@pytest.fixture(params=ON_GPU, ids=lambda model: model.path.stem)
+def small(request: pytest.FixtureRequest) -> SmallModel:
+    model: SmallModel = request.param
+    return model
+
+
+def test_every_node_is_assigned_to_the_gpu(small: SmallModel) -> None:
+    engine = Engine(read_model_file(small.path), "cuda")
+    with engine.lane(2):
+        session = engine._session(2)
+        assignment = {
+            node.name: subgraph.ep_name
+            for subgraph in session.get_provider_graph_assignment_info()
+            for node in subgraph.get_nodes()
+        }
+    assert assignment
+    assert set(assignment.values()) == {"CUDAExecutionProvider"}, assignment
+
+
+def test_the_gpu_gives_the_logits_of_the_cpu(small: SmallModel) -> None:
+    models = [CharRNN.load(small.path, device=device) for device in ("cpu", "cuda")]
+    text = "To be, or not to be: that is the question"
+    losses = [model.score(text).per_character for model in models]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4 if small.precision == "fp32" else 0.05)
+
+
+def test_the_gpu_runs_what_was_asked_for(small: SmallModel) -> None:
+    assert CharRNN.load(small.path, device="auto").device == "cuda"
+    assert CharRNN.load(small.path, device="cuda").device == "cuda"
+
+
+@pytest.mark.parametrize("streams", [1, 3, 64, 1024])
+def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(small: SmallModel, streams: int) -> None:
+    if small.precision != "fp32":
+        pytest.skip("fp16 products round differently on the two")
+    primes = ["LORD ", "", "A", "To be"] * (streams // 4 + 1)
+    texts = [
+        CharRNN.load(small.path, device=device).generate(primes[:streams], 40, seed=5, top_k=20, top_p=0.9)
+        for device in ("cpu", "cuda")
+    ]
+    # Another order of summation may let a tie fall the other way, now and then.
+    same = sum(one == other for one, other in zip(*texts, strict=True))
+    assert same >= 0.95 * streams
+
+
+def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel) -> None:
+    model = CharRNN.load(small.path, device="cuda")
+    alone = [model.generate([prime], 30, seed=2, top_k=1)[0] for prime in ("A", "BC", "DEF")]
+    together = model.generate(["A", "BC", "DEF"], 30, seed=2, top_k=1, rows=2)
+    assert together == alone
+    stop = alone[0][10:12]
+    end = alone[0].find(stop, 1)
+    assert model.generate("A", 30, seed=2, top_k=1, stop=stop) == alone[0][:end]

@@ -1,0 +1,539 @@
+"""The public face: prime, step, generate and stream give what plain NumPy gives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import charrnn_runtime
+import numpy as np
+import pytest
+from charrnn_runtime import CharRNN, CharRNNError, SettingError, State, UnknownCharacterError
+from charrnn_runtime.state import UNSTARTED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_models import FOLDER, SmallModel
+from reference import naive_generate, naive_step
+from run_commands import command_environment
+
+Load = Callable[[str], CharRNN]
+
+
+def _naive(small: SmallModel, model: CharRNN, prime: str, length: int, **options: Any) -> str:
+    tokens = model.vocabulary.encode(prime).tolist() or [model.info.start_token]
+    sampled = naive_generate(small.cell, small.layers, small.weights(), tokens, length, **options)
+    return model.vocabulary.decode(sampled)
+
+
+# --- against plain NumPy -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prime", "options"),
+    [
+        ("LORD ", {}),
+        ("", {}),
+        ("L", {"temperature": 0.3}),
+        ("LORD ", {"temperature": 3.0}),
+        ("LORD ", {"top_k": 1}),
+        ("LORD ", {"top_k": 5}),
+        ("LORD ", {"top_p": 0.7}),
+        ("LORD ", {"top_k": 9, "top_p": 0.8, "temperature": 1.5}),
+        ("LORD ", {"top_p": 1e-6}),
+        ("LORD ", {"temperature": 1e-4}),
+        ("LORD ", {"temperature": 20.0}),
+        ("the prime is longer than a block of steps: it goes on, and on, and on, until it ends", {}),
+    ],
+)
+def test_generate_gives_what_plain_numpy_gives(
+    exact: SmallModel, load: Load, prime: str, options: dict[str, Any]
+) -> None:
+    model = load(exact.path.stem)
+    expected = _naive(exact, model, prime, 100, seed=5, **options)
+    assert model.generate(prime, 100, seed=5, **{"temperature": 0.8, **options}) == prime + expected
+
+
+def test_stream_i_of_a_list_is_stream_i_of_plain_numpy(exact: SmallModel, load: Load) -> None:
+    model = load(exact.path.stem)
+    primes = ["LORD ", "", "K", "who is there, and what"]
+    expected = [p + _naive(exact, model, p, 70, seed=2, stream=i) for i, p in enumerate(primes)]
+    assert model.generate(primes, 70, seed=2) == expected
+
+
+def test_step_gives_the_logits_and_states_of_plain_numpy(exact: SmallModel, load: Load) -> None:
+    model = load(exact.path.stem)
+    weights, row = exact.weights(), np.zeros(model.info.state_size)
+    state = model.initial_state(1)
+    token = model.info.start_token
+    for position in range(40):
+        logits, row = naive_step(exact.cell, exact.layers, weights, token, row)
+        step = model.step(state, seed=3)
+        np.testing.assert_allclose(step.logits[0], logits, atol=2e-5)
+        np.testing.assert_allclose(step.state.rows[0], row, atol=2e-6)
+        assert step.state.tokens.tolist() == step.tokens.tolist()
+        assert step.state.positions.tolist() == [position + 1]
+        state, token = step.state, int(step.tokens[0])
+
+
+# --- one way of running against another --------------------------------------------------------------------
+
+
+def _by_steps(model: CharRNN, state: State, length: int, **options: Any) -> list[str]:
+    tokens = []
+    for _ in range(length):
+        step = model.step(state, **options)
+        tokens.append(step.tokens)
+        state = step.state
+    return [model.vocabulary.decode(column) for column in np.array(tokens).T]
+
+
+def test_prime_and_steps_give_what_generate_gives(small: SmallModel, load: Load) -> None:
+    model = load(small.path.stem)
+    options = {"temperature": 0.9, "top_k": 20, "top_p": 0.95}
+    whole = model.generate("LORD ", 50, seed=4, **options)  # type: ignore[call-overload]
+    assert ["LORD " + text for text in _by_steps(model, model.prime("LORD "), 50, seed=4, **options)] == [whole]
+
+
+def test_steps_of_many_streams_give_what_generate_gives(small: SmallModel, load: Load) -> None:
+    model = load(small.path.stem)
+    primes = ["a", "be", "see", "x", ""]
+    whole = model.generate(primes, 30, seed=4)
+    texts = _by_steps(model, model.prime(primes), 30, seed=4)
+    assert [prime + text for prime, text in zip(primes, texts, strict=True)] == whole
+
+
+@pytest.mark.parametrize("prime", ["LORD ", "", "L", "x" * 200])
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 300])
+def test_stream_gives_what_generate_gives(lstm: CharRNN, prime: str, length: int) -> None:
+    live = lstm.stream(prime, length, seed=6)
+    assert prime + "".join(live) == lstm.generate(prime, length, seed=6)
+    assert live.generated == length
+    assert live.seed == 6
+
+
+def test_a_stream_comes_in_pieces(lstm: CharRNN) -> None:
+    pieces = list(lstm.stream("", 2000, seed=1))
+    assert len(pieces) > 3
+    assert all(pieces)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 70), min_size=1, max_size=5), st.sampled_from(["", "LORD "]))
+def test_going_on_from_a_state_is_one_long_text(lengths: list[int], prime: str) -> None:
+    model = _shared()
+    whole = model.generate(prime, sum(lengths), seed=8)
+    state = model.prime(prime)
+    parts = []
+    for length in lengths:
+        live = model.stream("", length, state=state, seed=8)
+        parts.append("".join(live))
+        state = live.state
+    assert prime + "".join(parts) == whole
+
+
+@settings(max_examples=20)
+@given(st.text("abc XYZé中", max_size=50), st.integers(0, 50))
+def test_a_prime_in_two_parts_is_one_prime(prime: str, cut: int) -> None:
+    model = _shared()
+    state = model.prime(prime[cut:], model.prime(prime[:cut]))
+    whole = model.prime(prime)
+    assert np.array_equal(state.rows, whole.rows)
+    assert state.tokens.tolist() == whole.tokens.tolist()
+    assert model.generate(state, 20, seed=1) == model.generate(whole, 20, seed=1)
+
+
+_model: list[CharRNN] = []
+
+
+def _shared() -> CharRNN:
+    if not _model:
+        _model.append(CharRNN.load(FOLDER / "gru-2x12-fp32.onnx", device="cpu"))
+    return _model[0]
+
+
+def test_generating_from_a_state_gives_the_rest_alone(lstm: CharRNN) -> None:
+    whole = lstm.generate("LORD ", 60, seed=1)
+    first = lstm.stream("LORD ", 20, seed=1)
+    assert "LORD " + "".join(first) == whole[:25]
+    assert lstm.generate(first.state, 40, seed=1) == [whole[25:]]
+    assert first.state.positions.tolist() == [20]
+
+
+def test_generate_each_gives_states_to_go_on_from(lstm: CharRNN) -> None:
+    primes = ["a", "LORD ", ""]
+    whole = lstm.generate(primes, 50, seed=3)
+    first = list(lstm.generate_each(primes, 20, seed=3))
+    rest = lstm.generate(State.concatenate([stream.state for stream in first]), 30, seed=3)
+    assert [s.prime + s.text + more for s, more in zip(first, rest, strict=True)] == whole
+    assert [s.index for s in first] == [0, 1, 2]
+
+
+# --- forks -------------------------------------------------------------------------------------------------
+
+
+def test_forks_differ_from_each_other_and_are_what_their_numbers_give_alone(small: SmallModel, load: Load) -> None:
+    model = load(small.path.stem)
+    forks = model.prime("LORD ").fork(5)
+    together = model.generate(forks, 60, seed=11)
+    assert len(set(together)) == 5
+    assert [model.generate(forks[i], 60, seed=11)[0] for i in range(5)] == together
+    assert together == [text[5:] for text in model.generate(["LORD "] * 5, 60, seed=11)]
+
+
+def test_a_fork_with_a_higher_number_is_the_stream_of_that_number(lstm: CharRNN) -> None:
+    ninth = lstm.generate([""] * 10, 40, seed=2)[9]
+    assert lstm.generate(lstm.initial_state().fork(1, first_number=9), 40, seed=2) == [ninth]
+
+
+# --- seeds -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_text_and_another_another(small: SmallModel, load: Load) -> None:
+    model = load(small.path.stem)
+    again = CharRNN.load(small.path, device="cpu")
+    text = model.generate("LORD ", 80, seed=1)
+    assert text == model.generate("LORD ", 80, seed=1) == again.generate("LORD ", 80, seed=1)
+    assert text != model.generate("LORD ", 80, seed=2)
+
+
+def test_without_a_seed_each_text_is_another(lstm: CharRNN) -> None:
+    assert lstm.generate("", 50) != lstm.generate("", 50)
+    live = lstm.stream("", 50)
+    assert "".join(live) == lstm.generate("", 50, seed=live.seed)
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, np.uint64(2**64 - 1), np.int8(3)])
+def test_any_seed_in_range_works(lstm: CharRNN, seed: int) -> None:
+    assert lstm.generate("", 20, seed=seed) == lstm.generate("", 20, seed=int(seed))
+
+
+# --- settings ----------------------------------------------------------------------------------------------
+
+
+def _every_way(model: CharRNN) -> list[Callable[..., object]]:
+    return [
+        lambda **options: model.generate("LORD ", 10, **options),
+        lambda **options: model.generate(["LORD ", ""], 10, **options),
+        lambda **options: list(model.generate_each(["LORD "], 10, **options)),
+        lambda **options: "".join(model.stream("LORD ", 10, **options)),
+        lambda **options: model.step(model.prime("LORD "), **options),
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0},
+        {"temperature": float("nan")},
+        {"top_k": 0},
+        {"top_k": 1.5},
+        {"top_p": 0},
+        {"top_p": 2},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"seed": 0.5},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_everywhere(lstm: CharRNN, options: dict[str, Any]) -> None:
+    for way in _every_way(lstm):
+        with pytest.raises(SettingError):
+            way(**options)
+
+
+@pytest.mark.parametrize("length", [-1, 1.5, 10.0, float("nan"), "10", None])
+def test_a_length_is_a_whole_number_from_0(lstm: CharRNN, length: Any) -> None:
+    for way in (
+        lambda: lstm.generate("", length),
+        lambda: lstm.generate([""], length),
+        lambda: list(lstm.generate_each([""], length)),
+        lambda: "".join(lstm.stream("", length)),
+    ):
+        with pytest.raises(SettingError, match="length must be"):
+            way()
+
+
+@pytest.mark.parametrize("rows", [0, -1, 1.5, 2**40])
+def test_rows_are_a_whole_number_from_1(lstm: CharRNN, rows: Any) -> None:
+    with pytest.raises(SettingError, match="must be"):
+        lstm.generate([""], 10, rows=rows)
+
+
+def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
+    plain = lstm.generate(["LORD "] * 3, 40, seed=7, temperature=0.5, top_k=9, top_p=0.75, rows=2)
+    assert plain == lstm.generate(
+        np.array(["LORD "] * 3).tolist(),
+        np.int32(40),  # type: ignore[arg-type]
+        seed=np.uint8(7),  # type: ignore[arg-type]
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        top_k=np.int64(9),  # type: ignore[arg-type]
+        top_p=np.float64(0.75),
+        rows=np.int16(2),  # type: ignore[arg-type]
+    )
+
+
+def test_greedy_takes_the_likeliest_whatever_the_seed(small: SmallModel, load: Load) -> None:
+    model = load(small.path.stem)
+    texts = {model.generate("LORD ", 60, seed=seed, top_k=1, temperature=t) for seed in (1, 2) for t in (0.5, 2.0)}
+    assert len(texts) == 1
+    state = model.prime("LORD ")
+    for character in model.vocabulary.encode(texts.pop()[5:] if model.vocabulary.level == "char" else "")[:60]:
+        step = model.step(state, top_k=1)
+        assert step.tokens[0] == character == step.logits[0].argmax()
+        state = step.state
+
+
+def test_a_huge_top_k_and_a_top_p_of_1_are_off(small: SmallModel, load: Load) -> None:
+    model = load(small.path.stem)
+    text = model.generate("LORD ", 60, seed=1)
+    assert model.generate("LORD ", 60, seed=1, top_k=10**30) == text
+    assert model.generate("LORD ", 60, seed=1, top_k=2**63 - 1, top_p=1) == text
+
+
+def test_a_length_of_0_gives_the_prime_alone(small: SmallModel, load: Load) -> None:
+    model = load(small.path.stem)
+    assert model.generate("LORD ", 0, seed=1) == "LORD "
+    assert model.generate(["a", "", "b"], 0) == ["a", "", "b"]
+    assert model.generate([], 10) == []
+
+
+# --- stop --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prime", ["", "LORD "])
+@pytest.mark.parametrize("size", [1, 2, 5, 40])
+def test_a_text_ends_before_the_stop_text(exact: SmallModel, load: Load, prime: str, size: int) -> None:
+    model = load(exact.path.stem)
+    free = model.generate(prime, 300, seed=9)[len(prime) :]
+    for at in (0, 1, 50, 200):
+        stop = free[at : at + size]
+        if "\ufffd" in stop:
+            continue  # no text has it: it stands for bytes that are no UTF-8
+        expected = free[: free.index(stop)]
+        assert model.generate(prime, 300, seed=9, stop=stop) == prime + expected
+        assert "".join(model.stream(prime, 300, seed=9, stop=stop)) == expected
+
+
+def test_a_stop_text_in_the_prime_does_not_stop(lstm: CharRNN) -> None:
+    free = lstm.generate("LORD ", 40, seed=1)
+    assert "LORD" not in free[5:]
+    assert lstm.generate("LORD ", 40, seed=1, stop="LORD") == free
+
+
+def test_a_stop_text_is_not_made_of_the_prime_and_what_follows(lstm: CharRNN) -> None:
+    free = lstm.generate("LORD ", 40, seed=1)
+    assert lstm.generate("LORD ", 40, seed=1, stop=free[4:6]) == free[: max(free.find(free[4:6], 5), 0) or None]
+
+
+def test_a_stopped_stream_goes_on_after_the_stop_text(lstm: CharRNN) -> None:
+    free = lstm.generate("", 100, seed=1)
+    stop = free[30:33]
+    live = lstm.stream("", 100, seed=1, stop=stop)
+    before = "".join(live)
+    assert before == free[: free.index(stop)]
+    rest = lstm.generate(live.state, 100 - len(before) - 3, seed=1)[0]
+    assert before + stop + rest == free
+
+
+def test_a_stop_text_of_nothing_is_refused(lstm: CharRNN) -> None:
+    for way in _every_way(lstm)[:4]:
+        with pytest.raises(SettingError, match="stop must be a text"):
+            way(stop="")
+
+
+def test_a_stop_text_with_unknown_characters_is_refused(lstm: CharRNN) -> None:
+    with pytest.raises(UnknownCharacterError, match="'ß'"):
+        lstm.generate("", 10, stop="ß")
+
+
+def test_a_stop_text_that_is_longer_than_the_text_never_stops(lstm: CharRNN) -> None:
+    free = lstm.generate("", 30, seed=1)
+    assert lstm.generate("", 30, seed=1, stop=free + "x") == free
+
+
+# --- unknown characters ------------------------------------------------------------------------------------
+
+
+def test_unknown_characters_of_a_prime_are_an_error_or_dropped(lstm: CharRNN) -> None:
+    state = lstm.initial_state()
+    for way in (
+        lambda **o: lstm.generate("aßb", 10, seed=1, **o),
+        lambda **o: lstm.generate(["aßb"], 10, seed=1, **o)[0],
+        lambda **o: "ab" + "".join(lstm.stream("aßb", 10, seed=1, **o)),
+        lambda **o: "ab" + lstm.generate(lstm.prime("aßb", state, **o), 10, seed=1)[0],
+    ):
+        with pytest.raises(UnknownCharacterError, match=r"'ß' \(U\+00DF\) at position 1"):
+            way()
+        assert way(unknown="skip") == lstm.generate("ab", 10, seed=1)
+
+
+def test_a_prime_of_unknown_characters_alone_is_none(lstm: CharRNN) -> None:
+    assert lstm.generate("ßßß", 20, seed=1, unknown="skip") == lstm.generate("", 20, seed=1)
+
+
+def test_no_character_is_unknown_to_bytes(byte_model: CharRNN) -> None:
+    text = byte_model.generate("ßカ\U0001f600", 20, seed=1)
+    assert text.startswith("ßカ\U0001f600")
+
+
+# --- states ------------------------------------------------------------------------------------------------
+
+
+def test_a_state_belongs_to_its_model(lstm: CharRNN, byte_model: CharRNN) -> None:
+    state = byte_model.prime("LORD ")
+    for way in (lambda: lstm.step(state), lambda: lstm.generate(state, 5), lambda: lstm.prime("a", state)):
+        with pytest.raises(SettingError, match=r"its rows have 24 numbers, and this model's have 48"):
+            way()
+
+
+@pytest.mark.parametrize("token", [65, -2, 2**40])
+def test_a_state_with_a_token_of_no_symbol_is_refused(lstm: CharRNN, token: int) -> None:
+    state = State(np.zeros((1, 48), np.float32), np.array([token]), np.zeros(1, int), np.zeros(1, int))
+    for way in (lambda: lstm.step(state), lambda: lstm.generate(state, 5), lambda: lstm.stream("", 5, state=state)):
+        with pytest.raises(SettingError, match="tokens that are not in this model's vocabulary"):
+            way()
+
+
+def test_a_live_text_is_of_one_stream(lstm: CharRNN) -> None:
+    with pytest.raises(SettingError, match="it has 2 streams, and 1 are wanted"):
+        lstm.stream("", 5, state=lstm.initial_state(2))
+
+
+def test_one_text_primes_all_streams_and_a_list_each_its_own(lstm: CharRNN) -> None:
+    both = lstm.prime("LORD ", lstm.initial_state(2))
+    assert both.numbers.tolist() == [0, 1]
+    assert np.array_equal(both.rows[0], both.rows[1])
+    each = lstm.prime(["LORD ", "a"])
+    assert np.array_equal(each.rows[0], both.rows[0])
+    assert np.array_equal(each.rows[1], lstm.prime("a").rows[0])
+    with pytest.raises(SettingError, match="streams"):
+        lstm.prime(["a", "b", "c"], lstm.initial_state(2))
+
+
+def test_priming_with_nothing_changes_nothing(lstm: CharRNN) -> None:
+    state = lstm.prime("")
+    assert state.tokens.tolist() == [UNSTARTED]
+    primed = lstm.prime(["", "a"], lstm.prime(["b", ""]))
+    assert primed.tokens.tolist() == lstm.vocabulary.encode("ba").tolist()
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2**40])
+def test_a_state_has_one_stream_or_more(lstm: CharRNN, batch: int) -> None:
+    with pytest.raises(SettingError, match="streams must be between 1 and"):
+        lstm.initial_state(batch)
+
+
+# --- threads, and being interrupted ------------------------------------------------------------------------
+
+
+def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
+    def work(number: int) -> tuple[str, list[str], str]:
+        return (
+            lstm.generate("LORD ", 60, seed=number),
+            lstm.generate(["a", "b", "c"][: number % 3 + 1], 40, seed=number, stop="x"),
+            "".join(lstm.stream("k", 50, seed=number)) + lstm.vocabulary.decode(lstm.step(lstm.prime("q")).tokens),
+        )
+
+    expected = [work(number) for number in range(16)]
+    start = threading.Barrier(16)
+
+    def at_once(number: int) -> list[tuple[str, list[str], str]]:
+        start.wait()
+        return [work(number) for _ in range(3)]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(at_once, range(16))) == [[each] * 3 for each in expected]
+
+
+def test_a_generator_that_is_closed_half_way_leaves_the_model_as_it_was(lstm: CharRNN) -> None:
+    expected = lstm.generate(["LORD ", "a"], 100, seed=3)
+    for _ in range(5):
+        streams = lstm.generate_each(["LORD "] * 100, 50, seed=1, rows=3)
+        next(streams)
+        streams.close()  # type: ignore[attr-defined]
+        live = lstm.stream("x", 1000, seed=1)
+        next(live)
+        del live
+        assert lstm.generate(["LORD ", "a"], 100, seed=3) == expected
+
+
+class _Expected(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [_Expected, KeyboardInterrupt])
+def test_an_exception_in_the_primes_comes_out_and_leaves_the_model_as_it_was(
+    lstm: CharRNN, error: type[BaseException]
+) -> None:
+    def primes() -> Iterator[str]:
+        yield from ["LORD "] * 7
+        raise error
+
+    expected = lstm.generate(["LORD "] * 3, 40, seed=1, rows=2)
+    with pytest.raises(error):
+        list(lstm.generate_each(primes(), 40, seed=1, rows=2))
+    assert lstm.generate(["LORD "] * 3, 40, seed=1, rows=2) == expected
+
+
+@pytest.mark.parametrize("error", [_Expected, KeyboardInterrupt])
+def test_an_exception_while_it_runs_comes_out_and_leaves_the_model_as_it_was(
+    lstm: CharRNN, error: type[BaseException]
+) -> None:
+    def progress(_: int) -> None:
+        raise error
+
+    expected = lstm.generate(["LORD ", "a"], 100, seed=3)
+    with pytest.raises(error):
+        list(lstm.generate_each(["LORD ", "a"], 100, seed=3, on_progress=progress))
+    assert lstm.generate(["LORD ", "a"], 100, seed=3) == expected
+
+
+def test_primes_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
+    drawn = 0
+
+    def primes() -> Iterator[str]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield "LORD "
+
+    streams = lstm.generate_each(primes(), 40, seed=1, rows=4)
+    first = [next(streams).text for _ in range(10)]
+    assert first == [text[5:] for text in lstm.generate(["LORD "] * 10, 40, seed=1)]
+    assert drawn < 30
+
+
+def test_progress_counts_every_character_once(lstm: CharRNN) -> None:
+    amounts: list[int] = []
+    list(lstm.generate_each(["a", "the prime", "", "x" * 90], 77, seed=1, rows=2, on_progress=amounts.append))
+    assert sum(amounts) == 4 * 77
+
+
+# --- the module --------------------------------------------------------------------------------------------
+
+
+def test_what_is_public_is_there_and_nothing_else_is_needed() -> None:
+    assert charrnn_runtime.__all__ == sorted(charrnn_runtime.__all__)
+    for name in charrnn_runtime.__all__:
+        assert getattr(charrnn_runtime, name) is not None
+    assert {"CharRNN", "Vocabulary", "State", "CharRNNError", "ModelFormatError", "__version__"} <= set(
+        charrnn_runtime.__all__
+    )
+    for name in charrnn_runtime.__all__:
+        if name.endswith("Error"):
+            assert issubclass(getattr(charrnn_runtime, name), CharRNNError)
+
+
+@pytest.mark.parametrize("module", ["typer", "rich", "torch", "onnx", "charrnn_trainer", "click"])
+def test_importing_brings_in_neither_commands_nor_trainer(module: str) -> None:
+    code = f"import sys, charrnn_runtime; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=command_environment(), check=False).returncode == 0
+
+
+def test_a_model_says_what_it_is(lstm: CharRNN) -> None:
+    assert "lstm 2x12" in repr(lstm)
+    assert lstm.device == "cpu"
+    assert lstm.info.vocabulary is lstm.vocabulary

@@ -1,0 +1,126 @@
+"""How well a model predicts texts, against the log-softmax of plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from charrnn_runtime import CharRNN, Score, UnknownCharacterError
+from charrnn_runtime.scoring import SCORING_ROWS, score_tokens
+from charrnn_runtime.session import BLOCK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_models import FOLDER, SmallModel
+from numpy.typing import NDArray
+from reference import naive_step
+
+TEXT = "LORD of the text, who reads it all: from end to end!\nAnd then some."
+
+
+def _naive(small: SmallModel, model: CharRNN, text: str) -> list[float]:
+    weights, row = small.weights(), np.zeros(model.info.state_size)
+    token, losses = model.info.start_token, []
+    for following in model.vocabulary.encode(text).tolist():
+        logits, row = naive_step(small.cell, small.layers, weights, token, row)
+        losses.append(math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[following])
+        token = following
+    return losses
+
+
+@pytest.mark.parametrize("text", ["a", TEXT, TEXT * 3, "x" * BLOCK, "y" * (BLOCK + 1)])
+def test_losses_are_those_of_plain_numpy(exact: SmallModel, load: object, text: str) -> None:
+    model: CharRNN = load(exact.path.stem)  # type: ignore[operator]
+    score = model.score(text)
+    expected = _naive(exact, model, text)
+    np.testing.assert_allclose(score.per_character, expected, atol=3e-5)
+    assert score.characters == len(text)
+    assert score.nats == pytest.approx(sum(expected), abs=1e-3)
+    assert score.bits_per_character == pytest.approx(sum(expected) / len(text) / math.log(2), abs=1e-4)
+    assert score.perplexity == pytest.approx(math.exp(sum(expected) / len(text)), rel=1e-3)
+    np.testing.assert_array_equal(np.concatenate(list(model.score_stream([text]))), score.per_character)
+
+
+_models: list[CharRNN] = []
+
+
+def _model() -> CharRNN:
+    if not _models:
+        _models.append(CharRNN.load(FOLDER / "gru-2x12-fp32.onnx", device="cpu"))
+    return _models[0]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text("abc XYZ\n", max_size=90), max_size=30), st.integers(1, 40))
+def test_a_text_scores_the_same_whatever_is_scored_beside_it(texts: list[str], rows: int) -> None:
+    model = _model()
+    alone = [model.score(text).per_character.tolist() for text in texts]
+    tokens = [model.vocabulary.encode(text) for text in texts]
+    assert [losses.tolist() for losses in score_tokens(model._engine, tokens, rows)] == alone
+
+
+@settings(max_examples=30)
+@given(st.text("abc XYZ\n", max_size=200), st.lists(st.integers(0, 200)))
+def test_a_text_in_pieces_scores_as_the_whole(text: str, cuts: list[int]) -> None:
+    model = _model()
+    edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
+    pieces = [text[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    losses = [loss for part in model.score_stream(pieces) for loss in part.tolist()]
+    assert losses == model.score(text).per_character.tolist()
+
+
+def test_scores_come_in_the_order_of_the_texts(lstm: CharRNN) -> None:
+    texts = [TEXT[: length % len(TEXT)] for length in range(0, 7 * (SCORING_ROWS + 40), 7)]
+    scores = lstm.score(texts)
+    assert [score.characters for score in scores] == [len(text) for text in texts]
+    assert [score.nats for score in scores] == [lstm.score(text).nats for text in texts]
+
+
+def test_empty_texts_score_nothing(lstm: CharRNN) -> None:
+    empty = lstm.score("")
+    assert (empty.characters, empty.nats, empty.bits_per_character, empty.perplexity) == (0, 0.0, 0.0, 1.0)
+    assert [score.characters for score in lstm.score(["", "a", "", "", "bc"])] == [0, 1, 0, 0, 2]
+    assert lstm.score([]) == []
+    assert [score.characters for score in lstm.score([""] * 200)] == [0] * 200
+    assert list(lstm.score_stream([])) == []
+    assert list(lstm.score_stream(["", ""])) == []
+
+
+def test_texts_are_drawn_as_they_are_scored(lstm: CharRNN) -> None:
+    drawn = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal drawn
+        for _ in range(5000):
+            drawn += 1
+            yield "LORD"
+
+    scores = lstm.score_each(texts())
+    next(scores)
+    assert drawn < 3 * SCORING_ROWS
+
+
+def test_unknown_characters_are_an_error_or_left_out(lstm: CharRNN) -> None:
+    with pytest.raises(UnknownCharacterError):
+        lstm.score("aßb")
+    assert lstm.score("aßb", unknown="skip").nats == lstm.score("ab").nats
+
+
+def test_losses_stay_finite_for_a_sure_model() -> None:
+    score = Score.of(np.array([800.0, 900.0], np.float32))
+    assert math.isfinite(score.perplexity)
+    assert score.bits_per_character == pytest.approx(850 / math.log(2))
+
+
+def test_bytes_are_scored_at_the_byte_level(byte_model: CharRNN) -> None:
+    assert byte_model.score("é中").characters == 5
+
+
+def test_uniform_probabilities_give_log_v(lstm: CharRNN) -> None:
+    total: NDArray[np.float64] = np.zeros(())
+    step = lstm.step(lstm.initial_state())
+    for symbol in lstm.vocabulary.symbols:
+        total = total + math.exp(-lstm.score(symbol).nats)
+    assert float(total) == pytest.approx(1.0, abs=1e-5)  # a distribution over the first character
+    assert step.logits.shape == (1, 65)

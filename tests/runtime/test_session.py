@@ -1,0 +1,360 @@
+"""Devices, lanes, and keeping stdout clean."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from charrnn_runtime import CharRNN, CharRNNError, DeviceError, ModelFormatError, SettingError, session
+from charrnn_runtime.model_file import ModelFile, read_model_file
+from charrnn_runtime.session import BLOCK, Engine
+from hostile_files import add_tensor, changed, node
+from make_models import FOLDER, SmallModel
+
+CUDA = "CUDAExecutionProvider"
+
+
+@pytest.fixture(scope="module")
+def file(lstm_path: Path) -> ModelFile:
+    return read_model_file(lstm_path)
+
+
+@pytest.fixture
+def engine(file: ModelFile) -> Engine:
+    return Engine(file, "cpu")
+
+
+# --- devices -----------------------------------------------------------------------------------------------
+
+
+def _without_driver(_: str) -> None:
+    raise OSError("not found")
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a CUDA build of onnxruntime, and no NVIDIA driver."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(session.ctypes, "CDLL", _without_driver)
+
+
+@pytest.fixture
+def plain_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime without CUDA."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    _install(monkeypatch, "onnxruntime")
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def distribution(name: str) -> object:
+        if name in names:
+            return object()
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_cuda_without_a_driver_is_an_error_and_never_the_cpu(lstm_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"--device cuda cannot be used: no NVIDIA driver is installed"):
+        CharRNN.load(lstm_path, device="cuda")
+
+
+@pytest.mark.usefixtures("plain_build")
+def test_cuda_without_a_cuda_build_is_an_error_with_the_line_that_installs_one(lstm_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r'build without CUDA; install it with pip install "charrnn-runtime\[cuda\]"'):
+        CharRNN.load(lstm_path, device="cuda")
+
+
+def test_both_builds_at_once_are_an_error_with_the_lines_that_repair_it(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    _install(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(
+        DeviceError,
+        match="both installed, and the first hides the second; repair it with: "
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+    ):
+        CharRNN.load(lstm_path, device="cuda")
+
+
+class _Driver:
+    """A driver that finds one card."""
+
+    def cuInit(self, _: int) -> int:  # noqa: N802
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = 1
+        return 0
+
+
+@pytest.fixture
+def lost_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a card, whose onnxruntime finds no CUDA libraries: it prints and leaves CUDA out."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(session.ctypes, "CDLL", lambda _: _Driver())
+    # The real one prints, too, but not where onnxruntime is a build without CUDA.
+    printing = (lambda: print("Failed to load libcudart.so.13: not found")).__code__
+    monkeypatch.setattr(ort, "preload_dlls", types.FunctionType(printing, vars(ort)))
+    monkeypatch.setattr(ort, "print", print, raising=False)
+    create = Engine._create_session
+
+    def without_cuda(self: Engine, device: str, **options: Any) -> Any:
+        return create(self, "cpu", **options)
+
+    monkeypatch.setattr(Engine, "_create_session", without_cuda)
+
+
+@pytest.mark.usefixtures("lost_libraries")
+def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
+    lstm_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DeviceError, match=r"left CUDA out for want of its libraries; install them with pip install"):
+        CharRNN.load(lstm_path, device="cuda")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Failed to load" in captured.err
+
+
+@pytest.mark.usefixtures("lost_libraries")
+def test_auto_takes_the_cpu_and_says_why_where_cuda_might_be_expected(lstm_path: Path) -> None:
+    model = CharRNN.load(lstm_path, device="auto")
+    assert model.device == "cpu"
+    assert "left CUDA out for want of its libraries" in model.device_note
+
+
+def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(session.ctypes, "CDLL", lambda _: _Driver())
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+
+    def fail(self: Engine, device: str, **_: Any) -> Any:
+        raise RuntimeError("CUDA driver version is insufficient\nsecond line")
+
+    monkeypatch.setattr(Engine, "_create_session", fail)
+    with pytest.raises(DeviceError, match=r"cannot start CUDA \(CUDA driver version is insufficient\); install") as caught:
+        CharRNN.load(lstm_path, device="cuda")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_auto_says_nothing_where_nobody_expects_cuda(lstm_path: Path) -> None:
+    model = CharRNN.load(lstm_path)
+    assert (model.device, model.device_note) == ("cpu", "")
+
+
+@pytest.mark.parametrize("name", ["lstm-2x12-int8", "gru-2x12-int8"])
+def test_int8_is_for_the_cpu(name: str) -> None:
+    with pytest.raises(DeviceError, match="this model is int8, which is for the CPU; use --device cpu"):
+        CharRNN.load(FOLDER / f"{name}.onnx", device="cuda")
+    assert CharRNN.load(FOLDER / f"{name}.onnx", device="auto").device == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "CPU", "", "cuda:1", None])
+def test_other_devices_are_refused(lstm_path: Path, device: Any) -> None:
+    with pytest.raises(SettingError, match="device must be auto, cpu or cuda"):
+        CharRNN.load(lstm_path, device=device)
+
+
+# --- threads -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**30, float("nan"), 1.5, "2"])
+def test_threads_are_a_whole_number_from_1_to_1024(lstm_path: Path, threads: Any) -> None:
+    with pytest.raises(SettingError, match="threads must be"):
+        CharRNN.load(lstm_path, device="cpu", threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, np.int64(2)])
+def test_the_number_of_threads_does_not_change_the_text(lstm: CharRNN, lstm_path: Path, threads: int) -> None:
+    model = CharRNN.load(lstm_path, device="cpu", threads=threads)
+    assert model.generate(["LORD "] * 3, 50, seed=1) == lstm.generate(["LORD "] * 3, 50, seed=1)
+
+
+# --- stdout ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_printed(small: SmallModel, capfd: pytest.CaptureFixture[str]) -> None:
+    model = CharRNN.load(small.path, device="auto")
+    model.generate(["LORD "] * 2, 10, seed=1)
+    model.step(model.prime("a"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_stdout_is_where_it_was_after_threads_loaded_models_at_once(
+    lstm_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = threading.Barrier(8)
+
+    def load() -> None:
+        begun.wait()
+        for _ in range(3):
+            CharRNN.load(lstm_path, device="cpu").generate("", 3)
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        print("x", end="")
+        time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    print("still stdout")
+    captured = capsys.readouterr()
+    assert captured.out.endswith("still stdout\n")
+    assert captured.err == ""  # what other threads print meanwhile is theirs
+
+
+# --- lanes -------------------------------------------------------------------------------------------------
+
+
+def test_a_lane_comes_back_and_is_used_again(engine: Engine) -> None:
+    with engine.lane(3) as first:
+        with engine.lane(3) as second:
+            assert second is not first
+        with engine.lane(3) as third:
+            assert third is second
+    with engine.lane(3, reading=True) as reading:
+        assert reading not in (first, second)
+
+
+def test_a_lane_comes_back_after_an_exception(engine: Engine) -> None:
+    with pytest.raises(KeyboardInterrupt), engine.lane(2) as first:
+        raise KeyboardInterrupt
+    with engine.lane(2) as again:
+        assert again is first
+
+
+def test_only_so_many_sizes_are_kept(engine: Engine) -> None:
+    for rows in range(1, 30):
+        with engine.lane(rows):
+            pass
+    assert len(engine._sessions) <= session._KEPT_SESSIONS
+    assert {rows for rows, _ in engine._lanes} <= set(engine._sessions)
+
+
+def test_a_lane_in_use_outlives_its_session(engine: Engine) -> None:
+    with engine.lane(1) as lane:
+        for rows in range(2, 30):
+            with engine.lane(rows):
+                pass
+        lane.write_state(slice(None), 0)
+        assert lane.run(BLOCK) == BLOCK
+    assert 1 not in {rows for rows, _ in engine._lanes}
+
+
+def test_a_lane_runs_on_from_block_to_block_whatever_the_cuts(engine: Engine) -> None:
+    texts = []
+    for cuts in ([BLOCK, BLOCK, 6], [1] * (2 * BLOCK + 6), [7, 3, BLOCK, 28]):
+        with engine.lane(2) as lane:
+            lane.write_state(slice(None), 0)
+            lane.tokens[0] = 0
+            lane.temperature[:], lane.top_k[:], lane.top_p[:] = 1, 65, 1
+            uniforms = np.random.RandomState(0).uniform(size=(2 * BLOCK + 6, 2)).astype(np.float32)
+            text = []
+            for steps in cuts:
+                lane.uniforms[:steps], uniforms = uniforms[:steps], uniforms[steps:]
+                assert lane.run(steps) == steps
+                text += lane.tokens[1 : steps + 1].tolist()
+                lane.tokens[0] = lane.tokens[steps]
+            texts.append(text)
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_too_many_streams_for_the_memory_are_an_error_that_names_fewer(engine: Engine) -> None:
+    message = str(engine.out_of_memory(1000))
+    assert "out of memory on cpu with 1,000 streams at once; about 500 would fit" in message
+
+
+# --- the trial step ----------------------------------------------------------------------------------------
+
+
+class _Fake:
+    """A session that gives what it is told to."""
+
+    def __init__(self, **outputs: Any) -> None:
+        self.outputs = outputs
+
+    def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
+        assert sorted(feeds) == ["state", "temperature", "token", "top_k", "top_p", "uniform"]
+        return [self.outputs[name] for name in names]
+
+
+def _good(**changes: Any) -> dict[str, Any]:
+    outputs = {
+        "logits": np.zeros((2, 65), np.float32),
+        "next_token": np.zeros(2, np.int64),
+        "next_state": np.zeros((2, 48), np.float32),
+    }
+    return {**outputs, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logits": np.zeros((2, 64), np.float32)}, "gave outputs of the wrong shape"),
+        ({"next_state": np.zeros((1, 48), np.float32)}, "gave outputs of the wrong shape"),
+        ({"logits": np.full((2, 65), np.nan, np.float32)}, "logits or states that are not finite"),
+        ({"logits": np.full((2, 65), np.inf, np.float32)}, "logits or states that are not finite"),
+        ({"next_state": np.full((2, 48), np.nan, np.float32)}, "logits or states that are not finite"),
+        ({"next_token": np.array([0, 65])}, r"gave the tokens \[0, 65\], which are not in the vocabulary"),
+        ({"next_token": np.array([-1, 0])}, r"gave the tokens \[-1, 0\]"),
+    ],
+)
+def test_the_trial_step_refuses_nonsense(
+    file: ModelFile, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(Engine, "_create_session", lambda *_, **__: _Fake(**_good(**changes)))
+    with pytest.raises(ModelFormatError, match=message):
+        Engine(file, "cpu")
+
+
+def test_the_trial_step_takes_what_is_right(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_create_session", lambda *_, **__: _Fake(**_good()))
+    assert Engine(file, "cpu").device == "cpu"
+
+
+def test_what_onnxruntime_says_is_given_in_one_line(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Callable[..., Any]:
+        raise RuntimeError("  first\x1b[31m line\nsecond line")
+
+    monkeypatch.setattr(Engine, "_create_session", fail)
+    with pytest.raises(ModelFormatError, match="onnxruntime says first") as caught:
+        Engine(file, "cpu")
+    assert str(caught.value).isprintable()
+
+
+def test_a_step_that_fails_later_than_the_trial_step_is_an_error_of_ours(tmp_path: Path) -> None:
+    # The position of the next token is right where no or all sums lie below the threshold, as in the trial
+    # step, and far out where 35 do.
+    def change(model: Any) -> None:
+        counts = np.ones((65, 1), np.float32)
+        counts[30], counts[40] = 101, -99
+        add_tensor(model, "bent", counts)
+        node(model, "MatMul_4").input[1] = "bent"
+
+    path = tmp_path / "late.onnx"
+    path.write_bytes(changed(change))
+    model = CharRNN.load(path, device="cpu")
+    for way in (lambda: model.generate("", 500, seed=1, temperature=100), lambda: _steps(model, 500)):
+        with pytest.raises(CharRNNError, match="onnxruntime cannot run a step of the model") as caught:
+            way()
+        assert str(caught.value).isprintable()
+
+
+def _steps(model: CharRNN, count: int) -> None:
+    state = model.initial_state()
+    for _ in range(count):
+        state = model.step(state, temperature=100).state

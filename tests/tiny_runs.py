@@ -1,0 +1,60 @@
+"""Trainings that take an instant, for the tests of training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from charrnn_trainer.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TEXT = "to be, or not to be, that is the question:\nwhether 'tis nobler in the mind to suffer\n" * 20
+"""1,740 characters: 1,566 to train on, 24 batches of 4 x 16 a pass."""
+
+TINY = TrainConfig().replace(
+    layers=2,
+    hidden_size=8,
+    dropout=0.25,
+    steps=12,
+    batch_size=4,
+    seq_length=16,
+    random_start=True,
+    schedule="cosine",
+    warmup_steps=2,
+    weight_decay=0.1,
+    eval_every=3,
+    save_every=6,
+    log_every=4,
+    precision="fp32",
+    onednn=False,
+    device="cpu",
+    threads=1,
+)
+"""Everything that a step can depend on is switched on."""
+
+TINY_FLAGS = (
+    *("--layers", "1", "--hidden-size", "8", "--batch-size", "4", "--seq-length", "16"),
+    *("--precision", "fp32", "--no-onednn", "--threads", "1", "--device", "cpu"),
+)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a program that is to find both distributions beside these tests."""
+    paths = os.pathsep.join(str(ROOT / part) for part in ("runtime", "trainer", "tests"))
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def run_program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes."""
+    return subprocess.run(
+        [sys.executable, *words],
+        env=environment(),
+        capture_output=True,
+        check=False,
+        timeout=300,
+        **{"stdin": subprocess.DEVNULL, **options},
+    )

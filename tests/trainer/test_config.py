@@ -1,0 +1,173 @@
+"""The settings: what is allowed, and that they survive being written and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_trainer.config import (
+    SECTIONS,
+    DataConfig,
+    NetworkConfig,
+    OptimizationConfig,
+    RunConfig,
+    RunFile,
+    TrainConfig,
+)
+
+CONFIGS = st.builds(
+    TrainConfig,
+    network=st.builds(
+        NetworkConfig,
+        cell=st.sampled_from(["lstm", "gru", "rnn"]),
+        layers=st.integers(1, 32),
+        hidden_size=st.integers(1, 16_384),
+        embedding_size=st.none() | st.integers(0, 16_384),
+        dropout=st.floats(0, 1, exclude_max=True),
+    ),
+    data=st.builds(
+        DataConfig,
+        level=st.sampled_from(["char", "byte"]),
+        val_fraction=st.floats(0, 0.9),
+        batch_size=st.integers(1, 1_000_000),
+        seq_length=st.integers(1, 1_000_000),
+        random_start=st.booleans(),
+    ),
+    optimization=st.builds(
+        OptimizationConfig,
+        steps=st.integers(1, 2**31 - 1),
+        learning_rate=st.floats(0, 1_000, exclude_min=True),
+        schedule=st.sampled_from(["constant", "cosine", "linear"]),
+        clip=st.integers(0, 100) | st.floats(0, 1e9),
+    ),
+    run=st.builds(
+        RunConfig,
+        seed=st.integers(0, 2**63 - 1),
+        precision=st.sampled_from(["auto", "fp32", "bf16"]),
+        onednn=st.none() | st.booleans(),
+        threads=st.none() | st.integers(1, 1_024),
+    ),
+)
+PATHS = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+def test_the_defaults_are_the_course_preset() -> None:
+    config = TrainConfig()
+    assert config.network == NetworkConfig("lstm", 2, 256, None, 0.0)
+    assert config.data == DataConfig("char", 0.1, 100, 100, False)
+    assert config.optimization == OptimizationConfig(6_000, 0.005, "constant", 0, 0.0, 5.0)
+    assert (config.run.save_every, config.run.log_every) == (2_000, 200)
+
+
+@given(CONFIGS)
+def test_settings_survive_a_dictionary(config: TrainConfig) -> None:
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+@given(CONFIGS, PATHS, PATHS)
+def test_settings_and_any_path_survive_toml(config: TrainConfig, text: str | None, start: str | None) -> None:
+    file = RunFile(config, text, start)
+    values = tomllib.loads(file.to_toml())
+    assert (values.pop("text", None), values.pop("init_from", None)) == (text, start)
+    assert TrainConfig.from_dict(values) == config
+
+
+def test_a_file_of_settings_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    file = RunFile(TrainConfig().replace(cell="gru", clip=1), text='my "text"\x7f.txt')
+    (tmp_path / "run.toml").write_text(file.to_toml(), encoding="utf-8")
+    assert RunFile.read(tmp_path / "run.toml") == file
+
+
+def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
+    assert repr(OptimizationConfig(clip=5)) == repr(OptimizationConfig(clip=5.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"cell": "transformer"}, "--cell"),
+        ({"cell": None}, "--cell"),
+        ({"layers": 0}, "--layers"),
+        ({"layers": 33}, "--layers"),
+        ({"layers": True}, "--layers"),
+        ({"layers": 1.0}, "--layers"),
+        ({"hidden_size": -1}, "--hidden-size"),
+        ({"hidden_size": 10**9}, "--hidden-size"),
+        ({"embedding_size": -1}, "--embedding-size"),
+        ({"dropout": 1}, "--dropout"),
+        ({"dropout": float("nan")}, "--dropout"),
+        ({"level": "word"}, "--level"),
+        ({"val_fraction": 1.0}, "--val-fraction"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"seq_length": 0}, "--seq-length"),
+        ({"random_start": 1}, "--random-start"),
+        ({"steps": 0}, "--steps"),
+        ({"learning_rate": 0}, "--learning-rate"),
+        ({"learning_rate": float("inf")}, "--learning-rate"),
+        ({"schedule": "step"}, "--schedule"),
+        ({"warmup_steps": -1}, "--warmup-steps"),
+        ({"weight_decay": -0.1}, "--weight-decay"),
+        ({"clip": "5"}, "--clip"),
+        ({"eval_every": 0}, "--eval-every"),
+        ({"save_every": 0}, "--save-every"),
+        ({"log_every": 0}, "--log-every"),
+        ({"seed": -1}, "--seed"),
+        ({"device": "tpu"}, "--device"),
+        ({"precision": "fp8"}, "--precision"),
+        ({"onednn": "yes"}, "--onednn"),
+        ({"threads": 0}, "--threads"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_by_its_flag(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(SettingError, match=f"^{flag} must be ") as caught:
+        TrainConfig().replace(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_two_settings_share_a_name() -> None:
+    names = [item.name for section in SECTIONS.values() for item in dataclasses.fields(section)]
+    assert len(names) == len(set(names))
+    with pytest.raises(SettingError, match="no setting named hidden"):
+        TrainConfig().replace(hidden=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[network]\nhiden_size = 3", r"unknown setting in \[network\]: 'hiden_size'; allowed are cell, "),
+        ("[model]\n", "unknown section or key: 'model'; allowed are text, init_from, network, "),
+        ("network = 3", r"\[network\] must be a section"),
+        ("text = 3", "text must be a path"),
+        ("[network]\nlayers = 0", "--layers must be"),
+        ("[network", "is no TOML file"),
+        ("\0", "is no TOML file"),
+        ("a=" + "[" * 10_000, "is no TOML file"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(CharRNNError, match=message) as caught:
+        RunFile.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_and_missing_files_are_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for name, message in (("bytes", "no TOML"), ("missing", "cannot read"), (".", "cannot read")):
+        with pytest.raises(CharRNNError, match=message):
+            RunFile.read(tmp_path / name)
+
+
+def test_symbols_are_read_one_hot_until_there_are_many() -> None:
+    assert NetworkConfig().resolve(256).embedding_size == 0
+    assert NetworkConfig().resolve(257).embedding_size == 256
+    assert NetworkConfig(embedding_size=7).resolve(65).embedding_size == 7

@@ -1,0 +1,267 @@
+"""Texts: any script, any size of piece, and everything that is no text."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer import corpus as corpus_module
+from charrnn_trainer.corpus import Corpus, scan_text
+
+HAIKU = "古池や\r\n蛙飛びこむ\r\n水の音\r\n" * 4
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=32).filter(
+    lambda text: len(set(text)) > 1 and not text.startswith("\ufeff")
+)
+
+
+def written(folder: Path, text: str | bytes) -> str:
+    path = folder / "text.txt"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return str(path)
+
+
+@pytest.fixture(params=[1, 3, 7, 4096])
+def piece_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Texts are read in pieces; with small ones, characters fall across their edges."""
+    size: int = request.param
+    monkeypatch.setattr(corpus_module, "_PIECE", size)
+    return size
+
+
+def test_a_text_in_any_script_is_encoded_as_its_code_points_with_every_line_end_kept(
+    tmp_path: Path, piece_size: int
+) -> None:
+    scanned = scan_text(written(tmp_path, HAIKU))
+    assert scanned.vocabulary.symbols == tuple(sorted(set(HAIKU)))
+    assert (scanned.length, scanned.distinct) == (len(HAIKU), len(set(HAIKU)))
+    assert scanned.sha256 == hashlib.sha256(HAIKU.encode()).hexdigest()
+    assert HAIKU.startswith(scanned.beginning)
+    corpus = scanned.encode_to(tmp_path / "tokens", source=scanned.source)
+    assert corpus.vocabulary.decode(corpus.ids) == HAIKU
+    assert corpus.ids.dtype == np.uint8
+    assert isinstance(corpus.ids, np.memmap)
+
+
+@given(TEXTS, st.sampled_from(["char", "byte"]))
+def test_any_text_survives_being_encoded(
+    tmp_path_factory: pytest.TempPathFactory, text: str, level: str
+) -> None:
+    folder = tmp_path_factory.mktemp("texts")
+    path = folder / "text.txt"
+    path.write_bytes(text.encode())
+    scanned = scan_text(str(path), level="byte" if level == "byte" else "char")
+    corpus = scanned.encode_to(folder / "tokens", source=None)
+    assert corpus.vocabulary.decode(corpus.ids) == text
+    again = Corpus.open(folder / "tokens")
+    assert (again.name, again.sha256, again.source) == (corpus.name, corpus.sha256, None)
+    np.testing.assert_array_equal(again.ids, corpus.ids)
+
+
+def test_any_bytes_train_at_the_byte_level(tmp_path: Path, piece_size: int) -> None:
+    raw = b"\xef\xbb\xbf" + bytes(range(256))
+    corpus = scan_text(written(tmp_path, raw), level="byte").encode_to(tmp_path / "tokens", source=None)
+    assert corpus.vocabulary.decode_bytes(corpus.ids) == raw
+    assert len(corpus.vocabulary) == 256
+
+
+def test_many_symbols_take_two_bytes_each(tmp_path: Path) -> None:
+    text = "".join(chr(0x4E00 + index) for index in range(300))
+    corpus = Corpus.from_text(text).save(tmp_path / "tokens")
+    assert corpus.ids.dtype == np.dtype("<u2")
+    assert corpus.vocabulary.decode(corpus.ids) == text
+
+
+def test_a_byte_order_mark_is_left_out_at_the_start_alone(tmp_path: Path, piece_size: int) -> None:
+    text = "\ufeff" + "ab" * 20 + "\ufeff"
+    scanned = scan_text(written(tmp_path, text))
+    assert scanned.had_bom
+    corpus = scanned.encode_to(tmp_path / "tokens", source=None)
+    assert corpus.vocabulary.decode(corpus.ids) == text[1:]
+
+
+@pytest.mark.parametrize(
+    ("before", "wrong", "byte"),
+    [
+        ("é" * 20, b"\xff", "0xFF"),
+        ("e" * 41, b"\xc3", "0xC3"),  # a sequence that the end cuts short
+        ("é€😀" * 5, b"\xe2\x82a", "0xE2"),
+        ("x" * 40, b"\xed\xa0\x80", "0xED"),  # half a surrogate pair
+    ],
+)
+def test_what_is_not_utf8_is_told_by_its_byte(
+    tmp_path: Path, piece_size: int, before: str, wrong: bytes, byte: str
+) -> None:
+    offset = len(before.encode())
+    with pytest.raises(CharRNNError, match=f"byte {byte} at offset {offset} .*--level byte"):
+        scan_text(written(tmp_path, before.encode() + wrong))
+
+
+def test_utf16_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(CharRNNError, match="UTF-16"):
+        scan_text(written(tmp_path, ("hello " * 10).encode("utf-16")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty; at least 32 characters are needed"),
+        ("\ufeff", "empty"),
+        ("ab" * 15, "only 30 characters; at least 32"),
+        ("a" * 100, "one and the same character"),
+    ],
+)
+def test_a_text_with_nothing_to_learn_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(CharRNNError, match=message):
+        scan_text(written(tmp_path, text))
+    if not text.startswith("\ufeff"):
+        with pytest.raises(CharRNNError, match=message):
+            Corpus.from_text(text)
+
+
+def test_thirty_two_characters_are_enough(tmp_path: Path) -> None:
+    assert scan_text(written(tmp_path, "ab" * 16)).length == 32
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CharRNNError, match="is a folder"):
+        scan_text(str(tmp_path))
+    with pytest.raises(CharRNNError, match=r"there is no file .*missing"):
+        scan_text(str(tmp_path / "missing"))
+    with pytest.raises(CharRNNError, match="cannot read"):
+        scan_text("nul\0byte")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_read_once_and_encoded_all_the_same(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(HAIKU.encode()))
+    writer.start()
+    with scan_text(str(pipe)) as scanned:
+        writer.join()
+        corpus = scanned.encode_to(tmp_path / "tokens", source=None)
+    assert corpus.vocabulary.decode(corpus.ids) == HAIKU
+
+
+def test_standard_input_is_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(HAIKU.encode())))
+    with scan_text("-") as scanned:
+        assert (scanned.name, scanned.source) == ("standard input", "-")
+        corpus = scanned.encode_to(tmp_path / "tokens", source="-")
+    assert corpus.vocabulary.decode(corpus.ids) == HAIKU
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(CharRNNError, match="closed"):
+        scan_text("-")
+
+
+@pytest.mark.parametrize("after", ["xy" * 40, "ab" * 41, "ab" * 39])
+def test_a_text_that_changes_while_it_is_read_is_noticed(tmp_path: Path, after: str) -> None:
+    path = written(tmp_path, "xyab" * 20)
+    scanned = scan_text(path)
+    written(tmp_path, after)
+    with pytest.raises(CharRNNError, match="changed while it was being read"):
+        scanned.encode_to(tmp_path / "tokens", source=None)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_a_text_must_make_do_with_the_symbols_that_are_given(tmp_path: Path) -> None:
+    path = written(tmp_path, "abc" * 20)
+    known = Vocabulary("abcdef")
+    corpus = scan_text(path, vocabulary=known).encode_to(tmp_path / "tokens", source=None)
+    assert corpus.vocabulary == known
+    assert corpus.ids[:3].tolist() == [0, 1, 2]
+    with pytest.raises(CharRNNError, match=r"does not know: 'c' \(U\+0063\)"):
+        scan_text(path, vocabulary=Vocabulary("ab"))
+    with pytest.raises(CharRNNError, match="--level byte"):
+        scan_text(path, vocabulary=Vocabulary.of_bytes())
+
+
+def test_ids_make_a_corpus_when_the_vocabulary_knows_them() -> None:
+    vocabulary = Vocabulary("ab")
+    corpus = Corpus.from_ids(np.array([0, 1] * 20), vocabulary)
+    assert corpus.sha256 == Corpus.from_text("ab" * 20).sha256
+    for ids in (np.array([0, 2] * 20), np.array([0, -1] * 20), np.zeros((4, 20), int), np.array([0.0, 1.0])):
+        with pytest.raises(CharRNNError):
+            Corpus.from_ids(ids, vocabulary)
+
+
+def test_a_corpus_is_an_array_to_numpy() -> None:
+    corpus = Corpus.from_text("ab" * 20)
+    assert np.asarray(corpus) is corpus.ids
+    assert np.array(corpus, dtype=np.int64).dtype == np.int64
+
+
+def test_validation_begins_where_nine_tenths_end() -> None:
+    corpus = Corpus.from_text("ab" * 50)
+    assert corpus.train_tokens(0.1) == 90
+    assert corpus.train_tokens(0.0) == 100
+
+
+def test_the_real_text_has_the_known_figures(tinyshakespeare: Path) -> None:
+    scanned = scan_text(str(tinyshakespeare))
+    assert (scanned.length, scanned.distinct) == (1_115_394, 65)
+    assert scanned.vocabulary.symbols[:6] == ("\n", " ", "!", "$", "&", "'")
+    assert scanned.sha256 == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+def test_the_file_of_tokens_is_a_safetensors_file(tmp_path: Path) -> None:
+    corpus = Corpus.from_text(HAIKU).save(tmp_path / "tokens")
+    tensors = safetensors.numpy.load_file(tmp_path / "tokens")
+    np.testing.assert_array_equal(tensors["tokens"], corpus.ids)
+
+
+def test_a_file_of_tokens_that_was_cut_or_altered_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    corpus = Corpus.from_text("to be or not to be " * 3).save(path)
+    whole = path.read_bytes()
+    del corpus  # Windows does not write to files that are mapped
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CharRNNError):
+            Corpus.open(path)
+    for place in range(len(whole) - 57, len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CharRNNError, match="altered"):
+            Corpus.open(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 100,
+        (2).to_bytes(8, "little") + b"{}",
+        (4).to_bytes(8, "little") + b"null",
+        (10**6).to_bytes(8, "little") + b"[" * 10**6,
+    ],
+)
+def test_other_files_are_no_tokens(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokens").write_bytes(content)
+    with pytest.raises(CharRNNError, match="no file of tokens"):
+        Corpus.open(tmp_path / "tokens")
+
+
+def test_a_header_that_lies_of_its_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    Corpus.from_text("ab" * 20).save(path)
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    for shape in ([10**15], [-1], [0], ["40"], [], 40, [40, 1]):
+        header = json.loads(whole[8 : 8 + size])
+        header["tokens"]["shape"] = shape
+        encoded = json.dumps(header).encode()
+        path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + whole[8 + size :])
+        with pytest.raises(CharRNNError):
+            Corpus.open(path)

@@ -1,0 +1,129 @@
+"""The network: its recurrences against a plain loop, its state, and how it begins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn_runtime import contract
+from charrnn_trainer.config import NetworkConfig
+from charrnn_trainer.network import CharNetwork, next_token_loss, write_sample
+from reference import naive_step, random_weights
+
+CELLS = ("lstm", "gru", "rnn")
+VOCABULARY = 7
+HIDDEN = 5
+
+
+def network_with(
+    cell: str, layers: int, embedding_size: int = 0, dropout: float = 0.0
+) -> tuple[CharNetwork, dict[str, np.ndarray]]:
+    """A network and its weights as arrays."""
+    weights = random_weights(cell, layers, HIDDEN, VOCABULARY, embedding_size)
+    network = CharNetwork(NetworkConfig(cell, layers, HIDDEN, embedding_size, dropout), VOCABULARY)
+    network.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+    return network, weights
+
+
+@pytest.mark.parametrize("embedding_size", [0, 3])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_recurrence_is_that_of_a_plain_loop(cell: str, layers: int, embedding_size: int) -> None:
+    network, weights = network_with(cell, layers, embedding_size)
+    tokens = np.random.RandomState(1).randint(0, VOCABULARY, (3, 20))
+    with torch.no_grad():
+        logits, state = network(torch.from_numpy(tokens), network.initial_state(3))
+    assert logits.dtype == torch.float32
+    assert tuple(logits.shape) == (3, 20, VOCABULARY)
+    for stream in range(3):
+        row = np.zeros(contract.state_size(cell, layers, HIDDEN))
+        for step in range(20):
+            expected, row = naive_step(cell, layers, weights, int(tokens[stream, step]), row)
+            np.testing.assert_allclose(logits[stream, step].numpy(), expected, atol=2e-5)
+        after = np.concatenate([part[:, stream].reshape(-1).numpy() for part in state])  # h of all layers, c
+        np.testing.assert_allclose(after, row, atol=2e-5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_halves_with_the_state_carried_are_the_whole(cell: str) -> None:
+    network, _ = network_with(cell, 2)
+    tokens = torch.randint(0, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, end = network(tokens, network.initial_state(2))
+        first, middle = network(tokens[:, :5], network.initial_state(2))
+        second, carried_end = network(tokens[:, 5:], middle)
+        reset, _ = network(tokens[:, 5:], network.initial_state(2))
+    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+    for part, carried_part in zip(end, carried_end, strict=True):
+        torch.testing.assert_close(carried_part, part)
+    assert not torch.allclose(reset, second)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_stream_never_hears_of_another(cell: str) -> None:
+    network, _ = network_with(cell, 2)
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.no_grad():
+        together, _ = network(tokens, network.initial_state(2))
+        alone, _ = network(tokens[1:], network.initial_state(1))
+    torch.testing.assert_close(together[1:], alone)
+
+
+def test_an_lstm_begins_with_open_forget_gates() -> None:
+    network = CharNetwork(NetworkConfig("lstm", 2, HIDDEN), VOCABULARY)
+    for layer in range(2):
+        both = getattr(network.rnn, f"bias_ih_l{layer}") + getattr(network.rnn, f"bias_hh_l{layer}")
+        assert (both[HIDDEN : 2 * HIDDEN] == 1.0).all()
+        assert (both[:HIDDEN].abs() < 1.0).all()
+
+
+def test_a_wide_embedding_begins_by_reading_as_one_hot_does() -> None:
+    torch.manual_seed(0)
+    one_hot = CharNetwork(NetworkConfig("gru", 1, HIDDEN, 0), VOCABULARY)
+    torch.manual_seed(0)
+    embedded = CharNetwork(NetworkConfig("gru", 1, HIDDEN, VOCABULARY), VOCABULARY)
+    embedded.load_state_dict({**embedded.state_dict(), **one_hot.state_dict()})
+    tokens = torch.arange(VOCABULARY).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            embedded(tokens, embedded.initial_state(1))[0], one_hot(tokens, one_hot.initial_state(1))[0]
+        )
+
+
+def test_parameters_are_counted() -> None:
+    lstm = CharNetwork(NetworkConfig("lstm", 2, 256), 65)
+    assert lstm.parameter_count() == 4 * 256 * (65 + 256 + 2) + 4 * 256 * (512 + 2) + 65 * 257
+    gru = CharNetwork(NetworkConfig("gru", 1, 4, 3), 10)
+    assert gru.parameter_count() == 10 * 3 + 3 * 4 * (3 + 4 + 2) + 10 * 5
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    network, _ = network_with("lstm", 2, dropout=0.5)
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert not torch.equal(*(network(tokens, network.initial_state(1))[0] for _ in range(2)))
+        network.eval()
+        torch.testing.assert_close(*(network(tokens, network.initial_state(1))[0] for _ in range(2)))
+
+
+def test_dropout_before_the_output_acts_on_a_single_layer_too() -> None:
+    network, _ = network_with("lstm", 1, dropout=0.5)
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert not torch.equal(*(network(tokens, network.initial_state(1))[0] for _ in range(2)))
+
+
+def test_the_loss_of_a_uniform_guess_is_the_logarithm_of_the_vocabulary() -> None:
+    loss = next_token_loss(torch.zeros(2, 3, 10), torch.ones(2, 3, dtype=torch.int64))
+    assert float(loss) == pytest.approx(np.log(10))
+
+
+def test_a_sample_depends_on_its_seed_alone_and_disturbs_nothing() -> None:
+    network, _ = network_with("lstm", 2, dropout=0.5)
+    before = torch.get_rng_state()
+    samples = [write_sample(network, 0, 50, temperature=0.8, seed=seed) for seed in (1, 1, 2)]
+    assert samples[0] == samples[1] != samples[2]
+    assert all(0 <= token < VOCABULARY for token in samples[0])
+    assert network.training
+    assert torch.equal(torch.get_rng_state(), before)

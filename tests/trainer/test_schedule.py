@@ -1,0 +1,39 @@
+"""The learning rate of every step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from charrnn_trainer.config import OptimizationConfig
+from charrnn_trainer.schedule import learning_rate
+
+
+def rates(schedule: str, warmup_steps: int = 0) -> list[float]:
+    config = OptimizationConfig(steps=8, learning_rate=2.0, schedule=schedule, warmup_steps=warmup_steps)
+    return [learning_rate(config, step) for step in range(8)]
+
+
+def test_constant_stays() -> None:
+    assert rates("constant") == [2.0] * 8
+
+
+def test_linear_falls_evenly_and_would_be_zero_after_the_last_step() -> None:
+    assert rates("linear") == pytest.approx([2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25])
+
+
+def test_cosine_follows_half_a_cosine() -> None:
+    assert rates("cosine") == pytest.approx([1 + math.cos(math.pi * step / 8) for step in range(8)])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_warm_up_rises_evenly_to_the_full_rate(schedule: str) -> None:
+    with_warmup = rates(schedule, warmup_steps=4)
+    assert with_warmup[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert all(later <= 2.0 for later in with_warmup[4:])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_a_warm_up_longer_than_the_run_is_no_error(schedule: str) -> None:
+    assert rates(schedule, warmup_steps=16) == pytest.approx([2.0 * step / 16 for step in range(1, 9)])
