@@ -6,19 +6,25 @@
     print(model.generate("LORD ", 500, seed=1))
 """
 
-from charrnn_runtime.errors import (
-    CharRNNError,
-    DeviceError,
-    ModelFormatError,
-    SettingError,
-    UnknownCharacterError,
-)
-from charrnn_runtime.model import CharRNN, Generated, LiveText, Step
-from charrnn_runtime.model_file import ModelInfo
-from charrnn_runtime.sampling import Sampling
-from charrnn_runtime.scoring import Score
-from charrnn_runtime.state import State
-from charrnn_runtime.vocabulary import Vocabulary
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charrnn_runtime.errors import (
+        CharRNNError,
+        DeviceError,
+        ModelFormatError,
+        SettingError,
+        UnknownCharacterError,
+    )
+    from charrnn_runtime.model import CharRNN, Generated, LiveText, Step
+    from charrnn_runtime.model_file import ModelInfo
+    from charrnn_runtime.sampling import Sampling
+    from charrnn_runtime.scoring import Score
+    from charrnn_runtime.state import State
+    from charrnn_runtime.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
 
@@ -39,3 +45,27 @@ __all__ = [
     "Vocabulary",
     "__version__",
 ]
+
+_MODULES = {
+    "errors": ("CharRNNError", "DeviceError", "ModelFormatError", "SettingError", "UnknownCharacterError"),
+    "model": ("CharRNN", "Generated", "LiveText", "Step"),
+    "model_file": ("ModelInfo",),
+    "sampling": ("Sampling",),
+    "scoring": ("Score",),
+    "state": ("State",),
+    "vocabulary": ("Vocabulary",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``--help`` does not wait for onnxruntime."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -26,7 +26,8 @@ VERSION: Final = 1
 OPSET: Final = 17
 IR_VERSION: Final = 8
 CONTRIB_DOMAIN: Final = "com.microsoft"
-"""onnxruntime's own operators; int8 files alone may use one of them (QGemm)."""
+CONTRIB_VERSION: Final = 1
+"""onnxruntime's own operators; int8 files alone use one of them (QGemm)."""
 
 # --- tensors -----------------------------------------------------------------------------------------------
 

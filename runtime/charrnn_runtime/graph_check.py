@@ -22,11 +22,12 @@ Shape = tuple[int, ...]
 
 _MOST_AXES: Final = 2
 _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
-_ITEM_TYPES: Final = {
+_ITEM_TYPES: Final[dict[int, np.dtype[Any]]] = {
     contract.FLOAT: np.dtype("<f4"),
     contract.FLOAT16: np.dtype("<f2"),
     contract.UINT8: np.dtype("u1"),
     contract.INT8: np.dtype("i1"),
+    contract.INT32: np.dtype("<i4"),
     contract.INT64: np.dtype("<i8"),
 }
 
@@ -64,7 +65,9 @@ def read_tensor(tensor: Any) -> Value:
     if item_type is None:
         raise ModelFormatError(f"tensor {name!r} has element type {tensor.data_type}, which is not used here")
     if len(tensor.dims) > _MOST_AXES:
-        raise ModelFormatError(f"tensor {name!r} has {len(tensor.dims):,} axes; at most {_MOST_AXES} are used here")
+        raise ModelFormatError(
+            f"tensor {name!r} has {len(tensor.dims):,} axes; at most {_MOST_AXES} are used here"
+        )
     shape = tuple(tensor.dims)
     if any(size < 1 for size in shape):
         raise ModelFormatError(f"tensor {name!r} has the shape {shape}; every size must be 1 or more")
@@ -135,8 +138,8 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
             values[name] = value
         if in_all > sizes.in_all:
             raise ModelFormatError(
-                f"the values up to {label} have {in_all:,} numbers for one stream; at most {sizes.in_all:,} are "
-                "allowed for a model of its sizes"
+                f"the values up to {label} have {in_all:,} numbers for one stream; at most "
+                f"{sizes.in_all:,} are allowed for a model of its sizes"
             )
     for name, wanted in outputs.items():
         found = values.get(name)
@@ -154,10 +157,10 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
 
 
 def _infer(node: Any, label: str, values: dict[str, Value]) -> list[Value]:
-    if node.domain:
+    if node.domain not in ("", contract.CONTRIB_DOMAIN):
         raise ModelFormatError(f"{label} is of the foreign domain {node.domain!r}")
     rule = _RULES.get(node.op_type)
-    if rule is None:
+    if rule is None or node.domain != rule.domain:
         raise ModelFormatError(f"{label}: this operator is not on the list of those that export writes")
     attributes = _attributes(node, label)
     missing = [name for name in node.input if name not in values]
@@ -187,7 +190,9 @@ def _attributes(node: Any, label: str) -> dict[str, Any]:
         elif attribute.type == _INTS_ATTRIBUTE and not attribute.i:
             value = list(attribute.ints)
         else:
-            raise ModelFormatError(f"{label}: the attribute {attribute.name!r} has a type that is not used here")
+            raise ModelFormatError(
+                f"{label}: the attribute {attribute.name!r} has a type that is not used here"
+            )
         if attribute.name in found:
             raise ModelFormatError(f"{label}: the attribute {attribute.name!r} stands there twice")
         found[attribute.name] = value
@@ -263,12 +268,13 @@ def _cast(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
 
 def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     table, indices = inputs
-    _constant(table, contract.FLOAT)
+    _require(table.element_type in (contract.FLOAT, contract.INT32), "a table of float32 or int32")
+    _constant(table, table.element_type)
     _require(len(table.shape) == 2, "a table of two axes")
     _require(indices.element_type == contract.INT64 and indices.shape == (BATCH,), "int64 [batch] indices")
     rows = table.shape[0]
     _require(indices.below is not None and indices.below <= rows, f"indices below {rows:,}")
-    return [Value(contract.FLOAT, (BATCH, table.shape[1]))]
+    return [Value(table.element_type, (BATCH, table.shape[1]))]
 
 
 def _split(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -296,13 +302,21 @@ def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     return [Value(value.element_type, (BATCH, weight.shape[1]))]
 
 
-def _matmul_integer(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    value, weight, zero_point = inputs
+def _qgemm(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, scale, zero_point, weight, weight_scale, weight_zero_point, added = inputs
     width = _require_row(value, contract.UINT8)
-    _constant(weight, contract.INT8)
+    _require(float(_constant(scale, contract.FLOAT, ())) > 0, "a positive scale")
     _constant(zero_point, contract.UINT8, ())
+    _constant(weight, contract.INT8)
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
-    return [Value(contract.INT32, (BATCH, weight.shape[1]))]
+    _require(float(_constant(weight_scale, contract.FLOAT, ())) > 0, "a positive weight scale")
+    _constant(weight_zero_point, contract.INT8, ())
+    columns = weight.shape[1]
+    if added.constant is not None:
+        _constant(added, contract.INT32, (columns,))
+    else:
+        _require(_require_row(added, contract.INT32) == columns, f"rows of {columns} numbers to add")
+    return [Value(contract.FLOAT, (BATCH, columns))]
 
 
 def _quantize(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -358,6 +372,7 @@ class _Rule:
     infer: Callable[[Sequence[Value], dict[str, Any]], list[Value]]
     inputs: int
     attributes: dict[str, list[Any] | None]
+    domain: str = ""
 
 
 _MANY: Final = -1
@@ -378,8 +393,8 @@ _RULES: Final = {
     "Less": _Rule(_comparison, 2, {}),
     "LessOrEqual": _Rule(_comparison, 2, {}),
     "MatMul": _Rule(_matmul, 2, {}),
-    "MatMulInteger": _Rule(_matmul_integer, 3, {}),
     "Mul": _Rule(_arithmetic, 2, {}),
+    "QGemm": _Rule(_qgemm, 7, {}, contract.CONTRIB_DOMAIN),
     "QuantizeLinear": _Rule(_quantize, 3, {}),
     "ReduceMin": _Rule(_reduce_min, 1, {"axes": [[1]], "keepdims": [1]}),
     "Sigmoid": _Rule(_same, 1, {}),

@@ -281,6 +281,8 @@ class CharRNN:
         """
         sampling = Sampling(temperature, top_k, top_p)
         length = _check_length(length)
+        if isinstance(primes, str):
+            raise SettingError("generate_each: primes must be several texts, as in a list, and not one text")
         if rows is not None:
             _check_streams(rows)
         chosen = draw_seed() if seed is None else check_seed(seed)
@@ -386,6 +388,8 @@ class CharRNN:
 
     def score_each(self, texts: Iterable[str], *, unknown: Unknown = "error") -> Iterator[Score]:
         """Score texts one after the other in the order in which they come, however many they are."""
+        if isinstance(texts, str):
+            raise SettingError("score_each: texts must be several texts, as in a list, and not one text")
         tokens = (self.vocabulary.encode(text, unknown) for text in texts)
         return map(Score.of, score_tokens(self._engine, tokens))
 

@@ -21,11 +21,10 @@ from charrnn_runtime.errors import CharRNNError, ModelFormatError
 from charrnn_runtime.graph_check import BATCH, Sizes, Value, check_graph
 from charrnn_runtime.vocabulary import Vocabulary
 
-
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
 """The longest metadata value, in characters: a vocabulary of the most symbols takes a quarter of it."""
 
-_CPU_OPERATORS: Final = ("ArgMax", "MatMulInteger", "QuantizeLinear", "ReduceMin")
+_CPU_OPERATORS: Final = ("ArgMax", "QGemm", "QuantizeLinear", "ReduceMin")
 """What has no kernel for the GPU in this operator set, or only one that needs cuDNN."""
 
 _NUMBERS_A_SIZE: Final = 32
@@ -162,7 +161,9 @@ def _read_bytes(path: Path) -> bytes:
             raise CharRNNError(f"{path} is not a regular file; a model is read from a file")
         with path.open("rb") as file:
             # One byte more than allowed shows a file that is too large, or that grows while it is read.
-            data = file.read(contract.MAX_FILE_BYTES + 1) if status.st_size <= contract.MAX_FILE_BYTES else b""
+            data = (
+                file.read(contract.MAX_FILE_BYTES + 1) if status.st_size <= contract.MAX_FILE_BYTES else b""
+            )
     except FileNotFoundError:
         raise CharRNNError(f"{path}: no such file; charrnn-export writes models") from None
     except (OSError, ValueError) as error:
@@ -209,8 +210,11 @@ def _check_versions(model: Any, metadata: dict[str, str]) -> None:
     if model.ir_version != contract.IR_VERSION:
         raise ModelFormatError(f"its IR version is {model.ir_version}; expected {contract.IR_VERSION}")
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
-    if opsets != [("", contract.OPSET)]:
-        raise ModelFormatError(f"its operator sets are {opsets[:4]}; expected only {contract.OPSET}")
+    expected = [("", contract.OPSET)]
+    if metadata["precision"] == "int8":
+        expected.append((contract.CONTRIB_DOMAIN, contract.CONTRIB_VERSION))
+    if opsets != expected:
+        raise ModelFormatError(f"its operator sets are {opsets[:4]}; expected {expected}")
 
 
 def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> ModelInfo:
@@ -218,10 +222,13 @@ def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> 
     layers = _integer(metadata, "layers", 1, contract.MAX_LAYERS)
     hidden_size = _integer(metadata, "hidden_size", 1, contract.MAX_HIDDEN_SIZE)
     vocabulary = _vocabulary(metadata)
-    layout = [[block.name, block.start, block.size] for block in contract.state_layout(cell, layers, hidden_size)]
+    layout = [
+        [block.name, block.start, block.size] for block in contract.state_layout(cell, layers, hidden_size)
+    ]
     if _json(metadata, "state_layout", list) != layout:
         raise ModelFormatError(
-            f"its state layout is not that of {layers} {cell} layers of {hidden_size}: expected {layout[:2]}..."
+            f"its state layout is not that of {layers} {cell} layers of {hidden_size}: "
+            f"expected {layout[:2]}..."
         )
     return ModelInfo(
         path=path,
@@ -253,7 +260,7 @@ def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
 def _training(metadata: dict[str, str]) -> dict[str, Any]:
     training: dict[str, Any] = _json(metadata, "training", dict)
     try:
-        # What Python reads as JSON is not always JSON that it can write: NaN, infinity, half a surrogate pair.
+        # Python reads some JSON that it cannot write: NaN, infinity, half a surrogate pair.
         json.dumps(training, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise ModelFormatError(
@@ -264,7 +271,7 @@ def _training(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _integer(metadata: dict[str, str], key: str, low: int, high: int) -> int:
-    text = metadata[key] if key in metadata else ""
+    text = metadata.get(key, "")
     # isdecimal alone would let digits of other scripts through.
     if not (text.isascii() and text.isdecimal() and len(text) <= 20 and low <= int(text) <= high):
         allowed = f"a whole number from {low:,} to {high:,}" if low != high else f"{low:,}"
@@ -306,8 +313,8 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
         for node in graph.node:
             if node.op_type in _CPU_OPERATORS:
                 raise ModelFormatError(
-                    f"node {node.name!r} is a {node.op_type}, which runs on the CPU alone; files of precision "
-                    f"{info.precision} have none, int8 files may"
+                    f"node {node.name!r} is a {node.op_type}, which runs on the CPU alone; files of "
+                    f"precision {info.precision} have none, int8 files may"
                 )
     vocabulary_size, hidden_size = len(info.vocabulary), info.hidden_size
     gates = info.layers * contract.GATES[info.cell] * hidden_size

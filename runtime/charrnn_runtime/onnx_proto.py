@@ -169,7 +169,8 @@ def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 def unknown_field(message: Any) -> str | None:
     """What the first field is that this page does not know, searched through all depths; None without one."""
     kind = message.DESCRIPTOR.name
-    for field in unknown_fields.UnknownFieldSet(message):
+    unknown: Any = unknown_fields.UnknownFieldSet(message)
+    for field in unknown:
         return _REFUSED.get((kind, field.field_number), f"field {field.field_number} of {kind}")
     for _, name, field_type, repeated in _MESSAGES[kind]:
         if not isinstance(field_type, str) or not (repeated or message.HasField(name)):

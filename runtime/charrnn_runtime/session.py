@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib.metadata
 import sys
 import threading
 from collections.abc import Iterator
@@ -43,6 +42,8 @@ class Engine:
     """A model on a device. Threads may share it: each takes lanes of its own.
 
     Attributes:
+        info: what the model says of itself.
+        threads: how many threads share one step on the CPU.
         device: "cpu" or "cuda", what really runs.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
     """
@@ -67,8 +68,9 @@ class Engine:
             raise SettingError(f"threads must be between 1 and 1024, not {threads}")
         self.info = model.info
         self._bytes = model.onnx_bytes
-        self._threads = threads
-        self._lock = threading.Lock()
+        self.threads = threads
+        # Reentrant: while it is held, Python may collect a generator that gives its lane back.
+        self._lock = threading.RLock()
         self._sessions: dict[int, Any] = {}
         self._lanes: dict[tuple[int, bool], list[Lane]] = {}
         self.device, self.device_note = self._choose_device(device)
@@ -103,8 +105,10 @@ class Engine:
         kind = CudaLane if self.device == "cuda" else Lane
         try:
             return kind(self._session(rows), self.info.state_size, len(self.info.vocabulary), rows, reading)
-        except (MemoryError, ort.capi.onnxruntime_pybind11_state.Fail) as error:
-            raise self.out_of_memory(rows) from error
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise self.out_of_memory(rows) from error
+            raise CharRNNError(f"onnxruntime cannot make a session: {_first_line(error)}") from error
 
     def out_of_memory(self, rows: int) -> DeviceError:
         """The error for a batch that did not fit, naming one that is likely to."""
@@ -122,13 +126,13 @@ class Engine:
             while len(self._sessions) > _KEPT_SESSIONS:
                 oldest = next(iter(self._sessions))
                 del self._sessions[oldest]
-                for key in [key for key in self._lanes if key[0] == oldest]:
+                for key in [key for key in list(self._lanes) if key[0] == oldest]:
                     del self._lanes[key]
             return session
 
     def _create_session(self, device: str, *, optimize: bool = True) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong comes as an exception; stderr is the command's
         options.enable_mem_reuse = False  # measured: 4 to 6 % faster at one stream
@@ -420,6 +424,8 @@ def cuda_missing() -> str | None:
 
 
 def _installed_builds() -> set[str]:
+    import importlib.metadata  # takes 18 ms, and only an error needs it
+
     found = set()
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -439,6 +445,11 @@ def _driver_problem() -> str | None:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return "the NVIDIA driver finds no GPU that it can use; use --device cpu on this machine"
     return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """onnxruntime has no exception of its own for it."""
+    return isinstance(error, MemoryError) or "allocat" in str(error) or "out of memory" in str(error)
 
 
 def _cannot_run(error: BaseException) -> CharRNNError:

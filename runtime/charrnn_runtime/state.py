@@ -45,8 +45,8 @@ class State:
         lengths = {len(self.rows), len(self.tokens), len(self.numbers), len(self.positions)}
         if len(lengths) != 1 or self.rows.ndim != 2:
             raise SettingError(
-                f"state: rows {self.rows.shape}, tokens {self.tokens.shape}, numbers {self.numbers.shape} and "
-                f"positions {self.positions.shape} must have one entry a stream each"
+                f"state: rows {self.rows.shape}, tokens {self.tokens.shape}, numbers {self.numbers.shape} "
+                f"and positions {self.positions.shape} must have one entry a stream each"
             )
         if len(self) and (self.numbers.min() < 0 or self.positions.min() < 0):
             raise SettingError("state: numbers and positions count from 0")
@@ -55,6 +55,10 @@ class State:
         array = np.array(getattr(self, name), dtype=kind)  # a copy: nobody else holds it
         array.flags.writeable = False
         object.__setattr__(self, name, array)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles are made anew, so that they cannot be written to either.
+        return State, (self.rows, self.tokens, self.numbers, self.positions)
 
     @classmethod
     def start(cls, batch: int, state_size: int) -> State:

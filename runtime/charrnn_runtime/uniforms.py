@@ -13,7 +13,7 @@ bits fit a float32 exactly, so u is never 1.
 
 from __future__ import annotations
 
-import secrets
+import os
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,7 +75,7 @@ def check_seed(seed: int) -> int:
 
 def draw_seed() -> int:
     """A fresh seed from the operating system, short enough to be typed again."""
-    return secrets.randbits(32)
+    return int.from_bytes(os.urandom(4), "little")
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -166,9 +166,7 @@ class Vocabulary:
             raise CharRNNError(f"id {wrong} is not in the vocabulary: ids go from 0 to {len(self) - 1}")
         return array
 
-    def _unknown_error(
-        self, codes: NDArray[np.uint32], absent: NDArray[np.bool_]
-    ) -> UnknownCharacterError:
+    def _unknown_error(self, codes: NDArray[np.uint32], absent: NDArray[np.bool_]) -> UnknownCharacterError:
         positions = np.flatnonzero(absent)
         _, first = np.unique(codes[positions], return_index=True)
         positions = positions[np.sort(first)]

@@ -122,12 +122,12 @@ def charrnn_runner(path: str, streams: int, threads: int) -> Run:
 
     model = CharRNN.load(path, device="cpu", threads=threads)
     primes = [""] * streams
-    # A call is longer here, since a call has work of its own: priming, and turning tokens into text.
-    length = max(STEPS, 1024 // streams)
+    # Calls are longer here, as users' are: each primes, and turns tokens into text.
+    length = 1024 if streams == 1 else 256
 
     def run() -> int:
         texts = model.generate(
-            primes, length, seed=1, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P, rows=streams
+            primes, length, seed=1, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P
         )
         assert len(texts) == streams
         return length * streams

@@ -89,7 +89,8 @@ def clone(trained: Path, root: Path, tinyshakespeare: Path, tmp_path: Path) -> P
     folder = tmp_path / "clone"
     folder.mkdir()
     fill_clone(folder, tinyshakespeare)
-    shutil.copy(root / "data" / "README.md", folder / "data")
+    for page in ("README.md", "data/README.md"):
+        shutil.copy(root / page, folder / page)
     shipped = sorted((root / "models").glob("*.onnx")) or [trained / "models" / "lstm.onnx"]
     for model in shipped:
         shutil.copy(model, folder / "models" / model.name)

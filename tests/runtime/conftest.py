@@ -6,21 +6,15 @@ These tests pass where neither torch nor onnx is installed.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent.parent
-for folder in (TESTS, TESTS / "runtime"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-from charrnn_runtime import CharRNN  # noqa: E402
-from make_models import MODELS, SmallModel  # noqa: E402
-from run_commands import Command, run_module  # noqa: E402
+from charrnn_runtime import CharRNN
+from make_models import MODELS, SmallModel
+from run_commands import Command, run_module
 
 SMALL = {model.path.stem: model for model in MODELS}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+
 from charrnn_runtime import CharRNN, __version__
+from charrnn_runtime.cli import score as score_command
 from charrnn_runtime.model_file import read_model_file
 from hostile_files import LSTM, changed, metadata
 from make_models import FOLDER
@@ -96,7 +100,9 @@ def test_many_streams_are_parted_by_lines_that_number_them(gen: Command, lstm: C
 
 
 def test_json_has_an_object_a_stream(gen: Command, lstm: CharRNN) -> None:
-    done = gen(MODEL, "-p", "LORD ", "-n", 30, "-s", 7, "--streams", 3, "--json", "--top-k", 20, "--stop", "j")
+    done = gen(
+        MODEL, "-p", "LORD ", "-n", 30, "-s", 7, "--streams", 3, "--json", "--top-k", 20, "--stop", "j"
+    )
     records = [json.loads(line) for line in _ok(done).splitlines()]
     texts = lstm.generate(["LORD "] * 3, 30, seed=7, top_k=20, stop="j")
     assert [record["text"] for record in records] == texts
@@ -104,7 +110,13 @@ def test_json_has_an_object_a_stream(gen: Command, lstm: CharRNN) -> None:
     for record in records:
         assert record["prime"] == "LORD "
         assert record["seed"] == 7
-        assert record["settings"] == {"length": 30, "temperature": 0.8, "top_k": 20, "top_p": 1.0, "stop": "j"}
+        assert record["settings"] == {
+            "length": 30,
+            "temperature": 0.8,
+            "top_k": 20,
+            "top_p": 1.0,
+            "stop": "j",
+        }
         assert record["model"] == {"path": str(MODEL), "sha256": read_model_file(MODEL).info.sha256}
         assert record["device"] == "cpu"
     one = json.loads(_ok(gen(MODEL, "-p", "a", "-n", 5, "-s", 1, "--json", "--no-prime")))
@@ -176,11 +188,15 @@ def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, ls
     done = gen(MODEL, "-p", "aßb", "-n", 20, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("ab", 20, seed=1)
     assert "dropped from the prime, since the model does not know them: 'ß'" in done.stderr.decode()
-    many = gen(MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--unknown", "skip", "--json", input="ß\nab\n".encode())
+    many = gen(
+        MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--unknown", "skip", "--json", input="ß\nab\n".encode()
+    )
     assert [json.loads(line)["prime"] for line in _ok(many).splitlines()] == ["", "ab"]
 
 
-def test_an_unknown_character_in_the_last_prime_leaves_the_output_file_away(gen: Command, tmp_path: Path) -> None:
+def test_an_unknown_character_in_the_last_prime_leaves_the_output_file_away(
+    gen: Command, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     _error(gen(MODEL, "--primes-file", "-", "-n", 5, "-o", out, input="a\nb\nß\n".encode()), 1)
     assert os.listdir(tmp_path) == []
@@ -329,7 +345,8 @@ def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
     process.stdout.read(1000)
     process.stdout.close()
     assert process.stderr is not None
-    assert process.stderr.read() == b""
+    with process.stderr as errors:
+        assert errors.read() == b""
     assert process.wait(timeout=60) == -signal.SIGPIPE
 
 
@@ -358,7 +375,9 @@ def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) 
 
 @posix
 def test_a_closed_stdout_is_no_trouble_with_an_output_file(lstm: CharRNN, tmp_path: Path) -> None:
-    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 -s 1 -o "{tmp_path}/out" >&- 2>&-'
+    line = (
+        f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 -s 1 -o "{tmp_path}/out" >&- 2>&-'
+    )
     assert subprocess.run(["sh", "-c", line], env=command_environment(), check=False).returncode == 0
     assert (tmp_path / "out").read_text() == lstm.generate("", 5, seed=1)
 
@@ -398,38 +417,65 @@ def test_line_ends_are_written_as_they_are(gen: Command) -> None:
     assert "\n" in text
 
 
-# --- charrnn-gen: command lines that make no sense -----------------------------------------------------------
+# --- charrnn-gen: command lines that make no sense ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--temperature", "0"], "--greedy"),
-        (["--temperature", "nan"], "temperature must be at least 0.0001"),
-        (["--top-p", "2"], "top-p must be above 0 and at most 1"),
-        (["--top-p", "0"], "top-p must be above 0 and at most 1"),
-        (["--top-k", "0"], "top-k must be 1 or more"),
-        (["--length", "-1"], "--length must be 0 or more, not -1"),
-        (["--length", "many"], "'many'"),
-        (["--seed", "-1"], "seed must be between 0 and 2**64 - 1"),
-        (["--seed", "18446744073709551616"], "seed must be between 0 and 2**64 - 1"),
-        (["--streams", "0"], "--streams must be between 1 and 1,048,576"),
-        (["--batch", "0"], "--batch must be between 1 and 1,048,576"),
-        (["--threads", "0"], "threads must be between 1 and 1024"),
-        (["--device", "tpu"], "device must be auto, cpu or cuda"),
-        (["--unknown", "drop"], "--unknown must be error or skip"),
-        (["--stop", ""], "stop must be a text of one character or more"),
-        (["--greedy", "--top-k", "3"], "--greedy and --top-k exclude each other"),
-        (["--prime", "a", "--prime-file", "b"], "give one of --prime, --prime-file and --primes-file"),
-        (["--primes-file", "b", "--streams", "2"], "takes no --streams"),
-        (["--interactive", "--json"], "--interactive writes one stream"),
-        (["--force"], "--force is for --output"),
-        (["--nonsense"], "No such option: --nonsense"),
-        (["one", "more"], "unexpected extra argument"),
-    ],
-)
-def test_command_lines_that_make_no_sense_end_with_2(gen: Command, arguments: list[str], message: str) -> None:
-    assert message in _error(gen(MODEL, *arguments), 2)
+NONSENSE = [
+    ("--temperature 0", "--greedy"),
+    ("--temperature nan", "temperature must be at least 0.0001"),
+    ("--top-p 2", "top-p must be above 0 and at most 1"),
+    ("--top-p 0", "top-p must be above 0 and at most 1"),
+    ("--top-k 0", "top-k must be 1 or more"),
+    ("--length -1", "--length must be 0 or more, not -1"),
+    ("--length many", "--length"),
+    ("--seed -1", "seed must be between 0 and 2**64 - 1"),
+    ("--seed 18446744073709551616", "seed must be between 0 and 2**64 - 1"),
+    ("--streams 0", "--streams must be between 1 and 1,048,576"),
+    ("--batch 0", "--batch must be between 1 and 1,048,576"),
+    ("--threads 0", "threads must be between 1 and 1024"),
+    ("--device tpu", "device must be auto, cpu or cuda"),
+    ("--unknown drop", "--unknown must be error or skip"),
+    ("--stop ''", "stop must be a text of one character or more"),
+    ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
+    ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
+    ("--primes-file b --streams 2", "takes no --streams"),
+    ("--interactive --json", "--interactive writes one stream"),
+    ("--force", "--force is for --output"),
+    ("--nonsense", "No such option: --nonsense"),
+    ("one more", "unexpected extra argument"),
+]
+
+RUN_ALL = """
+import contextlib, io, json, sys
+from charrnn_runtime.cli import gen
+results = []
+for arguments in json.load(sys.stdin):
+    sys.argv = ["charrnn-gen", *arguments]
+    with contextlib.redirect_stderr(io.StringIO()) as talk:
+        try:
+            gen.main()
+        except SystemExit as end:
+            results.append([end.code, talk.getvalue()])
+json.dump(results, sys.stdout)
+"""
+
+
+def test_command_lines_that_make_no_sense_end_with_2() -> None:
+    lines = [[str(MODEL), *shlex.split(words)] for words, _ in NONSENSE]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps(lines).encode(),
+        env=command_environment(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    results = json.loads(done.stdout)  # nothing else may be there
+    assert len(results) == len(NONSENSE)
+    for (words, message), (code, talk) in zip(NONSENSE, results, strict=True):
+        assert code == 2, words
+        assert message in talk.splitlines()[-1], words
+        assert talk.splitlines()[-1].startswith("charrnn-gen: error: "), words
+        assert "fault of charrnn" not in talk, words
 
 
 def test_a_missing_argument_ends_with_2(gen: Command) -> None:
@@ -509,7 +555,9 @@ def test_info_shows_everything_that_a_file_says(info: Command) -> None:
 
 def test_info_gives_all_of_it_as_json(info: Command) -> None:
     for path in (MODEL, BYTES, INT8):
-        assert json.loads(_ok(info(path, "--json"))) == json.loads(json.dumps(read_model_file(path).info.as_dict()))
+        assert json.loads(_ok(info(path, "--json"))) == json.loads(
+            json.dumps(read_model_file(path).info.as_dict())
+        )
 
 
 def test_info_of_what_is_no_model_ends_with_1(info: Command, tmp_path: Path) -> None:
@@ -549,18 +597,24 @@ def test_score_says_how_well_a_text_is_predicted(score: Command, lstm: CharRNN, 
     record = json.loads(_ok(score(MODEL, tmp_path / "text", "--json")))
     assert record["characters"] == len(text)
     assert record["bits_per_character"] == pytest.approx(lstm.score(text).bits_per_character, abs=1e-5)
-    lines = [json.loads(line) for line in _ok(score(MODEL, "-", "--by-line", "--json", input=text.encode())).splitlines()]
+    lines = [
+        json.loads(line)
+        for line in _ok(score(MODEL, "-", "--by-line", "--json", input=text.encode())).splitlines()
+    ]
     assert [line["text"] for line in lines] == text.split("\n")
     assert [line["bits_per_character"] for line in lines] == [
         pytest.approx(each.bits_per_character, abs=1e-5) for each in lstm.score(text.split("\n"))
     ]
 
 
-def test_score_reads_lines_of_any_length_over_any_seam(score: Command) -> None:
-    lines = ["", "a" * 3_000_000, "b\r", "", "é" * 10]  # read in pieces of a MiB
-    done = score(MODEL, "-", "--by-line", "--json", input="\n".join(lines).encode())
-    found = [json.loads(line) for line in _ok(done).split("\n")[:-1]]
-    assert [line["characters"] for line in found] == [0, 3_000_000, 1, 0, 10]
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "a", "a\n", "a\r\n\r\nb\r", "\n\nlong line that goes over many pieces\né中\x0c\u2028x"]
+)
+def test_score_reads_lines_over_any_seam(monkeypatch: pytest.MonkeyPatch, size: int, text: str) -> None:
+    monkeypatch.setattr(score_command, "_PIECE", size)
+    expected = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+    assert list(score_command._lines(io.BytesIO(text.encode()), Path("text"))) == expected
 
 
 def test_score_refuses_what_it_cannot_read(score: Command, tmp_path: Path) -> None:

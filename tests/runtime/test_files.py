@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from charrnn_runtime import CharRNNError
 from charrnn_runtime.files import remove_parts, write_whole, written_whole
 
@@ -37,9 +38,14 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(
 ) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(error), written_whole(path) as file:
-        file.write(b"half of the n")
-        raise error
+
+    def write() -> None:
+        with written_whole(path) as file:
+            file.write(b"half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 

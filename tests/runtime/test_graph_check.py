@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from charrnn_runtime import CharRNN, contract
 from charrnn_runtime.model_file import check_model_bytes
 from hostile_files import INT8, LSTM, add_node, add_tensor, changed, node, refusal, tensor
-from numpy.typing import NDArray
 
 F4, F2, I8, U1, S1 = np.float32, np.float16, np.int64, np.uint8, np.int8
 
@@ -21,9 +22,30 @@ F4, F2, I8, U1, S1 = np.float32, np.float16, np.int64, np.uint8, np.int8
 @pytest.mark.parametrize(
     "operator",
     [
-        *("If", "Loop", "Scan", "SequenceMap", "Expand", "Tile", "ConstantOfShape", "Constant", "Range", "Pad"),
+        *(
+            "If",
+            "Loop",
+            "Scan",
+            "SequenceMap",
+            "Expand",
+            "Tile",
+            "ConstantOfShape",
+            "Constant",
+            "Range",
+            "Pad",
+        ),
         *("Reshape", "Shape", "Einsum", "Conv", "Gemm", "LSTM", "GRU", "RNN", "RandomUniform", "Multinomial"),
-        *("OneHot", "EyeLike", "Resize", "StringNormalizer", "Optional", "Tanh ", "tanh", "", "Tanh\x1b[2J\n"),
+        *(
+            "OneHot",
+            "EyeLike",
+            "Resize",
+            "StringNormalizer",
+            "Optional",
+            "Tanh ",
+            "tanh",
+            "",
+            "Tanh\x1b[2J\n",
+        ),
     ],
 )
 def test_operators_that_export_does_not_write_are_refused(operator: str) -> None:
@@ -78,7 +100,9 @@ def test_a_name_cannot_be_given_twice(taken: str) -> None:
 
 
 def test_an_output_needs_a_name() -> None:
-    assert "the output name '' is empty" in refusal(changed(lambda model: add_node(model, "Tanh", ["state"], [""])))
+    assert "the output name '' is empty" in refusal(
+        changed(lambda model: add_node(model, "Tanh", ["state"], [""]))
+    )
 
 
 @pytest.mark.parametrize("name", ["state", "table", ""])
@@ -144,7 +168,11 @@ def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
         ("TopK_0", lambda a: setattr(a, "i", 2**63 - 1), "axis is 9223372036854775807; allowed is [1]"),
         ("next_token", lambda a: setattr(a, "i", 0), "batch_dims is 0; allowed is [1]"),
         ("Cast", lambda a: setattr(a, "i", 8), "to is 8; allowed is [1, 10, 7]"),
-        ("Softmax", lambda a: setattr(a, "name", "axes"), "has the attributes ['axes']; it must have ['axis']"),
+        (
+            "Softmax",
+            lambda a: setattr(a, "name", "axes"),
+            "has the attributes ['axes']; it must have ['axis']",
+        ),
         ("Softmax", lambda a: setattr(a, "type", 0), "the attribute 'axis' has a type that is not used here"),
         ("Softmax", lambda a: setattr(a, "type", 5), "the attribute 'axis' has a type that is not used here"),
         ("Softmax", lambda a: setattr(a, "type", 7), "the attribute 'axis' has a type that is not used here"),
@@ -224,7 +252,9 @@ def test_a_tensor_has_the_bytes_that_its_shape_needs(dims: list[int], message: s
 
 @pytest.mark.parametrize("kind", [0, 4, 5, 6, 8, 9, 11, 12, 13, 14, 15, 16, 17, 23, 99, -1])
 def test_a_tensor_has_one_of_the_types_in_use(kind: int) -> None:
-    assert f"tensor 'table' has element type {kind}, which is not used here" in refusal(_table(data_type=kind))
+    assert f"tensor 'table' has element type {kind}, which is not used here" in refusal(
+        _table(data_type=kind)
+    )
 
 
 def test_a_tensor_without_numbers_is_refused() -> None:
@@ -234,7 +264,7 @@ def test_a_tensor_without_numbers_is_refused() -> None:
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", [F4, F2])
 def test_numbers_that_are_not_finite_are_refused(number: float, kind: type) -> None:
-    numbers = np.zeros((3, 5), kind)
+    numbers: NDArray[Any] = np.zeros((3, 5), kind)
     numbers[2, 4] = number
     message = refusal(changed(lambda model: add_tensor(model, "extra", numbers)))
     assert "tensor 'extra' has numbers that are not finite (NaN or infinity)" in message
@@ -403,7 +433,9 @@ def test_doubling_a_value_again_and_again_is_refused() -> None:
             add_node(model, "Concat", [last, last], [f"twice{i}"], {"axis": 1})
             last = f"twice{i}"
 
-    assert "makes a value of shape [batch, 128]; one stream may need at most 65 numbers" in refusal(changed(change))
+    assert "makes a value of shape [batch, 128]; one stream may need at most 65 numbers" in refusal(
+        changed(change)
+    )
 
 
 def test_streams_cannot_be_made_to_meet(tmp_path: Any) -> None:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import charrnn_runtime
 import numpy as np
 import pytest
-from charrnn_runtime import CharRNN, CharRNNError, SettingError, State, UnknownCharacterError
-from charrnn_runtime.state import UNSTARTED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import charrnn_runtime
+from charrnn_runtime import CharRNN, CharRNNError, SettingError, State, UnknownCharacterError
+from charrnn_runtime.state import UNSTARTED
 from make_models import FOLDER, SmallModel
 from reference import naive_generate, naive_step
 from run_commands import command_environment
@@ -95,7 +96,9 @@ def test_prime_and_steps_give_what_generate_gives(small: SmallModel, load: Load)
     model = load(small.path.stem)
     options = {"temperature": 0.9, "top_k": 20, "top_p": 0.95}
     whole = model.generate("LORD ", 50, seed=4, **options)  # type: ignore[call-overload]
-    assert ["LORD " + text for text in _by_steps(model, model.prime("LORD "), 50, seed=4, **options)] == [whole]
+    assert ["LORD " + text for text in _by_steps(model, model.prime("LORD "), 50, seed=4, **options)] == [
+        whole
+    ]
 
 
 def test_steps_of_many_streams_give_what_generate_gives(small: SmallModel, load: Load) -> None:
@@ -175,7 +178,9 @@ def test_generate_each_gives_states_to_go_on_from(lstm: CharRNN) -> None:
 # --- forks -------------------------------------------------------------------------------------------------
 
 
-def test_forks_differ_from_each_other_and_are_what_their_numbers_give_alone(small: SmallModel, load: Load) -> None:
+def test_forks_differ_from_each_other_and_are_what_their_numbers_give_alone(
+    small: SmallModel, load: Load
+) -> None:
     model = load(small.path.stem)
     forks = model.prime("LORD ").fork(5)
     together = model.generate(forks, 60, seed=11)
@@ -263,24 +268,35 @@ def test_rows_are_a_whole_number_from_1(lstm: CharRNN, rows: Any) -> None:
 
 
 def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
-    plain = lstm.generate(["LORD "] * 3, 40, seed=7, temperature=0.5, top_k=9, top_p=0.75, rows=2)
-    assert plain == lstm.generate(
-        np.array(["LORD "] * 3).tolist(),
-        np.int32(40),  # type: ignore[arg-type]
-        seed=np.uint8(7),  # type: ignore[arg-type]
-        temperature=np.float32(0.5),  # type: ignore[arg-type]
-        top_k=np.int64(9),  # type: ignore[arg-type]
-        top_p=np.float64(0.75),
-        rows=np.int16(2),  # type: ignore[arg-type]
-    )
+    plain: dict[str, Any] = {
+        "length": 40,
+        "seed": 7,
+        "temperature": 0.5,
+        "top_k": 9,
+        "top_p": 0.75,
+        "rows": 2,
+    }
+    numpys: dict[str, Any] = {
+        "length": np.int32(40),
+        "seed": np.uint8(7),
+        "temperature": np.float32(0.5),
+        "top_k": np.int64(9),
+        "top_p": np.float64(0.75),
+        "rows": np.int16(2),
+    }
+    assert lstm.generate(["LORD "] * 3, **numpys) == lstm.generate(["LORD "] * 3, **plain)
 
 
 def test_greedy_takes_the_likeliest_whatever_the_seed(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
-    texts = {model.generate("LORD ", 60, seed=seed, top_k=1, temperature=t) for seed in (1, 2) for t in (0.5, 2.0)}
+    texts = {
+        model.generate("LORD ", 60, seed=seed, top_k=1, temperature=t) for seed in (1, 2) for t in (0.5, 2.0)
+    }
     assert len(texts) == 1
     state = model.prime("LORD ")
-    for character in model.vocabulary.encode(texts.pop()[5:] if model.vocabulary.level == "char" else "")[:60]:
+    for character in model.vocabulary.encode(texts.pop()[5:] if model.vocabulary.level == "char" else "")[
+        :60
+    ]:
         step = model.step(state, top_k=1)
         assert step.tokens[0] == character == step.logits[0].argmax()
         state = step.state
@@ -325,7 +341,9 @@ def test_a_stop_text_in_the_prime_does_not_stop(lstm: CharRNN) -> None:
 
 def test_a_stop_text_is_not_made_of_the_prime_and_what_follows(lstm: CharRNN) -> None:
     free = lstm.generate("LORD ", 40, seed=1)
-    assert lstm.generate("LORD ", 40, seed=1, stop=free[4:6]) == free[: max(free.find(free[4:6], 5), 0) or None]
+    assert (
+        lstm.generate("LORD ", 40, seed=1, stop=free[4:6]) == free[: max(free.find(free[4:6], 5), 0) or None]
+    )
 
 
 def test_a_stopped_stream_goes_on_after_the_stop_text(lstm: CharRNN) -> None:
@@ -359,12 +377,13 @@ def test_a_stop_text_that_is_longer_than_the_text_never_stops(lstm: CharRNN) -> 
 
 def test_unknown_characters_of_a_prime_are_an_error_or_dropped(lstm: CharRNN) -> None:
     state = lstm.initial_state()
-    for way in (
+    ways: list[Callable[..., str]] = [
         lambda **o: lstm.generate("aßb", 10, seed=1, **o),
         lambda **o: lstm.generate(["aßb"], 10, seed=1, **o)[0],
         lambda **o: "ab" + "".join(lstm.stream("aßb", 10, seed=1, **o)),
         lambda **o: "ab" + lstm.generate(lstm.prime("aßb", state, **o), 10, seed=1)[0],
-    ):
+    ]
+    for way in ways:
         with pytest.raises(UnknownCharacterError, match=r"'ß' \(U\+00DF\) at position 1"):
             way()
         assert way(unknown="skip") == lstm.generate("ab", 10, seed=1)
@@ -392,7 +411,11 @@ def test_a_state_belongs_to_its_model(lstm: CharRNN, byte_model: CharRNN) -> Non
 @pytest.mark.parametrize("token", [65, -2, 2**40])
 def test_a_state_with_a_token_of_no_symbol_is_refused(lstm: CharRNN, token: int) -> None:
     state = State(np.zeros((1, 48), np.float32), np.array([token]), np.zeros(1, int), np.zeros(1, int))
-    for way in (lambda: lstm.step(state), lambda: lstm.generate(state, 5), lambda: lstm.stream("", 5, state=state)):
+    for way in (
+        lambda: lstm.step(state),
+        lambda: lstm.generate(state, 5),
+        lambda: lstm.stream("", 5, state=state),
+    ):
         with pytest.raises(SettingError, match="tokens that are not in this model's vocabulary"):
             way()
 
@@ -434,7 +457,8 @@ def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
         return (
             lstm.generate("LORD ", 60, seed=number),
             lstm.generate(["a", "b", "c"][: number % 3 + 1], 40, seed=number, stop="x"),
-            "".join(lstm.stream("k", 50, seed=number)) + lstm.vocabulary.decode(lstm.step(lstm.prime("q")).tokens),
+            "".join(lstm.stream("k", 50, seed=number))
+            + lstm.vocabulary.decode(lstm.step(lstm.prime("q")).tokens),
         )
 
     expected = [work(number) for number in range(16)]
@@ -506,6 +530,25 @@ def test_primes_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
     assert drawn < 30
 
 
+def test_one_text_is_not_taken_for_a_list_of_letters(lstm: CharRNN) -> None:
+    with pytest.raises(SettingError, match="and not one text"):
+        list(lstm.generate_each("LORD ", 5))
+    with pytest.raises(SettingError, match="and not one text"):
+        list(lstm.score_each("LORD "))
+
+
+def test_primes_and_progress_may_use_the_model_themselves(lstm: CharRNN) -> None:
+    def primes() -> Iterator[str]:
+        for number in range(5):
+            yield lstm.generate("", 3, seed=number)
+
+    def progress(_: int) -> None:
+        lstm.generate("", 2, seed=9)
+
+    streams = lstm.generate_each(primes(), 10, seed=1, rows=2, on_progress=progress)
+    assert [stream.prime + stream.text for stream in streams] == lstm.generate(list(primes()), 10, seed=1)
+
+
 def test_progress_counts_every_character_once(lstm: CharRNN) -> None:
     amounts: list[int] = []
     list(lstm.generate_each(["a", "the prime", "", "x" * 90], 77, seed=1, rows=2, on_progress=amounts.append))
@@ -530,7 +573,9 @@ def test_what_is_public_is_there_and_nothing_else_is_needed() -> None:
 @pytest.mark.parametrize("module", ["typer", "rich", "torch", "onnx", "charrnn_trainer", "click"])
 def test_importing_brings_in_neither_commands_nor_trainer(module: str) -> None:
     code = f"import sys, charrnn_runtime; sys.exit({module!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=command_environment(), check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=command_environment(), check=False).returncode == 0
+    )
 
 
 def test_a_model_says_what_it_is(lstm: CharRNN) -> None:

@@ -11,9 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from charrnn_runtime import CharRNN, CharRNNError, ModelFormatError, contract
 from charrnn_runtime.model_file import check_model_bytes, one_line, read_model_file
-from hostile_files import BYTE, INT8, LSTM, add_node, add_tensor, changed, field, metadata, node, refusal, tensor
+from hostile_files import (
+    BYTE,
+    INT8,
+    LSTM,
+    add_node,
+    add_tensor,
+    changed,
+    field,
+    metadata,
+    node,
+    refusal,
+    tensor,
+)
 from make_models import SYMBOLS, SmallModel
 
 
@@ -69,8 +82,8 @@ def test_other_programs_may_add_metadata_of_their_own() -> None:
     assert check_model_bytes(data, "x").info.cell == "lstm"
 
 
-def _vocabulary(change: Callable[[list[str]], Any]) -> str:
-    symbols = sorted(SYMBOLS)
+def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
+    symbols: list[Any] = sorted(SYMBOLS)
     change(symbols)
     return json.dumps(symbols)
 
@@ -80,7 +93,11 @@ def _vocabulary(change: Callable[[list[str]], Any]) -> str:
     [
         ("format", "weights", "its format is 'weights'; expected 'step'"),
         ("format", "s" * 1000, "expected 'step'"),
-        ("version", "2", "of version 2, and this charrnn-runtime reads versions up to 1; upgrade charrnn-runtime"),
+        (
+            "version",
+            "2",
+            "of version 2, and this charrnn-runtime reads versions up to 1; upgrade charrnn-runtime",
+        ),
         ("version", "0", "charrnn.version is '0'; expected a whole number from 1"),
         ("version", "", "charrnn.version is ''"),
         ("version", "1.0", "charrnn.version is '1.0'"),
@@ -105,8 +122,16 @@ def _vocabulary(change: Callable[[list[str]], Any]) -> str:
         ("vocabulary", _vocabulary(lambda s: s.pop()), "charrnn.top_k_max is '65'; expected 64"),
         ("vocabulary", _vocabulary(lambda s: s.append("ü")), "charrnn.top_k_max is '65'; expected 66"),
         ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, s[0])), "stands in it twice"),
-        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, "ab")), "symbol 1 must be one character, not 'ab'"),
-        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, "x" * 10**6)), "symbol 1 must be one character"),
+        (
+            "vocabulary",
+            _vocabulary(lambda s: s.__setitem__(1, "ab")),
+            "symbol 1 must be one character, not 'ab'",
+        ),
+        (
+            "vocabulary",
+            _vocabulary(lambda s: s.__setitem__(1, "x" * 10**6)),
+            "symbol 1 must be one character",
+        ),
         ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, 5)), "symbol 1 must be one character, not 5"),
         ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, ["a"])), "symbol 1 must be one character"),
         ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, "\udc00")), "half a surrogate pair"),
@@ -145,7 +170,9 @@ def test_a_vocabulary_of_another_size_than_the_logits_is_refused(count: int) -> 
         metadata("vocabulary", json.dumps(symbols))(model)
         metadata("top_k_max", str(count))(model)
 
-    assert f"output 'logits' has the shape ['batch', 65]; expected ['batch', {count}]" in refusal(changed(change))
+    assert f"output 'logits' has the shape ['batch', 65]; expected ['batch', {count}]" in refusal(
+        changed(change)
+    )
 
 
 def test_a_symbol_more_in_the_byte_vocabulary_is_refused() -> None:
@@ -214,7 +241,9 @@ def test_inputs_and_outputs_are_those_of_the_contract_in_order(what: str) -> Non
 
         assert f"its {what}s are" in refusal(changed(rename))
     assert f"its {what}s are" in refusal(changed(lambda model: values(model).add(name="more")))
-    assert f"its {what}s are" in refusal(changed(lambda model: values(model).add().CopyFrom(values(model)[0])))
+    assert f"its {what}s are" in refusal(
+        changed(lambda model: values(model).add().CopyFrom(values(model)[0]))
+    )
     assert f"its {what}s are" in refusal(changed(lambda model: values(model).reverse()))
 
 
@@ -272,7 +301,9 @@ def test_inputs_and_outputs_have_the_shapes_of_the_contract(shape: list[int | st
     for find in (lambda model: model.graph.input[1], lambda model: model.graph.output[2]):
         message = refusal(changed(lambda model, find=find: _dims(*shape)(find(model))))  # type: ignore[misc]
         assert "has the shape" in message
-    assert "expected ['batch', 48]" in refusal(changed(lambda model: _dims("batch", 47)(model.graph.input[1])))
+    assert "expected ['batch', 48]" in refusal(
+        changed(lambda model: _dims("batch", 47)(model.graph.input[1]))
+    )
 
 
 def test_a_dimension_with_a_size_and_a_name_is_refused() -> None:
@@ -346,7 +377,9 @@ def _load(path: Path | str) -> str:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert _load(tmp_path / "none.onnx") == f"{tmp_path}/none.onnx: no such file; charrnn-export writes models"
+    assert (
+        _load(tmp_path / "none.onnx") == f"{tmp_path}/none.onnx: no such file; charrnn-export writes models"
+    )
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
@@ -387,10 +420,14 @@ def test_a_file_that_cannot_be_opened_is_named(lstm_path: Path, monkeypatch: pyt
 
 def test_an_empty_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
-    assert "empty.onnx is not a charrnn model that can be run: its metadata has no" in _load(tmp_path / "empty.onnx")
+    assert "empty.onnx is not a charrnn model that can be run: its metadata has no" in _load(
+        tmp_path / "empty.onnx"
+    )
 
 
-@pytest.mark.parametrize("content", [b"LORD of the text\n" * 100, b"\x00" * 1000, b"PK\x03\x04" + b"z" * 500, b"\x80\x04."])
+@pytest.mark.parametrize(
+    "content", [b"LORD of the text\n" * 100, b"\x00" * 1000, b"PK\x03\x04" + b"z" * 500, b"\x80\x04."]
+)
 def test_files_of_other_kinds_are_no_models(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
@@ -460,7 +497,9 @@ def test_a_graph_that_passes_but_does_not_run_is_refused(tmp_path: Path) -> None
 
     path = tmp_path / "far.onnx"
     path.write_bytes(changed(change))
-    with pytest.raises(ModelFormatError, match="is not a charrnn model that can be run: onnxruntime says") as caught:
+    with pytest.raises(
+        ModelFormatError, match="is not a charrnn model that can be run: onnxruntime says"
+    ) as caught:
         CharRNN.load(path, device="cpu")
     assert str(caught.value).isprintable()
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from charrnn_runtime import onnx_proto
-from hostile_files import INT8, LSTM, add_raw, changed, field, refusal, tensor, varint
 from hypothesis import given
 from hypothesis import strategies as st
+
+from charrnn_runtime import onnx_proto
+from hostile_files import INT8, LSTM, add_raw, changed, field, refusal, tensor, varint
 
 
 def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
@@ -20,7 +21,7 @@ def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
     again = onnx_proto.parse_model(model.SerializeToString(deterministic=True))
     assert again == model
     assert model.ir_version == 8
-    assert [entry.key for entry in model.metadata_props][0].startswith("charrnn.")
+    assert all(entry.key.startswith("charrnn.") for entry in model.metadata_props)
 
 
 @given(st.binary(max_size=200))
@@ -106,7 +107,9 @@ UNKNOWN: list[tuple[str, Callable[[Any], Any], bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("where", "encoded", "message"), [case[1:] for case in UNKNOWN], ids=[c[0] for c in UNKNOWN])
+@pytest.mark.parametrize(
+    ("where", "encoded", "message"), [case[1:] for case in UNKNOWN], ids=[c[0] for c in UNKNOWN]
+)
 def test_fields_that_step_models_have_no_use_for_are_refused_by_name(
     where: Callable[[Any], Any], encoded: bytes, message: str
 ) -> None:
@@ -164,8 +167,6 @@ def test_millions_of_tiny_fields_are_refused_before_they_take_memory(data: bytes
     ids=["no varint", "length", "group", "groups", "fixed", "cut varint", "no UTF-8"],
 )
 def test_bytes_that_are_no_protobuf_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
-        onnx_proto.parse_model(data)
     assert "no ONNX file, or was cut short or altered" in refusal(data)
 
 

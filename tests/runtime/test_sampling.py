@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from charrnn_runtime import Sampling, SettingError
 
 INFINITY, NAN = float("inf"), float("nan")

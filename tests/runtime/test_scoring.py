@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from charrnn_runtime import CharRNN, Score, UnknownCharacterError
 from charrnn_runtime.scoring import SCORING_ROWS, score_tokens
 from charrnn_runtime.session import BLOCK
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from make_models import FOLDER, SmallModel
-from numpy.typing import NDArray
 from reference import naive_step
 
 TEXT = "LORD of the text, who reads it all: from end to end!\nAnd then some."
@@ -65,7 +67,7 @@ def test_a_text_scores_the_same_whatever_is_scored_beside_it(texts: list[str], r
 def test_a_text_in_pieces_scores_as_the_whole(text: str, cuts: list[int]) -> None:
     model = _model()
     edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
-    pieces = [text[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    pieces = [text[begin:end] for begin, end in pairwise(edges)]
     losses = [loss for part in model.score_stream(pieces) for loss in part.tolist()]
     assert losses == model.score(text).per_character.tolist()
 

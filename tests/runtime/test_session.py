@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.metadata
 import threading
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from charrnn_runtime import CharRNN, CharRNNError, DeviceError, ModelFormatError, SettingError, session
 from charrnn_runtime.model_file import ModelFile, read_model_file
 from charrnn_runtime.session import BLOCK, Engine
@@ -43,7 +46,7 @@ def _without_driver(_: str) -> None:
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a CUDA build of onnxruntime, and no NVIDIA driver."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
-    monkeypatch.setattr(session.ctypes, "CDLL", _without_driver)
+    monkeypatch.setattr(ctypes, "CDLL", _without_driver)
 
 
 @pytest.fixture
@@ -70,7 +73,9 @@ def test_cuda_without_a_driver_is_an_error_and_never_the_cpu(lstm_path: Path) ->
 
 @pytest.mark.usefixtures("plain_build")
 def test_cuda_without_a_cuda_build_is_an_error_with_the_line_that_installs_one(lstm_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r'build without CUDA; install it with pip install "charrnn-runtime\[cuda\]"'):
+    with pytest.raises(
+        DeviceError, match=r'build without CUDA; install it with pip install "charrnn-runtime\[cuda\]"'
+    ):
         CharRNN.load(lstm_path, device="cuda")
 
 
@@ -102,7 +107,7 @@ class _Driver:
 def lost_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a card, whose onnxruntime finds no CUDA libraries: it prints and leaves CUDA out."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
-    monkeypatch.setattr(session.ctypes, "CDLL", lambda _: _Driver())
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
     # The real one prints, too, but not where onnxruntime is a build without CUDA.
     printing = (lambda: print("Failed to load libcudart.so.13: not found")).__code__
     monkeypatch.setattr(ort, "preload_dlls", types.FunctionType(printing, vars(ort)))
@@ -119,7 +124,9 @@ def lost_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
     lstm_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(DeviceError, match=r"left CUDA out for want of its libraries; install them with pip install"):
+    with pytest.raises(
+        DeviceError, match=r"left CUDA out for want of its libraries; install them with pip install"
+    ):
         CharRNN.load(lstm_path, device="cuda")
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -137,14 +144,16 @@ def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
-    monkeypatch.setattr(session.ctypes, "CDLL", lambda _: _Driver())
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
 
     def fail(self: Engine, device: str, **_: Any) -> Any:
         raise RuntimeError("CUDA driver version is insufficient\nsecond line")
 
     monkeypatch.setattr(Engine, "_create_session", fail)
-    with pytest.raises(DeviceError, match=r"cannot start CUDA \(CUDA driver version is insufficient\); install") as caught:
+    with pytest.raises(
+        DeviceError, match=r"cannot start CUDA \(CUDA driver version is insufficient\); install"
+    ) as caught:
         CharRNN.load(lstm_path, device="cuda")
     assert "\n" not in str(caught.value)
 
@@ -237,6 +246,28 @@ def test_a_lane_comes_back_after_an_exception(engine: Engine) -> None:
         assert again is first
 
 
+def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_lane_back(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = CharRNN.load(lstm_path, device="cpu")
+    streams = model.generate_each(["a"] * 50, 30, seed=1, rows=2)
+    next(streams)
+    cycle: list[Any] = [streams]
+    cycle.append(cycle)
+    del streams, cycle  # now nothing but the collector of cycles can find it
+    create = Engine._create_session
+
+    def collecting(self: Engine, device: str, **options: Any) -> Any:
+        gc.collect()
+        return create(self, device, **options)
+
+    monkeypatch.setattr(Engine, "_create_session", collecting)
+    work = threading.Thread(target=model.generate, args=(["a"] * 11, 5), daemon=True)
+    work.start()
+    work.join(60)
+    assert not work.is_alive()  # it would wait for itself for ever
+
+
 def test_only_so_many_sizes_are_kept(engine: Engine) -> None:
     for rows in range(1, 30):
         with engine.lane(rows):
@@ -250,7 +281,7 @@ def test_a_lane_in_use_outlives_its_session(engine: Engine) -> None:
         for rows in range(2, 30):
             with engine.lane(rows):
                 pass
-        lane.write_state(slice(None), 0)
+        lane.write_state(slice(None), np.zeros((lane.rows, 48), np.float32))
         assert lane.run(BLOCK) == BLOCK
     assert 1 not in {rows for rows, _ in engine._lanes}
 
@@ -259,7 +290,7 @@ def test_a_lane_runs_on_from_block_to_block_whatever_the_cuts(engine: Engine) ->
     texts = []
     for cuts in ([BLOCK, BLOCK, 6], [1] * (2 * BLOCK + 6), [7, 3, BLOCK, 28]):
         with engine.lane(2) as lane:
-            lane.write_state(slice(None), 0)
+            lane.write_state(slice(None), np.zeros((lane.rows, 48), np.float32))
             lane.tokens[0] = 0
             lane.temperature[:], lane.top_k[:], lane.top_p[:] = 1, 65, 1
             uniforms = np.random.RandomState(0).uniform(size=(2 * BLOCK + 6, 2)).astype(np.float32)
@@ -276,6 +307,34 @@ def test_a_lane_runs_on_from_block_to_block_whatever_the_cuts(engine: Engine) ->
 def test_too_many_streams_for_the_memory_are_an_error_that_names_fewer(engine: Engine) -> None:
     message = str(engine.out_of_memory(1000))
     assert "out of memory on cpu with 1,000 streams at once; about 500 would fit" in message
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [
+        (MemoryError(), DeviceError, "out of memory on cpu with 5 streams at once; about 2 would fit"),
+        (RuntimeError("CUDA failure 2: out of memory"), DeviceError, "out of memory on cpu with 5 streams"),
+        (RuntimeError("Failed to allocate memory"), DeviceError, "out of memory on cpu with 5 streams"),
+        (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot make a session: no kernel$"),
+    ],
+)
+def test_a_session_that_cannot_be_made_is_an_error_of_ours(
+    lstm_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    kind: type[CharRNNError],
+    message: str,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    model = CharRNN.load(lstm_path, device="cpu")
+    model.generate("a", 5)
+    monkeypatch.setattr(Engine, "_create_session", fail)
+    for way in (lambda: model.generate(["a"] * 5, 5), lambda: model.step(model.initial_state(5))):
+        with pytest.raises(kind, match=message):
+            way()
+    model.generate("a", 5)  # what there is goes on
 
 
 # --- the trial step ----------------------------------------------------------------------------------------

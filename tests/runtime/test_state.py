@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
+
 from charrnn_runtime import CharRNN, SettingError, State
 from charrnn_runtime.state import UNSTARTED
 
@@ -46,10 +50,17 @@ def test_it_keeps_copies_of_what_it_is_given() -> None:
     assert state.rows.tolist() == [[0.0, 0.0]]
 
 
+def test_copies_and_pickles_are_equal_and_cannot_be_written_either() -> None:
+    state = _state()
+    for again in (copy.copy(state), copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert _values(again) == _values(state)
+        assert not again.rows.flags.writeable
+
+
 def test_selecting_keeps_the_numbers() -> None:
     state = _state()
     assert _values(state[1]) == [[[2.0, 3.0]], [1], [11], [5]]
-    assert _values(state[np.int64(1)]) == _values(state[1])
+    assert _values(state[np.int64(1)]) == _values(state[1])  # type: ignore[index]
     assert _values(state[-1]) == _values(state[2])
     assert _values(state[1:]) == _values(state[[1, 2]])
     assert _values(state[np.array([True, False, True])]) == _values(state[[0, 2]])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
-from charrnn_runtime import SettingError, Vocabulary
-from charrnn_runtime.text_stream import TextStream
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from charrnn_runtime import SettingError, Vocabulary
+from charrnn_runtime.text_stream import TextStream
 
 ABC = Vocabulary("abc")
 BYTES = Vocabulary.of_bytes()
@@ -18,7 +21,7 @@ cuts = st.lists(st.integers(0, 60))
 
 def _pieces(ids: list[int], cuts: list[int]) -> list[list[int]]:
     edges = [0, *sorted(cut for cut in cuts if cut <= len(ids)), len(ids)]
-    return [ids[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    return [ids[begin:end] for begin, end in pairwise(edges)]
 
 
 def _text(vocabulary: Vocabulary, ids: list[int], stop: str | None, cuts: list[int]) -> tuple[str, bool]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from charrnn_runtime import SettingError
-from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
 from hypothesis import given
 from hypothesis import strategies as st
+
+from charrnn_runtime import SettingError
+from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
 from reference import naive_uniform
 
 seeds = st.integers(0, 2**64 - 1)
@@ -35,9 +36,7 @@ def test_the_numbers_that_are_written_down(seed: int, stream: int, position: int
 
 
 @given(seeds, st.lists(streams, min_size=1, max_size=5), st.lists(positions, min_size=1, max_size=5))
-def test_all_numbers_are_those_of_plain_integers(
-    seed: int, numbers: list[int], positions: list[int]
-) -> None:
+def test_all_numbers_are_those_of_plain_integers(seed: int, numbers: list[int], positions: list[int]) -> None:
     keys = stream_keys(seed, numbers)
     found = uniforms_at(keys, np.array(positions)[:, None])  # (B), (T, 1) -> (T, B)
     assert found.shape == (len(positions), len(numbers))

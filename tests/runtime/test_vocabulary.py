@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from charrnn_runtime import CharRNNError, UnknownCharacterError, Vocabulary, contract
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charrnn_runtime import CharRNNError, UnknownCharacterError, Vocabulary, contract
+
 # Every code point but the halves of surrogate pairs, which no encoded text can hold.
-unicode_text = st.text(st.characters(exclude_categories=("Cs",)))
+unicode_text = st.text(st.characters(exclude_categories=["Cs"]))
 any_text = st.text()
 
 

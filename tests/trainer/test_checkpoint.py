@@ -153,7 +153,10 @@ def test_the_best_has_the_lowest_validation_loss(run: Path) -> None:
 def test_without_validation_the_last_is_the_best(tmp_path: Path) -> None:
     train(TINY.replace(val_fraction=0.0), Corpus.from_text(TEXT), out=tmp_path / "run")
     entries = list_checkpoints(tmp_path / "run")
-    assert [(entry.step, entry.best, entry.last) for entry in entries] == [(6, False, False), (12, True, True)]
+    assert [(entry.step, entry.best, entry.last) for entry in entries] == [
+        (6, False, False),
+        (12, True, True),
+    ]
     assert all(entry.validation_loss is None for entry in entries)
 
 
@@ -164,9 +167,9 @@ def test_a_file_is_its_own_answer(path: Path) -> None:
 
 
 def test_what_cannot_be_found_is_told(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint of step 7; it has 6, .*12"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; it has 6, .*12"):
         find_checkpoint(run, 7)
-    with pytest.raises(CheckpointError, match="there is no .*missing"):
+    with pytest.raises(CheckpointError, match=r"there is no .*missing"):
         find_checkpoint(tmp_path / "missing")
     with pytest.raises(CheckpointError, match="holds no run"):
         find_checkpoint(tmp_path)
@@ -300,9 +303,9 @@ def test_the_same_header_written_again_is_taken(content: bytes, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
-        ("model.output.bias", torch.full((18,), float("nan"))),
-        ("model.output.bias", torch.zeros(18, dtype=torch.float16)),
-        ("model.output.bias", torch.zeros(17)),
+        ("model.output.bias", torch.full((22,), float("nan"))),
+        ("model.output.bias", torch.zeros(22, dtype=torch.float16)),
+        ("model.output.bias", torch.zeros(21)),
         ("state.h", torch.zeros(2, 4, 9)),
         ("random.cpu", torch.zeros(5)),
         ("optimizer.output.bias.step", torch.tensor(float("inf"))),
@@ -313,7 +316,7 @@ def test_a_tensor_that_does_not_fit_is_refused(
     path: Path, tmp_path: Path, name: str, tensor: torch.Tensor
 ) -> None:
     checkpoint = load_checkpoint(path)
-    assert len(checkpoint.vocabulary) == 18
+    assert len(checkpoint.vocabulary) == 22
     copy = Checkpoint(**{**vars(checkpoint), "path": tmp_path / "copy.safetensors"})
     save_checkpoint(copy, {**checkpoint.tensors, name: tensor})
     assert name in refusal(tmp_path, copy.path.read_bytes())

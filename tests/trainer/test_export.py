@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from charrnn_trainer.checkpoint import (
 )
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.export import ExportError, build, export_checkpoint, logit_difference, prove
+from charrnn_trainer.export import ExportError, build, compare_with_torch, export_checkpoint, prove
 from charrnn_trainer.graph.weights import StepWeights, fold_weights
 from charrnn_trainer.loop import train
 from charrnn_trainer.network import CharNetwork
@@ -171,17 +172,42 @@ def test_the_report_is_about_the_file_that_was_written(checkpoint: Checkpoint, t
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_reported_difference_is_the_largest_to_torch(runs: dict[str, Path], cell: str) -> None:
-    loaded = load_checkpoint(find_checkpoint(runs[cell]))
-    built = build(loaded, "fp32")
-    tokens = np.random.default_rng(0).integers(0, len(loaded.vocabulary), (4, 256))
+def test_the_proof_finds_the_largest_difference_to_torch(runs: dict[str, Path], cell: str) -> None:
+    # A file of another checkpoint: then the difference is large, and easily told from rounding.
+    loaded = load_checkpoint(find_checkpoint(runs[cell], 9))
+    other = build(load_checkpoint(find_checkpoint(runs[cell], 6)), "fp32")
     network = CharNetwork.from_checkpoint(loaded).eval()
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(tokens), network.initial_state(4))[0].numpy()
-    zeros = np.zeros((4, built.file.info.state_size), np.float32)
-    found, _ = Stepper(onnx.load_from_string(built.data)).read(tokens, zeros)
-    largest = float(np.abs(found - expected).max())
-    assert prove(loaded, built) == pytest.approx(largest, abs=1e-6)
+    stepper = Stepper(onnx.load_from_string(other.data))
+    state = network.initial_state(4)
+    largest = largest_of_states = 0.0
+    for tokens in np.random.default_rng(0).integers(0, len(loaded.vocabulary), (256, 4)):
+        rows = torch.cat([*torch.cat(state)], dim=1).numpy()  # h0, h1, and c0, c1
+        found, _, after = stepper.step(tokens, rows)
+        with torch.inference_mode():
+            expected, state = network(torch.from_numpy(tokens)[:, None], state)
+        largest = max(largest, float(np.abs(found - expected[:, 0].numpy()).max()))
+        expected_after = torch.cat([*torch.cat(state)], dim=1).numpy()
+        largest_of_states = max(largest_of_states, float(np.abs(after - expected_after).max()))
+    difference = compare_with_torch(loaded, other)
+    assert largest > 1e-3
+    assert difference.logits == pytest.approx(largest, abs=1e-6)
+    assert difference.state == pytest.approx(largest_of_states, abs=1e-6)
+
+
+def test_a_chaotic_network_is_exported(tmp_path: Path) -> None:
+    # With large recurrent weights, two right computations drift apart by rounding, until nothing is alike.
+    run = _train(tmp_path / "run", cell="rnn", steps=1)
+    loaded = load_checkpoint(find_checkpoint(run))
+    wild = torch.linspace(-3.0, 3.0, 144).mul(37).sin().mul(3).reshape(12, 12)
+    chaotic = _altered(loaded, rnn__weight_hh_l0=wild, rnn__weight_hh_l1=wild.T.contiguous())
+    weights = {name: tensor.numpy() for name, tensor in chaotic.weights.items()}
+    stepper = Stepper(onnx.load_from_string(build(chaotic, "fp32").data))
+    state, found_state = np.zeros(24), np.zeros((1, 24), np.float32)
+    for token in np.random.RandomState(0).randint(0, len(loaded.vocabulary), 256):
+        logits, state = naive_step("rnn", 2, weights, int(token), state)
+        found, _, found_state = stepper.step([int(token)], found_state)
+    assert np.abs(found[0] - logits).max() > 1e-2
+    assert export_checkpoint(chaotic, tmp_path / "m.onnx").logit_difference < 1e-5
 
 
 def test_the_proof_covers_at_least_200_steps_of_several_streams() -> None:
@@ -350,17 +376,37 @@ def test_logits_that_are_not_numbers_are_found_wherever_they_stand(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = build(checkpoint, "fp32")
-    original = CharNetwork.forward
+    original, steps = CharNetwork.forward, itertools.count()
 
     def strange(self: CharNetwork, *arguments: Any) -> Any:
         logits, state = original(self, *arguments)
-        logits[1, 100, 2] = math.nan
+        if next(steps) == 100:
+            logits[1, 0, 2] = math.nan
         return logits, state
 
     monkeypatch.setattr(CharNetwork, "forward", strange)
-    assert math.isnan(logit_difference(checkpoint, built))
-    with pytest.raises(ExportError, match="differ from torch"):
+    with pytest.raises(ExportError, match="logits differ from torch's by up to nan"):
         prove(checkpoint, built)
+    assert next(steps) == 256
+
+
+def test_a_state_that_is_wrong_is_found_even_where_no_logit_shows_it(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The output ignores the number of the state that is wrong.
+    output = checkpoint.weights["output.weight"].clone()
+    output[:, 0] = 0.0
+    deaf = _altered(checkpoint, output__weight=output)
+
+    def wrong(weights: StepWeights) -> StepWeights:
+        top = weights.layers[1]
+        bias = top.bias.copy()
+        bias[3 * weights.hidden_size] += 1.0  # the output gate of the first of the top layer's cells
+        return dataclasses.replace(weights, layers=(weights.layers[0], dataclasses.replace(top, bias=bias)))
+
+    _break(monkeypatch, wrong)
+    with pytest.raises(ExportError, match="the graph's states differ from torch's by up to"):
+        export_checkpoint(deaf, tmp_path / "m.onnx")
 
 
 # --- int8 and fp16 -----------------------------------------------------------------------------------------

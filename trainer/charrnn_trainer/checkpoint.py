@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -120,7 +120,7 @@ class Checkpoint(CheckpointHeader):
         tensors: all tensors by name.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(repr=False)
 
     @property
     def weights(self) -> dict[str, Tensor]:

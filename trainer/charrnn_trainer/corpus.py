@@ -54,7 +54,7 @@ class Corpus:
     Example:
         >>> corpus = Corpus.from_text("to be, or not to be, that is the question")
         >>> len(corpus), len(corpus.vocabulary), corpus.ids.dtype.name
-        (41, 15, 'uint8')
+        (41, 14, 'uint8')
     """
 
     ids: NDArray[Any]

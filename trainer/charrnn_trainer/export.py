@@ -26,7 +26,7 @@ from charrnn_trainer.corpus import Corpus
 from charrnn_trainer.evaluation import validation_rows
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.network import CharNetwork, State
 from charrnn_trainer.runs import TOKENS_FILE
 
 PROOF_STREAMS: Final = 4
@@ -96,7 +96,7 @@ def export_checkpoint(
     destination = Path(destination)
     replaced = _what_is_there(destination, force=force)
     fp32 = build(checkpoint, "fp32")
-    difference = prove(checkpoint, fp32)
+    difference = prove(checkpoint, fp32).logits
     report(
         f"proved against torch: {PROOF_STEPS} steps of {PROOF_STREAMS} streams, largest logit difference "
         f"{difference:.1e} (bound {FP32_BOUND:.0e})"
@@ -104,7 +104,7 @@ def export_checkpoint(
     model, bits, compared_on = fp32, None, ""
     if precision != "fp32":
         model = build(checkpoint, precision)
-        difference = logit_difference(checkpoint, model)
+        difference = compare_with_torch(checkpoint, model).logits
         bits, compared_on = _compare(checkpoint, model, fp32)
         loss = bits[0] - bits[1]
         report(
@@ -182,42 +182,68 @@ def training_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def prove(checkpoint: Checkpoint, model: BuiltModel) -> float:
-    """Compare an fp32 step model with torch; gives the largest difference of a logit.
+@dataclass(frozen=True)
+class Difference:
+    """The largest differences of a step model to torch, over all proof steps; NaN where one is no number.
+
+    Attributes:
+        logits: of a logit.
+        state: of a number of the next state.
+    """
+
+    logits: float
+    state: float
+
+
+def prove(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
+    """Compare an fp32 step model with torch.
 
     Raises:
-        ExportError: it is larger than it may be.
+        ExportError: a logit or a state differs by more than it may.
     """
-    difference = logit_difference(checkpoint, model)
-    if not difference <= FP32_BOUND:  # "not" catches a NaN too
-        raise ExportError(
-            f"the graph's logits differ from torch's by up to {difference:.2e}, and at most {FP32_BOUND:.0e} "
-            "is allowed; nothing was written"
-        )
+    difference = compare_with_torch(checkpoint, model)
+    for what, largest in (("logits", difference.logits), ("states", difference.state)):
+        if not largest <= FP32_BOUND:  # "not" catches a NaN too
+            raise ExportError(
+                f"the graph's {what} differ from torch's by up to {largest:.2e}, and at most "
+                f"{FP32_BOUND:.0e} is allowed; nothing was written"
+            )
     return difference
 
 
-def logit_difference(checkpoint: Checkpoint, model: BuiltModel) -> float:
-    """The largest difference of a logit to torch's, on random characters from zero state on; may be NaN."""
+def compare_with_torch(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
+    """Compare a step model with torch on random characters, from zero state on.
+
+    Every step of the graph begins with the state that torch has there. A network may be chaotic, above all
+    one of plain RNN cells: left to themselves, two right computations of it would drift apart by rounding.
+    """
     generator = np.random.default_rng(0)
-    vocabulary_size = len(checkpoint.vocabulary)
-    tokens = generator.integers(0, vocabulary_size, (PROOF_STREAMS, PROOF_STEPS))  # (B, T)
+    tokens = generator.integers(0, len(checkpoint.vocabulary), (PROOF_STEPS, PROOF_STREAMS))  # (T, B)
     network = CharNetwork.from_checkpoint(checkpoint).eval()
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(tokens), network.initial_state(PROOF_STREAMS))[0].numpy()
+    state = network.initial_state(PROOF_STREAMS)
     engine = Engine(model.file, "cpu")
-    largest = 0.0
-    with engine.lane(PROOF_STREAMS, reading=True) as lane:
-        lane.write_state(slice(None), np.zeros((PROOF_STREAMS, engine.info.state_size), np.float32))
-        for first in range(0, PROOF_STEPS, BLOCK):
-            block = tokens[:, first : first + BLOCK]
-            lane.tokens[: block.shape[1]] = block.T
-            lane.run(block.shape[1])
-            found = lane.logits[: block.shape[1]].swapaxes(0, 1)  # (T, B, V) -> (B, T, V)
-            with np.errstate(invalid="ignore"):  # infinity - infinity
-                difference = np.abs(found - expected[:, first : first + BLOCK]).max()
-            largest = float(np.maximum(largest, difference))  # a NaN stays, which Python's max() would lose
-    return largest
+    logits_apart, states_apart = 0.0, 0.0
+    with engine.lane(PROOF_STREAMS, reading=True) as lane, torch.inference_mode():
+        for now in tokens:
+            lane.write_state(slice(None), _rows(state))
+            lane.tokens[0] = now
+            lane.run(1)
+            logits, state = network(torch.from_numpy(now).unsqueeze(1), state)  # (B) -> (B, 1) -> (B, 1, V)
+            logits_apart = _larger(logits_apart, lane.logits[0], logits[:, 0].numpy())
+            states_apart = _larger(states_apart, lane.read_state(slice(None)), _rows(state))
+    return Difference(logits_apart, states_apart)
+
+
+def _rows(state: State) -> NDArray[np.float32]:
+    """A network's state as the rows of a step model: ``[L, B, H]`` each -> ``[B, S]``."""
+    rows: NDArray[np.float32] = torch.cat([part.transpose(0, 1).flatten(1) for part in state], dim=1).numpy()
+    return rows
+
+
+def _larger(largest: float, found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    with np.errstate(invalid="ignore"):  # infinity - infinity
+        difference = np.abs(found - expected).max()
+    return float(np.maximum(largest, difference))  # a NaN stays, which Python's max() would lose
 
 
 def _share(loss: float, bits: float) -> str:

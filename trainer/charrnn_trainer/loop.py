@@ -46,7 +46,7 @@ from charrnn_trainer.events import (
     TrainResult,
 )
 from charrnn_trainer.network import CharNetwork, State, next_token_loss, write_sample
-from charrnn_trainer.precision import Arithmetic, Choice, choose_arithmetic
+from charrnn_trainer.precision import Arithmetic, Choice, choose_arithmetic, has_fast_bf16
 from charrnn_trainer.runs import Run
 from charrnn_trainer.schedule import learning_rate
 from charrnn_trainer.torch_settings import (
@@ -145,6 +145,11 @@ def resume(
         files = run.checkpoints()
         checkpoint = load_checkpoint(files[-1]) if files else None
         config = (checkpoint.config if checkpoint else file.config).replace(**changes or {})
+        steps = config.optimization.steps
+        if checkpoint is not None and steps < checkpoint.step:
+            raise SettingError(
+                f"--steps {steps}: {checkpoint.step} steps are done already; give as many or more"
+            )
         corpus = Corpus.open(run.tokens_path)
         if checkpoint is None:
             run.cut_history(0)
@@ -495,6 +500,8 @@ class _Training:
         if choice.milliseconds:
             times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
             self._emit(Noted(f"computing in {choice.arithmetic}, measured as the fastest ({times})"))
+        elif choice.arithmetic.precision == "bf16" and self._device.type == "cpu" and not has_fast_bf16():
+            self._emit(Noted("this processor is slow at bf16; --precision fp32 would be faster"))
 
     def _make_optimizer(self) -> tuple[list[str], torch.optim.AdamW]:
         """AdamW that decays matrices and leaves biases alone; and the weights' names in its order."""

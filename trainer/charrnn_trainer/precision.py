@@ -94,12 +94,12 @@ def _candidates(config: TrainConfig, device: torch.device) -> list[Arithmetic]:
     if wanted in ("auto", "fp32"):
         choices = (True, False) if have_onednn else (False,)
         ways += [Arithmetic("fp32", choice) for choice in choices if onednn in (None, choice)]
-    if wanted == "bf16" or (wanted == "auto" and have_onednn and onednn is not False and _fast_bf16()):
+    if wanted == "bf16" or (wanted == "auto" and have_onednn and onednn is not False and has_fast_bf16()):
         ways.append(Arithmetic("bf16", have_onednn if onednn is None else onednn))
     return ways or [Arithmetic("fp32", False)]
 
 
-def _fast_bf16() -> bool:
+def has_fast_bf16() -> bool:
     """Whether oneDNN says that this processor has what its bf16 products need."""
     probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return probe is not None and bool(probe())

@@ -61,9 +61,7 @@ def generate(
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
     ] = contract.DEFAULT_TEMPERATURE,
-    top_k: Annotated[
-        int | None, typer.Option(help="Choose among the K likeliest characters only.")
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
     ] = 1.0,
@@ -180,8 +178,8 @@ def generate(
     seconds = time.perf_counter() - begin
     if stats:
         terminal.say(
-            f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} characters "
-            f"a second on {model.device}; loaded in {load_seconds * 1000:.0f} ms"
+            f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} "
+            f"characters a second on {model.device}; loaded in {load_seconds * 1000:.0f} ms"
         )
 
 
@@ -191,10 +189,7 @@ def _primes(
     """The primes of all streams, read when they are asked for."""
     if primes_file is not None:
         return lambda: iter(_split_lines(_read_text(primes_file)))
-    if prime_file is not None:
-        text = _read_text(prime_file)
-    else:
-        text = prime or ""
+    text = _read_text(prime_file) if prime_file is not None else prime or ""
     return lambda: iter([text] * streams)
 
 
@@ -236,9 +231,7 @@ def _write_one(
     """One stream, as it comes; gives the number of characters."""
     prime = next(request.primes())
     _say_skipped(model, prime, request.unknown)
-    text = model.stream(
-        prime, request.length, seed=request.seed, unknown=request.unknown, **request.settings
-    )
+    text = model.stream(prime, request.length, seed=request.seed, unknown=request.unknown, **request.settings)
     if request.with_prime and prime:
         write(model.vocabulary.decode(model.vocabulary.encode(prime, request.unknown)))
     bar = terminal.LateBar(request.length if to_file else 0, "generating")

@@ -43,7 +43,9 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
     level = "bytes" if info.vocabulary.level == "byte" else "characters"
     shown = "" if level == "bytes" else ": " + _shorten("".join(info.vocabulary.symbols))
     start = info.vocabulary.symbols[info.start_token] if level == "characters" else chr(info.start_token)
-    layout = ", ".join(f"{block.name}[{block.start}:{block.start + block.size}]" for block in info.state_layout)
+    layout = ", ".join(
+        f"{block.name}[{block.start}:{block.start + block.size}]" for block in info.state_layout
+    )
     lines = [
         ("file", info.path),
         ("size", f"{info.file_bytes:,} bytes"),
@@ -64,7 +66,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
 
 
 def _flat(value: dict[str, Any], prefix: str = "", levels: int = 5) -> list[tuple[str, str]]:
-    """Nested JSON objects as names of several words, and values. They come from the file and may be anything."""
+    """Nested JSON objects as names of several words, and values; both may be anything."""
     lines = []
     for key, item in value.items():
         name = one_line(f"{prefix}{key}".replace("_", " "))

@@ -37,9 +37,7 @@ _LN2 = math.log(2)
 @app.command(epilog=EXAMPLES)
 def score(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to predict with.")],
-    text_path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A UTF-8 text; - reads standard input.")
-    ],
+    text_path: Annotated[Path, typer.Argument(metavar="FILE", help="A UTF-8 text; - reads standard input.")],
     by_line: Annotated[
         bool, typer.Option("--by-line", help="Score each line by itself, without its line end.")
     ] = False,
@@ -120,12 +118,13 @@ def _score_whole(
     """The text as one stream, read as it is scored."""
     copies = itertools.tee(_pieces(file, path), len(models) + 1)
     scored = [
-        model.score_stream(pieces, unknown=unknown)
-        for model, pieces in zip(models, copies[1:], strict=True)
+        model.score_stream(pieces, unknown=unknown) for model, pieces in zip(models, copies[1:], strict=True)
     ]
     symbols = (
-        symbol for piece in copies[0] for symbol in _known(models[0], piece, unknown)
-    ) if per_char and not as_json else iter(())
+        (symbol for piece in copies[0] for symbol in _known(models[0], piece, unknown))
+        if per_char and not as_json
+        else iter(())
+    )
     bar = terminal.LateBar(_size(path), "scoring")
     totals = [(0, 0.0)] * len(models)
     every: list[float] = []
@@ -142,7 +141,7 @@ def _score_whole(
             if per_char and as_json:
                 every += (first / _LN2).tolist()
             elif per_char:
-                for loss, symbol in zip(first.tolist(), symbols):
+                for loss, symbol in zip(first.tolist(), symbols, strict=False):
                     stream.write(f"{loss / _LN2:9.4f}  {symbol!r}\n")
     finally:
         bar.close()

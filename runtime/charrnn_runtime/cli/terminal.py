@@ -139,7 +139,9 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         raise CharRNNError(f"{path} is a folder; give the name of a file to write")
     if path.exists() and not path.is_file():
         # It would be replaced, not written to: as root even /dev/null would.
-        raise CharRNNError(f"{path} is no regular file; give the name of one, or write to stdout with > {path}")
+        raise CharRNNError(
+            f"{path} is no regular file; give the name of one, or write to stdout with > {path}"
+        )
     if path.exists() and not force:
         raise CharRNNError(f"{path} is already there; give another name, or --force to replace it")
     with written_whole(path) as file:

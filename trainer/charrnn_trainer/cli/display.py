@@ -213,9 +213,9 @@ class _LiveDisplay:
     def _render(self) -> Group:
         figures = []
         if self._loss is not None:
-            figures.append(f"loss {_with_bits(self._loss)}")
+            figures.append(f"loss {_briefly(self._loss)}")
         if self._validation is not None:
-            figures.append(f"validation {_with_bits(self._validation)}")
+            figures.append(f"validation {_briefly(self._validation)}")
         if self._seconds is not None:
             figures.append(f"{self._seconds:.3f} s/batch")
             figures.append(f"{self._batch_characters / self._seconds:,.0f} characters/s")
@@ -250,6 +250,10 @@ def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
 
 def _with_bits(loss: float) -> str:
     return f"{loss:.4f} ({loss / math.log(2):.3f} bits per character)"
+
+
+def _briefly(loss: float) -> str:
+    return f"{loss:.3f} ({loss / math.log(2):.3f} bits)"
 
 
 def _mapping(symbols: tuple[str, ...]) -> str:

@@ -59,6 +59,13 @@ class GraphBuilder:
         )
         return made
 
+    def rename(self, value: str, name: str) -> str:
+        """Give the value that the last node made another name, such as that of an output of the graph."""
+        outputs = self._nodes[-1].output
+        assert list(outputs) == [value]
+        outputs[0] = name
+        return name
+
     def model(self, sizes: dict[str, int], metadata: dict[str, str], *, contrib: bool) -> onnx.ModelProto:
         """The model of all that was added, with the contract's inputs, outputs and versions.
 
@@ -76,7 +83,7 @@ class GraphBuilder:
         )
         opsets = [helper.make_opsetid("", contract.OPSET)]
         if contrib:
-            opsets.append(helper.make_opsetid(contract.CONTRIB_DOMAIN, 1))
+            opsets.append(helper.make_opsetid(contract.CONTRIB_DOMAIN, contract.CONTRIB_VERSION))
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=contract.IR_VERSION, producer_name="charrnn"
         )

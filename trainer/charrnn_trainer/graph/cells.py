@@ -1,7 +1,7 @@
-"""One step of each cell as graph nodes: (input's share, h, c) -> (h, c).
+"""One step of each cell as graph nodes: (input, h, c) -> (h, c).
 
-Equations as in torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN. ``share`` is what the input adds to all gates,
-bias included, in torch's order of gates.
+Equations as in torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN. The first layer's input is a token, whose share
+of all gates is a row of a table (see `weights`); the input of the others is the h of the layer below.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from charrnn_trainer.graph.builder import GraphBuilder
 from charrnn_trainer.graph.quantize import Products
-from charrnn_trainer.graph.weights import LayerWeights, StepWeights
+from charrnn_trainer.graph.weights import LayerWeights, Matrix, StepWeights
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,11 @@ def stack(
     Returns:
         The name of the top layer's h, prepared for products, and the layers' states after the step.
     """
-    table = builder.constant("table", weights.table.astype(np.float32))
-    share = builder.node("Gather", table, token, axis=0)  # (V, G*H), (B) -> (B, G*H)
     after: list[LayerState] = []
     below: str | None = None
     for index, (layer, state) in enumerate(zip(weights.layers, states, strict=True)):
         step = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}[weights.cell]
-        new = step(_Layer(builder, products, layer, f"layer{index}"), share, below, state)
+        new = step(_Layer(builder, products, layer, f"layer{index}", weights.table, token), below, state)
         below = products.activation(new.h)
         after.append(new)
     assert below is not None
@@ -59,22 +57,20 @@ class _Layer:
     products: Products
     weights: LayerWeights
     name: str
+    table: Matrix
+    token: str
 
-    def gates(self, share: str, below: str | None, h: str) -> str:
-        """The sum that goes into all gates: the first layer's from the table, the others' from below."""
-        builder, weights = self.builder, self.weights
+    def gates(self, below: str | None, h: str) -> str:
+        """The sums that go into all gates: the first layer's input is looked up, the others' multiplied."""
+        weights, products = self.weights, self.products
         if below is None:
-            product = self.products.multiply(h, weights.recurrent, f"{self.name}_recurrent")
-            return builder.node("Add", product, share)
+            return products.affine_lookup(
+                h, weights.recurrent, self.table, self.token, f"{self.name}_recurrent"
+            )
         assert weights.input is not None
-        both = self.products.concatenate(below, h)  # (B, H), (B, H) -> (B, 2H)
-        product = self.products.multiply(
-            both, np.concatenate([weights.input, weights.recurrent]), f"{self.name}_weights"
-        )
-        return builder.node("Add", product, self.constant("bias", weights.bias))
-
-    def constant(self, what: str, values: np.ndarray) -> str:
-        return self.builder.constant(f"{self.name}_{what}", values.astype(np.float32))
+        both = products.concatenate(below, h)  # (B, H), (B, H) -> (B, 2H)
+        matrix = np.concatenate([weights.input, weights.recurrent])
+        return products.affine(both, matrix, weights.bias, f"{self.name}_weights")
 
     def split(self, value: str, sizes: list[int]) -> list[str]:
         parts = self.builder.constant("split", np.array(sizes, np.int64))
@@ -85,20 +81,20 @@ class _Layer:
         return int(self.weights.recurrent.shape[0])
 
 
-def _rnn(layer: _Layer, share: str, below: str | None, state: LayerState) -> LayerState:
+def _rnn(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
     """h' = tanh(W x + U h + b)"""
-    gates = layer.gates(share, below, layer.products.activation(state.h))
+    gates = layer.gates(below, layer.products.activation(state.h))
     return LayerState(layer.builder.node("Tanh", gates))
 
 
-def _lstm(layer: _Layer, share: str, below: str | None, state: LayerState) -> LayerState:
+def _lstm(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
     """c' = f c + i g, h' = o tanh(c'), with i, f, o = sigmoid and g = tanh of their sums.
 
     Hochreiter and Schmidhuber, "Long short-term memory", 1997; the forget gate is of Gers et al., 2000.
     """
     node = layer.builder.node
     assert state.c is not None
-    gates = layer.gates(share, below, layer.products.activation(state.h))  # (B, 4H)
+    gates = layer.gates(below, layer.products.activation(state.h))  # (B, 4H)
     i, f, g, o = layer.split(gates, [layer.hidden_size] * 4)  # (B, 4H) -> 4 x (B, H)
     kept = node("Mul", node("Sigmoid", f), state.c)
     written = node("Mul", node("Sigmoid", i), node("Tanh", g))
@@ -106,7 +102,7 @@ def _lstm(layer: _Layer, share: str, below: str | None, state: LayerState) -> La
     return LayerState(node("Mul", node("Sigmoid", o), node("Tanh", c)), c)
 
 
-def _gru(layer: _Layer, share: str, below: str | None, state: LayerState) -> LayerState:
+def _gru(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
     """h' = n + z (h - n), with n = tanh(input's share + r (U h + b)): torch's GRU.
 
     The reset gate is applied after the recurrent product (Cho et al., 2014, version 1 of the paper), so the
@@ -117,22 +113,26 @@ def _gru(layer: _Layer, share: str, below: str | None, state: LayerState) -> Lay
     assert weights.candidate_bias is not None
     h = products.activation(state.h)
     if below is None:
-        product = products.multiply(h, weights.recurrent, f"{layer.name}_recurrent")
-        product_rz, recurrent = layer.split(product, [2 * size, size])  # (B, 3H) -> (B, 2H), (B, H)
-        share_rz, candidate = layer.split(share, [2 * size, size])
-        sums = node("Add", product_rz, share_rz)
+        # The reset and update gates' rows come with their sums; in the candidate's place stands its bias.
+        apart = np.broadcast_to(weights.candidate_bias, (len(layer.table), size))
+        rows = np.concatenate([layer.table[:, : 2 * size], apart], axis=1)  # (V, 3H)
+        sums = products.affine_lookup(h, weights.recurrent, rows, layer.token, f"{layer.name}_recurrent")
+        gates, recurrent = layer.split(sums, [2 * size, size])  # (B, 3H) -> (B, 2H), (B, H)
+        candidates = builder.constant(
+            f"{layer.name}_candidates", layer.table[:, 2 * size :].astype(np.float32)
+        )
+        candidate = node("Gather", candidates, layer.token, axis=0)  # (V, H), (B) -> (B, H)
     else:
         assert weights.input is not None
         both = products.concatenate(below, h)
         matrix = np.concatenate([weights.input, weights.recurrent])[:, : 2 * size]
-        product_rz = products.multiply(both, matrix, f"{layer.name}_weights")
-        sums = node("Add", product_rz, layer.constant("bias", weights.bias[: 2 * size]))
-        candidate = products.multiply(below, weights.input[:, 2 * size :], f"{layer.name}_candidate_input")
-        candidate = node("Add", candidate, layer.constant("candidate_input_bias", weights.bias[2 * size :]))
-        recurrent = products.multiply(
-            h, weights.recurrent[:, 2 * size :], f"{layer.name}_candidate_recurrent"
+        gates = products.affine(both, matrix, weights.bias[: 2 * size], f"{layer.name}_weights")
+        candidate = products.affine(
+            below, weights.input[:, 2 * size :], weights.bias[2 * size :], f"{layer.name}_candidate_input"
         )
-    recurrent = node("Add", recurrent, layer.constant("candidate_bias", weights.candidate_bias))
-    r, z = layer.split(node("Sigmoid", sums), [size, size])  # (B, 2H) -> 2 x (B, H)
+        recurrent = products.affine(
+            h, weights.recurrent[:, 2 * size :], weights.candidate_bias, f"{layer.name}_candidate_recurrent"
+        )
+    r, z = layer.split(node("Sigmoid", gates), [size, size])  # (B, 2H) -> 2 x (B, H)
     n = node("Tanh", node("Add", candidate, node("Mul", r, recurrent)))
     return LayerState(node("Add", n, node("Mul", z, node("Sub", state.h, n))))

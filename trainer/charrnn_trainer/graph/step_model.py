@@ -41,9 +41,8 @@ def build_step_model(
         builder.node("Concat", *blocks, name="next_state", axis=1)  # L or 2L x (B, H) -> (B, S)
     else:
         builder.node("Identity", blocks[0], name="next_state")
-    product = products.multiply(top, weights.output, "output")
-    bias = builder.constant("output_bias", weights.output_bias.astype(np.float32))
-    logits = builder.node("Add", product, bias, name="logits")  # (B, V)
+    product = products.affine(top, weights.output, weights.output_bias, "output")
+    logits = builder.rename(product, "logits")  # (B, V)
     sampler(builder, logits, weights.vocabulary_size, cpu_only=precision == "int8")
 
     metadata = {
@@ -64,7 +63,7 @@ def build_step_model(
         "state_size": contract.state_size(cell, layers, hidden_size),
         "vocab": weights.vocabulary_size,
     }
-    return builder.model(sizes, metadata, contrib=False)
+    return builder.model(sizes, metadata, contrib=precision == "int8")
 
 
 def _split_state(builder: GraphBuilder, cell: str, layers: int, hidden_size: int) -> list[LayerState]:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-RUNTIME = Path(__file__).resolve().parent.parent.parent / "runtime"
+RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
 
 Command = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -25,20 +26,12 @@ def command_environment(**changes: str | None) -> dict[str, str]:
     return environment
 
 
-def run_module(module: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+def run_module(module: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run a module with arguments; ``env`` changes the environment, the rest is for subprocess.run."""
     changes = options.pop("env", {})
-    assert isinstance(changes, dict)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(os.fspath, map(_word, arguments))],
-        env=command_environment(**changes),
-        check=False,
-        **options,  # type: ignore[call-overload, no-any-return]
-    )
-
-
-def _word(argument: object) -> str | bytes | os.PathLike[str]:
-    return argument if isinstance(argument, bytes | os.PathLike) else str(argument)
+    words = [argument if isinstance(argument, bytes | Path) else str(argument) for argument in arguments]
+    command = [sys.executable, "-m", module, *words]
+    return subprocess.run(command, env=command_environment(**changes), check=False, **options)

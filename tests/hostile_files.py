@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from charrnn_runtime import ModelFormatError, contract, onnx_proto
-from charrnn_runtime.model_file import check_model_bytes
 from numpy.typing import NDArray
 
-FOLDER = Path(__file__).resolve().parent.parent / "models"
+from charrnn_runtime import ModelFormatError, contract, onnx_proto
+from charrnn_runtime.model_file import check_model_bytes
+
+FOLDER = Path(__file__).resolve().parent / "models"
 LSTM = (FOLDER / "lstm-2x12-fp32.onnx").read_bytes()
 INT8 = (FOLDER / "lstm-2x12-int8.onnx").read_bytes()
 BYTE = (FOLDER / "lstm-1x12-fp32-byte.onnx").read_bytes()

@@ -1,0 +1,379 @@
+"""The loop: what it learns, what it reports, what it writes, and when it stops."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
+from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer import loop as loop_module
+from charrnn_trainer.batches import get_batches
+from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.config import RunFile, TrainConfig
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
+from charrnn_trainer.loop import DivergedError, resume, train
+from charrnn_trainer.network import CharNetwork, next_token_loss
+from charrnn_trainer.precision import choose_arithmetic
+from tiny_runs import TEXT, TINY
+
+CORPUS = Corpus.from_text(TEXT, name="hamlet")
+PLAIN = TINY.replace(dropout=0.0, random_start=False, schedule="constant", warmup_steps=0, weight_decay=0.0)
+
+
+def losses(config: TrainConfig, corpus: Corpus = CORPUS, **options: Any) -> list[float]:
+    """The loss of every step."""
+    seen: list[float] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped):
+            assert event.loss is not None
+            seen.append(event.loss)
+
+    train(config, corpus, listen, **options)
+    return seen
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_steps_are_those_of_the_plain_loop(cell: str) -> None:
+    """Two passes and a bit: the state is carried, detached, and reset where a pass ends."""
+    config = PLAIN.replace(cell=cell, steps=30, batch_size=4, seq_length=40, clip=0.5, val_fraction=0.0)
+    torch.manual_seed(config.run.seed)
+    network = CharNetwork(config.network, len(CORPUS.vocabulary))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.005, weight_decay=0.0)
+    batches = get_batches(CORPUS, 4, 40)
+    per_pass = len(TEXT) // 160 - 1
+    assert 2 * per_pass < 30
+    expected = []
+    for step in range(30):
+        x, y = (torch.from_numpy(part.astype(np.int64)) for part in next(batches))
+        if step % per_pass == 0:
+            state = network.initial_state(4)
+        logits, state = network(x, state)
+        state = tuple(part.detach() for part in state)
+        loss = next_token_loss(logits, y)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        optimizer.step()
+        expected.append(loss.item())
+    assert losses(config) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_it_learns_a_text_that_repeats(cell: str) -> None:
+    config = PLAIN.replace(cell=cell, layers=1, hidden_size=32, steps=120, learning_rate=0.02)
+    seen = losses(config)
+    assert seen[0] == pytest.approx(math.log(len(CORPUS.vocabulary)), abs=0.3)
+    assert seen[-1] < 0.5
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
+    torch.manual_seed(1)
+    first = losses(TINY)
+    torch.manual_seed(2)
+    assert losses(TINY) == first
+    assert losses(TINY.replace(seed=1)) != first
+
+
+def test_the_callers_random_numbers_and_threads_stay_as_they_were() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(TINY.replace(threads=2, steps=1, layers=1, batch_size=1, seq_length=2, val_fraction=0.0), CORPUS)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == 1
+
+
+def test_bf16_trains_as_fp32_does() -> None:
+    wide = PLAIN.replace(hidden_size=32, steps=40, learning_rate=0.01)
+    exact, rough = losses(wide), losses(wide.replace(precision="bf16", onednn=True))
+    assert rough != exact
+    assert rough[-1] == pytest.approx(exact[-1], abs=0.1)
+
+
+def test_weight_decay_spares_biases() -> None:
+    config = PLAIN.replace(steps=1, learning_rate=1e-9, weight_decay=1000.0, val_fraction=0.0)
+    decayed = train(config.replace(learning_rate=1e-4), CORPUS).network.state_dict()
+    start = train(config.replace(weight_decay=0.0), CORPUS).network.state_dict()
+    for name, weight in start.items():
+        shrunk = decayed[name].abs().sum() < 0.95 * weight.abs().sum()
+        assert bool(shrunk) == (weight.ndim > 1), name
+
+
+# --- events and files --------------------------------------------------------------------------------------
+
+
+def test_events_come_in_order_and_agree_with_the_history(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = train(TINY, CORPUS, events.append, out=tmp_path / "run")
+    assert isinstance(events[0], Started)
+    assert (events[0].train_tokens, events[0].validation_tokens) == (1_530, 170)
+    assert events[0].parameters == result.network.parameter_count()
+    steps = [event for event in events if isinstance(event, Stepped)]
+    assert [event.step for event in steps] == list(range(1, 13))
+    logged = [event for event in events if isinstance(event, Logged)]
+    assert [event.step for event in logged] == [4, 8, 12]
+    step_losses = [event.loss or 0.0 for event in steps]
+    assert [event.train_loss for event in logged] == pytest.approx(
+        [sum(step_losses[first : first + 4]) / 4 for first in (0, 4, 8)]
+    )
+    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    assert [event.step for event in evaluated] == [3, 6, 9, 12]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if "loss" in line] == step_losses
+    assert [line["validation_loss"] for line in lines if "validation_loss" in line] == [
+        event.validation_loss for event in evaluated
+    ]
+    assert result.evaluations[-1].validation_loss == evaluated[-1].validation_loss
+    assert result.best is not None
+    assert result.best.validation_loss == min(event.validation_loss for event in evaluated)
+    assert (result.step, result.stopped, result.run) == (12, False, tmp_path / "run")
+
+
+def test_checkpoints_are_kept_when_due_when_best_and_at_the_end(tmp_path: Path) -> None:
+    saved: list[Saved] = []
+    config = TINY.replace(steps=20, save_every=8, eval_every=3)
+    train(
+        config,
+        CORPUS,
+        lambda event: saved.append(event) if isinstance(event, Saved) else None,
+        out=tmp_path / "run",
+    )
+    kinds = {event.step: event.kind for event in saved}
+    assert (kinds[8], kinds[16], kinds[20]) == ("scheduled", "scheduled", "last")
+    entries = list_checkpoints(tmp_path / "run")
+    best = next(entry for entry in entries if entry.best)
+    assert {entry.step for entry in entries} == {8, 16, 20, best.step}
+
+
+def test_the_best_is_saved_where_nothing_else_is_due(tmp_path: Path) -> None:
+    # What is validated on reads backwards: learning the rest makes it worse and worse.
+    corpus = Corpus.from_text(TEXT + TEXT[:200][::-1])
+    config = PLAIN.replace(steps=60, learning_rate=0.03, eval_every=5, save_every=60, hidden_size=16)
+    train(config, corpus, out=tmp_path / "run")
+    entries = list_checkpoints(tmp_path / "run")
+    assert len(entries) == 2
+    assert (entries[0].best, entries[0].last) == (True, False)
+    assert entries[0].step < 60
+    assert load_checkpoint(entries[0].path).kind == "best"
+
+
+def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(TINY, CORPUS).run is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_validation_nothing_is_validated(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = train(TINY.replace(val_fraction=0.0), CORPUS, events.append)
+    assert not [event for event in events if isinstance(event, Evaluated)]
+    assert (result.evaluations, result.best) == ((), None)
+
+
+def test_the_settings_in_a_runs_folder_repeat_it_byte_for_byte(tmp_path: Path) -> None:
+    config = TINY.replace(precision="auto", onednn=None, device="auto")
+    train(config, CORPUS, out=tmp_path / "first")
+    file = RunFile.read(tmp_path / "first" / "config.toml")
+    assert file.config.run.precision in ("fp32", "bf16")
+    train(file.config, Corpus.open(tmp_path / "first" / "tokens.safetensors"), out=tmp_path / "second")
+    for path in (tmp_path / "first").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+def test_a_sample_can_be_asked_for_at_any_time_and_changes_nothing() -> None:
+    samples: list[str] = []
+    started: list[Started] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Started):
+            started.append(event)
+        elif isinstance(event, Stepped):
+            samples.append(started[0].write(20))
+
+    undisturbed = train(TINY, CORPUS).network.state_dict()
+    disturbed = train(TINY, CORPUS, listen).network.state_dict()
+    assert all(torch.equal(disturbed[name], weight) for name, weight in undisturbed.items())
+    assert {len(sample) for sample in samples} == {20}
+    assert set("".join(samples)) <= set(TEXT)
+
+
+def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path: Path) -> None:
+    events: list[Event] = []
+    corpus = Corpus.from_text("to be, or not to be, that is the question")
+    result = train(TINY.replace(batch_size=100, seq_length=100), corpus, events.append, out=tmp_path / "run")
+    assert (result.config.data.batch_size, result.config.data.seq_length) == (3, 6)
+    assert isinstance(events[0], Noted)
+    assert "3 streams of 6 characters" in events[0].message
+    assert RunFile.read(tmp_path / "run" / "config.toml").config == result.config
+
+
+def test_the_shortest_text_trains() -> None:
+    corpus = Corpus.from_text("ab" * 16)
+    assert train(TINY, corpus).step == 12
+    assert train(TINY.replace(val_fraction=0.9), corpus).step == 12
+
+
+def test_bytes_train_too() -> None:
+    corpus = Corpus.from_text(TEXT, level="byte")
+    assert train(TINY, corpus).config.data.level == "byte"
+
+
+# --- beginning from another --------------------------------------------------------------------------------
+
+
+def test_weights_can_be_taken_from_a_checkpoint(tmp_path: Path) -> None:
+    train(TINY, CORPUS, out=tmp_path / "first")
+    start = find_checkpoint(tmp_path / "first", "last")
+    continued = losses(TINY, out=tmp_path / "second", init_from=start)
+    assert continued[0] < losses(TINY)[0] - 0.05
+    assert RunFile.read(tmp_path / "second" / "config.toml").init_from == str(start)
+
+
+def test_weights_of_another_network_or_text_are_refused(tmp_path: Path) -> None:
+    train(TINY, CORPUS, out=tmp_path / "first")
+    start = find_checkpoint(tmp_path / "first", "last")
+    with pytest.raises(CharRNNError, match="this network's is"):
+        train(TINY.replace(hidden_size=9), CORPUS, init_from=start)
+    with pytest.raises(CharRNNError, match="absent"):
+        train(TINY.replace(layers=1), CORPUS, init_from=start)
+    with pytest.raises(CharRNNError, match="other characters"):
+        train(TINY, Corpus.from_text(TEXT.upper()), init_from=start)
+
+
+# --- stopping ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_says_that_it_stopped(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = train(
+        TINY,
+        CORPUS,
+        events.append,
+        out=tmp_path / "run",
+        should_stop=lambda: any(isinstance(event, Stepped) and event.step == 4 for event in events),
+    )
+    assert (result.step, result.stopped) == (4, True)
+    assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).kind == "interrupted"
+
+
+@pytest.mark.parametrize("rate", [900.0, 30.0])
+def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(tmp_path: Path, rate: float) -> None:
+    train(TINY.replace(steps=6), CORPUS, out=tmp_path / "run")
+    kept = find_checkpoint(tmp_path / "run", "last")
+    content = kept.read_bytes()
+    config = PLAIN.replace(cell="rnn", steps=2_000, learning_rate=rate, clip=0.0)
+    with pytest.raises(DivergedError, match=r"diverged at step .* try a lower --learning-rate"):
+        train(config, CORPUS, out=tmp_path / "wild")
+    assert kept.read_bytes() == content
+    for path in (tmp_path / "wild").glob("*step*.safetensors"):
+        load_checkpoint(path)  # what was saved before is whole and finite
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def spoiled(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return next_token_loss(logits, targets) * (float("nan") if calls == 8 else 1.0)
+
+    monkeypatch.setattr(loop_module, "next_token_loss", spoiled)
+    with pytest.raises(DivergedError, match=r"step 8: the loss is nan; the last good checkpoint is .*step6"):
+        train(TINY, CORPUS, out=tmp_path / "run")
+    assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).step == 6
+
+
+def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = train(TINY, CORPUS, out=tmp_path / "reference")
+    assert reference.run is not None
+    real = os.replace
+
+    def full(source: str, target: Path) -> None:
+        if target.name.endswith("step12.safetensors"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(CharRNNError, match=r"cannot write .*step12\.safetensors: No space left on device"):
+        train(TINY, CORPUS, out=tmp_path / "run")
+    monkeypatch.undo()
+    assert load_checkpoint(find_checkpoint(tmp_path / "run", 6)).step == 6
+    resume(tmp_path / "run")
+    for path in reference.run.glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "run" / path.name).read_bytes()
+
+
+def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
+
+    monkeypatch.setattr(loop_module, "next_token_loss", fail)
+    with pytest.raises(CharRNNError, match="out of memory: lower --batch-size"):
+        train(TINY, CORPUS)
+
+
+def test_a_tensor_is_no_corpus() -> None:
+    with pytest.raises(SettingError, match="Corpus"):
+        train(TINY, np.zeros(100, dtype=np.int64))  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="--device cuda"):
+        train(TINY.replace(device="cuda"), CORPUS)
+
+
+def test_tokens_of_ones_own_train() -> None:
+    ids = np.arange(200) % 3
+    assert train(TINY, Corpus.from_ids(ids, Vocabulary("abc"))).step == 12
+
+
+# --- how to compute ----------------------------------------------------------------------------------------
+
+
+def test_the_way_to_compute_is_measured_only_where_there_is_a_choice() -> None:
+    cpu = torch.device("cpu")
+    auto = TINY.replace(precision="auto", onednn=None, embedding_size=0)
+    choice = choose_arithmetic(auto, 22, cpu)
+    assert len(choice.milliseconds) >= 1
+    if choice.milliseconds:
+        assert choice.milliseconds[choice.arithmetic] == min(choice.milliseconds.values())
+    fixed = choose_arithmetic(TINY, 22, cpu)
+    assert (fixed.arithmetic.precision, fixed.arithmetic.onednn, fixed.milliseconds) == ("fp32", False, {})
+
+
+def test_a_processor_that_is_slow_at_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "has_fast_bf16", lambda: False)
+    events: list[Event] = []
+    train(TINY.replace(steps=1, precision="bf16", onednn=True), CORPUS, events.append)
+    assert Noted("this processor is slow at bf16; --precision fp32 would be faster") in events
+
+
+def test_measuring_changes_no_random_numbers() -> None:
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    choose_arithmetic(TINY.replace(precision="auto", onednn=None), 22, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_was_measured_is_said_and_kept(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = train(TINY.replace(precision="auto", onednn=None), CORPUS, events.append, out=tmp_path / "run")
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert any("measured as the fastest" in note and result.config.run.precision in note for note in notes)
+    assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).config == result.config
+    assert replace(result.config.run, precision="auto", onednn=None) == replace(
+        TINY.run, precision="auto", onednn=None
+    )

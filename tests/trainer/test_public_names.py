@@ -1,0 +1,44 @@
+"""What charrnn_trainer offers, and that it offers it without waiting for torch."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+
+import pytest
+
+import charrnn_trainer
+from tiny_runs import run_program
+
+NAMES = {
+    "CharNetwork", "CharRNNError", "Checkpoint", "CheckpointError", "Corpus", "DataConfig", "DivergedError",
+    "Evaluated", "Event", "Logged", "NetworkConfig", "Noted", "OptimizationConfig", "RunConfig", "Saved",
+    "SettingError", "Started", "Stepped", "TrainConfig", "TrainResult", "Vocabulary", "__version__",
+    "find_checkpoint", "get_batches", "list_checkpoints", "load_checkpoint", "resume", "train",
+}  # fmt: skip
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(charrnn_trainer.__all__) == NAMES
+    assert charrnn_trainer.__all__ == sorted(charrnn_trainer.__all__)
+    assert set(dir(charrnn_trainer)) >= NAMES
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        _ = charrnn_trainer.tarin
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"__version__", "Event"}))
+def test_a_public_name_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(charrnn_trainer, name))
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    done = run_program("-c", "import sys, charrnn_trainer; print('torch' in sys.modules)")
+    assert done.stdout == b"False\n", done.stderr.decode()
+
+
+@pytest.mark.parametrize("module", ["batches", "corpus", "evaluation", "loop", "network"])
+def test_the_examples_of_docstrings_run(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"charrnn_trainer.{module}"), extraglobs={})
+    assert results.attempted > 0
+    assert results.failed == 0

@@ -1,0 +1,224 @@
+"""Exact resume: a run that is killed anywhere, however, ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_trainer.checkpoint import checkpoint_files, load_checkpoint
+from charrnn_trainer.config import RunFile
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.events import Evaluated, Event, Logged, Saved, Stepped
+from charrnn_trainer.loop import resume, train
+from tiny_runs import TEXT, TINY, run_program
+
+CORPUS = Corpus.from_text(TEXT, name="hamlet")
+STEPS = TINY.optimization.steps
+
+
+class Killed(BaseException):
+    """As good as a kill for the disk: nobody catches it."""
+
+
+def kill_when(condition: Callable[[Event], bool]) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if condition(event):
+            raise Killed
+
+    return listen
+
+
+def content(run: Path) -> dict[str, bytes]:
+    """All that a run leaves, with the times taken out of its history."""
+    files = {path.name: path.read_bytes() for path in run.iterdir() if not path.name.startswith(".")}
+    lines = [json.loads(line) for line in files["history.jsonl"].splitlines()]
+    files["history.jsonl"] = json.dumps([{**line, "seconds": 0} for line in lines]).encode()
+    return files
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(TINY, CORPUS, out=run)
+    return content(run)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
+    tmp_path: Path, undisturbed: dict[str, bytes], step: int
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(TINY, CORPUS, kill_when(lambda e: isinstance(e, Stepped) and e.step == step), out=run)
+    resume(run)
+    assert content(run) == undisturbed
+
+
+@pytest.mark.parametrize("kind", [Logged, Evaluated, Saved])
+def test_a_run_killed_between_its_looks_up_ends_as_if_it_had_not_been(
+    tmp_path: Path, undisturbed: dict[str, bytes], kind: type
+) -> None:
+    run = tmp_path / "run"
+    seen = 0
+
+    def second(event: Event) -> bool:
+        nonlocal seen
+        seen += isinstance(event, kind)
+        return seen == 2
+
+    with pytest.raises(Killed):
+        train(TINY, CORPUS, kill_when(second), out=run)
+    resume(run)
+    assert content(run) == undisturbed
+
+
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
+    tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(TINY, CORPUS, kill_when(lambda e: isinstance(e, Stepped) and e.step == 2), out=run)
+    for step in (4, 5, 8, 11):
+        with pytest.raises(Killed):
+            resume(run, kill_when(lambda e, step=step: isinstance(e, Stepped) and e.step == step))  # type: ignore[misc]
+    resume(run)
+    assert content(run) == undisturbed
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 11])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    tmp_path: Path, undisturbed: dict[str, bytes], step: int
+) -> None:
+    run = tmp_path / "run"
+    steps: list[int] = []
+    result = train(
+        TINY,
+        CORPUS,
+        lambda event: steps.append(event.step) if isinstance(event, Stepped) else None,
+        out=run,
+        should_stop=lambda: steps[-1] == step,
+    )
+    assert result.stopped
+    assert load_checkpoint(checkpoint_files(run)[-1]).step == step
+    resumed = resume(run)
+    assert not resumed.stopped
+    assert content(run) == undisturbed
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_other_cells_and_precisions_resume_as_exactly(tmp_path: Path, cell: str, precision: str) -> None:
+    config = TINY.replace(cell=cell, precision=precision, onednn=True, embedding_size=6)
+    train(config, CORPUS, out=tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(
+            config,
+            CORPUS,
+            kill_when(lambda e: isinstance(e, Stepped) and e.step == 8),
+            out=tmp_path / "killed",
+        )
+    resume(tmp_path / "killed")
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+KILLS = {
+    "in a step": "if step == 8: kill()",
+    "while a checkpoint is written": "os.fsync = lambda handle: kill() if step == 6 else None",
+    "before a checkpoint gets its name": "os.replace = lambda *paths: kill() if step == 6 else real(*paths)",
+    "before what it supersedes is removed": "Run.remove_superseded = lambda *_: kill()",
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_process_killed_for_real_leaves_a_run_that_ends_as_if_it_had_not_been(
+    tmp_path: Path, undisturbed: dict[str, bytes], moment: str
+) -> None:
+    program = f"""
+import os, signal, sys
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.events import Stepped
+from charrnn_trainer.loop import train
+from charrnn_trainer.runs import Run
+from tiny_runs import TEXT, TINY
+
+real = os.replace
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def listen(event):
+    step = event.step if isinstance(event, Stepped) else 0
+    if step:
+        {KILLS[moment]}
+
+train(TINY, Corpus.from_text(TEXT, name="hamlet"), listen, out=sys.argv[1])
+"""
+    done = run_program("-c", program, tmp_path / "run")
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    for path in checkpoint_files(tmp_path / "run"):
+        load_checkpoint(path)
+    resume(tmp_path / "run")
+    assert content(tmp_path / "run") == undisturbed
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    train(TINY, CORPUS, out=tmp_path / "run")
+    events: list[Event] = []
+    result = resume(tmp_path / "run", events.append)
+    assert (result.step, result.stopped) == (STEPS, False)
+    assert not [event for event in events if isinstance(event, Stepped | Saved)]
+    assert content(tmp_path / "run") == undisturbed
+
+
+def test_a_finished_run_can_be_trained_further(tmp_path: Path) -> None:
+    train(TINY.replace(schedule="constant"), CORPUS, out=tmp_path / "run")
+    result = resume(tmp_path / "run", changes={"steps": 20})
+    assert result.step == 20
+    assert RunFile.read(tmp_path / "run" / "config.toml").config.optimization.steps == 20
+    whole = train(TINY.replace(schedule="constant", steps=20), CORPUS, out=tmp_path / "whole")
+    assert result.run is not None
+    assert whole.run is not None
+    last = "lstm-2x8-step20.safetensors"
+    assert (result.run / last).read_bytes() == (whole.run / last).read_bytes()
+
+
+def test_settings_that_would_make_another_run_cannot_be_changed(tmp_path: Path) -> None:
+    train(TINY, CORPUS, out=tmp_path / "run")
+    before = content(tmp_path / "run")
+    with pytest.raises(SettingError, match="--hidden-size cannot be changed"):
+        resume(tmp_path / "run", changes={"hidden_size": 9})
+    with pytest.raises(SettingError, match="--steps 3: 12 steps are done already"):
+        resume(tmp_path / "run", changes={"steps": 3})
+    assert content(tmp_path / "run") == before
+
+
+def test_a_run_whose_text_is_another_is_refused(tmp_path: Path) -> None:
+    train(TINY, CORPUS, out=tmp_path / "run")
+    os.remove(tmp_path / "run" / "tokens.safetensors")
+    Corpus.from_text(TEXT + "!").save(tmp_path / "run" / "tokens.safetensors")
+    with pytest.raises(CharRNNError, match="another text"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_without_its_tokens_is_refused(tmp_path: Path) -> None:
+    train(TINY, CORPUS, out=tmp_path / "run")
+    os.remove(tmp_path / "run" / "tokens.safetensors")
+    with pytest.raises(CharRNNError, match="cannot read the tokens"):
+        resume(tmp_path / "run")
+
+
+def test_a_broken_last_checkpoint_is_told_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    train(TINY, CORPUS, out=tmp_path / "run")
+    last = checkpoint_files(tmp_path / "run")[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    before = content(tmp_path / "run")
+    with pytest.raises(CharRNNError, match=f"{last.name} was cut or altered"):
+        resume(tmp_path / "run")
+    assert content(tmp_path / "run") == before

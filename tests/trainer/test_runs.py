@@ -1,0 +1,141 @@
+"""Runs' folders: new ones, taken ones, locked ones, and what is cut back."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_trainer.config import RunFile, TrainConfig
+from charrnn_trainer.files import WriteError
+from charrnn_trainer.runs import Run
+from tiny_runs import run_program
+
+FILE = RunFile(TrainConfig())
+
+
+def test_runs_get_folders_of_their_own(tmp_path: Path) -> None:
+    for expected in ("lstm", "lstm-2", "lstm-3"):
+        with Run.create_in(tmp_path / "ckpt", "lstm") as run:
+            run.write_config(FILE)
+            assert run.folder == tmp_path / "ckpt" / expected
+
+
+def test_a_folder_of_something_else_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "lstm").write_text("not a folder")
+    (tmp_path / "lstm-2").mkdir()
+    with Run.create_in(tmp_path, "lstm") as run:
+        run.write_config(FILE)
+        assert run.folder.name == "lstm-3"
+
+
+def test_a_run_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "new" / "run") as run:
+        run.tokens_path.write_bytes(b"half")
+    assert not (tmp_path / "new" / "run").exists()
+    (tmp_path / "empty").mkdir()
+    with Run.create(tmp_path / "empty") as run:
+        run.tokens_path.write_bytes(b"half")
+    assert list((tmp_path / "empty").iterdir()) == []  # the folder was there before
+
+
+def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run") as run:
+        run.write_config(FILE)
+    with pytest.raises(SettingError, match=r"--out .*run holds a run already.*--resume"):
+        Run.create(tmp_path / "run")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").touch()
+    with pytest.raises(SettingError, match=r"--out .*notes is not empty"):
+        Run.create(tmp_path / "notes")
+    assert [entry.name for entry in (tmp_path / "notes").iterdir()] == ["todo.txt"]
+    with pytest.raises(CharRNNError, match="cannot make the folder"):
+        Run.create(tmp_path / "notes" / "todo.txt" / "run")
+    with pytest.raises(CharRNNError, match="cannot make the folder"):
+        Run.create_in(tmp_path / "notes" / "todo.txt", "lstm")
+
+
+def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(CharRNNError, match="is no run"):
+        Run.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_process_is_refused_while_the_first_lives_and_welcome_after_it(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run") as run:
+        run.write_config(FILE)
+        with pytest.raises(CharRNNError, match=r"another process is training in .*run"):
+            Run.open(tmp_path / "run")
+    with Run.open(tmp_path / "run"):
+        pass
+    killed = run_program(
+        "-c",
+        "import os, sys; from charrnn_trainer.runs import Run; run = Run.open(sys.argv[1]);"
+        "print('locked', flush=True); os.kill(os.getpid(), 9)",
+        tmp_path / "run",
+    )
+    assert killed.stdout.split() == [b"locked"]
+    with Run.open(tmp_path / "run"):  # the dead hold no locks
+        pass
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run") as run:
+        run.write_config(FILE)
+    (tmp_path / "run" / ".lstm-step1.safetensors.x.part").touch()
+    with Run.open(tmp_path / "run"):
+        assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == [".lock", "config.toml"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run.create(tmp_path / "run")
+    run.close()  # the lock is not what these tests are about
+    return run
+
+
+def test_history_is_written_when_it_is_flushed(run: Run) -> None:
+    run.note(step=1, loss=0.5)
+    path = run.folder / "history.jsonl"
+    assert not path.exists()
+    run.flush_history()
+    run.note(step=2, loss=0.25)
+    run.flush_history()
+    run.flush_history()
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+
+
+@given(
+    step=st.integers(0, 12), half=st.sampled_from(["", '{"step": 3', '{"step": 3}', "\0\0", "[]\n", "3\n"])
+)
+def test_history_is_cut_after_the_last_whole_line_that_counts(
+    tmp_path_factory: pytest.TempPathFactory, step: int, half: str
+) -> None:
+    run = Run.create(tmp_path_factory.mktemp("run"))
+    run.close()
+    lines = [f'{{"step": {number}, "loss": 1.0}}\n' for number in range(1, 11)]
+    lines.insert(5, '{"step": 5, "validation_loss": 2.0}\n')
+    path = run.folder / "history.jsonl"
+    path.write_text("".join(lines) + half)
+    run.cut_history(step)
+    assert path.read_text() == "".join(lines[: step + (step >= 5)])
+
+
+def test_a_history_that_is_not_there_is_cut_already(run: Run) -> None:
+    run.cut_history(3)
+    assert not (run.folder / "history.jsonl").exists()
+
+
+def test_a_full_disk_is_told_and_the_lines_are_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run.note(step=1)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"cannot write .*history.jsonl: No space left on device"):
+        run.flush_history()

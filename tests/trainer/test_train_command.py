@@ -1,0 +1,344 @@
+"""charrnn-train as a program: what it takes, what it says where, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from charrnn_runtime.cli import terminal
+from charrnn_trainer import default_corpus as default_corpus_module
+from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.cli import display as display_module
+from charrnn_trainer.cli.train import app
+from charrnn_trainer.config import RunFile
+from charrnn_trainer.loop import resume
+from tiny_runs import TEXT, TINY_FLAGS, environment, run_program
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Program = Callable[..., Outcome]
+TRAIN = ("--steps", "6", "--eval-every", "3", "--save-every", "3", "--log-every", "2")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """charrnn-train in this process, in an empty folder with a text in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("my.txt").write_text(TEXT, encoding="utf-8")
+
+    def run(*words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["charrnn-train", *words])
+        with pytest.raises(SystemExit) as ended:
+            terminal.run(app, "charrnn-train", dies_of_closed_pipe=False)
+        out, err = capsys.readouterr()
+        return Outcome(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+def test_a_training_says_what_it_does_and_prints_its_folder(program: Program) -> None:
+    done = program("my.txt", "--cell", "gru", *TRAIN, *TINY_FLAGS)
+    assert (done.code, done.out) == (0, "ckpt/gru\n")
+    lines = done.err.splitlines()
+    assert lines[0] == "text: my.txt, 1,700 characters, 22 of them distinct"
+    assert lines[1] == "  | to be, or not to be, that is the question:"
+    assert any(line.startswith(r"ids: '\n' 0, ' ' 1, ") for line in lines)
+    assert any("GRU, 1 x 8" in line and "parameters, on cpu in fp32" in line for line in lines)
+    assert "split: the first 1,530 characters for training, the last 170 for validation" in lines
+    steps = [line for line in lines if line.startswith("step ") and "s/batch" in line]
+    assert [line.split("  ")[0] for line in steps] == ["step 2/6", "step 4/6", "step 6/6"]
+    assert all("loss " in line for line in steps)
+    assert sum("validation loss" in line and "bits per character" in line for line in lines) >= 2
+    assert lines[-1] == "next: charrnn-export ckpt/gru models/gru.onnx"
+    assert sorted(path.name for path in Path("ckpt/gru").iterdir() if not path.name.startswith(".")) == [
+        "config.toml",
+        "gru-1x8-step3.safetensors",
+        "gru-1x8-step6.safetensors",
+        "history.jsonl",
+        "tokens.safetensors",
+    ]
+
+
+def test_runs_never_write_over_one_another(program: Program) -> None:
+    folders = [program("my.txt", *TRAIN, *TINY_FLAGS, "--quiet") for _ in range(3)]
+    assert [done.out for done in folders] == ["ckpt/lstm\n", "ckpt/lstm-2\n", "ckpt/lstm-3\n"]
+    assert {done.err for done in folders} == {""}
+    again = program("my.txt", *TRAIN, *TINY_FLAGS, "--out", "ckpt/lstm")
+    assert again.code == 2
+    assert again.err.splitlines()[-1].startswith("charrnn-train: error: --out ckpt/lstm holds a run already")
+
+
+def test_every_flag_reaches_its_setting(program: Program) -> None:
+    flags = {
+        "cell": "rnn", "layers": 2, "hidden_size": 9, "embedding_size": 4, "dropout": 0.125,
+        "level": "byte", "val_fraction": 0.25, "batch_size": 3, "seq_length": 7,
+        "steps": 4, "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
+        "weight_decay": 0.5, "clip": 2.0,
+        "eval_every": 2, "save_every": 3, "log_every": 1, "seed": 11, "device": "cpu",
+        "precision": "fp32", "threads": 1,
+    }  # fmt: skip
+    words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    done = program("my.txt", *words, "--random-start", "--no-onednn", "--out", "run")
+    assert done.code == 0, done.err
+    values = load_checkpoint(find_checkpoint("run", "last")).config.to_dict()
+    flat = {name: value for section in values.values() for name, value in section.items()}
+    assert flat == {**flags, "random_start": True, "onednn": False}
+
+
+def test_a_config_repeats_a_run_and_flags_go_before_it(program: Program) -> None:
+    program("my.txt", *TRAIN, *TINY_FLAGS, "--out", "first")
+    assert program("--config", "first/config.toml", "--out", "second").out == "second\n"
+    for path in Path("first").glob("*.safetensors"):
+        assert path.read_bytes() == (Path("second") / path.name).read_bytes()
+    assert program("--config", "first/config.toml", "--steps", "2", "--out", "third").code == 0
+    config = RunFile.read(Path("third/config.toml")).config
+    assert config.optimization.steps == 2
+    assert config.network.hidden_size == 8
+
+
+def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Program) -> None:
+    program("my.txt", *TRAIN, *TINY_FLAGS)
+    os.remove("my.txt")  # the run keeps its text
+    done = program("--resume", "ckpt", "--steps", "9", "--log-every", "3")
+    assert (done.code, done.out) == (0, "ckpt/lstm\n")
+    assert done.err.startswith("resuming ckpt/lstm\n")
+    assert "training from step 6: 9 steps" in done.err
+    assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 9
+    again = program("--resume", "ckpt/lstm")
+    assert (again.code, again.out) == (0, "ckpt/lstm\n")
+    assert "all 9 steps are done; to train on, give more --steps" in again.err
+
+
+@pytest.mark.parametrize(
+    "words", [("my.txt",), ("--out", "x"), ("--init-from", "ckpt"), ("--config", "x.toml"), ("--layers", "2")]
+)
+def test_what_a_resumed_run_cannot_change_is_refused(program: Program, words: tuple[str, ...]) -> None:
+    program("my.txt", *TRAIN, *TINY_FLAGS)
+    done = program("--resume", "ckpt", *words)
+    assert done.code == 2
+    assert "cannot be" in done.err.splitlines()[-1]
+
+
+def test_a_network_learns_on_from_another_run(program: Program) -> None:
+    program("my.txt", *TRAIN, *TINY_FLAGS, "--level", "byte")
+    Path("more.txt").write_text(TEXT.upper(), encoding="utf-8")
+    flags = ("--steps", "2", "--precision", "fp32", "--no-onednn", "--batch-size", "4", "--seq-length", "16")
+    done = program("more.txt", "--init-from", "ckpt", *flags)
+    assert (done.code, done.out) == (0, "ckpt/lstm-2\n")
+    assert "starting from ckpt/lstm/lstm-1x8-step" in done.err
+    assert load_checkpoint(find_checkpoint("ckpt/lstm-2")).config.network.hidden_size == 8
+    file = RunFile.read(Path("ckpt/lstm-2/config.toml"))
+    assert file.init_from is not None
+    assert program("--config", "ckpt/lstm-2/config.toml", "--out", "again").code == 0
+    for path in Path("again").glob("*.safetensors"):
+        assert path.read_bytes() == (Path("ckpt/lstm-2") / path.name).read_bytes()
+    refused = program("more.txt", "--init-from", "ckpt/lstm", "--hidden-size", "9")
+    assert refused.code == 2
+    assert "--hidden-size 9 does not fit --init-from" in refused.err
+
+
+def test_standard_input_trains(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    done = program("-", *TRAIN, *TINY_FLAGS)
+    assert done.out == "ckpt/lstm\n"
+    assert RunFile.read(Path("ckpt/lstm/config.toml")).text == "-"
+    assert program("--resume", "ckpt", "--steps", "7").code == 0
+
+
+def test_without_a_text_the_default_one_is_read(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = default_corpus_module.DefaultCorpus(Path("my.txt"), "tinyshakespeare", "0" * 64)
+
+    def find(report: Callable[[str], None], progress: object) -> default_corpus_module.DefaultCorpus:
+        report("default text: found")
+        return found
+
+    monkeypatch.setattr(default_corpus_module, "default_corpus", find)
+    done = program(*TRAIN, *TINY_FLAGS)
+    assert done.code == 0
+    assert done.err.startswith("default text: found\ntext: tinyshakespeare, 1,700 characters")
+    assert RunFile.read(Path("ckpt/lstm/config.toml")).text is None
+    assert load_checkpoint(find_checkpoint("ckpt")).corpus.name == "tinyshakespeare"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "bad.txt is empty; at least 32 characters are needed"),
+        (b"too short", "only 9 characters"),
+        (b"x" * 1_000, "nothing to learn"),
+        (b"caf\xe9 " * 20, "byte 0xE9 at offset 3 cannot be read"),
+        (b"\xff\xfeh\0i\0" * 20, "UTF-16"),
+    ],
+)
+def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
+    program: Program, content: bytes, message: str
+) -> None:
+    Path("bad.txt").write_bytes(content)
+    done = program("bad.txt", *TRAIN, *TINY_FLAGS)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("charrnn-train: error: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["bad.txt", "my.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("missing.txt",), 1, "there is no file missing.txt"),
+        ((".",), 1, ". is a folder"),
+        (("my.txt", "--layers", "0"), 2, "--layers must be a whole number from 1 to 32, not 0"),
+        (("my.txt", "--cell", "cnn"), 2, "--cell must be one of lstm, gru, rnn, not 'cnn'"),
+        (("my.txt", "--steps", "many"), 2, "--steps"),
+        (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
+        (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
+        (("my.txt", "--sleeps", "3"), 2, "--sleeps"),
+        (("my.txt", "your.txt"), 2, "your.txt"),
+        (("my.txt", "--config", "missing.toml"), 1, "cannot read the settings in missing.toml"),
+        (("my.txt", "--config", "my.txt"), 1, "my.txt is no TOML file"),
+        (("my.txt", "--init-from", "missing"), 1, "there is no missing"),
+        (("my.txt", "--init-from", "my.txt"), 1, "my.txt is no charrnn checkpoint"),
+        (("--resume", "missing"), 1, "there is no missing"),
+        (("--resume", "."), 1, "holds no run"),
+        (("my.txt", "--out", "my.txt/run"), 1, "cannot make the folder"),
+        (("my.txt", "--out", "."), 2, "--out . is not empty"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
+    program: Program, words: tuple[str, ...], code: int, message: str
+) -> None:
+    done = program(*words)
+    assert (done.code, done.out) == (code, "")
+    errors = [line for line in done.err.splitlines() if line.startswith("charrnn-train: error: ")]
+    assert errors == [done.err.splitlines()[-1]]
+    assert message in errors[0]
+    assert [path.name for path in Path().iterdir()] == ["my.txt"]
+
+
+def test_a_byte_order_mark_and_a_short_text_are_told(program: Program) -> None:
+    Path("short.txt").write_text("\ufeffto be, or not to be, that is the question\x1b[2J")
+    done = program("short.txt", *TRAIN, "--precision", "fp32", "--no-onednn", "--hidden-size", "8")
+    assert done.code == 0
+    assert "(a byte-order mark at its start was left out)" in done.err
+    assert "do not fill two batches of 100 x 100" in done.err
+    assert "\x1b" not in done.err  # what would move the cursor is not sent to a terminal
+
+
+def test_a_full_disk_is_told_with_the_way_to_go_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.replace
+
+    def full(source: str, target: Path) -> None:
+        if target.name.endswith("step6.safetensors"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        done = program("my.txt", *TRAIN, *TINY_FLAGS, "--out", "my run")
+    assert (done.code, done.out) == (1, "")
+    *_, hint, error = done.err.splitlines()
+    assert "when there is room again" in hint
+    assert error.endswith("step6.safetensors: No space left on device")
+    assert program(*shlex.split(hint.partition("charrnn-train ")[2])).code == 0
+
+
+# --- as a process of its own -------------------------------------------------------------------------------
+
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from charrnn_trainer.cli.train import main; main()"
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "my.txt").write_text(TEXT)
+    words = ("my.txt", "--steps", "1000000", "--log-every", "20", "--eval-every", "1000000", *TINY_FLAGS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words],
+        cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "s/batch" in line:
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert out == "ckpt/lstm\n"
+    assert err.splitlines()[-1].endswith("and saved; to go on: charrnn-train --resume ckpt/lstm")
+    step = load_checkpoint(find_checkpoint(tmp_path / "ckpt", "last")).step
+    lines = (tmp_path / "ckpt" / "lstm" / "history.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == step
+    assert resume(tmp_path / "ckpt" / "lstm", changes={"steps": step + 1}).step == step + 1
+
+
+def test_help_comes_without_waiting_for_torch() -> None:
+    done = run_program(
+        "-c",
+        "import sys\nfrom charrnn_trainer.cli.train import app\n"
+        "from charrnn_runtime.cli import terminal\n"
+        "sys.argv[1:] = ['--help']\n"
+        "try: terminal.run(app, 'charrnn-train')\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)",
+    )
+    assert done.returncode == 0
+    assert done.stderr == b"False\n"
+    assert b"  charrnn-train --resume ckpt/lstm\n" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
+def test_a_terminal_shows_a_bar_the_figures_and_a_sample(tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "my.txt").write_text(TEXT)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charrnn_trainer.cli.train", "my.txt", *TRAIN, *TINY_FLAGS],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, stdin=subprocess.DEVNULL,
+        env={**environment(), "TERM": "xterm", "COLUMNS": "110", "LINES": "40"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(ours)
+    out, _ = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, b"ckpt/lstm\n")
+    text = shown.decode()
+    for expected in ("6/6", "100%", "characters/s", "validation", "rate 0.005", "it writes now:", "next: "):
+        assert expected in text, expected
+    assert "s/batch" in text
+
+
+def test_what_could_harm_a_terminal_is_replaced() -> None:
+    assert display_module._printable("a\tb\x1b[1m\x07é\u202e") == "a   b·[1m·é·"
+
+
+def test_a_mapping_is_shortened() -> None:
+    assert display_module._mapping(("\n", "a")) == r"'\n' 0, 'a' 1"
+    assert display_module._mapping(tuple("abcdefghijklmnopqrstuvwxyz")) == (
+        "'a' 0, 'b' 1, 'c' 2, 'd' 3, 'e' 4, 'f' 5, 'g' 6, 'h' 7, 'i' 8, ..., 'y' 24, 'z' 25"
+    )
