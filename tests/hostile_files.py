@@ -29,6 +29,7 @@ TYPES = {
     np.dtype(np.float16): contract.FLOAT16,
     np.dtype(np.uint8): contract.UINT8,
     np.dtype(np.int8): contract.INT8,
+    np.dtype(np.int32): contract.INT32,
     np.dtype(np.int64): contract.INT64,
 }
 

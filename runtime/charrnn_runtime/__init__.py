@@ -1,9 +1,9 @@
 """charrnn-runtime: runs character-level RNNs that charrnn exported, with onnxruntime and without PyTorch.
 
-    from charrnn_runtime import CharRNN
+from charrnn_runtime import CharRNN
 
-    model = CharRNN.load("models/lstm.onnx")
-    print(model.generate("LORD ", 500, seed=1))
+model = CharRNN.load("models/lstm.onnx")
+print(model.generate("LORD ", 500, seed=1))
 """
 
 from __future__ import annotations

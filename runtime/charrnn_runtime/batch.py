@@ -21,8 +21,8 @@ from charrnn_runtime.uniforms import stream_keys, uniforms_at
 
 CPU_ROWS = 64
 CUDA_ROWS = 8192
-"""How many streams run at once, for each CPU thread or on a GPU, unless the caller says otherwise. A CPU gains
-nothing beyond 64 (measured): the batch's numbers then leave its caches."""
+"""How many streams run at once, for each CPU thread or on a GPU, unless the caller says otherwise. A CPU
+gains nothing beyond 64 (measured): the batch's numbers then leave its caches."""
 
 _LIVE_SECONDS = 0.015
 """A live stream gives its pieces about this often: smooth to the eye, and rare enough to cost nothing."""
@@ -226,6 +226,7 @@ class _Batch:
         for slot, stream in self.streams.items():
             stream.join(0)
             lane.tokens[0, slot] = stream.next_token
+        assert states is not None
         lane.write_state(slice(len(streams)), states)
 
     def run_block(self) -> int:
@@ -314,7 +315,9 @@ class _Batch:
         """The last tokens that a stream has sampled, as many as the stop text has."""
         assert self._stop is not None
         first = max(stream.first_sample, self._step - len(self._stop))
-        return np.concatenate([stream.tail, self._history.column(slot, first, self._step)])[-len(self._stop) :]
+        return np.concatenate([stream.tail, self._history.column(slot, first, self._step)])[
+            -len(self._stop) :
+        ]
 
     def _is_stopped(self, slot: int, stream: _Stream) -> bool:
         if self._stop is None or stream.next_token != self._stop[-1] or stream.sampled < len(self._stop):
@@ -386,7 +389,8 @@ class _Uniforms:
 
 def _width(streams: int) -> int:
     """The rows of the lane for some streams: exact up to 16, then with at most an eighth idle, so that few
-    sizes are needed."""
+    sizes are needed.
+    """
     if streams <= 16:
         return streams
     step = 1 << (streams.bit_length() - 4)

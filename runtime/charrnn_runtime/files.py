@@ -12,6 +12,13 @@ from typing import BinaryIO
 from charrnn_runtime.errors import CharRNNError
 
 
+class WriteError(CharRNNError):
+    """A file cannot be written: the disk is full, the folder is read-only, and so on."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write {path}: {error.strerror or error}")
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of ``path`` at the end, and leaves nothing if that fails.
@@ -20,13 +27,13 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     the process dies, ``path`` is either as it was or complete.
 
     Raises:
-        CharRNNError: it cannot be written: the disk is full, the folder is read-only, and so on.
+        WriteError: it cannot be written.
     """
     try:
         # A part of the name, since a name may be as long as the file system allows.
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise WriteError(path, error) from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -40,7 +47,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise _cannot_write(path, error) from error
+            raise WriteError(path, error) from error
         raise
 
 
@@ -73,7 +80,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _cannot_write(path: Path, error: OSError) -> CharRNNError:
-    return CharRNNError(f"cannot write {path}: {error.strerror or error}")

@@ -157,10 +157,10 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
 
 
 def _infer(node: Any, label: str, values: dict[str, Value]) -> list[Value]:
-    if node.domain not in ("", contract.CONTRIB_DOMAIN):
-        raise ModelFormatError(f"{label} is of the foreign domain {node.domain!r}")
     rule = _RULES.get(node.op_type)
-    if rule is None or node.domain != rule.domain:
+    if node.domain != (rule.domain if rule else ""):
+        raise ModelFormatError(f"{label} is of the foreign domain {node.domain!r}")
+    if rule is None:
         raise ModelFormatError(f"{label}: this operator is not on the list of those that export writes")
     attributes = _attributes(node, label)
     missing = [name for name in node.input if name not in values]

@@ -22,6 +22,9 @@ from charrnn_runtime.text_stream import TextStream
 from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
 from charrnn_runtime.vocabulary import Unknown, Vocabulary
 
+Texts = list[str] | tuple[str, ...]
+"""Several texts. Not any sequence of str, since a str is one too."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -190,7 +193,7 @@ class CharRNN:
     @overload
     def generate(
         self,
-        prime: Sequence[str] | State,
+        prime: Texts | State,
         length: int = ...,
         *,
         seed: int | None = ...,
@@ -203,7 +206,7 @@ class CharRNN:
     ) -> list[str]: ...
     def generate(
         self,
-        prime: str | Sequence[str] | State = "",
+        prime: str | Texts | State = "",
         length: int = contract.DEFAULT_LENGTH,
         *,
         seed: int | None = None,
@@ -365,8 +368,8 @@ class CharRNN:
     @overload
     def score(self, texts: str, *, unknown: Unknown = ...) -> Score: ...
     @overload
-    def score(self, texts: Sequence[str], *, unknown: Unknown = ...) -> list[Score]: ...
-    def score(self, texts: str | Sequence[str], *, unknown: Unknown = "error") -> Score | list[Score]:
+    def score(self, texts: Texts, *, unknown: Unknown = ...) -> list[Score]: ...
+    def score(self, texts: str | Texts, *, unknown: Unknown = "error") -> Score | list[Score]:
         """How well the model predicts a text, or each of several.
 
         The first character of a text is predicted from the start token at a zero state.
@@ -393,7 +396,9 @@ class CharRNN:
         tokens = (self.vocabulary.encode(text, unknown) for text in texts)
         return map(Score.of, score_tokens(self._engine, tokens))
 
-    def score_stream(self, pieces: Iterable[str], *, unknown: Unknown = "error") -> Iterator[NDArray[np.float32]]:
+    def score_stream(
+        self, pieces: Iterable[str], *, unknown: Unknown = "error"
+    ) -> Iterator[NDArray[np.float32]]:
         """The losses of one text that comes in pieces: float32 ``[n]``, in nats, some at a time.
 
         It takes no more memory for a long text than for a short one.
@@ -428,7 +433,7 @@ class CharRNN:
             )
         if len(state) != streams or not streams:
             raise SettingError(f"state: it has {len(state)} streams, and {max(streams, 1)} are wanted")
-        if len(state) and not (UNSTARTED <= state.tokens.min() and state.tokens.max() < len(self.vocabulary)):
+        if len(state) and not (state.tokens.min() >= UNSTARTED and state.tokens.max() < len(self.vocabulary)):
             raise SettingError("state: it has tokens that are not in this model's vocabulary")
 
 

@@ -113,8 +113,8 @@ class Engine:
     def out_of_memory(self, rows: int) -> DeviceError:
         """The error for a batch that did not fit, naming one that is likely to."""
         return DeviceError(
-            f"out of memory on {self.device} with {rows:,} streams at once; about {max(1, rows // 2):,} would "
-            "fit: run fewer at once (--batch), or use a smaller model"
+            f"out of memory on {self.device} with {rows:,} streams at once; about {max(1, rows // 2):,} "
+            "would fit: run fewer at once (--batch), or use a smaller model"
         )
 
     def _session(self, rows: int) -> Any:
@@ -216,11 +216,13 @@ class Engine:
         elif not ((tokens >= 0) & (tokens < len(info.vocabulary))).all():
             wrong = f"gave the tokens {tokens.tolist()}, which are not in the vocabulary"
         if wrong:
-            raise ModelFormatError(f"{info.path} is not a charrnn model that can be run: a trial step {wrong}")
+            raise ModelFormatError(
+                f"{info.path} is not a charrnn model that can be run: a trial step {wrong}"
+            )
 
 
 class Lane:
-    """Buffers for some rows, bound to a block of steps: step i reads ``tokens[i]`` and writes ``tokens[i+1]``.
+    """Buffers for some rows, bound to a block of steps: step i reads ``tokens[i]``, writes ``tokens[i+1]``.
 
     The caller fills ``tokens[0]``, ``uniforms`` and the settings, and writes states with `write_state`; `run`
     fills ``tokens[1:]``. In a reading lane the caller fills all of ``tokens``, and what is sampled goes to
@@ -263,7 +265,8 @@ class Lane:
 
     def read_state(self, rows: Any) -> NDArray[np.float32]:
         """A copy of the states of some rows."""
-        return self._states[self._current][rows].copy()
+        states: NDArray[np.float32] = self._states[self._current][rows]
+        return states.copy()
 
     def run(
         self,

@@ -80,7 +80,7 @@ def numpy_runner(cell: str, layers: int, weights: Weights, streams: int) -> Run:
     token = np.zeros(streams, np.int64)
 
     def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = 1.0 / (1.0 + np.exp(-x))
+        result: NDArray[np.float32] = np.float32(1.0) / (np.float32(1.0) + np.exp(-x))
         return result
 
     def run() -> int:
@@ -101,7 +101,7 @@ def numpy_runner(cell: str, layers: int, weights: Weights, streams: int) -> Run:
                     n = np.tanh(ni + sigmoid(ri + rh) * nh)
                     x = (1.0 - z) * n + z * h[layer]
                 h[layer] = x
-            logits = (x @ output + output_bias) / TEMPERATURE
+            logits = (x @ output + output_bias) / np.float32(TEMPERATURE)
             chosen = np.argsort(-logits, axis=1)[:, :TOP_K]
             values = np.take_along_axis(logits, chosen, axis=1)
             chances = np.exp(values - values.max(axis=1, keepdims=True))
@@ -126,9 +126,7 @@ def charrnn_runner(path: str, streams: int, threads: int) -> Run:
     length = 1024 if streams == 1 else 256
 
     def run() -> int:
-        texts = model.generate(
-            primes, length, seed=1, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P
-        )
+        texts = model.generate(primes, length, seed=1, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P)
         assert len(texts) == streams
         return length * streams
 

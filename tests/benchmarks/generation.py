@@ -29,11 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.contenders import bare_products, charrnn_runner, numpy_runner, torch_runner
 from benchmarks.machine import describe_machine, measure
-from reference import random_weights
-
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
+from reference import random_weights
 
 VOCABULARY_SIZE = 65
 NETWORKS = [(cell, layers, hidden) for layers, hidden in ((2, 256), (3, 512)) for cell in ("lstm", "gru")]
@@ -42,7 +41,9 @@ STREAMS = (1, 64, 512)
 
 def main() -> None:
     """Measure, print, and write down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
     parser.add_argument("--threads", type=int, default=1, help="threads for every contender")
@@ -72,7 +73,14 @@ def main() -> None:
 
 
 def measure_network(
-    folder: Path, cell: str, layers: int, hidden: int, streams: int, repeats: int, seconds: float, arguments: Any
+    folder: Path,
+    cell: str,
+    layers: int,
+    hidden: int,
+    streams: int,
+    repeats: int,
+    seconds: float,
+    arguments: Any,
 ) -> dict[str, Any]:
     """All contenders on one network and number of streams."""
     weights = {
@@ -110,9 +118,7 @@ def measure_network(
         "streams": streams,
         "microseconds": {name: times[name] for name in contenders},
         "limit": {"fp32": fp32_limit, "int8": times["int8 onnxruntime"]},
-        "times_fastest_eager": {
-            name: eager / times[name] for name in ("charrnn int8", "charrnn fp32")
-        },
+        "times_fastest_eager": {name: eager / times[name] for name in ("charrnn int8", "charrnn fp32")},
         "times_limit": {
             "charrnn int8": times["charrnn int8"] / times["int8 onnxruntime"],
             "charrnn fp32": times["charrnn fp32"] / fp32_limit,
@@ -193,8 +199,8 @@ def show_startup(figures: dict[str, dict[str, float]]) -> None:
     bare = figures["import numpy, onnxruntime"]["milliseconds"]
     for name, item in figures.items():
         print(
-            f"start-up, {name:<28}{item['milliseconds']:8.0f} ms {item['milliseconds'] / bare:6.2f} x the bare "
-            f"import; peak memory {item['peak_megabytes']:6.0f} MB"
+            f"start-up, {name:<28}{item['milliseconds']:8.0f} ms {item['milliseconds'] / bare:6.2f} x the "
+            f"bare import; peak memory {item['peak_megabytes']:6.0f} MB"
         )
 
 

@@ -22,13 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.contenders import STEPS, TEMPERATURE, TOP_K, TOP_P, TorchNetwork
 from benchmarks.machine import describe_machine, measure
-from reference import random_weights
-
 from charrnn_runtime import CharRNN
 from charrnn_runtime.session import cuda_missing
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
+from reference import random_weights
 
 VOCABULARY_SIZE = 65
 STREAMS = (1, 64, 1024, 8192)
@@ -37,13 +36,18 @@ Run = Callable[[], int]
 
 def main() -> None:
     """Measure, print, and write down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
     missing = cuda_missing()
     if missing or not torch.cuda.is_available():
         raise SystemExit(f"no GPU to measure on: {missing or 'this torch is a build without CUDA'}")
-    figures: dict[str, Any] = {"machine": describe_machine() | {"gpu": torch.cuda.get_device_name()}, "speed": []}
+    figures: dict[str, Any] = {
+        "machine": describe_machine() | {"gpu": torch.cuda.get_device_name()},
+        "speed": [],
+    }
     print("; ".join(f"{name} {value}" for name, value in figures["machine"].items()))
     with tempfile.TemporaryDirectory() as folder:
         for cell in ("lstm", "gru"):
@@ -69,8 +73,8 @@ def _charrnn(folder: Path, cell: str, weights: dict[str, np.ndarray], precision:
     path = folder / f"{cell}-{precision}.onnx"
     if not path.exists():
         vocabulary = Vocabulary([chr(32 + index) for index in range(VOCABULARY_SIZE)])
-        model = build_step_model(fold_weights(cell, 2, weights), vocabulary, {}, precision)
-        path.write_bytes(model.SerializeToString())
+        graph = build_step_model(fold_weights(cell, 2, weights), vocabulary, {}, precision)
+        path.write_bytes(graph.SerializeToString())
     model = CharRNN.load(path, device="cuda")
     length = 256
 

@@ -36,13 +36,15 @@ def _processor() -> str:
     text = information.read_text()
     name = next((line.split(":")[1].strip() for line in text.splitlines() if "model name" in line), "unknown")
     flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split()
-    kinds = [kind for kind in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8") if kind in flags]
+    kinds = [
+        kind
+        for kind in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
+        if kind in flags
+    ]
     return f"{name} ({', '.join(kinds)})" if kinds else name
 
 
-def measure(
-    contenders: Mapping[str, Callable[[], int]], *, repeats: int, seconds: float
-) -> dict[str, float]:
+def measure(contenders: Mapping[str, Callable[[], int]], *, repeats: int, seconds: float) -> dict[str, float]:
     """Microseconds for each unit of work, one number a contender.
 
     Every contender runs for about ``seconds`` in every round, one after the other, so that whatever else the

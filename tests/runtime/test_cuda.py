@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from make_models import MODELS, SmallModel
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.model_file import read_model_file
 from charrnn_runtime.session import Engine
+from make_models import MODELS, SmallModel
 
 pytestmark = pytest.mark.gpu
 

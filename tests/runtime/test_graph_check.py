@@ -13,7 +13,7 @@ from charrnn_runtime import CharRNN, contract
 from charrnn_runtime.model_file import check_model_bytes
 from hostile_files import INT8, LSTM, add_node, add_tensor, changed, node, refusal, tensor
 
-F4, F2, I8, U1, S1 = np.float32, np.float16, np.int64, np.uint8, np.int8
+F4, F2, I8, I4, U1, S1 = np.float32, np.float16, np.int64, np.int32, np.uint8, np.int8
 
 
 # --- operators ---------------------------------------------------------------------------------------------
@@ -52,6 +52,11 @@ def test_operators_that_export_does_not_write_are_refused(operator: str) -> None
     message = refusal(changed(lambda model: add_node(model, operator, ["state"])))
     assert "this operator is not on the list of those that export writes" in message
     assert operator.strip("\x1b[2J\n") in message
+
+
+def test_the_one_operator_of_another_domain_is_refused_in_the_standard_one() -> None:
+    message = refusal(changed(lambda model: add_node(model, "QGemm", ["state"]), INT8))
+    assert "(QGemm) is of the foreign domain ''" in message
 
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx", "ai.onnx.ml", "evil", " "])
@@ -250,7 +255,7 @@ def test_a_tensor_has_the_bytes_that_its_shape_needs(dims: list[int], message: s
     assert message in refusal(_table(dims=dims))
 
 
-@pytest.mark.parametrize("kind", [0, 4, 5, 6, 8, 9, 11, 12, 13, 14, 15, 16, 17, 23, 99, -1])
+@pytest.mark.parametrize("kind", [0, 4, 5, 8, 9, 11, 12, 13, 14, 15, 16, 17, 23, 99, -1])
 def test_a_tensor_has_one_of_the_types_in_use(kind: int) -> None:
     assert f"tensor 'table' has element type {kind}, which is not used here" in refusal(
         _table(data_type=kind)
@@ -296,6 +301,9 @@ CONSTANTS: dict[str, NDArray[Any]] = {
     "u_row": np.array([128], U1),
     "s_square": np.ones((48, 48), S1),
     "s_small": np.ones((3, 4), S1),
+    "s_scalar": np.array(0, S1),
+    "n_row": np.ones(48, I4),
+    "n_short": np.ones(47, I4),
 }
 
 VALUES = """
@@ -333,7 +341,7 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
     ("Cast", "state", {"to": 6}, "to is 6; allowed is"),
     ("Gather", "state token", {"axis": 0}, "expected a constant of type 1"),
     ("Gather", "f_row token", {"axis": 0}, "expected a table of two axes"),
-    ("Gather", "f_half token", {"axis": 0}, "expected a constant of type 1"),
+    ("Gather", "f_half token", {"axis": 0}, "expected a table of float32 or int32"),
     ("Gather", "table i_0", {"axis": 0}, "expected int64 [batch] indices"),
     ("Gather", "table itok", {"axis": 0}, "expected int64 [batch] indices"),
     ("Gather", "table uniform", {"axis": 0}, "expected int64 [batch] indices"),
@@ -376,11 +384,27 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
     ("GatherND", "state col", {"batch_dims": 1}, "expected one of the types (7,)"),
     ("GatherND", "f_square icol", {"batch_dims": 1}, "expected a value of shape [batch, width]"),
     ("GatherND", "b icol", {"batch_dims": 1}, "expected one of the types (1, 7)"),
-    ("MatMulInteger", "state s_square u_scalar", {}, "expected one of the types (2,)"),
-    ("MatMulInteger", "q f_square u_scalar", {}, "expected a constant of type 3"),
-    ("MatMulInteger", "q s_small u_scalar", {}, "expected a constant matrix of 48 rows"),
-    ("MatMulInteger", "q s_square u_row", {}, "expected a constant of shape ()"),
-    ("MatMulInteger", "q s_square", {}, "has 2 inputs; it must have 3"),
+    (
+        "QGemm",
+        "state f_scalar u_scalar s_square f_scalar s_scalar n_row",
+        {},
+        "expected one of the types (2,)",
+    ),
+    ("QGemm", "q f_negative u_scalar s_square f_scalar s_scalar n_row", {}, "expected a positive scale"),
+    ("QGemm", "q f_scalar u_row s_square f_scalar s_scalar n_row", {}, "expected a constant of shape ()"),
+    ("QGemm", "q f_scalar u_scalar f_square f_scalar s_scalar n_row", {}, "expected a constant of type 3"),
+    ("QGemm", "q f_scalar u_scalar s_small f_scalar s_scalar n_row", {}, "a constant matrix of 48 rows"),
+    (
+        "QGemm",
+        "q f_scalar u_scalar s_square f_negative s_scalar n_row",
+        {},
+        "expected a positive weight scale",
+    ),
+    ("QGemm", "q f_scalar u_scalar s_square f_scalar u_scalar n_row", {}, "expected a constant of type 3"),
+    ("QGemm", "q f_scalar u_scalar s_square f_scalar s_scalar n_short", {}, "a constant of shape (48,)"),
+    ("QGemm", "q f_scalar u_scalar s_square f_scalar s_scalar f_row", {}, "expected a constant of type 6"),
+    ("QGemm", "q f_scalar u_scalar s_square f_scalar s_scalar state", {}, "expected one of the types (6,)"),
+    ("QGemm", "q f_scalar u_scalar s_square f_scalar s_scalar", {}, "has 6 inputs; it must have 7"),
     ("QuantizeLinear", "state f_negative u_scalar", {}, "expected a positive scale"),
     ("QuantizeLinear", "state f_row u_scalar", {}, "expected a constant of shape ()"),
     ("QuantizeLinear", "state f_scalar i_scalar0", {}, "expected a constant of type 2"),
@@ -415,7 +439,8 @@ def test_a_node_that_does_not_fit_its_inputs_is_refused(
 ) -> None:
     def change(model: Any) -> None:
         _with_values(model)
-        add_node(model, operator, inputs.split(), attributes=attributes)
+        domain = contract.CONTRIB_DOMAIN if operator == "QGemm" else ""
+        add_node(model, operator, inputs.split(), attributes=attributes, domain=domain)
 
     found = refusal(changed(change, INT8))
     assert f"node 'added {operator}' ({operator})" in found

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import WriteError
 from charrnn_trainer.config import RunFile, TrainConfig
-from charrnn_trainer.files import WriteError
 from charrnn_trainer.runs import Run
 from tiny_runs import run_program
 

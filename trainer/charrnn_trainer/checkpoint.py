@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.files import write_whole
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import NetworkConfig, TrainConfig
-from charrnn_trainer.files import write_whole
 from charrnn_trainer.network import CharNetwork
 
 FORMAT_VERSION: Final = 1

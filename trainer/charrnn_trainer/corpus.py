@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.files import written_whole
 from charrnn_runtime.vocabulary import Level, Vocabulary
-from charrnn_trainer.files import written_whole
 
 MIN_LENGTH: Final = 32
 """The shortest text that can be trained on, in characters (at the byte level, in bytes)."""

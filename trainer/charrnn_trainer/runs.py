@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import WriteError, remove_parts, write_whole
 from charrnn_trainer.checkpoint import (
     CONFIG_FILE,
     CheckpointError,
@@ -25,7 +26,6 @@ from charrnn_trainer.checkpoint import (
     read_header,
 )
 from charrnn_trainer.config import RunFile
-from charrnn_trainer.files import WriteError, remove_parts, write_whole
 
 if sys.platform == "win32":
     import msvcrt

@@ -16,9 +16,9 @@ import typer
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.files import WriteError
 from charrnn_trainer import __version__
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
-from charrnn_trainer.files import WriteError
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary

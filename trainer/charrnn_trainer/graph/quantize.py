@@ -54,7 +54,7 @@ class Fp32Products:
         return self._builder.node("Add", self._multiply(activation, weight, name), added)
 
     def affine_lookup(self, activation: str, weight: Matrix, table: Matrix, token: str, name: str) -> str:
-        rows = self._builder.constant(f"{name}_table", table.astype(np.float32))
+        rows = self._builder.constant("table", table.astype(np.float32))
         added = self._builder.node("Gather", rows, token, axis=0)  # (V, m), (B) -> (B, m)
         return self._builder.node("Add", self._multiply(activation, weight, name), added)
 
@@ -106,7 +106,7 @@ class Int8Products:
 
     def affine_lookup(self, activation: str, weight: Matrix, table: Matrix, token: str, name: str) -> str:
         quantized, scale = quantize_matrix(weight, _smallest_scale(table))
-        rows = self._builder.constant(f"{name}_table", _at_scale(table, scale))
+        rows = self._builder.constant("table", _at_scale(table, scale))
         added = self._builder.node("Gather", rows, token, axis=0)  # (V, m), (B) -> (B, m)
         return self._gemm(activation, quantized, scale, added, name)
 
