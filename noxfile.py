@@ -141,8 +141,11 @@ DEMO = (
 )
 """Small batches learn most in two minutes on a CPU."""
 
-MODELS = {"lstm": ("--cell", "lstm")}
-"""The models that ship, by the name of their file in models/, with the settings that train them."""
+MODELS = {
+    "lstm": (("--cell", "lstm", "--precision", "bf16", "--threads", "1"), ("fp32", "int8")),
+}
+"""The models that ship, by the name of their file in models/: the settings that train each, and the precisions
+in which it is exported (another than fp32 stands in the file's name)."""
 
 
 @nox.session(venv_backend="none")
@@ -204,23 +207,38 @@ def models(session: nox.Session) -> None:
     full = FullEnvironment(session)
     for name in chosen:
         run = ROOT / "ckpt" / "models" / name
-        start = ["--resume", str(run)] if run.exists() else ["--out", str(run), *MODELS[name]]
+        settings, precisions = MODELS[name]
+        start = ["--resume", str(run)] if run.exists() else ["--out", str(run), *settings]
         full.run("charrnn-train", *start)
-        full.run("charrnn-export", str(run), f"models/{name}.onnx")
+        for precision in precisions:
+            model = f"models/{name}.onnx" if precision == "fp32" else f"models/{name}.{precision}.onnx"
+            full.run("charrnn-export", str(run), model, "--precision", precision)
+
+
+BENCHMARKS = {
+    "generation": "characters a second, against PyTorch and NumPy, and how far from the limit",
+    "long": "whether memory and speed stay flat over millions of characters",
+    "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
+    "train": "seconds a batch in training",
+}
+"""What can be measured, by the word that asks for it."""
 
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure seconds a batch in training and characters a second; after -- stand train, gen or both."""
-    chosen = session.posargs or ["train", "gen"]
-    if unknown := set(chosen) - {"train", "gen"}:
-        session.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are train and gen")
+    """Measure; after -- stands what (generation, long, gpu or train; default: generation), then its options."""
+    chosen, *options = session.posargs or ["generation"]
+    if chosen.startswith("-"):
+        chosen, options = "generation", list(session.posargs)
+    if chosen not in BENCHMARKS:
+        known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
+        session.error(f"no such benchmark: {chosen}; there are {known}")
     full = FullEnvironment(session)
-    if "train" in chosen:
+    if chosen == "train":
         run = Path(session.create_tmp()) / "bench"
         shutil.rmtree(run, ignore_errors=True)
-        full.run("charrnn-train", "--cell", "lstm", "--steps", "100", "--log-every", "20", "--out", str(run))
-    if "gen" in chosen:
-        for streams in ("1", "16", "64"):
-            settings = ["--length", "5000", "--seed", "1", "--streams", streams]
-            full.run("charrnn-gen", "models/lstm.onnx", *settings, "--stats", "--output", os.devnull)
+        settings = ["--cell", "lstm", "--steps", "100", "--log-every", "20"]
+        full.run("charrnn-train", *settings, *options, "--out", str(run))
+        return
+    script = {"long": "long_runs"}.get(chosen, chosen)
+    full.run("python", f"tests/benchmarks/{script}.py", *options)
