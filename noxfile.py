@@ -144,8 +144,8 @@ DEMO = (
 MODELS = {
     "lstm": (("--cell", "lstm", "--precision", "bf16", "--threads", "1"), ("fp32", "int8")),
 }
-"""The models that ship, by the name of their file in models/: the settings that train each, and the precisions
-in which it is exported (another than fp32 stands in the file's name)."""
+"""The models that ship, by the name of their file in models/: the settings that train each, and the
+precisions in which it is exported (another than fp32 stands in the file's name)."""
 
 
 @nox.session(venv_backend="none")
@@ -226,7 +226,7 @@ BENCHMARKS = {
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- stands what (generation, long, gpu or train; default: generation), then its options."""
+    """Measure; after -- stands what (generation, long, gpu, train; else generation), then its options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)

@@ -17,7 +17,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
-
 from charrnn_runtime import CharRNN
 
 ROOT = Path(__file__).resolve().parents[2]
