@@ -52,8 +52,8 @@ def make_table(figures: dict[str, Any]) -> str:
     )
     installed = "; ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in figures["installed"].items())
     explained = (
-        f"Characters a second, {figures['threads']} thread each, medians of one run. PyTorch eager is the faster "
-        "of with and without oneDNN. The limit is the bare matrix products of the same shapes in int8."
+        f"Characters a second, {figures['threads']} thread each, medians of one run. PyTorch eager is the "
+        "faster of with and without oneDNN. The limit is the bare matrix products of the same shapes in int8."
     )
     lines += [
         "",
