@@ -134,12 +134,23 @@ class FullEnvironment:
 # --- sessions ----------------------------------------------------------------------------------------------
 
 DEMO = (
-    *("--cell", "lstm", "--layers", "1", "--hidden-size", "512", "--dropout", "0.2"),
-    *("--batch-size", "32", "--seq-length", "64", "--steps", "2000"),
-    *("--learning-rate", "0.004", "--schedule", "cosine", "--warmup-steps", "60", "--random-start"),
+    *(
+        "--cell",
+        "lstm",
+        "--layers",
+        "1",
+        "--hidden-size",
+        "512",
+        "--embedding-size",
+        "65",
+        "--dropout",
+        "0.2",
+    ),
+    *("--batch-size", "32", "--seq-length", "64", "--random-start", "--steps", "2500"),
+    *("--learning-rate", "0.004", "--schedule", "cosine", "--warmup-steps", "75"),
     *("--weight-decay", "0.05", "--clip", "1.0"),
 )
-"""Small batches learn most in two minutes on a CPU."""
+"""What learns most in two minutes on a CPU: small batches, and an embedding that starts as the identity."""
 
 MODELS = {
     "lstm": (("--cell", "lstm", "--precision", "bf16", "--threads", "1"), ("fp32", "int8")),

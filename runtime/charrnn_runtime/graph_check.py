@@ -365,6 +365,20 @@ def _gather_nd(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     return [Value(value.element_type, (BATCH,), below=value.below)]
 
 
+def _gather_elements(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, position = inputs
+    _require_row(value, contract.FLOAT, contract.INT64)
+    _require(_require_row(position, contract.INT64) == 1, "positions of shape [batch, 1]")
+    return [Value(value.element_type, (BATCH, 1), below=value.below)]
+
+
+def _squeeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, axes = inputs
+    _require(value.shape == (BATCH, 1), "a value of shape [batch, 1]")
+    _require(_constant(axes, contract.INT64, (1,))[0] == 1, "axes [1]")
+    return [Value(value.element_type, (BATCH,), below=value.below)]
+
+
 @dataclass(frozen=True)
 class _Rule:
     """One operator: how many inputs, which attributes with which values (None: the rule itself looks)."""
@@ -387,6 +401,7 @@ _RULES: Final = {
     "CumSum": _Rule(_cumsum, 2, {}),
     "Div": _Rule(_arithmetic, 2, {}),
     "Gather": _Rule(_gather, 2, {"axis": [0]}),
+    "GatherElements": _Rule(_gather_elements, 2, {"axis": [1]}),
     "GatherND": _Rule(_gather_nd, 2, {"batch_dims": [1]}),
     "Greater": _Rule(_comparison, 2, {}),
     "Identity": _Rule(_same, 1, {}),
@@ -400,6 +415,7 @@ _RULES: Final = {
     "Sigmoid": _Rule(_same, 1, {}),
     "Softmax": _Rule(_same, 1, {"axis": [1]}),
     "Split": _Rule(_split, 2, {"axis": [1]}),
+    "Squeeze": _Rule(_squeeze, 2, {}),
     "Sub": _Rule(_arithmetic, 2, {}),
     "Tanh": _Rule(_same, 1, {}),
     "TopK": _Rule(_topk, 2, {"axis": [1]}),

@@ -82,13 +82,16 @@ class CharRNN:
         self._engine = engine
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto", threads: int = 1) -> CharRNN:
+    def load(
+        cls, path: str | Path, *, device: str = "auto", threads: int = 1, cuda_graphs: bool = False
+    ) -> CharRNN:
         """Load a step model.
 
         Args:
             path: the file.
             device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
             threads: how many threads share one step on the CPU. One is fastest for a few streams.
+            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for.
 
         Raises:
             ModelFormatError: the file is no step model, or was cut or altered.
@@ -96,7 +99,7 @@ class CharRNN:
             CharRNNError: the file cannot be read.
         """
         file = read_model_file(path)
-        return cls(file.info, Engine(file, device, threads))
+        return cls(file.info, Engine(file, device, threads, cuda_graphs=cuda_graphs))
 
     def __repr__(self) -> str:
         info = self.info

@@ -24,8 +24,8 @@ from charrnn_runtime.vocabulary import Vocabulary
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
 """The longest metadata value, in characters: a vocabulary of the most symbols takes a quarter of it."""
 
-_CPU_OPERATORS: Final = ("ArgMax", "QGemm", "QuantizeLinear", "ReduceMin")
-"""What has no kernel for the GPU in this operator set, or only one that needs cuDNN."""
+_CPU_OPERATORS: Final = ("ArgMax", "GatherND", "QGemm", "QuantizeLinear", "ReduceMin")
+"""What has no kernel for the GPU in this operator set, or one that needs cuDNN or the host."""
 
 _NUMBERS_A_SIZE: Final = 32
 """The values of all nodes together have about 12 numbers for each of a model's gates, states and symbols."""

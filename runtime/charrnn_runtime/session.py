@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import sys
 import threading
 from collections.abc import Iterator
@@ -48,13 +49,17 @@ class Engine:
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
     """
 
-    def __init__(self, model: ModelFile, device: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self, model: ModelFile, device: str = "auto", threads: int = 1, *, cuda_graphs: bool = False
+    ) -> None:
         """Make the model ready on a device, and try one step of two streams.
 
         Args:
             model: a checked model.
             device: "auto" (CUDA where it can run this model, else the CPU), "cpu" or "cuda".
             threads: how many threads share the work of one step on the CPU.
+            cuda_graphs: on CUDA, capture each step once and replay it. Off unless asked for, since nobody has
+                measured yet where it is faster.
 
         Raises:
             SettingError: the device or the number of threads makes no sense.
@@ -67,6 +72,7 @@ class Engine:
         if not 1 <= threads <= 1024:
             raise SettingError(f"threads must be between 1 and 1024, not {threads}")
         self.info = model.info
+        self._cuda_graphs = cuda_graphs
         self._bytes = model.onnx_bytes
         self.threads = threads
         # Reentrant: while it is held, Python may collect a generator that gives its lane back.
@@ -102,9 +108,11 @@ class Engine:
                     self._lanes.setdefault(key, []).append(lane)
 
     def _new_lane(self, rows: int, reading: bool) -> Lane:
-        kind = CudaLane if self.device == "cuda" else Lane
+        sizes = (self.info.state_size, len(self.info.vocabulary), rows, reading)
         try:
-            return kind(self._session(rows), self.info.state_size, len(self.info.vocabulary), rows, reading)
+            if self.device == "cuda":
+                return CudaLane(self._session(rows), *sizes, graphs=self._cuda_graphs)
+            return Lane(self._session(rows), *sizes)
         except Exception as error:
             if _is_out_of_memory(error):
                 raise self.out_of_memory(rows) from error
@@ -141,7 +149,8 @@ class Engine:
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
             # TF32 would round the products' operands to 10 bits.
-            providers.insert(0, (_CUDA_PROVIDER, {"use_tf32": "0"}))
+            settings = {"use_tf32": "0", "enable_cuda_graph": "1" if self._cuda_graphs else "0"}
+            providers.insert(0, (_CUDA_PROVIDER, settings))
             # One node on the CPU would copy states back and forth at every character: rather none at all.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -251,9 +260,8 @@ class Lane:
         self._current = 0  # which of the two state buffers holds the streams' states
         self._session = session
         self._run_bound = session._sess.run_with_iobinding
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = 4
-        self._bindings: dict[tuple[int, int], Any] = {}
+        self._options = _run_options()
+        self._bindings: dict[tuple[int, int], tuple[Any, Any]] = {}  # with the options that each runs with
         self._allocate(state_size)
 
     def _allocate(self, state_size: int) -> None:
@@ -285,13 +293,13 @@ class Lane:
         Returns:
             How many steps were run. ``sampled[:steps]`` is what they wrote.
         """
-        run_bound, options, tokens = self._run_bound, self._options, self.tokens
+        run_bound, tokens = self._run_bound, self.tokens
         for slot in range(steps):
             binding = self._bindings.get((slot, self._current))
             if binding is None:
                 binding = self._bind(slot)
             try:
-                run_bound(binding, options)
+                run_bound(*binding)
             except Exception as error:
                 raise _cannot_run(error) from error
             self._current ^= 1
@@ -302,7 +310,7 @@ class Lane:
                 return slot + 1
         return steps
 
-    def _bind(self, slot: int) -> Any:
+    def _bind(self, slot: int) -> tuple[Any, Any]:
         """Bind the buffers of a slot, for the current direction between the two state buffers."""
         binding = self._session.io_binding()
         inputs = {
@@ -319,17 +327,35 @@ class Lane:
         for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, array in buffers.items():
                 bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
-        raw = binding._iobinding
-        self._bindings[slot, self._current] = raw
-        return raw
+        self._bindings[slot, self._current] = (binding._iobinding, self._options)
+        return self._bindings[slot, self._current]
 
 
 class CudaLane(Lane):
-    """A lane whose states, tokens and sampling stay on the GPU; tokens come back a block at a time."""
+    """A lane whose states, tokens and sampling stay on the GPU; tokens come back a block at a time.
+
+    Each step reads one state buffer and writes the other, so that a step may be run again before it counts,
+    as capturing a CUDA graph does.
+    """
+
+    device = "cuda"
+
+    def __init__(
+        self,
+        session: Any,
+        state_size: int,
+        vocabulary_size: int,
+        rows: int,
+        reading: bool,
+        *,
+        graphs: bool = False,
+    ) -> None:
+        self._graphs = graphs
+        super().__init__(session, state_size, vocabulary_size, rows, reading)
 
     def _allocate(self, state_size: int) -> None:
         def on_device(shape: list[int], kind: Any) -> Any:
-            return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cuda", 0)
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, self.device, 0)
 
         rows = self.rows
         # Each slot begins at an aligned address, as kernels that load several numbers at once expect.
@@ -378,7 +404,7 @@ class CudaLane(Lane):
             if binding is None:
                 binding = self._bind(slot)
             try:
-                self._run_bound(binding, self._options)
+                self._run_bound(*binding)
             except Exception as error:
                 raise _cannot_run(error) from error
             self._current ^= 1
@@ -397,21 +423,34 @@ class CudaLane(Lane):
             self.logits[slot] = self._device_logits[slot].numpy()
         return done
 
-    def _bind(self, slot: int) -> Any:
+    def _bind(self, slot: int) -> tuple[Any, Any]:
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("token", self._device_tokens[slot])
         binding.bind_ortvalue_input("state", self._device_states[self._current])
         address = self._device_uniforms.data_ptr() + slot * self._uniform_stride * 4
-        binding.bind_input("uniform", "cuda", 0, np.float32, [self.rows], address)
+        binding.bind_input("uniform", self.device, 0, np.float32, [self.rows], address)
         for name, value in self._device_settings.items():
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output("next_token", self._device_sampled[slot])
         binding.bind_ortvalue_output("next_state", self._device_states[1 - self._current])
         if len(self.logits):
             binding.bind_ortvalue_output("logits", self._device_logits[slot])
-        raw = binding._iobinding
-        self._bindings[slot, self._current] = raw
-        return raw
+        # A captured graph has its addresses built in, so each binding has one of its own.
+        options = _run_options(next(_graph_ids)) if self._graphs else self._options
+        self._bindings[slot, self._current] = (binding._iobinding, options)
+        return self._bindings[slot, self._current]
+
+
+_graph_ids = itertools.count(1)
+"""Numbers for CUDA graphs, each used once in the process."""
+
+
+def _run_options(graph: int | None = None) -> Any:
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    if graph is not None:
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options
 
 
 def cuda_missing() -> str | None:

@@ -54,8 +54,11 @@ def main() -> None:
             weights = random_weights(cell, 2, 256, VOCABULARY_SIZE)
             for streams in STREAMS:
                 contenders = {
-                    f"charrnn {precision}": _charrnn(Path(folder), cell, weights, precision, streams)
+                    f"charrnn {precision}{', graphs' if graphs else ''}": _charrnn(
+                        Path(folder), cell, weights, precision, streams, graphs
+                    )
                     for precision in ("fp32", "fp16")
+                    for graphs in (False, True)
                 }
                 contenders["torch eager"] = _torch(cell, weights, streams)
                 contenders["torch CUDA graph"] = _torch_graph(cell, weights, streams)
@@ -69,13 +72,15 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _charrnn(folder: Path, cell: str, weights: dict[str, np.ndarray], precision: str, streams: int) -> Run:
+def _charrnn(
+    folder: Path, cell: str, weights: dict[str, np.ndarray], precision: str, streams: int, graphs: bool
+) -> Run:
     path = folder / f"{cell}-{precision}.onnx"
     if not path.exists():
         vocabulary = Vocabulary([chr(32 + index) for index in range(VOCABULARY_SIZE)])
         graph = build_step_model(fold_weights(cell, 2, weights), vocabulary, {}, precision)
         path.write_bytes(graph.SerializeToString())
-    model = CharRNN.load(path, device="cuda")
+    model = CharRNN.load(path, device="cuda", cuda_graphs=graphs)
     length = 256
 
     def run() -> int:

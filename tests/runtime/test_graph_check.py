@@ -171,7 +171,7 @@ def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
         ("Split_0", lambda a: setattr(a, "i", -1), "axis is -1; allowed is [1]"),
         ("Softmax", lambda a: setattr(a, "i", 0), "axis is 0; allowed is [1]"),
         ("TopK_0", lambda a: setattr(a, "i", 2**63 - 1), "axis is 9223372036854775807; allowed is [1]"),
-        ("next_token", lambda a: setattr(a, "i", 0), "batch_dims is 0; allowed is [1]"),
+        ("GatherElements", lambda a: setattr(a, "i", 0), "axis is 0; allowed is [1]"),
         ("Cast", lambda a: setattr(a, "i", 8), "to is 8; allowed is [1, 10, 7]"),
         (
             "Softmax",
@@ -383,6 +383,13 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
     ("GatherND", "state i", {"batch_dims": 1}, "expected positions of shape [batch, 1]"),
     ("GatherND", "state col", {"batch_dims": 1}, "expected one of the types (7,)"),
     ("GatherND", "f_square icol", {"batch_dims": 1}, "expected a value of shape [batch, width]"),
+    ("GatherElements", "state i", {"axis": 1}, "expected positions of shape [batch, 1]"),
+    ("GatherElements", "state col", {"axis": 1}, "expected one of the types (7,)"),
+    ("GatherElements", "uniform icol", {"axis": 1}, "expected a value of shape [batch, width]"),
+    ("GatherElements", "state icol", {"axis": 0}, "axis is 0; allowed is [1]"),
+    ("Squeeze", "state i_1", {}, "expected a value of shape [batch, 1]"),
+    ("Squeeze", "icol i_0", {}, "expected axes [1]"),
+    ("Squeeze", "icol top_k", {}, "expected a constant of type 7"),
     ("GatherND", "b icol", {"batch_dims": 1}, "expected one of the types (1, 7)"),
     (
         "QGemm",

@@ -352,7 +352,7 @@ def test_a_model_that_claims_to_be_large_must_bring_its_weights() -> None:
     assert "has at least 34,36" in message
 
 
-@pytest.mark.parametrize("operator", ["ArgMax", "ReduceMin", "QGemm", "QuantizeLinear"])
+@pytest.mark.parametrize("operator", ["ArgMax", "GatherND", "ReduceMin", "QGemm", "QuantizeLinear"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_file_for_the_gpu_has_no_operators_of_the_cpu(precision: str, operator: str) -> None:
     def change(model: Any) -> None:

@@ -34,12 +34,13 @@ every_model = pytest.mark.parametrize(
 )
 
 ANYWHERE = {
-    *("Add", "And", "Cast", "Concat", "CumSum", "Div", "Gather", "GatherND", "Identity", "Less"),
-    *("LessOrEqual", "MatMul", "Mul", "Sigmoid", "Softmax", "Split", "Sub", "Tanh", "TopK", "Unsqueeze"),
+    *("Add", "And", "Cast", "Concat", "CumSum", "Div", "Gather", "GatherElements", "Identity"),
+    *("Less", "LessOrEqual", "MatMul", "Mul", "Sigmoid", "Softmax", "Split", "Squeeze", "Sub", "Tanh"),
+    *("TopK", "Unsqueeze"),
 }
 """The operators of fp32 and fp16 files."""
 
-CPU_ALONE = {"ArgMax", "Greater", "QGemm", "QuantizeLinear", "ReduceMin"}
+CPU_ALONE = {"ArgMax", "GatherND", "Greater", "QGemm", "QuantizeLinear", "ReduceMin"}
 """What int8 files may use besides; QGemm is one of onnxruntime's own."""
 
 _FLOAT, _HALF, _INT64, _BOOL = (
@@ -58,7 +59,7 @@ CUDA_KERNELS = {
     "CumSum": [{_FLOAT, _HALF, _INT64}, {_INT64}],
     "Div": [_ARITHMETIC, _ARITHMETIC],
     "Gather": [_ARITHMETIC, {_INT64}],
-    "GatherND": [_ARITHMETIC, {_INT64}],
+    "GatherElements": [_ARITHMETIC, {_INT64}],
     "Identity": [_ARITHMETIC],
     "Less": [_ARITHMETIC, _ARITHMETIC],
     "LessOrEqual": [_ARITHMETIC, _ARITHMETIC],
@@ -67,6 +68,7 @@ CUDA_KERNELS = {
     "Sigmoid": [{_FLOAT, _HALF}],
     "Softmax": [{_FLOAT, _HALF}],
     "Split": [_ARITHMETIC, {_INT64}],
+    "Squeeze": [{_FLOAT, _HALF, _INT64, _BOOL}, {_INT64}],
     "Sub": [_ARITHMETIC, _ARITHMETIC],
     "Tanh": [{_FLOAT, _HALF}],
     "TopK": [{_FLOAT, _HALF, _INT64}, {_INT64}],
@@ -76,7 +78,7 @@ CUDA_KERNELS = {
 
 ArgMax and ReduceMin have one too, but not in every build, or through cuDNN; so they stand here not."""
 
-ON_THE_CPU = {"CumSum": [1], "Split": [1], "TopK": [1], "Unsqueeze": [1]}
+ON_THE_CPU = {"CumSum": [1], "Split": [1], "Squeeze": [1], "TopK": [1], "Unsqueeze": [1]}
 """Inputs that CUDA kernels read on the CPU: they must be constants, or each step would copy them there."""
 
 

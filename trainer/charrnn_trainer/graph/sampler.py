@@ -54,6 +54,7 @@ def sampler(builder: GraphBuilder, logits: str, vocabulary_size: int, *, cpu_onl
         mass = node("ReduceMin", node("Add", cumulative, goes_on), axes=[1], keepdims=1)
         above = node("Greater", cumulative, node("Mul", mass, u))
         position = node("ArgMax", node("Cast", above, to=contract.FLOAT), axis=1, keepdims=1)
+        node("GatherND", symbols, position, name="next_token", batch_dims=1)  # (B, K), (B, 1) -> (B)
     else:
         ones = builder.constant("ones", np.ones((k, 1), np.float32))
 
@@ -61,7 +62,9 @@ def sampler(builder: GraphBuilder, logits: str, vocabulary_size: int, *, cpu_onl
             return node("Cast", node("MatMul", value, ones), to=contract.INT64)  # (B, K) -> (B, 1)
 
         last = count(goes_on)
-        mass = node("Unsqueeze", node("GatherND", cumulative, last, batch_dims=1), axis)
+        mass = node("GatherElements", cumulative, last, axis=1)  # (B, K), (B, 1) -> (B, 1)
         below = node("LessOrEqual", cumulative, node("Mul", mass, u))
         position = count(node("Cast", below, to=contract.FLOAT))
-    node("GatherND", symbols, position, name="next_token", batch_dims=1)  # (B, K), (B, 1) -> (B)
+        # On CUDA, GatherND copies its sizes from the host at every run, which no CUDA graph can capture.
+        chosen = node("GatherElements", symbols, position, axis=1)  # (B, K), (B, 1) -> (B, 1)
+        node("Squeeze", chosen, axis, name="next_token")  # (B, 1) -> (B)
