@@ -122,9 +122,11 @@ def test_every_command_tells_its_version_and_can_complete_itself(
 ) -> None:
     version = shell(f"{command} --version", tmp_path)
     assert re.fullmatch(r"charrnn-(runtime|trainer) \d+\.\d+\.\d+\n", version.stdout), version
-    completion = shell(f"{command} --show-completion bash", tmp_path)
+    # As --show-completion does, which first finds out which shell it runs in: here it runs in none.
+    variable = f"_{command.upper().replace('-', '_')}_COMPLETE"
+    completion = shell(f"{variable}=source_bash {command}", tmp_path)
     assert command in completion.stdout, completion
-    for option in ("--debug", "--quiet"):
+    for option in ("--debug", "--quiet", "--show-completion"):
         assert option in shell(f"{command} --help", tmp_path).stdout
 
 
