@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# What a shell starts in the background ignores Ctrl-C, and so would the commands that tests send one to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 TINYSHAKESPEARE = ROOT / "data" / "tinyshakespeare.txt"
