@@ -261,7 +261,8 @@ class Lane:
         self._session = session
         self._run_bound = session._sess.run_with_iobinding
         self._options = _run_options()
-        self._bindings: dict[tuple[int, int], tuple[Any, Any]] = {}  # with the options that each runs with
+        # For each state buffer that slot 0 may read: the slots' bindings, and the options each runs with.
+        self._bound: tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]] = ([], [])
         self._allocate(state_size)
 
     def _allocate(self, state_size: int) -> None:
@@ -293,16 +294,12 @@ class Lane:
         Returns:
             How many steps were run. ``sampled[:steps]`` is what they wrote.
         """
-        run_bound, tokens = self._run_bound, self.tokens
+        if not given and stop_token is None:
+            self._run_straight(steps)
+            return steps
+        tokens = self.tokens
         for slot in range(steps):
-            binding = self._bindings.get((slot, self._current))
-            if binding is None:
-                binding = self._bind(slot)
-            try:
-                run_bound(*binding)
-            except Exception as error:
-                raise _cannot_run(error) from error
-            self._current ^= 1
+            self._run_straight(slot + 1, first=slot)
             if given and slot + 1 in given:
                 rows, values = given[slot + 1]
                 tokens[slot + 1][rows] = values
@@ -310,25 +307,38 @@ class Lane:
                 return slot + 1
         return steps
 
-    def _bind(self, slot: int) -> tuple[Any, Any]:
-        """Bind the buffers of a slot, for the current direction between the two state buffers."""
+    def _run_straight(self, end: int, first: int = 0) -> None:
+        """Run the steps from slot ``first`` to before ``end`` with nothing in between: the hot loop."""
+        start = self._current ^ (first & 1)  # the buffer that slot 0 would read
+        bound = self._bound[start]
+        while len(bound) < end:
+            bound.append(self._bind(len(bound), start ^ (len(bound) & 1)))
+        run_bound = self._run_bound
+        try:
+            for binding, options in bound[first:end]:
+                run_bound(binding, options)
+        except Exception as error:
+            raise _cannot_run(error) from error
+        self._current ^= (end - first) & 1
+
+    def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
+        """Bind the buffers of a slot that reads one of the two state buffers and writes the other."""
         binding = self._session.io_binding()
         inputs = {
             "token": self.tokens[slot],
-            "state": self._states[self._current],
+            "state": self._states[reads],
             "uniform": self.uniforms[slot],
             "temperature": self.temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
         }
-        outputs = {"next_token": self.sampled[slot], "next_state": self._states[1 - self._current]}
+        outputs = {"next_token": self.sampled[slot], "next_state": self._states[1 - reads]}
         if len(self.logits):
             outputs["logits"] = self.logits[slot]
         for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, array in buffers.items():
                 bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
-        self._bindings[slot, self._current] = (binding._iobinding, self._options)
-        return self._bindings[slot, self._current]
+        return binding._iobinding, self._options
 
 
 class CudaLane(Lane):
@@ -398,17 +408,11 @@ class CudaLane(Lane):
         self._device_uniforms.update_inplace(self._staged_uniforms)
         for slot in range(steps if len(self.logits) else 1):
             self._device_tokens[slot].update_inplace(np.ascontiguousarray(self.tokens[slot]))
-        done = 0
-        for slot in range(steps):
-            binding = self._bindings.get((slot, self._current))
-            if binding is None:
-                binding = self._bind(slot)
-            try:
-                self._run_bound(*binding)
-            except Exception as error:
-                raise _cannot_run(error) from error
-            self._current ^= 1
+        done = 0 if given or stop_token is not None else steps
+        self._run_straight(done)
+        for slot in range(done, steps):
             done = slot + 1
+            self._run_straight(done, first=slot)
             if done in given or stop_token is not None:
                 sampled = self._device_tokens[done].numpy()
                 if done in given:
@@ -423,22 +427,21 @@ class CudaLane(Lane):
             self.logits[slot] = self._device_logits[slot].numpy()
         return done
 
-    def _bind(self, slot: int) -> tuple[Any, Any]:
+    def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("token", self._device_tokens[slot])
-        binding.bind_ortvalue_input("state", self._device_states[self._current])
+        binding.bind_ortvalue_input("state", self._device_states[reads])
         address = self._device_uniforms.data_ptr() + slot * self._uniform_stride * 4
         binding.bind_input("uniform", self.device, 0, np.float32, [self.rows], address)
         for name, value in self._device_settings.items():
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output("next_token", self._device_sampled[slot])
-        binding.bind_ortvalue_output("next_state", self._device_states[1 - self._current])
+        binding.bind_ortvalue_output("next_state", self._device_states[1 - reads])
         if len(self.logits):
             binding.bind_ortvalue_output("logits", self._device_logits[slot])
         # A captured graph has its addresses built in, so each binding has one of its own.
         options = _run_options(next(_graph_ids)) if self._graphs else self._options
-        self._bindings[slot, self._current] = (binding._iobinding, options)
-        return self._bindings[slot, self._current]
+        return binding._iobinding, options
 
 
 _graph_ids = itertools.count(1)

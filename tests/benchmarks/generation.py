@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
     parser.add_argument("--threads", type=int, default=1, help="threads for every contender")
-    parser.add_argument("--compiled", action="store_true", help="PyTorch compiled too (takes minutes)")
+    parser.add_argument(
+        "--no-compiled", action="store_true", help="leave PyTorch compiled out (saves minutes)"
+    )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     torch.set_num_threads(arguments.threads)
@@ -99,7 +101,7 @@ def measure_network(
     contenders["torch eager"] = torch_runner(cell, layers, weights, streams)
     contenders["torch eager, no oneDNN"] = torch_runner(cell, layers, weights, streams, onednn=False)
     skipped = ""
-    if arguments.compiled:
+    if not arguments.no_compiled:
         try:
             compiled = torch_runner(cell, layers, weights, streams, compiled=True)
             compiled()
