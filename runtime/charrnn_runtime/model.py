@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime import contract
 from charrnn_runtime.batch import Job, Piece, run_jobs
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.errors import SettingError, UnknownCharacterError
 from charrnn_runtime.model_file import ModelInfo, read_model_file
 from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.scoring import Score, score_stream, score_tokens
@@ -426,7 +426,11 @@ class CharRNN:
         if stop is None:
             return None
         TextStream(self.vocabulary, stop)  # checks it
-        return self.vocabulary.encode(stop)
+        try:
+            return self.vocabulary.encode(stop)
+        except UnknownCharacterError as error:
+            never = ", ".join(repr(character) for character in error.characters[:5])
+            raise SettingError(f"stop has characters that this model never writes: {never}") from None
 
     def _check_state(self, state: State, streams: int) -> None:
         if state.rows.shape[1] != self.info.state_size:

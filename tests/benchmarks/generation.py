@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -37,66 +36,59 @@ from reference import random_weights
 VOCABULARY_SIZE = 65
 NETWORKS = [(cell, layers, hidden) for layers, hidden in ((2, 256), (3, 512)) for cell in ("lstm", "gru")]
 STREAMS = (1, 64, 512)
+PARTS = ("speed", "startup", "installed")
 
 
 def main() -> None:
     """Measure, print, and write down."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures to this file; parts not measured stay")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
     parser.add_argument("--threads", type=int, default=1, help="threads for every contender")
     parser.add_argument(
         "--no-compiled", action="store_true", help="leave PyTorch compiled out (saves minutes)"
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     torch.set_num_threads(arguments.threads)
-    figures: dict[str, Any] = {"machine": describe_machine(), "threads": arguments.threads, "speed": []}
+    figures: dict[str, Any] = {"machine": describe_machine(), "threads": arguments.threads}
     print("; ".join(f"{name} {value}" for name, value in figures["machine"].items()))
     print(f"{arguments.threads} thread(s) each; temperature 0.8, top-k 40, top-p 0.95; medians\n")
-    repeats, seconds = (3, 0.05) if arguments.quick else (7, 0.25)
     with tempfile.TemporaryDirectory() as folder:
-        for cell, layers, hidden in NETWORKS:
-            for streams in STREAMS:
-                row = measure_network(
-                    Path(folder), cell, layers, hidden, streams, repeats, seconds, arguments
-                )
-                figures["speed"].append(row)
-                show(row)
-        figures["startup"] = startup(Path(folder), 3 if arguments.quick else 11)
-        show_startup(figures["startup"])
-    figures["installed"] = installed_sizes()
-    for name, size in figures["installed"].items():
-        print(f"installed size, {name}: {size / 1e6:,.0f} MB")
+        if "speed" in arguments.parts:
+            figures["speed"] = []
+            for cell, layers, hidden in NETWORKS:
+                for streams in STREAMS:
+                    row = measure_network(Path(folder), cell, layers, hidden, streams, arguments)
+                    figures["speed"].append(row)
+                    show(row)
+        if "startup" in arguments.parts:
+            figures["startup"] = startup(Path(folder), 3 if arguments.quick else 11)
+            show_startup(figures["startup"])
+    if "installed" in arguments.parts:
+        figures["installed"] = installed_sizes()
+        for name, size in figures["installed"].items():
+            print(f"installed size, {name}: {size / 1e6:,.0f} MB")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+        arguments.json.write_text(json.dumps(before | figures, indent=1) + "\n")
 
 
 def measure_network(
-    folder: Path,
-    cell: str,
-    layers: int,
-    hidden: int,
-    streams: int,
-    repeats: int,
-    seconds: float,
-    arguments: Any,
+    folder: Path, cell: str, layers: int, hidden: int, streams: int, arguments: Any
 ) -> dict[str, Any]:
     """All contenders on one network and number of streams."""
+    repeats, seconds = (3, 0.05) if arguments.quick else (7, 0.25)
     weights = {
         # As large as trained weights are, so that the sampler meets a distribution like text's.
         name: weight * np.float32(0.3 if name.startswith("rnn") else 1.0)
         for name, weight in random_weights(cell, layers, hidden, VOCABULARY_SIZE).items()
     }
-    folded = fold_weights(cell, layers, weights)
-    vocabulary = Vocabulary([chr(32 + index) for index in range(VOCABULARY_SIZE)])
     contenders = {}
     for precision in ("int8", "fp32"):
         path = folder / f"{cell}-{layers}x{hidden}-{precision}.onnx"
         if not path.exists():
-            path.write_bytes(build_step_model(folded, vocabulary, {}, precision).SerializeToString())
+            path.write_bytes(step_model(cell, layers, weights, precision))
         contenders[f"charrnn {precision}"] = charrnn_runner(str(path), streams, arguments.threads)
     contenders["torch eager"] = torch_runner(cell, layers, weights, streams)
     contenders["torch eager, no oneDNN"] = torch_runner(cell, layers, weights, streams, onednn=False)
@@ -127,6 +119,14 @@ def measure_network(
         },
         "skipped": skipped,
     }
+
+
+def step_model(cell: str, layers: int, weights: dict[str, np.ndarray], precision: str) -> bytes:
+    """The file of a network with these weights."""
+    vocabulary = Vocabulary([chr(32 + index) for index in range(VOCABULARY_SIZE)])
+    folded = fold_weights(cell, layers, weights)
+    data: bytes = build_step_model(folded, vocabulary, {}, precision).SerializeToString()
+    return data
 
 
 def show(row: dict[str, Any]) -> None:
@@ -163,37 +163,50 @@ def startup(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
     rnn = {name[4:]: torch.from_numpy(weight) for name, weight in weights.items() if name.startswith("rnn.")}
     output = {name[7:]: torch.from_numpy(w) for name, w in weights.items() if name.startswith("output.")}
     torch.save({"rnn": rnn, "output": output}, folder / "weights.pt")
-    model = str(folder / "lstm-2x256-int8.onnx")
+    model = folder / "startup.onnx"
+    model.write_bytes(step_model("lstm", 2, weights, "int8"))
     commands = {
         "import numpy, onnxruntime": [sys.executable, "-c", "import numpy, onnxruntime; print('x')"],
-        "charrnn-gen": [sys.executable, "-m", "charrnn_runtime.cli.gen", model, "-q", "-s", "1"],
+        "charrnn-gen": [sys.executable, "-m", "charrnn_runtime.cli.gen", str(model), "-q", "-s", "1"],
         "torch script": [sys.executable, "-c", TORCH_SCRIPT, str(folder / "weights.pt")],
     }
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    milliseconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            measured[name].append(_first_byte(command))
+            milliseconds[name].append(_first_byte(command))
     return {
         name: {
-            "milliseconds": statistics.median(item[0] for item in items),
-            "peak_megabytes": statistics.median(item[1] for item in items),
+            "milliseconds": statistics.median(milliseconds[name]),
+            "peak_megabytes": _peak_megabytes(command),
         }
-        for name, items in measured.items()
+        for name, command in commands.items()
     }
 
 
-def _first_byte(command: list[str]) -> tuple[float, float]:
+def _first_byte(command: list[str]) -> float:
+    """Milliseconds from the start of a process to the first byte that it prints."""
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         first = process.stdout.read(1)
         milliseconds = (time.perf_counter() - begin) * 1e3
         process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
     if not first or process.returncode:
         raise SystemExit(f"{command} failed")
-    return milliseconds, usage.ru_maxrss / 1024
+    return milliseconds
+
+
+PEAK_SCRIPT = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def _peak_megabytes(command: list[str]) -> float:
+    """The peak memory of a command, started from a small process: a child begins with its parent's peak."""
+    watched = [sys.executable, "-c", PEAK_SCRIPT, *command]
+    return int(subprocess.run(watched, check=True, capture_output=True).stdout) / 1024
 
 
 def show_startup(figures: dict[str, dict[str, float]]) -> None:
