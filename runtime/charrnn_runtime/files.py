@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,18 +28,14 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         WriteError: it cannot be written.
     """
+    # The name is known before the file is there, so that a signal at any moment leaves nothing behind. Only a
+    # part of the target's name is in it, since a name may be as long as the file system allows.
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{os.urandom(6).hex()}.part")
     try:
-        # A part of the name, since a name may be as long as the file system allows.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise WriteError(path, error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        _give_usual_permissions(temporary)
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except BaseException as error:
@@ -62,13 +57,6 @@ def remove_parts(folder: Path) -> None:
     for part in folder.glob(".*.part"):
         with contextlib.suppress(OSError):
             part.unlink()
-
-
-def _give_usual_permissions(path: Path) -> None:
-    """mkstemp makes files that only their owner can read; give them what open() would have."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 def _flush_folder(folder: Path) -> None:
