@@ -1,6 +1,6 @@
 """One session a job; `python3 noxfile.py JOB` and `nox -s JOB` do the same, and need nothing installed.
 
-    python3 noxfile.py demo              train for two minutes, export, and write verse
+    python3 noxfile.py demo              train for two or three minutes, export, and write verse
     python3 noxfile.py tests             everything that CI runs
     python3 noxfile.py --list            all jobs
     python3 noxfile.py tests -- -k gru   what stands after the two dashes goes on to the job's program
@@ -150,7 +150,7 @@ precisions in which it is exported (another than fp32 stands in the file's name)
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Train for about two minutes, export, and write verse; what follows -- goes to charrnn-train."""
+    """Train for two or three minutes, export, and write verse; what follows -- goes to charrnn-train."""
     full = FullEnvironment(session)
     full.run("charrnn-train", *DEMO, *session.posargs)
     full.run("charrnn-export", "ckpt", "ckpt/demo.onnx")
