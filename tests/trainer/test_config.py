@@ -60,9 +60,9 @@ PATHS = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_cha
 
 def test_the_defaults_are_the_course_preset() -> None:
     config = TrainConfig()
-    assert config.network == NetworkConfig("lstm", 2, 256, None, 0.0)
-    assert config.data == DataConfig("char", 0.1, 100, 100, False)
-    assert config.optimization == OptimizationConfig(6_000, 0.005, "constant", 0, 0.0, 5.0)
+    assert config.network == NetworkConfig("lstm", 2, 256, None, 0.0, 0.0, 0.0)
+    assert config.data == DataConfig("char", 0.1, 100, 100, False, 0.0)
+    assert config.optimization == OptimizationConfig(6_000, 0.0, 0.005, "constant", 0, 0.0, 5.0)
     assert (config.run.save_every, config.run.log_every) == (2_000, 200)
 
 
@@ -103,6 +103,13 @@ def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
         ({"embedding_size": -1}, "--embedding-size"),
         ({"dropout": 1}, "--dropout"),
         ({"dropout": float("nan")}, "--dropout"),
+        ({"input_dropout": 1}, "--input-dropout"),
+        ({"weight_drop": -0.1}, "--weight-drop"),
+        ({"reset_chance": 1.1}, "--reset-chance"),
+        ({"minutes": -1}, "--minutes"),
+        ({"keep": -1}, "--keep"),
+        ({"patience": 1.5}, "--patience"),
+        ({"tensorboard": 1}, "--tensorboard"),
         ({"level": "word"}, "--level"),
         ({"val_fraction": 1.0}, "--val-fraction"),
         ({"batch_size": 0}, "--batch-size"),

@@ -27,7 +27,9 @@ from charrnn_trainer.precision import choose_arithmetic
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
-PLAIN = TINY.replace(dropout=0.0, random_start=False, schedule="constant", warmup_steps=0, weight_decay=0.0)
+PLAIN = TINY.replace(
+    dropout=0.0, input_dropout=0.0, weight_drop=0.0, reset_chance=0.0
+).replace(random_start=False, schedule="constant", warmup_steps=0, weight_decay=0.0)
 
 
 def losses(config: TrainConfig, corpus: Corpus = CORPUS, **options: Any) -> list[float]:

@@ -127,3 +127,53 @@ def test_a_sample_depends_on_its_seed_alone_and_disturbs_nothing() -> None:
     assert all(0 <= token < VOCABULARY for token in samples[0])
     assert network.training
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropped_weights_are_left_out_in_training_for_all_steps_of_a_batch(cell: str, layers: int) -> None:
+    network = CharNetwork(NetworkConfig(cell, layers, HIDDEN, 3, weight_drop=0.5), VOCABULARY)
+    tokens = torch.randint(VOCABULARY, (2, 9))
+    torch.manual_seed(3)
+    dropped, state = network(tokens, network.initial_state(2))
+    plain = CharNetwork(NetworkConfig(cell, layers, HIDDEN, 3), VOCABULARY)
+    weights = network.state_dict()
+    torch.manual_seed(3)
+    for name in weights:
+        if "weight_hh" in name:
+            weights[name] = torch.nn.functional.dropout(weights[name], 0.5)
+            assert 0 < (weights[name] == 0).sum() < weights[name].numel()
+    plain.load_state_dict(weights)
+    expected, expected_state = plain(tokens, plain.initial_state(2))
+    torch.testing.assert_close(dropped, expected)
+    torch.testing.assert_close(state, expected_state)
+    dropped.sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_nothing_is_dropped_outside_of_training(cell: str) -> None:
+    config = NetworkConfig(cell, 2, HIDDEN, 0, dropout=0.5, input_dropout=0.5, weight_drop=0.5)
+    network = CharNetwork(config, VOCABULARY).eval()
+    plain = CharNetwork(NetworkConfig(cell, 2, HIDDEN, 0), VOCABULARY)
+    plain.load_state_dict(network.state_dict())
+    tokens = torch.randint(VOCABULARY, (2, 9))
+    torch.testing.assert_close(
+        network(tokens, network.initial_state(2)), plain(tokens, plain.initial_state(2))
+    )
+
+
+@pytest.mark.parametrize("embedding_size", [0, 4])
+def test_input_dropout_lets_symbols_be_read_as_nothing(embedding_size: int) -> None:
+    config = NetworkConfig("gru", 1, HIDDEN, embedding_size, input_dropout=0.25)
+    network = CharNetwork(config, VOCABULARY)
+    read: list[torch.Tensor] = []
+    network.rnn.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    tokens = torch.randint(VOCABULARY, (40, 50))
+    network(tokens, network.initial_state(40))
+    network.eval()(tokens, network.initial_state(40))
+    some, all_of_them = read
+    gone = (some == 0).all(dim=2)
+    assert 0.2 < gone.float().mean() < 0.3
+    torch.testing.assert_close(some[~gone], all_of_them[~gone])
+    assert not (all_of_them == 0).all(dim=2).any()

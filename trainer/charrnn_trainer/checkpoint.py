@@ -4,19 +4,23 @@ Tensors: ``model.*`` as torch names the network's weights, ``optimizer.<weight>.
 and ``.step`` (AdamW's), ``state.h`` and ``state.c`` (what the streams remember), ``random.cpu`` and, where
 one ran there, ``random.cuda``. One metadata key, ``charrnn``, holds canonical JSON (sorted keys, no spaces):
 settings, vocabulary, corpus, step and losses, and a hash over it and all tensors. Nothing in a file derives
-from a clock, so that the same training writes the same bytes.
+from a clock, so that the same training writes the same bytes (but for a run with a time budget, which notes
+the time that it has spent).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import safetensors.torch
 import torch
@@ -25,6 +29,7 @@ from torch import Tensor
 
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.files import write_whole
+from charrnn_runtime.model_file import one_line
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import NetworkConfig, TrainConfig
 from charrnn_trainer.network import CharNetwork
@@ -34,7 +39,11 @@ CONFIG_FILE: Final = "config.toml"
 """Every run's folder has one."""
 
 _KEY: Final = "charrnn"
-_MAX_HEADER: Final = 64 * 1024 * 1024
+_MAX_HEADER: Final = 16 * 1024 * 1024
+"""JSON can take some 30 times its length once it is parsed."""
+
+_PIECE: Final = 1024 * 1024
+_ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "U8": 1}
 _PATTERN: Final = "*-step*.safetensors"
 
 Kind = Literal["scheduled", "best", "last", "interrupted"]
@@ -95,6 +104,7 @@ class CheckpointHeader:
         validation_loss: the validation loss at this step, where it was measured.
         window: the sum and the number of the losses since the last report.
         evaluations: all validation losses so far.
+        seconds: the time that was spent so far, where the run has a time budget; else None.
         trainer_version: the version of charrnn-trainer that wrote it.
     """
 
@@ -109,6 +119,7 @@ class CheckpointHeader:
     validation_loss: float | None
     window: tuple[float, int]
     evaluations: tuple[Evaluation, ...]
+    seconds: float | None
     trainer_version: str
 
 
@@ -184,6 +195,7 @@ def _header_values(header: CheckpointHeader) -> dict[str, Any]:
         "corpus": vars(header.corpus),
         "evaluations": [[item.step, item.train_loss, item.validation_loss] for item in header.evaluations],
         "kind": header.kind,
+        "seconds": header.seconds,
         "step": header.step,
         "train_loss": header.train_loss,
         "trainer_version": header.trainer_version,
@@ -205,31 +217,46 @@ def _digest(about: Mapping[str, Any], content: bytes) -> str:
     return digest.hexdigest()
 
 
+def _digest_of_file(about: Mapping[str, Any], file: BinaryIO) -> str | None:
+    """The same for a file that is open behind its header; None for a header that has no canonical form."""
+    try:
+        digest = hashlib.sha256(_canonical(about).encode())
+    except (ValueError, RecursionError):  # NaN somewhere
+        return None
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 # --- reading -----------------------------------------------------------------------------------------------
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint and check all of it. Nothing in it is ever executed.
 
+    Names, types and shapes of the tensors, the file's length and the hash are compared with what the header
+    says before any tensor is read, so that no file takes more memory than its network has a use for.
+
     Raises:
         CheckpointError: the file cannot be read, is something else, or was cut or altered.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
-    about, header = _parse_header(path, content)
+    with _opened(path) as file:
+        start, table, about, header = _read_header(path, file)
+        _check_table(header, table, os.fstat(file.fileno()).st_size - start)
+        stated = about.pop("sha256", None)
+        if stated is None or stated != _digest_of_file(about, file):
+            raise _altered(path, "its hash does not match its content")
+        file.seek(0)
+        content = file.read()
     try:
         tensors = safetensors.torch.load(content)
-        right = about.pop("sha256", None) == _digest(about, content)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _altered(path, _line(error)) from error
-    if not right:
-        raise _altered(path, "its hash does not match its content")
-    _check_tensors(header, tensors)
+    del content
     # Copies lie where torch likes them, and do not keep the file's bytes alive.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    _check_numbers(header, tensors)
     return Checkpoint(**vars(header), tensors=tensors)
 
 
@@ -240,53 +267,73 @@ def read_header(path: str | Path) -> CheckpointHeader:
         CheckpointError: as `load_checkpoint`.
     """
     path = Path(path)
+    with _opened(path) as file:
+        return _read_header(path, file)[3]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A checkpoint's file, open for reading; whatever the system refuses becomes a `CheckpointError`."""
     try:
+        # A FIFO would be waited for, and a device read for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"cannot read the checkpoint {path}: it is not a regular file")
         with path.open("rb") as file:
-            content = file.read(8)
-            content += file.read(min(int.from_bytes(content, "little"), _MAX_HEADER))
+            yield file
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
-    return _parse_header(path, content)[1]
+    except ValueError as error:  # a null byte in the name
+        raise CheckpointError(f"cannot read the checkpoint {str(path)!r}: {_line(error)}") from error
 
 
-def _parse_header(path: Path, content: bytes) -> tuple[dict[str, Any], CheckpointHeader]:
-    """The metadata in the first bytes of a file, raw and checked."""
+def _read_header(path: Path, file: BinaryIO) -> tuple[int, dict[str, Any], dict[str, Any], CheckpointHeader]:
+    """The start of a file: where the tensors' bytes begin, their table, and the metadata, raw and checked."""
+    content = file.read(8)
     if content.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         raise CheckpointError(
             f"{path} is no charrnn checkpoint: it is a pickle, as torch.save writes, and pickles are never "
             "loaded here, since they can run any code"
         )
-    size = int.from_bytes(content[:8], "little")
+    size = int.from_bytes(content, "little")
     if len(content) < 8 or not 2 <= size <= _MAX_HEADER:
         raise CheckpointError(f"{path} is no charrnn checkpoint: it does not begin as safetensors files do")
-    if len(content) < 8 + size:
+    content = file.read(size)
+    if len(content) < size:
         raise _altered(path, "it ends within its header")
     try:
-        table = json.loads(content[8 : 8 + size])
+        table = json.loads(content, object_pairs_hook=_without_doubles)
         if not isinstance(table, dict):
             raise TypeError("its header is no table")
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no charrnn checkpoint: {_line(error)}") from error
-    metadata = table.get("__metadata__")
+    metadata = table.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get(_KEY), str):
         raise CheckpointError(
             f"{path} is no charrnn checkpoint: it is a safetensors file that something else wrote"
         )
     try:
-        about = json.loads(metadata[_KEY])
+        about = json.loads(metadata[_KEY], object_pairs_hook=_without_doubles)
         version = about["version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{path} is a checkpoint of version {version!r}, but this charrnn reads version "
+                f"{path} is a checkpoint of version {_line(repr(version), 40)}, but this charrnn reads version "
                 f"{FORMAT_VERSION}; use the charrnn that wrote it, or train again"
             )
-        return about, _header(path, about)
+        return 8 + size, table, about, _header(path, about)
     except CheckpointError:
         raise
     except KeyError as error:
         raise _altered(path, f"its header lacks {error}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError, CharRNNError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, CharRNNError) as error:
         raise _altered(path, _line(error)) from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no key may stand twice: another reader might take the other value."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key of its header stands there twice")
+    return made
 
 
 def _header(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
@@ -319,41 +366,61 @@ def _header(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
         validation_loss=_loss(about["validation_loss"]),
         window=(_real(window_sum), _count(window_count)),
         evaluations=evaluations,
+        seconds=_loss(about.get("seconds")),
         trainer_version=version,
     )
 
 
-def _check_tensors(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> None:
-    """Check names, types and shapes against the settings, and that every number is finite."""
+def _check_table(header: CheckpointHeader, table: Mapping[str, Any], content_bytes: int) -> None:
+    """Check the tensors' names, types, shapes and places against the settings, without the tensors."""
+    expected = _expected_tensors(header)
+    if "random.cuda" in table:
+        expected["random.cuda"] = (("U8",), [16])
+    for name in sorted(expected.keys() | table.keys()):
+        dtypes, shape = expected.get(name, ((), None))
+        entry = table.get(name)
+        found = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else None
+        if shape is None or found is None or found[0] not in dtypes or found[1] != shape:
+            wanted = "absent" if shape is None else f"{' or '.join(dtypes)} {shape}"
+            given = "absent" if entry is None else " ".join(map(str, found or ("no tensor",)))
+            raise _altered(header.path, f"{name} should be {wanted}, but is {_line(given, 60)}")
+    needed = sum(_ITEM_BYTES[entry["dtype"]] * math.prod(entry["shape"]) for entry in table.values())
+    if needed != content_bytes:
+        raise _altered(
+            header.path, f"its tensors need {needed:,} bytes, but behind its header are {content_bytes:,}"
+        )
+
+
+def _expected_tensors(header: CheckpointHeader) -> dict[str, tuple[tuple[str, ...], list[int]]]:
+    """The types, as safetensors names them, and the shape of every tensor that a header's settings need."""
     network = header.config.network
     with torch.device("meta"):  # shapes without memory, whatever sizes a header claims
         weights = CharNetwork(network, len(header.vocabulary)).state_dict()
-    expected = {f"model.{name}": list(weight.shape) for name, weight in weights.items()}
+    expected: dict[str, tuple[tuple[str, ...], list[int]]] = {}
     for name, weight in weights.items():
+        shape = list(weight.shape)
+        expected[f"model.{name}"] = (("F32",), shape)
         for part in ("exp_avg", "exp_avg_sq"):
-            expected[f"optimizer.{name}.{part}"] = list(weight.shape)
-        expected[f"optimizer.{name}.step"] = []
-    state = [network.layers, header.config.data.batch_size, network.hidden_size]
-    expected["state.h"] = state
-    if network.cell == "lstm":
-        expected["state.c"] = state
-    given = {name: list(tensor.shape) for name, tensor in tensors.items() if not name.startswith("random.")}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise _altered(
-                header.path,
-                f"{name} should be {expected.get(name, 'absent')}, but is {given.get(name, 'absent')}",
-            )
+            expected[f"optimizer.{name}.{part}"] = (("F32",), shape)
+        expected[f"optimizer.{name}.step"] = (("F32",), [])
+    for part in ("h", "c") if network.cell == "lstm" else ("h",):
+        shape = [network.layers, header.config.data.batch_size, network.hidden_size]
+        expected[f"state.{part}"] = (("F32", "BF16"), shape)
+    expected["random.cpu"] = (("U8",), list(torch.Generator().get_state().shape))
+    return expected
+
+
+def _check_numbers(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> None:
+    """Check that every number is finite, and that the optimizer and the random generator can take theirs."""
     for name, tensor in tensors.items():
-        if name.startswith("random."):
-            _require_tensor(header, name, tensor.dtype == torch.uint8 and tensor.ndim == 1, "bytes")
-        elif name.startswith(("model.", "optimizer.")):
-            _require_tensor(header, name, tensor.dtype == torch.float32, "float32")
-        else:
-            _require_tensor(header, name, tensor.dtype in (torch.float32, torch.bfloat16), "float32")
         if tensor.is_floating_point():
             _require_tensor(header, name, bool(tensor.isfinite().all()), "finite")
-    _require_tensor(header, "random.cpu", "random.cpu" in tensors, "there")
+        if name.startswith("optimizer.") and name.endswith((".step", ".exp_avg_sq")):
+            _require_tensor(header, name, bool((tensor >= 0).all()), "zero or more")
+    try:
+        torch.Generator().set_state(tensors["random.cpu"])
+    except RuntimeError:
+        raise _altered(header.path, "random.cpu is no state of a random generator") from None
 
 
 def _require_tensor(header: CheckpointHeader, name: str, right: bool, what: str) -> None:
@@ -383,11 +450,12 @@ def _loss(value: object) -> float | None:
 
 
 def _altered(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"the checkpoint {path} was cut or altered: {' '.join(why.split())[:200]}")
+    return CheckpointError(f"the checkpoint {path} was cut or altered: {_line(why)}")
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _line(what: object, most: int = 200) -> str:
+    """What may hold anything from a file, as one line of harmless length."""
+    return one_line(" ".join(str(what)[: 2 * most].split()), most)
 
 
 # --- finding -----------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ ONE_HOT_LIMIT: Final = 256
 DEFAULT_EMBEDDING: Final = 256
 """Unless told otherwise, up to 256 symbols are read one-hot, more through an embedding of 256 numbers."""
 
-_BIG: Final = 2**31 - 1
+MOST_STEPS: Final = 2**31 - 1
+"""As good as no limit."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class NetworkConfig:
         embedding_size: the numbers that a symbol is read as; 0 reads it one-hot. None leaves the choice to
             the vocabulary: one-hot up to 256 symbols, an embedding of 256 above.
         dropout: the share of the activations that training drops, between layers and before the output.
+        input_dropout: the share of the symbols that training reads as nothing.
+        weight_drop: the share of the recurrent weights that training leaves out, drawn for every batch
+            (DropConnect on the hidden-to-hidden matrices, Merity et al. 2018).
     """
 
     cell: str = "lstm"
@@ -48,6 +52,8 @@ class NetworkConfig:
     hidden_size: int = 256
     embedding_size: int | None = None
     dropout: float = 0.0
+    input_dropout: float = 0.0
+    weight_drop: float = 0.0
 
     def __post_init__(self) -> None:
         _choice("cell", self.cell, contract.CELLS)
@@ -55,7 +61,8 @@ class NetworkConfig:
         _whole("hidden_size", self.hidden_size, 1, contract.MAX_HIDDEN_SIZE)
         if self.embedding_size is not None:
             _whole("embedding_size", self.embedding_size, 0, contract.MAX_HIDDEN_SIZE)
-        _number(self, "dropout", 0.0, 1.0, below_high=True)
+        for name in ("dropout", "input_dropout", "weight_drop"):
+            _number(self, name, 0.0, 1.0, below_high=True)
 
     def resolve(self, vocabulary_size: int) -> NetworkConfig:
         """The same with ``embedding_size`` chosen for a vocabulary of ``vocabulary_size`` symbols."""
@@ -80,6 +87,8 @@ class DataConfig:
         batch_size: B, the streams that are read side by side.
         seq_length: T, the characters of a stream that a step reads, and that errors flow back through.
         random_start: let every pass over the text begin somewhere else, so that batches never repeat.
+        reset_chance: the chance with which a stream forgets, before a batch, what it has read, so that the
+            network also learns to start from nothing.
     """
 
     level: str = "char"
@@ -87,6 +96,7 @@ class DataConfig:
     batch_size: int = 100
     seq_length: int = 100
     random_start: bool = False
+    reset_chance: float = 0.0
 
     def __post_init__(self) -> None:
         _choice("level", self.level, contract.LEVELS)
@@ -94,6 +104,7 @@ class DataConfig:
         _whole("batch_size", self.batch_size, 1, contract.MAX_STREAMS)
         _whole("seq_length", self.seq_length, 1, 1_000_000)
         _switch("random_start", self.random_start)
+        _number(self, "reset_chance", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -101,15 +112,18 @@ class OptimizationConfig:
     """How the weights are learned (AdamW, Loshchilov and Hutter 2019).
 
     Attributes:
-        steps: how many batches are learned from.
+        steps: how many batches are learned from, at most.
+        minutes: how long the run may take, from its first step on; 0 sets no limit. A schedule then ends its
+            descent when the time is up.
         learning_rate: the highest learning rate.
-        schedule: "constant", or down to zero at the last step along a "cosine" or a "linear" line.
+        schedule: "constant", or down to zero at the end along a "cosine" or a "linear" line.
         warmup_steps: the steps over which the learning rate first rises from zero, in a straight line.
         weight_decay: AdamW's decay of weight matrices (biases do not decay).
         clip: the norm that the gradient is cut down to; 0 never cuts.
     """
 
     steps: int = 6_000
+    minutes: float = 0.0
     learning_rate: float = 0.005
     schedule: str = "constant"
     warmup_steps: int = 0
@@ -117,10 +131,11 @@ class OptimizationConfig:
     clip: float = 5.0
 
     def __post_init__(self) -> None:
-        _whole("steps", self.steps, 1, _BIG)
+        _whole("steps", self.steps, 1, MOST_STEPS)
+        _number(self, "minutes", 0.0, 1e6)
         _number(self, "learning_rate", 0.0, 1_000.0, above_low=True)
         _choice("schedule", self.schedule, SCHEDULES)
-        _whole("warmup_steps", self.warmup_steps, 0, _BIG)
+        _whole("warmup_steps", self.warmup_steps, 0, MOST_STEPS)
         _number(self, "weight_decay", 0.0, 1_000.0)
         _number(self, "clip", 0.0, 1e9)
 
@@ -133,6 +148,10 @@ class RunConfig:
         eval_every: validate every so many steps (and wherever a checkpoint is due).
         save_every: keep a checkpoint every so many steps (the best and the last are kept besides).
         log_every: report every so many steps.
+        keep: how many of the checkpoints that were due by their step are kept, the newest; 0 keeps all. The
+            best and the last are always kept.
+        patience: end the run after so many validations without a new best; 0 never does.
+        tensorboard: log to the run's folder for TensorBoard.
         seed: what all randomness of the run derives from.
         device: "auto", "cpu" or "cuda".
         precision: "fp32", "bf16", or "auto" to measure which is faster.
@@ -143,6 +162,9 @@ class RunConfig:
     eval_every: int = 500
     save_every: int = 2_000
     log_every: int = 200
+    keep: int = 0
+    patience: int = 0
+    tensorboard: bool = False
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -151,7 +173,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "save_every", "log_every"):
-            _whole(name, getattr(self, name), 1, _BIG)
+            _whole(name, getattr(self, name), 1, MOST_STEPS)
+        for name in ("keep", "patience"):
+            _whole(name, getattr(self, name), 0, MOST_STEPS)
+        _switch("tensorboard", self.tensorboard)
         _whole("seed", self.seed, 0, 2**63 - 1)
         _choice("device", self.device, DEVICES)
         _choice("precision", self.precision, PRECISIONS)

@@ -29,6 +29,7 @@ class Started:
     Attributes:
         config: all settings, with what "auto" chose in its place.
         step: how many steps were done before.
+        done: how much of the run lies behind, from 0 to 1.
         parameters: how many numbers the network learns.
         train_tokens: how many characters of the text, from its start, are trained on.
         validation_tokens: how many, at its end, are kept for validation.
@@ -39,6 +40,7 @@ class Started:
 
     config: TrainConfig
     step: int
+    done: float
     parameters: int
     train_tokens: int
     validation_tokens: int
@@ -56,12 +58,14 @@ class Stepped:
         loss: its loss in nats per character; None on a GPU, where asking at every step would cost time.
         learning_rate: its learning rate.
         seconds: the time that it took.
+        done: how much of the run lies behind, from 0 to 1, by steps or by its time budget.
     """
 
     step: int
     loss: float | None
     learning_rate: float
     seconds: float
+    done: float
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from charrnn_trainer.events import (
 from charrnn_trainer.network import CharNetwork, State, next_token_loss, write_sample
 from charrnn_trainer.precision import Arithmetic, Choice, choose_arithmetic, has_fast_bf16
 from charrnn_trainer.runs import Run
-from charrnn_trainer.schedule import learning_rate
+from charrnn_trainer.schedule import learning_rate, share_done
 from charrnn_trainer.torch_settings import (
     choose_device,
     memory_errors,
@@ -58,7 +58,10 @@ from charrnn_trainer.torch_settings import (
     threads,
 )
 
-CHANGEABLE: Final = ("steps", "eval_every", "save_every", "log_every", "device", "threads")
+CHANGEABLE: Final = (
+    *("steps", "minutes", "eval_every", "save_every", "log_every", "keep", "patience"),
+    *("tensorboard", "device", "threads"),
+)
 """The settings that may be changed when a run is resumed; all others would make it another run."""
 
 _EXPLODED: Final = 10.0
@@ -230,6 +233,8 @@ class _Training:
             seed=self.config.run.seed if data.random_start else None,
         )
         self._step = 0
+        self._earlier_seconds = 0.0  # what the run spent before this process went on with it
+        self._began: float | None = None
         self._window = (0.0, 0)  # the sum and the number of losses since the last report
         self._logged_loss: float | None = None
         self._evaluations: list[Evaluation] = []
@@ -257,6 +262,7 @@ class _Training:
         if checkpoint.batches_per_pass != self._streams.batches_per_pass:
             raise CheckpointError(f"{checkpoint.path} was trained on a text of another length")
         self._step = checkpoint.step
+        self._earlier_seconds = checkpoint.seconds or 0.0
         self._window = checkpoint.window
         self._logged_loss = checkpoint.train_loss
         self._evaluations = list(checkpoint.evaluations)
@@ -274,15 +280,16 @@ class _Training:
         self._random = {**self._random, **checkpoint.part("random.")}
         if self._run is not None:
             self._run.cut_history(checkpoint.step)
-            self._run.remove_superseded(self._best_step())
+            self._remove_superseded()
 
     def run_steps(self, should_stop: Callable[[], bool] | None) -> TrainResult:
-        """Train up to the last step, or until ``should_stop`` says so."""
-        last = self.config.optimization.steps
+        """Train up to the end of the run, or until ``should_stop`` says so."""
+        self._began = time.perf_counter()
         self._emit(
             Started(
                 self.config,
                 self._step,
+                self._share_done(),
                 self._network.parameter_count(),
                 self._train_tokens,
                 len(self._corpus) - self._train_tokens,
@@ -295,10 +302,11 @@ class _Training:
         self._network.train()
         with own_random(self._device), threads(self.config.run.threads):
             set_random_states(self._random, self._device)
-            while self._step < last and not stopped:
+            ended = self._has_ended()
+            while not ended and not stopped:
                 self._train_step()
-                self._look_up()
-                stopped = self._step < last and should_stop is not None and should_stop()
+                ended = self._look_up()
+                stopped = not ended and should_stop is not None and should_stop()
             self._settle()
             if stopped:
                 self._save("interrupted")
@@ -322,9 +330,8 @@ class _Training:
         begin = time.perf_counter()
         optimization = self.config.optimization
         inputs, targets = (self._on_device(part) for part in self._streams.batch(self._step))  # [B, T]
-        if self._streams.starts_pass(self._step):
-            self._state = self._network.initial_state(self.config.data.batch_size)
-        rate = learning_rate(optimization, self._step)
+        self._forget_some()
+        rate = learning_rate(optimization, self._step, self._share_done())
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         with self._arithmetic.on(self._device):
@@ -342,7 +349,17 @@ class _Training:
         self._pending.append((self._step, loss.detach(), norm, rate, seconds))
         if on_cpu:  # elsewhere, asking for a loss waits for the device
             self._settle()
-        self._emit(Stepped(self._step, float(loss.detach()) if on_cpu else None, rate, seconds))
+        shown = float(loss.detach()) if on_cpu else None
+        self._emit(Stepped(self._step, shown, rate, seconds, self._share_done()))
+
+    def _forget_some(self) -> None:
+        """Let the streams that begin anew with the next batch start from nothing."""
+        data = self.config.data
+        if self._streams.starts_pass(self._step):
+            self._state = self._network.initial_state(data.batch_size)
+        if data.reset_chance:
+            stays = torch.rand(data.batch_size, device=self._device) >= data.reset_chance
+            self._state = tuple(part * stays[:, None] for part in self._state)  # (L, B, H) * (B, 1)
 
     def _on_device(self, tokens: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(tokens.astype(np.int64)).to(self._device)
@@ -373,21 +390,37 @@ class _Training:
 
     # --- looking up from the steps -------------------------------------------------------------------------
 
-    def _look_up(self) -> None:
-        """Report, validate and save where that is due."""
+    def _look_up(self) -> bool:
+        """Report, validate and save where that is due; gives whether the run has ended."""
         run = self.config.run
-        at_end = self._step == self.config.optimization.steps
-        log_due = at_end or self._step % run.log_every == 0
-        save_due = at_end or self._step % run.save_every == 0
-        if log_due:
+        ended = self._has_ended()
+        save_due = self._step % run.save_every == 0
+        if ended or self._step % run.log_every == 0:
             self._log(close=self._step % run.log_every == 0)
         best = False
-        if self._validates and (save_due or self._step % run.eval_every == 0):
+        if self._validates and (ended or save_due or self._step % run.eval_every == 0):
             best = self._evaluate()
+            ended = ended or self._has_ended()
         if save_due:
-            self._save("scheduled" if self._step % run.save_every == 0 else "last")
+            self._save("scheduled")
+        elif ended:
+            self._save("last")
         elif best:
             self._save("best")
+        return ended
+
+    def _has_ended(self) -> bool:
+        """Whether all steps are done, or the time is up, or the patience is at its end."""
+        patience = self.config.run.patience
+        waited = sum(item.step > (self._best_step() or 0) for item in self._evaluations)
+        return self._share_done() >= 1.0 or (0 < patience <= waited)
+
+    def _share_done(self) -> float:
+        return share_done(self.config.optimization, self._step, self._seconds_spent())
+
+    def _seconds_spent(self) -> float:
+        since = 0.0 if self._began is None else time.perf_counter() - self._began
+        return self._earlier_seconds + since
 
     def _log(self, *, close: bool) -> None:
         self._settle()
@@ -450,11 +483,16 @@ class _Training:
             validation_loss=measured.validation_loss if measured and measured.step == self._step else None,
             window=self._window,
             evaluations=tuple(self._evaluations),
+            seconds=round(self._seconds_spent(), 3) if self.config.optimization.minutes else None,
             trainer_version=__version__,
         )
         save_checkpoint(header, self._tensors())
-        self._run.remove_superseded(self._best_step())
+        self._remove_superseded()
         self._emit(Saved(self._step, path, kind))
+
+    def _remove_superseded(self) -> None:
+        if self._run is not None:
+            self._run.remove_superseded(self._best_step(), self.config.run.keep)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": weight for name, weight in self._network.state_dict().items()}

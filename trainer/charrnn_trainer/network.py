@@ -98,9 +98,15 @@ class CharNetwork(nn.Module):
             logits ``float32 [B, T, V]``, and the state after the last token.
         """
         inputs = self._read(tokens)  # (B, T) -> (B, T, E or V)
-        hidden, after = self.rnn(inputs, state if len(state) > 1 else state[0])  # -> (B, T, H)
+        if self.training and self.config.input_dropout:
+            inputs = inputs * self._some_left(tokens, self.config.input_dropout)
+        if self.training and self.config.weight_drop:
+            hidden, after = self._recur_with_dropped_weights(inputs, state)
+        else:
+            hidden, rest = self.rnn(inputs, state if len(state) > 1 else state[0])  # -> (B, T, H)
+            after = rest if isinstance(rest, tuple) else (rest,)
         logits = self.output(self.dropout(hidden))  # (B, T, H) -> (B, T, V)
-        return logits.float(), after if isinstance(after, tuple) else (after,)
+        return logits.float(), after
 
     def initial_state(self, batch: int) -> State:
         """The state that streams start from: zeros, ``float32 [L, B, H]`` each."""
@@ -118,6 +124,29 @@ class CharNetwork(nn.Module):
             return embedded
         one_hot = self.output.weight.new_zeros((*tokens.shape, self.vocabulary_size))
         return one_hot.scatter_(2, tokens.unsqueeze(2), 1.0)
+
+    def _some_left(self, tokens: Tensor, dropped: float) -> Tensor:
+        """For each of ``tokens [B, T]``, 1 where it is read and 0 where it is dropped: ``[B, T, 1]``.
+
+        What is left is not scaled up, since the other symbols do not stand in for the one that is missing.
+        """
+        chances = torch.rand(tokens.shape, device=tokens.device)
+        return (chances >= dropped).unsqueeze(2).to(self.output.weight.dtype)
+
+    def _recur_with_dropped_weights(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """The recurrent layers, with a share of their hidden-to-hidden weights at zero for all T steps."""
+        weights = [
+            functional.dropout(weight, self.config.weight_drop) if name.startswith("weight_hh") else weight
+            for name, weight in self.rnn.named_parameters()
+        ]
+        between = self.config.dropout if self.config.layers > 1 else 0.0
+        options = (weights, True, self.config.layers, between, True, False, True)
+        if self.config.cell == "lstm":
+            hidden, h, c = torch.lstm(inputs, state, *options)
+            return hidden, (h, c)
+        recur = torch.gru if self.config.cell == "gru" else torch.rnn_tanh
+        hidden, h = recur(inputs, state[0], *options)
+        return hidden, (h,)
 
     def _remember_at_first(self) -> None:
         """Set the forget gates' bias, the sum of two vectors, to 1: the second of the four blocks of H."""

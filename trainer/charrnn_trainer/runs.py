@@ -146,10 +146,17 @@ class Run:
         """The files of the checkpoints, by step."""
         return checkpoint_files(self.folder)
 
-    def remove_superseded(self, best_step: int | None) -> None:
-        """Remove checkpoints that are neither due by their step, nor the best any more, nor the last."""
-        for header in self._headers(self.checkpoints()[:-1]):
-            if header.kind in ("best", "interrupted") and header.step != best_step:
+    def remove_superseded(self, best_step: int | None, keep: int = 0) -> None:
+        """Remove checkpoints that are not needed any more.
+
+        The best and the last stay, and of those that were due by their step the newest ``keep``, or with 0
+        all of them.
+        """
+        headers = list(self._headers(self.checkpoints()))
+        due = [header.step for header in headers if header.kind in ("scheduled", "last")]
+        kept = {best_step, *due[-keep:]}
+        for header in headers[:-1]:
+            if header.step not in kept:
                 with contextlib.suppress(OSError):
                     header.path.unlink()
 

@@ -7,17 +7,39 @@ import math
 from charrnn_trainer.config import OptimizationConfig
 
 
-def learning_rate(config: OptimizationConfig, step: int) -> float:
-    """The learning rate of a step, counted from 0.
+def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
+    """The learning rate of a step.
 
-    It rises in a straight line over the warm-up, then stays, or falls to zero at the end of the last step:
-    along half a cosine (Loshchilov and Hutter 2017, without restarts), or in a straight line.
+    It rises in a straight line over the warm-up, then stays, or falls to zero at the end of the run: along
+    half a cosine (Loshchilov and Hutter 2017, without restarts), or in a straight line.
+
+    Args:
+        config: the settings.
+        step: the step, counted from 0.
+        done: how much of the run lies behind, from 0 to 1 (`share_done`).
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)  # in [0, 1)
     if config.schedule == "linear":
         return config.learning_rate * (1.0 - done)
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def share_done(config: OptimizationConfig, step: int, seconds: float) -> float:
+    """How much of a run lies behind before a step, from 0 to 1.
+
+    Under a time budget the time counts, else the steps, both without the warm-up, whose end is the highest
+    point that the learning rate falls from.
+
+    Args:
+        config: the settings.
+        step: how many steps are done.
+        seconds: the time that they took.
+    """
+    if step >= config.steps:
+        return 1.0
+    by_steps = max(0, step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    by_time = seconds / (60.0 * config.minutes) if config.minutes else 0.0
+    return min(1.0, max(by_steps, by_time))

@@ -13,7 +13,6 @@ from rich.live import Live
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -22,6 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from charrnn_runtime.cli import terminal
+from charrnn_trainer.config import MOST_STEPS
 
 if TYPE_CHECKING:
     from charrnn_trainer.corpus import ScannedText
@@ -42,6 +42,7 @@ class Display:
         self._live: _LiveDisplay | None = None
         self._console = console if console.is_terminal and not console.is_dumb_terminal else None
         self._steps = 0
+        self._of = ""
         self._unit = "characters"
 
     def __enter__(self) -> Display:
@@ -108,13 +109,25 @@ class Display:
         )
         kept = f", the last {event.validation_tokens:,} for validation" if event.validation_tokens else ""
         terminal.say(f"split: the first {event.train_tokens:,} {self._unit} for training{kept}")
-        if event.step >= self._steps:
-            terminal.say(f"all {self._steps:,} steps are done; to train on, give more --steps")
+        minutes = config.optimization.minutes
+        limited = self._steps < MOST_STEPS
+        self._of = f"/{self._steps}" if limited else ""
+        if event.done >= 1.0:
+            what = (
+                f"all {event.step:,} steps are"
+                if event.step >= self._steps
+                else f"the {minutes:g} minutes are"
+            )
+            more = "--steps" if event.step >= self._steps else "--minutes"
+            terminal.say(f"{what} done; to train on, give more {more}")
             return
         where = f" from step {event.step:,}" if event.step else ""
+        length = " or ".join(
+            [f"{minutes:g} minutes"] * bool(minutes) + [f"{self._steps:,} steps"] * (limited or not minutes)
+        )
         terminal.say(
-            f"training{where}: {self._steps:,} steps of {config.data.batch_size} x {config.data.seq_length} "
-            f"{self._unit}, into {event.run}"
+            f"training{where}: {length}, {'whichever is less, ' if minutes and limited else ''}in batches of "
+            f"{config.data.batch_size} x {config.data.seq_length} {self._unit}, into {event.run}"
         )
         if self._console is not None:
             self._live = _LiveDisplay(self._console, event)
@@ -128,7 +141,7 @@ class Display:
             self._live.log(event)
         else:
             terminal.say(
-                f"step {event.step:>{len(str(self._steps))}}/{self._steps}  loss {event.train_loss:.4f}  "
+                f"step {event.step:>{max(4, len(self._of) - 1)}}{self._of}  loss {event.train_loss:.4f}  "
                 f"{event.seconds_per_batch:.3f} s/batch"
             )
 
@@ -153,8 +166,7 @@ class _LiveDisplay:
         self._console = console
         self._write = started.write
         self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
+            TextColumn("step {task.fields[step]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
@@ -163,7 +175,10 @@ class _LiveDisplay:
             console=console,
             expand=True,
         )
-        self._task = self._bar.add_task("train", total=config.optimization.steps, completed=started.step)
+        steps = config.optimization.steps
+        self._of = f"/{steps}" if steps < MOST_STEPS else ""
+        self._task = self._bar.add_task("train", total=1.0, step=f"{started.step}{self._of}")
+        self._bar.update(self._task, completed=started.done)
         self._batch_characters = config.data.batch_size * config.data.seq_length
         self._validates = config.data.val_fraction > 0
         self._loss: float | None = None
@@ -188,7 +203,7 @@ class _LiveDisplay:
         self._console.print(Text(line))
 
     def step(self, event: Stepped) -> None:
-        self._bar.update(self._task, completed=event.step)
+        self._bar.update(self._task, completed=event.done, step=f"{event.step}{self._of}")
         self._rate = event.learning_rate
         # Means over about the last 20 steps, so that the figures can be read.
         if event.loss is not None:

@@ -19,12 +19,13 @@ from charrnn_runtime.errors import SettingError
 from charrnn_runtime.files import WriteError
 from charrnn_trainer import __version__
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
+from charrnn_trainer.recipes import recipe as named_recipe
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary
     from charrnn_trainer.cli.display import Display
     from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.events import TrainResult
+    from charrnn_trainer.events import Event, Listener, TrainResult
     from charrnn_trainer.runs import Run
 
 app = terminal.new_app()
@@ -32,6 +33,7 @@ app = terminal.new_app()
 EXAMPLES = """\b
 Examples:
   charrnn-train --cell lstm
+  charrnn-train my.txt --minutes 3
   charrnn-train my.txt --cell gru --steps 2000
   charrnn-train my.txt --layers 1 --hidden-size 512 --batch-size 32 --seq-length 64
   charrnn-train --resume ckpt/lstm
@@ -69,6 +71,13 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(help="Dropout between layers and before the output. [default: 0]")
     ] = None,
+    input_dropout: Annotated[
+        float | None, typer.Option(help="Share of the characters that are read as nothing. [default: 0]")
+    ] = None,
+    weight_drop: Annotated[
+        float | None,
+        typer.Option(help="Share of the recurrent weights that a batch leaves out. [default: 0]"),
+    ] = None,
     # --- the text
     level: Annotated[
         str | None, typer.Option(help="char (characters) or byte (any file trains). [default: char]")
@@ -87,7 +96,21 @@ def train(
             help="Begin every pass somewhere else in the text. [default: no]",
         ),
     ] = None,
+    reset_chance: Annotated[
+        float | None,
+        typer.Option(help="Chance with which a stream forgets all before a batch. [default: 0]"),
+    ] = None,
     # --- learning
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Settings by name: course (the defaults), best. Other flags go before it."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Train for so long; settings that are not given are chosen for the best model in that time."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches to learn from. [default: 6000]")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The (highest) learning rate. [default: 0.005]")
@@ -108,6 +131,14 @@ def train(
         int | None,
         typer.Option(help="Steps between checkpoints; the best and last are kept too. [default: 2000]"),
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(help="How many checkpoints --save-every keeps; 0 keeps all. [default: 0]"),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="End after so many validations without a new best; 0 never does. [default: 0]"),
+    ] = None,
     log_every: Annotated[int | None, typer.Option(help="Steps between reports. [default: 200]")] = None,
     seed: Annotated[int | None, typer.Option(help="What all randomness derives from. [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
@@ -121,6 +152,10 @@ def train(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: PyTorch's choice]")] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option("--tensorboard/--no-tensorboard", help="Log for TensorBoard. [default: no]"),
+    ] = None,
     # --- files
     out: Annotated[
         Path | None,
@@ -132,8 +167,8 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with a run where it stopped; --steps, --eval-every, --save-every, --log-every, "
-            "--device and --threads may be changed."
+            help="Go on with a run where it stopped; --steps, --minutes, --eval-every, --save-every, "
+            "--log-every, --keep, --patience, --tensorboard, --device and --threads may be changed."
         ),
     ] = None,
     config: Annotated[
@@ -150,23 +185,41 @@ def train(
     """
     given = {name: context.params[name] for name in _SETTINGS if context.params[name] is not None}
     if resume is not None:
-        for flag, value in (("TEXT", text), ("--out", out), ("--init-from", init_from), ("--config", config)):
+        others = {
+            "TEXT": text,
+            "--out": out,
+            "--init-from": init_from,
+            "--config": config,
+            "--recipe": recipe,
+        }
+        for flag, value in others.items():
             if value is not None:
                 raise SettingError(
                     f"{flag} cannot be given with --resume, which goes on with the run as it is"
                 )
         _resume(resume, given)
         return
-    file = RunFile.read(config) if config is not None else RunFile(TrainConfig())
+    if config is not None and recipe is not None:
+        raise SettingError("--recipe cannot be given with --config, which has all settings already")
+    base = TrainConfig() if recipe is None else named_recipe(recipe)
+    file = RunFile(base) if config is None else RunFile.read(config)
     settings = file.config.replace(**given)
     start = init_from or (Path(file.init_from) if file.init_from else None)
-    _train(text or file.text, settings, given, out, start)
+    # A recipe or a file of settings leaves nothing open.
+    plans = minutes is not None and settings.optimization.minutes > 0 and config is None and recipe is None
+    _train(text or file.text, settings, given, out, start, plans=plans)
 
 
 def _train(
-    text: str | None, config: TrainConfig, given: dict[str, Any], out: Path | None, init_from: Path | None
+    text: str | None,
+    config: TrainConfig,
+    given: dict[str, Any],
+    out: Path | None,
+    init_from: Path | None,
+    *,
+    plans: bool,
 ) -> None:
-    """Begin a run."""
+    """Begin a run; with ``plans``, choose what was not given for the best network in the time."""
     from charrnn_trainer.cli.display import Display
 
     vocabulary: Vocabulary | None = None
@@ -179,11 +232,16 @@ def _train(
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
         from charrnn_trainer.loop import train as train_network
 
+        if plans:
+            fixed = set(given) | (
+                {item.name for item in dataclasses.fields(NetworkConfig)} if init_from else set()
+            )
+            config = _plan(config, fixed, scanned)
         with _claim(out, config) as run, _word_on_write_errors(run.folder):
             corpus = scanned.encode_to(run.tokens_path, source=None if text is None else scanned.source)
-            with stop:
+            with stop, _listeners(config, run.folder, display) as listener:
                 result = train_network(
-                    config, corpus, display, out=run, init_from=init_from, should_stop=stop
+                    config, corpus, listener, out=run, init_from=init_from, should_stop=stop
                 )
     _finish(result, display, stop)
 
@@ -196,9 +254,52 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
 
     folder = newest_run(path)
     terminal.say(f"resuming {folder}")
-    with Display() as display, _StopSignals() as stop, _word_on_write_errors(folder):
-        result = resume_network(folder, display, changes=changes, should_stop=stop)
+    with (
+        Display() as display,
+        _StopSignals() as stop,
+        _word_on_write_errors(folder),
+        _listeners(_settings_of(folder, changes), folder, display) as listener,
+    ):
+        result = resume_network(folder, listener, changes=changes, should_stop=stop)
     _finish(result, display, stop)
+
+
+def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
+    """The settings that a run goes on with."""
+    from charrnn_trainer.checkpoint import CONFIG_FILE
+
+    return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
+
+
+def _plan(config: TrainConfig, fixed: set[str], text: ScannedText) -> TrainConfig:
+    """Choose what is not fixed for the best network in the time, and say what was chosen."""
+    from charrnn_trainer.time_budget import plan_for_minutes
+
+    terminal.say("measuring how fast this machine learns")
+    train_tokens = text.length - int(text.length * config.data.val_fraction)
+    plan = plan_for_minutes(config, fixed, train_tokens, len(text.vocabulary.symbols))
+    terminal.say(plan.words)
+    return plan.config
+
+
+@contextlib.contextmanager
+def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[Listener]:
+    """Who listens to the training: the display, and TensorBoard's log where it is wanted."""
+    if not config.run.tensorboard:
+        yield display
+        return
+    from charrnn_trainer.tensorboard import TensorBoardLog
+
+    log = TensorBoardLog(folder)
+
+    def both(event: Event) -> None:
+        display(event)
+        log(event)
+
+    try:
+        yield both
+    finally:
+        log.close()
 
 
 def _finish(result: TrainResult, display: Display, stop: _StopSignals) -> NoReturn:
@@ -265,7 +366,7 @@ def _start_from(
     fixed: dict[str, Any] = {
         item.name: getattr(header.config.network, item.name)
         for item in dataclasses.fields(NetworkConfig)
-        if item.name != "dropout"
+        if item.name not in ("dropout", "input_dropout", "weight_drop")  # what a network is trained with
     }
     fixed["level"] = header.config.data.level
     for name, value in fixed.items():

@@ -1,0 +1,168 @@
+"""What ends a run before its last step, what is kept of it, and what streams forget."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn_trainer import loop as loop_module
+from charrnn_trainer.checkpoint import checkpoint_files, load_checkpoint
+from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.events import Event, Started, Stepped
+from charrnn_trainer.loop import resume, train
+from charrnn_trainer.network import CharNetwork, State
+from tiny_runs import TEXT, TINY
+
+CORPUS = Corpus.from_text(TEXT, name="hamlet")
+
+
+def steps_kept(run: Path) -> list[int]:
+    return [load_checkpoint(path).step for path in checkpoint_files(run)]
+
+
+@pytest.fixture
+def validations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The validation losses that runs get to see, one after the other; the last for ever."""
+    planned: list[float] = []
+
+    def next_loss(*_: Any) -> float:
+        return planned.pop(0) if len(planned) > 1 else planned[0]
+
+    monkeypatch.setattr(loop_module, "validation_loss", next_loss)
+    return planned
+
+
+# --- patience ----------------------------------------------------------------------------------------------
+
+
+def test_patience_ends_a_run_after_so_many_validations_without_a_new_best(
+    tmp_path: Path, validations: list[float]
+) -> None:
+    validations += [2.0, 1.0, 1.5, 0.9, 1.0, 0.9, 0.1]
+    config = TINY.replace(eval_every=1, save_every=100, steps=50, patience=2)
+    result = train(config, CORPUS, out=tmp_path / "run")
+    assert (result.step, result.stopped) == (6, False)
+    assert steps_kept(tmp_path / "run") == [4, 6]
+
+
+def test_a_run_that_patience_ended_goes_on_when_more_is_given(
+    tmp_path: Path, validations: list[float]
+) -> None:
+    validations += [1.0, 2.0]
+    config = TINY.replace(eval_every=1, save_every=100, steps=8, patience=1)
+    assert train(config, CORPUS, out=tmp_path / "run").step == 2
+    assert resume(tmp_path / "run").step == 2
+    assert resume(tmp_path / "run", changes={"patience": 3}).step == 4
+    assert resume(tmp_path / "run", changes={"patience": 0}).step == 8
+
+
+def test_without_patience_no_validation_ends_a_run(validations: list[float]) -> None:
+    validations += [1.0, 2.0]
+    assert train(TINY.replace(eval_every=1, steps=9), CORPUS).step == 9
+
+
+# --- what is kept ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, [2, 3, 4, 6, 8, 9]), (1, [3, 9]), (2, [3, 8, 9])])
+def test_the_newest_checkpoints_are_kept_and_always_the_best_and_the_last(
+    tmp_path: Path, validations: list[float], keep: int, kept: list[int]
+) -> None:
+    validations += [3.0, 2.0, 1.0, 4.0]
+    config = TINY.replace(eval_every=1, save_every=2, steps=9, keep=keep)
+    train(config, CORPUS, out=tmp_path / "run")
+    assert steps_kept(tmp_path / "run") == kept
+
+
+# --- a time budget -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every look at the clock is a second after the last."""
+    seconds = itertools.count()
+    monkeypatch.setattr(loop_module.time, "perf_counter", lambda: float(next(seconds)))
+    return
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_run_ends_when_its_time_is_up_and_its_learning_rate_has_come_down_by_then(tmp_path: Path) -> None:
+    rates: list[float] = []
+    shares: list[float] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped):
+            rates.append(event.learning_rate)
+            shares.append(event.done)
+
+    config = TINY.replace(
+        minutes=2, steps=MOST_STEPS, schedule="linear", warmup_steps=0, learning_rate=1e-3
+    ).replace(eval_every=1000, save_every=1000)
+    result = train(config, CORPUS, listen, out=tmp_path / "run")
+    assert 10 < result.step < 120
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1e-3
+    assert shares == sorted(shares)
+    assert max(shares) <= 1.0
+    saved = load_checkpoint(checkpoint_files(tmp_path / "run")[-1])
+    assert saved.seconds is not None
+    assert saved.seconds >= 120
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_resumed_run_has_only_the_rest_of_its_time(tmp_path: Path) -> None:
+    config = TINY.replace(minutes=1, steps=MOST_STEPS, eval_every=1000, save_every=1000)
+    whole = train(config, CORPUS).step
+    first = train(config, CORPUS, out=tmp_path / "run", should_stop=lambda: True)
+    assert first.step == 1
+    second = resume(tmp_path / "run")
+    assert not second.stopped
+    assert whole / 2 < second.step <= whole + 1
+    begun: list[Started] = []
+    third = resume(tmp_path / "run", lambda e: begun.append(e) if isinstance(e, Started) else None)
+    assert third.step == second.step
+    assert begun[0].done == 1.0
+    assert resume(tmp_path / "run", changes={"minutes": 3.0}).step > second.step
+
+
+def test_without_a_time_budget_nothing_of_the_clock_is_saved(tmp_path: Path) -> None:
+    train(TINY, CORPUS, out=tmp_path / "run")
+    assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).seconds is None
+
+
+# --- what streams forget -----------------------------------------------------------------------------------
+
+
+def states_read(monkeypatch: pytest.MonkeyPatch, reset_chance: float) -> list[torch.Tensor]:
+    """The h and c, ``[2, L, B, H]``, that every step of a training of one pass began with."""
+    seen: list[torch.Tensor] = []
+    forward = CharNetwork.forward
+
+    def spy(self: CharNetwork, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        if self.training:
+            seen.append(torch.stack(state))
+        return forward(self, tokens, state)
+
+    monkeypatch.setattr(CharNetwork, "forward", spy)
+    train(TINY.replace(reset_chance=reset_chance, steps=10, batch_size=8), CORPUS)
+    return seen
+
+
+def test_streams_forget_whole_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = torch.stack(states_read(monkeypatch, 0.5)[1:])  # (steps, 2, L, B, H)
+    nothing = (later == 0).all(dim=4)  # (steps, 2, L, B)
+    forgot = nothing[:, 0, 0]
+    assert (nothing == forgot[:, None, None]).all()
+    assert 0.25 < forgot.float().mean() < 0.75
+
+
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.0), (1.0, 1.0)])
+def test_streams_never_or_always_forget(monkeypatch: pytest.MonkeyPatch, chance: float, share: float) -> None:
+    later = torch.stack(states_read(monkeypatch, chance)[1:])
+    assert (later == 0).all(dim=4).float().mean() == share
