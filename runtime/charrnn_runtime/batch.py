@@ -8,12 +8,12 @@ take it, the batch becomes narrower.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.records import Record
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.session import BLOCK, Engine, Lane
 from charrnn_runtime.state import State
@@ -37,13 +37,13 @@ wants them in order has to hold."""
 _NO_TOKENS = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Record):
     """One stream to run.
 
     Attributes:
         state: the stream's state before the job, one row; its ``tokens`` are not looked at.
-        given: int64 ``[m]``, m >= 1, the tokens that it reads first.
+        given: int64 ``[m]``, m >= 1, the tokens that it reads first; the last is the pending one if the job
+            runs no step.
         length: how many tokens it then samples, from 0.
         live: whether its tokens are wanted as they come, and not only at its end.
     """
@@ -54,8 +54,7 @@ class Job:
     live: bool = False
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Record):
     """Some of what a job has sampled.
 
     Attributes:
@@ -78,7 +77,7 @@ def run_jobs(
     stop: NDArray[np.int64] | None = None,
     rows: int | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """Run jobs, many at once.
 
     Args:

@@ -14,8 +14,9 @@ Shapes are written with these letters throughout the project:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from charrnn_runtime.records import Record
 
 FORMAT: Final = "step"
 """The value of the metadata key ``charrnn.format``."""
@@ -43,8 +44,7 @@ FLOAT16: Final = 10
 BATCH_AXIS: Final = "batch"
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Record):
     """One input or output of the step model.
 
     Attributes:
@@ -136,8 +136,7 @@ def top_k_max(vocabulary_size: int) -> int:
     return min(vocabulary_size, TOP_K_LIMIT)
 
 
-@dataclass(frozen=True)
-class StateBlock:
+class StateBlock(Record):
     """One block of a stream's state row: ``row[start : start + size]`` is the tensor ``name``."""
 
     name: str

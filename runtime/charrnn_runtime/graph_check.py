@@ -2,13 +2,15 @@
 
 Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than
 its model has any use for, whatever it is made of. Shapes are tuples in which `BATCH` stands for B.
+
+Indices are proved to be in range too, since not every kernel of a GPU looks: where the sampler counts
+symbols to find a position, the count is bounded by what it counts (see `Value`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime import contract
 from charrnn_runtime.errors import ModelFormatError
+from charrnn_runtime.records import Record
 
 BATCH: Final = -1
 Shape = tuple[int, ...]
@@ -32,21 +35,36 @@ _ITEM_TYPES: Final[dict[int, np.dtype[Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(Record):
     """What is known of a value.
 
     Attributes:
         element_type: ONNX's number of its type.
         shape: its shape.
         constant: its numbers, where it is an initializer.
-        below: where it holds indices, a bound: all of them are in [0, below).
+        below: a bound, where one is known: all of its numbers are in [0, below).
+        ones: where every number is 0 or 1 (or false or true), how many of a row can be 1 at most.
+        kind: what the sampler makes, as far as a proof needs it; see `_PROBABILITIES` and so on.
+        sums: for a part of a row's running sums, the value that holds them.
     """
 
     element_type: int
     shape: Shape
     constant: NDArray[Any] | None = None
     below: int | None = None
+    ones: int | None = None
+    kind: str = ""
+    sums: Value | None = None
+
+
+# The sampler's values. Of a row of probabilities the largest is above zero, so all running sums of the ranked
+# ones are, too; and a sum times a uniform number, which is below 1, comes out below that sum. (Or all of them
+# are NaN, which no comparison finds to be true.)
+_PROBABILITIES: Final = "probabilities"
+_RANKED: Final = "probabilities, largest first"
+_RUNNING_SUMS: Final = "running sums"
+_ONE_SUM: Final = "one of a row's running sums"
+_BELOW_ONE_SUM: Final = "a number below one of a row's running sums"
 
 
 class _Mismatch(Exception):
@@ -54,7 +72,7 @@ class _Mismatch(Exception):
 
 
 def read_tensor(tensor: Any) -> Value:
-    """An initializer's value, without a copy.
+    """An initializer's value.
 
     Raises:
         ModelFormatError: its type is not used by step models, it has more than two axes or an empty one, it
@@ -71,17 +89,17 @@ def read_tensor(tensor: Any) -> Value:
     shape = tuple(tensor.dims)
     if any(size < 1 for size in shape):
         raise ModelFormatError(f"tensor {name!r} has the shape {shape}; every size must be 1 or more")
-    needed, found = math.prod(shape) * item_type.itemsize, len(tensor.raw_data)
+    raw_data = tensor.raw_data  # every look at it makes a copy
+    needed, found = math.prod(shape) * item_type.itemsize, len(raw_data)
     if needed != found:
         raise ModelFormatError(f"tensor {name!r} of shape {shape} needs {needed:,} bytes, but has {found:,}")
-    numbers = np.frombuffer(tensor.raw_data, dtype=item_type).reshape(shape)
+    numbers = np.frombuffer(raw_data, dtype=item_type).reshape(shape)
     if item_type.kind == "f" and not np.isfinite(numbers).all():
         raise ModelFormatError(f"tensor {name!r} has numbers that are not finite (NaN or infinity)")
     return Value(tensor.data_type, shape, numbers)
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(Record):
     """How much a graph may and must hold, counted in numbers.
 
     Attributes:
@@ -89,11 +107,13 @@ class Sizes:
         in_all: the most that all computed values may have together, for one stream.
         weights: the least that the initializers must have together: a model that claims to be large has to
             bring its weights along.
+        most_weights: the most that they may have: a small model has no use for more.
     """
 
     widest: int
     in_all: int
     weights: int
+    most_weights: int
 
 
 def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value], sizes: Sizes) -> None:
@@ -118,6 +138,11 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
         raise ModelFormatError(
             f"its tensors have {weights:,} numbers; a model of its layers, hidden size and vocabulary has at "
             f"least {sizes.weights:,}"
+        )
+    if weights > sizes.most_weights:
+        raise ModelFormatError(
+            f"its tensors have {weights:,} numbers; a model of its layers, hidden size and vocabulary has at "
+            f"most {sizes.most_weights:,}"
         )
     in_all = 0
     for node in graph.node:
@@ -244,17 +269,45 @@ def _arithmetic(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     return [Value(contract.FLOAT, _broadcast(one.shape, other.shape))]
 
 
+def _multiplication(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
+    (product,) = _arithmetic(inputs, attributes)
+    total, share = inputs
+    if total.kind == _ONE_SUM and share.below == 1 and share.shape == total.shape:
+        return [Value(contract.FLOAT, product.shape, kind=_BELOW_ONE_SUM, sums=total.sums)]
+    return [product]
+
+
 def _comparison(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     one, other = inputs
     _require(one.element_type == other.element_type, "two values of one type")
     _require(one.element_type in (contract.FLOAT, contract.INT64), "float32 or int64 values")
-    return [Value(contract.BOOL, _broadcast(one.shape, other.shape))]
+    shape = _broadcast(one.shape, other.shape)
+    return [Value(contract.BOOL, shape, ones=shape[-1] if len(shape) == 2 else None)]
+
+
+def _less(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
+    (result,) = _comparison(inputs, attributes)
+    limits = inputs[0].constant
+    if limits is not None and limits.dtype == np.int64 and limits.shape == (1, result.ones):
+        # Nothing is above the highest number.
+        return [Value(contract.BOOL, result.shape, ones=int((limits < np.iinfo(np.int64).max).sum()))]
+    return [result]
+
+
+def _less_or_equal(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
+    (result,) = _comparison(inputs, attributes)
+    one, other = inputs
+    if result.ones and other.kind == _BELOW_ONE_SUM and other.sums is one:
+        return [Value(contract.BOOL, result.shape, ones=result.ones - 1)]  # that sum itself is not
+    return [result]
 
 
 def _both(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     one, other = inputs
     _require(one.element_type == other.element_type == contract.BOOL, "two boolean values")
-    return [Value(contract.BOOL, _broadcast(one.shape, other.shape))]
+    shape = _broadcast(one.shape, other.shape)
+    counts = [value.ones for value in inputs if value.ones is not None and value.shape == shape]
+    return [Value(contract.BOOL, shape, ones=min(counts, default=None))]
 
 
 def _same(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -262,8 +315,15 @@ def _same(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     return [Value(contract.FLOAT, inputs[0].shape)]
 
 
+def _softmax(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
+    (result,) = _same(inputs, attributes)
+    return [Value(contract.FLOAT, result.shape, kind=_PROBABILITIES)]
+
+
 def _cast(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
-    return [Value(attributes["to"], inputs[0].shape)]
+    value, to = inputs[0], attributes["to"]
+    below = value.below if to == contract.INT64 else None
+    return [Value(to, value.shape, below=below, ones=value.ones if to == contract.FLOAT else None)]
 
 
 def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -297,9 +357,12 @@ def _concat(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
 def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, weight = inputs
     width = _require_row(value, contract.FLOAT, contract.FLOAT16)
-    _constant(weight, value.element_type)
+    numbers = _constant(weight, value.element_type)
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
-    return [Value(value.element_type, (BATCH, weight.shape[1]))]
+    below = None
+    if value.ones is not None and bool(np.isin(numbers, (0, 1)).all()):
+        below = value.ones + 1  # it counts ones
+    return [Value(value.element_type, (BATCH, weight.shape[1]), below=below)]
 
 
 def _qgemm(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -339,13 +402,15 @@ def _topk(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     width = _require_row(value, contract.FLOAT)
     count = int(_constant(k, contract.INT64, (1,))[0])
     _require(1 <= count <= width, f"k between 1 and {width}")
-    return [Value(contract.FLOAT, (BATCH, count)), Value(contract.INT64, (BATCH, count), below=width)]
+    ranked = Value(contract.FLOAT, (BATCH, count), kind=_RANKED if value.kind == _PROBABILITIES else "")
+    return [ranked, Value(contract.INT64, (BATCH, count), below=width)]
 
 
 def _cumsum(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axis = inputs
     _require(int(_constant(axis, contract.INT64, ())) == 1, "axis 1")
-    return [Value(contract.FLOAT, (BATCH, _require_row(value, contract.FLOAT)))]
+    kind = _RUNNING_SUMS if value.kind == _RANKED else ""
+    return [Value(contract.FLOAT, (BATCH, _require_row(value, contract.FLOAT)), kind=kind)]
 
 
 def _reduce_min(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -358,17 +423,24 @@ def _argmax(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     return [Value(contract.INT64, (BATCH, 1), below=width)]
 
 
+def _require_positions(value: Value, position: Value) -> None:
+    """One position a row, each in range."""
+    width = _require_row(value, contract.FLOAT, contract.INT64)
+    _require(_require_row(position, contract.INT64) == 1, "positions of shape [batch, 1]")
+    _require(position.below is not None and position.below <= width, f"positions below {width:,}")
+
+
 def _gather_nd(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, position = inputs
-    _require_row(value, contract.FLOAT, contract.INT64)
-    _require(_require_row(position, contract.INT64) == 1, "positions of shape [batch, 1]")
+    _require_positions(value, position)
     return [Value(value.element_type, (BATCH,), below=value.below)]
 
 
 def _gather_elements(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, position = inputs
-    _require_row(value, contract.FLOAT, contract.INT64)
-    _require(_require_row(position, contract.INT64) == 1, "positions of shape [batch, 1]")
+    _require_positions(value, position)
+    if value.kind == _RUNNING_SUMS:
+        return [Value(value.element_type, (BATCH, 1), kind=_ONE_SUM, sums=value)]
     return [Value(value.element_type, (BATCH, 1), below=value.below)]
 
 
@@ -379,8 +451,7 @@ def _squeeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     return [Value(value.element_type, (BATCH,), below=value.below)]
 
 
-@dataclass(frozen=True)
-class _Rule:
+class _Rule(Record):
     """One operator: how many inputs, which attributes with which values (None: the rule itself looks)."""
 
     infer: Callable[[Sequence[Value], dict[str, Any]], list[Value]]
@@ -405,15 +476,15 @@ _RULES: Final = {
     "GatherND": _Rule(_gather_nd, 2, {"batch_dims": [1]}),
     "Greater": _Rule(_comparison, 2, {}),
     "Identity": _Rule(_same, 1, {}),
-    "Less": _Rule(_comparison, 2, {}),
-    "LessOrEqual": _Rule(_comparison, 2, {}),
+    "Less": _Rule(_less, 2, {}),
+    "LessOrEqual": _Rule(_less_or_equal, 2, {}),
     "MatMul": _Rule(_matmul, 2, {}),
-    "Mul": _Rule(_arithmetic, 2, {}),
+    "Mul": _Rule(_multiplication, 2, {}),
     "QGemm": _Rule(_qgemm, 7, {}, contract.CONTRIB_DOMAIN),
     "QuantizeLinear": _Rule(_quantize, 3, {}),
     "ReduceMin": _Rule(_reduce_min, 1, {"axes": [[1]], "keepdims": [1]}),
     "Sigmoid": _Rule(_same, 1, {}),
-    "Softmax": _Rule(_same, 1, {"axis": [1]}),
+    "Softmax": _Rule(_softmax, 1, {"axis": [1]}),
     "Split": _Rule(_split, 2, {"axis": [1]}),
     "Squeeze": _Rule(_squeeze, 2, {}),
     "Sub": _Rule(_arithmetic, 2, {}),

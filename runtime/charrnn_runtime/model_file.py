@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ from typing import Any, Final
 from charrnn_runtime import contract, onnx_proto
 from charrnn_runtime.errors import CharRNNError, ModelFormatError
 from charrnn_runtime.graph_check import BATCH, Sizes, Value, check_graph
+from charrnn_runtime.records import Record
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
@@ -27,12 +27,14 @@ _LONGEST_VALUE: Final = 4 * 1024 * 1024
 _CPU_OPERATORS: Final = ("ArgMax", "GatherND", "QGemm", "QuantizeLinear", "ReduceMin")
 """What has no kernel for the GPU in this operator set, or one that needs cuDNN or the host."""
 
+_MORE_NUMBERS: Final = 100_000
+"""What a model may hold besides its weights, however small it is."""
+
 _NUMBERS_A_SIZE: Final = 32
 """The values of all nodes together have about 12 numbers for each of a model's gates, states and symbols."""
 
 
-@dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(Record):
     """All that a step model says of itself.
 
     Attributes:
@@ -96,8 +98,7 @@ class ModelInfo:
         }
 
 
-@dataclass(frozen=True)
-class ModelFile:
+class ModelFile(Record):
     """A checked model: what it says of itself, and the bytes for onnxruntime."""
 
     info: ModelInfo
@@ -326,6 +327,9 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
             widest=max(vocabulary_size, contract.GATES["lstm"] * hidden_size, info.state_size),
             in_all=_NUMBERS_A_SIZE * (gates + info.state_size + vocabulary_size),
             weights=gates * hidden_size + hidden_size * vocabulary_size,  # recurrent and output weights
+            # Besides, a table and input weights; twice that leaves room for biases, scales and constants.
+            most_weights=2 * (gates * (2 * hidden_size + vocabulary_size) + hidden_size * vocabulary_size)
+            + _MORE_NUMBERS,
         ),
     )
 
@@ -354,6 +358,6 @@ def _check_values(
                 f"{what} {spec.name!r} has the shape {shown}; expected "
                 f"{[contract.BATCH_AXIS if size == BATCH else size for size in expected]}"
             )
-        is_token = spec.name in ("token", "next_token")
-        values[spec.name] = Value(spec.element_type, expected, below=sizes["vocab"] if is_token else None)
+        below = {"token": sizes["vocab"], "next_token": sizes["vocab"], "uniform": 1}.get(spec.name)
+        values[spec.name] = Value(spec.element_type, expected, below=below)
     return values

@@ -90,6 +90,10 @@ MAX_FIELDS: Final = 200_000
 """The most fields that a file may have, at all depths together, and some 40 times what a large model has.
 A parsed message can take 50 times the memory of its bytes, so they are counted first."""
 
+MAX_TEXT: Final = 16 * 1024 * 1024
+"""The most bytes that all names, metadata and unknown fields may have together, and some 16 times what the
+largest vocabulary takes. Text in Python can take four times its bytes."""
+
 
 @cache
 def _model_class() -> type[Message]:
@@ -112,9 +116,10 @@ def parse_model(data: bytes) -> Any:
     """The ``ModelProto`` in some bytes.
 
     Raises:
-        ValueError: the bytes are no protobuf message of this shape, or have more than `MAX_FIELDS` fields.
+        ValueError: the bytes are no protobuf message of this shape, or have more than `MAX_FIELDS` fields or
+            `MAX_TEXT` bytes of text.
     """
-    _count_fields(data, 0, len(data), "ModelProto", MAX_FIELDS)
+    _Budget().spend(data, 0, len(data), "ModelProto")
     model = _model_class()()
     try:
         model.ParseFromString(data)
@@ -123,34 +128,48 @@ def parse_model(data: bytes) -> Any:
     return model
 
 
-def _count_fields(data: bytes, at: int, end: int, message: str, left: int) -> int:
-    """Walk over the fields in ``data[at:end]`` and below; gives how many of the ``left`` fields remain."""
-    kinds = _KINDS[message]
-    while at < end:
-        left -= 1
-        tag, at = _read_varint(data, at, end)
-        kind = kinds.get(tag >> 3)
-        wire_type = tag & 7
-        if wire_type == _VARINT:
-            _, at = _read_varint(data, at, end)
-        elif wire_type == _BYTES_FOLLOW:
-            size, at = _read_varint(data, at, end)
-            if size > end - at:
-                raise ValueError("a field goes on behind the end")
-            if isinstance(kind, str):
-                left = _count_fields(data, at, at + size, kind, left)
-            elif kind in (_INT32, _INT64):
-                left -= size  # packed numbers: as many as there are bytes, at most
-            at += size
-        elif wire_type in _FIXED_SIZES:
-            at += _FIXED_SIZES[wire_type]
-        else:
-            raise ValueError(f"a field has the wire type {wire_type}, which is not used here")
-        if left < 0:
-            raise ValueError(f"there are more than {MAX_FIELDS:,} fields")
-    if at > end:
-        raise ValueError("a field goes on behind the end")
-    return left
+class _Budget:
+    """How many fields and how much text a message may still have."""
+
+    def __init__(self) -> None:
+        self.fields = MAX_FIELDS
+        self.text = MAX_TEXT
+
+    def spend(self, data: bytes, at: int, end: int, message: str) -> None:
+        """Walk over the fields of a message in ``data[at:end]``, and of those within.
+
+        Raises:
+            ValueError: there are too many, or they are no fields at all.
+        """
+        kinds = _KINDS[message]
+        while at < end:
+            self.fields -= 1
+            tag, at = _read_varint(data, at, end)
+            kind = kinds.get(tag >> 3)
+            wire_type = tag & 7
+            if wire_type == _VARINT:
+                _, at = _read_varint(data, at, end)
+            elif wire_type == _BYTES_FOLLOW:
+                size, at = _read_varint(data, at, end)
+                if size > end - at:
+                    raise ValueError("a field goes on behind the end")
+                if isinstance(kind, str):
+                    self.spend(data, at, at + size, kind)
+                elif kind in (_INT32, _INT64):
+                    self.fields -= size  # packed numbers: as many as there are bytes, at most
+                elif kind in (_STRING, None):
+                    self.text -= size
+                at += size
+            elif wire_type in _FIXED_SIZES:
+                at += _FIXED_SIZES[wire_type]
+            else:
+                raise ValueError(f"a field has the wire type {wire_type}, which is not used here")
+            if self.fields < 0:
+                raise ValueError(f"there are more than {MAX_FIELDS:,} fields")
+            if self.text < 0:
+                raise ValueError(f"there are more than {MAX_TEXT:,} bytes of text")
+        if at > end:
+            raise ValueError("a field goes on behind the end")
 
 
 def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:

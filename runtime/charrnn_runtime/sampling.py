@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.records import Record
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -25,8 +25,7 @@ def whole_number(name: str, value: Any) -> int:
         raise SettingError(f"{name} must be a whole number, not {value!r}") from None
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(Record):
     """How the next character is chosen from the logits.
 
     Attributes:

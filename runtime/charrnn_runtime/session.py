@@ -12,19 +12,25 @@ import contextlib
 import ctypes
 import functools
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, DeviceError, ModelFormatError, SettingError
 from charrnn_runtime.model_file import ModelFile, one_line
 from charrnn_runtime.sampling import whole_number
+
+# From 1.29 on, onnxruntime's builds for Linux and macOS, too, report processes and sessions to their maker,
+# and keep a database for it in the home folder. This stops all of it if it is set before the import, and
+# `disable_telemetry_events` what there is on Windows. A value that the user has set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 BLOCK: Final = 32

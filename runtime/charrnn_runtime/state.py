@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.records import Record
 
 UNSTARTED: Final = -1
 """In `State.tokens`: the stream has read nothing yet, and reads the model's start token unless primed."""
 
 
-@dataclass(frozen=True, eq=False)
-class State:
+class State(Record):
     """The state of N streams. It never changes: calls give new ones, so keeping one is enough to rewind.
 
     Attributes:
@@ -50,6 +49,9 @@ class State:
             )
         if len(self) and (self.numbers.min() < 0 or self.positions.min() < 0):
             raise SettingError("state: numbers and positions count from 0")
+
+    __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
+    __hash__ = object.__hash__
 
     def _freeze(self, name: str, kind: Any) -> None:
         array = np.array(getattr(self, name), dtype=kind)  # a copy: nobody else holds it

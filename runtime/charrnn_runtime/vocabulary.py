@@ -99,11 +99,12 @@ class Vocabulary:
             return ord("\n")
         return self.symbols.index("\n") if "\n" in self.symbols else 0
 
-    def encode(self, text: str, unknown: Unknown = "error", dtype: Any = np.int64) -> NDArray[Any]:
+    def encode(self, text: str | bytes, unknown: Unknown = "error", dtype: Any = np.int64) -> NDArray[Any]:
         """The ids of a text.
 
         Args:
-            text: any text. Lone surrogates are never known, at either level.
+            text: any text. Lone surrogates are never known, at either level. The byte level takes any bytes,
+                too, as they are.
             unknown: what happens to characters without an id: "error", or "skip" to drop them.
             dtype: the integer type of the result; it must hold V - 1.
 
@@ -112,9 +113,16 @@ class Vocabulary:
 
         Raises:
             UnknownCharacterError: the text has unknown characters, and ``unknown`` is "error".
+            CharRNNError: bytes were given at the character level.
         """
         if unknown not in ("error", "skip"):
             raise CharRNNError(f'unknown must be "error" or "skip", not {unknown!r}')
+        if isinstance(text, bytes):
+            if self.level != "byte":
+                raise CharRNNError(
+                    "this model reads characters and not bytes; give a str, as of text.decode()"
+                )
+            return np.frombuffer(text, dtype=np.uint8).astype(dtype)
         codes = _code_points(text)  # [T]
         if self.level == "byte":
             lone = (codes >= 0xD800) & (codes <= 0xDFFF)
@@ -132,7 +140,7 @@ class Vocabulary:
             ids = ids[~absent]
         return ids.astype(dtype)
 
-    def unknown_characters(self, text: str) -> list[str]:
+    def unknown_characters(self, text: str | bytes) -> list[str]:
         """The distinct characters of ``text`` that have no id, in the order of their first appearance."""
         try:
             self.encode(text)

@@ -156,7 +156,7 @@ def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
     # A number that was computed can be anything; a stream would read what is no symbol.
     def change(model: Any) -> None:
         node(model, "next_token").output[0] = "other"
-        add_node(model, "Cast", ["uniform"], ["next_token"], {"to": contract.INT64})
+        add_node(model, "Cast", ["temperature"], ["next_token"], {"to": contract.INT64})
 
     assert "output 'next_token' is not computed as an index below 65" in refusal(changed(change))
 
@@ -452,6 +452,60 @@ def test_a_node_that_does_not_fit_its_inputs_is_refused(
     found = refusal(changed(change, INT8))
     assert f"node 'added {operator}' ({operator})" in found
     assert message in found
+
+
+# --- positions ---------------------------------------------------------------------------------------------
+
+
+def _numbers(output: str, index: int, numbers: NDArray[Any]) -> Callable[[Any], None]:
+    """Gives a node another constant."""
+
+    def change(model: Any) -> None:
+        add_tensor(model, "changed", numbers)
+        node(model, output).input[index] = "changed"
+
+    return change
+
+
+def _read(output: str, index: int, name: str) -> Callable[[Any], None]:
+    """Lets a node read another value."""
+
+    def change(model: Any) -> None:
+        node(model, output).input[index] = name
+
+    return change
+
+
+def _ranks(*last: int) -> NDArray[Any]:
+    ranks = np.arange(1, 66)[None, :]
+    ranks[0, len(ranks[0]) - len(last) :] = last
+    return ranks
+
+
+OUT_OF_RANGE: dict[str, Callable[[Any], None]] = {
+    "counts by the thousand": _numbers("MatMul_4", 1, np.full((65, 1), 1000, F4)),
+    "counts below zero": _numbers("MatMul_4", 1, np.full((65, 1), -1, F4)),
+    "counts in halves": _numbers("MatMul_3", 1, np.full((65, 1), 0.5, F4)),
+    "a last rank that may be kept": _numbers("Less", 0, _ranks(65)),
+    "a threshold of the highest sum": _read("LessOrEqual", 1, "GatherElements"),
+    "a share that is no uniform number": _read("Mul_6", 1, "Unsqueeze"),
+    "a share of another sum": _read("LessOrEqual", 0, "Softmax"),
+    "sums of something else": _read("CumSum", 0, "Div"),
+    "a position that was computed": _read("Cast_3", 0, "Mul_6"),
+}
+
+
+@pytest.mark.parametrize("change", OUT_OF_RANGE)
+def test_a_position_that_might_be_out_of_range_is_refused(change: str) -> None:
+    # A kernel of a GPU need not look, and would read whatever lies there.
+    assert "positions below 65" in refusal(changed(OUT_OF_RANGE[change]))
+
+
+def test_a_position_may_be_counted_in_any_way_that_stays_in_range() -> None:
+    counts = np.ones((65, 1), F4)
+    counts[30:] = 0
+    for change in (_numbers("MatMul_4", 1, counts), _numbers("Less", 0, _ranks(*[2**63 - 1] * 5))):
+        assert check_model_bytes(changed(change), "x").info.cell == "lstm"
 
 
 # --- memory ------------------------------------------------------------------------------------------------

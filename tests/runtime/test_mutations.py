@@ -1,6 +1,6 @@
-"""Model files with bytes changed at random: refused in one line, or they run.
+"""Mutated model files: refused in one line, or they run; and what once broke the reader does so no more.
 
-CHARRNN_MUTATIONS says how many are tried; 300 unless it is set.
+These are few; ``nox -s mutations`` tries 10,000.
 """
 
 from __future__ import annotations
@@ -8,59 +8,89 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from charrnn_runtime import CharRNN, ModelFormatError
-from hostile_files import FOLDER
+from mutation_workers import LONGEST, Tally, try_seeds
+from mutations import Draw, changed_model, read_fields, written
+from subjects import MODELS, read_model
 
-NAMES = sorted(path.name for path in FOLDER.glob("*.onnx"))
-COUNT = int(os.environ.get("CHARRNN_MUTATIONS", "300"))
+FOUND = Path(__file__).resolve().parent.parent / "data" / "found" / "models"
 
-
-def _mutated(data: bytes, draw: np.random.RandomState) -> bytes:
-    """Some bytes set, flipped, cut out or put in; weights are many, so half of the changes fall elsewhere."""
-    changed = bytearray(data)
-    for _ in range(draw.randint(1, 5)):
-        if draw.randint(2):
-            at = int(draw.randint(len(changed)))
-        else:  # the nodes, and what follows the weights: inputs, outputs, metadata
-            at = int(draw.choice([draw.randint(3000), len(changed) - 1 - draw.randint(3000)]))
-        kind = draw.randint(5)
-        if kind == 0:
-            changed[at] = draw.randint(256)
-        elif kind == 1:
-            changed[at] ^= 1 << draw.randint(8)
-        elif kind == 2:
-            del changed[at : at + draw.randint(1, 9)]
-        elif kind == 3:
-            changed[at:at] = draw.bytes(draw.randint(1, 9))
-        else:
-            changed[at] = (changed[at] + draw.choice([1, 255])) % 256
-    return bytes(changed)
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="the processes report through a POSIX pipe")
 
 
-def _refused_or_run(path: Path, seed: int) -> tuple[str, str]:
-    """What the loader says of a file, or else what the model generates; any other error comes out."""
-    try:
-        return "", CharRNN.load(path, device="cpu").generate("", 20, seed=seed)
-    except ModelFormatError as error:
-        return str(error), ""
+@needs_posix
+def test_mutated_models_are_refused_or_run() -> None:
+    tally = try_seeds("subjects:try_model", 0, 300)
+    assert tally.faults == []
+    assert tally.outcomes.total() == 300
+    assert tally.outcomes["refused"] > 100
+    assert tally.outcomes["works"] > 10
 
 
-@pytest.mark.parametrize("chunk", range(10))
-def test_random_changes_are_refused_or_run(
-    chunk: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_models_that_were_cut_at_two_hundred_places_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    for data in MODELS:
+        for place in range(0, len(data), len(data) // 200 + 1):
+            path.write_bytes(data[:place])
+            with pytest.raises(ModelFormatError) as caught:
+                CharRNN.load(path, device="cpu")
+            assert str(caught.value).isprintable(), place
+
+
+@pytest.mark.parametrize("path", sorted(FOUND.iterdir()), ids=lambda path: path.name)
+def test_what_broke_the_reader_once_is_refused_or_runs(path: Path) -> None:
+    assert read_model(path) in ("refused", "works")
+
+
+def test_taking_a_file_apart_and_together_again_changes_nothing() -> None:
+    for data in MODELS:
+        assert written(read_fields(data)) == data
+
+
+def test_a_seed_makes_the_same_file_every_time_and_another_one_another() -> None:
+    first, again = ([changed_model(MODELS[0], MODELS[1], Draw(seed)) for seed in range(50)] for _ in range(2))
+    assert first == again
+    assert len({*first, MODELS[0]}) > 45
+
+
+# --- whether a fault would be seen -------------------------------------------------------------------------
+
+
+def tried(subject: str, count: int = 8, longest: float = LONGEST) -> Tally:
+    return try_seeds(f"faulty_subjects:{subject}", 0, count, workers=2, longest=longest)
+
+
+@needs_posix
+def test_what_goes_well_is_counted() -> None:
+    tally = tried("well", 10)
+    assert (dict(tally.outcomes), tally.faults) == ({"works": 5, "refused": 5}, [])
+    assert 2**20 < tally.peak < 2**30
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("subject", "seeds", "what"),
+    [
+        ("raises_at_3", [3], "KeyError: 'a\\nname'"),
+        ("crashes_at_3_and_4", [3, 4], "the process died (-11): last words"),
+        ("prints_at_3_and_4", [3, 4], "it printed to stdout"),
+        ("takes_memory_at_3", [3], "it took 1,1"),
+        ("says_nonsense_at_3", [3], "it said ''"),
+    ],
+)
+def test_a_fault_is_told_with_its_seed_and_the_others_go_on(
+    subject: str, seeds: list[int], what: str
 ) -> None:
-    ran = 0
-    for number in range(chunk * COUNT // 10, (chunk + 1) * COUNT // 10):
-        draw = np.random.RandomState(number)
-        path = tmp_path / "mutated.onnx"
-        path.write_bytes(_mutated((FOLDER / NAMES[number % len(NAMES)]).read_bytes(), draw))
-        refused, text = _refused_or_run(path, seed=number)
-        assert refused.isprintable(), number
-        if not refused:
-            ran += 1
-            assert 1 <= len(text) <= 20, number  # at the byte level several bytes may make one character
-    assert ran  # most changes of a weight leave a model that runs
-    assert capfd.readouterr().out == ""
+    tally = tried(subject)
+    assert [seed for seed, _ in tally.faults] == seeds
+    assert all(why.startswith(what) for _, why in tally.faults), tally.faults
+    assert tally.outcomes.total() == 8 - len(seeds)
+
+
+@needs_posix
+def test_a_hang_is_ended_and_told() -> None:
+    tally = tried("hangs_at_3", longest=10.0)
+    assert tally.faults == [(3, "no answer within 10 seconds")]
+    assert tally.outcomes["works"] == 7

@@ -171,5 +171,12 @@ def test_bytes_that_are_no_protobuf_are_refused(data: bytes) -> None:
 
 
 def test_a_file_of_an_int8_model_has_far_fewer_fields_than_the_limit() -> None:
-    left = onnx_proto._count_fields(INT8, 0, len(INT8), "ModelProto", onnx_proto.MAX_FIELDS)
-    assert 500 < onnx_proto.MAX_FIELDS - left < 5_000
+    budget = onnx_proto._Budget()
+    budget.spend(INT8, 0, len(INT8), "ModelProto")
+    assert 500 < onnx_proto.MAX_FIELDS - budget.fields < 5_000
+    assert 500 < onnx_proto.MAX_TEXT - budget.text < 50_000
+
+
+def test_texts_beyond_any_vocabulary_are_refused_before_they_take_memory() -> None:
+    for texts in (field(14, field(1, "key") + field(2, "x" * 4_000_000)) * 5, field(99, b"x" * 17_000_000)):
+        assert "more than 16,777,216 bytes of text" in refusal(LSTM + texts)

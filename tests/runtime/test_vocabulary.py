@@ -90,6 +90,19 @@ def test_a_byte_prime_is_utf_8() -> None:
     assert Vocabulary.of_bytes().encode("é中").tolist() == [0xC3, 0xA9, 0xE4, 0xB8, 0xAD]
 
 
+@given(st.binary())
+def test_the_byte_level_takes_any_bytes_as_they_are(data: bytes) -> None:
+    vocabulary = Vocabulary.of_bytes()
+    assert vocabulary.encode(data).tolist() == list(data)
+    assert vocabulary.decode_bytes(vocabulary.encode(data, "skip", np.uint8)) == data
+    assert vocabulary.unknown_characters(data) == []
+
+
+def test_the_character_level_takes_no_bytes() -> None:
+    with pytest.raises(CharRNNError, match="reads characters and not bytes"):
+        Vocabulary("abc").encode(b"abc")
+
+
 def test_code_points_far_beyond_the_highest_symbol_are_unknown() -> None:
     assert Vocabulary("abc").unknown_characters("c\U0010ffffd") == ["\U0010ffff", "d"]
 

@@ -316,8 +316,8 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[int, dict[str, Any], dict[
         version = about["version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{path} is a checkpoint of version {_line(repr(version), 40)}, but this charrnn reads version "
-                f"{FORMAT_VERSION}; use the charrnn that wrote it, or train again"
+                f"{path} is a checkpoint of version {_line(repr(version), 40)}, but this charrnn reads "
+                f"version {FORMAT_VERSION}; use the charrnn that wrote it, or train again"
             )
         return 8 + size, table, about, _header(path, about)
     except CheckpointError:
