@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SettingError,
         UnknownCharacterError,
     )
-    from charrnn_runtime.model import CharRNN, Generated, LiveText, Step
+    from charrnn_runtime.model import CharRNN, Generated, LiveBytes, LiveText, Step
     from charrnn_runtime.model_file import ModelInfo
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.scoring import Score
@@ -33,6 +33,7 @@ __all__ = [
     "CharRNNError",
     "DeviceError",
     "Generated",
+    "LiveBytes",
     "LiveText",
     "ModelFormatError",
     "ModelInfo",
@@ -48,7 +49,7 @@ __all__ = [
 
 _MODULES = {
     "errors": ("CharRNNError", "DeviceError", "ModelFormatError", "SettingError", "UnknownCharacterError"),
-    "model": ("CharRNN", "Generated", "LiveText", "Step"),
+    "model": ("CharRNN", "Generated", "LiveBytes", "LiveText", "Step"),
     "model_file": ("ModelInfo",),
     "sampling": ("Sampling",),
     "scoring": ("Score",),

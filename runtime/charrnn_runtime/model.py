@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, AnyStr, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +14,20 @@ from charrnn_runtime import contract
 from charrnn_runtime.batch import Job, Piece, run_jobs
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
 from charrnn_runtime.model_file import ModelInfo, read_model_file
+from charrnn_runtime.records import Record
 from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.scoring import Score, score_stream, score_tokens
 from charrnn_runtime.session import Engine
 from charrnn_runtime.state import UNSTARTED, State
-from charrnn_runtime.text_stream import TextStream
+from charrnn_runtime.text_stream import ByteStream, TextStream
 from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
 from charrnn_runtime.vocabulary import Unknown, Vocabulary
 
-Texts = list[str] | tuple[str, ...]
-"""Several texts. Not any sequence of str, since a str is one too."""
+Texts = list[str] | list[bytes] | tuple[str | bytes, ...]
+"""Several texts. Not any sequence of str, since a str is one too. Bytes are for models at the byte level."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Record):
     """What one step of N streams gives.
 
     Attributes:
@@ -41,8 +41,7 @@ class Step:
     state: State
 
 
-@dataclass(frozen=True)
-class Generated:
+class Generated(Record):
     """One finished stream.
 
     Attributes:
@@ -50,12 +49,14 @@ class Generated:
         prime: the prime, as it was read.
         text: what was generated, without the prime and without the stop text.
         state: the stream's state at the end.
+        data: prime and text as bytes: UTF-8, but at the byte level the very bytes that the model wrote.
     """
 
     index: int
     prime: str
     text: str
     state: State
+    data: bytes
 
 
 class CharRNN:
@@ -111,12 +112,16 @@ class CharRNN:
         return State.start(batch, self.info.state_size)
 
     def prime(
-        self, text: str | Sequence[str], state: State | None = None, *, unknown: Unknown = "error"
+        self,
+        text: str | bytes | Sequence[str | bytes],
+        state: State | None = None,
+        *,
+        unknown: Unknown = "error",
     ) -> State:
         """Let streams read a text, without generating.
 
         Args:
-            text: one text for all streams, or a list with one text a stream.
+            text: one text for all streams, or a list with one text a stream; bytes at the byte level, too.
             state: where the streams stand; fresh ones if left out.
             unknown: what happens to characters that the model does not know: "error", or "skip".
 
@@ -126,19 +131,18 @@ class CharRNN:
         Raises:
             UnknownCharacterError: the text has unknown characters, and ``unknown`` is "error".
         """
-        texts = [self._known(each, unknown) for each in ([text] if isinstance(text, str) else text)]
+        texts = [text] if isinstance(text, str | bytes) else list(text)
         if state is None:
             state = self.initial_state(max(1, len(texts)))
         if len(texts) == 1:
             texts *= len(state)
         self._check_state(state, len(texts))
         jobs = [self._job(state[i], text, 0, unknown) for i, text in enumerate(texts)]
-        ends: list[State | None] = [None] * len(jobs)
-        # With neither text nor anything pending there is nothing to read: such streams stay as they are.
-        busy = [i for i, job in enumerate(jobs) if texts[i] or state.tokens[i] != UNSTARTED]
-        for piece in run_jobs(self._engine, [jobs[i] for i in busy], Sampling(), 0):
-            ends[busy[piece.index]] = piece.state
-        return State.concatenate([end or state[i] for i, end in enumerate(ends)])
+        ends: dict[int, State] = {}
+        for piece in run_jobs(self._engine, jobs, Sampling(), 0):
+            assert piece.state is not None  # a job of no length has one piece
+            ends[piece.index] = piece.state
+        return State.concatenate([ends[i] for i in range(len(jobs))])
 
     def step(
         self,
@@ -182,7 +186,7 @@ class CharRNN:
     @overload
     def generate(
         self,
-        prime: str = ...,
+        prime: str | bytes = ...,
         length: int = ...,
         *,
         seed: int | None = ...,
@@ -209,7 +213,7 @@ class CharRNN:
     ) -> list[str]: ...
     def generate(
         self,
-        prime: str | Texts | State = "",
+        prime: str | bytes | Texts | State = "",
         length: int = contract.DEFAULT_LENGTH,
         *,
         seed: int | None = None,
@@ -223,7 +227,8 @@ class CharRNN:
         """Generate text.
 
         Args:
-            prime: a text to go on from; or a list of them, stream i being the i-th; or a state to go on from.
+            prime: a text to go on from (at the byte level, bytes too); or a list of them, stream i being the
+                i-th; or a state to go on from.
             length: how many characters (bytes, at the byte level) to generate; the prime is not counted.
             seed: decides the random numbers; drawn if left out.
             temperature: see `Sampling`, as ``top_k`` and ``top_p``.
@@ -235,14 +240,15 @@ class CharRNN:
 
         Returns:
             One text, prime included, for one prime; a list of them for a list; for a state, a list of what
-            its streams go on with.
+            its streams go on with. At the byte level, what is not UTF-8 is replaced as `Vocabulary.decode`
+            says; `generate_each` and `stream_bytes` give the very bytes.
 
         Raises:
             SettingError: a setting makes no sense.
             UnknownCharacterError: a prime has unknown characters, and ``unknown`` is "error".
         """
         streams = self.generate_each(
-            [prime] if isinstance(prime, str) else prime,
+            [prime] if isinstance(prime, str | bytes) else prime,
             length,
             seed=seed,
             temperature=temperature,
@@ -252,12 +258,13 @@ class CharRNN:
             unknown=unknown,
             rows=rows,
         )
-        texts = [stream.prime + stream.text for stream in streams]
-        return texts[0] if isinstance(prime, str) else texts
+        # Of all bytes together: a prime of bytes may end within a sequence that the model completes.
+        texts = [stream.data.decode(errors="replace") for stream in streams]
+        return texts[0] if isinstance(prime, str | bytes) else texts
 
     def generate_each(
         self,
-        primes: Iterable[str] | State,
+        primes: Iterable[str | bytes] | State,
         length: int = contract.DEFAULT_LENGTH,
         *,
         seed: int | None = None,
@@ -287,46 +294,54 @@ class CharRNN:
         """
         sampling = Sampling(temperature, top_k, top_p)
         length = _check_length(length)
-        if isinstance(primes, str):
+        if isinstance(primes, str | bytes):
             raise SettingError("generate_each: primes must be several texts, as in a list, and not one text")
         if rows is not None:
             _check_streams(rows)
         chosen = draw_seed() if seed is None else check_seed(seed)
         stop_tokens = self._stop_tokens(stop)
-        heads: dict[int, str] = {}  # the primes of the streams that have begun
+        heads: dict[int, bytes] = {}  # the primes of the streams that have begun
 
         def jobs() -> Iterator[Job]:
             if isinstance(primes, State):
                 self._check_state(primes, len(primes))
                 for i in range(len(primes)):
-                    heads[i] = ""
+                    heads[i] = b""
                     yield self._job(primes[i], "", length, unknown)
                 return
             fresh = self.initial_state(1)
             for i, prime in enumerate(primes):
-                job = self._job(fresh.fork(1, i), prime, length, unknown)
-                heads[i] = self._known(prime, unknown)
-                yield job
+                heads[i] = self.vocabulary.decode_bytes(self.vocabulary.encode(prime, unknown))
+                yield self._job(fresh.fork(1, i), prime, length, unknown)
 
         done: dict[int, Generated] = {}
         pieces: dict[int, list[NDArray[np.int64]]] = {}
         following = 0
-        for piece in run_jobs(
+        running = run_jobs(
             self._engine, jobs(), sampling, chosen, stop=stop_tokens, rows=rows, on_progress=on_progress
-        ):
-            pieces.setdefault(piece.index, []).append(piece.tokens)
-            if piece.state is None:
-                continue
-            stream = TextStream(self.vocabulary, stop)
-            text = stream.push(np.concatenate(pieces.pop(piece.index))) + stream.finish()
-            done[piece.index] = Generated(piece.index, heads.pop(piece.index), text, piece.state)
-            while following in done:
-                yield done.pop(following)
-                following += 1
+        )
+        with contextlib.closing(running):
+            for piece in running:
+                pieces.setdefault(piece.index, []).append(piece.tokens)
+                if piece.state is None:
+                    continue
+                stream = ByteStream(self.vocabulary, stop)
+                data = stream.push(np.concatenate(pieces.pop(piece.index))) + stream.finish()
+                head = heads.pop(piece.index)
+                done[piece.index] = Generated(
+                    index=piece.index,
+                    prime=head.decode(errors="replace"),
+                    text=data.decode(errors="replace"),
+                    state=piece.state,
+                    data=head + data,
+                )
+                while following in done:
+                    yield done.pop(following)
+                    following += 1
 
     def stream(
         self,
-        prime: str = "",
+        prime: str | bytes = "",
         length: int = contract.DEFAULT_LENGTH,
         *,
         state: State | None = None,
@@ -340,8 +355,8 @@ class CharRNN:
         """Generate one stream, giving its text as it comes; the prime is not given again.
 
         Args:
-            prime: a text to read first.
-            length: how many characters to generate.
+            prime: a text to read first; at the byte level, bytes too.
+            length: how many characters (bytes, at the byte level) to generate.
             state: the state of one stream to go on from; a fresh one if left out.
             seed: as for `generate`, as the other arguments are.
             temperature: see `Sampling`, as ``top_k`` and ``top_p``.
@@ -351,7 +366,8 @@ class CharRNN:
             unknown: what happens to characters of the prime that the model does not know.
 
         Returns:
-            An iterator of pieces of text. When it is through, its ``state`` is where the stream stands.
+            An iterator of pieces of text. When it is through, its ``state`` is where the stream stands. One
+            that is not read to its end is best closed, or used in a ``with`` statement.
 
         Example:
             >>> text = model.stream("LORD ", 500, seed=1)  # doctest: +SKIP
@@ -360,25 +376,66 @@ class CharRNN:
             >>> more = model.stream("", 500, state=text.state, seed=1)  # doctest: +SKIP
         """
         sampling = Sampling(temperature, top_k, top_p)
+        written = TextStream(self.vocabulary, stop)
+        pieces, start, chosen = self._run_live(prime, length, state, seed, sampling, stop, unknown)
+        return LiveText(pieces, written.push, written.finish, start, chosen)
+
+    def stream_bytes(
+        self,
+        prime: str | bytes = b"",
+        length: int = contract.DEFAULT_LENGTH,
+        *,
+        state: State | None = None,
+        seed: int | None = None,
+        temperature: float = contract.DEFAULT_TEMPERATURE,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        stop: str | None = None,
+        unknown: Unknown = "error",
+    ) -> LiveBytes:
+        r"""Generate one stream as `stream` does, giving bytes as they come.
+
+        At the byte level they are the very bytes that the model writes, whether they are UTF-8 or not; at the
+        character level they are the text's UTF-8.
+
+        Example:
+            >>> data = b"".join(model.stream_bytes(b"\x89PNG", 500, seed=1))  # doctest: +SKIP
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        written = ByteStream(self.vocabulary, stop)
+        pieces, start, chosen = self._run_live(prime, length, state, seed, sampling, stop, unknown)
+        return LiveBytes(pieces, written.push, written.finish, start, chosen)
+
+    def _run_live(
+        self,
+        prime: str | bytes,
+        length: int,
+        state: State | None,
+        seed: int | None,
+        sampling: Sampling,
+        stop: str | None,
+        unknown: Unknown,
+    ) -> tuple[Generator[Piece, None, None], State, int]:
+        """Run one stream whose tokens come as they are sampled; gives its state before and its seed, too."""
         length = _check_length(length)
         chosen = draw_seed() if seed is None else check_seed(seed)
         start = self.initial_state(1) if state is None else state
         self._check_state(start, 1)
         job = self._job(start, prime, length, unknown, live=True)
         pieces = run_jobs(self._engine, [job], sampling, chosen, stop=self._stop_tokens(stop))
-        return LiveText(pieces, TextStream(self.vocabulary, stop), start, chosen)
+        return pieces, start, chosen
 
     @overload
-    def score(self, texts: str, *, unknown: Unknown = ...) -> Score: ...
+    def score(self, texts: str | bytes, *, unknown: Unknown = ...) -> Score: ...
     @overload
     def score(self, texts: Texts, *, unknown: Unknown = ...) -> list[Score]: ...
-    def score(self, texts: str | Texts, *, unknown: Unknown = "error") -> Score | list[Score]:
+    def score(self, texts: str | bytes | Texts, *, unknown: Unknown = "error") -> Score | list[Score]:
         """How well the model predicts a text, or each of several.
 
         The first character of a text is predicted from the start token at a zero state.
 
         Args:
-            texts: a text, or a list of them, which share each step.
+            texts: a text, or a list of them, which share each step; at the byte level, bytes too.
             unknown: what happens to characters that the model does not know: "error", or "skip".
 
         Raises:
@@ -389,39 +446,51 @@ class CharRNN:
             >>> round(model.score("To be, or not to be").bits_per_character, 2)  # doctest: +SKIP
             2.15
         """
-        listed = [texts] if isinstance(texts, str) else texts
+        alone = isinstance(texts, str | bytes)
+        listed = [texts] if isinstance(texts, str | bytes) else texts
         scores = list(self.score_each(listed, unknown=unknown))
-        return scores[0] if isinstance(texts, str) else scores
+        return scores[0] if alone else scores
 
-    def score_each(self, texts: Iterable[str], *, unknown: Unknown = "error") -> Iterator[Score]:
+    def score_each(self, texts: Iterable[str | bytes], *, unknown: Unknown = "error") -> Iterator[Score]:
         """Score texts one after the other in the order in which they come, however many they are."""
-        if isinstance(texts, str):
+        if isinstance(texts, str | bytes):
             raise SettingError("score_each: texts must be several texts, as in a list, and not one text")
-        tokens = (self.vocabulary.encode(text, unknown) for text in texts)
+        tokens = (self.vocabulary.encode(text, unknown, np.uint16) for text in texts)
         return map(Score.of, score_tokens(self._engine, tokens))
 
     def score_stream(
-        self, pieces: Iterable[str], *, unknown: Unknown = "error"
+        self, pieces: Iterable[str | bytes], *, unknown: Unknown = "error"
     ) -> Iterator[NDArray[np.float32]]:
-        """The losses of one text that comes in pieces: float32 ``[n]``, in nats, some at a time.
+        """The losses of one text that comes in pieces: float32 ``[n]`` for each piece, in nats.
 
-        It takes no more memory for a long text than for a short one.
+        It takes no more memory for a long text than for a short one: a piece is scored before the next one
+        is asked for.
         """
-        return score_stream(self._engine, (self.vocabulary.encode(piece, unknown) for piece in pieces))
+        return score_stream(self._engine, self._encode_each(pieces, unknown))
 
-    def _job(self, state: State, text: str, length: int, unknown: Unknown, *, live: bool = False) -> Job:
+    def _encode_each(self, pieces: Iterable[str | bytes], unknown: Unknown) -> Iterator[NDArray[Any]]:
+        """The ids of the pieces of one text; an error tells where in the text a character is unknown."""
+        before = 0
+        for piece in pieces:
+            try:
+                yield self.vocabulary.encode(piece, unknown)
+            except UnknownCharacterError as error:
+                positions = [before + position for position in error.positions]
+                raise UnknownCharacterError(error.characters, positions, len(self.vocabulary)) from None
+            before += len(piece)
+
+    def _job(
+        self, state: State, text: str | bytes, length: int, unknown: Unknown, *, live: bool = False
+    ) -> Job:
         """The job of one stream: what is pending, then the text; or the start token if there is neither."""
         given = self.vocabulary.encode(text, unknown)
         pending = int(state.tokens[0])
         if pending != UNSTARTED:
             given = np.concatenate([[pending], given])
         elif not len(given):
-            given = np.array([self.info.start_token])
+            # With nothing to read and nothing to sample, the stream stays unstarted: no step is run.
+            given = np.array([self.info.start_token if length else UNSTARTED])
         return Job(state, given, length, live)
-
-    def _known(self, text: str, unknown: Unknown) -> str:
-        """A text without the characters that are dropped from it."""
-        return text if unknown == "error" else self.vocabulary.decode(self.vocabulary.encode(text, unknown))
 
     def _stop_tokens(self, stop: str | None) -> NDArray[np.int64] | None:
         if stop is None:
@@ -445,8 +514,48 @@ class CharRNN:
             raise SettingError("state: it has tokens that are not in this model's vocabulary")
 
 
-class LiveText(Iterator[str]):
-    """The text of one stream, as it comes.
+class _Live(Iterator[AnyStr]):
+    """What one stream writes, as it comes."""
+
+    def __init__(
+        self,
+        pieces: Generator[Piece, None, None],
+        push: Callable[[NDArray[np.int64]], AnyStr],
+        finish: Callable[[], AnyStr],
+        state: State,
+        seed: int,
+    ) -> None:
+        self._pieces = pieces
+        self._push: Callable[[NDArray[np.int64]], AnyStr] = push
+        self._finish: Callable[[], AnyStr] = finish
+        self.state = state
+        self.seed = seed
+        self.generated = 0
+
+    def __next__(self) -> AnyStr:
+        for piece in self._pieces:
+            self.generated += len(piece.tokens)
+            text = self._push(piece.tokens)
+            if piece.state is not None:
+                self.state = piece.state
+                text += self._finish()
+            if text:
+                return text
+        raise StopIteration
+
+    def close(self) -> None:
+        """End it here, and let go of the buffers that it runs in; what was held back is dropped."""
+        self._pieces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LiveText(_Live[str]):
+    """The text of one stream, as it comes. Close it if it is not read to its end.
 
     Attributes:
         seed: the seed that is used.
@@ -454,23 +563,9 @@ class LiveText(Iterator[str]):
         generated: how many characters (bytes, at the byte level) were sampled so far.
     """
 
-    def __init__(self, pieces: Iterator[Piece], text: TextStream, state: State, seed: int) -> None:
-        self._pieces = pieces
-        self._text = text
-        self.state = state
-        self.seed = seed
-        self.generated = 0
 
-    def __next__(self) -> str:
-        for piece in self._pieces:
-            self.generated += len(piece.tokens)
-            text = self._text.push(piece.tokens)
-            if piece.state is not None:
-                self.state = piece.state
-                text += self._text.finish()
-            if text:
-                return text
-        raise StopIteration
+class LiveBytes(_Live[bytes]):
+    """What one stream writes as bytes, as it comes; in all else it is like `LiveText`."""
 
 
 def _check_length(length: int) -> int:

@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.records import Record
 from charrnn_runtime.session import BLOCK, Engine, Lane
 
 SCORING_ROWS = 64
-"""How many texts are read at once."""
+"""How many texts are read at once, unless the logits of so many take too much memory."""
+
+_LOGITS_BYTES = 64 * 1024 * 1024
+"""The most that the logits of a block of steps may take, which for large vocabularies bounds the rows."""
+
+_WINDOW = 1 << 20
+"""How many characters of later texts may be scored and held while the first of all is still being read."""
+
+_TEXT_COST = 32
+"""What holding a score takes in any case, in characters."""
+
+_WORTH_MOVING = 1000
+"""The steps that must be left for a narrower lane, whose session may have to be made, to gain something."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(Record):
     """How well a text was predicted.
 
     Attributes:
@@ -50,77 +62,129 @@ class Score:
 
 
 def score_tokens(
-    engine: Engine, texts: Iterable[NDArray[np.int64]], rows: int = SCORING_ROWS
+    engine: Engine, texts: Iterable[NDArray[Any]], rows: int = SCORING_ROWS, window: int = _WINDOW
 ) -> Iterator[NDArray[np.float32]]:
     """The losses of some texts, in their order.
 
+    However many texts there are, no more are held than those that are being read and ``window`` characters.
+
     Args:
         engine: the model on its device.
-        texts: int64 ``[T]`` each, drawn from as rows become free.
-        rows: how many are read at once.
+        texts: integers ``[T]`` each, drawn from as rows become free.
+        rows: how many are read at once, at most.
+        window: how many characters of later texts may be scored before the first open one has ended.
 
     Yields:
         float32 ``[T]`` for each text: -ln p of each character.
     """
-    waiting = enumerate(texts)
-    begun: list[_Text] = []
-    while len(begun) < rows and (text := _next(waiting)) is not None:
-        begun.append(text)
-    done: dict[int, NDArray[np.float32]] = {}
-    following = 0
-    if begun:
+    rows = max(1, min(rows, _LOGITS_BYTES // (BLOCK * len(engine.info.vocabulary) * 4)))
+    queue = _Queue(texts, window)
+    state_size = engine.info.state_size
+    begun: list[tuple[_Text, NDArray[np.float32]]] = []  # with their states, float32 [S]
+    while True:
+        while len(begun) < rows and (text := queue.take()) is not None:
+            begun.append((text, np.zeros(state_size, np.float32)))
+        if not begun:
+            return
         with engine.lane(len(begun), reading=True) as lane:
-            lane.write_state(slice(None), np.zeros((lane.rows, engine.info.state_size), np.float32))
-            slots: list[_Text | None] = list(begun)
-            while any(slots):
+            slots: list[_Text | None] = [text for text, _ in begun]
+            lane.write_state(slice(None), np.stack([state for _, state in begun]))
+            while any(slots) and not _other_width_is_better(slots, queue, rows):
                 _read_block(lane, slots, engine.info.start_token)
                 for slot, text in enumerate(slots):
-                    if text is None or text.read < len(text.tokens):
-                        continue
-                    done[text.index] = text.losses
-                    slots[slot] = _next(waiting)
-                    lane.write_state([slot], np.zeros((1, engine.info.state_size), np.float32))
-                while following in done:
-                    yield done.pop(following)
-                    following += 1
+                    if text is not None and text.read == len(text.tokens):
+                        queue.finish(text)
+                        slots[slot] = None
+                yield from queue.ready()
+                for slot, text in enumerate(slots):
+                    if text is None and (following := queue.take()) is not None:
+                        slots[slot] = following
+                        lane.write_state([slot], np.zeros((1, state_size), np.float32))
+            begun = [(text, lane.read_state(slot)) for slot, text in enumerate(slots) if text is not None]
 
 
-def score_stream(engine: Engine, pieces: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.float32]]:
+def score_stream(engine: Engine, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
     """The losses of one text that comes in pieces, however long it is.
+
+    No more of it is held than a piece: each is scored before the next is asked for.
 
     Args:
         engine: the model on its device.
-        pieces: int64 ``[n]`` each, the text's tokens in order.
+        pieces: integers ``[n]`` each, the text's tokens in order.
 
     Yields:
-        float32 ``[n]`` for up to a block of characters each: -ln p.
+        float32 ``[n]`` for each piece: -ln p of each character.
     """
     with engine.lane(1, reading=True) as lane:
         lane.write_state(slice(None), np.zeros((1, engine.info.state_size), np.float32))
         before = engine.info.start_token
         for piece in pieces:
+            losses = np.zeros(len(piece), np.float32)
             for first in range(0, len(piece), BLOCK):
                 targets = piece[first : first + BLOCK, np.newaxis]  # (n, 1)
                 lane.tokens[0] = before
                 lane.tokens[1 : len(targets)] = targets[:-1]
                 lane.run(len(targets))
-                yield _losses(lane.logits[: len(targets)], targets)[:, 0]
+                losses[first : first + BLOCK] = _losses(lane.logits[: len(targets)], targets)[:, 0]
                 before = int(targets[-1, 0])
+            yield losses
 
 
 class _Text:
     """A text that is being read."""
 
-    def __init__(self, index: int, tokens: NDArray[np.int64]) -> None:
+    def __init__(self, index: int, tokens: NDArray[Any]) -> None:
         self.index = index
         self.tokens = tokens
         self.losses = np.zeros(len(tokens), np.float32)
         self.read = 0
 
 
-def _next(waiting: Iterator[tuple[int, NDArray[np.int64]]]) -> _Text | None:
-    item = next(waiting, None)
-    return None if item is None else _Text(*item)
+class _Queue:
+    """The texts that have not begun, in order, and the scores of those that ended before earlier ones."""
+
+    def __init__(self, texts: Iterable[NDArray[Any]], window: int) -> None:
+        self._waiting = enumerate(texts)
+        self._next = next(self._waiting, None)
+        self._window = window
+        self._done: dict[int, NDArray[np.float32]] = {}
+        self._held = 0  # what is done, in characters
+        self._first_open = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a text can be taken now."""
+        return self._next is not None and self._held < self._window
+
+    def take(self) -> _Text | None:
+        """The next text; None if there is none, or if too many scores wait for an earlier one."""
+        if self._next is None or not self.is_open:
+            return None
+        index, tokens = self._next
+        self._next = next(self._waiting, None)
+        return _Text(index, tokens)
+
+    def finish(self, text: _Text) -> None:
+        """Take the scores of a text that was read."""
+        self._done[text.index] = text.losses
+        self._held += len(text.losses) + _TEXT_COST
+
+    def ready(self) -> Iterator[NDArray[np.float32]]:
+        """The scores whose turn it is."""
+        while self._first_open in self._done:
+            losses = self._done.pop(self._first_open)
+            self._held -= len(losses) + _TEXT_COST
+            self._first_open += 1
+            yield losses
+
+
+def _other_width_is_better(slots: list[_Text | None], queue: _Queue, rows: int) -> bool:
+    """Whether to go on in a lane that is narrower, since half the slots would stay empty, or wider again."""
+    busy = [text for text in slots if text is not None]
+    if queue.is_open:
+        return len(busy) == len(slots) < rows
+    steps = max(len(text.tokens) - text.read for text in busy)
+    return len(busy) <= len(slots) // 2 and steps >= _WORTH_MOVING
 
 
 def _read_block(lane: Lane, slots: list[_Text | None], start_token: int) -> None:
@@ -144,7 +208,8 @@ def _read_block(lane: Lane, slots: list[_Text | None], start_token: int) -> None
 def _losses(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
     """-log softmax at the targets, computed so that large logits do not overflow."""
     highest = logits.max(axis=-1, keepdims=True)
-    log_sum = np.log(np.exp(logits - highest).sum(axis=-1)) + highest[..., 0]
+    shifted = logits - highest
+    log_sum = np.log(np.exp(shifted, out=shifted).sum(axis=-1)) + highest[..., 0]
     chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     losses: NDArray[np.float32] = log_sum - chosen
     return losses

@@ -1,15 +1,19 @@
-"""Whether memory and speed stay flat: a million characters on one stream, then 1,000 streams of 10,000.
+"""Whether memory and speed stay flat: millions of characters on one stream and on many, and many loads.
 
-    python tests/benchmarks/long_runs.py [MODEL.onnx] [--cycles N]
+    python tests/benchmarks/long_runs.py [MODEL.onnx] [--million N] [--cycles N]
 
-Each tenth of the work is a line: characters a second, and the process's resident memory. With --cycles the
-model is also loaded, used and dropped that often.
+Each tenth of the work is a line: characters a second, and the process's resident memory. Below stands what
+memory gained after the first tenth, and in the second half, when all buffers have been made. With --cycles
+the model is also loaded, used and dropped that often. The exit code is 1 where some work gained more than
+GROWTH_MB in its second half.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -20,58 +24,91 @@ from benchmarks.machine import describe_machine
 from charrnn_runtime import CharRNN
 
 ROOT = Path(__file__).resolve().parents[2]
+STREAM_LENGTH = 10_000
+GROWTH_MB = 3.0
+"""What one and the same work may differ by: an allocator gives pages back when it likes."""
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=ROOT / "models" / "lstm.int8.onnx")
+    parser.add_argument("--million", type=int, default=10, help="million characters on many streams")
     parser.add_argument("--cycles", type=int, default=0, help="load and drop the model so often")
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print(f"{arguments.model.name}, one thread")
     model = CharRNN.load(arguments.model, device="cpu")
-    print(f"{arguments.model.name}, one thread\n\none stream, 1,000,000 characters")
-    meter = Meter(1_000_000)
+    flat = [one_stream(model), many_streams(model, arguments.million * 1_000_000)]
+    if arguments.cycles:
+        flat.append(loads(arguments.model, arguments.cycles))
+    sys.exit(0 if all(flat) else 1)
+
+
+def one_stream(model: CharRNN) -> bool:
+    """A million characters as they come."""
+    meter = Meter("one stream", 1_000_000, "characters")
     text = model.stream("", 1_000_000, seed=1)
     shown = 0
     for _ in text:
         meter.add(text.generated - shown)
         shown = text.generated
-    print("\n1,000 streams of 10,000 characters")
-    meter = Meter(10_000_000)
-    count = 0
-    for done in model.generate_each([""] * 1000, 10_000, seed=1, on_progress=meter.add):
-        assert len(done.text) == 10_000
-        assert done.index == count
-        count += 1
-    assert count == 1000
-    if arguments.cycles:
-        print(f"\n{arguments.cycles:,} times load, generate 100 characters, drop")
-        meter = Meter(arguments.cycles)
-        for _ in range(arguments.cycles):
-            CharRNN.load(arguments.model, device="cpu").generate("", 100, seed=1)
-            meter.add(1)
+    return meter.verdict()
+
+
+def many_streams(model: CharRNN, characters: int) -> bool:
+    """Many streams side by side, given out in order."""
+    streams = characters // STREAM_LENGTH
+    meter = Meter(f"{streams:,} streams of {STREAM_LENGTH:,}", characters, "characters")
+    primes = itertools.repeat("", streams)
+    for index, done in enumerate(model.generate_each(primes, STREAM_LENGTH, seed=1, on_progress=meter.add)):
+        assert (done.index, len(done.text)) == (index, STREAM_LENGTH)
+    return meter.verdict()
+
+
+def loads(path: Path, cycles: int) -> bool:
+    """Load the model, generate 100 characters, and drop it."""
+    meter = Meter("load, generate 100 characters, drop", cycles, "times")
+    for _ in range(cycles):
+        CharRNN.load(path, device="cpu").generate("", 100, seed=1)
+        meter.add(1)
+    return meter.verdict()
 
 
 class Meter:
     """Prints speed and memory at each tenth of the work."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        print(f"\n{what}: {total:,} {unit}")
         self._tenth = total // 10
-        self._done = self._next = 0
-        self._begin = time.perf_counter()
+        self._done = 0
         self._next = self._tenth
+        self._megabytes: list[float] = []
+        self._begin = time.perf_counter()
+        self._begun_at = 0
 
     def add(self, amount: int) -> None:
         """Note that some of the work is done."""
         self._done += amount
-        if self._done >= self._next:
-            seconds = time.perf_counter() - self._begin
-            gc.collect()
-            speed = (self._done - self._next + self._tenth) / seconds
-            print(f"  {self._done:>12,}  {speed:12,.0f} a second  {resident_megabytes():8.1f} MB", flush=True)
-            self._next = self._done - self._done % self._tenth + self._tenth
-            self._begin = time.perf_counter()
+        if self._done < self._next:
+            return
+        speed = (self._done - self._begun_at) / (time.perf_counter() - self._begin)
+        gc.collect()
+        self._megabytes.append(resident_megabytes())
+        print(f"  {self._done:>12,}  {speed:12,.0f} a second  {self._megabytes[-1]:8.1f} MB", flush=True)
+        self._next = self._done - self._done % self._tenth + self._tenth
+        self._begin, self._begun_at = time.perf_counter(), self._done
+
+    def verdict(self) -> bool:
+        """Say what memory gained; gives whether it was flat in the second half."""
+        first, last = self._megabytes[0], statistics.median(self._megabytes[-3:])
+        middle = statistics.median(self._megabytes[3:6])
+        flat = last - middle <= GROWTH_MB
+        print(
+            f"  since the first tenth {last - first:+.1f} MB, in the second half {last - middle:+.1f} MB: "
+            + ("flat" if flat else "it grows")
+        )
+        return flat
 
 
 def resident_megabytes() -> float:

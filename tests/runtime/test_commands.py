@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -142,6 +143,95 @@ def test_an_int8_model_runs(gen: Command) -> None:
 def test_a_byte_model_writes_utf_8_whatever_it_samples(gen: Command, byte_model: CharRNN) -> None:
     done = gen(BYTES, "-p", "é中", "-n", 200, "-s", 1)
     assert _ok(done) == byte_model.generate("é中", 200, seed=1)
+
+
+# --- charrnn-gen: bytes ------------------------------------------------------------------------------------
+
+NOT_TEXT = b"\xff\x00\r\n\xe4\xb8"
+"""No UTF-8; the last two bytes begin a sequence that the model may complete."""
+
+
+def test_raw_writes_the_very_bytes(gen: Command, byte_model: CharRNN, tmp_path: Path) -> None:
+    (tmp_path / "prime").write_bytes(NOT_TEXT)
+    expected = b"".join(byte_model.stream_bytes(NOT_TEXT, 500, seed=1, temperature=3))
+    with pytest.raises(UnicodeDecodeError):
+        expected.decode()
+    arguments = [BYTES, "--prime-file", tmp_path / "prime", "-n", 500, "-s", 1, "-t", 3]
+    assert gen(*arguments, "--raw").stdout == NOT_TEXT + expected
+    assert gen(*arguments, "--raw", "--no-prime").stdout == expected
+    assert _ok(gen(*arguments, "--raw", "-o", tmp_path / "out")) == ""
+    assert (tmp_path / "out").read_bytes() == NOT_TEXT + expected
+    # As text, it is the same with replacement characters.
+    assert _ok(gen(*arguments)) == (NOT_TEXT + expected).decode(errors="replace")
+    stop = gen(*arguments, "--raw", "--no-prime", "--stop", "e").stdout
+    assert stop == expected[: expected.index(b"e")]
+
+
+def test_raw_is_utf_8_where_the_model_writes_characters(gen: Command, lstm: CharRNN) -> None:
+    done = gen(MODEL, "-p", "é中", "-n", 60, "-s", 1, "--raw")
+    assert done.stdout == lstm.generate("é中", 60, seed=1).encode()
+
+
+@posix
+def test_raw_adds_no_end_of_line_at_a_terminal(byte_model: CharRNN) -> None:
+    import pty
+    import tty
+
+    master, slave = pty.openpty()
+    tty.setraw(slave)  # or the terminal would change line ends
+    command = [sys.executable, "-m", "charrnn_runtime.cli.gen", str(BYTES), "-n", "40", "-s", "1", "--raw"]
+    subprocess.run(command, stdout=slave, stderr=subprocess.DEVNULL, env=command_environment(), check=True)
+    os.close(slave)
+    data = b""
+    with contextlib.suppress(OSError):  # what Linux gives in place of an end
+        while piece := os.read(master, 4096):
+            data += piece
+    os.close(master)
+    assert data == b"".join(byte_model.stream_bytes(b"", 40, seed=1))
+
+
+def test_a_prime_of_any_bytes_is_known_to_a_byte_model(
+    gen: Command, byte_model: CharRNN, tmp_path: Path
+) -> None:
+    done = gen(BYTES, "-i", "-n", 60, "-s", 1, input=b"\xff\n")
+    assert _ok(done) == "\ufffd" + "".join(byte_model.stream(b"\xff", 60, seed=1)) + "\n"
+    whole = byte_model.generate(NOT_TEXT, 60, seed=1)
+    assert _ok(gen(BYTES, "--prime-file", "-", "-n", 60, "-s", 1, input=NOT_TEXT)) == whole
+    (tmp_path / "primes").write_bytes(b"\xff\r\n\xe4\xb8\n")
+    done = gen(BYTES, "--primes-file", tmp_path / "primes", "-n", 60, "-s", 1, "--json")
+    records = [json.loads(line) for line in _ok(done).splitlines()]
+    assert [record["text"] for record in records] == byte_model.generate([b"\xff", b"\xe4\xb8"], 60, seed=1)
+    assert [record["prime"] for record in records] == ["\ufffd", "\ufffd"]
+
+
+@posix
+def test_a_prime_on_the_command_line_may_be_any_bytes_for_a_byte_model(
+    gen: Command, byte_model: CharRNN
+) -> None:
+    done = gen(BYTES, "-p", b"a\xff\xe4", "-n", 60, "-s", 1)
+    assert _ok(done) == byte_model.generate(b"a\xff\xe4", 60, seed=1)
+
+
+@posix
+@pytest.mark.parametrize(
+    "environment",
+    [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C", "PYTHONUTF8": "1"}],
+)
+def test_what_stands_on_the_command_line_is_utf_8_where_the_locale_knows_ascii_alone(
+    gen: Command, lstm: CharRNN, environment: dict[str, str]
+) -> None:
+    free = lstm.generate("é中", 200, seed=1)
+    stop = next(character for character in free[20:] if not character.isascii())
+    done = gen(MODEL, "-p", "é中".encode(), "-n", 200, "-s", 1, "--stop", stop.encode(), env=environment)
+    assert _ok(done) == lstm.generate("é中", 200, seed=1, stop=stop)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prime(gen: Command, lstm: CharRNN) -> None:
+    data = "\ufeffLORD \r\na\r\n".encode()
+    done = gen(MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--json", input=data)
+    assert [json.loads(line)["prime"] for line in _ok(done).splitlines()] == ["LORD ", "a"]
+    done = gen(MODEL, "--prime-file", "-", "-n", 5, "-s", 1, input="\ufeffLORD ".encode())
+    assert _ok(done) == lstm.generate("LORD ", 5, seed=1)
 
 
 # --- charrnn-gen: primes -----------------------------------------------------------------------------------
@@ -441,6 +531,10 @@ NONSENSE = [
     ("--primes-file b --streams 2", "takes no --streams"),
     ("--interactive --json", "--interactive writes one stream"),
     ("--force", "--force is for --output"),
+    ("--raw --json", "--raw writes the bytes of one stream and nothing else"),
+    ("--raw --streams 2", "--raw writes the bytes of one stream and nothing else"),
+    ("--raw --primes-file b", "--raw writes the bytes of one stream and nothing else"),
+    ("--raw --interactive", "--raw writes the bytes of one stream and nothing else"),
     ("--nonsense", "No such option: --nonsense"),
     ("one more", "unexpected extra argument"),
 ]
@@ -586,6 +680,8 @@ def test_a_file_may_have_any_name(info: Command, gen: Command, tmp_path: Path) -
     assert json.loads(_ok(info(path, "--json")))["path"] == os.fsdecode(path)
     assert "\\udcff é.onnx" in _ok(info(path))
     assert json.loads(_ok(gen(path, "--json", "-n", 3)))["model"]["path"] == os.fsdecode(path)
+    _ok(gen(path, "--json", "-n", 3, "-o", tmp_path / "out"))
+    assert json.loads((tmp_path / "out").read_bytes())["model"]["path"] == os.fsdecode(path)
 
 
 # --- charrnn-score -----------------------------------------------------------------------------------------
@@ -615,6 +711,28 @@ def test_score_reads_lines_over_any_seam(monkeypatch: pytest.MonkeyPatch, size: 
     monkeypatch.setattr(score_command, "_PIECE", size)
     expected = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     assert list(score_command._lines(io.BytesIO(text.encode()), Path("text"))) == expected
+
+
+def test_score_takes_any_file_for_models_of_bytes(
+    score: Command, byte_model: CharRNN, tmp_path: Path
+) -> None:
+    lines = [b"\xff\x00", b"", b"caf\xe9"]
+    (tmp_path / "data").write_bytes(b"\r\n".join(lines))
+    record = json.loads(_ok(score(BYTES, tmp_path / "data", "--json", "--compare", BYTES)))
+    assert record["characters"] == len(b"\r\n".join(lines))
+    done = score(BYTES, tmp_path / "data", "--json", "--by-line")
+    records = [json.loads(line) for line in _ok(done).splitlines()]
+    assert [each["text"] for each in records] == [line.decode(errors="replace") for line in lines]
+    for each, expected in zip(records, byte_model.score(lines), strict=True):
+        assert each["bits_per_character"] == pytest.approx(expected.bits_per_character, abs=1e-5)
+    assert "0xff\n" in _ok(score(BYTES, tmp_path / "data", "--per-char")).replace("'", "")
+    assert "no UTF-8 text" in _error(score(BYTES, tmp_path / "data", "--compare", MODEL), 1)
+
+
+def test_score_leaves_a_byte_order_mark_out_as_training_does(score: Command, lstm: CharRNN) -> None:
+    record = json.loads(_ok(score(MODEL, "-", "--json", input="\ufeffLORD".encode())))
+    assert record["characters"] == 4
+    assert record["bits_per_character"] == pytest.approx(lstm.score("LORD").bits_per_character, abs=1e-5)
 
 
 def test_score_refuses_what_it_cannot_read(score: Command, tmp_path: Path) -> None:

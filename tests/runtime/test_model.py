@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -398,6 +399,75 @@ def test_no_character_is_unknown_to_bytes(byte_model: CharRNN) -> None:
     assert text.startswith("ßカ\U0001f600")
 
 
+# --- bytes -------------------------------------------------------------------------------------------------
+
+
+NOT_TEXT = b"\xff\xe4\xb8"
+"""The last two bytes begin a sequence that the model may complete."""
+
+
+def test_the_bytes_of_a_stream_are_what_the_model_sampled(byte_model: CharRNN) -> None:
+    data = b"".join(byte_model.stream_bytes(NOT_TEXT, 300, seed=1, temperature=3))
+    tokens, state = [], byte_model.prime(NOT_TEXT)
+    for _ in range(300):
+        step = byte_model.step(state, seed=1, temperature=3)
+        state = step.state
+        tokens += step.tokens.tolist()
+    assert data == bytes(tokens)
+    with pytest.raises(UnicodeDecodeError):
+        data.decode()
+
+
+@pytest.mark.parametrize("stop", [None, "e", "\ufffd"])
+def test_every_way_gives_the_same_bytes_and_their_text(byte_model: CharRNN, stop: str | None) -> None:
+    options: dict[str, Any] = {"seed": 1, "temperature": 3, "stop": stop}
+    data = b"".join(byte_model.stream_bytes(NOT_TEXT, 200, **options))
+    assert "".join(byte_model.stream(NOT_TEXT, 200, **options)) == data.decode(errors="replace")
+    whole = (NOT_TEXT + data).decode(errors="replace")
+    assert byte_model.generate(NOT_TEXT, 200, **options) == whole
+    assert byte_model.generate([NOT_TEXT], 200, **options) == [whole]
+    (each,) = byte_model.generate_each([NOT_TEXT], 200, **options)
+    assert (each.prime, each.text) == ("\ufffd\ufffd", data.decode(errors="replace"))
+    assert each.data == NOT_TEXT + data
+    (state,) = byte_model.generate_each(byte_model.prime(NOT_TEXT), 200, **options)
+    assert state.data == data
+
+
+def test_a_prime_may_end_within_a_sequence_that_the_model_completes(byte_model: CharRNN) -> None:
+    # Some seed samples a byte from 0x80 to 0xBF first, which completes the é that the prime begins.
+    for seed in range(100):
+        text = byte_model.generate(b"\xc3", 1, seed=seed, temperature=3)
+        if len(text) == 1 and text != "\ufffd":
+            return
+    raise AssertionError("the model never completed it")
+
+
+def test_the_bytes_of_characters_are_utf_8(lstm: CharRNN) -> None:
+    data = b"".join(lstm.stream_bytes("LORD é ", 60, seed=1, stop="z"))
+    assert data.decode() == lstm.generate("LORD é ", 60, seed=1, stop="z").removeprefix("LORD é ")
+    (each,) = lstm.generate_each(["aßb"], 10, seed=1, unknown="skip")
+    assert each.data.decode() == each.prime + each.text
+    assert each.prime == "ab"
+    for way in (lstm.generate, lstm.stream, lstm.stream_bytes, lstm.prime, lstm.score):
+        with pytest.raises(CharRNNError, match="reads characters and not bytes"):
+            way(b"LORD")
+
+
+def test_bytes_are_scored_as_they_are(byte_model: CharRNN) -> None:
+    score = byte_model.score(NOT_TEXT)
+    assert score.characters == 3
+    assert byte_model.score([NOT_TEXT, "é".encode()])[1].nats == byte_model.score("é").nats
+    pieces = list(byte_model.score_stream([NOT_TEXT[:1], NOT_TEXT[1:]]))
+    assert np.concatenate(pieces).tolist() == score.per_character.tolist()
+
+
+def test_one_byte_string_is_not_taken_for_a_list_of_numbers(byte_model: CharRNN) -> None:
+    with pytest.raises(SettingError, match="several texts"):
+        next(byte_model.generate_each(b"abc"))  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="several texts"):
+        byte_model.score_each(b"abc")  # type: ignore[arg-type]
+
+
 # --- states ------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +504,26 @@ def test_one_text_primes_all_streams_and_a_list_each_its_own(lstm: CharRNN) -> N
     assert np.array_equal(each.rows[1], lstm.prime("a").rows[0])
     with pytest.raises(SettingError, match="streams"):
         lstm.prime(["a", "b", "c"], lstm.initial_state(2))
+
+
+@pytest.mark.parametrize("way", ["generate_each", "stream", "stream_bytes", "prime"])
+def test_a_stream_that_read_and_sampled_nothing_has_not_started(lstm: CharRNN, way: str) -> None:
+    if way == "generate_each":
+        states = [stream.state for stream in lstm.generate_each(["", ""], 0)]
+    elif way == "prime":
+        states = [lstm.prime("")]
+    else:
+        live = getattr(lstm, way)("", 0)
+        assert list(live) == []
+        states = [live.state]
+    for number, state in enumerate(states):
+        assert (state.tokens.tolist(), state.positions.tolist()) == ([UNSTARTED], [0])
+        assert state.numbers.tolist() == [number]
+        assert not state.rows.any()
+    # So it is as if it had never been: the prime is all that is read.
+    assert lstm.generate(states[0], 20, seed=1) == [lstm.generate("", 20, seed=1)]
+    again = lstm.stream("LORD ", 20, state=states[0], seed=1)
+    assert "LORD " + "".join(again) == lstm.generate("LORD ", 20, seed=1)
 
 
 def test_priming_with_nothing_changes_nothing(lstm: CharRNN) -> None:
@@ -482,6 +572,40 @@ def test_a_generator_that_is_closed_half_way_leaves_the_model_as_it_was(lstm: Ch
         next(live)
         del live
         assert lstm.generate(["LORD ", "a"], 100, seed=3) == expected
+
+
+def _free_lanes(model: CharRNN) -> int:
+    return sum(len(lanes) for lanes in model._engine._lanes.values())
+
+
+@pytest.mark.parametrize("way", ["stream", "stream_bytes"])
+def test_a_live_stream_that_is_closed_half_way_gives_its_lane_back_and_ends(lstm: CharRNN, way: str) -> None:
+    lstm.generate("a", 1)
+    free = _free_lanes(lstm)
+    for end in ("close", "with", "del"):
+        live = getattr(lstm, way)("x", 10_000, seed=1)
+        first = next(live)
+        assert _free_lanes(lstm) == free - 1
+        if end == "close":
+            live.close()
+            live.close()
+            assert list(live) == []
+        elif end == "with":
+            with contextlib.suppress(_Expected), live as entered:
+                assert entered is live
+                raise _Expected
+            assert list(live) == []
+        else:
+            del live
+        assert _free_lanes(lstm) == free
+        assert first
+
+
+def test_a_live_stream_that_is_closed_before_it_began_is_no_trouble(lstm: CharRNN) -> None:
+    with lstm.stream("x", 10, seed=1) as live:
+        pass
+    assert list(live) == []
+    assert live.generated == 0
 
 
 class _Expected(Exception):

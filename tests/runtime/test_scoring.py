@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, Score, UnknownCharacterError
+from charrnn_runtime import CharRNN, Score, UnknownCharacterError, scoring
 from charrnn_runtime.scoring import SCORING_ROWS, score_tokens
 from charrnn_runtime.session import BLOCK
 from make_models import FOLDER, SmallModel
@@ -54,12 +54,74 @@ def _model() -> CharRNN:
 
 
 @settings(max_examples=30)
-@given(st.lists(st.text("abc XYZ\n", max_size=90), max_size=30), st.integers(1, 40))
-def test_a_text_scores_the_same_whatever_is_scored_beside_it(texts: list[str], rows: int) -> None:
+@given(
+    st.lists(st.text("abc XYZ\n", max_size=90), max_size=30),
+    st.integers(1, 40),
+    st.sampled_from([1, 60, 10**6]),
+)
+def test_a_text_scores_the_same_whatever_is_scored_beside_it(
+    texts: list[str], rows: int, window: int
+) -> None:
     model = _model()
     alone = [model.score(text).per_character.tolist() for text in texts]
     tokens = [model.vocabulary.encode(text) for text in texts]
-    assert [losses.tolist() for losses in score_tokens(model._engine, tokens, rows)] == alone
+    assert [losses.tolist() for losses in score_tokens(model._engine, tokens, rows, window)] == alone
+
+
+@pytest.mark.parametrize("long_one", [0, 3, 39])
+def test_a_long_text_among_short_ones_goes_on_alone_and_changes_no_score(
+    monkeypatch: pytest.MonkeyPatch, long_one: int
+) -> None:
+    model = _model()
+    texts = ["XYZ abc"[: number % 8] for number in range(40)]
+    texts[long_one] = "abc XYZ\n" * 400
+    alone = [model.score(text).per_character.tolist() for text in texts]
+    tokens = [model.vocabulary.encode(text) for text in texts]
+    widths = _count_lanes(monkeypatch, model)
+    assert [losses.tolist() for losses in score_tokens(model._engine, tokens, rows=8, window=100)] == alone
+    assert 1 in widths
+    assert max(widths) == 8
+    if long_one == 0:
+        assert widths.index(1) < len(widths) - 1  # and it became wide again for those that had waited
+
+
+def _count_lanes(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[int]:
+    """A list that grows with the width of each lane that the model's engine gives out."""
+    engine, widths = model._engine, list[int]()
+    engine_lane = type(engine).lane
+
+    def lane(rows: int, *, reading: bool = False) -> object:
+        widths.append(rows)
+        return engine_lane(engine, rows, reading=reading)
+
+    monkeypatch.setattr(engine, "lane", lane)
+    return widths
+
+
+def test_what_waits_for_a_long_text_is_bounded(lstm: CharRNN) -> None:
+    drawn = 0
+
+    def texts() -> Iterator[NDArray[np.int64]]:
+        nonlocal drawn
+        yield lstm.vocabulary.encode("LORD " * 400)
+        for _ in range(5000):
+            drawn += 1
+            yield lstm.vocabulary.encode("LORD")
+
+    scores = score_tokens(lstm._engine, texts(), rows=4, window=720)
+    assert len(next(scores)) == 2000
+    assert drawn <= 720 // 36 + 2 * 4  # each holds 4 characters and what any score takes, 32
+    assert sum(len(losses) for losses in scores) == 5000 * 4
+
+
+def test_a_large_vocabulary_is_scored_in_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model()
+    texts = ["abc", "XYZ", "a", "", "bb"] * 3
+    expected = [score.nats for score in model.score(texts)]
+    monkeypatch.setattr(scoring, "_LOGITS_BYTES", 3 * BLOCK * len(model.vocabulary) * 4)
+    widths = _count_lanes(monkeypatch, model)
+    assert [score.nats for score in model.score(texts)] == expected
+    assert max(widths) == 3
 
 
 @settings(max_examples=30)
@@ -68,8 +130,22 @@ def test_a_text_in_pieces_scores_as_the_whole(text: str, cuts: list[int]) -> Non
     model = _model()
     edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
     pieces = [text[begin:end] for begin, end in pairwise(edges)]
-    losses = [loss for part in model.score_stream(pieces) for loss in part.tolist()]
-    assert losses == model.score(text).per_character.tolist()
+    parts = [part.tolist() for part in model.score_stream(pieces)]
+    assert [len(part) for part in parts] == [len(piece) for piece in pieces]
+    assert [loss for part in parts for loss in part] == model.score(text).per_character.tolist()
+
+
+def test_a_piece_is_scored_before_the_next_is_asked_for(lstm: CharRNN) -> None:
+    asked = 0
+
+    def pieces() -> Iterator[str]:
+        nonlocal asked
+        for _ in range(5):
+            asked += 1
+            yield "LORD" * 20
+
+    for number, losses in enumerate(lstm.score_stream(pieces()), start=1):
+        assert (asked, len(losses)) == (number, 80)
 
 
 def test_scores_come_in_the_order_of_the_texts(lstm: CharRNN) -> None:
@@ -86,7 +162,7 @@ def test_empty_texts_score_nothing(lstm: CharRNN) -> None:
     assert lstm.score([]) == []
     assert [score.characters for score in lstm.score([""] * 200)] == [0] * 200
     assert list(lstm.score_stream([])) == []
-    assert list(lstm.score_stream(["", ""])) == []
+    assert [len(losses) for losses in lstm.score_stream(["", ""])] == [0, 0]
 
 
 def test_texts_are_drawn_as_they_are_scored(lstm: CharRNN) -> None:
@@ -107,6 +183,10 @@ def test_unknown_characters_are_an_error_or_left_out(lstm: CharRNN) -> None:
     with pytest.raises(UnknownCharacterError):
         lstm.score("aßb")
     assert lstm.score("aßb", unknown="skip").nats == lstm.score("ab").nats
+    with pytest.raises(UnknownCharacterError, match=r"'ß' \(U\+00DF\) at position 5;"):
+        list(lstm.score_stream(["ab", "", "cdeß", "ß"]))
+    skipped = list(lstm.score_stream(["aß", "ß", "b"], unknown="skip"))
+    assert np.concatenate(skipped).tolist() == lstm.score("ab").per_character.tolist()
 
 
 def test_losses_stay_finite_for_a_sure_model() -> None:

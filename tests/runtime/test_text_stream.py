@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import AnyStr
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charrnn_runtime import SettingError, Vocabulary
-from charrnn_runtime.text_stream import TextStream
+from charrnn_runtime.text_stream import ByteStream, TextStream
 
 ABC = Vocabulary("abc")
 BYTES = Vocabulary.of_bytes()
@@ -30,8 +31,8 @@ def _text(vocabulary: Vocabulary, ids: list[int], stop: str | None, cuts: list[i
     return text, stream.stopped
 
 
-def _until(text: str, stop: str | None) -> tuple[str, bool]:
-    """What str.find says."""
+def _until(text: AnyStr, stop: AnyStr | None) -> tuple[AnyStr, bool]:
+    """What str.find or bytes.find says."""
     end = -1 if stop is None else text.find(stop)
     return (text, False) if end < 0 else (text[:end], True)
 
@@ -43,10 +44,55 @@ def test_any_cutting_gives_the_text_up_to_the_stop_text(text: str, stop: str | N
     assert _text(ABC, ABC.encode(text).tolist(), stop, cuts) == _until(text, stop)
 
 
-@given(st.binary(max_size=60), st.one_of(st.none(), st.text(min_size=1, max_size=3)), cuts)
-def test_any_cutting_of_any_bytes_gives_the_same_text(data: bytes, stop: str | None, cuts: list[int]) -> None:
-    stop = None if stop is None else stop.encode(errors="ignore").decode() or None
-    assert _text(BYTES, list(data), stop, cuts) == _until(data.decode(errors="replace"), stop)
+any_bytes = st.one_of(
+    st.binary(max_size=60), st.lists(st.sampled_from(b"ab\xc3\xa9\xe4\xb8\xad\xff")).map(bytes)
+)
+any_stop = st.one_of(st.none(), st.text("aé中\ufffd", min_size=1, max_size=3))
+
+
+@given(any_bytes, any_stop, cuts)
+def test_any_cutting_of_any_bytes_gives_the_same_bytes(
+    data: bytes, stop: str | None, cuts: list[int]
+) -> None:
+    stream = ByteStream(BYTES, stop)
+    given_out = b"".join(stream.push(piece) for piece in _pieces(list(data), cuts)) + stream.finish()
+    assert (given_out, stream.stopped) == _until(data, None if stop is None else stop.encode())
+
+
+@given(any_bytes, any_stop, cuts)
+def test_the_text_of_any_bytes_is_what_replacing_makes_of_the_bytes_before_the_stop(
+    data: bytes, stop: str | None, cuts: list[int]
+) -> None:
+    before, stopped = _until(data, None if stop is None else stop.encode())
+    assert _text(BYTES, list(data), stop, cuts) == (before.decode(errors="replace"), stopped)
+
+
+@given(any_bytes, st.text("aé中", min_size=1, max_size=3))
+def test_a_stop_text_is_found_in_bytes_where_it_stands_in_their_text(data: bytes, stop: str) -> None:
+    # Unless it has replacement characters, which may stand for other bytes.
+    assert _text(BYTES, list(data), stop, []) == _until(data.decode(errors="replace"), stop)
+
+
+@given(any_bytes, cuts)
+def test_every_piece_of_text_is_whole_utf_8(data: bytes, cuts: list[int]) -> None:
+    stream = TextStream(BYTES)
+    given_out = ""
+    for piece in _pieces(list(data), cuts):
+        given_out += stream.push(piece)
+        assert given_out.encode().decode() == given_out
+        assert data.decode(errors="replace").startswith(given_out)
+
+
+@given(st.text(max_size=30), st.one_of(st.none(), st.text(min_size=1, max_size=3)), cuts)
+def test_characters_as_bytes_are_the_utf_8_of_their_text(
+    text: str, stop: str | None, cuts: list[int]
+) -> None:
+    text = text.encode(errors="ignore").decode() + "é"
+    vocabulary = Vocabulary.from_text(text)
+    ids = vocabulary.encode(text).tolist()
+    stream = ByteStream(vocabulary, stop)
+    given_out = b"".join(stream.push(piece) for piece in _pieces(ids, cuts)) + stream.finish()
+    assert (given_out.decode(), stream.stopped) == _until(text, stop) == _text(vocabulary, ids, stop, cuts)
 
 
 @given(st.text("aé中\U0001f600", max_size=30), st.one_of(st.none(), st.text("aé中", min_size=1)), cuts)
@@ -109,5 +155,6 @@ def test_the_first_stop_text_counts() -> None:
 
 
 def test_an_empty_stop_text_is_refused() -> None:
-    with pytest.raises(SettingError, match="stop must be a text"):
-        TextStream(ABC, "")
+    for kind in (TextStream, ByteStream):
+        with pytest.raises(SettingError, match="stop must be a text"):
+            kind(ABC, "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn
 
@@ -15,6 +16,7 @@ import typer
 from charrnn_runtime import __version__, contract
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
+from charrnn_runtime.records import Record
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN, Generated
@@ -30,12 +32,13 @@ Examples:
   charrnn-gen models/lstm.onnx -p "ROMEO:" --stop ":" --no-prime --stats
 """
 
+_Write = Callable[[bytes], None]
 
-@dataclass(frozen=True)
-class _Request:
+
+class _Request(Record):
     """What the command line asks for, once it is checked."""
 
-    primes: Callable[[], Iterator[str]]
+    primes: Callable[[CharRNN], Iterator[str | bytes]]
     streams: int | None
     length: int
     settings: dict[str, Any]
@@ -43,6 +46,7 @@ class _Request:
     unknown: Literal["error", "skip"]
     rows: int | None
     with_prime: bool
+    raw: bool
 
 
 @app.command(epilog=EXAMPLES)
@@ -85,6 +89,9 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a stream, one a line.")] = False,
     no_prime: Annotated[bool, typer.Option("--no-prime", help="Leave the prime out of the output.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write the bytes of a byte-level model as they are, UTF-8 or not.")
+    ] = False,
     stats: Annotated[
         bool, typer.Option("--stats", help="Say the speed, the device that ran, and the load time.")
     ] = False,
@@ -116,6 +123,11 @@ def generate(
             "--interactive writes one stream to stdout as it comes; it goes with none of --json, --output, "
             "--streams, --prime-file and --primes-file"
         )
+    if raw and (as_json or interactive or streams != 1 or primes_file):
+        raise SettingError(
+            "--raw writes the bytes of one stream and nothing else; it goes with none of --json, "
+            "--interactive, --streams and --primes-file"
+        )
     if force and not output:
         raise SettingError("--force is for --output")
 
@@ -133,12 +145,13 @@ def generate(
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
-            "stop": stop,
+            "stop": None if stop is None else _given_text(stop),
         },
         seed=draw_seed() if seed is None else check_seed(seed),
         unknown="skip" if unknown == "skip" else "error",
         rows=batch,
         with_prime=not no_prime,
+        raw=raw,
     )
     if length < 0:
         raise SettingError(f"--length must be 0 or more, not {length}")
@@ -158,18 +171,18 @@ def generate(
     else:
         with ExitStack() as stack:
             if output is None:
-                stream = terminal.product()
+                stream = terminal.product(instead="; give --output FILE").buffer
 
-                def write(text: str) -> None:
-                    stream.write(text)
+                def write(data: bytes) -> None:
+                    stream.write(data)
                     stream.flush()
 
                 at_terminal = stream.isatty()
             else:
                 file = stack.enter_context(terminal.new_file(output, force=force))
 
-                def write(text: str) -> None:
-                    file.write(text.encode())
+                def write(data: bytes) -> None:
+                    file.write(data)
 
                 at_terminal = False
             single = request.streams == 1 and not as_json
@@ -185,34 +198,71 @@ def generate(
 
 def _primes(
     prime: str | None, prime_file: Path | None, primes_file: Path | None, streams: int
-) -> Callable[[], Iterator[str]]:
-    """The primes of all streams, read when they are asked for."""
+) -> Callable[[CharRNN], Iterator[str | bytes]]:
+    """The primes of all streams, in the form that a model reads."""
     if primes_file is not None:
-        return lambda: iter(_split_lines(_read_text(primes_file)))
-    text = _read_text(prime_file) if prime_file is not None else prime or ""
-    return lambda: iter([text] * streams)
+        many = _read(primes_file)
+        return lambda model: iter(_split_lines(_form(model, many, _name(primes_file))))
+    if prime_file is not None:
+        data = _read(prime_file)
+        return lambda model: iter([_form(model, data, _name(prime_file))] * streams)
+    given = _given_text(prime or "")
+    return lambda model: iter([_given_bytes(given) if model.vocabulary.level == "byte" else given] * streams)
 
 
-def _read_text(path: Path) -> str:
-    """A UTF-8 file's text as it is, or standard input's."""
+def _name(path: Path) -> str:
+    return "stdin" if str(path) == "-" else str(path)
+
+
+def _read(path: Path) -> bytes:
+    """A file's bytes, or standard input's."""
     if str(path) == "-":
-        return terminal.decode(terminal.source().read(), "stdin")
+        return terminal.source().read()
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return terminal.decode(data, str(path))
 
 
-def _split_lines(text: str) -> list[str]:
+def _form(model: CharRNN, data: bytes, name: str) -> str | bytes:
+    """What was read in the form that a model reads: the very bytes, or the text of UTF-8.
+
+    A byte-order mark, as Windows programs write it, is no part of a text; training leaves it out, too.
+    """
+    if model.vocabulary.level == "byte":
+        return data
+    return terminal.decode(data, name).removeprefix("\ufeff")
+
+
+def _given_text(argument: str) -> str:
+    """A text from the command line, which is UTF-8 even where the locale knows ASCII alone.
+
+    Python keeps the bytes that the locale cannot decode as surrogates, which no vocabulary knows.
+    """
+    try:
+        return _given_bytes(argument).decode()
+    except UnicodeError:
+        return argument
+
+
+def _given_bytes(argument: str) -> bytes:
+    """The bytes of a text from the command line, UTF-8 or not."""
+    try:
+        return argument.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(argument)
+
+
+def _split_lines(text: str | bytes) -> list[str] | list[bytes]:
     """The lines of a text. str.splitlines would part lines at form feeds and other characters, too."""
-    lines = text.split("\n")
+    lines = (text.encode() if isinstance(text, str) else text).split(b"\n")
     if not lines[-1]:
         lines.pop()  # the file ends with the end of a line
-    return [line.removesuffix("\r") for line in lines]
+    lines = [line.removesuffix(b"\r") for line in lines]
+    return [line.decode() for line in lines] if isinstance(text, str) else lines
 
 
-def _say_skipped(model: CharRNN, prime: str, unknown: str) -> None:
+def _say_skipped(model: CharRNN, prime: str | bytes, unknown: str) -> None:
     if unknown == "skip":
         dropped = model.vocabulary.unknown_characters(prime)
         if dropped:
@@ -221,41 +271,54 @@ def _say_skipped(model: CharRNN, prime: str, unknown: str) -> None:
 
 
 def _write_one(
-    model: CharRNN,
-    request: _Request,
-    write: Callable[[str], None],
-    as_json: bool,
-    at_terminal: bool,
-    to_file: bool,
+    model: CharRNN, request: _Request, write: _Write, as_json: bool, at_terminal: bool, to_file: bool
 ) -> int:
     """One stream, as it comes; gives the number of characters."""
-    prime = next(request.primes())
+    prime = next(request.primes(model))
     _say_skipped(model, prime, request.unknown)
-    text = model.stream(prime, request.length, seed=request.seed, unknown=request.unknown, **request.settings)
-    if request.with_prime and prime:
-        write(model.vocabulary.decode(model.vocabulary.encode(prime, request.unknown)))
     bar = terminal.LateBar(request.length if to_file else 0, "generating")
-    last = "\n"
+    show = _Shown(model, write, raw=request.raw)
     shown = 0
-    for piece in text:
-        write(piece)
-        last = piece[-1]
-        if to_file:
-            bar.advance(text.generated - shown)
-            shown = text.generated
+    with model.stream_bytes(
+        prime, request.length, seed=request.seed, unknown=request.unknown, **request.settings
+    ) as pieces:
+        if request.with_prime:
+            show(model.vocabulary.decode_bytes(model.vocabulary.encode(prime, request.unknown)))
+        for piece in pieces:
+            show(piece)
+            if to_file:
+                bar.advance(pieces.generated - shown)
+                shown = pieces.generated
     bar.close()
-    if at_terminal and last != "\n":
-        write("\n")
-    return text.generated
+    show.finish(ends_line=at_terminal and not request.raw)
+    return pieces.generated
+
+
+class _Shown:
+    """Writes what one stream gives: raw, or as text, which is always whole UTF-8."""
+
+    def __init__(self, model: CharRNN, write: _Write, *, raw: bool) -> None:
+        self._write = write
+        self._as_it_is = raw or model.vocabulary.level == "char"
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._last = b"\n"
+
+    def __call__(self, data: bytes, *, final: bool = False) -> None:
+        if not self._as_it_is:
+            data = self._utf8.decode(data, final).encode()
+        if data:
+            self._write(data)
+            self._last = data[-1:]
+
+    def finish(self, *, ends_line: bool) -> None:
+        """Write what was held back, and end a line that has begun, if that is wanted."""
+        self(b"", final=True)
+        if ends_line and self._last != b"\n":
+            self._write(b"\n")
 
 
 def _write_many(
-    model: CharRNN,
-    request: _Request,
-    write: Callable[[str], None],
-    as_json: bool,
-    at_terminal: bool,
-    to_file: bool,
+    model: CharRNN, request: _Request, write: _Write, as_json: bool, at_terminal: bool, to_file: bool
 ) -> int:
     """Many streams, each when it and those before it are done; gives the number of characters."""
     characters = 0
@@ -266,9 +329,9 @@ def _write_many(
         characters += amount
         bar.advance(amount)
 
-    def primes() -> Iterator[str]:
+    def primes() -> Iterator[str | bytes]:
         said = None
-        for prime in request.primes():
+        for prime in request.primes(model):
             if prime != said:
                 _say_skipped(model, prime, request.unknown)
                 said = prime
@@ -286,16 +349,23 @@ def _write_many(
             **request.settings,
         ):
             if as_json:
-                write(json.dumps(_record(model, request, done), ensure_ascii=False) + "\n")
+                # The model's path may hold what is no UTF-8 (surrogates in Python): JSON escapes it just so.
+                line = json.dumps(_record(model, request, done), ensure_ascii=False)
+                write(line.encode(errors="backslashreplace") + b"\n")
                 continue
-            text = (done.prime if request.with_prime else "") + done.text
-            write(("" if ends_line else "\n") + f"==> stream {done.index} <==\n{text}")
+            text = _text(request, done)
+            write((("" if ends_line else "\n") + f"==> stream {done.index} <==\n{text}").encode())
             ends_line = text.endswith("\n") or not text
         if not ends_line:
-            write("\n")
+            write(b"\n")
     finally:
         bar.close()
     return characters
+
+
+def _text(request: _Request, done: Generated) -> str:
+    """What is shown of a stream."""
+    return done.data.decode(errors="replace") if request.with_prime else done.text
 
 
 def _record(model: CharRNN, request: _Request, done: Generated) -> dict[str, Any]:
@@ -303,7 +373,7 @@ def _record(model: CharRNN, request: _Request, done: Generated) -> dict[str, Any
     return {
         "stream": done.index,
         "prime": done.prime,
-        "text": (done.prime if request.with_prime else "") + done.text,
+        "text": _text(request, done),
         "seed": request.seed,
         "settings": {"length": request.length, **request.settings},
         "device": model.device,
@@ -315,10 +385,11 @@ def _converse(model: CharRNN, request: _Request, prime: str | None) -> int:
     """Read a prime a line, write, and go on from the same state; gives the number of characters."""
     stream = terminal.product()
     source = terminal.source()
+    first = None if prime is None else next(request.primes(model))
     asks = source.isatty()
     state = model.initial_state()
     characters = 0
-    for line in _lines(source, asks, prime):
+    for line in _lines(model, source, asks, first):
         _say_skipped(model, line, request.unknown)
         try:
             text = model.stream(
@@ -346,7 +417,7 @@ def _converse(model: CharRNN, request: _Request, prime: str | None) -> int:
     return characters
 
 
-def _lines(source: BinaryIO, asks: bool, first: str | None) -> Iterator[str]:
+def _lines(model: CharRNN, source: BinaryIO, asks: bool, first: str | bytes | None) -> Iterator[str | bytes]:
     if first is not None:
         yield first
     while True:
@@ -355,7 +426,8 @@ def _lines(source: BinaryIO, asks: bool, first: str | None) -> Iterator[str]:
         line = source.readline()
         if not line:
             return
-        yield terminal.decode(line, "the line").rstrip("\r\n")
+        line = line.rstrip(b"\r\n")
+        yield line if model.vocabulary.level == "byte" else terminal.decode(line, "the line")
 
 
 def main() -> NoReturn:

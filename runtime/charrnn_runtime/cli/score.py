@@ -18,8 +18,10 @@ from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.scoring import Score
 
 app = terminal.new_app()
 
@@ -31,13 +33,20 @@ Examples:
 """
 
 _PIECE = 1 << 20  # bytes read at a time
+_STRIDE = 1 << 12  # characters scored between two looks at the progress
 _LN2 = math.log(2)
 
 
 @app.command(epilog=EXAMPLES)
 def score(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to predict with.")],
-    text_path: Annotated[Path, typer.Argument(metavar="FILE", help="A UTF-8 text; - reads standard input.")],
+    text_path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A UTF-8 text, or any file for a byte-level model; - reads standard input.",
+        ),
+    ],
     by_line: Annotated[
         bool, typer.Option("--by-line", help="Score each line by itself, without its line end.")
     ] = False,
@@ -88,21 +97,23 @@ def _score_lines(
     stream: Any,
 ) -> None:
     """Each line by itself; many share each step, and no more are held than that takes."""
-    copies = itertools.tee(_lines(file, path), len(models) + 1)
+    copies = itertools.tee(_lines(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
     scored = [
         model.score_each(lines, unknown=unknown) for model, lines in zip(models, copies[1:], strict=True)
     ]
     for number, (line, *scores) in enumerate(zip(copies[0], *scored, strict=True), start=1):
         if as_json:
             record = _record(models, [(each.characters, each.nats) for each in scores])
-            record = {"line": number, "text": line, **record}
+            record = {"line": number, "text": _shown(line), **record}
             if per_char:
-                record["bits"] = _bits(scores[0])
+                record["bits"] = _bits(scores[0].per_character)
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             continue
-        stream.write(_row(models, [(each.characters, each.nats) for each in scores], line) + "\n")
+        stream.write(_row(models, [(each.characters, each.nats) for each in scores], _shown(line)) + "\n")
         if per_char:
-            for character, bits in zip(_known(models[0], line, unknown), _bits(scores[0]), strict=True):
+            for character, bits in zip(
+                _known(models[0], line, unknown), _bits(scores[0].per_character), strict=True
+            ):
                 stream.write(f"{bits:9.4f}  {character!r}\n")
 
 
@@ -115,43 +126,52 @@ def _score_whole(
     as_json: bool,
     stream: Any,
 ) -> None:
-    """The text as one stream, read as it is scored."""
-    copies = itertools.tee(_pieces(file, path), len(models) + 1)
+    """The text as one stream, of which no more is held than a piece."""
+    # Each piece goes through all models before the next, so that none falls behind and text piles up for it.
+    copies = itertools.tee(_strides(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
     scored = [
         model.score_stream(pieces, unknown=unknown) for model, pieces in zip(models, copies[1:], strict=True)
     ]
-    symbols = (
-        (symbol for piece in copies[0] for symbol in _known(models[0], piece, unknown))
-        if per_char and not as_json
-        else iter(())
-    )
     bar = terminal.LateBar(_size(path), "scoring")
     totals = [(0, 0.0)] * len(models)
-    every: list[float] = []
+    bits = _BitsRecord(stream, path) if per_char and as_json else None
     try:
-        for parts in itertools.zip_longest(*scored):
+        for piece, *parts in zip(copies[0], *scored, strict=True):
             for index, losses in enumerate(parts):
-                if losses is not None:
-                    characters, nats = totals[index]
-                    totals[index] = (characters + len(losses), nats + float(losses.sum(dtype=float)))
-            first = parts[0]
-            if first is None:
-                continue
-            bar.advance(len(first))
-            if per_char and as_json:
-                every += (first / _LN2).tolist()
+                characters, nats = totals[index]
+                totals[index] = (characters + len(losses), nats + float(losses.sum(dtype=float)))
+            bar.advance(len(piece.encode() if isinstance(piece, str) else piece))
+            if bits is not None:
+                bits.add(_bits(parts[0]))
             elif per_char:
-                for loss, symbol in zip(first.tolist(), symbols, strict=False):
+                for loss, symbol in zip(parts[0].tolist(), _known(models[0], piece, unknown), strict=True):
                     stream.write(f"{loss / _LN2:9.4f}  {symbol!r}\n")
     finally:
         bar.close()
-    if as_json:
+    if bits is not None:
+        bits.end(_record(models, totals))
+    elif as_json:
         record = {"file": str(path), **_record(models, totals)}
-        if per_char:
-            record["bits"] = [round(bits, 4) for bits in every]
         stream.write(json.dumps(record, ensure_ascii=False) + "\n")
     else:
         stream.write(_row(models, totals, str(path)) + "\n")
+
+
+class _BitsRecord:
+    """A file's JSON object, written as its bits come: they may be more than memory holds."""
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream = stream
+        self._before = f'{{"file": {json.dumps(str(path), ensure_ascii=False)}, "bits": ['
+
+    def add(self, bits: list[float]) -> None:
+        if bits:
+            self._stream.write(self._before + json.dumps(bits)[1:-1])
+            self._before = ", "
+
+    def end(self, record: dict[str, Any]) -> None:
+        opening = "" if self._before == ", " else self._before
+        self._stream.write(f"{opening}], {json.dumps(record, ensure_ascii=False)[1:]}\n")
 
 
 def _record(models: list[CharRNN], totals: list[tuple[int, float]]) -> dict[str, Any]:
@@ -186,11 +206,21 @@ def _per_character(characters: int, nats: float) -> float:
     return nats / characters if characters else 0.0
 
 
-def _bits(score: Score) -> list[float]:
-    return [round(bits, 4) for bits in (score.per_character / _LN2).tolist()]
+def _bits(losses: NDArray[np.float32]) -> list[float]:
+    return [round(bits, 4) for bits in (losses / _LN2).tolist()]
 
 
-def _known(model: CharRNN, text: str, unknown: Literal["error", "skip"]) -> list[str]:
+def _read_bytes(models: list[CharRNN]) -> bool:
+    """Whether the text is read as bytes, as models at the byte level can, and not as characters."""
+    return all(model.vocabulary.level == "byte" for model in models)
+
+
+def _shown(line: str | bytes) -> str:
+    """A line as text: where bytes are no UTF-8, with replacement characters."""
+    return line if isinstance(line, str) else line.decode(errors="replace")
+
+
+def _known(model: CharRNN, text: str | bytes, unknown: Literal["error", "skip"]) -> list[str]:
     """The symbols of a text that were scored: characters, or bytes as 0x hexadecimal."""
     ids = model.vocabulary.encode(text, unknown)
     if model.vocabulary.level == "byte":
@@ -215,12 +245,18 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _pieces(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The text, decoded a piece at a time."""
+def _pieces(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str] | Iterator[bytes]:
+    """The text a piece at a time."""
+    raw = iter(lambda: file.read(_PIECE), b"")
+    return raw if as_bytes else _decoded(raw, path)
+
+
+def _decoded(pieces: Iterator[bytes], path: Path) -> Iterator[str]:
+    """UTF-8 as text. A byte-order mark at its start is left out, as training does."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
-    while True:
-        data = file.read(_PIECE)
+    begun = False
+    for data in itertools.chain(pieces, [b""]):
         held = len(decoder.getstate()[0])
         try:
             text = decoder.decode(data, final=not data)
@@ -229,24 +265,39 @@ def _pieces(file: BinaryIO, path: Path) -> Iterator[str]:
                 f"{path} is no UTF-8 text: byte {offset - held + error.start} is "
                 f"0x{error.object[error.start]:02x}; convert it first, as with iconv -t UTF-8"
             ) from None
+        if text and not begun:
+            begun, text = True, text.removeprefix("\ufeff")
         if text:
             yield text
-        if not data:
-            return
         offset += len(data)
 
 
-def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
+def _strides(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str | bytes]:
+    """The text in pieces that are scored in a moment, so that what shows the progress moves on."""
+    for piece in _pieces(file, path, as_bytes=as_bytes):
+        for start in range(0, len(piece), _STRIDE):
+            yield piece[start : start + _STRIDE]
+
+
+def _lines(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str | bytes]:
     """The lines, without their ends."""
-    parts: list[str] = []  # of a line whose end has not come
-    for piece in _pieces(file, path):
-        first, *others = piece.split("\n")
+    end: Any = b"\n" if as_bytes else "\n"
+    parts: list[Any] = []  # of a line whose end has not come; all str or all bytes
+    for piece in _pieces(file, path, as_bytes=as_bytes):
+        first, *others = piece.split(end)
         parts.append(first)
         for other in others:
-            yield "".join(parts).removesuffix("\r")
+            yield _joined(parts)
             parts = [other]
-    if rest := "".join(parts):
-        yield rest.removesuffix("\r")
+    if any(parts):
+        yield _joined(parts)
+
+
+def _joined(parts: list[Any]) -> str | bytes:
+    """A line of the parts that it was read in, without the carriage return of a Windows line end."""
+    if isinstance(parts[0], str):
+        return "".join(parts).removesuffix("\r")
+    return b"".join(parts).removesuffix(b"\r")
 
 
 def main() -> NoReturn:

@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 
@@ -23,10 +22,9 @@ from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import written_whole
 
 
-@dataclass
 class _Talk:
-    debug: bool = False
-    quiet: bool = False
+    debug = False
+    quiet = False
 
 
 _talk = _Talk()
@@ -86,14 +84,17 @@ def warn(message: str) -> None:
     say(f"warning: {message}")
 
 
-def product() -> TextIO:
+def product(instead: str = "") -> TextIO:
     """stdout, set to UTF-8 without translation of line ends whatever the locale says.
+
+    Args:
+        instead: what a user can do where stdout is closed, if the command has another way.
 
     Raises:
         CharRNNError: stdout is closed.
     """
     if sys.stdout is None:
-        raise CharRNNError("stdout is closed, so there is nowhere to write the output; give --output FILE")
+        raise CharRNNError(f"stdout is closed, so there is nowhere to write the output{instead}")
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # absent where a test put a StringIO there
     if reconfigure is not None:
         # Names of files may hold what is no UTF-8 (surrogates in Python).

@@ -1,0 +1,237 @@
+"""charrnn-quality: says in numbers how good the text is that models write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from charrnn_runtime import __version__, contract
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.errors import CharRNNError, SettingError
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.quality import TextQuality
+
+app = terminal.new_app()
+
+EXAMPLES = """\b
+Examples:
+  charrnn-quality models/lstm.onnx --text data/README.md
+  charrnn-quality models/lstm.onnx models/lstm.int8.onnx --text README.md --seed 1 --length 20000
+  charrnn-quality models/lstm.onnx --text README.md --held-out data/README.md --window 20 --json
+"""
+
+_TRAINED_ON = 0.9
+"""The share of a text, from its start, that was trained on where no model says so."""
+
+
+@app.command(epilog=EXAMPLES)
+def quality(
+    model_paths: Annotated[
+        list[Path], typer.Argument(metavar="MODEL.onnx...", help="The models that write.", show_default=False)
+    ],
+    text_path: Annotated[
+        Path, typer.Option("--text", metavar="TRAINING.txt", help="The UTF-8 text that they were trained on.")
+    ],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text to measure beside them. [default: the end of TRAINING.txt, kept for validation]",
+        ),
+    ] = None,
+    length: Annotated[
+        int, typer.Option("--length", "-n", help="Characters that each model writes, in all streams.")
+    ] = 100_000,
+    streams: Annotated[int, typer.Option(help="How many texts these are.")] = 50,
+    window: Annotated[int, typer.Option(help="Characters that must stand alike to count as a copy.")] = 50,
+    prime: Annotated[
+        str,
+        typer.Option("--prime", "-p", help="The text that every stream goes on from; it is not measured."),
+    ] = "",
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
+    ] = contract.DEFAULT_TEMPERATURE,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
+    ] = 1.0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text, one a line.")] = False,
+    version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
+    debug: terminal.DebugOption = False,
+    quiet: terminal.QuietOption = False,
+) -> None:
+    """Say how good the text is that models write, beside held-out text of the same length.
+
+    The columns are the numbers of characters and words, the share of the words that occur in the training
+    text, the share of the windows of 50 characters that are copied from it, and distinct-n for n = 1 to 4:
+    the number of different runs of n words divided by the number of such runs. A word is a run of letters
+    with single apostrophes inside it; case is ignored.
+    """
+    if length < 1:
+        raise SettingError(f"--length must be 1 or more, not {length}")
+    if not 1 <= streams <= contract.MAX_STREAMS:
+        raise SettingError(f"--streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
+    if window < 1:
+        raise SettingError(f"--window must be 1 or more, not {window}")
+
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.quality import Reference
+    from charrnn_runtime.sampling import Sampling
+    from charrnn_runtime.uniforms import check_seed, draw_seed
+
+    sampling = Sampling(temperature, top_k, top_p)
+    chosen = draw_seed() if seed is None else check_seed(seed)
+    text, digest = _read_text(text_path)
+    other = _read_text(held_out)[0] if held_out is not None else None
+    models = [CharRNN.load(path, device=device, threads=threads) for path in model_paths]
+    terminal.say(f"seed {chosen}, running on {models[0].device}")
+    split = _trained_on(models, text, digest, text_path)
+    reference = Reference(text[:split], window=window)
+    each = -(-length // streams)  # rounded up: the last stream is cut
+    settings = {
+        "length": length,
+        "streams": streams,
+        "window": window,
+        "prime": prime,
+        "seed": chosen,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+    }
+    stream = terminal.product()
+    rows: list[tuple[str, TextQuality]] = []
+
+    def report(name: str, pieces: list[str], about: dict[str, Any]) -> None:
+        found = reference.measure(pieces)
+        if as_json:
+            stream.write(json.dumps({"text": name, **_record(found), **about}, ensure_ascii=False) + "\n")
+            stream.flush()
+        rows.append((name, found))
+
+    for model in models:
+        about = {"sha256": model.info.sha256, "settings": settings}
+        report(model.info.path, _written(model, prime, length, each, streams, chosen, sampling), about)
+    beside = text[split:] if other is None else other
+    if beside:
+        name = f"held out: {text_path}" if held_out is None else str(held_out)
+        if len(beside) < length:
+            terminal.warn(
+                f"{name} has {len(beside):,} characters of the {length:,} that a model writes; distinct-n is "
+                f"higher for shorter texts (--length {len(beside)} makes them alike)"
+            )
+        report(name, [beside[:length]], {})
+    else:
+        terminal.warn(
+            f"no text is held out of {text_path}: the models were trained on all of it; see --held-out"
+        )
+    if not as_json:
+        for line in _table(rows, window):
+            stream.write(line + "\n")
+
+
+def _written(
+    model: CharRNN, prime: str, length: int, each: int, streams: int, seed: int, sampling: Any
+) -> list[str]:
+    """What a model writes: pieces of ``each`` characters, ``length`` in all."""
+    bar = terminal.LateBar(length, f"writing with {model.info.path}")
+    try:
+        generated = model.generate_each(
+            [prime] * min(streams, -(-length // each)),
+            each,
+            seed=seed,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            on_progress=bar.advance,
+        )
+        pieces = [stream.text for stream in generated]
+    finally:
+        bar.close()
+    left = length
+    for index, piece in enumerate(pieces):
+        pieces[index] = piece[:left]
+        left -= len(pieces[index])
+    return pieces
+
+
+def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path) -> int:
+    """How many characters of the text, from its start, any of the models was trained on."""
+    ends = []
+    for model in models:
+        corpus = model.info.training.get("corpus")
+        corpus = corpus if isinstance(corpus, dict) else {}
+        end = corpus.get("trained_on")
+        if corpus.get("sha256") != digest:
+            terminal.warn(
+                f"{model.info.path} was trained on another text than {path}, or does not say on which"
+            )
+        elif isinstance(end, int) and end >= 0:
+            # At the byte level it counts bytes.
+            byte_level = model.vocabulary.level == "byte"
+            ends.append(len(text.encode()[:end].decode(errors="ignore")) if byte_level else end)
+    if not ends:
+        terminal.say(f"the first 90 % of {path} are taken for what was trained on")
+    return max(ends, default=int(_TRAINED_ON * len(text)))
+
+
+def _read_text(path: Path) -> tuple[str, str]:
+    """A UTF-8 file's text without its byte-order mark, and the hash of its bytes."""
+    import hashlib
+
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return terminal.decode(data, str(path)).removeprefix("\ufeff"), hashlib.sha256(data).hexdigest()
+
+
+def _record(found: TextQuality) -> dict[str, Any]:
+    return {
+        "characters": found.characters,
+        "words": found.words,
+        "known_words": _rounded(found.known_words),
+        "windows": found.windows,
+        "copied_windows": _rounded(found.copied_windows),
+        "distinct": [_rounded(share) for share in found.distinct],
+    }
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 6)
+
+
+def _table(rows: list[tuple[str, TextQuality]], window: int) -> list[str]:
+    header = ["text", "characters", "words", "known", f"copied ({window})"]
+    header += [f"distinct-{n}" for n in range(1, 1 + len(rows[0][1].distinct))]
+    cells = [header]
+    for name, found in rows:
+        shares = [_percent(found.known_words), _percent(found.copied_windows)]
+        distinct = ["-" if share is None else f"{share:.3f}" for share in found.distinct]
+        cells.append([name, f"{found.characters:,}", f"{found.words:,}", *shares, *distinct])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def main() -> NoReturn:
+    """The entry point of charrnn-quality."""
+    terminal.run(app, "charrnn-quality")
+
+
+if __name__ == "__main__":
+    main()

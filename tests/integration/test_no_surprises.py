@@ -1,0 +1,99 @@
+"""Training and export use no network, start nothing and write nowhere but where they are told to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from confined import CANNOT
+from tiny_runs import ROOT, TEXT, TINY_FLAGS, environment
+from watched import World
+
+TRAIN = ("-m", "charrnn_trainer.cli.train")
+EXPORT = ("-m", "charrnn_trainer.cli.export")
+FLAGS = (*TINY_FLAGS, "--steps", "2", "--eval-every", "1", "--save-every", "1")
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    # Importing torch tries whether files can be made there.
+    world = World(tmp_path / "world", ROOT / "runtime", ROOT / "trainer", temporary_files=True)
+    (world.here / "my.txt").write_bytes(TEXT.encode())
+    return world
+
+
+def of_ours(world: World) -> list[str]:
+    """What was left behind, but for the empty folder that torch makes when an optimizer is made."""
+    return [path for path in world.left_behind if not Path(path).name.startswith("torchinductor_")]
+
+
+def test_a_text_of_ones_own_is_learned_and_exported_without_network_or_traces(world: World) -> None:
+    for words in (
+        (*TRAIN, "my.txt", *FLAGS),
+        (*TRAIN, "--resume", "ckpt/lstm", "--steps", "3"),
+        (*EXPORT, "ckpt", "model.onnx"),
+        (*EXPORT, "ckpt", "--list"),
+    ):
+        done = world.run(*words)
+        assert (done.returncode, world.refused, of_ours(world)) == (0, [], []), done.stderr.decode()
+    assert sorted(path.name for path in world.here.iterdir()) == ["ckpt", "model.onnx", "my.txt"]
+
+
+@posix
+def test_training_is_kept_from_the_internet_by_the_kernel_and_does_not_mind(world: World) -> None:
+    done = world.run("charrnn_trainer.cli.train", "my.txt", *FLAGS, kernel=True)
+    if done.returncode == CANNOT:
+        pytest.skip("this kernel does not confine processes")
+    assert (done.returncode, world.refused, of_ours(world)) == (0, [], []), done.stderr.decode()
+
+
+def test_the_network_is_asked_for_the_default_text_alone_and_that_is_said(world: World) -> None:
+    done = world.run(*TRAIN, *FLAGS)
+    assert done.returncode == 1
+    assert "downloading it from https://" in done.stderr.decode()
+    assert world.refused[0].startswith("socket.")
+    assert "Traceback" not in done.stderr.decode()
+
+
+@posix
+def test_training_works_without_home_terminal_or_a_locale_that_knows_more_than_ascii(world: World) -> None:
+    (world.here / "é中.txt").write_text(TEXT + "é中λ\r\n" * 30, encoding="utf-8", newline="")
+    plain = {
+        "HOME": None,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "latin-1",
+        "TERM": None,
+        "COLUMNS": "20",
+    }
+    name = "é中.txt".encode()
+    for words in (
+        (*TRAIN, name, *FLAGS, "--out", "r\u00fcn".encode()),
+        (*EXPORT, "r\u00fcn".encode(), "mödel.onnx".encode()),
+    ):
+        done = world.run(*words, env=plain, start_new_session=True)
+        assert (done.returncode, world.refused) == (0, []), done.stderr.decode("latin-1")
+    assert {path.name for path in world.here.iterdir()} >= {"rün", "mödel.onnx"}
+
+
+@posix
+@pytest.mark.parametrize(
+    ("redirection", "out"), [(">&-", b""), ("2>&- <&-", b"ckpt/lstm\n"), (">&- 2>&- <&-", b"")]
+)
+def test_training_minds_no_closed_streams(redirection: str, out: bytes, tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text(TEXT)
+    flags = " ".join(FLAGS)
+    line = f'exec "{sys.executable}" -m charrnn_trainer.cli.train my.txt {flags} {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, out), done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    assert list((tmp_path / "ckpt" / "lstm").glob("*.safetensors"))

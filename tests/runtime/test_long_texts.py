@@ -1,0 +1,109 @@
+"""charrnn-score on texts that memory does not hold: no more of them is held than a piece."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charrnn_runtime import CharRNN
+from charrnn_runtime.cli import score as score_command
+
+PIECE = 2_000
+PATH = Path("a text")
+
+
+class Repeated(io.RawIOBase):
+    """A file of a text that is repeated up to some bytes, made as it is read."""
+
+    def __init__(self, text: str, size: int) -> None:
+        self._text, self._left = text.encode() * (PIECE // len(text.encode()) + 1), size
+
+    def read(self, size: int = -1, /) -> bytes:
+        assert 0 < size <= PIECE  # never the whole
+        piece = self._text[: min(size, self._left)]
+        self._left -= len(piece)
+        return piece
+
+
+class Characters:
+    """A stream that only counts what is written to it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def write(self, text: str) -> None:
+        self.count += len(text)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_command, "_PIECE", PIECE)
+    monkeypatch.setattr(score_command, "_STRIDE", PIECE // 20)
+
+
+def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
+    """The most bytes that scoring a text of ``size`` bytes holds at a time."""
+    per_char, as_json = options.get("per_char", False), options.get("as_json", False)
+    tracemalloc.start()
+    try:
+        file: Any = Repeated(text, size)
+        score_command._score_whole(models, file, PATH, "skip", per_char, as_json, Characters())
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("options", [{}, {"per_char": True}, {"per_char": True, "as_json": True}])
+def test_a_long_text_takes_no_more_memory_than_a_short_one(lstm: CharRNN, options: dict[str, bool]) -> None:
+    peak([lstm], "LORD of all", PIECE, **options)  # what is made once
+    short = peak([lstm], "LORD of all", 4 * PIECE, **options)
+    assert peak([lstm], "LORD of all", 12 * PIECE, **options) < short + PIECE
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
+    lstm: CharRNN, byte_model: CharRNN
+) -> None:
+    models = [lstm, byte_model]  # the first skips every ß, the second reads two bytes for it
+    peak(models, "ßßßßa", PIECE)
+    short = peak(models, "ßßßßa", 5 * PIECE)
+    assert peak(models, "ßßßßa", 12 * PIECE) < short + PIECE
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_pieces_give_what_the_whole_gives(lstm: CharRNN) -> None:
+    text = "To be, or not to be: that is the question.\n" * 60
+    stream, file = io.StringIO(), io.BytesIO(text.encode())
+    score_command._score_whole([lstm], file, PATH, "error", True, True, stream)
+    record = json.loads(stream.getvalue())
+    whole = lstm.score(text)
+    assert record["file"] == str(PATH)
+    assert record["characters"] == len(text) == len(record["bits"])
+    assert record["bits_per_character"] == pytest.approx(whole.bits_per_character, abs=1e-5)
+    assert sum(record["bits"]) == pytest.approx(whole.bits_per_character * len(text), abs=0.1)
+
+
+@pytest.mark.parametrize("text", ["", "ß"])
+def test_a_text_with_nothing_to_score_is_an_object_too(lstm: CharRNN, text: str) -> None:
+    stream = io.StringIO()
+    score_command._score_whole([lstm], io.BytesIO(text.encode()), PATH, "skip", True, True, stream)
+    assert json.loads(stream.getvalue()) == {
+        "file": str(PATH),
+        "bits": [],
+        "bits_per_character": 0.0,
+        "perplexity": 1.0,
+        "characters": 0,
+    }
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_an_unknown_character_is_found_where_it_stands_in_the_whole_text(lstm: CharRNN) -> None:
+    file = io.BytesIO(("x" * 3 * PIECE + "ß").encode())
+    with pytest.raises(Exception, match=f"at position {3 * PIECE};"):
+        score_command._score_whole([lstm], file, PATH, "error", False, False, io.StringIO())

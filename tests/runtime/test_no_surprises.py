@@ -1,0 +1,274 @@
+"""The runtime does what it is told and nothing else, wherever it runs: no network, no files, no telemetry."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charrnn_runtime import CharRNN
+from confined import CANNOT
+from make_models import FOLDER
+from run_commands import RUNTIME, command_environment
+from watched import World
+
+MODEL = FOLDER / "lstm-2x12-fp32.onnx"
+BYTES = FOLDER / "lstm-1x12-fp32-byte.onnx"
+COMMANDS = ("gen", "info", "score")
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "world", RUNTIME)
+
+
+def _module(command: str) -> tuple[str, str]:
+    return "-m", f"charrnn_runtime.cli.{command}"
+
+
+LINES: list[tuple[str, list[str | Path], bytes]] = [
+    ("gen", [MODEL, "-n", "50"], b""),
+    ("gen", [MODEL, "-n", "9", "--streams", "70", "--json", "--stats"], b""),
+    ("gen", [MODEL, "-n", "9", "--primes-file", "-", "--device", "auto"], b"LORD \na\n"),
+    ("gen", [MODEL, "-n", "9", "-i"], b"LORD \na\n"),
+    ("gen", [BYTES, "-n", "50", "--raw"], b""),
+    ("score", [MODEL, "-", "--per-char"], b"LORD of all"),
+    ("score", [MODEL, "-", "--by-line", "--json", "--compare", BYTES], b"LORD\nof\nall"),
+    ("info", [MODEL], b""),
+    ("gen", ["--help"], b""),
+]
+
+
+# --- network, files, processes, telemetry ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "arguments", "typed"), LINES)
+def test_commands_use_no_network_start_nothing_and_leave_nothing_behind(
+    world: World, command: str, arguments: list[str | Path], typed: bytes
+) -> None:
+    done = world.run(*_module(command), *arguments, input=typed)
+    assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
+    assert done.stdout
+    assert list(world.here.iterdir()) == []
+
+
+def test_an_output_file_is_all_that_is_written(world: World) -> None:
+    done = world.run(*_module("gen"), MODEL, "-n", "50", "-o", "out", "--streams", "2")
+    assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
+    assert [path.name for path in world.here.iterdir()] == ["out"]
+
+
+@posix
+@pytest.mark.parametrize("line", [0, 6])
+def test_code_in_any_language_is_kept_from_the_internet_and_does_not_mind(world: World, line: int) -> None:
+    command, arguments, typed = LINES[line]
+    done = world.run(f"charrnn_runtime.cli.{command}", *arguments, kernel=True, input=typed)
+    if done.returncode == CANNOT:
+        pytest.skip("this kernel does not confine processes")
+    assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
+    assert done.stdout
+
+
+CONTROLS = [
+    ("import socket; socket.create_connection(('127.0.0.1', 9))", "socket."),
+    ("import socket; socket.getaddrinfo('localhost', 9)", "socket.getaddrinfo"),
+    ("open('/elsewhere', 'w')", "open"),
+    ("import pathlib; pathlib.Path.home().joinpath('x').mkdir()", "os.mkdir"),
+    ("import os; os.rename('../log', 'log')", "os.rename"),
+    ("import subprocess; subprocess.run(['true'])", "subprocess.Popen"),
+]
+
+
+@posix
+@pytest.mark.parametrize(("code", "event"), CONTROLS)
+def test_the_watch_sees_what_it_is_there_for(world: World, code: str, event: str) -> None:
+    done = world.run("-c", code)
+    assert done.returncode == 1
+    assert "refused to a watched process" in done.stderr.decode()
+    assert world.refused[0].startswith(event)
+
+
+@posix
+def test_the_kernel_kills_what_opens_a_socket_and_keeps_to_modes(world: World) -> None:
+    (world.here / "tries.py").write_text(
+        "import os, socket, sys\n"
+        "os.mkdir('closed', 0o500)\n"
+        "try:\n"
+        "    open('closed/file', 'w')\n"
+        "except PermissionError:\n"
+        "    print('modes hold', flush=True)\n"
+        "socket.socket(socket.AF_INET)\n"
+    )
+    path = str(world.here)
+    done = world.run("tries", kernel=True, env={"PYTHONPATH": path})
+    if done.returncode == CANNOT:
+        pytest.skip("this kernel does not confine processes")
+    assert done.stdout == b"modes hold\n"
+    assert done.returncode == -signal.SIGSYS
+
+
+@pytest.mark.parametrize(("given", "held"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_reports_nothing_unless_the_user_wants_it(
+    world: World, given: str | None, held: str
+) -> None:
+    # The variable has to be set before onnxruntime is imported: then it does not even keep a number.
+    code = (
+        "import sys, os\n"
+        "class Look:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'onnxruntime':\n"
+        "            print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
+        "sys.meta_path.insert(0, Look())\n"
+        "import charrnn_runtime.session\n"
+    )
+    done = world.run("-c", code, env={"ORT_DISABLE_TELEMETRY": given})
+    assert done.stdout.decode().split() == [held], done.stderr.decode()
+
+
+# --- odd surroundings --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Take the right to write from a folder and all in it."""
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    try:
+        yield
+    finally:
+        for path in paths:
+            path.chmod(path.stat().st_mode | stat.S_IWUSR)
+
+
+@posix
+def test_packages_and_folders_may_be_read_only(tmp_path: Path, lstm: CharRNN) -> None:
+    packages = tmp_path / "site-packages"
+    unwanted = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(RUNTIME / "charrnn_runtime", packages / "charrnn_runtime", ignore=unwanted)
+    world = World(tmp_path / "world", packages)
+    unwatched = {"PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": None}  # Python may try to, in vain
+    with read_only(packages), read_only(world.here), read_only(world.home), read_only(world.temporary):
+        done = world.run("charrnn_runtime.cli.gen", MODEL, "-n", "50", "-s", "1", kernel=True, env=unwatched)
+    if done.returncode == CANNOT:
+        pytest.skip("this kernel does not confine processes")
+    assert (done.returncode, done.stdout.decode()) == (0, lstm.generate("", 50, seed=1)), done.stderr
+    assert not list(packages.rglob("__pycache__"))
+
+
+SURROUNDINGS: dict[str, dict[str, str | None]] = {
+    "no home": {"HOME": None, "TMPDIR": None},
+    "a home that is not there": {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent/cache"},
+    "a locale of ASCII alone": {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "latin-1",
+    },
+    "no terminal type": {"TERM": None, "COLUMNS": "20"},
+}
+
+
+@posix
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_every_command_works_in_odd_surroundings(world: World, lstm: CharRNN, name: str) -> None:
+    options: dict[str, Any] = {"env": SURROUNDINGS[name], "start_new_session": True}  # no terminal either
+    text = "é中λ"
+    done = world.run(*_module("gen"), MODEL, "-n", "60", "-s", "1", "-p", text.encode(), **options)
+    assert done.stdout.decode() == lstm.generate(text, 60, seed=1), done.stderr.decode()
+    done = world.run(*_module("score"), MODEL, "-", "--by-line", input=text.encode(), **options)
+    assert done.stdout.decode().endswith(f"  {text}\n"), done.stderr.decode()
+    done = world.run(*_module("info"), MODEL, **options)
+    assert "中" in done.stdout.decode(), done.stderr.decode()
+    assert world.refused == []
+
+
+@posix
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", "<&- 2>&-"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("LORD")
+    words = {"gen": "-n 5", "info": "", "score": f'"{tmp_path}/text"'}[command]
+    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} "{MODEL}" {words} {redirection}'
+    done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
+    if redirection == ">&-":
+        message = f"charrnn-{command}: error: stdout is closed, so there is nowhere to write the output"
+        message += "; give --output FILE" if command == "gen" else ""
+        assert (done.returncode, done.stderr.decode().splitlines()[-1]) == (1, message)
+    else:
+        assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr.decode()
+        assert "Traceback" not in done.stderr.decode()
+
+
+@posix
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_with_a_closed_stdout_ends_without_a_traceback(command: str) -> None:
+    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} --help >&-'
+    done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
+    assert "Traceback" not in done.stderr.decode()
+    assert "fault of charrnn" not in done.stderr.decode()
+
+
+def at_a_terminal(columns: int, *words: str | Path) -> tuple[int, str]:
+    """Run Python with all its streams at a terminal of some width; gives the exit code and what it shows."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = command_environment(TERM="xterm", COLUMNS=None, LINES=None)
+    process = subprocess.Popen(
+        [sys.executable, *words], stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(master, 4096)
+        except OSError:  # what Linux gives in place of an end
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(master)
+    return process.wait(timeout=60), shown.decode()
+
+
+@posix
+def test_a_terminal_of_20_columns_shows_the_text_as_it_is(lstm: CharRNN) -> None:
+    code, shown = at_a_terminal(20, *_module("gen"), MODEL, "-p", "LORD ", "-n", "60", "-s", "1", "-q")
+    text = lstm.generate("LORD ", 60, seed=1)
+    expected = (text if text.endswith("\n") else text + "\n").replace("\n", "\r\n")
+    assert (code, shown) == (0, expected)
+
+
+BAR = """
+from charrnn_runtime.cli import terminal
+bar = terminal.LateBar(100, "generating")
+bar._begin -= 3
+for _ in range(10):
+    bar.advance(10)
+bar.close()
+"""
+
+
+@posix
+@pytest.mark.parametrize("columns", [1, 20, 200])
+def test_a_progress_bar_fits_a_terminal_of_any_width(columns: int) -> None:
+    code, shown = at_a_terminal(columns, "-c", BAR)
+    assert code == 0
+    assert "Traceback" not in shown
+    assert shown  # it did appear
