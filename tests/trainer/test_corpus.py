@@ -15,9 +15,10 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import corpus as corpus_module
+from charrnn_trainer import text_source, token_file
 from charrnn_trainer.corpus import Corpus, scan_text
 
 HAIKU = "古池や\r\n蛙飛びこむ\r\n水の音\r\n" * 4
@@ -36,7 +37,8 @@ def written(folder: Path, text: str | bytes) -> str:
 def piece_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Texts are read in pieces; with small ones, characters fall across their edges."""
     size: int = request.param
-    monkeypatch.setattr(corpus_module, "_PIECE", size)
+    monkeypatch.setattr(text_source, "PIECE", size)
+    monkeypatch.setattr(token_file, "WINDOW", size)
     return size
 
 
@@ -54,15 +56,18 @@ def test_a_text_in_any_script_is_encoded_as_its_code_points_with_every_line_end_
     assert isinstance(corpus.ids, np.memmap)
 
 
-@given(TEXTS, st.sampled_from(["char", "byte"]))
+@given(TEXTS, st.sampled_from(["char", "byte"]), st.sampled_from([1, 2, 5, 1000]))
 def test_any_text_survives_being_encoded(
-    tmp_path_factory: pytest.TempPathFactory, text: str, level: str
+    tmp_path_factory: pytest.TempPathFactory, text: str, level: str, size: int
 ) -> None:
     folder = tmp_path_factory.mktemp("texts")
     path = folder / "text.txt"
     path.write_bytes(text.encode())
-    scanned = scan_text(str(path), level="byte" if level == "byte" else "char")
-    corpus = scanned.encode_to(folder / "tokens", source=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_source, "PIECE", size)
+        scanned = scan_text(str(path), level="byte" if level == "byte" else "char")
+        corpus = scanned.encode_to(folder / "tokens", source=None)
+    assert scanned.distinct == len(set(text.encode() if level == "byte" else text))
     assert corpus.vocabulary.decode(corpus.ids) == text
     again = Corpus.open(folder / "tokens")
     assert (again.name, again.sha256, again.source) == (corpus.name, corpus.sha256, None)
@@ -81,6 +86,37 @@ def test_many_symbols_take_two_bytes_each(tmp_path: Path) -> None:
     corpus = Corpus.from_text(text).save(tmp_path / "tokens")
     assert corpus.ids.dtype == np.dtype("<u2")
     assert corpus.vocabulary.decode(corpus.ids) == text
+
+
+def distinct_characters(count: int) -> str:
+    """So many different characters, from U+0020 on without the halves of surrogate pairs."""
+    return "".join(chr(0x20 + index + (0x800 if index >= 0xD800 - 0x20 else 0)) for index in range(count))
+
+
+def test_the_most_symbols_that_a_model_holds_are_taken(tmp_path: Path) -> None:
+    text = distinct_characters(contract.MAX_VOCABULARY)
+    corpus = scan_text(written(tmp_path, text)).encode_to(tmp_path / "tokens", source=None)
+    assert corpus.ids.tolist() == list(range(contract.MAX_VOCABULARY))
+    assert len(Corpus.open(tmp_path / "tokens").vocabulary) == contract.MAX_VOCABULARY
+
+
+def test_one_symbol_more_is_refused_and_the_way_out_is_named_and_works(tmp_path: Path) -> None:
+    path = written(tmp_path, distinct_characters(contract.MAX_VOCABULARY + 1))
+    with pytest.raises(
+        CharRNNError, match=r"text\.txt has 65,537 distinct .* at most 65,536; .*--level byte"
+    ):
+        scan_text(path)
+    assert len(scan_text(path, level="byte").vocabulary) == 256
+
+
+def test_it_says_how_much_was_read(tmp_path: Path, piece_size: int) -> None:
+    path, read = written(tmp_path, HAIKU), list[int]()
+    scanned = scan_text(path, on_progress=read.append)
+    assert sum(read) == scanned.size == len(HAIKU.encode())
+    read.clear()
+    scanned.encode_to(tmp_path / "tokens", source=None, on_progress=read.append)
+    assert sum(read) == scanned.size
+    assert max(read) <= piece_size
 
 
 def test_a_byte_order_mark_is_left_out_at_the_start_alone(tmp_path: Path, piece_size: int) -> None:
@@ -197,6 +233,13 @@ def test_ids_make_a_corpus_when_the_vocabulary_knows_them() -> None:
             Corpus.from_ids(ids, vocabulary)
 
 
+def test_ids_that_cannot_change_are_not_copied() -> None:
+    ids, vocabulary = np.array([0, 1] * 20, dtype=np.uint8), Vocabulary("ab")
+    assert not np.shares_memory(Corpus.from_ids(ids, vocabulary).ids, ids)
+    ids.flags.writeable = False
+    assert np.shares_memory(Corpus.from_ids(ids, vocabulary).ids, ids)
+
+
 def test_a_corpus_is_an_array_to_numpy() -> None:
     corpus = Corpus.from_text("ab" * 20)
     assert np.asarray(corpus) is corpus.ids
@@ -235,6 +278,19 @@ def test_a_file_of_tokens_that_was_cut_or_altered_anywhere_is_refused(tmp_path: 
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(CharRNNError, match="altered"):
             Corpus.open(path)
+
+
+@pytest.mark.parametrize("symbols", [3, 300])
+def test_ids_that_the_vocabulary_lacks_are_refused_even_with_the_right_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symbols: int
+) -> None:
+    path = tmp_path / "tokens"
+    vocabulary = Vocabulary(distinct_characters(symbols))
+    ids = np.array([0, 1] * 20 + [len(vocabulary)], dtype=token_file.id_type(vocabulary))
+    token_file.write_tokens(path, token_file.TokensInfo(vocabulary, "x", "0", None), len(ids), [ids])
+    monkeypatch.setattr(token_file, "WINDOW", 7)
+    with pytest.raises(CharRNNError, match=f"the id {len(vocabulary)} is not in its vocabulary"):
+        Corpus.open(path)
 
 
 @pytest.mark.parametrize(

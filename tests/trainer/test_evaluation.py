@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from charrnn_trainer import evaluation
 from charrnn_trainer.config import NetworkConfig
-from charrnn_trainer.evaluation import validation_loss, validation_rows
+from charrnn_trainer.evaluation import cold_loss, validation_loss, validation_rows
 from charrnn_trainer.network import CharNetwork
 
 VOCABULARY = 5
@@ -32,7 +32,7 @@ def naive_loss(network: CharNetwork, ids: np.ndarray, start: int) -> float:
     losses = []
     with torch.no_grad():
         for row in range(rows):
-            first = start + row * length
+            first = start + row * ((len(ids) - start) // rows)
             inputs = torch.from_numpy(ids[first - warm_up : first + length].astype(np.int64))
             logits, _ = network(inputs[np.newaxis], network.initial_state(1))
             scores = torch.log_softmax(logits[0], dim=1)
@@ -63,10 +63,19 @@ def test_rows_cover_the_held_out_text_but_for_a_remainder(tokens: int, fraction:
         return
     rows, length, warm_up = validation_rows(tokens, start)
     assert 1 <= rows <= 64
-    assert 0 <= (tokens - start) - rows * length < rows
+    assert length == min((tokens - start) // rows, 32_768)
     assert rows == 1 or length >= 64
     assert rows == 64 or length < 128
     assert warm_up == min(512, start) >= 1
+
+
+def test_of_long_rows_only_the_beginning_is_read(
+    network: CharNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "MAX_ROW", 70)
+    ids = np.random.RandomState(1).randint(0, VOCABULARY, 9_000).astype(np.uint8)
+    assert validation_rows(9_000, 1_000) == (64, 70, 512)
+    assert validation_loss(network, ids, 1_000) == pytest.approx(naive_loss(network, ids, 1_000), rel=1e-5)
 
 
 def test_tinyshakespeare_is_cut_into_64_rows() -> None:
@@ -89,3 +98,24 @@ def test_a_large_vocabulary_is_evaluated_in_shorter_pieces(
     whole = validation_loss(network, ids, 450)
     monkeypatch.setattr(evaluation, "_LOGITS", 1)  # room for no logits at all: one step at a time
     assert validation_loss(network, ids, 450) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1_000, 1_006, 1_007, 2_000])
+def test_the_cold_loss_is_that_of_windows_read_from_nothing(network: CharNetwork, tokens: int) -> None:
+    ids = np.random.RandomState(tokens).randint(0, VOCABULARY, tokens).astype(np.uint8)
+    start, window = 900, 7
+    losses = []
+    network.eval()
+    for first in range(start, tokens - window, window):
+        inputs = torch.from_numpy(ids[first : first + window + 1].astype(np.int64))
+        with torch.no_grad():
+            logits, _ = network(inputs[np.newaxis, :-1], network.initial_state(1))
+        losses.append(torch.nn.functional.cross_entropy(logits[0], inputs[1:]).item())
+    network.train()
+    assert cold_loss(network, ids, start, window) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert network.training
+
+
+def test_a_text_too_short_for_a_cold_window_is_refused(network: CharNetwork) -> None:
+    with pytest.raises(ValueError, match="10 characters do not fill a window of 10"):
+        cold_loss(network, np.zeros(100, np.uint8), 90, 10)

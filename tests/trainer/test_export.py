@@ -35,7 +35,7 @@ from charrnn_trainer.checkpoint import (
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.corpus import Corpus
 from charrnn_trainer.export import ExportError, build, compare_with_torch, export_checkpoint, prove
-from charrnn_trainer.graph.weights import StepWeights, fold_weights
+from charrnn_trainer.graph.weights import StepWeights, fold_weights, step_model_bytes
 from charrnn_trainer.loop import train
 from charrnn_trainer.network import CharNetwork
 from reference import naive_step
@@ -572,11 +572,14 @@ def test_a_disk_that_is_full_leaves_what_was_there(
     assert list(model.parent.iterdir()) == [model]
 
 
+@pytest.mark.parametrize("where", ["its weights", "the rest"])
 def test_a_model_that_is_too_large_to_be_loaded_is_not_written(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(contract, "MAX_FILE_BYTES", 5_000)
-    with pytest.raises(ExportError, match="at most 5,000 can be loaded"):
+    weights = step_model_bytes(checkpoint.config.network, len(checkpoint.vocabulary))
+    limit = weights - 1 if where == "its weights" else weights + 100
+    monkeypatch.setattr(contract, "MAX_FILE_BYTES", limit)
+    with pytest.raises(CharRNNError, match=f"at most {limit:,} can be loaded; .*--level byte"):
         export_checkpoint(checkpoint, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 

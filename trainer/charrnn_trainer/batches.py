@@ -56,10 +56,24 @@ class Streams:
 
     With a seed, every pass begins at a place of its own that the seed and the pass decide, and reads on from
     the text's beginning where it ends.
+
+    Attributes:
+        ids: the text, ``[N]``.
+        places: where batch 0 of a pass that begins at the text's start lies, ``int64 [B, T + 1]``: each row's
+            inputs, and the character after them.
+        wraps: whether passes read on from the text's beginning.
+        batches_per_pass: how many batches a pass has.
     """
 
-    def __init__(self, ids: NDArray[Any], n_seqs: int, n_steps: int, seed: int | None = None) -> None:
-        """Cut ``ids [N]`` into ``n_seqs`` rows.
+    def __init__(
+        self,
+        ids: NDArray[Any],
+        n_seqs: int,
+        n_steps: int,
+        seed: int | None = None,
+        rows: slice = slice(None),
+    ) -> None:
+        """Cut ``ids [N]`` into ``n_seqs`` rows, of which batches hold those in ``rows``.
 
         Raises:
             SettingError: the text does not fill two batches.
@@ -75,20 +89,25 @@ class Streams:
                 f"{len(ids):,} tokens do not fill two batches of {n_seqs} x {n_steps}; "
                 "give a longer text, fewer rows or fewer steps"
             )
-        self._ids, self._seed = ids, seed
+        self.ids, self._seed = ids, seed
         self._steps = n_steps
-        self._starts = np.arange(n_seqs)[:, np.newaxis] * (full * n_steps)  # [B, 1]
-        self._window = np.arange(n_steps + 1)  # a batch and the character after it
         self.batches_per_pass = full - 1
+        starts = np.arange(n_seqs)[rows, np.newaxis] * (full * n_steps)  # [B, 1]
+        self.places = starts + np.arange(n_steps + 1)  # [B, T + 1]: a batch and the character after it
+        self.wraps = seed is not None
 
     def batch(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """``x [B, T]`` and ``y [B, T]`` of the batch with this number, counted from 0 over all passes."""
-        number, place = divmod(index, self.batches_per_pass)
-        where = self._starts + (self._window + (self._shift(number) + place * self._steps))  # [B, T + 1]
-        if self._seed is not None:
-            where %= len(self._ids)
-        window = self._ids[where]
+        where = self.places + self.offset(index)
+        if self.wraps:
+            where %= len(self.ids)
+        window = self.ids[where]  # [B, T + 1]
         return window[:, :-1], window[:, 1:]
+
+    def offset(self, index: int) -> int:
+        """How many characters behind `places` the batch with this number stands."""
+        number, place = divmod(index, self.batches_per_pass)
+        return self._shift(number) + place * self._steps
 
     def starts_pass(self, index: int) -> bool:
         """Whether the batch with this number is the first of a pass, which no state carries into."""
@@ -98,7 +117,7 @@ class Streams:
         """Where the pass with this number begins."""
         if self._seed is None:
             return 0
-        return int(np.random.default_rng((self._seed, number)).integers(len(self._ids)))
+        return int(np.random.default_rng((self._seed, number)).integers(len(self.ids)))
 
 
 def fit_batch(tokens: int, batch_size: int, seq_length: int) -> tuple[int, int]:

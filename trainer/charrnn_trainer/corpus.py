@@ -1,43 +1,32 @@
 """Any text -> token ids on disk, and the part of them that is kept for validation.
 
 A text is read twice, in pieces: once to learn its symbols (`scan_text`), once to encode it
-(`ScannedText.encode_to`). The ids lie in a file in the smallest unsigned type that holds them and are mapped
-into memory, so that a text may be larger than the memory.
-
-The file of ids is a safetensors file with one tensor, ``tokens``, and one metadata key, ``charrnn``: JSON
-with the text's name, hash and vocabulary.
+(`ScannedText.encode_to`). The ids lie in a file (`token_file`) and are mapped into memory, so that a text may
+be larger than the memory.
 """
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import hashlib
-import json
 import os
-import stat
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError
-from charrnn_runtime.files import written_whole
 from charrnn_runtime.vocabulary import Level, Vocabulary
+from charrnn_trainer.text_source import Pieces, Progress, TextSource
+from charrnn_trainer.token_file import TokensInfo, id_type, open_tokens, windows, write_tokens
 
 MIN_LENGTH: Final = 32
 """The shortest text that can be trained on, in characters (at the byte level, in bytes)."""
 
-_PIECE: Final = 4 * 1024 * 1024
-_BEGINNING: Final = 2_000
-_MEMORY: Final = 64 * 1024 * 1024
-_MAX_HEADER: Final = 16 * 1024 * 1024
-_BOM: Final = "\ufeff"
+_CODE_POINTS: Final = 0x110000
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +61,15 @@ class Corpus:
                 holds half a surrogate pair.
         """
         vocabulary = Vocabulary.of_bytes() if level == "byte" else Vocabulary.from_text(text or "?")
-        ids = vocabulary.encode(text, dtype=_id_type(vocabulary))
-        _check_text(name, level, len(ids), len(np.unique(ids)))
+        ids = vocabulary.encode(text, dtype=id_type(vocabulary))
+        _check_text(name, level, len(ids), _distinct(ids, len(vocabulary)))
         return cls(ids, vocabulary, name, hashlib.sha256(text.encode()).hexdigest())
 
     @classmethod
     def from_ids(cls, ids: NDArray[Any], vocabulary: Vocabulary, *, name: str = "tokens") -> Corpus:
         """The corpus of a text that is encoded already: ``ids`` is an integer array ``[N]``.
+
+        It is copied, unless it cannot be written to and is of the type that the vocabulary asks for.
 
         Raises:
             CharRNNError: there are fewer than 32 ids, or one is not in the vocabulary.
@@ -86,46 +77,28 @@ class Corpus:
         ids = np.asarray(ids)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise CharRNNError(f"{name}: ids must be integers [N], not {ids.dtype} {list(ids.shape)}")
-        text = vocabulary.decode_bytes(ids)  # checks the range
-        _check_text(name, vocabulary.level, len(ids), len(np.unique(ids)))
-        return cls(ids.astype(_id_type(vocabulary)), vocabulary, name, hashlib.sha256(text).hexdigest())
+        digest = hashlib.sha256()
+        for window in windows(ids):
+            digest.update(vocabulary.decode_bytes(window))  # checks the range
+        _check_text(name, vocabulary.level, len(ids), _distinct(ids, len(vocabulary)))
+        own = ids.astype(id_type(vocabulary), copy=ids.flags.writeable)
+        return cls(own, vocabulary, name, digest.hexdigest())
 
     @classmethod
     def open(cls, path: Path) -> Corpus:
-        """Map a file that `encode_to` or `save` wrote into memory, after checking all its bytes.
+        """Map a file that `ScannedText.encode_to` or `save` wrote into memory, after checking all its bytes.
 
         Raises:
             CharRNNError: the file is missing, cut, altered or something else.
         """
-        try:
-            header, start = _read_header(path)
-            about = json.loads(header["__metadata__"]["charrnn"])
-            table = header["tokens"]
-            vocabulary = Vocabulary(about["symbols"], about["level"])
-            dtype = _id_type(vocabulary)
-            count = int(table["shape"][0])
-            expected = {
-                "dtype": _type_name(dtype),
-                "shape": [count],
-                "data_offsets": [0, count * dtype.itemsize],
-            }
-            if table != expected or path.stat().st_size != start + count * dtype.itemsize or count == 0:
-                raise ValueError("its size is not what its header says")
-            ids = np.memmap(path, dtype=dtype, mode="r", offset=start, shape=(count,))
-            if _digest(ids) != about["tokens_sha256"]:
-                raise ValueError("its bytes were altered")
-            return cls(ids, vocabulary, str(about["name"]), str(about["sha256"]), about.get("source"))
-        except OSError as error:
-            raise CharRNNError(f"cannot read the tokens in {path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            raise CharRNNError(f"{path} is no file of tokens, or was cut or altered: {error}") from error
-        except CharRNNError as error:
-            raise CharRNNError(f"{path} is no file of tokens: {error}") from error
+        info, ids = open_tokens(path)
+        return cls(ids, info.vocabulary, info.name, info.sha256, info.source)
 
     def save(self, path: Path) -> Corpus:
         """Write the ids to a file, whole or not at all; gives the same corpus mapped from there."""
-        _write_tokens(path, self, len(self), iter((self.ids,)))
-        return Corpus.open(path)
+        info = TokensInfo(self.vocabulary, self.name, self.sha256, self.source)
+        ids = write_tokens(path, info, len(self), windows(self.ids))
+        return Corpus(ids, self.vocabulary, self.name, self.sha256, self.source)
 
     def __len__(self) -> int:
         """N, the number of tokens."""
@@ -154,6 +127,7 @@ class ScannedText:
         beginning: its first characters, to show them.
         had_bom: whether a byte-order mark was removed from its start.
         source: the path that it was read from, as an absolute one; "-" for standard input.
+        size: its bytes as they were read.
     """
 
     name: str
@@ -164,7 +138,8 @@ class ScannedText:
     beginning: str
     had_bom: bool
     source: str
-    _file: IO[bytes] | None = field(default=None, repr=False, compare=False)
+    size: int
+    _text: TextSource = field(repr=False, compare=False)
 
     def __enter__(self) -> ScannedText:
         return self
@@ -174,38 +149,42 @@ class ScannedText:
 
     def close(self) -> None:
         """Let go of what was kept aside; the text cannot be encoded any more."""
-        if self._file is not None:
-            self._file.close()
+        self._text.close()
 
-    def encode_to(self, path: Path, *, source: str | None) -> Corpus:
+    def encode_to(self, path: Path, *, source: str | None, on_progress: Progress | None = None) -> Corpus:
         """Encode the text into a file of ids, whole or not at all, and map that into memory.
 
         Args:
             path: the file to write.
             source: what the corpus says of where it came from.
+            on_progress: is called with the number of bytes that were read since the last call.
 
         Raises:
             CharRNNError: the text cannot be read any more or has changed, or the file cannot be written.
         """
-        corpus = Corpus(np.empty(0), self.vocabulary, self.name, self.sha256, source)
-        _write_tokens(path, corpus, self.length, self._encoded())
-        return Corpus.open(path)
+        source = None if source is None else _as_text(source)
+        info = TokensInfo(self.vocabulary, self.name, self.sha256, source)
+        ids = write_tokens(path, info, self.length, self._encoded(on_progress))
+        return Corpus(ids, self.vocabulary, self.name, self.sha256, source)
 
-    def _encoded(self) -> Iterator[NDArray[Any]]:
-        dtype = _id_type(self.vocabulary)
-        with _opened(self.source, self._file) as file:
-            reader = _Pieces(file, self.name, self.vocabulary.level)
-            for piece in reader:
-                if isinstance(piece, bytes):
-                    yield np.frombuffer(piece, dtype=np.uint8)
-                else:
-                    yield self.vocabulary.encode(piece, dtype=dtype)
-            if reader.sha256 != self.sha256:
+    def _encoded(self, on_progress: Progress | None) -> Iterator[NDArray[Any]]:
+        id_of = _id_of_codes(self.vocabulary)
+        with self._text.opened() as file:
+            pieces = Pieces(file, self.name, self.vocabulary.level, on_progress)
+            for piece in pieces:
+                yield np.take(id_of, _codes(piece), mode="clip")
+            # The hash also covers what has no id: the scan has seen every symbol of the text.
+            if pieces.sha256 != self.sha256:
                 raise CharRNNError(f"{self.name} changed while it was being read; start again")
 
 
 def scan_text(
-    path: str, *, level: Level = "char", vocabulary: Vocabulary | None = None, name: str | None = None
+    path: str,
+    *,
+    level: Level = "char",
+    vocabulary: Vocabulary | None = None,
+    name: str | None = None,
+    on_progress: Progress | None = None,
 ) -> ScannedText:
     """Read a text once, to learn what it holds.
 
@@ -214,147 +193,80 @@ def scan_text(
         level: "char" for UTF-8 text, "byte" for anything.
         vocabulary: the symbols that the text must make do with; None takes the text's own.
         name: what the text is called; None takes the file's name.
+        on_progress: is called with the number of bytes that were read since the last call.
 
     Raises:
         CharRNNError: it cannot be read, is no UTF-8 (the message names the byte), is shorter than 32
             characters, has one distinct character or too many, or has some that ``vocabulary`` lacks.
     """
-    name = name or ("standard input" if path == "-" else Path(path).name)
-    source = path if path == "-" else os.path.abspath(path)
-    kept = _keep_aside(path)
+    name = name or ("standard input" if path == "-" else _as_text(Path(path).name))
+    text = TextSource(path)
     try:
-        with _opened(source, kept) as file:
-            reader = _Pieces(file, name, level)
-            codes = _distinct_codes(reader, level)
-        _check_text(name, level, reader.length, len(codes))
+        with text.opened() as file:
+            pieces = Pieces(file, name, level, on_progress)
+            codes = _distinct_codes(pieces, level)
+        _check_text(name, level, pieces.length, len(codes))
         own = Vocabulary.of_bytes() if level == "byte" else Vocabulary([chr(code) for code in codes])
         if vocabulary is not None:
             _check_known(name, own, vocabulary)
     except BaseException:
-        if kept is not None:
-            kept.close()
+        text.close()
         raise
     return ScannedText(
         name=name,
-        sha256=reader.sha256,
+        sha256=pieces.sha256,
         vocabulary=vocabulary or own,
-        length=reader.length,
+        length=pieces.length,
         distinct=len(codes),
-        beginning=reader.beginning,
-        had_bom=reader.had_bom,
-        source=source,
-        _file=kept,
+        beginning=pieces.beginning,
+        had_bom=pieces.had_bom,
+        source=text.path,
+        size=text.size,
+        _text=text,
     )
+
+
+def _as_text(path: str) -> str:
+    """A path as text that any file can hold: Python keeps what its locale cannot decode as surrogates."""
+    try:
+        path.encode()
+        return path
+    except UnicodeEncodeError:
+        return os.fsencode(path).decode(errors="replace")
+
+
+def _codes(piece: str | bytes) -> NDArray[Any]:
+    """The code points of a piece, ``uint32 [n]``, or at level "byte" its bytes, ``uint8 [n]``."""
+    if isinstance(piece, bytes):
+        return np.frombuffer(piece, dtype=np.uint8)
+    return np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
 
 
 def _distinct_codes(pieces: Iterable[str | bytes], level: str) -> NDArray[np.intp]:
     """The code points, or at level "byte" the bytes, that occur, in ascending order."""
-    seen = np.zeros(256 if level == "byte" else 0x110000, dtype=np.bool_)
+    seen = np.zeros(256 if level == "byte" else _CODE_POINTS, dtype=np.bool_)
     for piece in pieces:
-        if isinstance(piece, bytes):
-            seen[np.frombuffer(piece, dtype=np.uint8)] = True
-        else:
-            seen[np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")] = True
+        codes = _codes(piece)
+        if not np.take(seen, codes, mode="clip").all():  # three times as fast as setting them again
+            seen[codes] = True
     return np.flatnonzero(seen)
 
 
-class _Pieces:
-    """The pieces of a text: str at level "char", bytes at level "byte"; counts and hashes as it goes."""
-
-    def __init__(self, file: IO[bytes], name: str, level: str) -> None:
-        self.length = 0
-        self.beginning = ""
-        self.had_bom = False
-        self._file, self._name, self._level = file, name, level
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def __iter__(self) -> Iterator[str | bytes]:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        consumed = 0
-        while True:
-            try:
-                raw = self._file.read(_PIECE)
-            except OSError as error:
-                raise CharRNNError(f"cannot read {self._name}: {error.strerror or error}") from error
-            self._hash.update(raw)
-            piece: str | bytes = raw
-            if self._level == "char":
-                pending = len(decoder.getstate()[0])
-                try:
-                    piece = decoder.decode(raw, final=not raw)
-                except UnicodeDecodeError as error:
-                    offset = consumed - pending + error.start
-                    raise self._not_utf8(error.object[error.start], offset) from error
-                if self.length == 0 and not self.had_bom and piece.startswith(_BOM):
-                    self.had_bom, piece = True, piece[1:]
-            consumed += len(raw)
-            if piece:
-                if not self.beginning:
-                    first = piece[:_BEGINNING]
-                    self.beginning = first if isinstance(first, str) else first.decode(errors="replace")
-                self.length += len(piece)
-                yield piece
-            if not raw:
-                return
-
-    def _not_utf8(self, byte: int, offset: int) -> CharRNNError:
-        hint = "it looks like UTF-16; " if offset == 0 and byte in (0xFE, 0xFF) else ""
-        return CharRNNError(
-            f"{self._name} is not UTF-8: byte 0x{byte:02X} at offset {offset:,} cannot be read; {hint}"
-            "convert it to UTF-8, or train on its bytes with --level byte"
-        )
+def _id_of_codes(vocabulary: Vocabulary) -> NDArray[Any]:
+    """The id of each code point, or at level "byte" of each byte; 0 for those that have none."""
+    if vocabulary.level == "byte":
+        return np.arange(256, dtype=id_type(vocabulary))
+    ids = np.zeros(_CODE_POINTS, dtype=id_type(vocabulary))
+    ids[[ord(symbol) for symbol in vocabulary.symbols]] = np.arange(len(vocabulary))
+    return ids
 
 
-@contextlib.contextmanager
-def _opened(source: str, kept: IO[bytes] | None) -> Iterator[IO[bytes]]:
-    """The text from its start: what was kept aside, else the file itself."""
-    if kept is not None:
-        kept.seek(0)
-        yield kept
-        return
-    try:
-        file = open(source, "rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise _cannot_read(source, error) from error
-    with file:
-        yield file
-
-
-def _keep_aside(path: str) -> IO[bytes] | None:
-    """Copy what can be read only once to a temporary file; None where the path can be opened again."""
-    if path != "-":
-        try:
-            mode = os.stat(path).st_mode
-        except (OSError, ValueError) as error:
-            raise _cannot_read(path, error) from error
-        if stat.S_ISDIR(mode):
-            raise CharRNNError(f"{path} is a folder; give a text file")
-        if stat.S_ISREG(mode):
-            return None
-    elif sys.stdin is None:
-        raise CharRNNError("standard input is closed; give the path of a text file")
-    kept = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - closed with the text
-    try:
-        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
-            while piece := file.read(_PIECE):
-                kept.write(piece)
-    except BaseException as error:
-        kept.close()
-        if isinstance(error, OSError):
-            raise _cannot_read(path, error) from error
-        raise
-    return cast("IO[bytes]", kept)
-
-
-def _cannot_read(path: str, error: OSError | ValueError) -> CharRNNError:
-    name = "standard input" if path == "-" else path
-    if isinstance(error, FileNotFoundError):
-        return CharRNNError(f"there is no file {name}; give the path of a text file")
-    return CharRNNError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}")
+def _distinct(ids: NDArray[Any], size: int) -> int:
+    """How many different ones there are of ``ids [N]``, each below ``size``."""
+    seen = np.zeros(size, dtype=np.bool_)
+    for window in windows(ids):
+        seen[window] = True
+    return int(seen.sum())
 
 
 def _check_text(name: str, level: str, length: int, distinct: int) -> None:
@@ -362,10 +274,15 @@ def _check_text(name: str, level: str, length: int, distinct: int) -> None:
     if length < MIN_LENGTH:
         found = f"only {length:,} {unit}" if length else "empty"
         raise CharRNNError(f"{name} is {found}; at least {MIN_LENGTH} {unit} are needed to train on")
-    if distinct < 2:
+    if distinct < 2 and level == "char":
         raise CharRNNError(
-            f"{name} repeats one and the same {unit[:-1]}, so there is nothing to learn; "
-            f"give a text with at least two different {unit}"
+            f"{name} repeats one and the same character, so there is nothing to learn; give a text with at "
+            "least two different characters"
+        )
+    if distinct > contract.MAX_VOCABULARY:
+        raise CharRNNError(
+            f"{name} has {distinct:,} distinct characters, but a model holds at most "
+            f"{contract.MAX_VOCABULARY:,}; train on its bytes instead (--level byte)"
         )
 
 
@@ -383,69 +300,3 @@ def _check_known(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:
             f"{name} has characters that the network to start from does not know: {shown}{more}; "
             "take them out, or train without --init-from"
         )
-
-
-def _id_type(vocabulary: Vocabulary) -> np.dtype[Any]:
-    """The smallest unsigned type that holds the ids, little-endian as files keep it."""
-    return np.dtype("u1") if len(vocabulary) <= 256 else np.dtype("<u2")
-
-
-def _type_name(dtype: np.dtype[Any]) -> str:
-    return "U8" if dtype.itemsize == 1 else "U16"
-
-
-def _digest(ids: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for start in range(0, len(ids), _PIECE):
-        digest.update(ids[start : start + _PIECE].tobytes())
-    return digest.hexdigest()
-
-
-def _header(corpus: Corpus, length: int, tokens_sha256: str) -> bytes:
-    about = {
-        "level": corpus.vocabulary.level,
-        "name": corpus.name,
-        "sha256": corpus.sha256,
-        "symbols": list(corpus.vocabulary.symbols),
-        "tokens_sha256": tokens_sha256,
-    }
-    if corpus.source is not None:
-        about["source"] = corpus.source
-    dtype = _id_type(corpus.vocabulary)
-    header = {
-        "__metadata__": {"charrnn": json.dumps(about, sort_keys=True, separators=(",", ":"))},
-        "tokens": {
-            "dtype": _type_name(dtype),
-            "shape": [length],
-            "data_offsets": [0, length * dtype.itemsize],
-        },
-    }
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # so that the ids start at a multiple of 8
-    return len(encoded).to_bytes(8, "little") + encoded
-
-
-def _read_header(path: Path) -> tuple[Any, int]:
-    """The header of a safetensors file, and where its data start."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if not 2 <= size <= _MAX_HEADER:
-            raise ValueError("it has no header of a sensible size")
-        return json.loads(file.read(size)), 8 + size
-
-
-def _write_tokens(path: Path, about: Corpus, length: int, pieces: Iterator[NDArray[Any]]) -> None:
-    digest = hashlib.sha256()
-    written = 0
-    with written_whole(path) as file:
-        # The hash is known at the end only, and every hash is as long: write the header twice.
-        file.write(_header(about, length, digest.hexdigest()))
-        for piece in pieces:
-            raw = np.ascontiguousarray(piece).tobytes()
-            digest.update(raw)
-            written += len(piece)
-            file.write(raw)
-        if written != length:
-            raise CharRNNError(f"{about.name} changed while it was being read; start again")
-        file.seek(0)
-        file.write(_header(about, length, digest.hexdigest()))

@@ -1,4 +1,9 @@
-"""The validation loss: how well a network predicts the end of a text, which it never learned from."""
+"""The validation loss: how well a network predicts the end of a text, which it never learned from.
+
+`validation_loss` is the one that training reports: every character after all that stands before it, or nearly
+so. `cold_loss` reads short windows from nothing, as models that cannot carry a state are measured; it is
+higher, and comparable with theirs.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,9 @@ WARM_UP: Final = 512
 """Validation text is cut into 64 rows (fewer for short texts: a row has at least 64 characters); each is read
 after the 512 characters before it, so that no row starts cold."""
 
+MAX_ROW: Final = 32_768
+"""Of a row, at most so many characters are read: two million in all, which say enough of any text."""
+
 _CHUNK: Final = 256
 _LOGITS: Final = 2**24  # how many logits may be in memory at a time
 
@@ -30,7 +38,7 @@ def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
     """
     held_out = tokens - start
     rows = max(1, min(ROWS, held_out // MIN_ROW))
-    return rows, held_out // rows, min(WARM_UP, start)
+    return rows, min(held_out // rows, MAX_ROW), min(WARM_UP, start)
 
 
 @torch.no_grad()
@@ -47,7 +55,8 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], start: int) -> floa
     """
     rows, length, warm_up = validation_rows(len(ids), start)
     # A row's first input is its warm-up's first character, its last the one before its own last: (rows, 1)
-    begins = (start - warm_up + np.arange(rows) * length)[:, np.newaxis]
+    apart = (len(ids) - start) // rows
+    begins = (start - warm_up + np.arange(rows) * apart)[:, np.newaxis]
     steps = warm_up + length - 1
     chunk = max(1, min(_CHUNK, _LOGITS // (rows * network.vocabulary_size)))
     device = network.output.weight.device
@@ -68,3 +77,37 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], start: int) -> floa
             total += functional.cross_entropy(scored, targets, reduction="sum").double()
     network.train(training)
     return float(total) / (rows * length)
+
+
+@torch.no_grad()
+def cold_loss(network: CharNetwork, ids: NDArray[Any], start: int, window: int = 256) -> float:
+    """The mean loss in nats per character over windows that are each read from a zero state.
+
+    The text from ``start`` on is cut into windows that follow one another; in each, ``window`` characters are
+    read, and after each of them the next is predicted. The remainder that fills no window is left out. This
+    is how nanoGPT measures a context of 256, but for its windows' random places.
+
+    Args:
+        network: the network; it is left in the mode that it was in.
+        ids: the whole text, ``[N]``.
+        start: where the validation text begins.
+        window: the characters that are read.
+
+    Raises:
+        ValueError: the validation text is shorter than a window and the character after it.
+    """
+    count = (len(ids) - start - 1) // window
+    if count < 1:
+        raise ValueError(f"{len(ids) - start} characters do not fill a window of {window} and one more")
+    training = network.training
+    network.eval()
+    device = network.output.weight.device
+    total = 0.0
+    for first in range(0, count, ROWS):
+        begins = start + window * np.arange(first, min(first + ROWS, count))[:, np.newaxis]  # (rows, 1)
+        tokens = torch.from_numpy(ids[begins + np.arange(window + 1)].astype(np.int64)).to(device)
+        logits, _ = network(tokens[:, :-1], network.initial_state(len(begins)))
+        targets = tokens[:, 1:].flatten()
+        total += float(functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum"))
+    network.train(training)
+    return total / (count * window)

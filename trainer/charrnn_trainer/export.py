@@ -25,7 +25,7 @@ from charrnn_trainer.checkpoint import Checkpoint
 from charrnn_trainer.corpus import Corpus
 from charrnn_trainer.evaluation import validation_rows
 from charrnn_trainer.graph.step_model import build_step_model
-from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.graph.weights import check_step_model_fits, fold_weights
 from charrnn_trainer.network import CharNetwork, State
 from charrnn_trainer.runs import TOKENS_FILE
 
@@ -148,6 +148,7 @@ class BuiltModel:
 def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
     """The step model of a checkpoint, read back by the loader that users' programs have."""
     network = checkpoint.config.network
+    check_step_model_fits(network, len(checkpoint.vocabulary))  # before folding takes twice as much memory
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     folded = fold_weights(network.cell, network.layers, weights)
     if precision == "fp16" and folded.largest_factor > FP16_LARGEST:
@@ -159,7 +160,8 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
     data = model.SerializeToString(deterministic=True)
     if len(data) > contract.MAX_FILE_BYTES:
         raise ExportError(
-            f"the model would have {len(data):,} bytes, and at most {contract.MAX_FILE_BYTES:,} can be loaded"
+            f"the model would have {len(data):,} bytes, and at most {contract.MAX_FILE_BYTES:,} can be "
+            "loaded; train with a smaller --hidden-size, or with --level byte"
         )
     return BuiltModel(data, check_model_bytes(data, "the exported model"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ def build_step_model(
         "hidden_size": str(hidden_size),
         "level": vocabulary.level,
         "vocabulary": json.dumps(vocabulary.symbols),
-        "state_layout": json.dumps([list(asdict(block).values()) for block in layout]),
+        "state_layout": json.dumps([[block.name, block.start, block.size] for block in layout]),
         "start_token": str(vocabulary.start_token),
         "top_k_max": str(contract.top_k_max(weights.vocabulary_size)),
         "precision": precision,

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime import contract
+from charrnn_runtime.errors import CharRNNError
+from charrnn_trainer.config import NetworkConfig
+
 Matrix = NDArray[np.float64]
 
 
@@ -68,6 +72,36 @@ class StepWeights:
         matrices = [self.output, *(layer.recurrent for layer in self.layers)]
         matrices += [layer.input for layer in self.layers if layer.input is not None]
         return max(float(np.abs(matrix).max()) for matrix in matrices)
+
+
+def step_model_bytes(network: NetworkConfig, vocabulary_size: int) -> int:
+    """The size of the weights of a network's step model in fp32, which are nearly all of its file.
+
+    The table grows with the vocabulary times the gates: 82 MB for 20,000 symbols and an LSTM of 256. It takes
+    as much in the other precisions.
+    """
+    hidden = network.hidden_size
+    gates = contract.GATES[network.cell]
+    looked_up = 4 if network.cell == "gru" else gates  # a GRU's candidates have a bias of their own there
+    table = vocabulary_size * looked_up * hidden
+    recurrent = network.layers * hidden * gates * hidden
+    above = (network.layers - 1) * (hidden + 1) * looked_up * hidden
+    return 4 * (table + recurrent + above + (hidden + 1) * vocabulary_size)
+
+
+def check_step_model_fits(network: NetworkConfig, vocabulary_size: int) -> None:
+    """Check that a network can be exported, which training can ask before it begins.
+
+    Raises:
+        CharRNNError: its step model would be larger than a file that is loaded may be.
+    """
+    size = step_model_bytes(network, vocabulary_size)
+    if size > contract.MAX_FILE_BYTES:
+        raise CharRNNError(
+            f"the model of {network.label} with {vocabulary_size:,} symbols would have {size:,} bytes, and "
+            f"at most {contract.MAX_FILE_BYTES:,} can be loaded; give a smaller --hidden-size, or train on "
+            "bytes (--level byte)"
+        )
 
 
 def fold_weights(cell: str, layers: int, tensors: Mapping[str, NDArray[np.float32]]) -> StepWeights:

@@ -1,0 +1,166 @@
+"""Reads a text from its start in pieces, as often as is wanted, however long it is.
+
+A piece is small enough to stay in a processor's cache while it is decoded, hashed and encoded, and so that
+its buffers come from memory that the process has already: both count more than the number of calls.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Final, cast
+
+from charrnn_runtime.errors import CharRNNError
+
+PIECE: Final = 64 * 1024
+"""How many bytes are read at a time."""
+
+_BEGINNING: Final = 2_000
+_MEMORY: Final = 64 * 1024 * 1024
+_BOM: Final = "\ufeff"
+
+Progress = Callable[[int], None]
+"""Takes the number of bytes that were read since the last call."""
+
+
+class TextSource:
+    """A file, or a pipe that is kept aside so that it can be read more than once.
+
+    Close it, or use it in a ``with`` statement: what was kept aside then goes away.
+
+    Attributes:
+        path: the absolute path; "-" for standard input.
+        size: the bytes that there are to read.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Find a file, or read a pipe to its end ("-" is standard input).
+
+        Raises:
+            CharRNNError: there is no such file, it is a folder, or it cannot be read.
+        """
+        self.path = path if path == "-" else os.path.abspath(path)
+        self._kept = _keep_aside(path)
+        self.size = os.stat(path).st_size if self._kept is None else self._kept.tell()
+
+    def close(self) -> None:
+        """Let go of what was kept aside; the text cannot be read any more."""
+        if self._kept is not None:
+            self._kept.close()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The text from its start."""
+        if self._kept is not None:
+            self._kept.seek(0)
+            yield self._kept
+            return
+        try:
+            file = open(self.path, "rb")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise _cannot_read(self.path, error) from error
+        with file:
+            yield file
+
+
+class Pieces:
+    """The pieces of a text: str at level "char", bytes at level "byte"; counts and hashes as it goes.
+
+    A UTF-8 sequence that a piece's end cuts comes whole with the next piece, and a byte-order mark at the
+    start is left out. All attributes are complete when the last piece was taken.
+
+    Attributes:
+        length: the characters so far; at level "byte", the bytes.
+        beginning: the first characters, to show them.
+        had_bom: whether a byte-order mark was left out.
+    """
+
+    def __init__(self, file: IO[bytes], name: str, level: str, on_progress: Progress | None = None) -> None:
+        self.length = 0
+        self.beginning = ""
+        self.had_bom = False
+        self._file, self._name, self._level = file, name, level
+        self._on_progress = on_progress
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the bytes that were read, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        consumed = 0
+        while True:
+            try:
+                raw = self._file.read(PIECE)
+            except OSError as error:
+                raise CharRNNError(f"cannot read {self._name}: {error.strerror or error}") from error
+            self._hash.update(raw)
+            piece: str | bytes = raw
+            if self._level == "char":
+                pending = len(decoder.getstate()[0])
+                try:
+                    piece = decoder.decode(raw, final=not raw)
+                except UnicodeDecodeError as error:
+                    offset = consumed - pending + error.start
+                    raise self._not_utf8(error.object[error.start], offset) from error
+                if self.length == 0 and not self.had_bom and piece.startswith(_BOM):
+                    self.had_bom, piece = True, piece[1:]
+            consumed += len(raw)
+            if piece:
+                if not self.beginning:
+                    first = piece[:_BEGINNING]
+                    self.beginning = first if isinstance(first, str) else first.decode(errors="replace")
+                self.length += len(piece)
+                yield piece
+            if not raw:
+                return
+            if self._on_progress is not None:
+                self._on_progress(len(raw))
+
+    def _not_utf8(self, byte: int, offset: int) -> CharRNNError:
+        hint = "it looks like UTF-16; " if offset == 0 and byte in (0xFE, 0xFF) else ""
+        return CharRNNError(
+            f"{self._name} is not UTF-8: byte 0x{byte:02X} at offset {offset:,} cannot be read; {hint}"
+            "convert it to UTF-8, or train on its bytes with --level byte"
+        )
+
+
+def _keep_aside(path: str) -> IO[bytes] | None:
+    """Copy what can be read only once to a temporary file; None where the path can be opened again."""
+    if path != "-":
+        try:
+            mode = os.stat(path).st_mode
+        except (OSError, ValueError) as error:
+            raise _cannot_read(path, error) from error
+        if stat.S_ISDIR(mode):
+            raise CharRNNError(f"{path} is a folder; give a text file")
+        if stat.S_ISREG(mode):
+            return None
+    elif sys.stdin is None:
+        raise CharRNNError("standard input is closed; give the path of a text file")
+    kept = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - closed with the source
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            while piece := file.read(PIECE):
+                kept.write(piece)
+    except BaseException as error:
+        kept.close()
+        if isinstance(error, OSError):
+            raise _cannot_read(path, error) from error
+        raise
+    return cast("IO[bytes]", kept)
+
+
+def _cannot_read(path: str, error: OSError | ValueError) -> CharRNNError:
+    name = "standard input" if path == "-" else path
+    if isinstance(error, FileNotFoundError):
+        return CharRNNError(f"there is no file {name}; give the path of a text file")
+    return CharRNNError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}")

@@ -1,0 +1,178 @@
+"""The file of ids that training reads: written and checked in windows, and read through a memory map.
+
+It is a safetensors file with one tensor, ``tokens [N]``, of the smallest unsigned type that holds the ids,
+and one metadata key, ``charrnn``: JSON with the text's name, hash and vocabulary, and the hash of the ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.files import written_whole
+from charrnn_runtime.vocabulary import Vocabulary
+
+WINDOW: Final = 64 * 1024
+"""How many ids are looked at, or written, at a time."""
+
+_MAX_HEADER: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TokensInfo:
+    """What a file of ids says of them.
+
+    Attributes:
+        vocabulary: which id is which symbol.
+        name: what the text is called.
+        sha256: the hash of the text's bytes as they were read.
+        source: the path that it was read from, if any.
+    """
+
+    vocabulary: Vocabulary
+    name: str
+    sha256: str
+    source: str | None
+
+    @property
+    def id_type(self) -> np.dtype[Any]:
+        """The type of the ids."""
+        return id_type(self.vocabulary)
+
+
+def id_type(vocabulary: Vocabulary) -> np.dtype[Any]:
+    """The smallest unsigned type that holds the ids, little-endian as files keep it."""
+    return np.dtype("u1") if len(vocabulary) <= 256 else np.dtype("<u2")
+
+
+def windows(ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """An array ``[N]`` in views of up to `WINDOW` numbers."""
+    return (ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW))
+
+
+def write_tokens(path: Path, info: TokensInfo, length: int, pieces: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """Write ids to a file, whole or not at all, and map them into memory.
+
+    Args:
+        path: the file to write.
+        info: what it says of the ids.
+        length: N, how many there will be.
+        pieces: the ids, ``[n]`` each, of the type that ``info`` asks for.
+
+    Raises:
+        CharRNNError: there are not ``length`` of them, or the file cannot be written.
+    """
+    digest = hashlib.sha256()
+    written = 0
+    with written_whole(path) as file:
+        # The hash is known at the end only, and every hash is as long: write the header twice.
+        header = _header(info, length, digest.hexdigest())
+        file.write(header)
+        for piece in pieces:
+            raw = np.ascontiguousarray(piece).data
+            digest.update(raw)
+            file.write(raw)
+            written += len(piece)
+        if written != length:
+            raise CharRNNError(f"{info.name} changed while it was being read; start again")
+        file.seek(0)
+        file.write(_header(info, length, digest.hexdigest()))
+    try:
+        return _mapped(path, info, len(header), length)
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def open_tokens(path: Path) -> tuple[TokensInfo, NDArray[Any]]:
+    """Map the ids of a file into memory, after checking all its bytes.
+
+    Returns:
+        what the file says, and the ids ``[N]``, each of which the vocabulary has.
+
+    Raises:
+        CharRNNError: the file is missing, cut, altered or something else.
+    """
+    try:
+        header, start = _read_header(path)
+        about = json.loads(header["__metadata__"]["charrnn"])
+        vocabulary = Vocabulary(about["symbols"], about["level"])
+        info = TokensInfo(vocabulary, str(about["name"]), str(about["sha256"]), about.get("source"))
+        length = int(header["tokens"]["shape"][0])
+        if header["tokens"] != _tensor(info, length) or length < 1:
+            raise ValueError("its size is not what its header says")
+        if path.stat().st_size != start + length * info.id_type.itemsize:
+            raise ValueError("its size is not what its header says")
+        if _digest(path, start, info) != about["tokens_sha256"]:
+            raise ValueError("its bytes were altered")
+        return info, _mapped(path, info, start, length)
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise CharRNNError(f"{path} is no file of tokens, or was cut or altered: {error}") from error
+    except CharRNNError as error:
+        raise CharRNNError(f"{path} is no file of tokens: {error}") from error
+
+
+def _digest(path: Path, start: int, info: TokensInfo) -> str:
+    """The hash of the ids in a file, each of which is checked.
+
+    They are read rather than mapped: pages of a map that were touched count as the process's memory.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while raw := file.read(WINDOW * info.id_type.itemsize):
+            digest.update(raw)
+            highest = np.frombuffer(raw, info.id_type).max()
+            if highest >= len(info.vocabulary):
+                raise ValueError(f"the id {highest} is not in its vocabulary")
+    return digest.hexdigest()
+
+
+def _mapped(path: Path, info: TokensInfo, start: int, length: int) -> NDArray[Any]:
+    return np.memmap(path, dtype=info.id_type, mode="r", offset=start, shape=(length,))
+
+
+def _tensor(info: TokensInfo, length: int) -> dict[str, Any]:
+    size = info.id_type.itemsize
+    return {"dtype": "U8" if size == 1 else "U16", "shape": [length], "data_offsets": [0, length * size]}
+
+
+def _header(info: TokensInfo, length: int, tokens_sha256: str) -> bytes:
+    about = {
+        "level": info.vocabulary.level,
+        "name": info.name,
+        "sha256": info.sha256,
+        "symbols": list(info.vocabulary.symbols),
+        "tokens_sha256": tokens_sha256,
+    }
+    if info.source is not None:
+        about["source"] = info.source
+    header = {
+        "__metadata__": {"charrnn": json.dumps(about, sort_keys=True, separators=(",", ":"))},
+        "tokens": _tensor(info, length),
+    }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # so that the ids start at a multiple of 8
+    return len(encoded).to_bytes(8, "little") + encoded
+
+
+def _read_header(path: Path) -> tuple[Any, int]:
+    """The header of a safetensors file, and where its data start."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 2 <= size <= _MAX_HEADER:
+            raise ValueError("it has no header of a sensible size")
+        return json.loads(file.read(size)), 8 + size
+
+
+def _cannot_read(path: Path, error: OSError) -> CharRNNError:
+    return CharRNNError(f"cannot read the tokens in {path}: {error.strerror or error}")
