@@ -1,0 +1,286 @@
+"""charrnn-compare as a program: what it writes where, and how it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from charrnn_runtime.files import WriteError
+from charrnn_trainer.cli.compare import main
+from charrnn_trainer.compare import measure, output
+from charrnn_trainer.compare.output import write_output
+from compared_runs import train_tiny
+from tiny_runs import run_program
+
+COURSE = Path(__file__).parent.parent / "data" / "course_losses.csv"
+MARKED = b"<!-- charrnn-compare -->"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How the command ended, and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Compare = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``ckpt``, in which there are two runs."""
+    folder = tmp_path_factory.mktemp("work")
+    train_tiny(folder / "ckpt" / "lstm", steps=6)
+    train_tiny(folder / "ckpt" / "gru", cell="gru", steps=6)
+    return folder
+
+
+@pytest.fixture
+def work(folder: Path, tmp_path: Path) -> Path:
+    """A copy of it, to write to."""
+    shutil.copytree(folder / "ckpt", tmp_path / "ckpt")
+    shutil.copy(COURSE, tmp_path / "losses.csv")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short texts to measure the speed by: it does not matter here."""
+    monkeypatch.setattr(measure, "SPEED_LENGTH", 50)
+
+
+@pytest.fixture
+def compare(work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Compare:
+    """The command, in that folder and in this very process, which need not import torch again."""
+
+    def run(*arguments: str | Path) -> Done:
+        monkeypatch.chdir(work)
+        monkeypatch.setattr(sys, "argv", ["charrnn-compare", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        sys.stdout.flush()
+        assert isinstance(ended.value.code, int)
+        return Done(ended.value.code, *capfd.readouterr())
+
+    return run
+
+
+def fails(done: Done, code: int, *words: str) -> None:
+    """It ended with this code and one line that has these words, and wrote nothing to stdout."""
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("charrnn-compare: error: ")
+    assert "Traceback" not in done.stderr
+    assert "a fault of charrnn" not in last
+    for word in words:
+        assert word in last
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- what it writes ----------------------------------------------------------------------------------------
+
+
+def test_as_a_program_it_writes_a_report_and_prints_its_path(work: Path) -> None:
+    done = run_program(
+        "-m", "charrnn_trainer.cli.compare", "ckpt", "--length", "20", "--prime", "to", cwd=work
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode() == f"{Path('report', 'report.html')}\n"
+    assert names(work / "report") == ["curves.png", "gap.png", "report.html"]
+    said = done.stderr.decode().splitlines()
+    assert said[0] == "gru, step 6: writing 20 characters"
+    assert said[-1] == "drawing"
+    assert names(work) == ["ckpt", "losses.csv", "report"]
+
+
+def test_a_report_is_replaced_and_other_files_beside_it_stay(compare: Compare, work: Path) -> None:
+    assert compare("ckpt", "--out", "r", "--length", "5").returncode == 0
+    (work / "r" / "notes.txt").write_text("mine")
+    before = (work / "r" / "report.html").read_bytes()
+    assert compare("ckpt/lstm", "--out", "r", "--length", "5", "-q").stderr == ""
+    assert (work / "r" / "report.html").read_bytes() != before
+    assert names(work / "r") == ["curves.png", "gap.png", "notes.txt", "report.html"]
+    assert (work / "r" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["report.html", "curves.png", "gap.png"])
+def test_a_file_that_is_no_part_of_a_report_is_replaced_by_force_alone(
+    compare: Compare, work: Path, name: str
+) -> None:
+    (work / "mine").mkdir()
+    (work / "mine" / name).write_text("mine")
+    fails(compare("ckpt", "--out", "mine", "--length", "5"), 1, f"{name} is already there", "--force")
+    assert names(work / "mine") == [name]
+    assert (work / "mine" / name).read_text() == "mine"
+    assert compare("ckpt", "--out", "mine", "--length", "5", "--force").returncode == 0
+    assert len(names(work / "mine")) == 3
+
+
+def test_a_page_beside_a_reference_is_made_by_the_command_that_it_names(compare: Compare, work: Path) -> None:
+    arguments = (
+        "ckpt",
+        "--reference",
+        "losses.csv",
+        "--reference-name",
+        "the course",
+        "--out",
+        "docs/course.md",
+    )
+    done = compare(*arguments, "--title", "Beside it")
+    assert (done.returncode, done.stdout) == (0, f"{Path('docs/course.md')}\n"), done.stderr
+    assert "there is nothing to compare from step 1,000 on" in done.stderr
+    assert names(work / "docs") == ["course.md", "course.png"]
+    text = (work / "docs" / "course.md").read_text(encoding="utf-8")
+    assert "# Beside it\n" in text
+    assert "The reference is the course." in text
+    assert "| 4,600 | - | 1.1727 | - |" in text
+    assert f"charrnn-compare {' '.join(arguments[:4])} 'the course'".split(" 'the")[0] in text
+    assert "](course.png)" in text
+    again = compare(*arguments, "--title", "Beside it")
+    assert again.returncode == 0
+    assert (work / "docs" / "course.md").read_text(encoding="utf-8") == text
+
+
+def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None:
+    done = compare("ckpt/gru", "--reference", "losses.csv")
+    assert done.returncode == 0
+    assert "warning: the reference's losses of lstm are left out" in done.stderr
+    assert done.stdout == "reference.md\n"
+
+
+# --- how it ends where it cannot ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("RUN", "--help")),
+        (("ckpt", "--no-such"), ("--no-such", "--help")),
+        (("ckpt", "ckpt/lstm"), ("lstm is given twice",)),
+        (("ckpt", "--title", "x"), ("--title belongs to", "--reference")),
+        (("ckpt", "--reference-name", "x"), ("--reference-name belongs to",)),
+        (("ckpt", "--reference", "losses.csv", "--out", "docs"), ("--out docs must be a Markdown page",)),
+        (("ckpt", "--temperature", "0"), ("temperature",)),
+        (("ckpt", "--checkpoints", "0"), ("--checkpoints must be from 1 to 50, not 0",)),
+        (("ckpt", "--length", "-1"), ("length",)),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_told_with_exit_code_2(
+    compare: Compare, work: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    fails(compare(*arguments), 2, *words)
+    assert names(work) == ["ckpt", "losses.csv"]
+
+
+def test_what_cannot_be_done_is_told_and_nothing_is_written(compare: Compare, work: Path) -> None:
+    for arguments, words in [
+        (("nowhere",), "there is no nowhere"),
+        (("ckpt", "--prime", "Ω"), "--prime 'Ω'"),
+        (("ckpt", "--out", "losses.csv"), "losses.csv is a file"),
+        (("ckpt", "--reference", "nowhere.csv"), "cannot read the reference nowhere.csv"),
+        (("ckpt", "--out", "losses.csv/x"), "losses.csv"),
+    ]:
+        fails(compare(*arguments), 1, words)
+    assert names(work) == ["ckpt", "losses.csv"]
+
+
+def test_without_matplotlib_one_line_says_how_to_install_it(
+    compare: Compare, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "charrnn_trainer.compare.find_spec",
+        lambda name: None if name == "matplotlib" else found(name),
+    )
+    done = compare("ckpt")
+    fails(done, 1, "matplotlib is missing", 'pip install "charrnn-trainer[compare]"')
+    assert len(done.stderr.splitlines()) == 1
+    with pytest.raises(Exception, match="matplotlib is missing"):
+        from charrnn_trainer.compare import compare_runs  # noqa: F401
+
+
+def test_the_other_commands_do_not_wait_for_matplotlib() -> None:
+    done = run_program("-c", "import sys, charrnn_trainer.cli.compare; print('matplotlib' in sys.modules)")
+    assert done.stdout == b"False\n", done.stderr.decode()
+
+
+# --- whole or not at all -----------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_new_appears_with_all_its_files(tmp_path: Path) -> None:
+    write_output(tmp_path / "a" / "b", {"x": MARKED + b"1", "y": MARKED + b"2"}, force=False)
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["b"]
+    assert names(tmp_path / "a" / "b") == ["x", "y"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_where_one_file_cannot_be_written_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    target = tmp_path / "report"
+    if there:
+        write_output(target, {"x": MARKED, "y": MARKED}, force=False)
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "y":
+            raise WriteError(path, OSError(28, "No space left on device"))
+        path.write_bytes(content)
+
+    monkeypatch.setattr(output, "write_whole", full)
+    with pytest.raises(WriteError, match="No space left"):
+        write_output(target, {"x": MARKED + b"new", "y": MARKED + b"new"}, force=False)
+    assert names(tmp_path) == (["report"] if there else [])
+    if there:
+        assert names(target) == ["x", "y"]
+        assert (target / "x").read_bytes() == MARKED
+
+
+def test_ctrl_c_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output, "write_whole", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_output(tmp_path / "report", {"x": MARKED}, force=False)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a link")
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    write_output(tmp_path / "link", {"x": MARKED}, force=False)
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "real") == ["x"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(WriteError, match="Permission denied"):
+        write_output(tmp_path / "report", {"x": MARKED}, force=False)
+
+
+def test_a_closed_stdout_hinders_no_report(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        patch.chdir(work)
+        patch.setattr(sys, "argv", ["charrnn-compare", "ckpt", "--length", "5"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+    assert len(names(work / "report")) == 3

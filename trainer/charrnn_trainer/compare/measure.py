@@ -1,0 +1,189 @@
+"""What the exported step models of runs do: what they write, how fast, and how large their files are.
+
+The models are built in memory, read back by the runtime's loader, and run as users' programs run them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
+from charrnn_runtime.model import CharRNN
+from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.session import Engine
+from charrnn_trainer.checkpoint import CheckpointEntry, load_checkpoint
+from charrnn_trainer.compare.records import RunRecord
+from charrnn_trainer.export import build
+
+SPEED_LENGTH: Final = 2_000
+SPEED_REPEATS: Final = 5
+"""A model's speed is the median of so many texts of so many characters, the models taking turns."""
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How samples are written.
+
+    Attributes:
+        prime: what every sample goes on from; empty starts each with the model's start token.
+        length: how many characters are generated.
+        seed: what decides the random numbers, the same for every sample.
+        temperature: see `charrnn_runtime.sampling.Sampling`.
+    """
+
+    prime: str = ""
+    length: int = 300
+    seed: int = 1
+    temperature: float = 0.8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a run's network wrote at one of its checkpoints.
+
+    Attributes:
+        checkpoint: the checkpoint.
+        text: the text, without the prime.
+    """
+
+    checkpoint: CheckpointEntry
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class ModelMeasures:
+    """What was measured of a run's exported model.
+
+    Attributes:
+        exported: the checkpoint that export takes, from which the figures come.
+        file_bytes: the size of the step model in fp32.
+        state_size: S, the numbers that a stream carries from character to character.
+        characters_per_second: how fast it generates one stream on one thread of the CPU.
+    """
+
+    exported: CheckpointEntry
+    file_bytes: int
+    state_size: int
+    characters_per_second: float
+
+
+def measure_models(runs: Sequence[RunRecord]) -> list[ModelMeasures]:
+    """Export each run's best checkpoint, and measure how fast it generates.
+
+    Raises:
+        CheckpointError: a checkpoint is broken.
+        CharRNNError: a model cannot be built or run.
+    """
+    models, sizes = [], []
+    for run in runs:
+        model, size = _step_model(run.best_checkpoint)
+        models.append(model)
+        sizes.append(size)
+    speeds = _speeds(models)
+    return [
+        ModelMeasures(run.best_checkpoint, size, model.info.state_size, speed)
+        for run, model, size, speed in zip(runs, models, sizes, speeds, strict=True)
+    ]
+
+
+def _step_model(entry: CheckpointEntry) -> tuple[CharRNN, int]:
+    """The model of a checkpoint, loaded from its exported form, and that form's size in bytes."""
+    built = build(load_checkpoint(entry.path), "fp32")
+    return CharRNN(built.file.info, Engine(built.file, "cpu")), len(built.data)
+
+
+def _speeds(models: Sequence[CharRNN]) -> list[float]:
+    """Characters a second of each, one stream on one thread."""
+    times: list[list[float]] = [[] for _ in models]
+    for repeat in range(SPEED_REPEATS + 1):
+        for model, taken in zip(models, times, strict=True):
+            begin = time.perf_counter()
+            model.generate("", SPEED_LENGTH, seed=repeat)
+            taken.append(time.perf_counter() - begin)
+    return [SPEED_LENGTH / statistics.median(taken[1:]) for taken in times]  # the first only warms up
+
+
+# --- samples -----------------------------------------------------------------------------------------------
+
+
+def choose_checkpoints(runs: Sequence[RunRecord], rows: int) -> list[list[CheckpointEntry | None]]:
+    """Which checkpoints write samples: rows with one checkpoint of every run, or None.
+
+    There are ``rows`` rows at most of steps that the runs have in common, from the first to the last; where
+    they have fewer than two in common, each run's steps are spread on their own. Two more hold the best
+    checkpoints and the last ones of the runs that show theirs in no other row.
+    """
+    by_step = [{entry.step: entry for entry in run.checkpoints} for run in runs]
+    common = sorted(set.intersection(*(set(entries) for entries in by_step)))
+    if len(common) > 1:
+        chosen = [_spread(common, rows)] * len(runs)
+    else:
+        chosen = [_spread(list(entries), rows) for entries in by_step]
+    table: list[list[CheckpointEntry | None]] = [
+        [
+            entries[steps[row]] if row < len(steps) else None
+            for entries, steps in zip(by_step, chosen, strict=True)
+        ]
+        for row in range(max(len(steps) for steps in chosen))
+    ]
+    for wanted in ([run.best_checkpoint for run in runs], [run.checkpoints[-1] for run in runs]):
+        missing = [
+            entry if all(entry is not row[column] for row in table) else None
+            for column, entry in enumerate(wanted)
+        ]
+        if any(missing):
+            table.append(missing)
+    return table
+
+
+def _spread(steps: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of some steps, evenly spread by their place, with the first and the last among them.
+
+    One alone is the last.
+    """
+    if count == 1 or len(steps) == 1:
+        return [steps[-1]]
+    count = min(count, len(steps))
+    return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
+
+
+def write_samples(
+    runs: Sequence[RunRecord], settings: SampleSettings, rows: int, report: Callable[[str], None]
+) -> list[list[Sample | None]]:
+    """Let the runs write at several of their checkpoints: a list of rows, each with a sample of every run.
+
+    Raises:
+        SettingError: a setting makes no sense.
+        CharRNNError: a run does not know a character of the prime, or a checkpoint is broken.
+    """
+    Sampling(settings.temperature)  # checks it before anything is loaded
+    table: list[list[Sample | None]] = []
+    for row in choose_checkpoints(runs, rows):
+        samples: list[Sample | None] = []
+        for run, entry in zip(runs, row, strict=True):
+            if entry is None:
+                samples.append(None)
+                continue
+            report(f"{run.name}, step {entry.step:,}: writing {settings.length:,} characters")
+            samples.append(Sample(entry, _write(run, entry, settings)))
+        table.append(samples)
+    return table
+
+
+def _write(run: RunRecord, entry: CheckpointEntry, settings: SampleSettings) -> str:
+    model, _ = _step_model(entry)
+    try:
+        text = model.generate(
+            settings.prime, settings.length, seed=settings.seed, temperature=settings.temperature
+        )
+    except UnknownCharacterError as error:
+        unknown = ", ".join(f"{character!r}" for character in error.characters[:5])
+        raise CharRNNError(
+            f"--prime {settings.prime!r} has characters that {run.folder} does not know: {unknown}; give a "
+            "prime of characters that all the runs' texts have"
+        ) from None
+    return text.removeprefix(settings.prime)

@@ -1,0 +1,81 @@
+"""Writes the files of a report, and replaces none that is something else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.files import WriteError, write_whole
+
+MARK: Final = b"charrnn-compare"
+"""Stands in the first bytes of every file of a report."""
+_MARKED: Final = 1_024
+
+
+def check_output(folder: Path, names: list[str], *, force: bool) -> None:
+    """Check that files may be written to a folder, before the work begins.
+
+    Raises:
+        CharRNNError: the folder is a file, or one of the files is there and is no part of a report.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CharRNNError(f"{folder} is a file; give the folder of the report")
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            raise CharRNNError(
+                f"{path} is a folder, and the report has a file of that name; give another --out"
+            )
+        if not force and path.exists() and not _is_ours(path):
+            raise CharRNNError(
+                f"{path} is already there and was not written by charrnn-compare; give another --out, or "
+                "--force to replace it"
+            )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return MARK in file.read(_MARKED)
+    except OSError:
+        return False
+
+
+def write_output(folder: Path, files: Mapping[str, bytes], *, force: bool) -> list[Path]:
+    """Write files to a folder: all of them whole before the first takes its place.
+
+    A folder that is not there yet appears with all its files in it. In one that is there, other files stay,
+    and the files take their places one after the other.
+
+    Args:
+        folder: the folder.
+        files: the content of each file, by its name; each holds `MARK` near its start.
+        force: replace files that are no part of a report.
+
+    Raises:
+        CharRNNError: see `check_output`; or they cannot be written.
+    """
+    folder = Path(os.path.realpath(folder))  # a link's target is written, and the link stays
+    check_output(folder, list(files), force=force)
+    there = folder.exists()
+    stage = (folder if there else folder.parent) / f".{folder.name[:40]}.{os.urandom(6).hex()}.part"
+    try:
+        stage.mkdir(parents=True)
+        for name, content in files.items():
+            assert MARK in content[:_MARKED], name
+            write_whole(stage / name, content)
+        if there:
+            for name in files:
+                os.replace(stage / name, folder / name)
+        else:
+            os.rename(stage, folder)
+    except OSError as error:
+        raise WriteError(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(stage, ignore_errors=True)
+    return [folder / name for name in files]
