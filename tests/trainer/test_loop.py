@@ -15,6 +15,7 @@ import torch
 
 from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
 from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer import learner as learner_module
 from charrnn_trainer import loop as loop_module
 from charrnn_trainer.batches import get_batches
 from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
@@ -27,9 +28,9 @@ from charrnn_trainer.precision import choose_arithmetic
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
-PLAIN = TINY.replace(
-    dropout=0.0, input_dropout=0.0, weight_drop=0.0, reset_chance=0.0
-).replace(random_start=False, schedule="constant", warmup_steps=0, weight_decay=0.0)
+PLAIN = TINY.replace(dropout=0.0, input_dropout=0.0, weight_drop=0.0, reset_chance=0.0).replace(
+    random_start=False, schedule="constant", warmup_steps=0, weight_decay=0.0
+)
 
 
 def losses(config: TrainConfig, corpus: Corpus = CORPUS, **options: Any) -> list[float]:
@@ -289,7 +290,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, monkeypatch: pyte
         calls += 1
         return next_token_loss(logits, targets) * (float("nan") if calls == 8 else 1.0)
 
-    monkeypatch.setattr(loop_module, "next_token_loss", spoiled)
+    monkeypatch.setattr(learner_module, "next_token_loss", spoiled)
     with pytest.raises(DivergedError, match=r"step 8: the loss is nan; the last good checkpoint is .*step6"):
         train(TINY, CORPUS, out=tmp_path / "run")
     assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).step == 6
@@ -321,7 +322,7 @@ def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
 
-    monkeypatch.setattr(loop_module, "next_token_loss", fail)
+    monkeypatch.setattr(learner_module, "next_token_loss", fail)
     with pytest.raises(CharRNNError, match="out of memory: lower --batch-size"):
         train(TINY, CORPUS)
 

@@ -165,7 +165,7 @@ def test_nothing_is_dropped_outside_of_training(cell: str) -> None:
 
 @pytest.mark.parametrize("embedding_size", [0, 4])
 def test_input_dropout_lets_symbols_be_read_as_nothing(embedding_size: int) -> None:
-    config = NetworkConfig("gru", 1, HIDDEN, embedding_size, input_dropout=0.25)
+    config = NetworkConfig("lstm", 1, HIDDEN, embedding_size, input_dropout=0.25)
     network = CharNetwork(config, VOCABULARY)
     read: list[torch.Tensor] = []
     network.rnn.register_forward_pre_hook(lambda _, given: read.append(given[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,10 @@ def test_the_newest_checkpoints_are_kept_and_always_the_best_and_the_last(
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the clock is a second after the last."""
     seconds = itertools.count()
-    monkeypatch.setattr(loop_module.time, "perf_counter", lambda: float(next(seconds)))
-    return
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
 
 
 @pytest.mark.usefixtures("clock")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,9 +27,9 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return machine
 
 
-def plan(minutes: float, text: int = MILLION, fixed: tuple[str, ...] = (), **settings: object) -> TrainConfig:
+def plan(minutes: float, /, text: int = MILLION, **settings: Any) -> TrainConfig:
     config = TrainConfig().replace(minutes=minutes, **settings)
-    return plan_for_minutes(config, {*fixed, *settings}, text, 65).config
+    return plan_for_minutes(config, set(settings), text, 65).config
 
 
 @pytest.mark.usefixtures("speed")
@@ -74,7 +76,7 @@ def test_a_short_text_gets_a_small_network_and_batches_that_fit() -> None:
 
 @pytest.mark.usefixtures("speed")
 def test_what_was_given_stays() -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "cell": "gru",
         "layers": 2,
         "hidden_size": 100,

@@ -22,6 +22,7 @@ from charrnn_trainer.cli import display as display_module
 from charrnn_trainer.cli.train import app
 from charrnn_trainer.config import RunFile
 from charrnn_trainer.loop import resume
+from charrnn_trainer.recipes import recipe
 from tiny_runs import TEXT, TINY_FLAGS, environment, run_program
 
 
@@ -86,18 +87,58 @@ def test_runs_never_write_over_one_another(program: Program) -> None:
 def test_every_flag_reaches_its_setting(program: Program) -> None:
     flags = {
         "cell": "rnn", "layers": 2, "hidden_size": 9, "embedding_size": 4, "dropout": 0.125,
+        "input_dropout": 0.25, "weight_drop": 0.5, "reset_chance": 0.75,
         "level": "byte", "val_fraction": 0.25, "batch_size": 3, "seq_length": 7,
-        "steps": 4, "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
+        "steps": 4, "minutes": 50.0, "keep": 3, "patience": 4,
+        "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
         "weight_decay": 0.5, "clip": 2.0,
         "eval_every": 2, "save_every": 3, "log_every": 1, "seed": 11, "device": "cpu",
         "precision": "fp32", "threads": 1,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    done = program("my.txt", *words, "--random-start", "--no-onednn", "--out", "run")
+    done = program("my.txt", *words, "--random-start", "--no-onednn", "--no-tensorboard", "--out", "run")
     assert done.code == 0, done.err
     values = load_checkpoint(find_checkpoint("run", "last")).config.to_dict()
     flat = {name: value for section in values.values() for name, value in section.items()}
-    assert flat == {**flags, "random_start": True, "onednn": False}
+    assert flat == {**flags, "random_start": True, "onednn": False, "tensorboard": False}
+
+
+def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -> None:
+    done = program("my.txt", "--minutes", "50", *TRAIN, *TINY_FLAGS)
+    assert (done.code, done.out) == (0, "ckpt/lstm\n")
+    assert "measuring how fast this machine learns\n" in done.err
+    assert "50 minutes are about 6 steps of LSTM, 1 x 8" in done.err
+    config = load_checkpoint(find_checkpoint("ckpt/lstm", "last")).config
+    assert (config.optimization.schedule, config.data.random_start) == ("cosine", True)
+    assert config.network.embedding_size == 22
+
+
+def test_a_recipe_is_where_other_flags_start_from(program: Program) -> None:
+    assert program("my.txt", "--recipe", "best", *TRAIN, *TINY_FLAGS).code == 0
+    config = load_checkpoint(find_checkpoint("ckpt/lstm", "last")).config
+    assert config == recipe("best").replace(
+        layers=1,
+        hidden_size=8,
+        batch_size=4,
+        seq_length=16,
+        precision="fp32",
+        onednn=False,
+        threads=1,
+        device="cpu",
+        steps=6,
+        eval_every=3,
+        save_every=3,
+        log_every=2,
+    )
+
+
+def test_an_unknown_recipe_and_one_beside_a_config_are_refused(program: Program) -> None:
+    unknown = program("my.txt", "--recipe", "bets")
+    assert (unknown.code, unknown.err) == (
+        2,
+        "charrnn-train: error: --recipe must be one of course, best, not 'bets'\n",
+    )
+    assert program("--config", "x.toml", "--recipe", "best").code == 2
 
 
 def test_a_config_repeats_a_run_and_flags_go_before_it(program: Program) -> None:
@@ -125,7 +166,15 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
 
 
 @pytest.mark.parametrize(
-    "words", [("my.txt",), ("--out", "x"), ("--init-from", "ckpt"), ("--config", "x.toml"), ("--layers", "2")]
+    "words",
+    [
+        ("my.txt",),
+        ("--out", "x"),
+        ("--init-from", "ckpt"),
+        ("--config", "x.toml"),
+        ("--layers", "2"),
+        ("--recipe", "best"),
+    ],
 )
 def test_what_a_resumed_run_cannot_change_is_refused(program: Program, words: tuple[str, ...]) -> None:
     program("my.txt", *TRAIN, *TINY_FLAGS)

@@ -20,7 +20,7 @@ from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, SettingError
 
 SCHEDULES: Final = ("constant", "cosine", "linear")
-PRECISIONS: Final = ("auto", "fp32", "bf16")
+PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16")
 DEVICES: Final = ("auto", "cpu", "cuda")
 
 ONE_HOT_LIMIT: Final = 256
@@ -154,7 +154,7 @@ class RunConfig:
         tensorboard: log to the run's folder for TensorBoard.
         seed: what all randomness of the run derives from.
         device: "auto", "cpu" or "cuda".
-        precision: "fp32", "bf16", or "auto" to measure which is faster.
+        precision: "fp32", "bf16", on a GPU also "tf32", or "auto" to measure which is fastest.
         onednn: on a CPU, whether oneDNN computes the recurrent layers; None measures which is faster.
         threads: CPU threads; None leaves PyTorch's choice.
     """

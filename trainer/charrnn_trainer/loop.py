@@ -5,17 +5,18 @@ It reports what happens as events to whoever listens, and never prints.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from charrnn_runtime.contract import DEFAULT_TEMPERATURE
 from charrnn_runtime.errors import CharRNNError, SettingError
@@ -34,9 +35,13 @@ from charrnn_trainer.checkpoint import (
 )
 from charrnn_trainer.config import RunFile, TrainConfig
 from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.cuda_graph import choose_step
+from charrnn_trainer.device_batches import HostBatches, batches_on
+from charrnn_trainer.distributed import Team
 from charrnn_trainer.evaluation import validation_loss
 from charrnn_trainer.events import (
     Evaluated,
+    Event,
     Listener,
     Logged,
     Noted,
@@ -45,15 +50,19 @@ from charrnn_trainer.events import (
     Stepped,
     TrainResult,
 )
-from charrnn_trainer.network import CharNetwork, State, next_token_loss, write_sample
-from charrnn_trainer.precision import Arithmetic, Choice, choose_arithmetic, has_fast_bf16
+from charrnn_trainer.graph.weights import check_step_model_fits
+from charrnn_trainer.learner import Learn, Learner
+from charrnn_trainer.network import CharNetwork, State, write_sample
+from charrnn_trainer.precision import Arithmetic, choose_arithmetic, has_fast_bf16
 from charrnn_trainer.runs import Run
 from charrnn_trainer.schedule import learning_rate, share_done
 from charrnn_trainer.torch_settings import (
-    choose_device,
+    freed_memory_kept,
+    is_gpu,
     memory_errors,
     own_random,
     random_states,
+    seeded_states,
     set_random_states,
     threads,
 )
@@ -66,6 +75,10 @@ CHANGEABLE: Final = (
 
 _EXPLODED: Final = 10.0
 """A loss of so many times that of guessing blindly, ln V, ends a run."""
+
+_AHEAD: Final = 8
+"""A GPU has at most so many steps before it that it has not done: enough never to wait for the host, and few
+enough for the clock of a time budget to be right."""
 
 
 class DivergedError(CharRNNError):
@@ -83,6 +96,7 @@ def train(
     out: str | Path | Run | None = None,
     init_from: str | Path | None = None,
     should_stop: Callable[[], bool] | None = None,
+    team: Team | None = None,
 ) -> TrainResult:
     """Train a network.
 
@@ -94,6 +108,8 @@ def train(
             nothing.
         init_from: a checkpoint to take the weights from; its network and vocabulary must be the same.
         should_stop: is asked after every step; True ends the run, with a checkpoint.
+        team: the processes that train together, of which this is the first; the others `follow`. The run then
+            needs a folder, which all of them can read.
 
     Raises:
         CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
@@ -110,10 +126,14 @@ def train(
         raise SettingError(
             "train needs a Corpus: Corpus.from_text(text), or Corpus.from_ids(ids, vocabulary) for tokens"
         )
+    team = team or Team()
+    if team.size > 1 and out is None:
+        raise SettingError("several processes need a run's folder to train together; give out=FOLDER")
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_errors())
+        stack.enter_context(team.watch())
         run = out if out is None or isinstance(out, Run) else stack.enter_context(Run.create(out))
-        return _begin(config, tokens, on_event, run, init_from, should_stop)
+        return _begin(config, tokens, on_event, run, init_from, should_stop, team)
 
 
 def resume(
@@ -122,17 +142,20 @@ def resume(
     *,
     changes: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    team: Team | None = None,
 ) -> TrainResult:
     """Go on with a run exactly where its last checkpoint was saved (without one, from its start).
 
     On a CPU and with the same number of threads, the checkpoints that follow are byte for byte those of a
-    run that was not interrupted.
+    run that was not interrupted. (With several processes, or another number of them than before, sums are
+    rounded otherwise, and all but the first draw their random numbers anew.)
 
     Args:
         folder: the run's folder.
         on_event: is called with every event.
         changes: settings to change, of those in `CHANGEABLE`; more ``steps`` train a finished run further.
         should_stop: as for `train`.
+        team: as for `train`.
 
     Raises:
         CharRNNError: the folder holds no run, its files do not belong together, another process trains there.
@@ -143,7 +166,8 @@ def resume(
                 f"--{name.replace('_', '-')} cannot be changed when a run is resumed; "
                 f"only {', '.join('--' + item.replace('_', '-') for item in CHANGEABLE)} can"
             )
-    with memory_errors(), Run.open(folder) as run:
+    team = team or Team()
+    with memory_errors(), team.watch(), Run.open(folder) as run:
         file = run.read_config()
         files = run.checkpoints()
         checkpoint = load_checkpoint(files[-1]) if files else None
@@ -156,12 +180,33 @@ def resume(
         corpus = Corpus.open(run.tokens_path)
         if checkpoint is None:
             run.cut_history(0)
-            return _begin(config, corpus, on_event, run, file.init_from, should_stop)
+            return _begin(config, corpus, on_event, run, file.init_from, should_stop, team)
         _check_same_text(checkpoint, corpus)
-        training = _Training(config, corpus, run, on_event, batches_fit=True)
+        settled = _settle_settings(config, corpus, on_event, team, batches_fit=True)
+        _call_team(team, settled, run, checkpoint)
+        training = _Training(settled, corpus, run, on_event, team)
         training.restore(checkpoint)
         if config != checkpoint.config:
             run.write_config(dataclasses.replace(file, config=training.config))
+        return training.run_steps(should_stop)
+
+
+def follow(team: Team, *, should_stop: Callable[[], bool] | None = None) -> TrainResult:
+    """Take part in what the first process of a team begins with `train` or goes on with by `resume`.
+
+    Args:
+        team: the processes that train together, of which this is not the first.
+        should_stop: as for `train`; True ends the run for all.
+
+    Raises:
+        CharRNNError: the run's folder cannot be read from here, another process has ended, ...
+    """
+    with memory_errors(), team.watch():
+        call: dict[str, Any] = team.first(dict)
+        config = TrainConfig.from_dict(call["config"])
+        training = _Training(config, Corpus.open(Path(call["tokens"])), None, None, team)
+        if call["checkpoint"]:
+            training.restore(load_checkpoint(call["checkpoint"]))
         return training.run_steps(should_stop)
 
 
@@ -172,16 +217,76 @@ def _begin(
     run: Run | None,
     init_from: str | Path | None,
     should_stop: Callable[[], bool] | None,
+    team: Team,
 ) -> TrainResult:
-    training = _Training(config, corpus, run, on_event)
-    if init_from is not None:
-        training.take_weights(load_checkpoint(init_from))
+    config = _settle_settings(config, corpus, on_event, team)
     if run is not None:
         if not run.tokens_path.exists():
             corpus.save(run.tokens_path)
+        _call_team(team, config, run)
+    training = _Training(config, corpus, run, on_event, team)
+    if init_from is not None:
+        training.take_weights(load_checkpoint(init_from))
+    if run is not None:
         start = None if init_from is None else str(Path(init_from).absolute())
-        run.write_config(RunFile(training.config, corpus.source, start))
+        run.write_config(RunFile(config, corpus.source, start))
     return training.run_steps(should_stop)
+
+
+def _call_team(team: Team, config: TrainConfig, run: Run, checkpoint: Checkpoint | None = None) -> None:
+    """Tell the processes that `follow` what to do."""
+    if team.size > 1:
+        call = {
+            "config": config.to_dict(),
+            "tokens": str(run.tokens_path.absolute()),
+            "checkpoint": str(checkpoint.path.absolute()) if checkpoint else None,
+        }
+        team.first(lambda: call)
+
+
+def _settle_settings(
+    config: TrainConfig, corpus: Corpus, on_event: Listener | None, team: Team, *, batches_fit: bool = False
+) -> TrainConfig:
+    """The settings with all that is left open in them decided for this text and this machine."""
+    emit = on_event or _nobody
+    device = team.device(config.run.device)
+    config = config.replace(
+        level=corpus.vocabulary.level,
+        embedding_size=config.network.resolve(len(corpus.vocabulary)).embedding_size,
+        device=device.type,
+    )
+    check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
+    if not batches_fit:
+        config = _fit_batch(config, corpus.train_tokens(config.data.val_fraction), emit)
+    rows = team.rows(config.data.batch_size)
+    with threads(config.run.threads):
+        measured = config.replace(batch_size=rows.stop - rows.start)
+        choice = choose_arithmetic(measured, len(corpus.vocabulary), device)
+    if choice.milliseconds:
+        times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
+        emit(Noted(f"computing in {choice.arithmetic}, measured as the fastest ({times})"))
+    elif choice.arithmetic.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
+        emit(Noted("this processor is slow at bf16; --precision fp32 would be faster"))
+    return config.replace(precision=choice.arithmetic.precision, onednn=choice.arithmetic.onednn)
+
+
+def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainConfig:
+    wanted = (config.data.batch_size, config.data.seq_length)
+    fitting = fit_batch(train_tokens, *wanted)
+    if fitting == wanted:
+        return config
+    emit(
+        Noted(
+            f"the text is short: its {train_tokens:,} characters for training do not fill two "
+            f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
+            f"they do: {fitting[0]} streams of {fitting[1]} characters"
+        )
+    )
+    return config.replace(batch_size=fitting[0], seq_length=fitting[1])
+
+
+def _nobody(event: Event) -> None:
+    """Listens to nothing."""
 
 
 def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:
@@ -199,54 +304,48 @@ class _Training:
     """A network that is being trained, and all that its next step depends on."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        corpus: Corpus,
-        run: Run | None,
-        on_event: Listener | None,
-        *,
-        batches_fit: bool = False,
+        self, config: TrainConfig, corpus: Corpus, run: Run | None, on_event: Listener | None, team: Team
     ) -> None:
-        self._emit: Listener = on_event or (lambda event: None)
+        """Prepare for settings in which nothing is left open."""
+        self._emit: Listener = on_event or _nobody
+        self._team = team
         self._corpus, self._run = corpus, run
         self._train_tokens = corpus.train_tokens(config.data.val_fraction)
         self._validates = self._train_tokens < len(corpus)
-        self._device = choose_device(config.run.device)
-        vocabulary_size = len(corpus.vocabulary)
-        if config.data.level != corpus.vocabulary.level:
-            config = config.replace(level=corpus.vocabulary.level)
-        config = config.replace(
-            embedding_size=config.network.resolve(vocabulary_size).embedding_size, device=self._device.type
-        )
-        if not batches_fit:
-            config = self._fit_batch(config)
-        with threads(config.run.threads):
-            choice = choose_arithmetic(config, vocabulary_size, self._device)
-        self._note_choice(choice)
-        self._arithmetic: Arithmetic = choice.arithmetic
-        self.config = config.replace(precision=self._arithmetic.precision, onednn=self._arithmetic.onednn)
-        data = self.config.data
+        self._device = team.device(config.run.device)
+        self.config = config
+        data = config.data
+        self._rows = team.rows(data.batch_size)
         self._streams = Streams(
             corpus.ids[: self._train_tokens],
             data.batch_size,
             data.seq_length,
-            seed=self.config.run.seed if data.random_start else None,
+            seed=config.run.seed if data.random_start else None,
+            rows=self._rows,
         )
         self._step = 0
+        self._done = 0.0  # the share of the run that lies behind
         self._earlier_seconds = 0.0  # what the run spent before this process went on with it
         self._began: float | None = None
+        self._rate = config.optimization.learning_rate
+        self._loss: float | None = None  # the last step's, where it is known already
         self._window = (0.0, 0)  # the sum and the number of losses since the last report
         self._logged_loss: float | None = None
         self._evaluations: list[Evaluation] = []
         self._pending: list[tuple[int, Tensor, Tensor, float, float]] = []
         self._seconds: list[float] = []
+        self._underway: collections.deque[torch.cuda.Event] = collections.deque()
+        self._arithmetic = Arithmetic(config.run.precision, bool(config.run.onednn))
         # Every random number of the training comes from the seed, and the caller's generators stay theirs.
         with own_random(self._device):
-            torch.manual_seed(self.config.run.seed)
-            self._network = CharNetwork(self.config.network, vocabulary_size).to(self._device)
+            torch.manual_seed(config.run.seed)
+            self._network = CharNetwork(config.network, len(corpus.vocabulary)).to(self._device)
             self._random = random_states(self._device)
-        self._state: State = self._network.initial_state(data.batch_size)
-        self._names, self._optimizer = self._make_optimizer()
+        self._draw_apart()
+        self._state: State = self._network.initial_state(self._rows.stop - self._rows.start)
+        self._learner = Learner(self._network, config.optimization, self._arithmetic, self._device)
+        self._learn: Learn = self._learner.learn
+        self._batches = batches_on(self._device, self._streams)
 
     def take_weights(self, checkpoint: Checkpoint) -> None:
         """Start from the weights of a checkpoint."""
@@ -268,28 +367,34 @@ class _Training:
         self._evaluations = list(checkpoint.evaluations)
         self._network.load_weights(checkpoint)
         self._state = tuple(
-            checkpoint.tensors[f"state.{part}"].to(self._device) for part in ("h", "c")[: len(self._state)]
+            checkpoint.tensors[f"state.{part}"][:, self._rows].to(self._device)  # (L, all B, H) -> (L, B, H)
+            for part in ("h", "c")[: len(self._state)]
         )
-        saved = checkpoint.part("optimizer.")
-        state = {
-            index: {part: saved[f"{name}.{part}"] for part in ("step", "exp_avg", "exp_avg_sq")}
-            for index, name in enumerate(self._names)
-        }
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._learner.restore_optimizer(checkpoint.part("optimizer."))
         self._random = {**self._random, **checkpoint.part("random.")}
+        self._draw_apart()
         if self._run is not None:
             self._run.cut_history(checkpoint.step)
             self._remove_superseded()
 
+    def _draw_apart(self) -> None:
+        """Let all processes but the first draw random numbers of their own, by their number and the step.
+
+        What the first one draws is what a process alone would, and what checkpoints keep.
+        """
+        if not self._team.leads:
+            place = (self.config.run.seed, self._team.rank, self._step)
+            self._random = seeded_states(place, self._device)
+
     def run_steps(self, should_stop: Callable[[], bool] | None) -> TrainResult:
         """Train up to the end of the run, or until ``should_stop`` says so."""
         self._began = time.perf_counter()
+        self._look_at_clock()
         self._emit(
             Started(
                 self.config,
                 self._step,
-                self._share_done(),
+                self._done,
                 self._network.parameter_count(),
                 self._train_tokens,
                 len(self._corpus) - self._train_tokens,
@@ -300,13 +405,21 @@ class _Training:
         )
         stopped = False
         self._network.train()
-        with own_random(self._device), threads(self.config.run.threads):
+        self._learner.model = self._team.wrap(self._network)
+        with (
+            own_random(self._device),
+            threads(self.config.run.threads),
+            freed_memory_kept(),
+            _quiet_about_weights(self._device),
+        ):
             set_random_states(self._random, self._device)
             ended = self._has_ended()
+            if not ended and is_gpu(self._device):
+                self._prepare_gpu()
             while not ended and not stopped:
                 self._train_step()
                 ended = self._look_up()
-                stopped = not ended and should_stop is not None and should_stop()
+                stopped = not ended and self._team.agree(should_stop is not None and should_stop())
             self._settle()
             if stopped:
                 self._save("interrupted")
@@ -328,55 +441,49 @@ class _Training:
 
     def _train_step(self) -> None:
         begin = time.perf_counter()
-        optimization = self.config.optimization
-        inputs, targets = (self._on_device(part) for part in self._streams.batch(self._step))  # [B, T]
+        inputs, targets = self._batches.batch(self._step)  # (B, T)
         self._forget_some()
-        rate = learning_rate(optimization, self._step, self._share_done())
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        with self._arithmetic.on(self._device):
-            logits, state = self._network(inputs, self._state)
-            loss = next_token_loss(logits, targets)
-            self._optimizer.zero_grad()
-            loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._network.parameters(), optimization.clip or math.inf)
-        self._optimizer.step()
-        self._state = tuple(part.detach() for part in state)
+        self._rate = learning_rate(self.config.optimization, self._step, self._done)
+        self._learner.set_rate(self._rate)
+        loss, norm, self._state = self._learn(inputs, targets, self._state)
         self._step += 1
-        on_cpu = self._device.type == "cpu"
+        on_gpu = is_gpu(self._device)
+        if on_gpu:
+            self._wait_if_far_ahead()
         seconds = time.perf_counter() - begin
         self._seconds.append(seconds)
-        self._pending.append((self._step, loss.detach(), norm, rate, seconds))
-        if on_cpu:  # elsewhere, asking for a loss waits for the device
+        self._pending.append((self._step, loss, norm, self._rate, seconds))
+        if not on_gpu:  # there, asking for a loss waits for the device
             self._settle()
-        shown = float(loss.detach()) if on_cpu else None
-        self._emit(Stepped(self._step, shown, rate, seconds, self._share_done()))
+        self._look_at_clock()
+        self._emit(Stepped(self._step, None if on_gpu else self._loss, self._rate, seconds, self._done))
 
     def _forget_some(self) -> None:
         """Let the streams that begin anew with the next batch start from nothing."""
-        data = self.config.data
+        rows = self._rows.stop - self._rows.start
         if self._streams.starts_pass(self._step):
-            self._state = self._network.initial_state(data.batch_size)
-        if data.reset_chance:
-            stays = torch.rand(data.batch_size, device=self._device) >= data.reset_chance
+            self._state = self._network.initial_state(rows)
+        if self.config.data.reset_chance:
+            stays = torch.rand(rows, device=self._device) >= self.config.data.reset_chance
             self._state = tuple(part * stays[:, None] for part in self._state)  # (L, B, H) * (B, 1)
-
-    def _on_device(self, tokens: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(tokens.astype(np.int64)).to(self._device)
 
     def _settle(self) -> None:
         """Ask for the losses of the steps since the last time, note them, and stop where one is no number."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        losses = self._team.mean(torch.stack([loss for _, loss, _, _, _ in pending])).tolist()
+        norms = torch.stack([norm for _, _, norm, _, _ in pending]).tolist()
         highest = _EXPLODED * math.log(self._network.vocabulary_size)
-        for step, loss_tensor, norm_tensor, rate, seconds in self._pending:
-            loss, norm = float(loss_tensor), float(norm_tensor)
+        for (step, _, _, rate, seconds), loss, norm in zip(pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm) and loss <= highest):
                 raise self._diverged(step, loss, norm)
             self._window = (self._window[0] + loss, self._window[1] + 1)
+            self._loss = loss
             if self._run is not None:
                 self._run.note(
                     step=step, loss=loss, learning_rate=rate, gradient_norm=norm, seconds=round(seconds, 6)
                 )
-        self._pending.clear()
 
     def _diverged(self, step: int, loss: float, norm: float) -> DivergedError:
         what = "the gradient is not finite" if math.isfinite(loss) and not math.isfinite(norm) else None
@@ -387,6 +494,27 @@ class _Training:
             f"try a lower --learning-rate (such as {self.config.optimization.learning_rate / 3:.2g}), "
             "a lower --clip, or --warmup-steps"
         )
+
+    # --- on a GPU ------------------------------------------------------------------------------------------
+
+    def _prepare_gpu(self) -> None:
+        """Say where batches are cut, and find out whether a step runs better as a graph."""
+        if isinstance(self._batches, HostBatches):
+            self._emit(Noted("the text is large for this GPU, so that its batches come from the host"))
+        if self._team.size > 1:
+            return  # the exchange of gradients has its own way of waiting
+        self._learner.set_rate(learning_rate(self.config.optimization, self._step, self._done))
+        choice = choose_step(self._learner, self._network, self._batches, self._step, self._state)
+        self._learn = choice.learn
+        self._emit(Noted(choice.words))
+
+    def _wait_if_far_ahead(self) -> None:
+        """Wait until the GPU has done the step that was begun `_AHEAD` steps ago."""
+        event = torch.cuda.Event()
+        event.record()
+        self._underway.append(event)
+        if len(self._underway) > _AHEAD:
+            self._underway.popleft().synchronize()
 
     # --- looking up from the steps -------------------------------------------------------------------------
 
@@ -400,6 +528,7 @@ class _Training:
         best = False
         if self._validates and (ended or save_due or self._step % run.eval_every == 0):
             best = self._evaluate()
+            self._look_at_clock()
             ended = ended or self._has_ended()
         if save_due:
             self._save("scheduled")
@@ -413,10 +542,13 @@ class _Training:
         """Whether all steps are done, or the time is up, or the patience is at its end."""
         patience = self.config.run.patience
         waited = sum(item.step > (self._best_step() or 0) for item in self._evaluations)
-        return self._share_done() >= 1.0 or (0 < patience <= waited)
+        return self._done >= 1.0 or (0 < patience <= waited)
 
-    def _share_done(self) -> float:
-        return share_done(self.config.optimization, self._step, self._seconds_spent())
+    def _look_at_clock(self) -> None:
+        """Find how much of the run lies behind, by the clock of the first process for all."""
+        optimization = self.config.optimization
+        seconds = self._team.first(self._seconds_spent) if optimization.minutes else 0.0
+        self._done = share_done(optimization, self._step, seconds)
 
     def _seconds_spent(self) -> float:
         since = 0.0 if self._began is None else time.perf_counter() - self._began
@@ -430,8 +562,7 @@ class _Training:
             self._logged_loss, self._window = loss, (0.0, 0)
         mean = sum(self._seconds) / len(self._seconds)
         data = self.config.data
-        rate = self._optimizer.param_groups[0]["lr"]
-        self._emit(Logged(self._step, loss, rate, mean, data.batch_size * data.seq_length / mean))
+        self._emit(Logged(self._step, loss, self._rate, mean, data.batch_size * data.seq_length / mean))
         self._seconds.clear()
         if self._run is not None:
             self._run.flush_history()
@@ -444,9 +575,7 @@ class _Training:
         """Measure the validation loss; gives whether it is the best so far."""
         self._settle()
         begin = time.perf_counter()
-        # In fp32, which exported models compute in.
-        with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
-            loss = validation_loss(self._network, self._corpus.ids, self._train_tokens)
+        loss = self._team.first(self._validation_loss)
         if not math.isfinite(loss):
             raise self._diverged(self._step, loss, 0.0)
         best = all(loss < item.validation_loss for item in self._evaluations)
@@ -457,15 +586,21 @@ class _Training:
         self._emit(Evaluated(self._step, loss, best))
         return best
 
+    def _validation_loss(self) -> float:
+        # In fp32, which exported models compute in.
+        with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
+            return validation_loss(self._network, self._corpus.ids, self._train_tokens)
+
     def _best_step(self) -> int | None:
         best = min(self._evaluations, key=lambda item: item.validation_loss, default=None)
         return best.step if best else None
 
     def _save(self, kind: Kind) -> None:
         """Write a checkpoint, unless this step's is there already, and remove what it supersedes."""
+        self._settle()
+        state = tuple(self._team.gather(part, dim=1) for part in self._state)  # (L, B, H) -> (L, all B, H)
         if self._run is None:
             return
-        self._settle()
         self._run.flush_history()  # a checkpoint never knows of steps that the history lacks
         path = self._run.folder / checkpoint_name(self.config.network, self._step)
         if kind == "interrupted" and path.exists():
@@ -486,7 +621,7 @@ class _Training:
             seconds=round(self._seconds_spent(), 3) if self.config.optimization.minutes else None,
             trainer_version=__version__,
         )
-        save_checkpoint(header, self._tensors())
+        save_checkpoint(header, self._tensors(state))
         self._remove_superseded()
         self._emit(Saved(self._step, path, kind))
 
@@ -494,16 +629,14 @@ class _Training:
         if self._run is not None:
             self._run.remove_superseded(self._best_step(), self.config.run.keep)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self, state: State) -> dict[str, Tensor]:
         tensors = {f"model.{name}": weight for name, weight in self._network.state_dict().items()}
-        state = self._optimizer.state_dict()["state"]
-        for index, name in enumerate(self._names):
-            for part in ("step", "exp_avg", "exp_avg_sq"):
-                tensors[f"optimizer.{name}.{part}"] = state[index][part]
-        for part, tensor in zip(("h", "c"), self._state, strict=False):
-            tensors[f"state.{part}"] = tensor
-        for name, tensor in random_states(self._device).items():
-            tensors[f"random.{name}"] = tensor
+        for name, part in self._learner.optimizer_tensors().items():
+            tensors[f"optimizer.{name}"] = part
+        for name, part in zip(("h", "c"), state, strict=False):
+            tensors[f"state.{name}"] = part
+        for name, part in random_states(self._device).items():
+            tensors[f"random.{name}"] = part
         return tensors
 
     def _write(self, length: int) -> str:
@@ -518,38 +651,13 @@ class _Training:
         )
         return vocabulary.decode(ids)
 
-    # --- preparing -----------------------------------------------------------------------------------------
 
-    def _fit_batch(self, config: TrainConfig) -> TrainConfig:
-        wanted = (config.data.batch_size, config.data.seq_length)
-        fitting = fit_batch(self._train_tokens, *wanted)
-        if fitting == wanted:
-            return config
-        self._emit(
-            Noted(
-                f"the text is short: its {self._train_tokens:,} characters for training do not fill two "
-                f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
-                f"they do: {fitting[0]} streams of {fitting[1]} characters"
-            )
-        )
-        return config.replace(batch_size=fitting[0], seq_length=fitting[1])
-
-    def _note_choice(self, choice: Choice) -> None:
-        if choice.milliseconds:
-            times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
-            self._emit(Noted(f"computing in {choice.arithmetic}, measured as the fastest ({times})"))
-        elif choice.arithmetic.precision == "bf16" and self._device.type == "cpu" and not has_fast_bf16():
-            self._emit(Noted("this processor is slow at bf16; --precision fp32 would be faster"))
-
-    def _make_optimizer(self) -> tuple[list[str], torch.optim.AdamW]:
-        """AdamW that decays matrices and leaves biases alone; and the weights' names in its order."""
-        named = list(self._network.named_parameters())
-        matrices = [(name, weight) for name, weight in named if weight.ndim > 1]
-        biases = [(name, weight) for name, weight in named if weight.ndim == 1]
-        decay = self.config.optimization.weight_decay
-        groups = [
-            {"params": [weight for _, weight in matrices], "weight_decay": decay},
-            {"params": [weight for _, weight in biases], "weight_decay": 0.0},
-        ]
-        names = [name for name, _ in matrices + biases]
-        return names, torch.optim.AdamW(groups, lr=self.config.optimization.learning_rate, fused=True)
+@contextlib.contextmanager
+def _quiet_about_weights(device: torch.device) -> Iterator[None]:
+    """Let cuDNN gather weights that are dropped, or cast, anew in every step without a warning."""
+    if not is_gpu(device):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
+        yield

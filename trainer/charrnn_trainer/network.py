@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn_runtime.errors import CharRNNError
+from charrnn_trainer import recurrence
 from charrnn_trainer.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -100,8 +101,15 @@ class CharNetwork(nn.Module):
         inputs = self._read(tokens)  # (B, T) -> (B, T, E or V)
         if self.training and self.config.input_dropout:
             inputs = inputs * self._some_left(tokens, self.config.input_dropout)
-        if self.training and self.config.weight_drop:
-            hidden, after = self._recur_with_dropped_weights(inputs, state)
+        if inputs.is_cuda and torch.is_autocast_enabled("cuda"):
+            # Left to itself, autocast runs cuDNN's recurrent layers in fp16, where small gradients vanish.
+            with torch.autocast("cuda", enabled=False):
+                hidden, after = self._recur_in(torch.get_autocast_dtype("cuda"), inputs, state)
+        elif self.training and self.config.cell == "gru" and not inputs.is_cuda:
+            hidden, last = recurrence.gru(inputs, state[0], self._weights_left(), self.config.dropout)
+            after = (last,)
+        elif self.training and self.config.weight_drop:
+            hidden, after = self._recur_with(self._weights_left(), inputs, state)
         else:
             hidden, rest = self.rnn(inputs, state if len(state) > 1 else state[0])  # -> (B, T, H)
             after = rest if isinstance(rest, tuple) else (rest,)
@@ -133,14 +141,23 @@ class CharNetwork(nn.Module):
         chances = torch.rand(tokens.shape, device=tokens.device)
         return (chances >= dropped).unsqueeze(2).to(self.output.weight.dtype)
 
-    def _recur_with_dropped_weights(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """The recurrent layers, with a share of their hidden-to-hidden weights at zero for all T steps."""
-        weights = [
-            functional.dropout(weight, self.config.weight_drop) if name.startswith("weight_hh") else weight
+    def _weights_left(self) -> list[Tensor]:
+        """The recurrent layers' weights; training sets a share of the hidden-to-hidden ones to zero."""
+        drop = self.config.weight_drop if self.training else 0.0
+        return [
+            functional.dropout(weight, drop) if drop and name.startswith("weight_hh") else weight
             for name, weight in self.rnn.named_parameters()
         ]
+
+    def _recur_in(self, dtype: torch.dtype, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """The recurrent layers in another type of number, which the results have, too."""
+        weights = [weight.to(dtype) for weight in self._weights_left()]
+        return self._recur_with(weights, inputs.to(dtype), tuple(part.to(dtype) for part in state))
+
+    def _recur_with(self, weights: list[Tensor], inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """The recurrent layers with weights that take the place of their own for all T steps."""
         between = self.config.dropout if self.config.layers > 1 else 0.0
-        options = (weights, True, self.config.layers, between, True, False, True)
+        options = (weights, True, self.config.layers, between, self.training, False, True)
         if self.config.cell == "lstm":
             hidden, h, c = torch.lstm(inputs, state, *options)
             return hidden, (h, c)

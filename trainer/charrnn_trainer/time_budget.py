@@ -41,7 +41,12 @@ class Plan:
 
 
 def plan_for_minutes(
-    config: TrainConfig, fixed: Collection[str], train_tokens: int, vocabulary_size: int
+    config: TrainConfig,
+    fixed: Collection[str],
+    train_tokens: int,
+    vocabulary_size: int,
+    *,
+    processes: int = 1,
 ) -> Plan:
     """The settings that give the best network that ``config.optimization.minutes`` can give on this machine.
 
@@ -58,12 +63,14 @@ def plan_for_minutes(
         fixed: the names of settings that were given.
         train_tokens: how many characters the text has for training.
         vocabulary_size: V.
+        processes: how many train together. Batches then have the next number of rows that they can share
+            equally; what their exchange of gradients takes is not measured.
     """
     embedding = vocabulary_size if vocabulary_size <= ONE_HOT_LIMIT else None
     base = {
         "layers": 1,
         "embedding_size": embedding,
-        "batch_size": 32,
+        "batch_size": processes * math.ceil(32 / processes),
         "random_start": True,
         "reset_chance": 0.01,
         "steps": MOST_STEPS,
@@ -75,7 +82,7 @@ def plan_for_minutes(
     sizes = [size for size in HIDDEN_SIZES if size * size <= train_tokens] or [HIDDEN_SIZES[0]]
     if "hidden_size" in fixed:
         sizes = [plan.network.hidden_size]
-    clock = _Clock(vocabulary_size)
+    clock = _Clock(vocabulary_size, processes)
     plan, steps = _largest_that_fits(sizes, plan, fixed, train_tokens, clock)
     hidden = plan.network.hidden_size
     passes = steps * plan.data.batch_size * plan.data.seq_length / train_tokens
@@ -126,8 +133,8 @@ def _largest_that_fits(
 class _Clock:
     """Measures how long a step takes."""
 
-    def __init__(self, vocabulary_size: int) -> None:
-        self._vocabulary_size = vocabulary_size
+    def __init__(self, vocabulary_size: int, processes: int) -> None:
+        self._vocabulary_size, self._processes = vocabulary_size, processes
         self._arithmetic: Arithmetic | None = None
         self._known: dict[int, float] = {}
 
@@ -141,6 +148,7 @@ class _Clock:
 
     def _measure(self, config: TrainConfig) -> float:
         device = choose_device(config.run.device)
+        config = config.replace(batch_size=max(1, config.data.batch_size // self._processes))
         if self._arithmetic is None:
             self._arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
         network = CharNetwork(config.network, self._vocabulary_size).to(device)

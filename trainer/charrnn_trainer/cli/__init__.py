@@ -1,1 +1,1 @@
-"""The commands charrnn-train and charrnn-export."""
+"""The commands charrnn-train, charrnn-export and charrnn-compare."""

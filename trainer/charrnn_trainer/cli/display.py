@@ -43,6 +43,7 @@ class Display:
         self._console = console if console.is_terminal and not console.is_dumb_terminal else None
         self._steps = 0
         self._of = ""
+        self._width = 0
         self._unit = "characters"
 
     def __enter__(self) -> Display:
@@ -112,6 +113,7 @@ class Display:
         minutes = config.optimization.minutes
         limited = self._steps < MOST_STEPS
         self._of = f"/{self._steps}" if limited else ""
+        self._width = len(self._of) - 1 if limited else 5
         if event.done >= 1.0:
             what = (
                 f"all {event.step:,} steps are"
@@ -141,7 +143,7 @@ class Display:
             self._live.log(event)
         else:
             terminal.say(
-                f"step {event.step:>{max(4, len(self._of) - 1)}}{self._of}  loss {event.train_loss:.4f}  "
+                f"step {event.step:>{self._width}}{self._of}  loss {event.train_loss:.4f}  "
                 f"{event.seconds_per_batch:.3f} s/batch"
             )
 

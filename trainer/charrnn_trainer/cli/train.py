@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
 import typer
 
 from charrnn_runtime.cli import terminal
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
 from charrnn_trainer import __version__
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary
     from charrnn_trainer.cli.display import Display
     from charrnn_trainer.corpus import ScannedText
+    from charrnn_trainer.distributed import Team
     from charrnn_trainer.events import Event, Listener, TrainResult
     from charrnn_trainer.runs import Run
 
@@ -39,6 +41,7 @@ Examples:
   charrnn-train --resume ckpt/lstm
   charrnn-train --config ckpt/lstm/config.toml
   charrnn-train more.txt --init-from ckpt/lstm --learning-rate 0.001
+  torchrun --nproc-per-node 2 --no-python charrnn-train my.txt
 """
 
 RUNS_FOLDER: Final = Path("ckpt")
@@ -143,7 +146,8 @@ def train(
     seed: Annotated[int | None, typer.Option(help="What all randomness derives from. [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto (measure which is faster), fp32 or bf16. [default: auto]")
+        str | None,
+        typer.Option(help="auto (measure which is fastest), fp32, bf16, on a GPU also tf32. [default: auto]"),
     ] = None,
     onednn: Annotated[
         bool | None,
@@ -184,30 +188,41 @@ def train(
     whose path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
     """
     given = {name: context.params[name] for name in _SETTINGS if context.params[name] is not None}
-    if resume is not None:
-        others = {
-            "TEXT": text,
-            "--out": out,
-            "--init-from": init_from,
-            "--config": config,
-            "--recipe": recipe,
-        }
-        for flag, value in others.items():
-            if value is not None:
-                raise SettingError(
-                    f"{flag} cannot be given with --resume, which goes on with the run as it is"
-                )
-        _resume(resume, given)
-        return
+    stop = _StopSignals()
+    with _joined() as team:
+        if team is not None and not team.leads:
+            result = _follow(team, stop)
+        elif resume is not None:
+            others = {
+                "TEXT": text,
+                "--out": out,
+                "--init-from": init_from,
+                "--config": config,
+                "--recipe": recipe,
+            }
+            for flag, value in others.items():
+                if value is not None:
+                    raise SettingError(
+                        f"{flag} cannot be given with --resume, which goes on with the run as it is"
+                    )
+            result = _resume(resume, given, stop, team)
+        else:
+            file = _settings_to_begin_with(config, recipe)
+            settings = file.config.replace(**given)
+            # A recipe or a file of settings leaves nothing open.
+            plans = minutes is not None and settings.optimization.minutes > 0 and not (config or recipe)
+            start = init_from or (Path(file.init_from) if file.init_from else None)
+            result = _train(text or file.text, settings, given, out, start, stop, team, plans=plans)
+    _finish(result, stop, speaks=team is None or team.leads)
+
+
+def _settings_to_begin_with(config: Path | None, recipe: str | None) -> RunFile:
+    """The settings of a file, or of a recipe, or the defaults."""
     if config is not None and recipe is not None:
         raise SettingError("--recipe cannot be given with --config, which has all settings already")
-    base = TrainConfig() if recipe is None else named_recipe(recipe)
-    file = RunFile(base) if config is None else RunFile.read(config)
-    settings = file.config.replace(**given)
-    start = init_from or (Path(file.init_from) if file.init_from else None)
-    # A recipe or a file of settings leaves nothing open.
-    plans = minutes is not None and settings.optimization.minutes > 0 and config is None and recipe is None
-    _train(text or file.text, settings, given, out, start, plans=plans)
+    if config is not None:
+        return RunFile.read(config)
+    return RunFile(TrainConfig() if recipe is None else named_recipe(recipe))
 
 
 def _train(
@@ -216,16 +231,17 @@ def _train(
     given: dict[str, Any],
     out: Path | None,
     init_from: Path | None,
+    stop: _StopSignals,
+    team: Team | None,
     *,
     plans: bool,
-) -> None:
+) -> TrainResult:
     """Begin a run; with ``plans``, choose what was not given for the best network in the time."""
     from charrnn_trainer.cli.display import Display
 
     vocabulary: Vocabulary | None = None
     if init_from is not None:
         config, init_from, vocabulary = _start_from(init_from, config, given)
-    stop = _StopSignals()
     with _scan(text, config, vocabulary) as scanned, Display() as display:
         display.show_text(scanned)
 
@@ -236,17 +252,18 @@ def _train(
             fixed = set(given) | (
                 {item.name for item in dataclasses.fields(NetworkConfig)} if init_from else set()
             )
-            config = _plan(config, fixed, scanned)
+            config = _plan(config, fixed, scanned, processes=team.size if team else 1)
         with _claim(out, config) as run, _word_on_write_errors(run.folder):
-            corpus = scanned.encode_to(run.tokens_path, source=None if text is None else scanned.source)
+            source = None if text is None else scanned.source
+            with _reading(scanned.size, "preparing the text") as progress:
+                corpus = scanned.encode_to(run.tokens_path, source=source, on_progress=progress)
             with stop, _listeners(config, run.folder, display) as listener:
-                result = train_network(
-                    config, corpus, listener, out=run, init_from=init_from, should_stop=stop
+                return train_network(
+                    config, corpus, listener, out=run, init_from=init_from, should_stop=stop, team=team
                 )
-    _finish(result, display, stop)
 
 
-def _resume(path: Path, changes: dict[str, Any]) -> None:
+def _resume(path: Path, changes: dict[str, Any], stop: _StopSignals, team: Team | None) -> TrainResult:
     """Go on with a run."""
     from charrnn_trainer.checkpoint import newest_run
     from charrnn_trainer.cli.display import Display
@@ -256,12 +273,50 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
     terminal.say(f"resuming {folder}")
     with (
         Display() as display,
-        _StopSignals() as stop,
+        stop,
         _word_on_write_errors(folder),
         _listeners(_settings_of(folder, changes), folder, display) as listener,
     ):
-        result = resume_network(folder, listener, changes=changes, should_stop=stop)
-    _finish(result, display, stop)
+        return resume_network(folder, listener, changes=changes, should_stop=stop, team=team)
+
+
+def _follow(team: Team, stop: _StopSignals) -> TrainResult:
+    """Take part in what the first process does; it alone reads the command line's settings, and speaks."""
+    from charrnn_trainer.loop import follow
+
+    with stop:
+        return follow(team, should_stop=stop)
+
+
+@contextlib.contextmanager
+def _joined() -> Iterator[Team | None]:
+    """The processes that torchrun started with this one; None where there are none.
+
+    Of what they all run into, only the first one tells.
+    """
+    if not _has_company():
+        yield None
+        return
+    from charrnn_trainer.distributed import TeammateError, join
+    from charrnn_trainer.loop import DivergedError
+
+    sys.stderr = sys.__stderr__
+    with join() as team:
+        try:
+            yield team
+        except (TeammateError, DivergedError):
+            if team.leads:
+                raise
+            raise typer.Exit(1) from None
+        except CharRNNError as error:
+            if team.leads:
+                raise
+            raise CharRNNError(f"process {team.rank} of {team.size}: {error}") from error
+
+
+def _has_company() -> bool:
+    """Whether torchrun, or what sets the same variables, started several processes."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
 
 
 def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
@@ -271,13 +326,14 @@ def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
     return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
 
 
-def _plan(config: TrainConfig, fixed: set[str], text: ScannedText) -> TrainConfig:
+def _plan(config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int) -> TrainConfig:
     """Choose what is not fixed for the best network in the time, and say what was chosen."""
     from charrnn_trainer.time_budget import plan_for_minutes
 
     terminal.say("measuring how fast this machine learns")
     train_tokens = text.length - int(text.length * config.data.val_fraction)
-    plan = plan_for_minutes(config, fixed, train_tokens, len(text.vocabulary.symbols))
+    symbols = len(text.vocabulary)
+    plan = plan_for_minutes(config, fixed, train_tokens, symbols, processes=processes)
     terminal.say(plan.words)
     return plan.config
 
@@ -302,18 +358,23 @@ def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[
         log.close()
 
 
-def _finish(result: TrainResult, display: Display, stop: _StopSignals) -> NoReturn:
+def _finish(result: TrainResult, stop: _StopSignals, *, speaks: bool) -> NoReturn:
     """Say how the run ended, print its folder, and end with the exit code of what ended it."""
+    from charrnn_trainer.cli.display import Display
+
+    code = 128 + (stop.number or signal.SIGTERM) if result.stopped else 0
+    if not speaks:
+        raise typer.Exit(code)
     if result.stopped:
         terminal.say(
             f"stopped at step {result.step:,}, and saved; to go on: "
             f"charrnn-train --resume {shlex.quote(str(result.run))}"
         )
     else:
-        display.show_result(result)
+        Display().show_result(result)
     if sys.stdout is not None:  # where it is closed, nobody asked for the path
         terminal.product().write(f"{result.run}\n")
-    raise typer.Exit(128 + stop.number if result.stopped else 0)
+    raise typer.Exit(code)
 
 
 @contextlib.contextmanager
@@ -339,13 +400,25 @@ def _claim(out: Path | None, config: TrainConfig) -> Iterator[Run]:
         yield run
 
 
+@contextlib.contextmanager
+def _reading(size: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar for a text that takes its time."""
+    bar = terminal.LateBar(size, what)
+    try:
+        yield bar.advance
+    finally:
+        bar.close()
+
+
 def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) -> ScannedText:
     """Read the text, or the default one, once."""
     from charrnn_trainer.corpus import scan_text
 
     level: Literal["char", "byte"] = "byte" if config.data.level == "byte" else "char"
     if text is not None:
-        return scan_text(text, level=level, vocabulary=vocabulary)
+        size = os.path.getsize(text) if os.path.isfile(text) else 0
+        with _reading(size, "reading the text") as progress:
+            return scan_text(text, level=level, vocabulary=vocabulary, on_progress=progress)
 
     from charrnn_trainer.cli.display import download_progress
     from charrnn_trainer.default_corpus import default_corpus
@@ -414,6 +487,8 @@ class _StopSignals:
 
 def main() -> NoReturn:
     """The entry point of charrnn-train."""
+    if _has_company() and os.environ["RANK"] != "0":
+        sys.stdout = sys.stderr = None  # until it knows more than the first process, which says the same
     terminal.run(app, "charrnn-train", dies_of_closed_pipe=False)
 
 

@@ -1,0 +1,432 @@
+"""What training does for a GPU: as far as it goes on the CPU, and, marked `gpu`, on one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from charrnn_trainer import cuda_graph, device_batches
+from charrnn_trainer import learner as learner_module
+from charrnn_trainer import loop as loop_module
+from charrnn_trainer.batches import Streams
+from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.cuda_graph import Play, StaticStep, choose_step
+from charrnn_trainer.device_batches import HostBatches, ResidentBatches, batches_on
+from charrnn_trainer.events import Event, Noted, Stepped
+from charrnn_trainer.learner import Learn, Learner
+from charrnn_trainer.loop import resume, train
+from charrnn_trainer.network import CharNetwork, State
+from charrnn_trainer.precision import Arithmetic, choose_arithmetic
+from tiny_runs import TEXT, TINY
+
+CPU = torch.device("cpu")
+CORPUS = Corpus.from_text(TEXT, name="hamlet")
+PLAIN = TINY.replace(dropout=0.0, input_dropout=0.0, weight_drop=0.0, reset_chance=0.0)
+
+
+# --- batches cut on the device -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("rows", [slice(None), slice(2, 4)])
+def test_batches_cut_on_the_device_are_those_cut_on_the_host(
+    monkeypatch: pytest.MonkeyPatch, seed: int | None, kind: type, rows: slice
+) -> None:
+    monkeypatch.setattr(device_batches, "_PIECE", 100)
+    ids: NDArray[Any] = np.random.default_rng(0).integers(np.iinfo(kind).max + 1, size=999).astype(kind)
+    streams = Streams(ids, 4, 7, seed=seed, rows=rows)
+    on_device, on_host = ResidentBatches(streams, CPU), HostBatches(streams, CPU)
+    for index in range(2 * streams.batches_per_pass + 1):
+        expected = streams.batch(index)
+        for batches in (on_device, on_host):
+            for tensor, tokens in zip(batches.batch(index), expected, strict=True):
+                assert tensor.dtype == torch.int64
+                np.testing.assert_array_equal(tensor.numpy(), tokens)
+
+
+def test_a_text_on_disk_is_brought_to_the_device(tmp_path: Path) -> None:
+    ids = CORPUS.save(tmp_path / "tokens.safetensors").ids
+    assert isinstance(ids, np.memmap)
+    inputs, _ = ResidentBatches(Streams(ids, 4, 7), CPU).batch(0)
+    np.testing.assert_array_equal(inputs[0].numpy(), ids[:7])
+
+
+def test_a_text_that_would_fill_the_gpu_stays_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(CORPUS.ids, 4, 7)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (len(CORPUS) * 4 - 1, 10**9))
+    assert isinstance(batches_on(torch.device("cuda"), streams), HostBatches)
+    assert isinstance(batches_on(CPU, streams), HostBatches)
+
+
+# --- a step whose memory stays in its place ----------------------------------------------------------------
+
+
+class Learning:
+    """A tiny network that learns, and all that it depends on."""
+
+    def __init__(self, **settings: object) -> None:
+        config = {"layers": 1, "hidden_size": 8, **settings}
+        torch.manual_seed(0)
+        self.network = CharNetwork(NetworkConfig(**config), len(CORPUS.vocabulary))  # type: ignore[arg-type]
+        self.learner = Learner(
+            self.network, OptimizationConfig(clip=0.5), Arithmetic("fp32", False), torch.device("cpu")
+        )
+        self.batches = HostBatches(Streams(CORPUS.ids, 8, 16), CPU)
+        self.state: State = self.network.initial_state(8)
+
+    def steps(self, learn: Learn, count: int) -> list[tuple[float, float]]:
+        """Losses and norms; in the middle, half of the streams forget."""
+        results = []
+        for index in range(count):
+            self.learner.set_rate(0.01 / (index + 1))
+            if index == count // 2:
+                stays = torch.arange(8) < 4
+                self.state = tuple(part * stays[:, None] for part in self.state)
+            loss, norm, self.state = learn(*self.batches.batch(index), self.state)
+            results.append((float(loss), float(norm)))
+        return results
+
+    def all_of_it(self) -> list[torch.Tensor]:
+        """Weights, what the optimizer remembers (once it does), and the random numbers."""
+        weights = [weight.detach().clone() for weight in self.network.parameters()]
+        kept = [part.clone() for part in self.learner.optimizer_tensors().values() if part.any()]
+        return [*weights, *kept, torch.get_rng_state()]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str) -> None:
+    plain, static = Learning(cell=cell), Learning(cell=cell)
+    step = StaticStep(static.learner.learn, *static.batches.batch(0), static.state)
+    assert static.steps(step, 12) == plain.steps(plain.learner.learn, 12)
+    for one, other in zip(plain.network.parameters(), static.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+    places = [part.data_ptr() for part in static.state]
+    static.steps(step, 2)
+    assert [part.data_ptr() for part in static.state] == places
+
+
+def test_a_rate_in_a_tensor_is_changed_at_its_place() -> None:
+    learning = Learning()
+    rate = torch.tensor(0.5)
+    for group in learning.learner._optimizer.param_groups:
+        group["lr"] = rate
+    learning.learner.set_rate(0.25)
+    assert rate.item() == 0.25
+    assert all(group["lr"] is rate for group in learning.learner._optimizer.param_groups)
+
+
+def choose(learning: Learning, capture: Callable[[Play], Play]) -> cuda_graph.StepChoice:
+    return choose_step(
+        learning.learner, learning.network, learning.batches, 3, learning.state, capture=capture
+    )
+
+
+def captured_rightly(run: Play) -> Play:
+    return run
+
+
+def captured_twice(run: Play) -> Play:
+    def play() -> None:
+        run()
+        run()
+
+    return play
+
+
+def captured_nothing(run: Play) -> Play:
+    return lambda: None
+
+
+def captured_not_at_all(run: Play) -> Play:
+    raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("capture", "words"),
+    [
+        (captured_rightly, "measured as faster"),
+        (captured_twice, "they learned something else"),
+        (captured_nothing, "they learned something else"),
+        (captured_not_at_all, "as a graph they failed: operation not permitted when stream is capturing"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_captured_step_is_tried_and_whatever_comes_of_it_taken_back(
+    dropout: float, capture: Callable[[Play], Play], words: str, begun: bool
+) -> None:
+    learning = Learning(dropout=dropout, input_dropout=dropout / 2)
+    if begun:
+        learning.steps(learning.learner.learn, 3)
+    before = learning.all_of_it()
+    state = [part.clone() for part in learning.state]
+    choice = choose(learning, capture)
+    assert words in choice.words
+    assert "\n" not in choice.words
+    if capture is not captured_rightly:
+        assert choice.learn == learning.learner.learn
+    after = learning.all_of_it()
+    assert len(after) == len(before)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(state, learning.state, strict=True))
+
+
+def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() -> None:
+    plain, quick = Learning(dropout=0.3), Learning(dropout=0.3)
+    slow = True
+    learn = quick.learner.learn
+
+    def slowly(inputs: torch.Tensor, targets: torch.Tensor, state: State) -> tuple[torch.Tensor, ...]:
+        if slow:
+            time.sleep(0.02)
+        return learn(inputs, targets, state)  # type: ignore[return-value]
+
+    def capture(run: Play) -> Play:
+        def play() -> None:
+            nonlocal slow
+            slow = False
+            run()
+            slow = True
+
+        return play
+
+    quick.learner.learn = slowly  # type: ignore[assignment, method-assign]
+    choice = choose(quick, capture)
+    assert isinstance(choice.learn, StaticStep)
+    assert "every step runs as one CUDA graph, measured as faster" in choice.words
+    torch.manual_seed(7)
+    expected = plain.steps(plain.learner.learn, 8)
+    torch.manual_seed(7)
+    assert quick.steps(choice.learn, 8) == expected
+
+
+# --- a whole training, with the CPU in the GPU's place -----------------------------------------------------
+
+
+@pytest.fixture
+def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU is taken for a GPU; what would ask CUDA does the like on the CPU, or nothing."""
+    for module in (loop_module, learner_module, cuda_graph, device_batches):
+        monkeypatch.setattr(module, "is_gpu", lambda device: True)
+    for name in ("Event", "Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: torch.set_rng_state(state))
+
+
+def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> dict[str, bytes]:
+    """The checkpoints of a run that was stopped once, with steps in fixed memory or plain ones."""
+
+    def try_and_take(
+        learner: Learner, network: CharNetwork, batches: HostBatches, first: int, state: State
+    ) -> cuda_graph.StepChoice:
+        choice = choose_step(learner, network, batches, first, state, capture=captured_rightly)
+        assert "measured as faster" in choice.words
+        assert isinstance(batches, ResidentBatches)
+        step = StaticStep(learner.learn, *batches.batch(first), state)
+        return cuda_graph.StepChoice(step if captured else learner.learn, choice.words)
+
+    stepped: list[Stepped] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped):
+            stepped.append(event)
+
+    with mock.patch.object(loop_module, "choose_step", try_and_take):
+        assert train(config, CORPUS, listen, out=run, should_stop=lambda: len(stepped) == 7).step == 7
+        resume(run, listen)
+    assert {event.loss for event in stepped} == {None}  # nobody waited for them
+    return {path.name: path.read_bytes() for path in run.glob("*step*.safetensors")}
+
+
+@pytest.mark.usefixtures("make_believe")
+def test_the_gpus_way_through_a_training_leads_to_the_same_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resident text, a rate in a tensor, losses asked for when they are reported, steps in fixed memory."""
+    config = TINY.replace(layers=1, steps=20, eval_every=4)
+    plain = trained_as_on_a_gpu(tmp_path / "plain", config, captured=False)
+    assert trained_as_on_a_gpu(tmp_path / "captured", config, captured=True) == plain
+    monkeypatch.undo()
+    train(config, CORPUS, out=tmp_path / "cpu")
+    lines = [
+        [json.loads(line) for line in (tmp_path / run / "history.jsonl").read_text().splitlines()]
+        for run in ("cpu", "captured")
+    ]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    for name in ("loss", "validation_loss", "gradient_norm"):
+        expected, seen = ([line[name] for line in each if name in line] for each in lines)
+        assert seen == pytest.approx(expected, rel=1e-4)  # the rate is fp32 in a tensor
+    last = [load_checkpoint(tmp_path / run / "lstm-1x8-step20.safetensors") for run in ("cpu", "captured")]
+    assert torch.equal(last[0].tensors["random.cpu"], last[1].tensors["random.cpu"])
+
+
+@pytest.mark.usefixtures("make_believe")
+def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> None:
+    notes: list[str] = []
+    result = train(
+        TINY, CORPUS, lambda event: notes.append(event.message) if isinstance(event, Noted) else None
+    )
+    assert result.step == 12
+    assert any("since as a graph they failed" in note for note in notes)
+
+
+# --- arithmetic --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_recurrent_layers_can_be_cast_by_hand(cell: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig(cell=cell, layers=2, hidden_size=8, embedding_size=5)
+    network = CharNetwork(config, 9).train()
+    inputs, state = torch.randn(3, 6, 5), tuple(part + 0.1 for part in network.initial_state(3))
+    expected, _ = network.rnn(inputs, state if len(state) > 1 else state[0])
+    hidden, after = network._recur_in(dtype, inputs, state)
+    assert {hidden.dtype, *(part.dtype for part in after)} == {dtype}
+    near = {torch.float32: 1e-6, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(hidden.float(), expected, rtol=near, atol=near)
+    hidden.float().sum().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in network.rnn.parameters())
+
+
+def test_weights_that_are_cast_are_dropped_too() -> None:
+    network = CharNetwork(NetworkConfig(layers=1, hidden_size=8, weight_drop=0.5), 9)
+    shares = {
+        name: float((left == 0).float().mean())
+        for (name, _), left in zip(network.rnn.named_parameters(), network._weights_left(), strict=True)
+    }
+    assert 0.2 < shares["weight_hh_l0"] < 0.8
+    assert shares["weight_ih_l0"] == 0.0
+    network.eval()
+    assert all(
+        left is weight for left, weight in zip(network._weights_left(), network.rnn.parameters(), strict=True)
+    )
+
+
+def test_tf32_is_fp32_where_there_is_no_gpu() -> None:
+    assert train(TINY.replace(precision="tf32", steps=1), CORPUS).config.run.precision == "fp32"
+
+
+@pytest.mark.parametrize(("precision", "products"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_fp32_on_a_gpu_means_fp32_unless_tf32_was_asked_for(precision: str, products: str) -> None:
+    users = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)
+    before = [user.fp32_precision for user in users]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there is no GPU
+        with Arithmetic(precision, True).on(torch.device("cuda")):
+            within = [user.fp32_precision for user in users]
+    assert within == [products, products]
+    assert [user.fp32_precision for user in users] == before
+
+
+# --- on a GPU ----------------------------------------------------------------------------------------------
+
+
+def losses_and_notes(config: TrainConfig) -> tuple[list[float], list[str]]:
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Noted):
+            notes.append(event.message)
+
+    result = train(config, CORPUS, listen)
+    return [item.validation_loss for item in result.evaluations], notes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_gpu_learns_what_the_cpu_learns(cell: str) -> None:
+    config = PLAIN.replace(cell=cell, steps=30, eval_every=10, hidden_size=32)
+    expected, _ = losses_and_notes(config)
+    for precision, near in (("fp32", 1e-3), ("tf32", 2e-2), ("bf16", 5e-2)):
+        seen, notes = losses_and_notes(config.replace(device="cuda", precision=precision))
+        assert seen == pytest.approx(expected, rel=near)
+        assert any("graph" in note or "kernel" in note for note in notes)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_step_can_be_captured_and_learns_the_same(
+    monkeypatch: pytest.MonkeyPatch, cell: str, dropout: float
+) -> None:
+    config = TINY.replace(
+        cell=cell, layers=1, dropout=dropout, weight_drop=dropout, device="cuda", steps=40, eval_every=10
+    )
+    real = choose_step
+
+    def plainly(learner: Learner, *rest: object) -> cuda_graph.StepChoice:
+        return cuda_graph.StepChoice(learner.learn, "plain")
+
+    def captured(learner: Learner, *rest: object) -> cuda_graph.StepChoice:
+        choice = real(learner, *rest)  # type: ignore[arg-type]
+        assert "failed" not in choice.words
+        assert "something else" not in choice.words
+        return choice
+
+    with monkeypatch.context() as patch:
+        patch.setattr("charrnn_trainer.loop.choose_step", plainly)
+        expected, _ = losses_and_notes(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("charrnn_trainer.loop.choose_step", captured)
+        seen, _ = losses_and_notes(config)
+    assert seen == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.gpu
+def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(tmp_path: Path) -> None:
+    config = PLAIN.replace(device="cuda", steps=6, hidden_size=16)
+    whole = train(config.replace(steps=18), CORPUS)
+    train(config, CORPUS, out=tmp_path / "run")
+    assert resume(tmp_path / "run", changes={"steps": 12, "device": "cpu"}).step == 12
+    last = resume(tmp_path / "run", changes={"steps": 18, "device": "cuda"})
+    assert last.step == 18
+    assert last.evaluations[-1].validation_loss == pytest.approx(
+        whole.evaluations[-1].validation_loss, rel=1e-2
+    )
+    assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).config.run.device == "cuda"
+
+
+@pytest.mark.gpu
+def test_the_text_lies_on_the_gpu_or_comes_from_the_host_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = PLAIN.replace(device="cuda", hidden_size=16)
+    expected, _ = losses_and_notes(config)
+    monkeypatch.setattr(device_batches, "RESIDENT_SHARE", 0.0)
+    seen, notes = losses_and_notes(config)
+    assert seen == pytest.approx(expected, rel=1e-3)
+    assert any("batches come from the host" in note for note in notes)
+
+
+@pytest.mark.gpu
+def test_all_ways_of_computing_are_measured_on_a_gpu() -> None:
+    auto = TINY.replace(precision="auto", onednn=None, device="cuda", embedding_size=0)
+    choice = choose_arithmetic(auto, 22, torch.device("cuda"))
+    assert {way.precision for way in choice.milliseconds} == {"fp32", "tf32", "bf16"}
+
+
+@pytest.mark.gpu
+def test_a_time_budget_is_kept_on_a_gpu() -> None:
+    begin = time.perf_counter()
+    result = train(TINY.replace(device="cuda", minutes=0.1, steps=10**9, eval_every=10**6), CORPUS)
+    assert result.step > 10
+    assert time.perf_counter() - begin > 6

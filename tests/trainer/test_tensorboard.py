@@ -1,0 +1,75 @@
+"""Logs for TensorBoard, read back as TensorBoard reads them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from charrnn_runtime.errors import CharRNNError
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.events import Evaluated, Event, Logged
+from charrnn_trainer.loop import resume, train
+from charrnn_trainer.tensorboard import FOLDER, TensorBoardLog
+from tiny_runs import TEXT, TINY
+
+CORPUS = Corpus.from_text(TEXT, name="hamlet")
+
+
+def scalars(run: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard shows of a run: the value of each tag by step."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = event_accumulator.EventAccumulator(str(run / FOLDER)).Reload()
+    return {tag: {event.step: event.value for event in log.Scalars(tag)} for tag in log.Tags()["scalars"]}
+
+
+def test_losses_rates_and_speed_are_logged_by_step(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    events: list[Event] = []
+    log = TensorBoardLog(tmp_path)
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        log(event)
+
+    train(TINY, CORPUS, listen)
+    log.close()
+    seen = scalars(tmp_path)
+    logged = {event.step: event for event in events if isinstance(event, Logged)}
+    evaluated = {event.step: event for event in events if isinstance(event, Evaluated)}
+    assert seen["loss/training"] == pytest.approx({step: e.train_loss for step, e in logged.items()})
+    assert seen["learning_rate"] == pytest.approx({step: e.learning_rate for step, e in logged.items()})
+    assert seen["loss/validation"] == pytest.approx(
+        {step: e.validation_loss for step, e in evaluated.items()}
+    )
+    assert seen["bits_per_character/validation"].keys() == evaluated.keys()
+
+
+def test_what_a_killed_run_logged_after_its_last_checkpoint_gives_way(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    config = TINY.replace(eval_every=100, save_every=6, log_every=1)
+    log = TensorBoardLog(tmp_path / "logs")
+
+    def kill_at_eight(event: Event) -> None:
+        log(event)
+        if isinstance(event, Logged) and event.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, CORPUS, kill_at_eight, out=tmp_path / "run")
+    log.close()
+    again = TensorBoardLog(tmp_path / "logs")
+    resume(tmp_path / "run", again)
+    again.close()
+    assert list(scalars(tmp_path / "logs")["loss/training"]) == list(range(1, 13))
+
+
+def test_without_the_package_the_error_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(CharRNNError, match=r"pip install 'charrnn-trainer\[tensorboard\]'"):
+        TensorBoardLog(tmp_path)

@@ -1,0 +1,52 @@
+"""Global settings that last for a ``with`` statement."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from charrnn_trainer.torch_settings import freed_memory_kept, threads
+
+resource = pytest.importorskip("resource", reason="Windows has none")
+
+
+def has_glibc() -> bool:
+    try:
+        return hasattr(ctypes.CDLL(None), "mallopt")
+    except TypeError:
+        return False
+
+
+def page_faults() -> int:
+    """The page faults of making and freeing a tensor of 64 MB thirty times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(30):
+        torch.ones(16 * 1024 * 1024)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(not has_glibc(), reason="needs glibc")
+def test_kept_memory_is_not_faulted_in_anew_and_given_back_at_the_end() -> None:
+    pages = 64 * 1024 * 1024 // resource.getpagesize()
+    with freed_memory_kept():
+        page_faults()
+        assert page_faults() < 3 * pages
+    assert page_faults() > 20 * pages
+
+
+def test_where_the_c_library_has_no_such_options_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_a_name(name: object) -> object:
+        raise TypeError(f"bad argument {name}")
+
+    monkeypatch.setattr(ctypes, "CDLL", without_a_name)
+    with freed_memory_kept():
+        assert torch.ones(3).sum() == 3
+
+
+def test_threads_are_as_before_after_the_statement() -> None:
+    before = torch.get_num_threads()
+    with threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
