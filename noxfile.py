@@ -1,6 +1,6 @@
 """One session a job; `python3 noxfile.py JOB` and `nox -s JOB` do the same, and need nothing installed.
 
-    python3 noxfile.py demo              train for two or three minutes, export, and write verse
+    python3 noxfile.py demo              train for three minutes, export, and write verse
     python3 noxfile.py tests             everything that CI runs
     python3 noxfile.py --list            all jobs
     python3 noxfile.py tests -- -k gru   what stands after the two dashes goes on to the job's program
@@ -79,13 +79,25 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests"]
 nox.options.error_on_external_run = True
 
+EVERYTHING = "."
+WITH_EXTRAS = ".[compare,tensorboard]"
 RUNTIME = "./runtime"
 TRAINER = "./trainer"
 TEST_TOOLS = ("pytest", "hypothesis")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
 BUILD_TOOLS = ("build", "hatchling", "editables")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 PRIME = "LORD "
+
+QUICK_TRAINER_TESTS = tuple(
+    f"tests/trainer/test_{name}.py"
+    for name in (
+        *("cells", "checkpoint", "compare_report", "export", "export_command", "golden_models", "network"),
+        *("onnx_proto", "train_command"),
+    )
+)
+"""The trainer's tests that meet torch, onnx and safetensors, and are done in a minute or two."""
 
 
 # --- environments ------------------------------------------------------------------------------------------
@@ -106,7 +118,7 @@ class FullEnvironment:
     would be, and brought up to date every time.
     """
 
-    def __init__(self, session: nox.Session, *tools: str) -> None:
+    def __init__(self, session: nox.Session, *tools: str, project: str = EVERYTHING) -> None:
         self.session = session
         isolate(session)
         folder = ROOT / ".nox" / "full"
@@ -117,7 +129,7 @@ class FullEnvironment:
             with_nox = {"PYTHONPATH": os.environ.get("PYTHONPATH")}  # virtualenv came with it
             session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder), env=with_nox)
             quiet = []  # the first time takes minutes: show what happens
-        self.run("python", "-m", "pip", "install", *quiet, *tools, ".")
+        self.run("python", "-m", "pip", "install", *quiet, *tools, project)
 
     def made_by_this_python(self, folder: Path) -> bool:
         """Whether the environment is there, and of the Python that runs this file."""
@@ -133,16 +145,14 @@ class FullEnvironment:
 
 # --- sessions ----------------------------------------------------------------------------------------------
 
-DEMO = (
-    *("--cell", "lstm", "--layers", "1", "--hidden-size", "512", "--embedding-size", "65"),
-    *("--batch-size", "32", "--seq-length", "64", "--random-start", "--steps", "2200"),
-    *("--learning-rate", "0.004", "--schedule", "cosine", "--warmup-steps", "66"),
-    *("--weight-decay", "0.05", "--dropout", "0.2", "--clip", "1.0"),
-)
-"""What learns most in two minutes on a CPU: small batches, and an embedding that starts as the identity."""
+DEMO = ("--minutes", "3")
 
+COURSE_PRESET = ("--precision", "bf16", "--threads", "1")
 MODELS = {
-    "lstm": (("--cell", "lstm", "--precision", "bf16", "--threads", "1"), ("fp32", "int8")),
+    "lstm": (("--cell", "lstm", *COURSE_PRESET), ("fp32", "int8")),
+    "gru": (("--cell", "gru", *COURSE_PRESET), ("fp32",)),
+    "rnn": (("--cell", "rnn", *COURSE_PRESET), ("fp32",)),
+    "best": (("--recipe", "best", "--precision", "bf16", "--threads", "1"), ("fp32", "int8")),
 }
 """The models that ship, by the name of their file in models/: the settings that train each, and the
 precisions in which it is exported (another than fp32 stands in the file's name)."""
@@ -150,7 +160,7 @@ precisions in which it is exported (another than fp32 stands in the file's name)
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Train for two or three minutes, export, and write verse; what follows -- goes to charrnn-train."""
+    """Train for three minutes, export, and write verse; what follows -- goes to charrnn-train."""
     full = FullEnvironment(session)
     full.run("charrnn-train", *DEMO, *session.posargs)
     full.run("charrnn-export", "ckpt", "ckpt/demo.onnx")
@@ -160,7 +170,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run all that CI runs: lint, runtime_tests, all other tests; what follows -- goes to pytest alone."""
-    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS)
+    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
         return
@@ -182,11 +192,71 @@ def runtime_tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Check style, types, and which module may import which; what follows -- goes to ruff check."""
-    full = FullEnvironment(session, *LINT_TOOLS, *TEST_TOOLS)
+    full = FullEnvironment(session, *LINT_TOOLS, *TEST_TOOLS, project=WITH_EXTRAS)
     full.run("ruff", "check", *session.posargs)
     full.run("ruff", "format", "--check")
     full.run("mypy")
     full.run("lint-imports")
+    full.run("python", "tests/environments/advisories.py", str(CONSTRAINTS))
+
+
+@nox.session(venv_backend="none")
+def mutations(session: nox.Session) -> None:
+    """Try 10,000 mutated models and 10,000 checkpoints on their readers; after -- stand options."""
+    full = FullEnvironment(session)
+    full.run("python", "tests/mutation_workers.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Search for files that break the readers, led by coverage; after -- stands --minutes (default: 2).
+
+    It needs atheris, which has wheels for Linux on x86-64, for Python 3.11 to 3.14; where it cannot be
+    installed, the session fails. What it finds is kept in tests/data/found, which the tests read; what
+    reached new code is kept in .nox/fuzz, and the next search begins with it.
+    """
+    full = FullEnvironment(session, "atheris")
+    full.run("python", "tests/fuzzing.py", "--corpus", str(ROOT / ".nox" / "fuzz"), *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def minimums(session: nox.Session) -> None:
+    """Test with the oldest versions of the dependencies that are allowed; what follows -- goes to pytest."""
+    isolate(session)
+    session.install("packaging")
+    lines = session.run("python", "tests/environments/oldest.py", "runtime", "trainer", silent=True)
+    constraints = Path(session.create_tmp()) / "oldest.txt"
+    tools = [pinned(tool) for tool in TEST_TOOLS]
+    constraints.write_text("\n".join([*tools, str(lines)]), encoding="utf-8")
+    session.env["PIP_CONSTRAINT"] = str(constraints)
+    # The extra tensorboard is left out: it brings a newer protobuf.
+    session.install(*TEST_TOOLS, RUNTIME, f"{TRAINER}[compare]")
+    # Old versions meet newer ones here, and what those warn of is not this project's.
+    warnings = ("-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning")
+    session.run("pytest", *warnings, *(session.posargs or ["tests/runtime", *QUICK_TRAINER_TESTS]))
+
+
+@nox.session(python=PYTHONS)
+def pythons(session: nox.Session) -> None:
+    """Run the runtime's tests on each Python that is here; what follows -- goes to pytest."""
+    isolate(session)
+    session.install(*TEST_TOOLS, RUNTIME)
+    session.run("pytest", *(session.posargs or ["tests/runtime"]))
+
+
+@nox.session(reuse_venv=True)
+def platforms(session: nox.Session) -> None:
+    """Resolve the dependencies for each supported platform and Python, and print a table."""
+    isolate(session)
+    session.install("uv", "packaging")
+    session.run("python", "tests/environments/platforms.py")
+
+
+@nox.session(reuse_venv=False)
+def container(session: nox.Session) -> None:
+    """Run the Dockerfile's steps without an engine; after -- stand the targets (cpu, cuda; default: cpu)."""
+    isolate(session)  # an environment with nothing but pip in it stands for the base image
+    session.run("python", "tests/environments/container.py", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
@@ -213,20 +283,25 @@ def models(session: nox.Session) -> None:
         for precision in precisions:
             model = f"models/{name}.onnx" if precision == "fp32" else f"models/{name}.{precision}.onnx"
             full.run("charrnn-export", str(run), model, "--precision", precision)
+    if not session.posargs:
+        commands = [f"{name}={' '.join(settings)}" for name, (settings, _) in MODELS.items()]
+        full.run("python", "tests/benchmarks/models_page.py", *commands)
 
 
 BENCHMARKS = {
     "generation": "characters a second, against PyTorch and NumPy, and how far from the limit",
     "long": "whether memory and speed stay flat over millions of characters",
+    "big": "MB a second and peak memory for texts of up to 1,000 MB",
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
     "train": "seconds a batch in training",
+    "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
 }
 """What can be measured, by the word that asks for it."""
 
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- stands what (generation, long, gpu, train; else generation), then its options."""
+    """Measure; after -- stands what (the first of BENCHMARKS, if not given), then its options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)
@@ -240,5 +315,5 @@ def bench(session: nox.Session) -> None:
         settings = ["--cell", "lstm", "--steps", "100", "--log-every", "20"]
         full.run("charrnn-train", *settings, *options, "--out", str(run))
         return
-    script = {"long": "long_runs"}.get(chosen, chosen)
+    script = {"long": "long_runs", "big": "big_text"}.get(chosen, chosen)
     full.run("python", f"tests/benchmarks/{script}.py", *options)

@@ -15,6 +15,9 @@ from hypothesis import settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Some tests import onnxruntime themselves, before charrnn_runtime can keep it from reporting on them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 TINYSHAKESPEARE = ROOT / "data" / "tinyshakespeare.txt"
 

@@ -17,8 +17,8 @@ import charrnn_runtime
 import charrnn_trainer
 
 COMMANDS = {
-    "runtime": {"charrnn-gen", "charrnn-info", "charrnn-score"},
-    "trainer": {"charrnn-train", "charrnn-export"},
+    "runtime": {"charrnn-gen", "charrnn-info", "charrnn-quality", "charrnn-score"},
+    "trainer": {"charrnn-compare", "charrnn-export", "charrnn-train"},
 }
 VERSIONS = {"runtime": charrnn_runtime.__version__, "trainer": charrnn_trainer.__version__}
 
@@ -117,7 +117,18 @@ def test_the_metapackage_needs_both_parts_and_holds_no_code(dist: Path, root: Pa
     wheel = wheel_of(dist, "charrnn")
     assert all(".dist-info/" in name for name in wheel.namelist())
     needed = metadata_of(wheel).get_all("Requires-Dist", [])
-    assert needed == [f"charrnn-{part} @ {(root / part).as_uri()}" for part in ("runtime", "trainer")]
+    always = [line for line in needed if "extra ==" not in line]
+    assert always == [f"charrnn-{part} @ {(root / part).as_uri()}" for part in ("runtime", "trainer")]
+
+
+def test_the_metapackage_has_the_trainers_extras(dist: Path, root: Path) -> None:
+    extras = metadata_of(wheel_of(dist, "charrnn_trainer")).get_all("Provides-Extra", [])
+    assert "compare" in extras
+    whole = metadata_of(wheel_of(dist, "charrnn"))
+    assert whole.get_all("Provides-Extra", []) == extras
+    needed = [line for line in whole.get_all("Requires-Dist", []) if "extra ==" in line]
+    trainer = (root / "trainer").as_uri()
+    assert needed == [f"charrnn-trainer[{extra}] @ {trainer} ; extra == '{extra}'" for extra in extras]
 
 
 def test_the_metapackages_sdist_brings_the_sources_of_both_parts(dist: Path, root: Path) -> None:

@@ -1,0 +1,43 @@
+# The runtime alone, without PyTorch: charrnn-gen, charrnn-score and charrnn-info, as a user without rights.
+#
+#   docker build -t charrnn .                        the CPU image
+#   docker build -t charrnn:cuda --target cuda .     for NVIDIA GPUs; the host brings a driver for CUDA 13
+#
+#   docker run --rm -v "$PWD:/files:ro" charrnn models/lstm.onnx --prime "LORD "
+#   docker run --rm -v "$PWD:/files:ro" --gpus all charrnn:cuda models/lstm.onnx --device cuda
+#   docker run --rm -v "$PWD:/files:ro" --entrypoint charrnn-score charrnn models/lstm.onnx my.txt
+#
+# `python3 noxfile.py container` runs the steps of this file where there is no engine.
+
+FROM python:3.13-slim-bookworm AS source
+WORKDIR /source
+COPY constraints.txt ./
+COPY runtime/pyproject.toml runtime/README.md runtime/LICENSE runtime/
+COPY runtime/charrnn_runtime runtime/charrnn_runtime
+RUN python -m venv --without-pip /opt/charrnn
+
+# CUDA's and cuDNN's libraries come as Python packages, so the same base serves both images.
+FROM source AS build-cuda
+RUN python -m pip --python /opt/charrnn/bin/python install --no-cache-dir --constraint constraints.txt \
+        "./runtime[cuda]"
+
+# The plain onnxruntime is far smaller than the GPU build, which the runtime asks for by name on this platform.
+FROM source AS build-cpu
+RUN python -m pip --python /opt/charrnn/bin/python install --no-cache-dir --constraint constraints.txt \
+        numpy onnxruntime protobuf rich typer \
+    && python -m pip --python /opt/charrnn/bin/python install --no-cache-dir --no-deps ./runtime
+
+FROM python:3.13-slim-bookworm AS bare
+ENV PATH=/opt/charrnn/bin:$PATH
+WORKDIR /files
+USER 10001:10001
+ENTRYPOINT ["charrnn-gen"]
+CMD ["--help"]
+
+FROM bare AS cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-cuda /opt/charrnn /opt/charrnn
+
+# The last one is what is built where no target is named.
+FROM bare AS cpu
+COPY --from=build-cpu /opt/charrnn /opt/charrnn
