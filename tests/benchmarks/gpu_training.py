@@ -1,0 +1,157 @@
+"""How fast training is on a GPU, beside the usual tutorial code on the same GPU.
+
+    python tests/benchmarks/gpu_training.py [--networks NAME ...] [--steps N] [--json FILE]
+
+For each network, turn by turn: the steps of `train` in each precision and as it chooses by itself, and those of
+a plain fp32 loop with PyTorch's own settings. The medians are compared; 6,000 steps are the course preset's.
+Without a GPU it says so and ends with exit code 1 (--device cpu tries out the script itself).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe_machine
+from charrnn_trainer import Corpus, Event, Logged, Noted, TrainConfig, get_batches, train
+from charrnn_trainer.default_corpus import default_corpus
+
+NETWORKS = ("lstm-2x256-100x100", "gru-2x256-100x100", "lstm-1x1024-64x128")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+REPORTS = 4
+"""The steps are timed in so many parts, the first of which does not count."""
+
+
+def main() -> None:
+    """Measure, print, and write down."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="CELL-LAYERSxHIDDEN-BATCHxLENGTH")
+    parser.add_argument("--steps", type=int, default=800, help="how many steps each takes in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no GPU to measure on: PyTorch finds none here")
+    machine = describe_machine()
+    if device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    print("; ".join(f"{name} {value}" for name, value in machine.items()))
+    path = default_corpus(lambda line: print(line, file=sys.stderr)).path
+    corpus = Corpus.from_text(path.read_text(encoding="utf-8"))
+    figures: dict[str, Any] = {"machine": machine, "networks": {}}
+    for name in arguments.networks:
+        figures["networks"][name] = rows = measure(name, corpus, device, arguments.steps, arguments.rounds)
+        print(name)
+        for way, row in rows.items():
+            print(
+                f"  {way:<12}{row['ms']:9.3f} ms a step{6 * row['ms']:10.1f} s for 6,000"
+                f"{rows['plain loop']['ms'] / row['ms']:8.2f} x plain  {row['note']}"
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure(name: str, corpus: Corpus, device: torch.device, steps: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds a step by way: the medians of all rounds' parts."""
+    cell, size, batch = name.split("-")
+    layers, hidden = map(int, size.split("x"))
+    rows, length = map(int, batch.split("x"))
+    every = max(1, steps // REPORTS)
+    config = TrainConfig().replace(
+        cell=cell,
+        layers=layers,
+        hidden_size=hidden,
+        batch_size=rows,
+        seq_length=length,
+        steps=every * REPORTS,
+        log_every=every,
+        val_fraction=0.0,
+        device=device.type,
+    )
+    times: dict[str, list[float]] = {way: [] for way in ("plain loop", *PRECISIONS)}
+    notes = dict.fromkeys(times, "")
+    for _ in range(rounds):
+        times["plain loop"] += plain_milliseconds(config, corpus, device, every)
+        for precision in PRECISIONS:
+            parts, notes[precision] = our_milliseconds(config.replace(precision=precision), corpus)
+            times[precision] += parts
+    return {way: {"ms": statistics.median(parts), "note": notes[way]} for way, parts in times.items()}
+
+
+def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], str]:
+    """The time of a step of `train`, part by part, and what it says about how it steps."""
+    marks: list[float] = []
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Logged):  # the losses were asked for, so all steps are done
+            marks.append(time.perf_counter())
+        elif isinstance(event, Noted):
+            notes.append(event.message)
+
+    train(config, corpus, listen)
+    every = config.run.log_every
+    return [1e3 * (end - begin) / every for begin, end in zip(marks, marks[1:], strict=False)], "; ".join(
+        notes
+    )
+
+
+class TutorialNetwork(nn.Module):
+    """The network as tutorials write it."""
+
+    def __init__(self, config: TrainConfig, vocabulary: int) -> None:
+        super().__init__()
+        network = config.network
+        self.vocabulary = vocabulary
+        layer = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[network.cell]
+        self.rnn = layer(vocabulary, network.hidden_size, network.layers, batch_first=True)
+        self.output = nn.Linear(network.hidden_size, vocabulary)
+
+    def forward(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """``[B, T]`` -> logits ``[B, T, V]``, and the state."""
+        one_hot = nn.functional.one_hot(tokens, self.vocabulary).float()
+        hidden, state = self.rnn(one_hot, state)
+        return self.output(hidden), state
+
+
+def plain_milliseconds(config: TrainConfig, corpus: Corpus, device: torch.device, every: int) -> list[float]:
+    """The time of a step of the usual loop, part by part."""
+    vocabulary = len(corpus.vocabulary)
+    model = TutorialNetwork(config, vocabulary).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+    criterion = nn.CrossEntropyLoss()
+    batches = get_batches(corpus, config.data.batch_size, config.data.seq_length)
+    marks: list[float] = []
+    state: Any = None
+    for step in range(every * REPORTS):
+        x, y = (torch.from_numpy(part.astype("int64")).to(device) for part in next(batches))
+        if state is not None:
+            state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
+        optimizer.zero_grad()
+        logits, state = model(x, state)
+        loss = criterion(logits.reshape(-1, vocabulary), y.reshape(-1))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        loss.item()  # as tutorials do, to show it
+        if (step + 1) % every == 0:
+            marks.append(time.perf_counter())
+    return [1e3 * (end - begin) / every for begin, end in zip(marks, marks[1:], strict=False)]
+
+
+if __name__ == "__main__":
+    main()
