@@ -301,7 +301,7 @@ BENCHMARKS = {
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- stands what (the first of BENCHMARKS, if not given), then its options."""
+    """Measure; after -- stand what (generation, long, big, gpu, train, gpu_training) and its options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)

@@ -147,6 +147,8 @@ def show(row: dict[str, Any]) -> None:
     print(flush=True)
 
 
+BARE = "import numpy, onnxruntime; print('x')"
+
 TORCH_SCRIPT = """
 import sys, torch
 network = torch.nn.LSTM(65, 256, 2); output = torch.nn.Linear(256, 65)
@@ -167,7 +169,10 @@ def startup(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
     model = folder / "startup.onnx"
     model.write_bytes(step_model("lstm", 2, weights, "int8"))
     commands = {
-        "import numpy, onnxruntime": [sys.executable, "-c", "import numpy, onnxruntime; print('x')"],
+        "import numpy, onnxruntime": [sys.executable, "-c", BARE],
+        "the same, its telemetry off": [
+            *(sys.executable, "-c", "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; " + BARE),
+        ],
         "charrnn-gen": [sys.executable, "-m", "charrnn_runtime.cli.gen", str(model), "-q", "-s", "1"],
         "torch script": [sys.executable, "-c", TORCH_SCRIPT, str(folder / "weights.pt")],
     }

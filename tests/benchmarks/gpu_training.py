@@ -2,14 +2,15 @@
 
     python tests/benchmarks/gpu_training.py [--networks NAME ...] [--steps N] [--json FILE]
 
-For each network, turn by turn: the steps of `train` in each precision and as it chooses by itself, and those of
-a plain fp32 loop with PyTorch's own settings. The medians are compared; 6,000 steps are the course preset's.
+For each network, turn by turn: the steps of `train` in each precision and as it chooses by itself, and those
+of a plain fp32 loop with PyTorch's own settings. The medians are compared; the course takes 6,000 steps.
 Without a GPU it says so and ends with exit code 1 (--device cpu tries out the script itself).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -104,10 +105,12 @@ def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], 
             notes.append(event.message)
 
     train(config, corpus, listen)
-    every = config.run.log_every
-    return [1e3 * (end - begin) / every for begin, end in zip(marks, marks[1:], strict=False)], "; ".join(
-        notes
-    )
+    return milliseconds(marks, config.run.log_every), "; ".join(notes)
+
+
+def milliseconds(marks: list[float], steps: int) -> list[float]:
+    """The time of a step, where so many lie between two marks of a clock."""
+    return [1e3 * (end - begin) / steps for begin, end in itertools.pairwise(marks)]
 
 
 class TutorialNetwork(nn.Module):
@@ -150,7 +153,7 @@ def plain_milliseconds(config: TrainConfig, corpus: Corpus, device: torch.device
         loss.item()  # as tutorials do, to show it
         if (step + 1) % every == 0:
             marks.append(time.perf_counter())
-    return [1e3 * (end - begin) / every for begin, end in zip(marks, marks[1:], strict=False)]
+    return milliseconds(marks, every)
 
 
 if __name__ == "__main__":

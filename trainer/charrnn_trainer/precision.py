@@ -77,8 +77,8 @@ def choose_arithmetic(config: TrainConfig, vocabulary_size: int, device: torch.d
     """Measure the ways of computing that the settings leave open, and take the fastest.
 
     The time that one step of (at most) 32 characters takes decides; on a CPU, the time for which this thread
-    computes, so that it does not matter what else the machine is busy with. Random generators are left as they
-    were.
+    computes, so that it does not matter what else the machine is busy with. Random generators are left as
+    they were.
     """
     candidates = _candidates(config, device)
     if len(candidates) == 1:
