@@ -30,7 +30,8 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 Subject = Callable[[Path, int], str]
-"""Writes the file of a seed to a path, reads it, and says what came of it."""
+"""Writes the file of a seed to a path, reads it, and says what came of it. A function of the same module and
+name, with "prepare_" before it, does first what takes its time."""
 
 SUBJECTS: Final = {
     "models": "subjects:try_model",
@@ -43,6 +44,9 @@ MOST_MEMORY: Final = 2**30
 
 LONGEST: Final = 60.0
 """Seconds after which a file that has no answer counts as a hang; most take milliseconds."""
+
+LONGEST_START: Final = 600.0
+"""The same for a process that has yet to import its libraries and make the good files."""
 
 
 @dataclass
@@ -92,7 +96,9 @@ def try_seeds(subject: str, first: int, count: int, *, workers: int = 1, longest
             for key, _ in selector.select(timeout=0.5):
                 key.data.take(selector, tally)
             for lane in lanes:
-                if lane.is_busy and time.monotonic() - lane.since > (longest if lane.has_begun else LONGEST):
+                if lane.is_busy and time.monotonic() - lane.since > (
+                    longest if lane.has_begun else LONGEST_START
+                ):
                     lane.give_up(selector, tally, f"no answer within {longest:.0f} seconds")
     tally.faults.sort()
     return tally
@@ -212,8 +218,10 @@ def work(subject: str, seeds: range, reports: int, folder: Path) -> None:
 
 def found(subject: str) -> Subject:
     """The function of a subject."""
-    module, name = subject.split(":")
-    function: Subject = getattr(importlib.import_module(module), name)
+    module_name, name = subject.split(":")
+    module = importlib.import_module(module_name)
+    getattr(module, f"prepare_{name}", lambda: None)()
+    function: Subject = getattr(module, name)
     return function
 
 

@@ -103,6 +103,7 @@ def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
         ({"embedding_size": -1}, "--embedding-size"),
         ({"dropout": 1}, "--dropout"),
         ({"dropout": float("nan")}, "--dropout"),
+        ({"learning_rate": 10**400}, "--learning-rate"),
         ({"input_dropout": 1}, "--input-dropout"),
         ({"weight_drop": -0.1}, "--weight-drop"),
         ({"reset_chance": 1.1}, "--reset-chance"),
@@ -178,3 +179,9 @@ def test_symbols_are_read_one_hot_until_there_are_many() -> None:
     assert NetworkConfig().resolve(256).embedding_size == 0
     assert NetworkConfig().resolve(257).embedding_size == 256
     assert NetworkConfig(embedding_size=7).resolve(65).embedding_size == 7
+
+
+def test_a_path_that_is_no_unicode_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(RunFile(TrainConfig(), text="my-\udcff.txt").to_toml().encode())
+    assert RunFile.read(path).text == "my-?.txt"

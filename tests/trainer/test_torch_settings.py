@@ -30,7 +30,7 @@ def page_faults() -> int:
 
 def resident() -> int:
     """The memory that the process holds, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * int(resource.getpagesize())
 
 
 @pytest.mark.skipif(not has_glibc(), reason="needs glibc")

@@ -298,6 +298,8 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
+        # A path that is no Unicode cannot stand in TOML, and is told with question marks.
+        value = value.encode(errors="replace").decode()
         # TOML's escapes in a basic string are JSON's, but it wants DEL escaped as well.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
@@ -328,6 +330,13 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
         raise SettingError(f"{_flag(name)} must be a whole number from {low:,} to {high:,}, not {value!r}")
 
 
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
 def _number(
     section: object, name: str, low: float, high: float, *, above_low: bool = False, below_high: bool = False
 ) -> None:
@@ -337,7 +346,7 @@ def _number(
     if (
         not isinstance(value, int | float)
         or isinstance(value, bool)
-        or not math.isfinite(value)
+        or not _is_finite(value)
         or not low <= value <= high
         or (above_low and value == low)
         or (below_high and value == high)

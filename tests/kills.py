@@ -1,0 +1,668 @@
+"""Kills the commands while they work, and checks that nothing is half there and nothing earlier is lost.
+
+    python tests/kills.py                          200 kills
+    python tests/kills.py --kills 20 --seed 7
+    python tests/kills.py --seed 7 --only 31       one try again, with its folder kept
+
+The commands run as processes of their own and die of SIGKILL at a random moment: training, going on with a
+run, export, generation into a file, and the preparation of a text of some megabytes. Half of the kills come
+at a moment that is equally likely anywhere in the work; the other half wait until a file is being written,
+and strike within a millisecond.
+
+PyTorch takes seconds to import, so most tries are forks of this process, which has imported everything: a
+child calls the command's own ``main()`` with a command line, as its console script does. (All files lie in
+memory where that can be; a fork waits 10 ms more at each flush, as it would for a disk.) One round in six
+starts fresh ones (``python -m ...``).
+
+After every kill, each file under its final name is compared byte for byte with what an undisturbed command
+writes. What was killed is begun again, and killed again up to three times; a training that was gone on with
+must end with the very bytes of one that nobody disturbed. Where a fault is found, the try's folder is kept
+and named, and the exit code is 1. Ctrl-C ends the tries early, and tells what was seen until then.
+A try's random numbers derive from the seed and its number alone; the moments are the machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+
+Files = dict[str, bytes]
+"""Files by their names."""
+
+PLACES: Final = ("before the first write", "in a write", "between writes", "after the last write")
+LONGEST: Final = 300.0
+"""Seconds after which a command that has not ended is a fault; most take a second."""
+
+FRESH_EVERY: Final = 6
+"""One round of tries in so many starts processes anew, import and all."""
+
+MOST_AGAIN: Final = 3
+"""How often a command that was killed is begun again, and killed again, at most."""
+
+MEMORY: Final = "/dev/shm"
+
+TRAIN: Final = (
+    *("--layers", "1", "--hidden-size", "48", "--batch-size", "4", "--seq-length", "16", "--steps", "12"),
+    *("--dropout", "0.2", "--weight-drop", "0.1", "--reset-chance", "0.1", "--random-start"),
+    *("--eval-every", "1", "--save-every", "3", "--log-every", "2", "--schedule", "cosine"),
+    *("--precision", "fp32", "--no-onednn", "--threads", "1", "--device", "cpu"),
+)
+"""A training that validates at every step, and saves at nearly every one, each being the best so far."""
+
+PREPARE: Final = (
+    *("--layers", "1", "--hidden-size", "8", "--batch-size", "4", "--seq-length", "16", "--steps", "1"),
+    *("--val-fraction", "0", "--precision", "fp32", "--no-onednn", "--threads", "1", "--device", "cpu"),
+)
+TEXT_CHARACTERS: Final = 12_000
+LONG_TEXT_CHARACTERS: Final = 4_000_000
+GENERATE: Final = ("--length", "4000", "--seed", "3", "--device", "cpu")
+
+TRAINER: Final = "charrnn_trainer.cli.train"
+EXPORTER: Final = "charrnn_trainer.cli.export"
+GENERATOR: Final = "charrnn_runtime.cli.gen"
+PRELOADED: Final = (
+    *(TRAINER, EXPORTER, GENERATOR, "charrnn_trainer.cli.display", "charrnn_trainer.loop"),
+    *("charrnn_trainer.export", "charrnn_runtime.model"),
+)
+
+
+class Fault(Exception):
+    """A file that is half there, something that was lost, or a command that does not go on."""
+
+
+# --- processes ---------------------------------------------------------------------------------------------
+
+
+class Child:
+    """A command in a process of its own, at work in a folder; what it says goes to two files beside it."""
+
+    def __init__(self, module: str, words: tuple[str, ...], folder: Path, *, fresh: bool) -> None:
+        self.folder = folder
+        self._said = folder.parent / f"{folder.name}.err"
+        self._code: int | None = None
+        sys.stdout.flush()
+        with self._said.open("wb") as said, Path(f"{folder}.out").open("wb") as out:
+            if fresh:
+                command = [sys.executable, "-m", module, *words]
+                options = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": said}
+                self._process = subprocess.Popen(command, cwd=folder, env=_environment(), **options)  # type: ignore[call-overload]
+                self.pid = self._process.pid
+            else:
+                self.pid = os.fork()
+                if self.pid == 0:
+                    _become(module, words, folder, out.fileno(), said.fileno())
+
+    def has_ended(self) -> bool:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code is not None
+
+    def kill(self) -> bool:
+        """Kill it; gives whether that came before its end."""
+        if not self.has_ended():
+            os.kill(self.pid, signal.SIGKILL)  # its number is its own until it has been waited for
+            _, status = os.waitpid(self.pid, 0)
+            self._code = os.waitstatus_to_exitcode(status)
+        return self._code == -signal.SIGKILL
+
+    def said(self) -> str:
+        return self._said.read_text(encoding="utf-8", errors="replace")
+
+    def finish(self) -> None:
+        """Wait for its end, which must be a good one."""
+        deadline = time.monotonic() + LONGEST
+        while not self.has_ended():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Fault(f"no end within {LONGEST:.0f} seconds; it said: {self.said()!r}")
+            time.sleep(0.002)
+        if self._code != 0:
+            raise Fault(f"exit code {self._code}; it said: {self.said()!r}")
+
+
+def _become(module: str, words: tuple[str, ...], folder: Path, out: int, said: int) -> None:
+    """Turn a child that was forked into the command; never returns."""
+    code = 70
+    try:
+        os.chdir(folder)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(said, 2)
+        os.fsync = _flush_as_a_busy_disk  # type: ignore[assignment]
+        sys.argv = [module, *words]
+        importlib.import_module(module).main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _flush_as_a_busy_disk(handle: int, flush: Callable[[int], None] = os.fsync) -> None:
+    """Flush a file to a memory that takes as long as a disk, so that kills find it between two lives."""
+    flush(handle)
+    time.sleep(0.01)
+
+
+def _environment() -> dict[str, str]:
+    paths = os.pathsep.join(str(ROOT / part) for part in ("runtime", "trainer"))
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def _preload() -> None:
+    """Import what the commands need, so that a fork begins to work at once."""
+    sys.path[:0] = [str(ROOT / part) for part in ("runtime", "trainer")]
+    os.environ["OMP_NUM_THREADS"] = "1"  # a fork of a process with threads would lack them
+    for module in PRELOADED:
+        importlib.import_module(module)
+
+
+# --- one kill ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Pace:
+    """How long a command's work takes, and how many files it writes, as seen so far."""
+
+    seconds: list[float] = field(default_factory=list)
+    writes: int = 1
+
+    def span(self) -> float:
+        return statistics.median(self.seconds[-9:])
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command line, where it writes, and the names that its files get."""
+
+    module: str
+    words: tuple[str, ...]
+    folder: Path
+    written: Path
+    finals: frozenset[str]
+    fresh: bool = False
+
+    def start(self) -> Child:
+        return Child(self.module, self.words, self.folder, fresh=self.fresh)
+
+    def parts(self) -> set[str]:
+        """The files that are being written, or that were when somebody was killed."""
+        return {name for name in _names(self.written) if name.endswith(".part")}
+
+    def wait_until_it_works(self, child: Child) -> None:
+        """Wait until its imports are done, by what it says or writes first."""
+        deadline = time.monotonic() + LONGEST
+        before = _names(self.written)
+        while not (child.has_ended() or child.said() or _names(self.written) - before):
+            if time.monotonic() > deadline:
+                child.kill()
+                raise Fault(f"it said and wrote nothing for {LONGEST:.0f} seconds")
+            time.sleep(0.002)
+
+
+def kill_somewhere(work: Work, pace: Pace, random_: random.Random) -> str | None:
+    """Start a command and kill it at a random moment.
+
+    Returns:
+        where the kill fell, one of `PLACES`; None where the command had ended before, as it should.
+    """
+    before, parts = _stamps(work), work.parts()
+    child = work.start()
+    work.wait_until_it_works(child)
+    if random_.random() < 0.5:
+        time.sleep(random_.uniform(0.0, pace.span()))
+    else:
+        _wait_for_write(work, child, parts, random_.randint(1, pace.writes))
+        time.sleep(random_.uniform(0.0, 0.001))
+    if not child.kill():
+        child.finish()
+        return None
+    if work.parts() - parts:
+        return "in a write"
+    after = _stamps(work)
+    done = {name for name in work.finals if name in after and after[name] != before.get(name)}
+    if not done:
+        return "before the first write"
+    return "after the last write" if done == work.finals else "between writes"
+
+
+def _wait_for_write(work: Work, child: Child, known: set[str], number: int) -> None:
+    """Wait until the command writes its ``number``-th file, or has ended."""
+    seen: set[str] = set()
+    while len(seen) < number and not child.has_ended():
+        seen |= work.parts() - known
+        time.sleep(0.0001)
+
+
+def _stamps(work: Work) -> dict[str, tuple[int, int]]:
+    """What tells a file from the one that takes its place."""
+    stamps = {}
+    for name in _names(work.written):
+        status = (work.written / name).stat()
+        stamps[name] = (status.st_ino, status.st_mtime_ns)
+    return stamps
+
+
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+# --- what undisturbed commands write -----------------------------------------------------------------------
+
+
+class Workshop:
+    """A folder with two texts, and all that the commands write when nobody disturbs them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.paces: dict[str, Pace] = {}
+        self.text = folder / "text.txt"
+        self.long_text = folder / "long.txt"
+        words = random.Random(0)
+        self.text.write_text(_prose(words, TEXT_CHARACTERS), encoding="utf-8")
+        self.long_text.write_text(_prose(words, LONG_TEXT_CHARACTERS), encoding="utf-8")
+
+    def learn(self, kind: str) -> None:
+        """Find out what an undisturbed command writes, and how long it takes, unless that is known."""
+        if kind not in self.paces:
+            if kind in ("export", "generate"):
+                self.learn("train" if kind == "export" else "export")
+            getattr(self, f"_learn_{kind}")()
+
+    def training(self, folder: Path, *, fresh: bool = False) -> Work:
+        words = (str(self.text), *TRAIN, "--out", "run")
+        return Work(TRAINER, words, folder, folder / "run", frozenset({*self.checkpoints_kept()}), fresh)
+
+    def going_on(self, folder: Path, *, fresh: bool = False) -> Work:
+        there = frozenset(_names(folder / "run"))
+        finals = frozenset(self.checkpoints_kept()) - there
+        return Work(TRAINER, ("--resume", "run"), folder, folder / "run", finals, fresh)
+
+    def exporting(self, folder: Path, step: str = "last", *, fresh: bool = False) -> Work:
+        words = (str(self.run), "model.onnx", "--checkpoint", step)
+        return Work(EXPORTER, words, folder, folder, frozenset({"model.onnx"}), fresh)
+
+    def generating(self, folder: Path, *extra: str, fresh: bool = False) -> Work:
+        words = (str(self.model), *GENERATE, "--output", "out.txt", *extra)
+        return Work(GENERATOR, words, folder, folder, frozenset({"out.txt"}), fresh)
+
+    def preparing(self, folder: Path, *, fresh: bool = False) -> Work:
+        run = folder / "ckpt" / "lstm"
+        return Work(
+            TRAINER,
+            (str(self.long_text), *PREPARE),
+            folder,
+            run,
+            frozenset({"tokens.safetensors", "config.toml"}),
+            fresh,
+        )
+
+    def checkpoints_kept(self) -> list[str]:
+        return [name for name in self.end if "-step" in name]
+
+    def _learn_train(self) -> None:
+        """One run with every checkpoint copied that it ever saves, and two for the pace."""
+        loop: Any = importlib.import_module("charrnn_trainer.loop")
+        kept = _fresh_folder(self.folder / "every")
+        save = loop.save_checkpoint
+
+        def save_and_copy(header, tensors):  # type: ignore[no-untyped-def]
+            save(header, tensors)
+            shutil.copy(header.path, kept / header.path.name)
+
+        place = _fresh_folder(self.folder / "reference")
+        self.run = place / "run"
+        self.end: Files = {}  # so that the work can be named before its files are known
+        loop.save_checkpoint = save_and_copy
+        try:
+            self.training(place).start().finish()
+        finally:
+            loop.save_checkpoint = save
+        self.end = content(self.run)
+        self.checkpoints = {path.name: path.read_bytes() for path in kept.iterdir()}
+        self.tokens = self.end["tokens.safetensors"]
+        for name in ("train", "resume"):
+            self.paces[name] = Pace(writes=len(self.checkpoints) + 2)
+        for number in range(2):
+            work = self.training(_fresh_folder(self.folder / f"pace-{number}"))
+            self._measure("train", work)
+            if content(work.written) != self.end:
+                raise Fault("two undisturbed trainings do not write the same bytes")
+        self.paces["resume"].seconds = self.paces["train"].seconds
+
+    def _learn_export(self) -> None:
+        models = {}
+        self.paces["export"] = Pace()
+        for step in ("3", "last"):
+            place = _fresh_folder(self.folder / f"export-{step}")
+            self._measure("export", self.exporting(place, step))
+            models[step] = (place / "model.onnx").read_bytes()
+        self.model = place / "model.onnx"
+        self.old_model, self.new_model = models["3"], models["last"]
+        assert self.old_model != self.new_model
+
+    def _learn_generate(self) -> None:
+        self.paces["generate"] = Pace()
+        for number in range(2):
+            place = _fresh_folder(self.folder / f"generate-{number}")
+            self._measure("generate", self.generating(place))
+        self.generated = (place / "out.txt").read_bytes()
+
+    def _learn_prepare(self) -> None:
+        self.paces["prepare"] = Pace(writes=3)  # tokens, settings, a checkpoint
+        for number in range(2):
+            work = self.preparing(_fresh_folder(self.folder / f"prepare-{number}"))
+            self._measure("prepare", work)
+        self.prepared = content(work.written)
+
+    def _measure(self, name: str, work: Work) -> None:
+        child = work.start()
+        work.wait_until_it_works(child)
+        begin = time.monotonic()
+        child.finish()
+        self.paces[name].seconds.append(time.monotonic() - begin)
+
+
+def content(run: Path) -> Files:
+    """All that a run leaves, with the times taken out of its history."""
+    files = {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
+    lines = [json.loads(line) for line in files["history.jsonl"].splitlines()]
+    files["history.jsonl"] = json.dumps([{**line, "seconds": 0} for line in lines]).encode()
+    return files
+
+
+def _prose(random_: random.Random, characters: int) -> str:
+    words = ["".join(random_.choices("etaoinshrdlu", k=random_.randint(1, 9))) for _ in range(500)]
+    line = " ".join(random_.choices(words, k=2_000)) + ".\n"
+    return (line * (characters // len(line) + 1))[:characters]
+
+
+def _fresh_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+# --- what holds after a kill -------------------------------------------------------------------------------
+
+
+def check_run(run: Path, shop: Workshop, saved_before: set[str]) -> None:
+    """What must hold for a run's folder after a kill at any moment."""
+    from charrnn_trainer.checkpoint import load_checkpoint
+
+    if not (run / "config.toml").is_file():
+        if any(".safetensors" in name and "-step" in name for name in _visible(run)):
+            raise Fault("there are checkpoints, and no config.toml")
+        if "tokens.safetensors" in _visible(run):
+            _check_same(run / "tokens.safetensors", shop.tokens)
+        return
+    for name in _visible(run):
+        if name in ("config.toml", "tokens.safetensors"):
+            _check_same(run / name, shop.end[name])
+        elif name == "history.jsonl":
+            _check_history(run / name)
+        elif name in shop.checkpoints:
+            _check_same(run / name, shop.checkpoints[name])
+        else:
+            raise Fault(f"{name} is no file that an undisturbed run writes")
+    if "tokens.safetensors" not in _visible(run):
+        raise Fault("config.toml is there, and the tokens are not")
+    steps = sorted(_step(name) for name in _visible(run) if "-step" in name)
+    if not steps:
+        if saved_before:
+            raise Fault(f"lost: {sorted(saved_before)}")
+        return
+    every = int(TRAIN[TRAIN.index("--save-every") + 1])
+    missing = set(range(every, steps[-1] + 1, every)) - set(steps)
+    newest = load_checkpoint(next(run / name for name in _visible(run) if _step(name) == steps[-1]))
+    best = min(newest.evaluations, key=lambda item: item.validation_loss)
+    if missing or best.step not in steps:
+        raise Fault(f"of the best ({best.step}) and those by --save-every, only {steps} are there")
+    if saved_before and steps[-1] < max(map(_step, saved_before)):
+        raise Fault(f"the newest of {sorted(saved_before)} was lost")
+
+
+def _check_history(path: Path) -> None:
+    """Its lines parse; the last may lack its end, which the next process that writes there cuts off."""
+    *lines, rest = path.read_bytes().split(b"\n")
+    try:
+        values = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise Fault(f"a line of the history is broken: {error}") from error
+    if any("step" not in line for line in values) or rest.startswith(b"\0"):
+        raise Fault("the history holds something else")
+
+
+def _check_same(path: Path, *allowed: bytes) -> None:
+    found = path.read_bytes()
+    if found not in allowed:
+        raise Fault(f"{path.name} has {len(found):,} bytes that nobody wrote whole")
+
+
+def _visible(folder: Path) -> set[str]:
+    return {name for name in _names(folder) if not name.startswith(".")}
+
+
+def _step(name: str) -> int:
+    return int(name.removesuffix(".safetensors").rpartition("-step")[2]) if "-step" in name else -1
+
+
+# --- tries -------------------------------------------------------------------------------------------------
+
+
+Kills = Iterator[tuple[str, str | None]]
+"""What was killed, and where the kill fell."""
+
+
+def try_training(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
+    """Kill a training, and those that go on with it; the last goes on to the end."""
+    run = folder / "run"
+    yield "train", kill_somewhere(shop.training(folder, fresh=fresh), shop.paces["train"], random_)
+    check_run(run, shop, set())
+    for _ in range(random_.randint(0, MOST_AGAIN)):
+        if not (run / "config.toml").is_file():
+            break
+        before = {name for name in _visible(run) if "-step" in name}
+        yield "resume", kill_somewhere(shop.going_on(folder, fresh=fresh), shop.paces["resume"], random_)
+        check_run(run, shop, before)
+    if not (run / "config.toml").is_file():
+        # Nothing was learned yet. A folder that holds anything is no new run's, so another one is taken.
+        shutil.rmtree(run, ignore_errors=True)
+        shop.training(folder).start().finish()
+    else:
+        shop.going_on(folder).start().finish()
+    found = content(run)
+    if found.keys() != shop.end.keys():
+        raise Fault(f"the run holds {sorted(found)} at its end, not {sorted(shop.end)}")
+    differing = [name for name in found if found[name] != shop.end[name]]
+    if differing:
+        raise Fault(f"other bytes than those of an undisturbed run: {differing}")
+
+
+def try_export(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
+    """Kill an export, to a new file or over an earlier model; then export again."""
+    old = random_.random() < 0.5
+    yield from _try_file(
+        shop.exporting(folder, fresh=fresh),
+        "export",
+        shop,
+        random_,
+        "model.onnx",
+        shop.old_model if old else None,
+        shop.new_model,
+    )
+    from charrnn_runtime.model_file import read_model_file
+
+    read_model_file(folder / "model.onnx")
+
+
+def try_generation(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
+    """Kill a generation into a file, a new one or (by --force) an earlier one; then generate again."""
+    old = random_.random() < 0.5
+    work = shop.generating(folder, *(["--force"] if old else []), fresh=fresh)
+    before = b"what was there before\n" if old else None
+    yield from _try_file(work, "generate", shop, random_, "out.txt", before, shop.generated)
+
+
+def _try_file(
+    work: Work, kind: str, shop: Workshop, random_: random.Random, name: str, old: bytes | None, new: bytes
+) -> Kills:
+    path, bystander = work.folder / name, work.folder / "bystander"
+    bystander.write_bytes(b"not yours")
+    if old is not None:
+        path.write_bytes(old)
+    for _ in range(random_.randint(1, 1 + MOST_AGAIN)):
+        yield kind, kill_somewhere(work, shop.paces[kind], random_)
+        if path.exists():
+            _check_same(path, new, *([] if old is None else [old]))
+        elif old is not None:
+            raise Fault(f"the earlier {name} is gone")
+        if _visible(work.folder) - {name} != {"bystander"}:
+            raise Fault(f"there is something else: {sorted(_visible(work.folder))}")
+        _check_same(bystander, b"not yours")
+        if path.exists() and path.read_bytes() == new:
+            return
+    Child(work.module, work.words, work.folder, fresh=False).finish()
+    _check_same(path, new)
+
+
+def try_preparation(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
+    """Kill the preparation of a long text; then go on with the run, or begin another where it is none."""
+    work = shop.preparing(folder, fresh=fresh)
+    yield "prepare", kill_somewhere(work, shop.paces["prepare"], random_)
+    run = work.written
+    for name in _visible(run) - {"history.jsonl"}:
+        _check_same(run / name, shop.prepared[name])
+    if (run / "config.toml").is_file():
+        Child(TRAINER, ("--resume", str(run)), folder, fresh=False).finish()
+    else:
+        shop.preparing(folder).start().finish()
+        run = run if (run / "config.toml").is_file() else run.with_name("lstm-2")
+    if content(run) != shop.prepared:
+        raise Fault(f"{run.name} ended with other bytes than an undisturbed run")
+
+
+TRIES: Final[dict[str, Callable[[Workshop, Path, random.Random, bool], Kills]]] = {
+    "train": try_training,
+    "export": try_export,
+    "generate": try_generation,
+    "prepare": try_preparation,
+}
+
+
+# --- many tries --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What came of many tries.
+
+    Attributes:
+        kills: how many there were, by what was killed and where.
+        fresh: how many of them struck a process that was started anew.
+        late: how many tries found the command at its end already, which is no kill.
+        faults: the numbers of tries, and what was wrong.
+    """
+
+    kills: Counter[tuple[str, str]] = field(default_factory=Counter)
+    fresh: int = 0
+    late: int = 0
+    faults: list[tuple[int, str]] = field(default_factory=list)
+
+    def table(self) -> str:
+        """A row for each kind."""
+        kinds = sorted({kind for kind, _ in self.kills})
+        lines = [f"{'killed':<10}" + "".join(f"{place:>24}" for place in PLACES) + f"{'all':>8}"]
+        for kind in kinds:
+            counts = [self.kills[kind, place] for place in PLACES]
+            lines.append(f"{kind:<10}" + "".join(f"{count:>24,}" for count in counts) + f"{sum(counts):>8,}")
+        totals = [sum(self.kills[kind, place] for kind in kinds) for place in PLACES]
+        lines.append(f"{'all':<10}" + "".join(f"{count:>24,}" for count in totals) + f"{sum(totals):>8,}")
+        return "\n".join(lines)
+
+
+def kill_many(shop: Workshop, folder: Path, kills: int, seed: int, only: int | None = None) -> Tally:
+    """Try until there were so many kills, or the one try that is wanted."""
+    tally = Tally()
+    number = 0 if only is None else only
+    while only is not None or tally.kills.total() < kills:
+        place = _fresh_folder(folder / f"try-{number}")
+        name = list(TRIES)[number % len(TRIES)]
+        fresh = number // len(TRIES) % FRESH_EVERY == FRESH_EVERY - 1
+        random_ = random.Random(f"{seed}/{number}")
+        try:
+            shop.learn(name)
+            for kind, where in TRIES[name](shop, place, random_, fresh):
+                if where is None:
+                    tally.late += 1
+                else:
+                    tally.kills[kind, where] += 1
+                    tally.fresh += fresh
+        except Fault as fault:
+            tally.faults.append((number, f"{name}: {fault}"))
+            print(f"FAULT in try {number} ({name}), kept in {place}: {fault}", flush=True)
+        except KeyboardInterrupt:
+            break  # what was seen until now is told
+        else:
+            if only is None:
+                shutil.rmtree(place)
+        number += 1
+        if only is not None:
+            break
+        if number % 20 == 0:
+            print(f"{tally.kills.total():,} kills, {len(tally.faults)} faults", file=sys.stderr, flush=True)
+    return tally
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what the command line asks for; gives the exit code."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="how many (default: 200)")
+    parser.add_argument("--seed", type=int, default=1, help="of the random moments (default: 1)")
+    parser.add_argument("--only", type=int, help="the number of one try to make again; its folder is kept")
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary one, in memory)")
+    chosen = parser.parse_args(words)
+    _preload()
+    # What a process wrote outlives its kill in memory as on a disk, and there nobody waits for a busy disk.
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="charrnn-kills-", dir=chosen.folder or memory))
+    tally = kill_many(
+        Workshop(_fresh_folder(folder / "shop")), folder, chosen.kills, chosen.seed, chosen.only
+    )
+    print(tally.table())
+    print(
+        f"seed {chosen.seed}: {tally.kills.total():,} kills, {tally.fresh:,} of them of fresh processes; "
+        f"{tally.late:,} came too late to be any; {len(tally.faults):,} faults"
+    )
+    for number, fault in tally.faults:
+        print(f"again: python tests/kills.py --seed {chosen.seed} --only {number}   ({fault})")
+    if tally.faults or chosen.only is not None:
+        print(f"what was found lies in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return 1 if tally.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""How the number format is chosen: which ways are tried how often, and what their time is."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn_trainer import TrainConfig, precision
+from charrnn_trainer.precision import Arithmetic, choose_arithmetic
+
+CPU = torch.device("cpu")
+TINY = TrainConfig().replace(layers=1, hidden_size=4, batch_size=2, seq_length=3, precision="auto")
+WAYS = (Arithmetic("fp32", True), Arithmetic("fp32", False), Arithmetic("bf16", True))
+
+
+def _choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[Arithmetic, list[float]]) -> Counter[Arithmetic]:
+    """Let the ways take these times, one after the other; gives how often each was tried."""
+    tried: Counter[Arithmetic] = Counter()
+
+    def time_step(network: Any, config: Any, way: Arithmetic, device: Any) -> float:
+        tried[way] += 1
+        return seconds[way][min(tried[way], len(seconds[way])) - 1]
+
+    monkeypatch.setattr(precision, "_candidates", lambda config, device: list(seconds))
+    monkeypatch.setattr(precision, "_time_step", time_step)
+    choice = choose_arithmetic(TINY, 5, CPU)
+    least = {way: min(values[: tried[way]]) for way, values in seconds.items()}
+    assert choice.milliseconds == {way: value * 1e3 for way, value in least.items()}
+    assert least[choice.arithmetic] == min(least.values())
+    return tried
+
+
+def test_a_way_that_is_hopeless_is_tried_once_and_a_near_one_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = _choose(monkeypatch, dict(zip(WAYS, ([1.0], [1.1], [9.0]), strict=True)))
+    assert [tried[way] for way in WAYS] == [4, 4, 1]
+
+
+def test_two_turns_are_enough_where_one_way_is_clearly_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = _choose(monkeypatch, dict(zip(WAYS, ([3.0], [2.0], [1.0]), strict=True)))
+    assert [tried[way] for way in WAYS] == [2, 2, 2]
+
+
+def test_a_slow_first_turn_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = _choose(monkeypatch, dict(zip(WAYS, ([1.0], [2.0], [5.0, 0.5]), strict=True)))
+    assert [tried[way] for way in WAYS] == [2, 2, 2]
+
+
+@given(st.lists(st.lists(st.floats(0.1, 100), min_size=1, max_size=4), min_size=3, max_size=3))
+def test_the_fastest_of_what_was_measured_is_taken(times: list[list[float]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        tried = _choose(patch, dict(zip(WAYS, times, strict=True)))
+    assert all(1 <= tried[way] <= 4 for way in WAYS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a thread's time is counted too coarsely")
+def test_time_in_which_the_thread_does_not_compute_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, computing = itertools.count(0, 1000), itertools.count(0, 1)
+    clocks = SimpleNamespace(
+        perf_counter=lambda: float(next(waiting)), thread_time=lambda: float(next(computing))
+    )
+    monkeypatch.setattr(precision, "time", clocks)
+    choice = choose_arithmetic(TINY, 5, CPU)
+    assert set(choice.milliseconds.values()) == {1000.0}
+
+
+def test_measuring_leaves_random_generators_and_settings_as_they_were() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    choose_arithmetic(TINY, 5, CPU)
+    assert torch.equal(torch.rand(4), expected)
+    assert not torch.is_autocast_enabled("cpu")
