@@ -54,9 +54,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def remove_parts(folder: Path) -> None:
     """Remove what a process that was killed while writing left behind in a folder that nobody writes to."""
-    for part in folder.glob(".*.part"):
-        with contextlib.suppress(OSError):
-            part.unlink()
+    for path in folder.glob(".*"):
+        if is_part(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path is named as files are while they are written."""
+    return path.name.startswith(".") and path.name.endswith(".part")
 
 
 def _flush_folder(folder: Path) -> None:

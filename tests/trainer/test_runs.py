@@ -60,6 +60,17 @@ def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
         Run.create_in(tmp_path / "notes" / "todo.txt", "lstm")
 
 
+def test_what_a_preparation_left_that_was_killed_gives_way_to_a_new_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".lock", "tokens.safetensors", ".tokens.safetensors.7-ab.part"):
+        (folder / name).write_bytes(b"half")
+    with Run.create(folder) as run:
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        run.write_config(FILE)
+    assert run.config_path.exists()
+
+
 def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match="is no run"):
         Run.open(tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_runtime.files import WriteError, remove_parts, write_whole
+from charrnn_runtime.files import WriteError, is_part, remove_parts, write_whole
 from charrnn_trainer.checkpoint import (
     CONFIG_FILE,
     CheckpointError,
@@ -55,7 +55,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path) -> Run:
-        """Claim a new folder, or one that is empty.
+        """Claim a new folder, or one that is empty but for what a killed preparation left.
 
         Raises:
             SettingError: there is something in it.
@@ -74,6 +74,7 @@ class Run:
         except SettingError:
             run.close()
             raise
+        run.remove_leftovers()
         return run
 
     @classmethod
@@ -121,11 +122,16 @@ class Run:
         """Let others write to the folder."""
         self._lock.close()
 
-    def _discard(self) -> None:
+    def remove_leftovers(self) -> None:
+        """Remove what a run that did not begin leaves: its text, or a part of it."""
         remove_parts(self.folder)
-        for path in (self.tokens_path, self.folder / _LOCK_FILE):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        with contextlib.suppress(OSError):
+            self.tokens_path.unlink()
+
+    def _discard(self) -> None:
+        self.remove_leftovers()
+        with contextlib.suppress(OSError):
+            (self.folder / _LOCK_FILE).unlink()
         if self._made:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
@@ -216,7 +222,8 @@ def _check_empty(folder: Path) -> None:
             f"--out {folder} holds a run already; give a new folder, or go on with that run "
             f"(--resume {folder})"
         )
-    if any(entry.name != _LOCK_FILE for entry in folder.iterdir()):
+    leftovers = {_LOCK_FILE, TOKENS_FILE}
+    if any(entry.name not in leftovers and not is_part(entry) for entry in folder.iterdir()):
         raise SettingError(f"--out {folder} is not empty; give a new folder")
 
 
