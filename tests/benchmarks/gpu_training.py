@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
+from benchmarks.tutorial import TutorialNetwork
 from charrnn_trainer import Corpus, Event, Logged, Noted, TrainConfig, get_batches, train
 from charrnn_trainer.default_corpus import default_corpus
 
@@ -113,28 +114,11 @@ def milliseconds(marks: list[float], steps: int) -> list[float]:
     return [1e3 * (end - begin) / steps for begin, end in itertools.pairwise(marks)]
 
 
-class TutorialNetwork(nn.Module):
-    """The network as tutorials write it."""
-
-    def __init__(self, config: TrainConfig, vocabulary: int) -> None:
-        super().__init__()
-        network = config.network
-        self.vocabulary = vocabulary
-        layer = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[network.cell]
-        self.rnn = layer(vocabulary, network.hidden_size, network.layers, batch_first=True)
-        self.output = nn.Linear(network.hidden_size, vocabulary)
-
-    def forward(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """``[B, T]`` -> logits ``[B, T, V]``, and the state."""
-        one_hot = nn.functional.one_hot(tokens, self.vocabulary).float()
-        hidden, state = self.rnn(one_hot, state)
-        return self.output(hidden), state
-
-
 def plain_milliseconds(config: TrainConfig, corpus: Corpus, device: torch.device, every: int) -> list[float]:
     """The time of a step of the usual loop, part by part."""
     vocabulary = len(corpus.vocabulary)
-    model = TutorialNetwork(config, vocabulary).to(device)
+    network = config.network
+    model = TutorialNetwork(network.cell, network.hidden_size, network.layers, vocabulary).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     criterion = nn.CrossEntropyLoss()
     batches = get_batches(corpus, config.data.batch_size, config.data.seq_length)

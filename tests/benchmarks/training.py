@@ -30,6 +30,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
+from benchmarks.tutorial import TutorialNetwork
 from charrnn_trainer import Corpus, Event, Noted, Started, Stepped, TrainConfig, train
 from charrnn_trainer.default_corpus import default_corpus
 
@@ -273,26 +274,9 @@ def serve_plain_steps(network: Network, ids: NDArray[Any], vocabulary: int) -> N
         print(time.perf_counter() - begin, flush=True)
 
 
-class TutorialNetwork(nn.Module):
-    """The network as tutorials write it."""
-
-    def __init__(self, network: Network, vocabulary: int) -> None:
-        super().__init__()
-        self.vocabulary = vocabulary
-        layer = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[network.cell]
-        self.rnn = layer(vocabulary, network.hidden, network.layers, batch_first=True)
-        self.output = nn.Linear(network.hidden, vocabulary)
-
-    def forward(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """``[B, T]`` -> logits ``[B, T, V]``, and the state."""
-        one_hot = nn.functional.one_hot(tokens, self.vocabulary).float()
-        hidden, state = self.rnn(one_hot, state)
-        return self.output(hidden), state
-
-
 def plain_steps(network: Network, ids: NDArray[Any], vocabulary: int) -> Iterator[float]:
     """The usual loop, fp32: gives the loss of each step."""
-    model = TutorialNetwork(network, vocabulary)
+    model = TutorialNetwork(network.cell, network.hidden, network.layers, vocabulary)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     criterion = nn.CrossEntropyLoss()
     width = network.batch * network.length

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import nn
 
 from charrnn_trainer.batches import fit_batch
 from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, TrainConfig
-from charrnn_trainer.network import CharNetwork, next_token_loss
+from charrnn_trainer.learner import Learner
+from charrnn_trainer.network import CharNetwork
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic
-from charrnn_trainer.torch_settings import choose_device, own_random, threads
+from charrnn_trainer.torch_settings import choose_device, freed_memory_kept, is_gpu, own_random, threads
 
 HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
 STEPS_A_UNIT: Final = 6.0
@@ -142,7 +142,8 @@ class _Clock:
         """The least time of three steps, after one that prepares what the others reuse."""
         hidden = config.network.hidden_size
         if hidden not in self._known:
-            with own_random(choose_device(config.run.device)), threads(config.run.threads):
+            device = choose_device(config.run.device)
+            with own_random(device), threads(config.run.threads), freed_memory_kept():
                 self._known[hidden] = self._measure(config)
         return self._known[hidden]
 
@@ -152,21 +153,15 @@ class _Clock:
         if self._arithmetic is None:
             self._arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
         network = CharNetwork(config.network, self._vocabulary_size).to(device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+        learner = Learner(network, config.optimization, self._arithmetic, device)
         shape = (config.data.batch_size, config.data.seq_length)
         tokens = torch.randint(self._vocabulary_size, shape, device=device)
         state = network.initial_state(config.data.batch_size)
         times = []
         for _ in range(4):
             begin = time.perf_counter()
-            with self._arithmetic.on(device):
-                logits, _after = network(tokens, state)
-                loss = next_token_loss(logits, tokens)
-                optimizer.zero_grad()
-                loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            if device.type == "cuda":
+            learner.learn(tokens, tokens, state)
+            if is_gpu(device):
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - begin)
         return min(times[1:])
