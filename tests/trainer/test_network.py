@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from charrnn_runtime import contract
 from charrnn_trainer.config import NetworkConfig
@@ -70,12 +71,14 @@ def test_one_stream_never_hears_of_another(cell: str) -> None:
     torch.testing.assert_close(together[1:], alone)
 
 
-def test_an_lstm_begins_with_open_forget_gates() -> None:
-    network = CharNetwork(NetworkConfig("lstm", 2, HIDDEN), VOCABULARY)
-    for layer in range(2):
-        both = getattr(network.rnn, f"bias_ih_l{layer}") + getattr(network.rnn, f"bias_hh_l{layer}")
-        assert (both[HIDDEN : 2 * HIDDEN] == 1.0).all()
-        assert (both[:HIDDEN].abs() < 1.0).all()
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_layers_begin_as_torch_draws_them(cell: str) -> None:
+    torch.manual_seed(0)
+    network = CharNetwork(NetworkConfig(cell, 2, HIDDEN, 0), VOCABULARY)
+    torch.manual_seed(0)
+    kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
+    for name, weight in kind(VOCABULARY, HIDDEN, 2).state_dict().items():
+        assert torch.equal(network.rnn.state_dict()[name], weight), name
 
 
 def test_a_wide_embedding_begins_by_reading_as_one_hot_does() -> None:

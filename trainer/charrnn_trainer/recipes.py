@@ -21,7 +21,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
         "seq_length": 96,
         "random_start": True,
         "reset_chance": 0.01,
-        "steps": 12_000,
+        "steps": 10_000,
         "learning_rate": 0.0025,
         "schedule": "cosine",
         "warmup_steps": 300,
