@@ -9,6 +9,7 @@ from torch import nn
 
 from charrnn_runtime import contract
 from charrnn_trainer.config import NetworkConfig
+from charrnn_trainer.dropout import dropout
 from charrnn_trainer.network import CharNetwork, next_token_loss, write_sample
 from reference import naive_step, random_weights
 
@@ -144,7 +145,7 @@ def test_dropped_weights_are_left_out_in_training_for_all_steps_of_a_batch(cell:
     torch.manual_seed(3)
     for name in weights:
         if "weight_hh" in name:
-            weights[name] = torch.nn.functional.dropout(weights[name], 0.5)
+            weights[name] = dropout(weights[name], 0.5)
             assert 0 < (weights[name] == 0).sum() < weights[name].numel()
     plain.load_state_dict(weights)
     expected, expected_state = plain(tokens, plain.initial_state(2))

@@ -41,7 +41,7 @@ def test_outputs_state_and_gradients_are_those_of_torch(
 ) -> None:
     rnn, given, state, grad = _case(layers, hidden, batch, steps, inputs, torch.float64)
     expected, expected_state = rnn(given, state)
-    ours, ours_state = gru(given, state, list(rnn.parameters()), dropout=0.0)
+    ours, ours_state = gru(given, state, list(rnn.parameters()), drop=0.0)
     torch.testing.assert_close(ours, expected)
     torch.testing.assert_close(ours_state, expected_state)
     for one, other in zip(
@@ -55,7 +55,7 @@ def test_gradients_are_those_of_differences() -> None:
     weights = [weight.detach().requires_grad_() for weight in rnn.parameters()]
 
     def hidden_of(given: Tensor, *weights: Tensor) -> Tensor:
-        return gru(given, state, weights, dropout=0.0)[0]
+        return gru(given, state, weights, drop=0.0)[0]
 
     assert torch.autograd.gradcheck(hidden_of, (given, *weights))
 
@@ -63,19 +63,19 @@ def test_gradients_are_those_of_differences() -> None:
 def test_the_state_carries_no_gradient_and_is_not_changed() -> None:
     rnn, given, state, _ = _case(2, 4, 3, 5, 2, torch.float32)
     before = state.clone()
-    after = gru(given, state, list(rnn.parameters()), dropout=0.0)[1]
+    after = gru(given, state, list(rnn.parameters()), drop=0.0)[1]
     assert not after.requires_grad
     assert torch.equal(state, before)
     whole = rnn(given, state)[1]
-    half = gru(given[:, :2], state, list(rnn.parameters()), dropout=0.0)[1]
-    torch.testing.assert_close(gru(given[:, 2:], half, list(rnn.parameters()), dropout=0.0)[1], whole)
+    half = gru(given[:, :2], state, list(rnn.parameters()), drop=0.0)[1]
+    torch.testing.assert_close(gru(given[:, 2:], half, list(rnn.parameters()), drop=0.0)[1], whole)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_under_autocast_it_computes_in_bf16_and_stays_near(layers: int) -> None:
     rnn, given, state, grad = _case(layers, 16, 8, 20, 5, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        hidden, after = gru(given, state, list(rnn.parameters()), dropout=0.0)
+        hidden, after = gru(given, state, list(rnn.parameters()), drop=0.0)
     assert (hidden.dtype, after.dtype) == (torch.bfloat16, torch.float32)
     expected, expected_after = rnn(given, state)
     torch.testing.assert_close(hidden.float(), expected, atol=0.03, rtol=0.03)
@@ -90,14 +90,14 @@ def test_under_autocast_it_computes_in_bf16_and_stays_near(layers: int) -> None:
 def test_dropout_falls_between_layers_alone() -> None:
     rnn, given, state, _ = _case(2, 8, 4, 6, 3, torch.float32)
     weights = list(rnn.parameters())
-    plain = gru(given, state, weights, dropout=0.0)[0]
-    one_layer = gru(given, state[:1], weights[:4], dropout=0.5)[0]
-    torch.testing.assert_close(one_layer, gru(given, state[:1], weights[:4], dropout=0.0)[0])
+    plain = gru(given, state, weights, drop=0.0)[0]
+    one_layer = gru(given, state[:1], weights[:4], drop=0.5)[0]
+    torch.testing.assert_close(one_layer, gru(given, state[:1], weights[:4], drop=0.0)[0])
     torch.manual_seed(1)
-    dropped = gru(given, state, weights, dropout=0.5)[0]
+    dropped = gru(given, state, weights, drop=0.5)[0]
     assert not torch.allclose(dropped, plain)
     torch.manual_seed(1)
-    assert torch.equal(gru(given, state, weights, dropout=0.5)[0], dropped)
+    assert torch.equal(gru(given, state, weights, drop=0.5)[0], dropped)
 
 
 def test_the_same_is_computed_bit_for_bit_again() -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from charrnn_runtime.errors import CharRNNError
 from charrnn_trainer import recurrence
 from charrnn_trainer.config import NetworkConfig
+from charrnn_trainer.dropout import dropout
 
 if TYPE_CHECKING:
     from charrnn_trainer.checkpoint import Checkpoint
@@ -61,7 +62,6 @@ class CharNetwork(nn.Module):
             batch_first=True,
             dropout=config.dropout if config.layers > 1 else 0.0,
         )
-        self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.hidden_size, vocabulary_size)
 
     @classmethod
@@ -112,7 +112,9 @@ class CharNetwork(nn.Module):
         else:
             hidden, rest = self.rnn(inputs, state if len(state) > 1 else state[0])  # -> (B, T, H)
             after = rest if isinstance(rest, tuple) else (rest,)
-        logits = self.output(self.dropout(hidden))  # (B, T, H) -> (B, T, V)
+        if self.training and self.config.dropout:
+            hidden = dropout(hidden, self.config.dropout)
+        logits = self.output(hidden)  # (B, T, H) -> (B, T, V)
         return logits.float(), after
 
     def initial_state(self, batch: int) -> State:
@@ -144,7 +146,7 @@ class CharNetwork(nn.Module):
         """The recurrent layers' weights; training sets a share of the hidden-to-hidden ones to zero."""
         drop = self.config.weight_drop if self.training else 0.0
         return [
-            functional.dropout(weight, drop) if drop and name.startswith("weight_hh") else weight
+            dropout(weight, drop) if drop and name.startswith("weight_hh") else weight
             for name, weight in self.rnn.named_parameters()
         ]
 

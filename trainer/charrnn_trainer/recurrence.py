@@ -18,8 +18,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from charrnn_trainer.dropout import dropout
 
-def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor], dropout: float) -> tuple[Tensor, Tensor]:
+
+def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor], drop: float) -> tuple[Tensor, Tensor]:
     """GRU layers on one another, in training mode.
 
     They are PyTorch's: the reset gate applies after the recurrent product (Cho et al. 2014, version 1). Under
@@ -30,7 +32,7 @@ def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor], dropout: float
         state: ``[L, B, H]``; no gradient flows into it.
         weights: for each layer ``[3H, I]`` and ``[3H, H]`` for inputs and hidden state, and two biases
             ``[3H]``; the gates are r, z and n.
-        dropout: the share of the activations that is dropped between layers.
+        drop: the share of the activations that is dropped between layers.
 
     Returns:
         the hidden states of the last layer, ``[B, T, H]``, and of all layers after the last character,
@@ -42,8 +44,8 @@ def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor], dropout: float
     after = torch.empty_like(state)
     with torch.autocast("cpu", enabled=False):
         for layer, before in enumerate(state):
-            if layer and dropout:
-                hidden = functional.dropout(hidden, dropout)
+            if layer and drop:
+                hidden = dropout(hidden, drop)
             of_layer = weights[4 * layer : 4 * layer + 4]
             by_input, by_hidden, input_bias, hidden_bias = (weight.to(dtype) for weight in of_layer)
             hidden = _Layer.apply(  # type: ignore[no-untyped-call]
