@@ -23,7 +23,7 @@ def dropout(values: Tensor, share: float) -> Tensor:
         values: numbers of any shape.
         share: from 0 to below 1.
     """
-    if values.is_cuda:
+    if values.device.type != "cpu":
         return functional.dropout(values, share)
     dropped = min(round(share * _LEVELS), _LEVELS - 1)
     if not dropped:
