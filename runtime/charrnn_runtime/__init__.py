@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CharRNNError,
         DeviceError,
         ModelFormatError,
+        OutOfMemoryError,
         SettingError,
         UnknownCharacterError,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "LiveText",
     "ModelFormatError",
     "ModelInfo",
+    "OutOfMemoryError",
     "Sampling",
     "Score",
     "SettingError",
@@ -48,7 +50,14 @@ __all__ = [
 ]
 
 _MODULES = {
-    "errors": ("CharRNNError", "DeviceError", "ModelFormatError", "SettingError", "UnknownCharacterError"),
+    "errors": (
+        "CharRNNError",
+        "DeviceError",
+        "ModelFormatError",
+        "OutOfMemoryError",
+        "SettingError",
+        "UnknownCharacterError",
+    ),
     "model": ("CharRNN", "Generated", "LiveBytes", "LiveText", "Step"),
     "model_file": ("ModelInfo",),
     "sampling": ("Sampling",),

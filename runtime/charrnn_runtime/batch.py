@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.records import Record
 from charrnn_runtime.sampling import Sampling
-from charrnn_runtime.session import BLOCK, Engine, Lane
+from charrnn_runtime.session import BLOCK, Engine, Lane, TooManyRows, width
 from charrnn_runtime.state import State
 from charrnn_runtime.uniforms import stream_keys, uniforms_at
 
@@ -93,9 +93,29 @@ def run_jobs(
         The pieces of a job in order, those of different jobs mixed; one with a state for each job, its last.
 
     Raises:
-        DeviceError: so many streams do not fit into memory.
+        OutOfMemoryError: so many streams do not fit into memory.
     """
     most = rows or (CUDA_ROWS if engine.device == "cuda" else CPU_ROWS * engine.threads)
+    failed = 0
+    try:
+        yield from _run_jobs(engine, jobs, sampling, seed, stop, most, on_progress)
+    except TooManyRows as error:
+        failed = error.rows
+    except MemoryError:
+        failed = most
+    if failed:  # here, where nothing of what ran is held any more
+        raise engine.out_of_memory(failed)
+
+
+def _run_jobs(
+    engine: Engine,
+    jobs: Iterable[Job],
+    sampling: Sampling,
+    seed: int,
+    stop: NDArray[np.int64] | None,
+    most: int,
+    on_progress: Callable[[int], None] | None,
+) -> Generator[Piece, None, None]:
     waiting = _Waiting(jobs, seed, window=_WINDOW * most)
     streams: list[_Stream] = []
     while len(streams) < most and (stream := waiting.take()) is not None:
@@ -105,18 +125,13 @@ def run_jobs(
             yield waiting.finish(stream, stream.job.state.rows, _NO_TOKENS)
     states = np.concatenate([stream.job.state.rows for stream in streams]) if streams else None
     while streams:
-        with engine.lane(_width(len(streams))) as lane:
+        with engine.lane(width(len(streams))) as lane:
             lane.temperature[:] = sampling.temperature
             lane.top_k[:] = sampling.top_k_for(engine.info.top_k_max)
             lane.top_p[:] = sampling.top_p
             batch = _Batch(lane, streams, states, stop)
-            while batch.streams and not (waiting.exhausted and _width(len(batch.streams)) <= lane.rows // 2):
-                try:
-                    steps = batch.run_block()
-                except Exception as error:
-                    if "allocat" in str(error) or "out of memory" in str(error):
-                        raise engine.out_of_memory(lane.rows) from error
-                    raise
+            while batch.streams and not (waiting.exhausted and width(len(batch.streams)) <= lane.rows // 2):
+                steps = batch.run_block()
                 if on_progress is not None:
                     on_progress(batch.sampled_in(steps))
                 yield from batch.collect(steps, waiting)
@@ -264,14 +279,19 @@ class _Batch:
         lane.tokens[0] = lane.tokens[steps]
         self._uniforms.advance(steps)
         next_tokens = lane.tokens[0].tolist()
-        for slot, stream in list(self.streams.items()):
+        ended = []
+        for slot, stream in self.streams.items():
             stream.done += steps
             stream.next_token = next_tokens[slot]
             if stream.done == stream.total or self._is_stopped(slot, stream):
-                del self.streams[slot]
-                yield waiting.finish(stream, lane.read_state([slot]), self._take(slot, stream))
+                ended.append(slot)
             elif stream.job.live and stream.taken < self._step:
                 yield Piece(stream.index, self._take(slot, stream), None)
+        # All at once: on a GPU, reading any row copies every row.
+        states = lane.read_state(ended) if ended else ()
+        for slot, state in zip(ended, states, strict=True):
+            stream = self.streams.pop(slot)
+            yield waiting.finish(stream, state, self._take(slot, stream))
         if not waiting.exhausted:
             yield from self._fill(waiting)
         if self._seconds < _LIVE_SECONDS / 2:
@@ -280,6 +300,7 @@ class _Batch:
             self._live_steps = max(1, self._live_steps // 2)
 
     def _fill(self, waiting: _Waiting) -> Iterator[Piece]:
+        joining = []
         for slot in range(self._lane.rows):
             while slot not in self.streams and (stream := waiting.take()) is not None:
                 if not stream.total:
@@ -287,9 +308,12 @@ class _Batch:
                     continue
                 self.streams[slot] = stream
                 stream.join(self._step)
-                self._lane.write_state([slot], stream.job.state.rows)
+                joining.append(slot)
                 self._lane.tokens[0, slot] = stream.next_token
-                self._uniforms.forget()
+        if joining:
+            states = np.concatenate([self.streams[slot].job.state.rows for slot in joining])
+            self._lane.write_state(joining, states)
+            self._uniforms.forget()
 
     def leave(self) -> tuple[list[_Stream], NDArray[np.float32] | None]:
         """Take all streams out, to go on in another lane; gives them and their states."""
@@ -384,13 +408,3 @@ class _Uniforms:
     def forget(self) -> None:
         """Draw again at the next step, since a slot has another stream."""
         self._used = len(self._drawn)
-
-
-def _width(streams: int) -> int:
-    """The rows of the lane for some streams: exact up to 16, then with at most an eighth idle, so that few
-    sizes are needed.
-    """
-    if streams <= 16:
-        return streams
-    step = 1 << (streams.bit_length() - 4)
-    return -(-streams // step) * step

@@ -25,17 +25,42 @@ class DeviceError(CharRNNError):
     """The device that was asked for cannot be used, or has too little memory."""
 
 
+class OutOfMemoryError(DeviceError):
+    """A device has too little memory for so many streams at once."""
+
+
 class UnknownCharacterError(CharRNNError):
     """A text holds characters that a vocabulary does not know.
 
     Attributes:
         characters: the distinct unknown characters, in the order of their first appearance.
         positions: for each of them, the index of its first appearance in the text, from 0.
+        known: how many characters the vocabulary has.
+        index: which text it is, from 0, where several were given; else None.
     """
 
-    def __init__(self, characters: Sequence[str], positions: Sequence[int], known: int) -> None:
+    def __init__(
+        self,
+        characters: Sequence[str],
+        positions: Sequence[int],
+        known: int,
+        *,
+        index: int | None = None,
+        name: str = "",
+    ) -> None:
+        """Say what is unknown.
+
+        Args:
+            characters: see the attributes, as the next three.
+            positions: see the attributes.
+            known: see the attributes.
+            index: see the attributes.
+            name: what the message calls the text, such as "line 3".
+        """
         self.characters = tuple(characters)
         self.positions = tuple(positions)
+        self.known = known
+        self.index = index
         shown = ", ".join(
             f"{character!r} (U+{ord(character):04X}) at position {position}"
             for character, position in zip(self.characters[:5], self.positions[:5], strict=True)
@@ -43,7 +68,12 @@ class UnknownCharacterError(CharRNNError):
         more = len(self.characters) - 5
         if more > 0:
             shown += f" and {more} more"
+        name = name or ("the text" if index is None else f"the text of index {index}")
         super().__init__(
-            f"the text has characters that the model does not know: {shown}; it knows {known} characters: "
+            f"{name} has characters that the model does not know: {shown}; it knows {known} characters: "
             'leave these out, or let them be dropped with --unknown skip (in Python: unknown="skip")'
         )
+
+    def of(self, index: int | None, name: str = "") -> UnknownCharacterError:
+        """The same error, said of one among several texts, or of the only one."""
+        return UnknownCharacterError(self.characters, self.positions, self.known, index=index, name=name)

@@ -17,7 +17,7 @@ from charrnn_runtime.model_file import ModelInfo, read_model_file
 from charrnn_runtime.records import Record
 from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.scoring import Score, score_stream, score_tokens
-from charrnn_runtime.session import Engine
+from charrnn_runtime.session import Engine, TooManyRows, width
 from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.text_stream import ByteStream, TextStream
 from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
@@ -137,7 +137,11 @@ class CharRNN:
         if len(texts) == 1:
             texts *= len(state)
         self._check_state(state, len(texts))
-        jobs = [self._job(state[i], text, 0, unknown) for i, text in enumerate(texts)]
+        several = not isinstance(text, str | bytes)
+        jobs = []
+        for i, each in enumerate(texts):
+            with _naming(i if several else None):
+                jobs.append(self._job(state[i], each, 0, unknown))
         ends: dict[int, State] = {}
         for piece in run_jobs(self._engine, jobs, Sampling(), 0):
             assert piece.state is not None  # a job of no length has one piece
@@ -170,18 +174,27 @@ class CharRNN:
         """
         sampling = Sampling(temperature, top_k, top_p)
         self._check_state(state, len(state))
+        try:
+            return self._step(state, sampling, seed)
+        except TooManyRows:
+            pass  # and let go of what it held
+        raise self._engine.out_of_memory(len(state))
+
+    def _step(self, state: State, sampling: Sampling, seed: int) -> Step:
         keys = stream_keys(seed, state.numbers)
-        with self._engine.lane(len(state), reading=True) as lane:
-            lane.tokens[0] = np.where(state.tokens == UNSTARTED, self.info.start_token, state.tokens)
-            lane.uniforms[0] = uniforms_at(keys, state.positions)
+        streams = len(state)
+        with self._engine.lane(width(streams), logits=1) as lane:
+            begun = state.tokens != UNSTARTED
+            lane.tokens[0, :streams] = np.where(begun, state.tokens, self.info.start_token)
+            lane.uniforms[0, :streams] = uniforms_at(keys, state.positions)
             lane.temperature[:] = sampling.temperature
             lane.top_k[:] = sampling.top_k_for(self.info.top_k_max)
             lane.top_p[:] = sampling.top_p
-            lane.write_state(slice(None), state.rows)
+            lane.write_state(slice(streams), state.rows)
             lane.run(1)
-            tokens = lane.sampled[0].copy()
-            after = State(lane.read_state(slice(None)), tokens, state.numbers, state.positions + 1)
-            return Step(lane.logits[0].copy(), tokens, after)
+            tokens = lane.sampled[0, :streams].copy()
+            after = State(lane.read_state(slice(streams)), tokens, state.numbers, state.positions + 1)
+            return Step(lane.logits[0, :streams].copy(), tokens, after)
 
     @overload
     def generate(
@@ -259,8 +272,10 @@ class CharRNN:
             rows=rows,
         )
         # Of all bytes together: a prime of bytes may end within a sequence that the model completes.
-        texts = [stream.data.decode(errors="replace") for stream in streams]
-        return texts[0] if isinstance(prime, str | bytes) else texts
+        if not isinstance(prime, str | bytes):
+            return [stream.data.decode(errors="replace") for stream in streams]
+        with _naming(None):
+            return next(streams).data.decode(errors="replace")
 
     def generate_each(
         self,
@@ -311,8 +326,10 @@ class CharRNN:
                 return
             fresh = self.initial_state(1)
             for i, prime in enumerate(primes):
-                heads[i] = self.vocabulary.decode_bytes(self.vocabulary.encode(prime, unknown))
-                yield self._job(fresh.fork(1, i), prime, length, unknown)
+                with _naming(i):
+                    heads[i] = self.vocabulary.decode_bytes(self.vocabulary.encode(prime, unknown))
+                    job = self._job(fresh.fork(1, i), prime, length, unknown)
+                yield job
 
         done: dict[int, Generated] = {}
         pieces: dict[int, list[NDArray[np.int64]]] = {}
@@ -446,17 +463,23 @@ class CharRNN:
             >>> round(model.score("To be, or not to be").bits_per_character, 2)  # doctest: +SKIP
             2.15
         """
-        alone = isinstance(texts, str | bytes)
-        listed = [texts] if isinstance(texts, str | bytes) else texts
-        scores = list(self.score_each(listed, unknown=unknown))
-        return scores[0] if alone else scores
+        if not isinstance(texts, str | bytes):
+            return list(self.score_each(texts, unknown=unknown))
+        with _naming(None):
+            return next(self.score_each([texts], unknown=unknown))
 
     def score_each(self, texts: Iterable[str | bytes], *, unknown: Unknown = "error") -> Iterator[Score]:
         """Score texts one after the other in the order in which they come, however many they are."""
         if isinstance(texts, str | bytes):
             raise SettingError("score_each: texts must be several texts, as in a list, and not one text")
-        tokens = (self.vocabulary.encode(text, unknown, np.uint16) for text in texts)
-        return map(Score.of, score_tokens(self._engine, tokens))
+
+        def tokens() -> Iterator[NDArray[Any]]:
+            for i, text in enumerate(texts):
+                with _naming(i):
+                    ids = self.vocabulary.encode(text, unknown, np.uint16)
+                yield ids
+
+        return map(Score.of, score_tokens(self._engine, tokens()))
 
     def score_stream(
         self, pieces: Iterable[str | bytes], *, unknown: Unknown = "error"
@@ -476,7 +499,7 @@ class CharRNN:
                 yield self.vocabulary.encode(piece, unknown)
             except UnknownCharacterError as error:
                 positions = [before + position for position in error.positions]
-                raise UnknownCharacterError(error.characters, positions, len(self.vocabulary)) from None
+                raise UnknownCharacterError(error.characters, positions, error.known) from None
             before += len(piece)
 
     def _job(
@@ -566,6 +589,15 @@ class LiveText(_Live[str]):
 
 class LiveBytes(_Live[bytes]):
     """What one stream writes as bytes, as it comes; in all else it is like `LiveText`."""
+
+
+@contextlib.contextmanager
+def _naming(index: int | None) -> Iterator[None]:
+    """Let an error about unknown characters tell which of several texts has them; None: there is but one."""
+    try:
+        yield
+    except UnknownCharacterError as error:
+        raise error.of(index) from None
 
 
 def _check_length(length: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.records import Record
-from charrnn_runtime.session import BLOCK, Engine, Lane
+from charrnn_runtime.session import BLOCK, Engine, Lane, width
 
 SCORING_ROWS = 64
 """How many texts are read at once, unless the logits of so many take too much memory."""
@@ -86,9 +86,10 @@ def score_tokens(
             begun.append((text, np.zeros(state_size, np.float32)))
         if not begun:
             return
-        with engine.lane(len(begun), reading=True) as lane:
+        with engine.lane(min(width(len(begun)), rows), logits=BLOCK) as lane:
             slots: list[_Text | None] = [text for text, _ in begun]
-            lane.write_state(slice(None), np.stack([state for _, state in begun]))
+            slots += [None] * (lane.rows - len(begun))
+            lane.write_state(slice(len(begun)), np.stack([state for _, state in begun]))
             while any(slots) and not _other_width_is_better(slots, queue, rows):
                 _read_block(lane, slots, engine.info.start_token)
                 for slot, text in enumerate(slots):
@@ -96,11 +97,16 @@ def score_tokens(
                         queue.finish(text)
                         slots[slot] = None
                 yield from queue.ready()
+                joining = []
                 for slot, text in enumerate(slots):
                     if text is None and (following := queue.take()) is not None:
                         slots[slot] = following
-                        lane.write_state([slot], np.zeros((1, state_size), np.float32))
-            begun = [(text, lane.read_state(slot)) for slot, text in enumerate(slots) if text is not None]
+                        joining.append(slot)
+                if joining:
+                    lane.write_state(joining, np.zeros((len(joining), state_size), np.float32))
+            open_slots = [slot for slot, text in enumerate(slots) if text is not None]
+            states = lane.read_state(open_slots)
+            begun = [(text, state) for text, state in zip(filter(None, slots), states, strict=True)]
 
 
 def score_stream(engine: Engine, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
@@ -115,7 +121,7 @@ def score_stream(engine: Engine, pieces: Iterable[NDArray[Any]]) -> Iterator[NDA
     Yields:
         float32 ``[n]`` for each piece: -ln p of each character.
     """
-    with engine.lane(1, reading=True) as lane:
+    with engine.lane(1, logits=BLOCK) as lane:
         lane.write_state(slice(None), np.zeros((1, engine.info.state_size), np.float32))
         before = engine.info.start_token
         for piece in pieces:

@@ -22,7 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime import contract
-from charrnn_runtime.errors import CharRNNError, DeviceError, ModelFormatError, SettingError
+from charrnn_runtime.errors import (
+    CharRNNError,
+    DeviceError,
+    ModelFormatError,
+    OutOfMemoryError,
+    SettingError,
+)
 from charrnn_runtime.model_file import ModelFile, one_line
 from charrnn_runtime.sampling import whole_number
 
@@ -40,7 +46,8 @@ in the state buffer in which it began."""
 _CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 _KEPT_SESSIONS: Final = 8
 _CUDA_ALIGNMENT: Final = 256
-_CUDA_INSTALL: Final = 'pip install "charrnn-runtime[cuda]" and a recent NVIDIA driver (CUDA 13)'
+_CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+_CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
 ort.disable_telemetry_events()
 
@@ -84,52 +91,85 @@ class Engine:
         # Reentrant: while it is held, Python may collect a generator that gives its lane back.
         self._lock = threading.RLock()
         self._sessions: dict[int, Any] = {}
-        self._lanes: dict[tuple[int, bool], list[Lane]] = {}
+        self._lanes: dict[tuple[int, int], list[Lane]] = {}  # by rows and kept logits
         self.device, self.device_note = self._choose_device(device)
         self._try_one_step()
 
     @contextlib.contextmanager
-    def lane(self, rows: int, *, reading: bool = False) -> Iterator[Lane]:
+    def lane(self, rows: int, *, logits: int = 0) -> Iterator[Lane]:
         """Borrow a lane of exactly ``rows`` rows; its buffers hold whatever the last user left.
 
         Args:
-            rows: the number of streams.
-            reading: a lane whose every token is given, and which keeps the logits of every step.
+            rows: the number of streams; `width` says which are best asked for.
+            logits: for a reading lane, whose every token is given: how many steps it can run at once, all of
+                whose logits it keeps.
 
         Raises:
-            DeviceError: there is not enough memory for so many rows.
+            TooManyRows: memory is too little for so many rows, here or in the block under ``with``.
         """
-        key = (rows, reading)
-        with self._lock:
-            free = self._lanes.get(key)
-            lane = free.pop() if free else None
-        if lane is None:
-            lane = self._new_lane(rows, reading)
+        key = (rows, logits)
+        lane: Lane | None = None
         try:
+            with self._lock:
+                free = self._lanes.get(key)
+                lane = free.pop() if free else None
+                if lane is not None:
+                    self._sessions[rows] = self._sessions.pop(rows)  # the newest last
+            if lane is None:
+                lane = self._new_lane(rows, logits)
             yield lane
+        except MemoryError:
+            if lane is not None:
+                lane.release()
+                lane = None
+            raise TooManyRows(rows) from None
         finally:
             with self._lock:
                 # A lane outlives its session's place in the cache only as long as it is in use.
-                if rows in self._sessions:
+                if lane is not None and rows in self._sessions:
                     self._lanes.setdefault(key, []).append(lane)
 
-    def _new_lane(self, rows: int, reading: bool) -> Lane:
-        sizes = (self.info.state_size, len(self.info.vocabulary), rows, reading)
+    def _new_lane(self, rows: int, logits: int) -> Lane:
+        sizes = (self.info.state_size, len(self.info.vocabulary), rows, logits)
         try:
             if self.device == "cuda":
                 return CudaLane(self._session(rows), *sizes, graphs=self._cuda_graphs)
             return Lane(self._session(rows), *sizes)
         except Exception as error:
             if _is_out_of_memory(error):
-                raise self.out_of_memory(rows) from error
+                raise MemoryError from error
             raise CharRNNError(f"onnxruntime cannot make a session: {_first_line(error)}") from error
 
-    def out_of_memory(self, rows: int) -> DeviceError:
-        """The error for a batch that did not fit, naming one that is likely to."""
-        return DeviceError(
-            f"out of memory on {self.device} with {rows:,} streams at once; about {max(1, rows // 2):,} "
-            "would fit: run fewer at once (--batch), or use a smaller model"
+    def out_of_memory(self, rows: int) -> OutOfMemoryError:
+        """The error for a batch that did not fit, naming one that does: it is tried here.
+
+        Whoever calls this has let go of the batch before.
+        """
+        with self._lock:  # what is kept for next time takes memory, too
+            self._sessions.clear()
+            self._lanes.clear()
+        fitting = rows // 2
+        while fitting and not self._fits(fitting):
+            fitting //= 2
+        fits = f"{fitting:,} would fit" if fitting else "not even one would fit"
+        return OutOfMemoryError(
+            f"out of memory on {self.device} with {rows:,} streams at once; {fits}: run fewer at once "
+            "(--batch; rows in Python), or use a smaller model"
         )
+
+    def _fits(self, rows: int) -> bool:
+        """Whether so many streams can run: lets them, with what their caller holds of them beside it."""
+        try:
+            # Streams that wait or end hold states, too; from its second run on, a session plans its memory.
+            held = np.ones((4, rows, self.info.state_size), np.float32)
+            self._new_lane(width(rows), 0).run(4)
+        except (MemoryError, CharRNNError):
+            return False
+        else:
+            return held is not None
+        finally:
+            with self._lock:
+                self._sessions.pop(width(rows), None)
 
     def _session(self, rows: int) -> Any:
         with self._lock:
@@ -236,6 +276,14 @@ class Engine:
             )
 
 
+class TooManyRows(MemoryError):
+    """A lane of so many rows does not fit into memory. It never reaches a caller of the package."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(f"{rows:,} rows")
+        self.rows = rows
+
+
 class Lane:
     """Buffers for some rows, bound to a block of steps: step i reads ``tokens[i]``, writes ``tokens[i+1]``.
 
@@ -245,24 +293,26 @@ class Lane:
 
     Attributes:
         rows: R, the number of streams.
-        tokens: int64 ``[BLOCK + 1, R]``.
-        sampled: int64 ``[BLOCK, R]``, what step i samples: ``tokens[1:]`` itself, but in a reading lane.
-        uniforms: float32 ``[BLOCK, R]``.
+        steps: N, how many it can run at once: BLOCK, or in a reading lane as many as it keeps logits of.
+        tokens: int64 ``[N + 1, R]``.
+        sampled: int64 ``[N, R]``, what step i samples: ``tokens[1:]`` itself, but in a reading lane.
+        uniforms: float32 ``[N, R]``.
         temperature: float32 ``[R]``.
         top_k: int64 ``[R]``.
         top_p: float32 ``[R]``.
-        logits: float32 ``[BLOCK, R, V]`` in a reading lane, else of length 0.
+        logits: float32 ``[N, R, V]`` in a reading lane, else of length 0.
     """
 
-    def __init__(self, session: Any, state_size: int, vocabulary_size: int, rows: int, reading: bool) -> None:
+    def __init__(self, session: Any, state_size: int, vocabulary_size: int, rows: int, logits: int) -> None:
         self.rows = rows
-        self.tokens = np.zeros((BLOCK + 1, rows), np.int64)
-        self.sampled = np.zeros((BLOCK, rows), np.int64) if reading else self.tokens[1:]
-        self.uniforms = np.zeros((BLOCK, rows), np.float32)
+        self.steps = steps = logits or BLOCK
+        self.tokens = np.zeros((steps + 1, rows), np.int64)
+        self.sampled = np.zeros((steps, rows), np.int64) if logits else self.tokens[1:]
+        self.uniforms = np.zeros((steps, rows), np.float32)
         self.temperature = np.ones(rows, np.float32)
         self.top_k = np.ones(rows, np.int64)
         self.top_p = np.ones(rows, np.float32)
-        self.logits = np.zeros((BLOCK if reading else 0, rows, vocabulary_size), np.float32)
+        self.logits = np.zeros((logits, rows, vocabulary_size), np.float32)
         self._current = 0  # which of the two state buffers holds the streams' states
         self._session = session
         self._run_bound = session._sess.run_with_iobinding
@@ -273,6 +323,10 @@ class Lane:
 
     def _allocate(self, state_size: int) -> None:
         self._states = [np.zeros((self.rows, state_size), np.float32) for _ in range(2)]
+
+    def release(self) -> None:
+        """Let go of all memory; the lane is of no use any more, whoever still holds it."""
+        self.__dict__.clear()
 
     def write_state(self, rows: Any, states: NDArray[np.float32]) -> None:
         """Set the states of some rows (an index, a slice or an array of indices)."""
@@ -324,6 +378,8 @@ class Lane:
             for binding, options in bound[first:end]:
                 run_bound(binding, options)
         except Exception as error:
+            if _is_out_of_memory(error):
+                raise MemoryError from error
             raise _cannot_run(error) from error
         self._current ^= (end - first) & 1
 
@@ -362,12 +418,12 @@ class CudaLane(Lane):
         state_size: int,
         vocabulary_size: int,
         rows: int,
-        reading: bool,
+        logits: int,
         *,
         graphs: bool = False,
     ) -> None:
         self._graphs = graphs
-        super().__init__(session, state_size, vocabulary_size, rows, reading)
+        super().__init__(session, state_size, vocabulary_size, rows, logits)
 
     def _allocate(self, state_size: int) -> None:
         def on_device(shape: list[int], kind: Any) -> Any:
@@ -377,17 +433,17 @@ class CudaLane(Lane):
         # Each slot begins at an aligned address, as kernels that load several numbers at once expect.
         self._uniform_stride = -(-rows * 4 // _CUDA_ALIGNMENT) * _CUDA_ALIGNMENT // 4
         self._device_states = [on_device([rows, state_size], np.float32) for _ in range(2)]
-        self._device_tokens = [on_device([rows], np.int64) for _ in range(BLOCK + 1)]
+        self._device_tokens = [on_device([rows], np.int64) for _ in range(self.steps + 1)]
         self._device_sampled = self._device_tokens[1:]
         if len(self.logits):
-            self._device_sampled = [on_device([rows], np.int64) for _ in range(BLOCK)]
-        self._device_uniforms = on_device([BLOCK, self._uniform_stride], np.float32)
+            self._device_sampled = [on_device([rows], np.int64) for _ in range(self.steps)]
+        self._device_uniforms = on_device([self.steps, self._uniform_stride], np.float32)
         self._device_settings = {
             name: on_device([rows], kind)
             for name, kind in (("temperature", np.float32), ("top_k", np.int64), ("top_p", np.float32))
         }
         self._device_logits = [on_device(list(self.logits.shape[1:]), np.float32) for _ in self.logits]
-        self._staged_uniforms = np.zeros((BLOCK, self._uniform_stride), np.float32)
+        self._staged_uniforms = np.zeros((self.steps, self._uniform_stride), np.float32)
         for value in self._device_states:
             value.update_inplace(np.zeros((rows, state_size), np.float32))
 
@@ -462,15 +518,29 @@ def _run_options(graph: int | None = None) -> Any:
     return options
 
 
+def width(streams: int) -> int:
+    """The rows of the lane for some streams: exact up to 16, then with at most an eighth idle, so that few
+    sizes are needed.
+    """
+    if streams <= 16:
+        return streams
+    step = 1 << (streams.bit_length() - 4)
+    return -(-streams // step) * step
+
+
 def cuda_missing() -> str | None:
     """What stands in the way of running on CUDA on this machine; None if nothing does."""
     if _CUDA_PROVIDER not in ort.get_available_providers():
         if {"onnxruntime", "onnxruntime-gpu"} <= _installed_builds():
             return (
                 "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; repair "
-                "it with: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+                f"it with: pip uninstall -y onnxruntime onnxruntime-gpu && {_CUDA_BUILD}"
             )
-        return f"this onnxruntime is a build without CUDA; install it with {_CUDA_INSTALL}"
+        # Beside the plain build, the other one would be hidden.
+        return (
+            "this onnxruntime is a build without CUDA; replace it with: pip uninstall -y onnxruntime && "
+            f"{_CUDA_INSTALL}"
+        )
     return _driver_problem()
 
 
@@ -500,7 +570,10 @@ def _driver_problem() -> str | None:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """onnxruntime has no exception of its own for it."""
-    return isinstance(error, MemoryError) or "allocat" in str(error) or "out of memory" in str(error)
+    said = str(error)  # all of it: the telling words may come late
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("allocat", "bad_alloc", "out of memory")
+    )
 
 
 def _cannot_run(error: BaseException) -> CharRNNError:

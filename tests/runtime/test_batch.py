@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn_runtime import CharRNN, Sampling, State
-from charrnn_runtime.batch import _WINDOW, Job, _width, run_jobs
-from charrnn_runtime.session import BLOCK
+from charrnn_runtime.batch import _WINDOW, Job, run_jobs
+from charrnn_runtime.session import BLOCK, width
 from make_models import FOLDER, SmallModel
 
 Load = Callable[[str], CharRNN]
@@ -183,13 +183,13 @@ def test_a_stop_text_across_blocks_and_narrower_batches_is_seen(lstm: CharRNN, s
 
 @given(st.integers(1, 10_000))
 def test_a_batch_is_as_wide_as_its_streams_or_little_wider(streams: int) -> None:
-    width = _width(streams)
-    assert streams <= width <= streams + streams // 8
-    assert _width(width) == width
+    wide = width(streams)
+    assert streams <= wide <= streams + streams // 8
+    assert width(wide) == wide
 
 
 def test_batches_have_few_widths() -> None:
-    assert len({_width(streams) for streams in range(1, 257)}) <= 48
+    assert len({width(streams) for streams in range(1, 257)}) <= 48
 
 
 def test_random_numbers_are_drawn_right_far_into_a_text(lstm: CharRNN) -> None:

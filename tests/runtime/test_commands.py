@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import shlex
 import signal
@@ -727,6 +728,59 @@ def test_score_takes_any_file_for_models_of_bytes(
         assert each["bits_per_character"] == pytest.approx(expected.bits_per_character, abs=1e-5)
     assert "0xff\n" in _ok(score(BYTES, tmp_path / "data", "--per-char")).replace("'", "")
     assert "no UTF-8 text" in _error(score(BYTES, tmp_path / "data", "--compare", MODEL), 1)
+
+
+def test_the_likelier_model_is_the_one_that_gives_the_text_the_higher_probability(
+    score: Command, lstm: CharRNN, byte_model: CharRNN
+) -> None:
+    text = "naïve"  # five characters to one model, if it knew ï; six bytes to the other
+    known = "LORD of all"
+    done = score(MODEL, "-", "--by-line", "--json", "--compare", BYTES, input=f"{known}\n\n".encode())
+    first, empty = [json.loads(line) for line in _ok(done).splitlines()]
+    nats = [model.score(known).nats for model in (lstm, byte_model)]
+    assert first["likelier"] == str(MODEL if nats[0] < nats[1] else BYTES)
+    assert first["other_characters"] == len(known)
+    assert empty["likelier"] is None  # both are sure of nothing
+    done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", BYTES, input=text.encode())
+    record = json.loads(_ok(done))
+    assert (record["characters"], record["other_characters"]) == (4, 6)
+    assert record["likelier"] is None  # one of them left out what the other had to predict
+    done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", MODEL, input=text.encode())
+    assert json.loads(_ok(done))["likelier"] is None  # equal
+    assert "  neither  -" in _ok(score(MODEL, "-", "--compare", MODEL, input=b"LORD"))
+
+
+def test_bits_stand_beside_the_characters_that_they_are_of(
+    score: Command, lstm: CharRNN, byte_model: CharRNN
+) -> None:
+    text = "aïb"
+    options = ("--by-line", "--per-char", "--unknown", "skip", "--compare", BYTES)
+    record = json.loads(_ok(score(MODEL, "-", "--json", *options, input=text.encode())))
+    in_bits = [loss / math.log(2) for loss in lstm.score("ab").per_character.tolist()]
+    bytes_in_bits = [loss / math.log(2) for loss in byte_model.score(text).per_character.tolist()]
+    assert record["bits"][1] is None
+    assert record["bits"][::2] == pytest.approx(in_bits, abs=1e-4)
+    expected = [bytes_in_bits[0], bytes_in_bits[1] + bytes_in_bits[2], bytes_in_bits[3]]
+    assert record["other_bits"] == pytest.approx(expected, abs=1e-4)
+    lines = _ok(score(MODEL, "-", *options, input=text.encode())).splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["'a'", "'ï'", "'b'"]
+    assert lines[2].split()[0] == "-"
+    assert float(lines[2].split()[1]) == pytest.approx(expected[1], abs=1e-4)
+
+
+def test_an_unknown_character_is_found_in_its_line(score: Command, gen: Command, tmp_path: Path) -> None:
+    lines = "LORD\n\nxyß\n".encode()
+    message = "error: line 3 has characters that the model does not know: 'ß' (U+00DF) at position 2"
+    assert message in _error(score(MODEL, "-", "--by-line", input=lines), 1)
+    (tmp_path / "primes").write_bytes(lines)
+    assert message in _error(gen(MODEL, "--primes-file", tmp_path / "primes", "-n", 3), 1)
+    assert "error: the text has characters" in _error(gen(MODEL, "-p", "ß", "--json"), 1)
+    assert "error: the text has characters" in _error(gen(MODEL, "-p", "ß"), 1)
+
+
+def test_batch_is_for_many_streams(gen: Command) -> None:
+    assert "--batch is for many streams" in _error(gen(MODEL, "--batch", 4), 2)
+    assert "--batch is for many streams" in _error(gen(MODEL, "-i", "--batch", 4), 2)
 
 
 def test_score_leaves_a_byte_order_mark_out_as_training_does(score: Command, lstm: CharRNN) -> None:

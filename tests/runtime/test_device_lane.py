@@ -45,6 +45,28 @@ def test_it_writes_what_the_lane_of_the_cpu_writes(
     assert texts[0] == texts[1]
 
 
+def test_a_block_of_steps_copies_states_once_however_many_streams_end_and_join(
+    small: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = []
+    for name in ("read_state", "write_state"):
+        real = getattr(CudaLane, name)
+
+        def counted(self: CudaLane, *values: object, _real: object = real, _name: str = name) -> object:
+            copies.append(_name)
+            return _real(self, *values)  # type: ignore[operator]
+
+        monkeypatch.setattr(OnCpu, name, counted)
+    model = on_device(small)
+    model.generate(["A"] * 64, 2 * BLOCK, rows=16, seed=1)
+    # Sixteen streams begin at a time, four times over.
+    assert copies.count("read_state") == 4
+    assert copies.count("write_state") == 4
+    copies.clear()
+    model.score(["LORD"] * 128)
+    assert len(copies) <= 2 + 1 + 1
+
+
 def test_it_stops_where_the_lane_of_the_cpu_stops(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
@@ -83,7 +105,7 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
     engine = Engine(read_model_file(exact.path), "cpu")
     size, symbols = engine.info.state_size, len(engine.info.vocabulary)
     for _ in range(2):
-        lane = OnCpu(engine._session(2), size, symbols, 2, False, graphs=True)
+        lane = OnCpu(engine._session(2), size, symbols, 2, 0, graphs=True)
         for steps in (BLOCK, 3, BLOCK):  # an odd number of steps turns the two state buffers around
             lane.run(steps)
             lane.tokens[0] = lane.tokens[steps]
@@ -93,6 +115,6 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
 
 def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(exact: SmallModel) -> None:
     engine = Engine(read_model_file(exact.path), "cpu")
-    lane = OnCpu(engine._session(3), engine.info.state_size, len(engine.info.vocabulary), 3, False)
+    lane = OnCpu(engine._session(3), engine.info.state_size, len(engine.info.vocabulary), 3, 0)
     assert lane._uniform_stride * 4 % 256 == 0
     assert lane._uniform_stride >= 3

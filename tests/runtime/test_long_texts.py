@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from charrnn_runtime.cli import score as score_command
 
 PIECE = 2_000
 PATH = Path("a text")
+JSON_BITS = score_command._Options("error", per_char=True, as_json=True)
 
 
 class Repeated(io.RawIOBase):
@@ -52,7 +54,8 @@ def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
     tracemalloc.start()
     try:
         file: Any = Repeated(text, size)
-        score_command._score_whole(models, file, PATH, "skip", per_char, as_json, Characters())
+        chosen = score_command._Options("skip", per_char, as_json)
+        score_command._score_whole(models, file, PATH, chosen, Characters(), False)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -80,7 +83,7 @@ def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
 def test_pieces_give_what_the_whole_gives(lstm: CharRNN) -> None:
     text = "To be, or not to be: that is the question.\n" * 60
     stream, file = io.StringIO(), io.BytesIO(text.encode())
-    score_command._score_whole([lstm], file, PATH, "error", True, True, stream)
+    score_command._score_whole([lstm], file, PATH, JSON_BITS, stream, False)
     record = json.loads(stream.getvalue())
     whole = lstm.score(text)
     assert record["file"] == str(PATH)
@@ -89,13 +92,25 @@ def test_pieces_give_what_the_whole_gives(lstm: CharRNN) -> None:
     assert sum(record["bits"]) == pytest.approx(whole.bits_per_character * len(text), abs=0.1)
 
 
+@pytest.mark.usefixtures("small_pieces")
+def test_the_other_models_bits_follow_the_first_ones(lstm: CharRNN, byte_model: CharRNN) -> None:
+    text = "To be, or not to be: that is the question.\n" * 60
+    stream, file = io.StringIO(), io.BytesIO(text.encode())
+    score_command._score_whole([lstm, byte_model], file, PATH, JSON_BITS, stream, False)
+    record = json.loads(stream.getvalue())
+    for name, model in (("bits", lstm), ("other_bits", byte_model)):
+        assert len(record[name]) == len(text)
+        assert sum(record[name]) * math.log(2) == pytest.approx(model.score(text).nats, abs=0.2)
+
+
 @pytest.mark.parametrize("text", ["", "ß"])
 def test_a_text_with_nothing_to_score_is_an_object_too(lstm: CharRNN, text: str) -> None:
     stream = io.StringIO()
-    score_command._score_whole([lstm], io.BytesIO(text.encode()), PATH, "skip", True, True, stream)
+    options = score_command._Options("skip", per_char=True, as_json=True)
+    score_command._score_whole([lstm], io.BytesIO(text.encode()), PATH, options, stream, False)
     assert json.loads(stream.getvalue()) == {
         "file": str(PATH),
-        "bits": [],
+        "bits": [None] * len(text),
         "bits_per_character": 0.0,
         "perplexity": 1.0,
         "characters": 0,
@@ -105,5 +120,6 @@ def test_a_text_with_nothing_to_score_is_an_object_too(lstm: CharRNN, text: str)
 @pytest.mark.usefixtures("small_pieces")
 def test_an_unknown_character_is_found_where_it_stands_in_the_whole_text(lstm: CharRNN) -> None:
     file = io.BytesIO(("x" * 3 * PIECE + "ß").encode())
+    options = score_command._Options("error", per_char=False, as_json=False)
     with pytest.raises(Exception, match=f"at position {3 * PIECE};"):
-        score_command._score_whole([lstm], file, PATH, "error", False, False, io.StringIO())
+        score_command._score_whole([lstm], file, PATH, options, io.StringIO(), False)

@@ -22,6 +22,7 @@ from run_commands import RUNTIME, command_environment
 from watched import World
 
 MODEL = FOLDER / "lstm-2x12-fp32.onnx"
+README = Path(__file__).resolve().parents[2] / "README.md"
 BYTES = FOLDER / "lstm-1x12-fp32-byte.onnx"
 COMMANDS = ("gen", "info", "score")
 
@@ -263,6 +264,74 @@ for _ in range(10):
     bar.advance(10)
 bar.close()
 """
+
+
+SLOW = """
+import sys
+from charrnn_runtime.cli import gen, score, terminal
+begin = terminal.LateBar.__init__
+def long_ago(bar, *values, **named):
+    begin(bar, *values, **named)
+    bar._begin -= 3
+terminal.LateBar.__init__ = long_ago
+to, command, *sys.argv[1:] = sys.argv[1:]
+if to:
+    import os
+    os.dup2(os.open(to, os.O_WRONLY | os.O_CREAT), 1)
+{"gen": gen, "score": score}[command].main()
+"""
+CONTROL = "\x1b"
+
+
+def _worded(value: Any) -> str:
+    """The name of a test with these words of a command line."""
+    return (
+        value
+        if isinstance(value, str)
+        else " ".join(str(word) for word in value if word not in (MODEL, README))
+    )
+
+
+MANY_STREAMS = ("gen", MODEL, "--streams", "40", "--batch", "2", "-n", "40", "-s", "1")
+
+
+@posix
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("gen", MODEL, "-n", "3000", "-s", "1"),
+        MANY_STREAMS,
+        ("score", MODEL, README, "--unknown", "skip", "--by-line"),
+        ("score", MODEL, README, "--unknown", "skip", "--per-char"),
+    ],
+    ids=_worded,
+)
+def test_what_streams_to_the_terminal_has_no_bar_that_would_wipe_it_out(words: tuple[str, ...]) -> None:
+    code, shown = at_a_terminal(80, "-c", SLOW, "", *words)
+    assert code == 0
+    assert len(shown) > 1000
+    assert CONTROL not in shown
+
+
+@posix
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("gen", MODEL, "-n", "3000", "-s", "1"), "generating"),
+        (MANY_STREAMS, "generating"),
+        (("score", MODEL, README, "--unknown", "skip", "--by-line"), "scoring"),
+        (("score", MODEL, README, "--unknown", "skip"), "scoring"),
+    ],
+    ids=_worded,
+)
+def test_long_work_that_goes_to_a_file_has_a_bar(tmp_path: Path, words: tuple[str, ...], what: str) -> None:
+    code, shown = at_a_terminal(80, "-c", SLOW, tmp_path / "out", *words)
+    assert code == 0
+    assert what in shown
+    assert "100%" in shown
+    written = (tmp_path / "out").read_text()
+    assert written
+    assert CONTROL not in written
 
 
 @posix

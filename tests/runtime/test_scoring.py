@@ -90,9 +90,9 @@ def _count_lanes(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[int]:
     engine, widths = model._engine, list[int]()
     engine_lane = type(engine).lane
 
-    def lane(rows: int, *, reading: bool = False) -> object:
+    def lane(rows: int, *, logits: int = 0) -> object:
         widths.append(rows)
-        return engine_lane(engine, rows, reading=reading)
+        return engine_lane(engine, rows, logits=logits)
 
     monkeypatch.setattr(engine, "lane", lane)
     return widths

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib.metadata
+import re
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -16,7 +19,15 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from charrnn_runtime import CharRNN, CharRNNError, DeviceError, ModelFormatError, SettingError, session
+from charrnn_runtime import (
+    CharRNN,
+    CharRNNError,
+    DeviceError,
+    ModelFormatError,
+    OutOfMemoryError,
+    SettingError,
+    session,
+)
 from charrnn_runtime.model_file import ModelFile, read_model_file
 from charrnn_runtime.session import BLOCK, Engine, Lane
 from make_models import FOLDER, SmallModel
@@ -72,9 +83,8 @@ def test_cuda_without_a_driver_is_an_error_and_never_the_cpu(lstm_path: Path) ->
 
 @pytest.mark.usefixtures("plain_build")
 def test_cuda_without_a_cuda_build_is_an_error_with_the_line_that_installs_one(lstm_path: Path) -> None:
-    with pytest.raises(
-        DeviceError, match=r'build without CUDA; install it with pip install "charrnn-runtime\[cuda\]"'
-    ):
+    line = 'replace it with: pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
+    with pytest.raises(DeviceError, match=re.escape(f"build without CUDA; {line}")):
         CharRNN.load(lstm_path, device="cuda")
 
 
@@ -83,11 +93,9 @@ def test_both_builds_at_once_are_an_error_with_the_lines_that_repair_it(
 ) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     _install(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(
-        DeviceError,
-        match="both installed, and the first hides the second; repair it with: "
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
-    ):
+    line = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]"'
+    message = f"both installed, and the first hides the second; repair it with: {line}"
+    with pytest.raises(DeviceError, match=re.escape(message)):
         CharRNN.load(lstm_path, device="cuda")
 
 
@@ -234,7 +242,7 @@ def test_a_lane_comes_back_and_is_used_again(engine: Engine) -> None:
             assert second is not first
         with engine.lane(3) as third:
             assert third is second
-    with engine.lane(3, reading=True) as reading:
+    with engine.lane(3, logits=BLOCK) as reading:
         assert reading not in (first, second)
 
 
@@ -303,17 +311,74 @@ def test_a_lane_runs_on_from_block_to_block_whatever_the_cuts(engine: Engine) ->
     assert texts[0] == texts[1] == texts[2]
 
 
-def test_too_many_streams_for_the_memory_are_an_error_that_names_fewer(engine: Engine) -> None:
-    message = str(engine.out_of_memory(1000))
-    assert "out of memory on cpu with 1,000 streams at once; about 500 would fit" in message
+def test_a_lane_that_is_used_again_keeps_its_session_from_being_dropped(engine: Engine) -> None:
+    for rows in range(2, 2 + 3 * session._KEPT_SESSIONS):
+        for used in (1, rows):
+            with engine.lane(used):
+                pass
+    assert 1 in engine._sessions
+
+
+def test_too_many_streams_for_the_memory_are_an_error_that_names_how_many_were_tried(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    allocate = session.Lane._allocate
+
+    def with_little_memory(self: session.Lane, state_size: int) -> None:
+        tried.append(self.rows)
+        if self.rows > 300:
+            raise MemoryError
+        allocate(self, state_size)
+
+    monkeypatch.setattr(session.Lane, "_allocate", with_little_memory)
+    model = CharRNN.load(lstm_path, device="cpu")
+    message = "out of memory on cpu with 1,024 streams at once; 256 would fit: run fewer"
+    with pytest.raises(OutOfMemoryError, match=message):
+        model.generate([""] * 1024, 5, rows=1024)
+    assert tried == [1024, 512, 256]
+    with pytest.raises(OutOfMemoryError, match=message):
+        model.step(model.initial_state(1024))
+    assert len(model.generate([""] * 1024, 5, rows=256)) == 1024
+
+
+LIMITED = """
+import resource, sys
+from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.session import Engine, TooManyRows
+engine = Engine(read_model_file(sys.argv[1]), "cpu")
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 200_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+failed = 0
+try:
+    with engine.lane(1_000_000) as lane:
+        lane.run(1)
+except TooManyRows as error:
+    failed = error.rows
+fits = int(str(engine.out_of_memory(failed)).partition("at once; ")[2].partition(" ")[0].replace(",", ""))
+with engine.lane(fits) as lane:
+    print(failed, fits, lane.run(lane.steps))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's here")
+def test_as_many_streams_as_an_error_names_do_fit(lstm_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, lstm_path], check=True, capture_output=True, text=True
+    )
+    failed, fits, ran = map(int, done.stdout.split())
+    assert (failed, ran) == (1_000_000, BLOCK)
+    assert 10_000 < fits < failed
 
 
 @pytest.mark.parametrize(
     ("raised", "kind", "message"),
     [
-        (MemoryError(), DeviceError, "out of memory on cpu with 5 streams at once; about 2 would fit"),
+        (MemoryError(), DeviceError, "out of memory on cpu with 5 streams at once; not even one would fit"),
         (RuntimeError("CUDA failure 2: out of memory"), DeviceError, "out of memory on cpu with 5 streams"),
         (RuntimeError("Failed to allocate memory"), DeviceError, "out of memory on cpu with 5 streams"),
+        (RuntimeError("x" * 400 + "std::bad_alloc"), DeviceError, "out of memory on cpu with 5 streams"),
         (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot make a session: no kernel$"),
     ],
 )
@@ -333,7 +398,8 @@ def test_a_session_that_cannot_be_made_is_an_error_of_ours(
     for way in (lambda: model.generate(["a"] * 5, 5), lambda: model.step(model.initial_state(5))):
         with pytest.raises(kind, match=message):
             way()
-    model.generate("a", 5)  # what there is goes on
+    monkeypatch.undo()
+    model.generate("a", 5)  # the model goes on
 
 
 # --- the trial step ----------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ def compare_with_torch(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
     state = network.initial_state(PROOF_STREAMS)
     engine = Engine(model.file, "cpu")
     logits_apart, states_apart = 0.0, 0.0
-    with engine.lane(PROOF_STREAMS, reading=True) as lane, torch.inference_mode():
+    with engine.lane(PROOF_STREAMS, logits=1) as lane, torch.inference_mode():
         for now in tokens:
             lane.write_state(slice(None), _rows(state))
             lane.tokens[0] = now

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import enum
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -47,6 +49,7 @@ class _Request(Record):
     rows: int | None
     with_prime: bool
     raw: bool
+    as_json: bool
 
 
 @app.command(epilog=EXAMPLES)
@@ -81,7 +84,8 @@ def generate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays for many streams only.")] = 1,
     batch: Annotated[
-        int | None, typer.Option(help="How many streams run at once. [default: as suits the device]")
+        int | None,
+        typer.Option(help="How many of the streams run at once. [default: as suits the device]"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to a file, whole or not at all.")
@@ -118,6 +122,10 @@ def generate(
         raise SettingError(f"--batch must be between 1 and {contract.MAX_STREAMS:,}, not {batch:,}")
     if primes_file is not None and streams != 1:
         raise SettingError("--primes-file has a stream for each line, so it takes no --streams")
+    if batch is not None and streams == 1 and primes_file is None:
+        raise SettingError(
+            "--batch is for many streams: give --streams or --primes-file too, or leave it out"
+        )
     if interactive and (as_json or output or streams != 1 or prime_file or primes_file):
         raise SettingError(
             "--interactive writes one stream to stdout as it comes; it goes with none of --json, --output, "
@@ -152,6 +160,7 @@ def generate(
         rows=batch,
         with_prime=not no_prime,
         raw=raw,
+        as_json=as_json,
     )
     if length < 0:
         raise SettingError(f"--length must be 0 or more, not {length}")
@@ -177,17 +186,17 @@ def generate(
                     stream.write(data)
                     stream.flush()
 
-                at_terminal = stream.isatty()
+                shown = _how_shown(stream)
             else:
                 file = stack.enter_context(terminal.new_file(output, force=force))
 
                 def write(data: bytes) -> None:
                     file.write(data)
 
-                at_terminal = False
+                shown = _Shown.not_at_all
             single = request.streams == 1 and not as_json
             work = _write_one if single else _write_many
-            characters = work(model, request, write, as_json, at_terminal, output is not None)
+            characters = work(model, request, write, shown)
     seconds = time.perf_counter() - begin
     if stats:
         terminal.say(
@@ -270,31 +279,47 @@ def _say_skipped(model: CharRNN, prime: str | bytes, unknown: str) -> None:
             terminal.say(f"dropped from the prime, since the model does not know them: {shown}")
 
 
-def _write_one(
-    model: CharRNN, request: _Request, write: _Write, as_json: bool, at_terminal: bool, to_file: bool
-) -> int:
+class _Shown(enum.Enum):
+    """Whether the user sees what is written while it is written."""
+
+    now = "a terminal"
+    perhaps = "a pipe, whose reader may show it, as tee does"
+    not_at_all = "a file"
+
+
+def _how_shown(stream: BinaryIO) -> _Shown:
+    if stream.isatty():
+        return _Shown.now
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # no file of the system's
+        is_pipe = False
+    return _Shown.perhaps if is_pipe else _Shown.not_at_all
+
+
+def _write_one(model: CharRNN, request: _Request, write: _Write, shown: _Shown) -> int:
     """One stream, as it comes; gives the number of characters."""
     prime = next(request.primes(model))
     _say_skipped(model, prime, request.unknown)
-    bar = terminal.LateBar(request.length if to_file else 0, "generating")
-    show = _Shown(model, write, raw=request.raw)
-    shown = 0
-    with model.stream_bytes(
-        prime, request.length, seed=request.seed, unknown=request.unknown, **request.settings
-    ) as pieces:
+    show = _Writer(model, write, raw=request.raw)
+    done = 0
+    with (
+        terminal.LateBar(request.length, "generating", wanted=shown is _Shown.not_at_all) as bar,
+        model.stream_bytes(
+            prime, request.length, seed=request.seed, unknown=request.unknown, **request.settings
+        ) as pieces,
+    ):
         if request.with_prime:
             show(model.vocabulary.decode_bytes(model.vocabulary.encode(prime, request.unknown)))
         for piece in pieces:
             show(piece)
-            if to_file:
-                bar.advance(pieces.generated - shown)
-                shown = pieces.generated
-    bar.close()
-    show.finish(ends_line=at_terminal and not request.raw)
+            bar.advance(pieces.generated - done)
+            done = pieces.generated
+    show.finish(ends_line=shown is _Shown.now and not request.raw)
     return pieces.generated
 
 
-class _Shown:
+class _Writer:
     """Writes what one stream gives: raw, or as text, which is always whole UTF-8."""
 
     def __init__(self, model: CharRNN, write: _Write, *, raw: bool) -> None:
@@ -317,12 +342,11 @@ class _Shown:
             self._write(b"\n")
 
 
-def _write_many(
-    model: CharRNN, request: _Request, write: _Write, as_json: bool, at_terminal: bool, to_file: bool
-) -> int:
+def _write_many(model: CharRNN, request: _Request, write: _Write, shown: _Shown) -> int:
     """Many streams, each when it and those before it are done; gives the number of characters."""
     characters = 0
-    bar = terminal.LateBar((request.streams or 0) * request.length, "generating")
+    given = list(request.primes(model))
+    bar = terminal.LateBar(len(given) * request.length, "generating", wanted=shown is not _Shown.now)
 
     def progress(amount: int) -> None:
         nonlocal characters
@@ -331,7 +355,7 @@ def _write_many(
 
     def primes() -> Iterator[str | bytes]:
         said = None
-        for prime in request.primes(model):
+        for prime in given:
             if prime != said:
                 _say_skipped(model, prime, request.unknown)
                 said = prime
@@ -348,7 +372,7 @@ def _write_many(
             on_progress=progress,
             **request.settings,
         ):
-            if as_json:
+            if request.as_json:
                 # The model's path may hold what is no UTF-8 (surrogates in Python): JSON escapes it just so.
                 line = json.dumps(_record(model, request, done), ensure_ascii=False)
                 write(line.encode(errors="backslashreplace") + b"\n")
@@ -358,6 +382,10 @@ def _write_many(
             ends_line = text.endswith("\n") or not text
         if not ends_line:
             write(b"\n")
+    except UnknownCharacterError as error:
+        if request.streams is None and error.index is not None:
+            raise error.of(None, f"line {error.index + 1}") from None
+        raise error.of(None) from None
     finally:
         bar.close()
     return characters

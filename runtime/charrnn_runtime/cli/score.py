@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import codecs
 import itertools
 import json
 import math
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +18,15 @@ import typer
 
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
-from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
+from charrnn_runtime.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.scoring import Score
 
 app = terminal.new_app()
 
@@ -73,7 +78,7 @@ def score(
 
     from charrnn_runtime.model import CharRNN
 
-    choice: Literal["error", "skip"] = "skip" if unknown == "skip" else "error"
+    options = _Options("skip" if unknown == "skip" else "error", per_char, as_json)
     models = [CharRNN.load(model_path, device=device, threads=threads)]
     if compare is not None:
         models.append(CharRNN.load(compare, device=device, threads=threads))
@@ -82,132 +87,216 @@ def score(
     stream = terminal.product()
     with _opened(text_path) as file:
         if by_line:
-            _score_lines(models, file, text_path, choice, per_char, as_json, stream)
+            _score_lines(models, file, text_path, options, stream, stream.isatty())
         else:
-            _score_whole(models, file, text_path, choice, per_char, as_json, stream)
+            _score_whole(models, file, text_path, options, stream, stream.isatty())
+
+
+class _Options(Record):
+    """How texts are scored and shown."""
+
+    unknown: Literal["error", "skip"]
+    per_char: bool
+    as_json: bool
+
+
+class _Total(Record):
+    """What a model makes of a text, or of as much of it as was read.
+
+    Attributes:
+        characters: how many it was scored on (bytes, at the byte level).
+        nats: the sum of their losses.
+    """
+
+    characters: int
+    nats: float
 
 
 def _score_lines(
-    models: list[CharRNN],
-    file: BinaryIO,
-    path: Path,
-    unknown: Literal["error", "skip"],
-    per_char: bool,
-    as_json: bool,
-    stream: Any,
+    models: list[CharRNN], file: BinaryIO, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
     """Each line by itself; many share each step, and no more are held than that takes."""
     copies = itertools.tee(_lines(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
     scored = [
-        model.score_each(lines, unknown=unknown) for model, lines in zip(models, copies[1:], strict=True)
+        model.score_each(lines, unknown=options.unknown)
+        for model, lines in zip(models, copies[1:], strict=True)
     ]
-    for number, (line, *scores) in enumerate(zip(copies[0], *scored, strict=True), start=1):
-        if as_json:
-            record = _record(models, [(each.characters, each.nats) for each in scores])
-            record = {"line": number, "text": _shown(line), **record}
-            if per_char:
-                record["bits"] = _bits(scores[0].per_character)
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-            continue
-        stream.write(_row(models, [(each.characters, each.nats) for each in scores], _shown(line)) + "\n")
-        if per_char:
-            for character, bits in zip(
-                _known(models[0], line, unknown), _bits(scores[0].per_character), strict=True
-            ):
-                stream.write(f"{bits:9.4f}  {character!r}\n")
+    with terminal.LateBar(_size(file), "scoring", wanted=not at_terminal) as bar:
+        try:
+            for number, (line, *scores) in enumerate(zip(copies[0], *scored, strict=True), start=1):
+                _show_line(models, number, line, scores, options, stream)
+                bar.advance(_bytes_of(line) + 1)
+        except UnknownCharacterError as error:
+            raise error.of(None, "" if error.index is None else f"line {error.index + 1}") from None
+
+
+def _show_line(
+    models: list[CharRNN],
+    number: int,
+    line: str | bytes,
+    scores: list[Score],
+    options: _Options,
+    stream: Any,
+) -> None:
+    totals = [_Total(each.characters, each.nats) for each in scores]
+    alike = _know_alike(models, line)
+    bits = [
+        _bits(model, line, each.per_character, options.unknown)
+        for model, each in zip(models, scores if options.per_char else [], strict=False)
+    ]
+    if options.as_json:
+        record = {"line": number, "text": _shown(line), **_record(models, totals, alike)}
+        for name, each in zip(("bits", "other_bits"), bits, strict=False):
+            record[name] = each
+        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return
+    stream.write(_row(models, totals, alike, _shown(line)) + "\n")
+    if options.per_char:
+        _write_bits(line, bits, stream)
 
 
 def _score_whole(
-    models: list[CharRNN],
-    file: BinaryIO,
-    path: Path,
-    unknown: Literal["error", "skip"],
-    per_char: bool,
-    as_json: bool,
-    stream: Any,
+    models: list[CharRNN], file: BinaryIO, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
     """The text as one stream, of which no more is held than a piece."""
     # Each piece goes through all models before the next, so that none falls behind and text piles up for it.
     copies = itertools.tee(_strides(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
     scored = [
-        model.score_stream(pieces, unknown=unknown) for model, pieces in zip(models, copies[1:], strict=True)
+        model.score_stream(pieces, unknown=options.unknown)
+        for model, pieces in zip(models, copies[1:], strict=True)
     ]
-    bar = terminal.LateBar(_size(path), "scoring")
-    totals = [(0, 0.0)] * len(models)
-    bits = _BitsRecord(stream, path) if per_char and as_json else None
-    try:
+    totals = [_Total(0, 0.0)] * len(models)
+    alike = True
+    record = _BitsRecord(stream, path) if options.per_char and options.as_json else None
+    with terminal.LateBar(_size(file), "scoring", wanted=not (at_terminal and options.per_char)) as bar:
         for piece, *parts in zip(copies[0], *scored, strict=True):
             for index, losses in enumerate(parts):
-                characters, nats = totals[index]
-                totals[index] = (characters + len(losses), nats + float(losses.sum(dtype=float)))
-            bar.advance(len(piece.encode() if isinstance(piece, str) else piece))
-            if bits is not None:
-                bits.add(_bits(parts[0]))
-            elif per_char:
-                for loss, symbol in zip(parts[0].tolist(), _known(models[0], piece, unknown), strict=True):
-                    stream.write(f"{loss / _LN2:9.4f}  {symbol!r}\n")
-    finally:
-        bar.close()
-    if bits is not None:
-        bits.end(_record(models, totals))
-    elif as_json:
-        record = {"file": str(path), **_record(models, totals)}
-        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                before = totals[index]
+                nats = before.nats + float(losses.sum(dtype=float))
+                totals[index] = _Total(before.characters + len(losses), nats)
+            alike = alike and _know_alike(models, piece)
+            bar.advance(_bytes_of(piece))
+            if options.per_char:
+                bits = [
+                    _bits(model, piece, losses, options.unknown)
+                    for model, losses in zip(models, parts, strict=True)
+                ]
+                if record is not None:
+                    record.add(bits)
+                else:
+                    _write_bits(piece, bits, stream)
+    if record is not None:
+        record.end(_record(models, totals, alike))
+    elif options.as_json:
+        everything = {"file": str(path), **_record(models, totals, alike)}
+        stream.write(json.dumps(everything, ensure_ascii=False) + "\n")
     else:
-        stream.write(_row(models, totals, str(path)) + "\n")
+        stream.write(_row(models, totals, alike, str(path)) + "\n")
 
 
 class _BitsRecord:
-    """A file's JSON object, written as its bits come: they may be more than memory holds."""
+    """A file's JSON object, written as its bits come: they may be more than memory holds.
+
+    The other model's come after all of the first one's, so these are held, in 4 bytes a character.
+    """
 
     def __init__(self, stream: Any, path: Path) -> None:
         self._stream = stream
         self._before = f'{{"file": {json.dumps(str(path), ensure_ascii=False)}, "bits": ['
+        self._others: array.array[float] | None = None
 
-    def add(self, bits: list[float]) -> None:
-        if bits:
-            self._stream.write(self._before + json.dumps(bits)[1:-1])
+    def add(self, bits: list[list[float | None]]) -> None:
+        first, *others = bits
+        if first:
+            self._stream.write(self._before + json.dumps(first)[1:-1])
             self._before = ", "
+        for other in others:
+            if self._others is None:
+                self._others = array.array("f")
+            self._others.extend(math.nan if each is None else each for each in other)
 
     def end(self, record: dict[str, Any]) -> None:
-        opening = "" if self._before == ", " else self._before
-        self._stream.write(f"{opening}], {json.dumps(record, ensure_ascii=False)[1:]}\n")
+        self._stream.write(("" if self._before == ", " else self._before) + "]")
+        if self._others is not None:
+            self._stream.write(', "other_bits": [')
+            for first in range(0, len(self._others), _STRIDE):
+                some = [
+                    None if math.isnan(each) else round(each, 4)
+                    for each in self._others[first : first + _STRIDE]
+                ]
+                self._stream.write((", " if first else "") + json.dumps(some)[1:-1])
+            self._stream.write("]")
+        self._stream.write(f", {json.dumps(record, ensure_ascii=False)[1:]}\n")
 
 
-def _record(models: list[CharRNN], totals: list[tuple[int, float]]) -> dict[str, Any]:
-    characters, nats = totals[0]
+def _record(models: list[CharRNN], totals: list[_Total], alike: bool) -> dict[str, Any]:
+    mean = _per_character(totals[0])
     record: dict[str, Any] = {
-        "bits_per_character": round(_per_character(characters, nats) / _LN2, 6),
-        "perplexity": round(math.exp(min(_per_character(characters, nats), 700.0)), 6),
-        "characters": characters,
+        "bits_per_character": round(mean / _LN2, 6),
+        "perplexity": round(math.exp(min(mean, 700.0)), 6),
+        "characters": totals[0].characters,
     }
     if len(models) > 1:
-        record["other_bits_per_character"] = round(_per_character(*totals[1]) / _LN2, 6)
-        record["likelier"] = _likelier(models, totals)
+        record["other_bits_per_character"] = round(_per_character(totals[1]) / _LN2, 6)
+        record["other_characters"] = totals[1].characters
+        record["likelier"] = _likelier(models, totals, alike)
     return record
 
 
-def _row(models: list[CharRNN], totals: list[tuple[int, float]], text: str) -> str:
-    characters, nats = totals[0]
-    mean = _per_character(characters, nats)
-    columns = [f"{mean / _LN2:9.4f}", f"{math.exp(min(mean, 700.0)):10.3f}", f"{characters:9,}"]
+def _row(models: list[CharRNN], totals: list[_Total], alike: bool, text: str) -> str:
+    mean = _per_character(totals[0])
+    columns = [f"{mean / _LN2:9.4f}", f"{math.exp(min(mean, 700.0)):10.3f}", f"{totals[0].characters:9,}"]
     if len(models) > 1:
-        columns += [f"{_per_character(*totals[1]) / _LN2:9.4f}", _likelier(models, totals)]
+        columns += [f"{_per_character(totals[1]) / _LN2:9.4f}", _likelier(models, totals, alike) or "neither"]
     return "  ".join([*columns, text])
 
 
-def _likelier(models: list[CharRNN], totals: list[tuple[int, float]]) -> str:
-    """The model that gives the text the higher probability a character."""
-    means = [_per_character(*total) for total in totals]
-    return models[0 if means[0] <= means[1] else 1].info.path
+def _likelier(models: list[CharRNN], totals: list[_Total], alike: bool) -> str | None:
+    """The model that gives the text the higher probability: whether it reads characters or bytes is the same.
+
+    None where both give it the same, or where one leaves out more of the text than the other.
+    """
+    first, second = totals
+    if not alike or first.nats == second.nats:
+        return None
+    return models[0 if first.nats < second.nats else 1].info.path
 
 
-def _per_character(characters: int, nats: float) -> float:
-    return nats / characters if characters else 0.0
+def _know_alike(models: list[CharRNN], text: str | bytes) -> bool:
+    """Whether all models know the same of a text, so that what they make of it can be compared."""
+    if len(models) == 1:
+        return True
+    unknown = [set(model.vocabulary.unknown_characters(text)) for model in models]
+    return all(each == unknown[0] for each in unknown)
 
 
-def _bits(losses: NDArray[np.float32]) -> list[float]:
-    return [round(bits, 4) for bits in (losses / _LN2).tolist()]
+def _per_character(total: _Total) -> float:
+    return total.nats / total.characters if total.characters else 0.0
+
+
+def _bits(
+    model: CharRNN, text: str | bytes, losses: NDArray[np.float32], unknown: Literal["error", "skip"]
+) -> list[float | None]:
+    """The bits of each character of a text (of each byte, if it is in bytes); None for what was skipped.
+
+    A character that a model reads in several bytes has the sum of their bits.
+    """
+    each = iter((losses / _LN2).tolist())
+    if isinstance(text, bytes):
+        return [round(bits, 4) for bits in each]
+    if model.vocabulary.level == "byte":
+        lengths = (len(character.encode()) for character in text)
+        return [round(sum(itertools.islice(each, length)), 4) for length in lengths]
+    skipped = set(model.vocabulary.unknown_characters(text) if unknown == "skip" else ())
+    return [None if character in skipped else round(next(each), 4) for character in text]
+
+
+def _write_bits(text: str | bytes, bits: list[list[float | None]], stream: Any) -> None:
+    """A line for each character: its bits by each model, and the character; - for what a model skipped."""
+    symbols = map(repr, text) if isinstance(text, str) else (f"0x{byte:02x}" for byte in text)
+    for symbol, *each in zip(symbols, *bits, strict=False):
+        columns = ["        -" if one is None else f"{one:9.4f}" for one in each]
+        stream.write("  ".join([*columns, symbol]) + "\n")
 
 
 def _read_bytes(models: list[CharRNN]) -> bool:
@@ -220,12 +309,8 @@ def _shown(line: str | bytes) -> str:
     return line if isinstance(line, str) else line.decode(errors="replace")
 
 
-def _known(model: CharRNN, text: str | bytes, unknown: Literal["error", "skip"]) -> list[str]:
-    """The symbols of a text that were scored: characters, or bytes as 0x hexadecimal."""
-    ids = model.vocabulary.encode(text, unknown)
-    if model.vocabulary.level == "byte":
-        return [f"0x{byte:02x}" for byte in ids.tolist()]
-    return [model.vocabulary.symbols[index] for index in ids.tolist()]
+def _bytes_of(text: str | bytes) -> int:
+    return len(text.encode() if isinstance(text, str) else text)
 
 
 @contextmanager
@@ -241,8 +326,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+def _size(file: BinaryIO) -> int | None:
+    """How many bytes there are to read; None if that is not known, as of a pipe."""
+    try:
+        status = os.fstat(file.fileno())
+    except (OSError, ValueError):  # no file of the system's
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _pieces(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str] | Iterator[bytes]:

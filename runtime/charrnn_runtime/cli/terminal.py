@@ -155,10 +155,17 @@ class LateBar:
     It appears only where stderr is a terminal and ``--quiet`` was not given.
     """
 
-    def __init__(self, total: int, what: str) -> None:
+    def __init__(self, total: int | None, what: str, *, wanted: bool = True) -> None:
+        """Begin to count.
+
+        Args:
+            total: how much there is to do; None if nobody knows.
+            what: what the bar says before itself.
+            wanted: False where the terminal shows the product as it comes: a bar would wipe out a line of it.
+        """
         self._total, self._what, self._done = total, what, 0
         self._begin = time.monotonic()
-        self._wanted = not _talk.quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._wanted = wanted and not _talk.quiet and sys.stderr is not None and sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
 
@@ -174,6 +181,12 @@ class LateBar:
             self._bar = Progress(console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task(self._what, total=self._total, completed=self._done)
             self._bar.start()
+
+    def __enter__(self) -> LateBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Take the bar away."""
