@@ -62,7 +62,8 @@ class Generated(Record):
 class CharRNN:
     """A character-level RNN that was loaded from a step model file.
 
-    A model may be shared by threads: every call takes buffers of its own, and states never change.
+    A model may be shared by threads: every call takes buffers of its own, and states never change. (One of
+    CUDA graphs may not, and what `stream` gives belongs to one thread at a time.)
 
     Attributes:
         info: all that the file says of itself.
@@ -92,7 +93,8 @@ class CharRNN:
             path: the file.
             device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
             threads: how many threads share one step on the CPU. One is fastest for a few streams.
-            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for.
+            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for. Such a model is
+                for one thread at a time: while one captures, nothing else may use the GPU.
 
         Raises:
             ModelFormatError: the file is no step model, or was cut or altered.

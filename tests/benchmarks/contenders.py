@@ -6,6 +6,7 @@ top-p 0.95, and count one unit for each character of each stream.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,9 +37,10 @@ class TorchNetwork(nn.Module):
 
     def forward(self, token: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         """One character: int64 ``[B]`` -> the next int64 ``[B]``, and the state."""
-        one_hot = nn.functional.one_hot(token, self.vocabulary_size).float()
+        one_hot = nn.functional.one_hot(token, self.vocabulary_size).to(self.output.weight.dtype)
         hidden, state = self.rnn(one_hot[None], state)  # (1, B, V) -> (1, B, H)
-        values, symbols = torch.topk(self.output(hidden[0]) / TEMPERATURE, TOP_K)  # (B, V) -> (B, 40)
+        logits = self.output(hidden[0]).float()
+        values, symbols = torch.topk(logits / TEMPERATURE, TOP_K)  # (B, V) -> (B, 40)
         chances = torch.softmax(values, -1)
         before = torch.cumsum(chances, -1) - chances
         choice = torch.multinomial(chances.masked_fill(before >= TOP_P, 0.0), 1)
@@ -158,12 +160,28 @@ def bare_products(cell: str, layers: int, hidden: int, vocabulary_size: int, str
                 torch.mm(a, b, out=out)
         return streams
 
-    return {
+    runs = {
         "fp32 numpy": with_numpy,
         "fp32 torch": with_torch,
         "fp32 onnxruntime": _ort_products(shapes, streams, "MatMul"),
         "int8 onnxruntime": _ort_products(shapes, streams, "MatMulInteger"),
+        # Ours are of this operator, which also scales and adds the bias.
+        "int8 onnxruntime, scaled": _ort_products(shapes, streams, "QGemm"),
     }
+    bytes_left = [torch.from_numpy((x * 127).astype(np.int8)) for x in left]
+    bytes_right = [torch.from_numpy((x * 127).astype(np.int8)) for x in right]
+
+    def with_torch_int8() -> int:
+        with torch.inference_mode():
+            for a, b in zip(bytes_left, bytes_right, strict=True):
+                torch._int_mm(a, b)
+        return streams
+
+    # PyTorch's own int8 product, which is not public and not made for every shape.
+    with contextlib.suppress(AttributeError, RuntimeError, NotImplementedError):
+        with_torch_int8()
+        runs["int8 torch"] = with_torch_int8
+    return runs
 
 
 def _ort_products(shapes: list[tuple[int, int]], streams: int, operator: str) -> Run:
@@ -172,7 +190,8 @@ def _ort_products(shapes: list[tuple[int, int]], streams: int, operator: str) ->
     from onnx import TensorProto, helper, numpy_helper
 
     draw = np.random.default_rng(0)
-    integer = operator == "MatMulInteger"
+    integer = operator in ("MatMulInteger", "QGemm")
+    scaled = operator == "QGemm"
     nodes, inputs, outputs, weights = [], [], [], []
     bound: list[tuple[str, NDArray[Any], bool]] = []
     for index, (rows, columns) in enumerate(shapes):
@@ -186,18 +205,26 @@ def _ort_products(shapes: list[tuple[int, int]], streams: int, operator: str) ->
             value = draw.uniform(-1, 1, (streams, rows)).astype(np.float32)
         weights.append(numpy_helper.from_array(matrix, f"w{index}"))
         names = [f"x{index}", f"w{index}"] + ([f"z{index}"] if integer else [])
-        nodes.append(helper.make_node(operator, names, [f"y{index}"]))
-        kind, result = (
-            (TensorProto.UINT8, TensorProto.INT32) if integer else (TensorProto.FLOAT, TensorProto.FLOAT)
-        )
+        if scaled:
+            for name, constant in (
+                ("s", np.array(0.01, np.float32)),
+                ("o", np.array(0, np.int8)),
+                ("b", np.zeros(columns, np.int32)),
+            ):
+                weights.append(numpy_helper.from_array(constant, f"{name}{index}"))
+            names = [f"{name}{index}" for name in ("x", "s", "z", "w", "s", "o", "b")]
+        domain = "com.microsoft" if scaled else ""
+        nodes.append(helper.make_node(operator, names, [f"y{index}"], domain=domain))
+        kind = TensorProto.UINT8 if integer else TensorProto.FLOAT
+        result = TensorProto.INT32 if integer and not scaled else TensorProto.FLOAT
         inputs.append(helper.make_tensor_value_info(f"x{index}", kind, [streams, rows]))
         outputs.append(helper.make_tensor_value_info(f"y{index}", result, [streams, columns]))
         bound.append((f"x{index}", value, True))
-        out = np.empty((streams, columns), np.int32 if integer else np.float32)
+        out = np.empty((streams, columns), np.float32 if result == TensorProto.FLOAT else np.int32)
         bound.append((f"y{index}", out, False))
     model = helper.make_model(
         helper.make_graph(nodes, "products", inputs, outputs, weights),
-        opset_imports=[helper.make_opsetid("", 17)],
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
         ir_version=8,
     )
     options = ort.SessionOptions()

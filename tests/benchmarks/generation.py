@@ -53,6 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     figures: dict[str, Any] = {"machine": describe_machine(), "threads": arguments.threads}
+    run = time.strftime("%Y-%m-%dT%H:%M:%S")
     print("; ".join(f"{name} {value}" for name, value in figures["machine"].items()))
     print(f"{arguments.threads} thread(s) each; temperature 0.8, top-k 40, top-p 0.95; medians\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +73,10 @@ def main() -> None:
             print(f"installed size, {name}: {size / 1e6:,.0f} MB")
     if arguments.json:
         before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-        arguments.json.write_text(json.dumps(before | figures, indent=1) + "\n")
+        if before and before["machine"] != figures["machine"] and set(arguments.parts) != set(PARTS):
+            raise SystemExit(f"{arguments.json} is of another machine or other versions: measure all parts")
+        runs = before.get("runs", {}) | dict.fromkeys(arguments.parts, run)
+        arguments.json.write_text(json.dumps(before | figures | {"runs": runs}, indent=1) + "\n")
 
 
 def measure_network(
@@ -104,7 +108,7 @@ def measure_network(
     contenders["numpy"] = numpy_runner(cell, layers, weights, streams)
     limits = bare_products(cell, layers, hidden, VOCABULARY_SIZE, streams)
     times = measure({**contenders, **limits}, repeats=repeats, seconds=seconds)
-    fp32_limit = min(times[name] for name in limits if name.startswith("fp32"))
+    limit = {kind: min(times[name] for name in limits if name.startswith(kind)) for kind in ("fp32", "int8")}
     eager = min(times["torch eager"], times["torch eager, no oneDNN"])
     return {
         "cell": cell,
@@ -112,12 +116,10 @@ def measure_network(
         "hidden_size": hidden,
         "streams": streams,
         "microseconds": {name: times[name] for name in contenders},
-        "limit": {"fp32": fp32_limit, "int8": times["int8 onnxruntime"]},
+        "limit": limit,
+        "bare_products": {name: times[name] for name in limits},
         "times_fastest_eager": {name: eager / times[name] for name in ("charrnn int8", "charrnn fp32")},
-        "times_limit": {
-            "charrnn int8": times["charrnn int8"] / times["int8 onnxruntime"],
-            "charrnn fp32": times["charrnn fp32"] / fp32_limit,
-        },
+        "times_limit": {f"charrnn {kind}": times[f"charrnn {kind}"] / limit[kind] for kind in limit},
         "skipped": skipped,
     }
 
@@ -140,8 +142,8 @@ def show(row: dict[str, Any]) -> None:
         if name in row["times_limit"]:
             line += f"  {row['times_limit'][name]:5.2f} x its bare products"
         print(line)
-    limits = ", ".join(f"{kind} {value:.2f}" for kind, value in row["limit"].items())
-    print(f"  {'bare products':<24}{limits} us/char")
+    for name, microseconds in row["bare_products"].items():
+        print(f"  bare products: {name:<26}{microseconds:10.2f} us/char")
     if row["skipped"]:
         print(f"  {row['skipped']}")
     print(flush=True)

@@ -1,5 +1,8 @@
 """How fast text is generated on a GPU, against PyTorch eager and PyTorch with CUDA graphs on the same GPU.
 
+Also against a graph of ONNX's own LSTM and GRU operators (cuDNN's on a GPU) with our sampler, bound and run
+in the same way: what our graph of single products should be replaced by if it were faster.
+
     python tests/benchmarks/gpu.py [--json FILE]
 
 Without a usable GPU it says what is missing and ends with exit code 1.
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,6 +29,8 @@ from benchmarks.machine import describe_machine, measure
 from charrnn_runtime import CharRNN
 from charrnn_runtime.session import cuda_missing
 from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer.graph.builder import GraphBuilder
+from charrnn_trainer.graph.sampler import sampler
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
 from reference import random_weights
@@ -48,7 +54,11 @@ def main() -> None:
         "machine": describe_machine() | {"gpu": torch.cuda.get_device_name()},
         "speed": [],
     }
+    figures["machine"]["tf32 in PyTorch"] = (
+        f"cuDNN {torch.backends.cudnn.allow_tf32}, products {torch.backends.cuda.matmul.allow_tf32}"
+    )
     print("; ".join(f"{name} {value}" for name, value in figures["machine"].items()))
+    print("charrnn's fp32 is without tf32")
     with tempfile.TemporaryDirectory() as folder:
         for cell in ("lstm", "gru"):
             weights = random_weights(cell, 2, 256, VOCABULARY_SIZE)
@@ -60,8 +70,10 @@ def main() -> None:
                     for precision in ("fp32", "fp16")
                     for graphs in (False, True)
                 }
-                contenders["torch eager"] = _torch(cell, weights, streams)
-                contenders["torch CUDA graph"] = _torch_graph(cell, weights, streams)
+                contenders["ONNX operators fp32"] = _operators(cell, weights, streams)
+                for kind, name in ((torch.float32, ""), (torch.float16, " fp16")):
+                    contenders[f"torch eager{name}"] = _torch(cell, weights, streams, kind)
+                    contenders[f"torch CUDA graph{name}"] = _torch_graph(cell, weights, streams, kind)
                 times = measure(contenders, repeats=5, seconds=0.5)
                 figures["speed"].append({"cell": cell, "streams": streams, "microseconds": times})
                 print(f"{cell.upper()} 2x256, {streams} stream(s)")
@@ -93,11 +105,97 @@ def _charrnn(
     return run
 
 
-def _torch(cell: str, weights: dict[str, np.ndarray], streams: int) -> Run:
-    network = TorchNetwork(cell, 2, weights).cuda()
-    token = torch.zeros(streams, dtype=torch.int64, device="cuda")
-    zeros = torch.zeros(2, streams, 256, device="cuda")
-    state: Any = (zeros, zeros.clone()) if cell == "lstm" else zeros
+def _operators(cell: str, weights: dict[str, np.ndarray], streams: int, device: str = "cuda") -> Run:
+    """A graph of ONNX's recurrent operators, run with all of its buffers on the device."""
+    session = ort.InferenceSession(
+        operators_model(cell, 2, weights),
+        providers=["CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"],
+    )
+    size = 256 * (4 if cell == "lstm" else 2)
+    values = {
+        "token": np.zeros(streams, np.int64),
+        "state": np.zeros((streams, size), np.float32),
+        "uniform": np.full(streams, 0.5, np.float32),
+        "temperature": np.full(streams, TEMPERATURE, np.float32),
+        "top_k": np.full(streams, TOP_K, np.int64),
+        "top_p": np.full(streams, TOP_P, np.float32),
+    }
+    held = {name: ort.OrtValue.ortvalue_from_numpy(value, device, 0) for name, value in values.items()}
+    after = {name: ort.OrtValue.ortvalue_from_numpy(values[name], device, 0) for name in ("token", "state")}
+    bindings = []
+    for reads, writes in ((held, after), (after, held)):
+        binding = session.io_binding()
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, reads.get(name, value))
+        for name in ("token", "state"):
+            binding.bind_ortvalue_output(f"next_{name}", writes[name])
+        bindings.append(binding)
+
+    def run() -> int:
+        for index in range(STEPS):
+            session.run_with_iobinding(bindings[index % 2])
+        held["token"].numpy()
+        return STEPS * streams
+
+    return run
+
+
+def operators_model(cell: str, layers: int, weights: dict[str, np.ndarray]) -> bytes:
+    """The step of a network of ONNX's LSTM or GRU operators, with the inputs and outputs of our file."""
+    builder = GraphBuilder()
+    hidden = weights["rnn.weight_hh_l0"].shape[1]
+    symbols = len(weights["output.bias"])
+    axis = builder.constant("first", np.array([0], np.int64))
+    one_hot = builder.constant("one_hot", np.eye(symbols, dtype=np.float32))
+    x = builder.node("Unsqueeze", builder.node("Gather", one_hot, "token", axis=0), axis)  # (B) -> (1, B, V)
+    kinds = 2 if cell == "lstm" else 1
+    sizes = builder.constant("sizes", np.full(layers * kinds, hidden, np.int64))
+    before = builder.nodes("Split", "state", sizes, outputs=layers * kinds, axis=1)
+    states = [builder.node("Unsqueeze", state, axis) for state in before]  # (B, H) -> (1, B, H)
+    # torch's gates are i, f, g, o and r, z, n; ONNX's are i, o, f, c and z, r, h.
+    order = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}[cell]
+    after: list[list[str]] = [[] for _ in range(kinds)]
+    for layer in range(layers):
+
+        def blocks(name: str, layer: int = layer) -> np.ndarray:
+            parts = np.split(weights[f"rnn.{name}_l{layer}"], len(order))
+            return np.concatenate([parts[index] for index in order])[None]
+
+        bias = np.concatenate([blocks("bias_ih"), blocks("bias_hh")], axis=1)
+        inputs = [x]
+        for name, value in (("W", blocks("weight_ih")), ("R", blocks("weight_hh")), ("B", bias)):
+            inputs.append(builder.constant(name, value))
+        inputs += ["", *states[layer::layers]]
+        attributes: dict[str, Any] = {"linear_before_reset": 1} if cell == "gru" else {}
+        outputs = builder.nodes(cell.upper(), *inputs, outputs=1 + kinds, hidden_size=hidden, **attributes)
+        x = builder.node("Squeeze", outputs[0], builder.constant("direction", np.array([1], np.int64)))
+        for kept, output in zip(after, outputs[1:], strict=True):
+            kept.append(builder.node("Squeeze", output, axis))  # (1, B, H) -> (B, H)
+    builder.node("Concat", *[state for kept in after for state in kept], name="next_state", axis=1)
+    top = builder.node("Squeeze", x, axis)  # (1, B, H) -> (B, H)
+    projection = [
+        builder.constant("output", weights["output.weight"].T),
+        builder.constant("bias", weights["output.bias"]),
+    ]
+    builder.node("Gemm", top, *projection, name="logits")
+    sampler(builder, "logits", symbols, cpu_only=False)
+    shape = {"state_size": hidden * layers * kinds, "vocab": symbols}
+    data: bytes = builder.model(shape, {}, contrib=False).SerializeToString()
+    return data
+
+
+def _network(
+    cell: str, weights: dict[str, np.ndarray], streams: int, kind: torch.dtype
+) -> tuple[TorchNetwork, torch.Tensor, Any]:
+    """The network, the tokens that it reads first, and its state, on the GPU."""
+    network = TorchNetwork(cell, 2, weights).cuda().to(kind)
+    zeros = torch.zeros(2, streams, 256, device="cuda", dtype=kind)
+    state = (zeros, zeros.clone()) if cell == "lstm" else zeros
+    return network, torch.zeros(streams, dtype=torch.int64, device="cuda"), state
+
+
+def _torch(cell: str, weights: dict[str, np.ndarray], streams: int, kind: torch.dtype) -> Run:
+    network, token, state = _network(cell, weights, streams, kind)
 
     def run() -> int:
         nonlocal token, state
@@ -110,11 +208,8 @@ def _torch(cell: str, weights: dict[str, np.ndarray], streams: int) -> Run:
     return run
 
 
-def _torch_graph(cell: str, weights: dict[str, np.ndarray], streams: int) -> Run:
-    network = TorchNetwork(cell, 2, weights).cuda()
-    token = torch.zeros(streams, dtype=torch.int64, device="cuda")
-    zeros = torch.zeros(2, streams, 256, device="cuda")
-    state: Any = (zeros, zeros.clone()) if cell == "lstm" else zeros
+def _torch_graph(cell: str, weights: dict[str, np.ndarray], streams: int, kind: torch.dtype) -> Run:
+    network, token, state = _network(cell, weights, streams, kind)
 
     def step() -> None:
         following, after = network(token, state)

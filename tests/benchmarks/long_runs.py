@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 STREAM_LENGTH = 10_000
 GROWTH_MB = 3.0
 """What one and the same work may differ by: an allocator gives pages back when it likes."""
+SLOWER = 2.0
+"""How many times slower the last tenths may be than the first: speeds differ by chance on a busy machine, and
+the last streams may not fill the batch."""
 
 
 def main() -> None:
@@ -84,6 +87,7 @@ class Meter:
         self._done = 0
         self._next = self._tenth
         self._megabytes: list[float] = []
+        self._speeds: list[float] = []
         self._begin = time.perf_counter()
         self._begun_at = 0
 
@@ -93,6 +97,7 @@ class Meter:
         if self._done < self._next:
             return
         speed = (self._done - self._begun_at) / (time.perf_counter() - self._begin)
+        self._speeds.append(speed)
         gc.collect()
         self._megabytes.append(resident_megabytes())
         print(f"  {self._done:>12,}  {speed:12,.0f} a second  {self._megabytes[-1]:8.1f} MB", flush=True)
@@ -100,15 +105,25 @@ class Meter:
         self._begin, self._begun_at = time.perf_counter(), self._done
 
     def verdict(self) -> bool:
-        """Say what memory gained; gives whether it was flat in the second half."""
+        """Say what became of memory and speed; gives whether both were flat in the second half."""
+        slower = statistics.median(self._speeds[1:4]) / statistics.median(self._speeds[-3:])
+        steady = slower <= SLOWER
+        print(f"  speed: the last tenths {slower:.2f} times slower than the first: {_verdict(steady)}")
+        if not self._megabytes[-1]:
+            print("  memory: not measured, which needs Linux")
+            return steady
         first, last = self._megabytes[0], statistics.median(self._megabytes[-3:])
         middle = statistics.median(self._megabytes[3:6])
         flat = last - middle <= GROWTH_MB
         print(
-            f"  since the first tenth {last - first:+.1f} MB, in the second half {last - middle:+.1f} MB: "
-            + ("flat" if flat else "it grows")
+            f"  memory: since the first tenth {last - first:+.1f} MB, in the second half "
+            f"{last - middle:+.1f} MB: {_verdict(flat)}"
         )
-        return flat
+        return flat and steady
+
+
+def _verdict(flat: bool) -> str:
+    return "flat" if flat else "NOT FLAT"
 
 
 def resident_megabytes() -> float:

@@ -51,9 +51,13 @@ def make_table(figures: dict[str, Any]) -> str:
         for name, item in startup.items()
     )
     installed = "; ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in figures["installed"].items())
+    runs = figures["runs"]
+    others = sorted(part for part in runs if runs[part] != runs["speed"])
+    apart = f" ({' and '.join(others)}: of a run of their own)" if others else ""
     explained = (
-        f"Characters a second, {figures['threads']} thread each, medians of one run. PyTorch eager is the "
-        "faster of with and without oneDNN. The limit is the bare matrix products of the same shapes in int8."
+        f"Characters a second, {figures['threads']} thread each, medians of one run{apart}. PyTorch eager is "
+        "the faster of with and without oneDNN. The limit is the bare matrix products of the same shapes in "
+        "int8, by the fastest of onnxruntime's operators and PyTorch's."
     )
     lines += [
         "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -46,25 +48,39 @@ def test_the_gpu_runs_what_was_asked_for(small: SmallModel) -> None:
     assert CharRNN.load(small.path, device="cuda").device == "cuda"
 
 
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
 @pytest.mark.parametrize("streams", [1, 3, 64, 1024])
-def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(small: SmallModel, streams: int) -> None:
+def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(
+    small: SmallModel, streams: int, graphs: bool
+) -> None:
     if small.precision != "fp32":
         pytest.skip("fp16 products round differently on the two")
     primes = ["LORD ", "", "A", "To be"] * (streams // 4 + 1)
-    texts = [
-        CharRNN.load(small.path, device=device).generate(primes[:streams], 40, seed=5, top_k=20, top_p=0.9)
-        for device in ("cpu", "cuda")
+    models = [
+        CharRNN.load(small.path, device="cpu"),
+        CharRNN.load(small.path, device="cuda", cuda_graphs=graphs),
     ]
+    texts = [model.generate(primes[:streams], 40, seed=5, top_k=20, top_p=0.9) for model in models]
     # Another order of summation may let a tie fall the other way, now and then.
     same = sum(one == other for one, other in zip(*texts, strict=True))
     assert same >= 0.95 * streams
 
 
-def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel) -> None:
-    model = CharRNN.load(small.path, device="cuda")
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
+def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel, graphs: bool) -> None:
+    model = CharRNN.load(small.path, device="cuda", cuda_graphs=graphs)
     alone = [model.generate([prime], 30, seed=2, top_k=1)[0] for prime in ("A", "BC", "DEF")]
     together = model.generate(["A", "BC", "DEF"], 30, seed=2, top_k=1, rows=2)
     assert together == alone
     stop = alone[0][10:12]
     end = alone[0].find(stop, 1)
     assert model.generate("A", 30, seed=2, top_k=1, stop=stop) == alone[0][:end]
+
+
+def test_a_model_on_the_gpu_is_shared_by_threads(small: SmallModel) -> None:
+    model = CharRNN.load(small.path, device="cuda")
+    primes = [chr(ord("A") + index) for index in range(16)]
+    expected = [model.generate(prime, 100, seed=3, top_k=1) for prime in primes]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda prime: model.generate(prime, 100, seed=3, top_k=1), primes))
+    assert found == expected
