@@ -286,7 +286,11 @@ def models(session: nox.Session) -> None:
     for name in chosen:
         run = ROOT / "ckpt" / "models" / name
         settings, precisions = MODELS[name]
-        start = ["--resume", str(run)] if run.exists() else ["--out", str(run), *settings]
+        command = f"{name}={' '.join(settings)}"
+        begun = (run / "config.toml").is_file()
+        if begun:  # it must not be a run of earlier settings
+            full.run("python", "tests/benchmarks/models_page.py", "--check", command)
+        start = ["--resume", str(run)] if begun else ["--out", str(run), *settings]
         full.run("charrnn-train", *start)
         for precision in precisions:
             model = f"models/{name}.onnx" if precision == "fp32" else f"models/{name}.{precision}.onnx"

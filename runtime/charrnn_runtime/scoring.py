@@ -131,7 +131,7 @@ def score_stream(engine: Engine, pieces: Iterable[NDArray[Any]]) -> Iterator[NDA
                 lane.tokens[0] = before
                 lane.tokens[1 : len(targets)] = targets[:-1]
                 lane.run(len(targets))
-                losses[first : first + BLOCK] = _losses(lane.logits[: len(targets)], targets)[:, 0]
+                losses[first : first + BLOCK] = losses_at(lane.logits[: len(targets)], targets)[:, 0]
                 before = int(targets[-1, 0])
             yield losses
 
@@ -205,14 +205,22 @@ def _read_block(lane: Lane, slots: list[_Text | None], start_token: int) -> None
         lane.tokens[0, slot] = text.tokens[text.read - 1] if text.read else start_token
     lane.tokens[1:steps] = targets[:-1]
     lane.run(steps)
-    losses = _losses(lane.logits[:steps], targets)  # (n, R, V), (n, R) -> (n, R)
+    losses = losses_at(lane.logits[:steps], targets)  # (n, R, V), (n, R) -> (n, R)
     for slot, text in texts:
         text.losses[text.read : text.read + steps] = losses[:, slot]
         text.read += steps
 
 
-def _losses(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """-log softmax at the targets, computed so that large logits do not overflow."""
+def losses_at(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """-log softmax at the targets, computed so that large logits do not overflow.
+
+    Args:
+        logits: float32 ``[n, R, V]``.
+        targets: int64 ``[n, R]``.
+
+    Returns:
+        float32 ``[n, R]``, in nats.
+    """
     highest = logits.max(axis=-1, keepdims=True)
     shifted = logits - highest
     log_sum = np.log(np.exp(shifted, out=shifted).sum(axis=-1)) + highest[..., 0]

@@ -1,14 +1,15 @@
 """Writes the page of the models that ship, models/README.md, from the runs and the files themselves.
 
-    python tests/benchmarks/models_page.py NAME=COMMAND ...
+    python tests/benchmarks/models_page.py [--check] NAME=COMMAND ...
 
 NAME is a model's name: its files are models/NAME.onnx and, where it is there, models/NAME.int8.onnx, its run
-is ckpt/models/NAME. COMMAND is what trained it.
+is ckpt/models/NAME. COMMAND is what trained it, which is checked first; --check does nothing else.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,16 +18,20 @@ import torch
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.model_file import read_model_file
-from charrnn_runtime.scoring import score_tokens
+from charrnn_runtime.scoring import losses_at, score_tokens
 from charrnn_runtime.session import Engine
-from charrnn_trainer.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from charrnn_trainer.checkpoint import CONFIG_FILE, Checkpoint, find_checkpoint, load_checkpoint
+from charrnn_trainer.config import RunFile
 from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.evaluation import cold_loss, validation_loss, validation_rows
+from charrnn_trainer.evaluation import COLD_WINDOW, cold_loss, validation_loss, validation_rows
 from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.recipes import recipe
 from charrnn_trainer.runs import TOKENS_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = {"length": 300, "seed": 2}
+SETTLED = {"device", "onednn", "embedding_size"}
+"""The settings that a command leaves open and a run decides."""
 
 HEAD = """# The models that ship
 
@@ -37,7 +42,8 @@ that was stopped, and writes this page from the runs and the files.
 All learned tinyshakespeare (1,115,394 characters, 65 distinct), the first 90 %; the last 10 % is the
 validation text. Losses are nats per character on that text. *Carried* is what training reports: 64 rows, each
 warmed on the 512 characters before it. *Cold* reads windows of 256 characters from nothing, as models without
-a state are measured. Bits per character are the carried loss by ln 2, for int8 computed from the file itself.
+a state are measured. Bits per character are the carried loss by ln 2. All are computed in fp32 by the network
+that was trained, those of int8 from the file itself.
 
 """
 
@@ -46,9 +52,18 @@ FOOT = """Trained on public-domain text (Shakespeare's plays); the models are un
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page, or only check whether runs were made by their commands."""
     torch.set_num_threads(1)
-    commands = dict(word.split("=", 1) for word in sys.argv[1:])
+    only_check = "--check" in sys.argv
+    commands = dict(word.split("=", 1) for word in sys.argv[1:] if word != "--check")
+    for name, command in commands.items():
+        check_settings(name, command)
+    if not only_check:
+        write_page(commands)
+
+
+def write_page(commands: dict[str, str]) -> None:
+    """Write models/README.md."""
     rows, sections = [], []
     for name, command in commands.items():
         run = ROOT / "ckpt" / "models" / name
@@ -57,14 +72,17 @@ def main() -> None:
         corpus = Corpus.open(run / TOKENS_FILE)
         network = CharNetwork.from_checkpoint(checkpoint).eval()
         start = checkpoint.corpus.train_tokens
-        carried = validation_loss(network, corpus.ids, start)
-        cold = cold_loss(network, corpus.ids, start)
         for path in model_files(name):
             info = read_model_file(path).info
-            bits = carried / math.log(2) if info.precision == "fp32" else bits_of(path, corpus, start)
+            if info.precision == "fp32":
+                carried = validation_loss(network, corpus.ids, start)
+                cold = cold_loss(network, corpus.ids, start)
+            else:
+                carried, cold = carried_of(path, corpus, start), cold_of(path, corpus, start)
             rows.append(
                 f"| `{path.name}` | {shape(checkpoint)}, {network.parameter_count():,} parameters | "
-                f"{info.precision} | {carried:.4f} | {cold:.4f} | {bits:.4f} | {info.file_bytes:,} | "
+                f"{info.precision} | {carried:.4f} | {cold:.4f} | "
+                f"{carried / math.log(2):.4f} | {info.file_bytes:,} | "
                 f"`{info.sha256}` |"
             )
         sections.append(section(name, command, checkpoint, last))
@@ -92,13 +110,46 @@ def shape(checkpoint: Checkpoint) -> str:
     return f"{network.cell.upper()}, {layers} of {network.hidden_size}, {reads}"
 
 
-def bits_of(path: Path, corpus: Corpus, start: int) -> float:
-    """Bits per character of a model file on the validation text, cut and warmed as in training."""
+def carried_of(path: Path, corpus: Corpus, start: int) -> float:
+    """The loss of a model file on the validation text, cut and warmed as in training."""
     rows, length, warm_up = validation_rows(len(corpus), start)
     begins = [start + row * ((len(corpus) - start) // rows) for row in range(rows)]
-    texts = [corpus.ids[begin - warm_up : begin + length].astype(np.int64) for begin in begins]
-    losses = score_tokens(Engine(read_model_file(path), "cpu"), iter(texts))
-    return float(np.concatenate([loss[warm_up:] for loss in losses]).mean(dtype=np.float64)) / math.log(2)
+    texts = (corpus.ids[begin - warm_up : begin + length].astype(np.int64) for begin in begins)
+    losses = score_tokens(Engine(read_model_file(path), "cpu"), texts)
+    return float(np.concatenate([loss[warm_up:] for loss in losses]).mean(dtype=np.float64))
+
+
+def cold_of(path: Path, corpus: Corpus, start: int) -> float:
+    """The loss of a model file in windows of the validation text, each read from nothing, as `cold_loss`."""
+    engine = Engine(read_model_file(path), "cpu")
+    total, count = 0.0, (len(corpus) - start - 1) // COLD_WINDOW
+    with engine.lane(1, logits=COLD_WINDOW) as lane:
+        for begin in range(start, start + count * COLD_WINDOW, COLD_WINDOW):
+            window = corpus.ids[begin : begin + COLD_WINDOW + 1].astype(np.int64)[:, None]  # (n + 1, 1)
+            lane.write_state([0], np.zeros((1, engine.info.state_size), np.float32))
+            lane.tokens[:-1] = window[:-1]
+            lane.run(COLD_WINDOW)
+            total += float(losses_at(lane.logits, window[1:]).sum(dtype=np.float64))
+    return total / (count * COLD_WINDOW)
+
+
+def check_settings(name: str, command: str) -> None:
+    """Make sure that a run was made by its command, whose recipe may have changed since.
+
+    Raises:
+        SystemExit: it was not.
+    """
+    words = dict(zip(*[iter(shlex.split(command))] * 2, strict=True))
+    wanted = recipe(words.pop("--recipe", "course"))
+    for option, value in words.items():
+        setting = option.removeprefix("--").replace("-", "_")
+        known = wanted.flat()[setting]
+        wanted = wanted.replace(**{setting: int(value) if setting == "threads" else type(known)(value)})
+    asked, made = wanted.flat(), RunFile.read(ROOT / "ckpt" / "models" / name / CONFIG_FILE).config.flat()
+    differ = [key for key in asked if asked[key] != made[key] and key not in SETTLED]
+    if differ:
+        told = ", ".join(f"{key} is {made[key]} and should be {asked[key]}" for key in differ)
+        raise SystemExit(f"ckpt/models/{name} was not made by charrnn-train {command}: {told}; move it away")
 
 
 def section(name: str, command: str, checkpoint: Checkpoint, last: Checkpoint) -> str:

@@ -205,7 +205,7 @@ def test_without_matplotlib_one_line_says_how_to_install_it(
         lambda name: None if name == "matplotlib" else found(name),
     )
     done = compare("ckpt")
-    fails(done, 1, "matplotlib is missing", 'pip install "charrnn-trainer[compare]"')
+    fails(done, 1, "matplotlib is missing", "pip install matplotlib")
     assert len(done.stderr.splitlines()) == 1
     with pytest.raises(Exception, match="matplotlib is missing"):
         from charrnn_trainer.compare import compare_runs  # noqa: F401

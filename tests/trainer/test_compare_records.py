@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.checkpoint import load_checkpoint
+from charrnn_trainer.checkpoint import load_checkpoint, read_header
 from charrnn_trainer.compare.measure import choose_checkpoints
 from charrnn_trainer.compare.records import read_runs
+from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.loop import train
 from charrnn_trainer.network import CharNetwork
 from compared_runs import record, train_tiny
+from tiny_runs import TEXT, TINY
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,23 @@ def test_a_run_that_goes_on_is_read_up_to_its_last_whole_line(runs: Path) -> Non
     assert not run.finished
     assert run.step == 6
     assert [item.step for item in run.validations] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"patience": 1, "learning_rate": 1e-9, "steps": 50}, {"minutes": 1e-4, "steps": MOST_STEPS}],
+    ids=["patience", "minutes"],
+)
+def test_a_run_that_ended_on_a_step_at_which_it_is_saved_anyway_is_finished(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = TINY.replace(eval_every=1, save_every=1, **settings)
+    result = train(config, Corpus.from_text(TEXT), out=tmp_path / "run")
+    assert not result.stopped
+    assert result.step < 50
+    (run,) = read_runs([tmp_path / "run"])
+    assert read_header(run.checkpoints[-1].path).kind == "scheduled"
+    assert run.finished
 
 
 def test_a_mean_of_steps_that_the_history_lacks_is_none() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,30 +271,38 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_that_it_stopped(tmp_path: Pa
 
 
 @pytest.mark.parametrize("rate", [900.0, 30.0])
-def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(tmp_path: Path, rate: float) -> None:
-    train(TINY.replace(steps=6), CORPUS, out=tmp_path / "run")
-    kept = find_checkpoint(tmp_path / "run", "last")
-    content = kept.read_bytes()
+def test_a_run_that_diverges_ends_before_its_last_step(tmp_path: Path, rate: float) -> None:
     config = PLAIN.replace(cell="rnn", steps=2_000, learning_rate=rate, clip=0.0)
-    with pytest.raises(DivergedError, match=r"diverged at step .* try a lower --learning-rate"):
-        train(config, CORPUS, out=tmp_path / "wild")
-    assert kept.read_bytes() == content
-    for path in (tmp_path / "wild").glob("*step*.safetensors"):
-        load_checkpoint(path)  # what was saved before is whole and finite
+    advice = re.escape(f"try a lower rate (--learning-rate {rate / 3:.2g}), --clip 1, or --warmup-steps")
+    with pytest.raises(DivergedError, match=rf"diverged at step .* {advice}$"):
+        train(config, CORPUS, out=tmp_path / "run")
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("factor", "loss"), [(math.nan, "nan"), (1e3, r"\d+(\.\d+)?(e\+\d+)?")])
+def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, loss: str
+) -> None:
+    whole = train(TINY.replace(steps=7, save_every=1), CORPUS, out=tmp_path / "whole")
     calls = 0
 
     def spoiled(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return next_token_loss(logits, targets) * (float("nan") if calls == 8 else 1.0)
+        return next_token_loss(logits, targets) * (factor if calls == 8 else 1.0)
 
     monkeypatch.setattr(learner_module, "next_token_loss", spoiled)
-    with pytest.raises(DivergedError, match=r"step 8: the loss is nan; the last good checkpoint is .*step6"):
-        train(TINY, CORPUS, out=tmp_path / "run")
-    assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).step == 6
+    config = TINY.replace(save_every=1)
+    said = (
+        rf"step 8: the loss is {loss}; try .*; the last good checkpoint is .*step7\.safetensors: --init-from"
+    )
+    with pytest.raises(DivergedError, match=said):
+        train(config, CORPUS, out=tmp_path / "run")
+    kept = load_checkpoint(find_checkpoint(tmp_path / "run", "last"))
+    assert kept.step == 7
+    for name, weight in whole.network.state_dict().items():
+        assert torch.equal(kept.tensors[f"model.{name}"], weight)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "history.jsonl").open()]
+    assert max(steps) == 7  # the history shows how it came to this
 
 
 def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole(

@@ -189,6 +189,16 @@ def test_a_finished_run_can_be_trained_further(tmp_path: Path) -> None:
     assert (result.run / last).read_bytes() == (whole.run / last).read_bytes()
 
 
+def test_what_was_changed_stays_changed_though_the_run_is_killed_before_it_is_saved(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = TINY.replace(schedule="constant", save_every=100, eval_every=100)
+    train(config, CORPUS, out=run)
+    with pytest.raises(Killed):
+        resume(run, kill_when(lambda e: isinstance(e, Stepped) and e.step == 15), changes={"steps": 20})
+    assert load_checkpoint(checkpoint_files(run)[-1]).step == STEPS
+    assert resume(run).step == 20
+
+
 def test_settings_that_would_make_another_run_cannot_be_changed(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     before = content(tmp_path / "run")

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from charrnn_runtime.errors import SettingError
 from charrnn_trainer import loop as loop_module
 from charrnn_trainer.checkpoint import checkpoint_files, load_checkpoint
 from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Event, Started, Stepped
+from charrnn_trainer.events import Event, Logged, Noted, Started, Stepped
 from charrnn_trainer.loop import resume, train
 from charrnn_trainer.network import CharNetwork, State
 from tiny_runs import TEXT, TINY
@@ -62,6 +63,26 @@ def test_a_run_that_patience_ended_goes_on_when_more_is_given(
     assert resume(tmp_path / "run", changes={"patience": 0}).step == 8
 
 
+def test_a_run_that_patience_ended_says_so_and_reports_its_last_step(
+    tmp_path: Path, validations: list[float]
+) -> None:
+    validations += [3.0, 2.0, 2.5, 2.1]
+    events: list[Event] = []
+    config = TINY.replace(eval_every=1, save_every=100, steps=50, patience=2)
+    assert train(config, CORPUS, events.append, out=tmp_path / "run").step == 4
+    assert [event.step for event in events if isinstance(event, Logged)][-1] == 4
+    told = "the run is over: 2 validations in a row were no new best; a larger --patience"
+    assert [event.message for event in events if isinstance(event, Noted)][-1].startswith(told)
+    events.clear()
+    assert resume(tmp_path / "run", events.append).step == 4
+    assert [event.message for event in events if isinstance(event, Noted)][-1].startswith(told)
+
+
+def test_patience_needs_validations() -> None:
+    with pytest.raises(SettingError, match=r"--patience 2 waits for validations, and --val-fraction 0"):
+        TINY.replace(patience=2, val_fraction=0.0)
+
+
 def test_without_patience_no_validation_ends_a_run(validations: list[float]) -> None:
     validations += [1.0, 2.0]
     assert train(TINY.replace(eval_every=1, steps=9), CORPUS).step == 9
@@ -70,7 +91,7 @@ def test_without_patience_no_validation_ends_a_run(validations: list[float]) -> 
 # --- what is kept ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("keep", "kept"), [(0, [2, 3, 4, 6, 8, 9]), (1, [3, 9]), (2, [3, 8, 9])])
+@pytest.mark.parametrize(("keep", "kept"), [(0, [2, 3, 4, 6, 8, 9]), (1, [3, 8, 9]), (2, [3, 6, 8, 9])])
 def test_the_newest_checkpoints_are_kept_and_always_the_best_and_the_last(
     tmp_path: Path, validations: list[float], keep: int, kept: list[int]
 ) -> None:

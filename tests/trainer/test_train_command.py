@@ -113,6 +113,15 @@ def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -
     assert config.network.embedding_size == 22
 
 
+def test_a_time_budget_from_a_networks_weights_plans_what_is_dropped_anew(program: Program) -> None:
+    program("my.txt", *TRAIN, *TINY_FLAGS)
+    done = program("my.txt", "--minutes", "50", "--init-from", "ckpt", "--steps", "60", *TINY_FLAGS[4:])
+    assert done.code == 0, done.err
+    assert "about 60 steps of LSTM, 1 x 8, 2.5 passes over the text: dropout 0.05" in done.err
+    config = load_checkpoint(find_checkpoint("ckpt/lstm-2", "last")).config
+    assert (config.network.hidden_size, config.network.dropout) == (8, 0.05)
+
+
 def test_a_recipe_is_where_other_flags_start_from(program: Program) -> None:
     assert program("my.txt", "--recipe", "best", *TRAIN, *TINY_FLAGS).code == 0
     config = load_checkpoint(find_checkpoint("ckpt/lstm", "last")).config

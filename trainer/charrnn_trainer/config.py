@@ -148,8 +148,8 @@ class RunConfig:
         eval_every: validate every so many steps (and wherever a checkpoint is due).
         save_every: keep a checkpoint every so many steps (the best and the last are kept besides).
         log_every: report every so many steps.
-        keep: how many of the checkpoints that were due by their step are kept, the newest; 0 keeps all. The
-            best and the last are always kept.
+        keep: how many of the checkpoints that ``save_every`` made are kept, the newest; 0 keeps all. The
+            best and the last are kept besides.
         patience: end the run after so many validations without a new best; 0 never does.
         tensorboard: log to the run's folder for TensorBoard.
         seed: what all randomness of the run derives from.
@@ -194,6 +194,21 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.run.patience and not self.data.val_fraction:
+            raise SettingError(
+                f"--patience {self.run.patience} waits for validations, and --val-fraction 0 keeps no text "
+                "for them; leave one of the two out"
+            )
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by name, without their section."""
+        return {
+            name: value
+            for section in dataclasses.fields(self)
+            for name, value in dataclasses.asdict(getattr(self, section.name)).items()
+        }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and name, without those that are None."""

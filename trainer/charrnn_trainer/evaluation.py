@@ -25,6 +25,8 @@ after the 512 characters before it, so that no row starts cold."""
 MAX_ROW: Final = 32_768
 """Of a row, at most so many characters are read: two million in all, which say enough of any text."""
 
+COLD_WINDOW: Final = 256
+"""What `cold_loss` reads at a time."""
 _CHUNK: Final = 256
 _LOGITS: Final = 2**24  # how many logits may be in memory at a time
 
@@ -80,7 +82,7 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], start: int) -> floa
 
 
 @torch.no_grad()
-def cold_loss(network: CharNetwork, ids: NDArray[Any], start: int, window: int = 256) -> float:
+def cold_loss(network: CharNetwork, ids: NDArray[Any], start: int, window: int = COLD_WINDOW) -> float:
     """The mean loss in nats per character over windows that are each read from a zero state.
 
     The text from ``start`` on is cut into windows that follow one another; in each, ``window`` characters are

@@ -38,6 +38,7 @@ from charrnn_trainer.corpus import Corpus
 from charrnn_trainer.cuda_graph import choose_step
 from charrnn_trainer.device_batches import HostBatches, batches_on
 from charrnn_trainer.distributed import Team
+from charrnn_trainer.ending import why_ended
 from charrnn_trainer.evaluation import validation_loss
 from charrnn_trainer.events import (
     Evaluated,
@@ -154,6 +155,7 @@ def resume(
         folder: the run's folder.
         on_event: is called with every event.
         changes: settings to change, of those in `CHANGEABLE`; more ``steps`` train a finished run further.
+            What was changed stays changed when the run is resumed again.
         should_stop: as for `train`.
         team: as for `train`.
 
@@ -171,7 +173,12 @@ def resume(
         file = run.read_config()
         files = run.checkpoints()
         checkpoint = load_checkpoint(files[-1]) if files else None
-        config = (checkpoint.config if checkpoint else file.config).replace(**changes or {})
+        config = file.config
+        if checkpoint is not None:
+            # Of what may be changed the file knows more: a run may be killed before its next checkpoint.
+            held = file.config.flat()
+            config = checkpoint.config.replace(**{name: held[name] for name in CHANGEABLE})
+        config = config.replace(**changes or {})
         steps = config.optimization.steps
         if checkpoint is not None and steps < checkpoint.step:
             raise SettingError(
@@ -186,7 +193,7 @@ def resume(
         _call_team(team, settled, run, checkpoint)
         training = _Training(settled, corpus, run, on_event, team)
         training.restore(checkpoint)
-        if config != checkpoint.config:
+        if training.config != file.config:
             run.write_config(dataclasses.replace(file, config=training.config))
         return training.run_steps(should_stop)
 
@@ -413,7 +420,7 @@ class _Training:
             _quiet_about_weights(self._device),
         ):
             set_random_states(self._random, self._device)
-            ended = self._has_ended()
+            ended = self._why_ended() is not None
             if not ended and is_gpu(self._device):
                 self._prepare_gpu()
             while not ended and not stopped:
@@ -426,6 +433,7 @@ class _Training:
             self._random = random_states(self._device)
         if self._run is not None:
             self._run.flush_history()
+        self._say_if_patience_ended()
         self._network.eval()
         return TrainResult(
             self._network,
@@ -487,12 +495,19 @@ class _Training:
 
     def _diverged(self, step: int, loss: float, norm: float) -> DivergedError:
         what = "the gradient is not finite" if math.isfinite(loss) and not math.isfinite(norm) else None
-        kept = self._run.checkpoints() if self._run else []
-        last = f"the last good checkpoint is {kept[-1]}; " if kept else ""
+        kept: list[Path] = []
+        if self._run is not None:
+            self._run.flush_history()  # it shows how it came to this
+            kept = self._run.checkpoints()
+        optimization = self.config.optimization
+        rate = f"--learning-rate {optimization.learning_rate / 3:.2g}"
+        clip = "a lower --clip" if optimization.clip else "--clip 1"
+        way_on = (
+            f"; the last good checkpoint is {kept[-1]}: --init-from it with {rate} goes on" if kept else ""
+        )
         return DivergedError(
-            f"training diverged at step {step}: {what or f'the loss is {loss:.4g}'}; {last}"
-            f"try a lower --learning-rate (such as {self.config.optimization.learning_rate / 3:.2g}), "
-            "a lower --clip, or --warmup-steps"
+            f"training diverged at step {step}: {what or f'the loss is {loss:.4g}'}; try a lower rate "
+            f"({rate}), {clip}, or --warmup-steps{way_on}"
         )
 
     # --- on a GPU ------------------------------------------------------------------------------------------
@@ -521,15 +536,19 @@ class _Training:
     def _look_up(self) -> bool:
         """Report, validate and save where that is due; gives whether the run has ended."""
         run = self.config.run
-        ended = self._has_ended()
+        ended = self._why_ended() is not None
         save_due = self._step % run.save_every == 0
-        if ended or self._step % run.log_every == 0:
-            self._log(close=self._step % run.log_every == 0)
+        log_due = self._step % run.log_every == 0
+        logged = ended or log_due
+        if logged:
+            self._log(close=log_due)
         best = False
         if self._validates and (ended or save_due or self._step % run.eval_every == 0):
             best = self._evaluate()
             self._look_at_clock()
-            ended = ended or self._has_ended()
+            ended = ended or self._why_ended() is not None
+            if ended and not logged:
+                self._log(close=False)
         if save_due:
             self._save("scheduled")
         elif ended:
@@ -538,11 +557,14 @@ class _Training:
             self._save("best")
         return ended
 
-    def _has_ended(self) -> bool:
-        """Whether all steps are done, or the time is up, or the patience is at its end."""
-        patience = self.config.run.patience
-        waited = sum(item.step > (self._best_step() or 0) for item in self._evaluations)
-        return self._done >= 1.0 or (0 < patience <= waited)
+    def _why_ended(self) -> str | None:
+        return why_ended(self.config, self._step, self._done, self._evaluations)
+
+    def _say_if_patience_ended(self) -> None:
+        """Say so where a run is over though neither its steps nor its time are."""
+        why = self._why_ended()
+        if why is not None and self._done < 1.0:
+            self._emit(Noted(f"the run is over: {why}; a larger --patience, or 0 for none, goes on"))
 
     def _look_at_clock(self) -> None:
         """Find how much of the run lies behind, by the clock of the first process for all."""

@@ -155,11 +155,11 @@ class Run:
     def remove_superseded(self, best_step: int | None, keep: int = 0) -> None:
         """Remove checkpoints that are not needed any more.
 
-        The best and the last stay, and of those that were due by their step the newest ``keep``, or with 0
-        all of them.
+        The best and the last stay, and besides them the newest ``keep`` of those that were due by their step,
+        or with 0 all of them.
         """
         headers = list(self._headers(self.checkpoints()))
-        due = [header.step for header in headers if header.kind in ("scheduled", "last")]
+        due = [header.step for header in headers if header.kind == "scheduled"]
         kept = {best_step, *due[-keep:]}
         for header in headers[:-1]:
             if header.step not in kept:

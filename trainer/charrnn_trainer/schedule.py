@@ -30,8 +30,8 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
 def share_done(config: OptimizationConfig, step: int, seconds: float) -> float:
     """How much of a run lies behind before a step, from 0 to 1.
 
-    Under a time budget the time counts, else the steps, both without the warm-up, whose end is the highest
-    point that the learning rate falls from.
+    Under a time budget the time counts, and all of it; else the steps do, without the warm-up, so that the
+    learning rate falls from its highest point.
 
     Args:
         config: the settings.

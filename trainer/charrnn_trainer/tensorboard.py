@@ -36,8 +36,7 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise CharRNNError(
-                "--tensorboard needs the package tensorboard, which is not installed; "
-                "pip install 'charrnn-trainer[tensorboard]'"
+                "--tensorboard needs the package tensorboard, which is not installed; pip install tensorboard"
             ) from error
         self._make: Callable[[int], SummaryWriter] = lambda step: SummaryWriter(
             str(run / FOLDER), purge_step=step + 1

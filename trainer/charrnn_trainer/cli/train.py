@@ -249,9 +249,7 @@ def _train(
         from charrnn_trainer.loop import train as train_network
 
         if plans:
-            fixed = set(given) | (
-                {item.name for item in dataclasses.fields(NetworkConfig)} if init_from else set()
-            )
+            fixed = {*given, *(_shaping() if init_from else ())}
             config = _plan(config, fixed, scanned, processes=team.size if team else 1)
         with _claim(out, config) as run, _word_on_write_errors(run.folder):
             source = None if text is None else scanned.source
@@ -436,11 +434,7 @@ def _start_from(
 
     path = find_checkpoint(path)
     header = read_header(path)
-    fixed: dict[str, Any] = {
-        item.name: getattr(header.config.network, item.name)
-        for item in dataclasses.fields(NetworkConfig)
-        if item.name not in ("dropout", "input_dropout", "weight_drop")  # what a network is trained with
-    }
+    fixed: dict[str, Any] = {name: getattr(header.config.network, name) for name in _shaping()}
     fixed["level"] = header.config.data.level
     for name, value in fixed.items():
         if name in given and given[name] != value:
@@ -450,6 +444,12 @@ def _start_from(
             )
     terminal.say(f"starting from {path}")
     return config.replace(**fixed), path, header.vocabulary
+
+
+def _shaping() -> list[str]:
+    """The settings of a network that its weights decide; the others are what it is trained with."""
+    names = [item.name for item in dataclasses.fields(NetworkConfig)]
+    return [name for name in names if name not in ("dropout", "input_dropout", "weight_drop")]
 
 
 class _StopSignals:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare_runs"]
 
-INSTALL: Final = 'pip install "charrnn-trainer[compare]"'
+INSTALL: Final = "pip install matplotlib"
 
 
 def check_installed() -> None:

@@ -23,8 +23,10 @@ from charrnn_trainer.checkpoint import (
     read_header,
 )
 from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.ending import why_ended
 from charrnn_trainer.network import CharNetwork
 from charrnn_trainer.runs import HISTORY_FILE
+from charrnn_trainer.schedule import share_done
 
 _MOST_RUNS: Final = 100
 
@@ -197,13 +199,19 @@ def _read_run(folder: Path, name: str) -> RunRecord:
         corpus=header.corpus,
         symbols=len(header.vocabulary),
         parameters=count_parameters(header),
-        finished=header.kind == "last" or header.step >= header.config.optimization.steps,
+        finished=header.kind == "last" or _has_ended(header),
         checkpoints=tuple(checkpoints),
         steps=np.array([line["step"] for line in ordered], dtype=np.int64),
         losses=np.array([line["loss"] for line in ordered], dtype=np.float64),
         seconds=np.array([line["seconds"] for line in ordered], dtype=np.float64),
         validations=tuple(Validation(step, validations[step]) for step in sorted(validations)),
     )
+
+
+def _has_ended(header: CheckpointHeader) -> bool:
+    """Whether a checkpoint that was due by its step was the last, too."""
+    done = share_done(header.config.optimization, header.step, header.seconds or 0.0)
+    return why_ended(header.config, header.step, done, header.evaluations) is not None
 
 
 def count_parameters(header: CheckpointHeader) -> int:

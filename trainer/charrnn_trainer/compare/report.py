@@ -26,6 +26,7 @@ from charrnn_trainer.compare.measure import (
 )
 from charrnn_trainer.compare.plots import RUN_COLOURS, RUN_COLOURS_DARK, Picture, draw_curves, draw_gaps
 from charrnn_trainer.compare.records import RunRecord, read_runs
+from charrnn_trainer.config import MOST_STEPS
 
 PAGE: Final = "report.html"
 PICTURES: Final = ("curves", "gap")
@@ -133,12 +134,13 @@ def compare_runs(
 
 def _figures(run: RunRecord, model: ModelMeasures) -> list[str]:
     best = run.best
-    planned = run.config.optimization.steps
+    steps = run.config.optimization.steps
+    planned = f" of {steps:,}" if steps < MOST_STEPS else ""  # the time ends it, not a number of steps
     return [
         run.name,
         f"{run.cell} {run.size}",
         f"{run.parameters:,}",
-        f"{run.step:,}" + ("" if run.finished else f" of {planned:,}, not finished"),
+        f"{run.step:,}" + ("" if run.finished else f"{planned}, not finished"),
         nats(run.last_train_loss(WINDOW)),
         "none kept" if best is None else f"{nats(best.loss)} at step {best.step:,}",
         "-" if best is None else bits(best.loss),
