@@ -282,7 +282,7 @@ def models(session: nox.Session) -> None:
     chosen = session.posargs or list(MODELS)
     if unknown := set(chosen) - set(MODELS):
         session.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
-    full = FullEnvironment(session)
+    full = FullEnvironment(session, project=WITH_EXTRAS)
     for name in chosen:
         run = ROOT / "ckpt" / "models" / name
         settings, precisions = MODELS[name]
@@ -298,6 +298,8 @@ def models(session: nox.Session) -> None:
     if not session.posargs:
         commands = [f"{name}={' '.join(settings)}" for name, (settings, _) in MODELS.items()]
         full.run("python", "tests/benchmarks/models_page.py", *commands)
+        runs = [f"ckpt/models/{cell}" for cell in ("lstm", "gru", "rnn")]
+        full.run("charrnn-compare", *runs, "--prime", PRIME, "--out", "docs/compare")
 
 
 BENCHMARKS = {
