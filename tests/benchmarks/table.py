@@ -51,6 +51,8 @@ def make_table(figures: dict[str, Any]) -> str:
         for name, item in startup.items()
     )
     installed = "; ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in figures["installed"].items())
+    if "runs" not in figures:
+        raise SystemExit(f"{FIGURES} does not say which parts are of one run: measure with generation.py anew")
     runs = figures["runs"]
     others = sorted(part for part in runs if runs[part] != runs["speed"])
     apart = f" ({' and '.join(others)}: of a run of their own)" if others else ""
