@@ -52,7 +52,7 @@ def make_table(figures: dict[str, Any]) -> str:
     )
     installed = "; ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in figures["installed"].items())
     if "runs" not in figures:
-        raise SystemExit(f"{FIGURES} does not say which parts are of one run: measure with generation.py anew")
+        raise SystemExit(f"{FIGURES} does not say what is of one run: measure anew with generation.py")
     runs = figures["runs"]
     others = sorted(part for part in runs if runs[part] != runs["speed"])
     apart = f" ({' and '.join(others)}: of a run of their own)" if others else ""
