@@ -33,7 +33,7 @@ def _gradients(hidden: Tensor, grad: Tensor, given: Tensor, rnn: nn.GRU) -> Sequ
     layers=st.integers(1, 3),
     hidden=st.integers(1, 9),
     batch=st.integers(1, 5),
-    steps=st.integers(1, 7),
+    steps=st.integers(1, 23),
     inputs=st.integers(1, 6),
 )
 def test_outputs_state_and_gradients_are_those_of_torch(
@@ -51,7 +51,7 @@ def test_outputs_state_and_gradients_are_those_of_torch(
 
 
 def test_gradients_are_those_of_differences() -> None:
-    rnn, given, state, _ = _case(2, 3, 2, 4, 2, torch.float64)
+    rnn, given, state, _ = _case(2, 3, 2, 12, 2, torch.float64)
     weights = [weight.detach().requires_grad_() for weight in rnn.parameters()]
 
     def hidden_of(given: Tensor, *weights: Tensor) -> Tensor:
