@@ -7,6 +7,7 @@ top-p 0.95, and count one unit for each character of each stream.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch import nn
 TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.95
 STEPS = 16
 """How many characters a stream a contender generates at each call."""
+
+# Reading oneDNN's switch back makes torch ask about TF32 on Intel GPUs, and warn that there are none.
+warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)
 
 Weights = Mapping[str, NDArray[np.float32]]
 Run = Callable[[], int]

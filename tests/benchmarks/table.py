@@ -1,36 +1,50 @@
-"""Writes the README's table of speeds from the figures that generation.py wrote down.
+"""Writes the README's tables of speeds from the figures that generation.py and training.py wrote down.
 
 python tests/benchmarks/generation.py --json tests/benchmarks/generation.json
+python tests/benchmarks/training.py --json tests/benchmarks/training.json
 python tests/benchmarks/table.py
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = Path(__file__).with_name("generation.json")
-BEGIN, END = "<!-- speed: made by tests/benchmarks/table.py -->", "<!-- end of speed -->"
+FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Put the table between its marks in README.md."""
+    """Put the tables between their marks in README.md."""
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    text = readme.read_text(encoding="utf-8")
+    for mark, figures, make in (
+        ("speed", "generation.json", make_table),
+        ("training speed", "training.json", make_training_table),
+    ):
+        table = make(json.loads((FOLDER / figures).read_text(encoding="utf-8")))
+        text = put_between(
+            text, f"<!-- {mark}: made by tests/benchmarks/table.py -->", f"<!-- end of {mark} -->", table
+        )
+    readme.write_text(text, encoding="utf-8")
+
+
+def put_between(text: str, begin: str, end: str, table: str) -> str:
+    """``text`` with what stands between two marks replaced."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
     if not after:
-        raise SystemExit(f"{readme} has no marks for the table: {BEGIN} and {END}")
-    table = make_table(json.loads(FIGURES.read_text(encoding="utf-8")))
-    readme.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
+        raise SystemExit(f"README.md has no marks for a table: {begin} and {end}")
+    return f"{before}{begin}\n{table}{end}{after}"
 
 
 def make_table(figures: dict[str, Any]) -> str:
-    """The table in Markdown, with the machine below it."""
+    """The speeds of generation in Markdown, with the machine below them."""
     columns = ("network, streams", "int8", "fp32", "PyTorch eager", "NumPy")
     ratios = ("int8 to PyTorch", "fp32 to PyTorch", "int8's time to its limit")
-    lines = [f"| {' | '.join((*columns, *ratios))} |", "|---" * (len(columns) + len(ratios)) + "|"]
+    lines = _head((*columns, *ratios))
     for row in figures["speed"]:
         speed = {name: 1e6 / value for name, value in row["microseconds"].items()}
         eager = max(speed["torch eager"], speed["torch eager, no oneDNN"])
@@ -41,8 +55,7 @@ def make_table(figures: dict[str, Any]) -> str:
         ]
         cells += [f"{ratio['charrnn int8']:.1f} x", f"{ratio['charrnn fp32']:.1f} x"]
         cells.append(f"{row['times_limit']['charrnn int8']:.2f} x")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    machine = "; ".join(f"{name} {value}" for name, value in figures["machine"].items())
+        lines.append(_row((name, *cells)))
     startup = figures["startup"]
     bare = startup["import numpy, onnxruntime"]["milliseconds"]
     started = "; ".join(
@@ -52,12 +65,12 @@ def make_table(figures: dict[str, Any]) -> str:
     )
     installed = "; ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in figures["installed"].items())
     if "runs" not in figures:
-        raise SystemExit(f"{FIGURES} does not say what is of one run: measure anew with generation.py")
+        raise SystemExit("generation.json does not say what is of one run: measure anew with generation.py")
     runs = figures["runs"]
     others = sorted(part for part in runs if runs[part] != runs["speed"])
     apart = f" ({' and '.join(others)}: of a run of their own)" if others else ""
     explained = (
-        f"Characters a second, {figures['threads']} thread each, medians of one run{apart}. PyTorch eager is "
+        f"Characters a second, {_threads(figures)} each, medians of one run{apart}. PyTorch eager is "
         "the faster of with and without oneDNN. The limit is the bare matrix products of the same shapes in "
         "int8, by the fastest of onnxruntime's operators and PyTorch's."
     )
@@ -69,9 +82,54 @@ def make_table(figures: dict[str, Any]) -> str:
         "",
         f"Installed: {installed}.",
         "",
-        f"Measured on: {machine}.",
+        _machine(figures),
     ]
     return "\n".join(lines) + "\n"
+
+
+def make_training_table(figures: dict[str, Any]) -> str:
+    """The speeds of training in Markdown, with the machine below them."""
+    lines = _head(
+        (
+            "network, batch",
+            "a step",
+            "plain loop",
+            "bare products",
+            "to plain",
+            "of the limit",
+            "loss",
+            "in fp32",
+        )
+    )
+    steps = {row["steps"] for row in figures["networks"]}
+    for row in figures["networks"]:
+        cell, size, batch = row["network"].split("-")
+        times = (f"{row['milliseconds'][name]:.0f} ms" for name in ("ours", "plain", "limit"))
+        ratios = (f"{row['times_plain']:.2f} x", f"{row['share_of_limit']:.2f}")
+        losses = (f"{row['validation_loss'][name]:.3f}" for name in (row["precision"], "fp32"))
+        lines.append(_row((f"{cell.upper()} {size}, {batch}, {row['precision']}", *times, *ratios, *losses)))
+    explained = (
+        f"{_threads(figures)} each, medians of one run. The loss is the validation loss after "
+        f"{' or '.join(map(str, sorted(steps)))} steps, in the type that `--precision auto` took and in fp32."
+    )
+    return "\n".join([*lines, "", explained, "", _machine(figures)]) + "\n"
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    return [_row(columns), "|---" * len(columns) + "|"]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _threads(figures: dict[str, Any]) -> str:
+    count = figures["threads"]
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def _machine(figures: dict[str, Any]) -> str:
+    return f"Measured on: {'; '.join(f'{name} {value}' for name, value in figures['machine'].items())}."
 
 
 if __name__ == "__main__":
