@@ -7,6 +7,7 @@ purpose: they turn up as unknown fields, and `unknown_field` names them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any, Final
 
@@ -126,6 +127,30 @@ def parse_model(data: bytes) -> Any:
     except (DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     return model
+
+
+def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
+    """A model without what only its other outputs need: nodes, initializers and inputs.
+
+    Args:
+        data: a model whose nodes each come after those that they read.
+        names: the outputs that stay.
+    """
+    model = parse_model(data)
+    graph = model.graph
+    needed = set(names)
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if needed.isdisjoint(node.output):
+            del graph.node[index]
+        else:
+            needed.update(node.input)
+    for values, kept in ((graph.initializer, needed), (graph.input, needed), (graph.output, names)):
+        for index in reversed(range(len(values))):
+            if values[index].name not in kept:
+                del values[index]
+    kept_bytes: bytes = model.SerializeToString()
+    return kept_bytes
 
 
 class _Budget:

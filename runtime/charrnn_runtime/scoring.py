@@ -86,7 +86,7 @@ def score_tokens(
             begun.append((text, np.zeros(state_size, np.float32)))
         if not begun:
             return
-        with engine.lane(min(width(len(begun)), rows), logits=BLOCK) as lane:
+        with engine.lane(min(width(len(begun)), rows), logits=BLOCK, sample=False) as lane:
             slots: list[_Text | None] = [text for text, _ in begun]
             slots += [None] * (lane.rows - len(begun))
             lane.write_state(slice(len(begun)), np.stack([state for _, state in begun]))
@@ -121,7 +121,7 @@ def score_stream(engine: Engine, pieces: Iterable[NDArray[Any]]) -> Iterator[NDA
     Yields:
         float32 ``[n]`` for each piece: -ln p of each character.
     """
-    with engine.lane(1, logits=BLOCK) as lane:
+    with engine.lane(1, logits=BLOCK, sample=False) as lane:
         lane.write_state(slice(None), np.zeros((1, engine.info.state_size), np.float32))
         before = engine.info.start_token
         for piece in pieces:

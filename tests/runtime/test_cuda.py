@@ -23,10 +23,11 @@ def small(request: pytest.FixtureRequest) -> SmallModel:
     return model
 
 
-def test_every_node_is_assigned_to_the_gpu(small: SmallModel) -> None:
+@pytest.mark.parametrize("sample", [True, False], ids=["sampling", "reading"])
+def test_every_node_is_assigned_to_the_gpu(small: SmallModel, sample: bool) -> None:
     engine = Engine(read_model_file(small.path), "cuda")
-    with engine.lane(2):
-        session = engine._session(2)
+    with engine.lane(2, logits=1, sample=sample):
+        session = engine._session(2, sample)
         assignment = {
             node.name: subgraph.ep_name
             for subgraph in session.get_provider_graph_assignment_info()

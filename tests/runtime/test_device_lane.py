@@ -28,7 +28,9 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallModel], CharRNN
         file = read_model_file(small.path)
         engine = Engine(file, "cpu")
         monkeypatch.setattr(engine, "device", "cuda")
-        monkeypatch.setattr(engine, "_create_session", lambda device: Engine._create_session(engine, "cpu"))
+        monkeypatch.setattr(
+            engine, "_create_session", lambda _, **how: Engine._create_session(engine, "cpu", **how)
+        )
         return CharRNN(file.info, engine)
 
     return load
@@ -105,7 +107,7 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
     engine = Engine(read_model_file(exact.path), "cpu")
     size, symbols = engine.info.state_size, len(engine.info.vocabulary)
     for _ in range(2):
-        lane = OnCpu(engine._session(2), size, symbols, 2, 0, graphs=True)
+        lane = OnCpu(engine._session(2, True), size, symbols, 2, 0, True, graphs=True)
         for steps in (BLOCK, 3, BLOCK):  # an odd number of steps turns the two state buffers around
             lane.run(steps)
             lane.tokens[0] = lane.tokens[steps]
@@ -115,6 +117,6 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
 
 def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(exact: SmallModel) -> None:
     engine = Engine(read_model_file(exact.path), "cpu")
-    lane = OnCpu(engine._session(3), engine.info.state_size, len(engine.info.vocabulary), 3, 0)
+    lane = OnCpu(engine._session(3, True), engine.info.state_size, len(engine.info.vocabulary), 3, 0, True)
     assert lane._uniform_stride * 4 % 256 == 0
     assert lane._uniform_stride >= 3

@@ -24,6 +24,25 @@ def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
     assert all(entry.key.startswith("charrnn.") for entry in model.metadata_props)
 
 
+def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
+    data = small.path.read_bytes()
+    everything = onnx_proto.parse_model(data)
+    outputs = [value.name for value in everything.graph.output]
+    assert onnx_proto.parse_model(onnx_proto.keep_outputs(data, outputs)) == everything
+    graph = onnx_proto.parse_model(onnx_proto.keep_outputs(data, ("logits", "next_state"))).graph
+    assert [value.name for value in graph.output] == [name for name in outputs if name != "next_token"]
+    read = {name for node in graph.node for name in node.input}
+    made = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        assert any(name in read or name in ("logits", "next_state") for name in node.output)
+    values = [value.name for value in (*graph.input, *graph.initializer)]
+    assert set(values) == read - made
+    # What is left out is not left out for nothing, nor does it lack anything.
+    left_out = everything.graph.node[len(graph.node) :]
+    assert {"TopK", "Softmax", "CumSum"} <= {node.op_type for node in left_out}
+    assert list(everything.graph.node[: len(graph.node)]) == list(graph.node)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise_value_error(data: bytes) -> None:
     try:

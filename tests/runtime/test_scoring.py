@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +91,9 @@ def _count_lanes(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[int]:
     engine, widths = model._engine, list[int]()
     engine_lane = type(engine).lane
 
-    def lane(rows: int, *, logits: int = 0) -> object:
+    def lane(rows: int, **options: Any) -> object:
         widths.append(rows)
-        return engine_lane(engine, rows, logits=logits)
+        return engine_lane(engine, rows, **options)
 
     monkeypatch.setattr(engine, "lane", lane)
     return widths

@@ -26,6 +26,7 @@ from charrnn_runtime import (
     ModelFormatError,
     OutOfMemoryError,
     SettingError,
+    contract,
     session,
 )
 from charrnn_runtime.model_file import ModelFile, read_model_file
@@ -244,6 +245,8 @@ def test_a_lane_comes_back_and_is_used_again(engine: Engine) -> None:
             assert third is second
     with engine.lane(3, logits=BLOCK) as reading:
         assert reading not in (first, second)
+        with engine.lane(3, logits=BLOCK, sample=False) as without_sampler:
+            assert without_sampler is not reading
 
 
 def test_a_lane_comes_back_after_an_exception(engine: Engine) -> None:
@@ -280,7 +283,7 @@ def test_only_so_many_sizes_are_kept(engine: Engine) -> None:
         with engine.lane(rows):
             pass
     assert len(engine._sessions) <= session._KEPT_SESSIONS
-    assert {rows for rows, _ in engine._lanes} <= set(engine._sessions)
+    assert {key[:2] for key in engine._lanes} <= set(engine._sessions)
 
 
 def test_a_lane_in_use_outlives_its_session(engine: Engine) -> None:
@@ -290,7 +293,7 @@ def test_a_lane_in_use_outlives_its_session(engine: Engine) -> None:
                 pass
         lane.write_state(slice(None), np.zeros((lane.rows, 48), np.float32))
         assert lane.run(BLOCK) == BLOCK
-    assert 1 not in {rows for rows, _ in engine._lanes}
+    assert 1 not in {rows for rows, *_ in engine._lanes}
 
 
 def test_a_lane_runs_on_from_block_to_block_whatever_the_cuts(engine: Engine) -> None:
@@ -316,7 +319,23 @@ def test_a_lane_that_is_used_again_keeps_its_session_from_being_dropped(engine: 
         for used in (1, rows):
             with engine.lane(used):
                 pass
-    assert 1 in engine._sessions
+    assert (1, True) in engine._sessions
+
+
+def test_a_lane_without_a_sampler_reads_as_one_with_it(small: SmallModel) -> None:
+    engine = Engine(read_model_file(small.path), "cpu")
+    tokens = np.random.RandomState(0).randint(0, len(engine.info.vocabulary), (BLOCK, 3))
+    read = []
+    for sample in (True, False):
+        with engine.lane(3, logits=BLOCK, sample=sample) as lane:
+            lane.write_state(slice(None), np.zeros((3, engine.info.state_size), np.float32))
+            lane.tokens[:BLOCK] = tokens
+            assert lane.run(BLOCK) == BLOCK
+            read.append((lane.logits.copy(), lane.read_state(slice(None))))
+    np.testing.assert_array_equal(read[0][0], read[1][0])
+    np.testing.assert_array_equal(read[0][1], read[1][1])
+    inputs = [[value.name for value in engine._session(3, sample).get_inputs()] for sample in (True, False)]
+    assert inputs == [[feed.name for feed in contract.INPUTS], ["token", "state"]]
 
 
 def test_too_many_streams_for_the_memory_are_an_error_that_names_how_many_were_tried(
