@@ -459,6 +459,7 @@ class CharRNN:
 
         Raises:
             UnknownCharacterError: a text has unknown characters, and ``unknown`` is "error".
+            OutOfMemoryError: memory is too little.
 
         Example:
             >>> model = CharRNN.load("models/lstm.onnx")  # doctest: +SKIP

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, unknown_fields
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, EncodeError, Message
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _INT32, _INT64, _STRING, _BYTES = _Field.TYPE_INT32, _Field.TYPE_INT64, _Field.TYPE_STRING, _Field.TYPE_BYTES
@@ -133,10 +133,16 @@ def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
     """A model without what only its other outputs need: nodes, initializers and inputs.
 
     Args:
-        data: a model whose nodes each come after those that they read.
+        data: a model that was parsed before, whose nodes each come after those that they read.
         names: the outputs that stay.
+
+    Raises:
+        MemoryError: there is too little of it.
     """
-    model = parse_model(data)
+    try:
+        model = parse_model(data)
+    except ValueError as error:  # what was parsed before lacks nothing but memory
+        raise MemoryError from error
     graph = model.graph
     needed = set(names)
     for index in reversed(range(len(graph.node))):
@@ -149,8 +155,11 @@ def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
         for index in reversed(range(len(values))):
             if values[index].name not in kept:
                 del values[index]
-    kept_bytes: bytes = model.SerializeToString()
-    return kept_bytes
+    try:
+        smaller: bytes = model.SerializeToString()
+    except EncodeError as error:
+        raise MemoryError from error
+    return smaller
 
 
 class _Budget:

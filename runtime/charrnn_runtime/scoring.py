@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.records import Record
-from charrnn_runtime.session import BLOCK, Engine, Lane, width
+from charrnn_runtime.session import BLOCK, Engine, Lane, TooManyRows, width
 
 SCORING_ROWS = 64
 """How many texts are read at once, unless the logits of so many take too much memory."""
@@ -76,7 +76,19 @@ def score_tokens(
 
     Yields:
         float32 ``[T]`` for each text: -ln p of each character.
+
+    Raises:
+        OutOfMemoryError: memory is too little.
     """
+    try:
+        yield from _score_tokens(engine, texts, rows, window)
+    except TooManyRows as error:
+        raise engine.out_of_memory_reading(error.rows) from None
+
+
+def _score_tokens(
+    engine: Engine, texts: Iterable[NDArray[Any]], rows: int, window: int
+) -> Iterator[NDArray[np.float32]]:
     rows = max(1, min(rows, _LOGITS_BYTES // (BLOCK * len(engine.info.vocabulary) * 4)))
     queue = _Queue(texts, window)
     state_size = engine.info.state_size
@@ -120,7 +132,17 @@ def score_stream(engine: Engine, pieces: Iterable[NDArray[Any]]) -> Iterator[NDA
 
     Yields:
         float32 ``[n]`` for each piece: -ln p of each character.
+
+    Raises:
+        OutOfMemoryError: memory is too little.
     """
+    try:
+        yield from _score_stream(engine, pieces)
+    except TooManyRows as error:
+        raise engine.out_of_memory_reading(error.rows) from None
+
+
+def _score_stream(engine: Engine, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
     with engine.lane(1, logits=BLOCK, sample=False) as lane:
         lane.write_state(slice(None), np.zeros((1, engine.info.state_size), np.float32))
         before = engine.info.start_token

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import itertools
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -52,6 +52,7 @@ _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
 ort.disable_telemetry_events()
+ort.set_default_logger_severity(4)  # what it says beside its sessions: stderr is the command's
 
 
 class Engine:
@@ -89,6 +90,7 @@ class Engine:
         self.info = model.info
         self._cuda_graphs = cuda_graphs
         self._bytes = model.onnx_bytes
+        self._reading_bytes = b""  # the graph without its sampler, once it was needed
         self.threads = threads
         # Reentrant: while it is held, Python may collect a generator that gives its lane back.
         self._lock = threading.RLock()
@@ -143,6 +145,14 @@ class Engine:
             if _is_out_of_memory(error):
                 raise MemoryError from error
             raise CharRNNError(f"onnxruntime cannot make a session: {_first_line(error)}") from error
+
+    def out_of_memory_reading(self, rows: int) -> OutOfMemoryError:
+        """The error for texts that could not be read for want of memory."""
+        texts = "a text" if rows == 1 else f"{rows:,} texts at once"
+        return OutOfMemoryError(
+            f"out of memory on {self.device} while reading {texts}: close other programs, or use a "
+            "smaller model"
+        )
 
     def out_of_memory(self, rows: int) -> OutOfMemoryError:
         """The error for a batch that did not fit, naming one that does: it is tried here.
@@ -200,13 +210,20 @@ class Engine:
         if device == "cuda":
             # TF32 would round the products' operands to 10 bits.
             settings = {"use_tf32": "0", "enable_cuda_graph": "1" if self._cuda_graphs else "0"}
-            providers.insert(0, (_CUDA_PROVIDER, settings))
-            # One node on the CPU would copy states back and forth at every character: rather none at all.
+            # One node on the CPU would copy states back and forth at every character: rather none at all. The
+            # CPU's provider must not be named then: onnxruntime calls that a contradiction.
+            providers = [(_CUDA_PROVIDER, settings)]
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        graph = self._bytes if sample else keep_outputs(self._bytes, ("logits", "next_state"))
+        graph = self._bytes if sample else self._reading_graph()
         # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
         return ort.InferenceSession(graph, sess_options=options, providers=providers, enable_fallback=False)
+
+    def _reading_graph(self) -> bytes:
+        with self._lock:
+            if not self._reading_bytes:
+                self._reading_bytes = keep_outputs(self._bytes, ("logits", "next_state"))
+            return self._reading_bytes
 
     def _choose_device(self, device: str) -> tuple[str, str]:
         """The device that runs, and a note on why it is not CUDA where that might be expected."""
@@ -232,17 +249,27 @@ class Engine:
 
     def _cuda_refusal(self) -> str | None:
         """Why a session on CUDA cannot be had; None if it can."""
+        said: list[str] = []
         try:
             # It prints what it misses. stdout is the product of a command, and other threads may be writing
             # to it, so it is not redirected: onnxruntime gets a print of its own.
-            ort.print = functools.partial(print, file=sys.stderr)
+            ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
             ort.preload_dlls()
             session = self._create_session("cuda")
         except Exception as error:
-            return f"onnxruntime cannot start CUDA ({_first_line(error)}); install it with {_CUDA_INSTALL}"
-        if session.get_providers()[0] != _CUDA_PROVIDER:
-            return f"onnxruntime left CUDA out for want of its libraries; install them with {_CUDA_INSTALL}"
-        return None
+            # Without its libraries CUDA is left out in silence, so that all nodes would go to the CPU.
+            if not said or "default CPU EP" not in str(error):
+                return (
+                    f"onnxruntime cannot start CUDA ({_first_line(error)}); install it with {_CUDA_INSTALL}"
+                )
+        else:
+            if session.get_providers()[0] == _CUDA_PROVIDER:
+                return None
+        missing = sorted(set(re.findall(r"[\w+-]+\.(?:so[.\d]*|dll)", " ".join(said))))
+        named = f" ({one_line(', '.join(missing), most=100)})" if missing else ""
+        return (
+            f"onnxruntime left CUDA out for want of its libraries{named}; install them with {_CUDA_INSTALL}"
+        )
 
     def _try_one_step(self) -> None:
         """Run two streams for one step: the graph must run, with finite logits and tokens in range.

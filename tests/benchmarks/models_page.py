@@ -43,7 +43,8 @@ All learned tinyshakespeare (1,115,394 characters, 65 distinct), the first 90 %;
 validation text. Losses are nats per character on that text. *Carried* is what training reports: 64 rows, each
 warmed on the 512 characters before it. *Cold* reads windows of 256 characters from nothing, as models without
 a state are measured. Bits per character are the carried loss by ln 2. All are computed in fp32 by the network
-that was trained, those of int8 from the file itself.
+that was trained, those of int8 from the file itself. Training losses, on the training text, are means of the
+steps since the report before (200, or fewer).
 
 """
 

@@ -43,6 +43,11 @@ def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
     assert list(everything.graph.node[: len(graph.node)]) == list(graph.node)
 
 
+def test_what_was_parsed_before_can_only_lack_memory() -> None:
+    with pytest.raises(MemoryError):
+        onnx_proto.keep_outputs(LSTM[:-5], ("logits",))
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise_value_error(data: bytes) -> None:
     try:

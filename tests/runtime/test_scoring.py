@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, Score, UnknownCharacterError, scoring
+from charrnn_runtime import CharRNN, OutOfMemoryError, Score, UnknownCharacterError, scoring
 from charrnn_runtime.scoring import SCORING_ROWS, score_tokens
-from charrnn_runtime.session import BLOCK
+from charrnn_runtime.session import BLOCK, Lane
 from make_models import FOLDER, SmallModel
 from reference import naive_step
 
@@ -113,6 +113,19 @@ def test_what_waits_for_a_long_text_is_bounded(lstm: CharRNN) -> None:
     assert len(next(scores)) == 2000
     assert drawn <= 720 // 36 + 2 * 4  # each holds 4 characters and what any score takes, 32
     assert sum(len(losses) for losses in scores) == 5000 * 4
+
+
+def test_too_little_memory_is_an_error_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model()
+
+    def without_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Lane, "run", without_memory)
+    with pytest.raises(OutOfMemoryError, match="out of memory on cpu while reading 3 texts at once: close"):
+        model.score(["abc", "X", "Y"])
+    with pytest.raises(OutOfMemoryError, match="while reading a text: close"):
+        list(model.score_stream(["abc", "X"]))
 
 
 def test_a_large_vocabulary_is_scored_in_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from charrnn_runtime import (
     OutOfMemoryError,
     SettingError,
     contract,
+    onnx_proto,
     session,
 )
 from charrnn_runtime.model_file import ModelFile, read_model_file
-from charrnn_runtime.session import BLOCK, Engine, Lane
+from charrnn_runtime.session import BLOCK, Engine, Lane, cuda_missing
 from make_models import FOLDER, SmallModel
 
 CUDA = "CUDAExecutionProvider"
@@ -133,12 +135,11 @@ def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
     lstm_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(
-        DeviceError, match=r"left CUDA out for want of its libraries; install them with pip install"
+        DeviceError,
+        match=r"left CUDA out for want of its libraries \(libcudart.so.13\); install them with pip install",
     ):
         CharRNN.load(lstm_path, device="cuda")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Failed to load" in captured.err
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("lost_libraries")
@@ -146,6 +147,51 @@ def test_auto_takes_the_cpu_and_says_why_where_cuda_might_be_expected(lstm_path:
     model = CharRNN.load(lstm_path, device="auto")
     assert model.device == "cpu"
     assert "left CUDA out for want of its libraries" in model.device_note
+
+
+@pytest.mark.skipif(cuda_missing() is None, reason="CUDA is here")
+def test_a_session_on_cuda_lacks_nothing_but_cuda(engine: Engine) -> None:
+    # What onnxruntime says where there is none; it would call the CPU's provider beside it a contradiction.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with pytest.raises(Exception, match="assigned to the default CPU EP"):
+            engine._create_session("cuda")
+
+
+@pytest.mark.skipif(
+    CUDA not in ort.get_available_providers() or cuda_missing() is None,
+    reason="a build of onnxruntime for CUDA, on a machine without it",
+)
+def test_a_driver_without_cuda_s_libraries_is_one_line_and_auto_is_silent(lstm_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from charrnn_runtime import session\n"
+        "from charrnn_runtime.cli.gen import main\n"
+        "session._driver_problem = lambda: None\n"
+        "main()\n"
+    )
+    said = {}
+    for device in ("cuda", "auto"):
+        command = [
+            sys.executable,
+            "-c",
+            program,
+            str(lstm_path),
+            "-n",
+            "5",
+            "-s",
+            "1",
+            "-q",
+            "--device",
+            device,
+        ]
+        said[device] = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said["cuda"].returncode == 1
+    assert said["cuda"].stdout == ""
+    assert len(said["cuda"].stderr.splitlines()) == 1
+    assert "left CUDA out for want of its libraries (" in said["cuda"].stderr
+    assert (said["auto"].returncode, said["auto"].stderr) == (0, "")
+    assert said["auto"].stdout
 
 
 def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
@@ -336,6 +382,21 @@ def test_a_lane_without_a_sampler_reads_as_one_with_it(small: SmallModel) -> Non
     np.testing.assert_array_equal(read[0][1], read[1][1])
     inputs = [[value.name for value in engine._session(3, sample).get_inputs()] for sample in (True, False)]
     assert inputs == [[feed.name for feed in contract.INPUTS], ["token", "state"]]
+
+
+def test_the_graph_without_a_sampler_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    keep_outputs = onnx_proto.keep_outputs
+
+    def counted(*given: Any) -> bytes:
+        made.append(given)
+        return keep_outputs(*given)
+
+    monkeypatch.setattr(session, "keep_outputs", counted)
+    for rows in (1, 2, 3):
+        with engine.lane(rows, logits=BLOCK, sample=False):
+            pass
+    assert len(made) == 1
 
 
 def test_too_many_streams_for_the_memory_are_an_error_that_names_how_many_were_tried(

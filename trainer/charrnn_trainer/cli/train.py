@@ -111,7 +111,8 @@ def train(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Train for so long; settings that are not given are chosen for the best model in that time."
+            help="Train for so long; settings that are not given are chosen for the best model in that time. "
+            "0 sets no limit."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches to learn from. [default: 6000]")] = None,
