@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import re
@@ -51,6 +52,8 @@ _CUDA_ALIGNMENT: Final = 256
 _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
+_PRELOADING: Final = threading.Lock()
+
 ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)  # what it says beside its sessions: stderr is the command's
 
@@ -90,7 +93,6 @@ class Engine:
         self.info = model.info
         self._cuda_graphs = cuda_graphs
         self._bytes = model.onnx_bytes
-        self._reading_bytes = b""  # the graph without its sampler, once it was needed
         self.threads = threads
         # Reentrant: while it is held, Python may collect a generator that gives its lane back.
         self._lock = threading.RLock()
@@ -215,15 +217,14 @@ class Engine:
             providers = [(_CUDA_PROVIDER, settings)]
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        graph = self._bytes if sample else self._reading_graph()
+        graph = self._bytes if sample else self._reading_bytes
         # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
         return ort.InferenceSession(graph, sess_options=options, providers=providers, enable_fallback=False)
 
-    def _reading_graph(self) -> bytes:
-        with self._lock:
-            if not self._reading_bytes:
-                self._reading_bytes = keep_outputs(self._bytes, ("logits", "next_state"))
-            return self._reading_bytes
+    @functools.cached_property
+    def _reading_bytes(self) -> bytes:
+        """The graph without its sampler."""
+        return keep_outputs(self._bytes, ("logits", "next_state"))
 
     def _choose_device(self, device: str) -> tuple[str, str]:
         """The device that runs, and a note on why it is not CUDA where that might be expected."""
@@ -249,23 +250,19 @@ class Engine:
 
     def _cuda_refusal(self) -> str | None:
         """Why a session on CUDA cannot be had; None if it can."""
-        said: list[str] = []
+        missing: list[str] = []
         try:
-            # It prints what it misses. stdout is the product of a command, and other threads may be writing
-            # to it, so it is not redirected: onnxruntime gets a print of its own.
-            ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
-            ort.preload_dlls()
+            missing = _preload_cuda()
             session = self._create_session("cuda")
         except Exception as error:
             # Without its libraries CUDA is left out in silence, so that all nodes would go to the CPU.
-            if not said or "default CPU EP" not in str(error):
+            if not missing or "default CPU EP" not in str(error):
                 return (
                     f"onnxruntime cannot start CUDA ({_first_line(error)}); install it with {_CUDA_INSTALL}"
                 )
         else:
             if session.get_providers()[0] == _CUDA_PROVIDER:
                 return None
-        missing = sorted(set(re.findall(r"[\w+-]+\.(?:so[.\d]*|dll)", " ".join(said))))
         named = f" ({one_line(', '.join(missing), most=100)})" if missing else ""
         return (
             f"onnxruntime left CUDA out for want of its libraries{named}; install them with {_CUDA_INSTALL}"
@@ -578,6 +575,20 @@ def cuda_missing() -> str | None:
             f"{_CUDA_INSTALL}"
         )
     return _driver_problem()
+
+
+def _preload_cuda() -> list[str]:
+    """Load CUDA's libraries from where pip or the system put them; gives the names of those missing."""
+    said: list[str] = []
+    with _PRELOADING:
+        # It prints what it misses. stdout is the product of a command, and other threads may be writing to
+        # it, so it is not redirected: onnxruntime gets a print of its own meanwhile.
+        ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
+        try:
+            ort.preload_dlls()
+        finally:
+            del ort.print
+    return sorted(set(re.findall(r"[\w+-]+\.(?:so[.\d]*|dll)", " ".join(said))))
 
 
 def _installed_builds() -> set[str]:
