@@ -89,7 +89,7 @@ def _check_message(message: str) -> None:
 
 @functools.cache
 def small_checkpoints() -> tuple[bytes, ...]:
-    """Checkpoints of an LSTM, a GRU, an RNN and an LSTM with an embedding, each trained for an instant."""
+    """Checkpoints of an LSTM, a GRU, an RNN and LSTMs with an embedding, each trained for an instant."""
     from charrnn_trainer.checkpoint import find_checkpoint
     from charrnn_trainer.corpus import Corpus
     from charrnn_trainer.loop import train
@@ -101,6 +101,7 @@ def small_checkpoints() -> tuple[bytes, ...]:
         {"cell": "gru"},
         {"cell": "rnn"},
         {"embedding_size": 3},
+        {"embedding_size": 3, "tie_weights": True},
     )
     made = []
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer import learner as learner_module
 from charrnn_trainer import loop as loop_module
+from charrnn_trainer import network as network_module
 from charrnn_trainer import torch_settings
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.corpus import Corpus
@@ -202,7 +202,7 @@ def _at_the_fifth_loss(spoiled: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         right = next_token_loss(logits, targets)
         return spoiled(right) if next(calls) == 5 else right
 
-    return mock.patch.object(learner_module, "next_token_loss", loss)
+    return mock.patch.object(network_module, "next_token_loss", loss)
 
 
 def _no_memory() -> Any:

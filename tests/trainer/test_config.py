@@ -31,7 +31,8 @@ CONFIGS = st.builds(
         hidden_size=st.integers(1, 16_384),
         embedding_size=st.none() | st.integers(0, 16_384),
         dropout=st.floats(0, 1, exclude_max=True),
-    ),
+    )
+    | st.builds(NetworkConfig, embedding_size=st.none() | st.integers(1, 16_384), tie_weights=st.just(True)),
     data=st.builds(
         DataConfig,
         level=st.sampled_from(["char", "byte"]),
@@ -101,6 +102,7 @@ def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
         ({"hidden_size": -1}, "--hidden-size"),
         ({"hidden_size": 10**9}, "--hidden-size"),
         ({"embedding_size": -1}, "--embedding-size"),
+        ({"tie_weights": 1}, "--tie-weights"),
         ({"dropout": 1}, "--dropout"),
         ({"dropout": float("nan")}, "--dropout"),
         ({"learning_rate": 10**400}, "--learning-rate"),
@@ -179,6 +181,18 @@ def test_symbols_are_read_one_hot_until_there_are_many() -> None:
     assert NetworkConfig().resolve(256).embedding_size == 0
     assert NetworkConfig().resolve(257).embedding_size == 256
     assert NetworkConfig(embedding_size=7).resolve(65).embedding_size == 7
+
+
+def test_weights_cannot_be_tied_to_an_embedding_that_is_not_there() -> None:
+    with pytest.raises(SettingError, match=r"--tie-weights .* --embedding-size 0 is none; leave one"):
+        NetworkConfig(embedding_size=0, tie_weights=True)
+
+
+@pytest.mark.parametrize("vocabulary_size", [65, 6_000])
+def test_tied_weights_are_as_many_as_the_hidden_states_unless_told_otherwise(vocabulary_size: int) -> None:
+    tied = NetworkConfig(hidden_size=24, tie_weights=True)
+    assert tied.resolve(vocabulary_size).embedding_size == 24
+    assert dataclasses.replace(tied, embedding_size=7).resolve(vocabulary_size).embedding_size == 7
 
 
 def test_a_path_that_is_no_unicode_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:

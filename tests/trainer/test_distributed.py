@@ -80,6 +80,16 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(
     assert_same_checkpoint(tmp_path / "one", tmp_path / "two", near)
 
 
+def test_two_processes_learn_tied_weights_as_one_does(pair: Pair, tmp_path: Path) -> None:
+    config = PLAIN.replace(tie_weights=True, embedding_size=5)
+    expected = alone(config, tmp_path / "one")
+    leader, follower = pair(config, tmp_path / "two")
+    assert (leader.error, follower.error) == ("", "")
+    assert leader.losses == pytest.approx(expected, rel=1e-4)
+    assert leader.weights == follower.weights
+    assert_same_checkpoint(tmp_path / "one", tmp_path / "two", 1e-4)
+
+
 def test_a_run_goes_on_with_another_number_of_processes(pair: Pair, tmp_path: Path) -> None:
     """One process, then two, then one; the streams are shared out anew."""
     alone(PLAIN, tmp_path / "whole")

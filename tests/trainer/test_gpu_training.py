@@ -107,9 +107,10 @@ class Learning:
         return [*weights, *kept, torch.get_rng_state()]
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str) -> None:
-    plain, static = Learning(cell=cell), Learning(cell=cell)
+def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str, tied: bool) -> None:
+    plain, static = (Learning(cell=cell, embedding_size=5, tie_weights=tied) for _ in range(2))
     step = StaticStep(static.learner.learn, *static.batches.batch(0), static.state)
     assert static.steps(step, 12) == plain.steps(plain.learner.learn, 12)
     for one, other in zip(plain.network.parameters(), static.network.parameters(), strict=True):
@@ -352,9 +353,12 @@ def losses_and_notes(config: TrainConfig) -> tuple[list[float], list[str]]:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_the_gpu_learns_what_the_cpu_learns(cell: str) -> None:
-    config = PLAIN.replace(cell=cell, steps=30, eval_every=10, hidden_size=32)
+def test_the_gpu_learns_what_the_cpu_learns(cell: str, tied: bool) -> None:
+    config = PLAIN.replace(cell=cell, steps=30, eval_every=10, hidden_size=32, tie_weights=tied)
+    if tied:
+        config = config.replace(embedding_size=16)
     expected, _ = losses_and_notes(config)
     for precision, near in (("fp32", 1e-3), ("tf32", 2e-2), ("bf16", 5e-2)):
         seen, notes = losses_and_notes(config.replace(device="cuda", precision=precision))

@@ -16,8 +16,8 @@ import torch
 
 from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import learner as learner_module
 from charrnn_trainer import loop as loop_module
+from charrnn_trainer import network as network_module
 from charrnn_trainer.batches import get_batches
 from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.config import RunFile, TrainConfig
@@ -291,7 +291,7 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(
         calls += 1
         return next_token_loss(logits, targets) * (factor if calls == 8 else 1.0)
 
-    monkeypatch.setattr(learner_module, "next_token_loss", spoiled)
+    monkeypatch.setattr(network_module, "next_token_loss", spoiled)
     said = (
         rf"step 8: the loss is {loss}; try .*; the last good checkpoint is .*step7\.safetensors: --init-from"
     )
@@ -332,7 +332,7 @@ def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
 
-    monkeypatch.setattr(learner_module, "next_token_loss", fail)
+    monkeypatch.setattr(network_module, "next_token_loss", fail)
     with pytest.raises(CharRNNError, match="out of memory: lower --batch-size"):
         train(TINY, CORPUS)
 

@@ -96,11 +96,14 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
         "precision": "fp32", "threads": 1,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    done = program("my.txt", *words, "--random-start", "--no-onednn", "--no-tensorboard", "--out", "run")
+    switches = ("--tie-weights", "--random-start", "--no-onednn", "--no-tensorboard")
+    done = program("my.txt", *words, *switches, "--out", "run")
     assert done.code == 0, done.err
     values = load_checkpoint(find_checkpoint("run", "last")).config.to_dict()
     flat = {name: value for section in values.values() for name, value in section.items()}
-    assert flat == {**flags, "random_start": True, "onednn": False, "tensorboard": False}
+    assert flat == {
+        **flags, "tie_weights": True, "random_start": True, "onednn": False, "tensorboard": False,
+    }  # fmt: skip
 
 
 def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -> None:

@@ -40,11 +40,14 @@ class NetworkConfig:
         layers: how many recurrent layers stand on one another.
         hidden_size: H, the numbers in a layer's hidden state.
         embedding_size: the numbers that a symbol is read as; 0 reads it one-hot. None leaves the choice to
-            the vocabulary: one-hot up to 256 symbols, an embedding of 256 above.
+            the vocabulary: one-hot up to 256 symbols, an embedding of 256 above. With ``tie_weights``, None
+            is the hidden size.
         dropout: the share of the activations that training drops, between layers and before the output.
         input_dropout: the share of the symbols that training reads as nothing.
         weight_drop: the share of the recurrent weights that training leaves out, drawn for every batch
             (DropConnect on the hidden-to-hidden matrices, Merity et al. 2018).
+        tie_weights: predict symbols by the embedding that reads them (Press and Wolf 2017, Inan et al. 2017).
+            Where its size is not the hidden size, a matrix between them is learned, too.
     """
 
     cell: str = "lstm"
@@ -54,6 +57,7 @@ class NetworkConfig:
     dropout: float = 0.0
     input_dropout: float = 0.0
     weight_drop: float = 0.0
+    tie_weights: bool = False
 
     def __post_init__(self) -> None:
         _choice("cell", self.cell, contract.CELLS)
@@ -63,12 +67,20 @@ class NetworkConfig:
             _whole("embedding_size", self.embedding_size, 0, contract.MAX_HIDDEN_SIZE)
         for name in ("dropout", "input_dropout", "weight_drop"):
             _number(self, name, 0.0, 1.0, below_high=True)
+        _switch("tie_weights", self.tie_weights)
+        if self.tie_weights and self.embedding_size == 0:
+            raise SettingError(
+                "--tie-weights takes the embedding as output weights, and --embedding-size 0 is none; leave "
+                "one of the two out"
+            )
 
     def resolve(self, vocabulary_size: int) -> NetworkConfig:
         """The same with ``embedding_size`` chosen for a vocabulary of ``vocabulary_size`` symbols."""
         if self.embedding_size is not None:
             return self
         size = 0 if vocabulary_size <= ONE_HOT_LIMIT else DEFAULT_EMBEDDING
+        if self.tie_weights:
+            size = self.hidden_size
         return dataclasses.replace(self, embedding_size=size)
 
     @property

@@ -150,7 +150,7 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
     network = checkpoint.config.network
     check_step_model_fits(network, len(checkpoint.vocabulary))  # before folding takes twice as much memory
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
-    folded = fold_weights(network.cell, network.layers, weights)
+    folded = fold_weights(network.cell, network.layers, weights, network.tie_weights)
     if precision == "fp16" and folded.largest_factor > FP16_LARGEST:
         raise ExportError(
             f"the network has weights of up to {folded.largest_factor:,.0f}, and fp16 holds at most "

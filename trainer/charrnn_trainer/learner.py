@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn_trainer.config import OptimizationConfig
-from charrnn_trainer.network import CharNetwork, State, next_token_loss
+from charrnn_trainer.network import CharNetwork, State
 from charrnn_trainer.precision import Arithmetic
 from charrnn_trainer.torch_settings import is_gpu
 
@@ -24,7 +24,7 @@ class Learner:
     """A network and its optimizer.
 
     Attributes:
-        model: what computes the network's logits: the network, or what a `Team` has wrapped around it.
+        model: what computes the network's loss: the network, or what a `Team` has wrapped around it.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class Learner:
     def learn(self, inputs: Tensor, targets: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Take a step (see `Learn`)."""
         with self._arithmetic.on(self._device):
-            logits, after = self.model(inputs, state)
-            loss = next_token_loss(logits, targets)
+            loss, after = self.model(inputs, state, targets)
             self._optimizer.zero_grad()
             loss.backward()
         norm = nn.utils.clip_grad_norm_(self._weights, self._clip)

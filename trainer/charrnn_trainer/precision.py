@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.network import CharNetwork, next_token_loss
+from charrnn_trainer.network import CharNetwork
 
 _LENGTH: Final = 32
 _TURNS: Final = 4
@@ -128,8 +128,8 @@ def _time_step(network: CharNetwork, config: TrainConfig, way: Arithmetic, devic
     state = network.initial_state(config.data.batch_size)
     start = clock()
     with way.on(device):
-        logits, _after = network(tokens, state)
-        next_token_loss(logits, tokens).backward()
+        loss, _after = network(tokens, state, tokens)
+        loss.backward()
     network.zero_grad()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -66,7 +66,8 @@ def plan_for_minutes(
         processes: how many train together. Batches then have the next number of rows that they can share
             equally; what their exchange of gradients takes is not measured.
     """
-    embedding = vocabulary_size if vocabulary_size <= ONE_HOT_LIMIT else None
+    reads_as_one_hot = vocabulary_size <= ONE_HOT_LIMIT and not config.network.tie_weights
+    embedding = vocabulary_size if reads_as_one_hot else None
     base = {
         "layers": 1,
         "embedding_size": embedding,

@@ -104,6 +104,8 @@ class Display:
         self._steps = config.optimization.steps
         self._unit = "bytes" if config.data.level == "byte" else "characters"
         reads = f"an embedding of {network.embedding_size}" if network.embedding_size else "one-hot"
+        if network.tie_weights:
+            reads += " tied to the output"
         terminal.say(
             f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, input {reads}, "
             f"{event.parameters:,} parameters, on {event.device} in {config.run.precision}"

@@ -81,6 +81,14 @@ def train(
         float | None,
         typer.Option(help="Share of the recurrent weights that a batch leaves out. [default: 0]"),
     ] = None,
+    tie_weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--tie-weights/--no-tie-weights",
+            help="Predict characters by the embedding that reads them, whose size is then the hidden size "
+            "unless it is given. [default: no]",
+        ),
+    ] = None,
     # --- the text
     level: Annotated[
         str | None, typer.Option(help="char (characters) or byte (any file trains). [default: char]")

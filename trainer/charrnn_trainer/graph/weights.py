@@ -104,14 +104,18 @@ def check_step_model_fits(network: NetworkConfig, vocabulary_size: int) -> None:
         )
 
 
-def fold_weights(cell: str, layers: int, tensors: Mapping[str, NDArray[np.float32]]) -> StepWeights:
+def fold_weights(
+    cell: str, layers: int, tensors: Mapping[str, NDArray[np.float32]], tied: bool = False
+) -> StepWeights:
     """Fold a network's weights, named as torch names them, without the prefix ``model.``.
 
     Args:
         cell: "lstm", "gru" or "rnn".
         layers: the number of layers.
         tensors: ``rnn.weight_ih_l0 [G*H, I]`` and so on, ``output.weight [V, H]``, ``output.bias [V]``, and
-            ``embedding.weight [V, E]`` unless the input is one-hot.
+            ``embedding.weight [V, E]`` unless the input is one-hot or tied; ``projection.weight [E, H]``
+            where one stands before a tied output.
+        tied: whether ``output.weight [V, E]`` is the embedding, too.
     """
 
     def tensor(name: str) -> Matrix:
@@ -135,12 +139,16 @@ def fold_weights(cell: str, layers: int, tensors: Mapping[str, NDArray[np.float3
             )
         )
     first_input = tensor("rnn.weight_ih_l0").T  # (I, G*H), I = V if one-hot, else E
-    if "embedding.weight" in tensors:
-        first_input = tensor("embedding.weight") @ first_input  # (V, E) x (E, G*H) -> (V, G*H)
+    output = tensor("output.weight")
+    if tied or "embedding.weight" in tensors:
+        embedding = output if tied else tensor("embedding.weight")
+        first_input = embedding @ first_input  # (V, E) x (E, G*H) -> (V, G*H)
+    if "projection.weight" in tensors:
+        output = output @ tensor("projection.weight")  # (V, E) x (E, H) -> (V, H)
     return StepWeights(
         cell=cell,
         table=first_input + folded[0].bias,
         layers=tuple(folded),
-        output=tensor("output.weight").T,
+        output=output.T,
         output_bias=tensor("output.bias"),
     )
