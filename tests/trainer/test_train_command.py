@@ -213,6 +213,30 @@ def test_a_network_learns_on_from_another_run(program: Program) -> None:
     assert "--hidden-size 9 does not fit --init-from" in refused.err
 
 
+@pytest.mark.parametrize(
+    "network",
+    [(), ("--embedding-size", "3"), ("--tie-weights",), ("--tie-weights", "--embedding-size", "3")],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("planned", [False, True])
+def test_characters_that_a_network_to_start_from_lacks_are_added_and_told(
+    program: Program, network: tuple[str, ...], planned: bool
+) -> None:
+    program("my.txt", *(("--minutes", "50") if planned else ()), *TRAIN, *TINY_FLAGS, *network)
+    Path("more.txt").write_text(TEXT.lower().replace("o", "ö") + "!", encoding="utf-8")
+    minutes = ("--minutes", "50") if planned else ()
+    done = program("more.txt", "--init-from", "ckpt", *minutes, *TRAIN, *TINY_FLAGS[4:])
+    assert done.code == 0, done.err
+    assert "more.txt has 2 characters that the network does not know, now added: '!', 'ö'\n" in done.err
+    first, second = (load_checkpoint(find_checkpoint(f"ckpt/{run}")) for run in ("lstm", "lstm-2"))
+    assert second.vocabulary.symbols == tuple(sorted({*first.vocabulary.symbols, "!", "ö"}))
+    assert second.config.network.embedding_size == first.config.network.embedding_size
+    assert second.config.network.tie_weights == ("--tie-weights" in network)
+    again = program("my.txt", "--init-from", "ckpt/lstm-2", *TRAIN, *TINY_FLAGS[4:])
+    assert "does not know" not in again.err
+    assert load_checkpoint(find_checkpoint("ckpt/lstm-3")).vocabulary == second.vocabulary
+
+
 def test_standard_input_trains(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     done = program("-", *TRAIN, *TINY_FLAGS)

@@ -22,6 +22,7 @@ from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.vocabulary import Level, Vocabulary
 from charrnn_trainer.text_source import Pieces, Progress, TextSource
 from charrnn_trainer.token_file import TokensInfo, id_type, open_tokens, windows, write_tokens
+from charrnn_trainer.vocabulary_growth import grow_vocabulary
 
 MIN_LENGTH: Final = 32
 """The shortest text that can be trained on, in characters (at the byte level, in bytes)."""
@@ -121,7 +122,7 @@ class ScannedText:
     Attributes:
         name: what it is called.
         sha256: the hash of its bytes as they were read.
-        vocabulary: its symbols, or those that it was checked against.
+        vocabulary: its symbols, and those that were given to begin with.
         length: N, its characters (at the byte level, its bytes).
         distinct: how many different ones there are.
         beginning: its first characters, to show them.
@@ -191,13 +192,14 @@ def scan_text(
     Args:
         path: a file, or "-" for standard input. What can be read only once (a pipe) is kept aside.
         level: "char" for UTF-8 text, "byte" for anything.
-        vocabulary: the symbols that the text must make do with; None takes the text's own.
+        vocabulary: the symbols to begin with, to which those that the text has besides are added; None takes
+            the text's own.
         name: what the text is called; None takes the file's name.
         on_progress: is called with the number of bytes that were read since the last call.
 
     Raises:
         CharRNNError: it cannot be read, is no UTF-8 (the message names the byte), is shorter than 32
-            characters, has one distinct character or too many, or has some that ``vocabulary`` lacks.
+            characters, has one distinct character or too many, or is of another level than ``vocabulary``.
     """
     name = name or ("standard input" if path == "-" else _as_text(Path(path).name))
     text = TextSource(path)
@@ -208,14 +210,15 @@ def scan_text(
         _check_text(name, level, pieces.length, len(codes))
         own = Vocabulary.of_bytes() if level == "byte" else Vocabulary([chr(code) for code in codes])
         if vocabulary is not None:
-            _check_known(name, own, vocabulary)
+            _check_level(name, own, vocabulary)
+            own = grow_vocabulary(vocabulary, own.symbols)
     except BaseException:
         text.close()
         raise
     return ScannedText(
         name=name,
         sha256=pieces.sha256,
-        vocabulary=vocabulary or own,
+        vocabulary=own,
         length=pieces.length,
         distinct=len(codes),
         beginning=pieces.beginning,
@@ -286,17 +289,9 @@ def _check_text(name: str, level: str, length: int, distinct: int) -> None:
         )
 
 
-def _check_known(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:
+def _check_level(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:
     if own.level != vocabulary.level:
         raise CharRNNError(
             f"{name} was read at level {own.level}, but the network to start from works at level "
             f"{vocabulary.level}; give --level {vocabulary.level}"
-        )
-    missing = sorted(set(own.symbols) - set(vocabulary.symbols))
-    if missing:
-        shown = ", ".join(f"{symbol!r} (U+{ord(symbol):04X})" for symbol in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise CharRNNError(
-            f"{name} has characters that the network to start from does not know: {shown}{more}; "
-            "take them out, or train without --init-from"
         )

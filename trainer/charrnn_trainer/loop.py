@@ -67,6 +67,7 @@ from charrnn_trainer.torch_settings import (
     set_random_states,
     threads,
 )
+from charrnn_trainer.weight_growth import grow_weights
 
 CHANGEABLE: Final = (
     *("steps", "minutes", "eval_every", "save_every", "log_every", "keep", "patience"),
@@ -107,7 +108,8 @@ def train(
         on_event: is called with every event.
         out: the folder of the run, new or empty, for checkpoints and all that `resume` needs; None writes
             nothing.
-        init_from: a checkpoint to take the weights from; its network and vocabulary must be the same.
+        init_from: a checkpoint to take the weights from; its network must be the same, and its vocabulary may
+            lack symbols of the text's (`grow_weights`).
         should_stop: is asked after every step; True ends the run, with a checkpoint.
         team: the processes that train together, of which this is the first; the others `follow`. The run then
             needs a folder, which all of them can read.
@@ -356,12 +358,8 @@ class _Training:
 
     def take_weights(self, checkpoint: Checkpoint) -> None:
         """Start from the weights of a checkpoint."""
-        if checkpoint.vocabulary != self._corpus.vocabulary:
-            raise CheckpointError(
-                f"{checkpoint.path} knows other characters than the text; encode the text with the "
-                "checkpoint's vocabulary"
-            )
-        self._network.load_weights(checkpoint)
+        grown = grow_weights(checkpoint, self._corpus.vocabulary, self.config.run.seed)
+        self._network.load_weights(grown)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to where a checkpoint was saved."""

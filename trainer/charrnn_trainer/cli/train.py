@@ -253,6 +253,8 @@ def _train(
         config, init_from, vocabulary = _start_from(init_from, config, given)
     with _scan(text, config, vocabulary) as scanned, Display() as display:
         display.show_text(scanned)
+        if vocabulary is not None:
+            _say_what_is_added(scanned, vocabulary)
 
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
         from charrnn_trainer.loop import train as train_network
@@ -453,6 +455,15 @@ def _start_from(
             )
     terminal.say(f"starting from {path}")
     return config.replace(**fixed), path, header.vocabulary
+
+
+def _say_what_is_added(text: ScannedText, known: Vocabulary) -> None:
+    """Say which characters a network to start from does not know."""
+    from charrnn_trainer.vocabulary_growth import words_on_growth
+
+    words = words_on_growth(text.name, known, text.vocabulary)
+    if words is not None:
+        terminal.say(words)
 
 
 def _shaping() -> list[str]:

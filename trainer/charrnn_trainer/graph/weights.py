@@ -6,6 +6,7 @@ table, so the first layer's input product is a lookup: ``table[token]`` is the i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -141,7 +142,8 @@ def fold_weights(
     first_input = tensor("rnn.weight_ih_l0").T  # (I, G*H), I = V if one-hot, else E
     output = tensor("output.weight")
     if tied or "embedding.weight" in tensors:
-        embedding = output if tied else tensor("embedding.weight")
+        # Tied weights are read as large as embeddings usually are (see `CharNetwork`).
+        embedding = output * math.sqrt(output.shape[1]) if tied else tensor("embedding.weight")
         first_input = embedding @ first_input  # (V, E) x (E, G*H) -> (V, G*H)
     if "projection.weight" in tensors:
         output = output @ tensor("projection.weight")  # (V, E) x (E, H) -> (V, H)

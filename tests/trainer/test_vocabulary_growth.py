@@ -1,0 +1,170 @@
+"""Starting from a network on a text of other characters: what it knows stays, and what it lacks is added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn_runtime import CharRNN
+from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_files,
+    find_checkpoint,
+    load_checkpoint,
+)
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.events import Event, Stepped
+from charrnn_trainer.export import export_checkpoint
+from charrnn_trainer.loop import resume, train
+from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.vocabulary_growth import grow_vocabulary, words_on_growth
+from charrnn_trainer.weight_growth import grow_weights
+from tiny_runs import TEXT, TINY
+
+CORPUS = Corpus.from_text(TEXT, name="hamlet")
+KNOWN = CORPUS.vocabulary
+MORE = "¿Ser o no ser? Ésa es la cuestión, ~ 是\n" * 30
+LARGER = grow_vocabulary(KNOWN, MORE)
+ADDED = sorted(set(LARGER.symbols) - set(KNOWN.symbols))
+NETWORKS: dict[str, dict[str, Any]] = {
+    "one-hot": {},
+    "embedding": {"embedding_size": 5},
+    "identity": {"embedding_size": len(KNOWN)},
+    "tied": {"tie_weights": True},
+    "projected": {"tie_weights": True, "embedding_size": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    """A checkpoint of each kind of network."""
+    made = {}
+    for name, settings in NETWORKS.items():
+        run = tmp_path_factory.mktemp(name) / "run"
+        train(TINY.replace(learning_rate=0.02, **settings), CORPUS, out=run)
+        made[name] = load_checkpoint(find_checkpoint(run, "last"))
+    return made
+
+
+def encoded(text: str, vocabulary: Vocabulary) -> Corpus:
+    return Corpus.from_ids(vocabulary.encode(text), vocabulary)
+
+
+# --- vocabularies ------------------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_grows_in_code_point_order_and_loses_nothing() -> None:
+    assert grow_vocabulary(Vocabulary("db"), "cabc").symbols == ("a", "b", "c", "d")
+    assert set(LARGER.symbols) == set(TEXT) | set(MORE)
+    assert list(LARGER.symbols) == sorted(LARGER.symbols)
+
+
+def test_one_that_lacks_nothing_stays_as_it_is_whatever_its_order() -> None:
+    vocabulary = Vocabulary("ba")
+    assert grow_vocabulary(vocabulary, "aab") is vocabulary
+    of_bytes = Vocabulary.of_bytes()
+    assert grow_vocabulary(of_bytes, "é") is of_bytes
+
+
+def test_what_is_added_is_told_in_one_line() -> None:
+    assert words_on_growth("more.txt", KNOWN, KNOWN) is None
+    one = words_on_growth("more.txt", Vocabulary("ab"), Vocabulary("a\nb"))
+    assert one == "more.txt has 1 character that the network does not know, now added: '\\n'"
+    many = words_on_growth("more.txt", KNOWN, grow_vocabulary(KNOWN, map(chr, range(0x4E00, 0x4E00 + 3_000))))
+    assert many is not None
+    assert many.startswith("more.txt has 3,000 characters that the network does not know, now added: '一', ")
+    assert many.endswith(" and 2,980 more")
+
+
+# --- weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_what_the_network_knew_it_reads_and_predicts_as_before(
+    trained: dict[str, Checkpoint], kind: str
+) -> None:
+    before = CharNetwork.from_checkpoint(trained[kind]).eval()
+    grown = grow_weights(trained[kind], LARGER, seed=3)
+    after = CharNetwork.from_checkpoint(grown).eval()
+    assert after.vocabulary_size == len(LARGER)
+    text = TEXT[:300]
+    with torch.no_grad():
+        expected, _ = before(torch.from_numpy(KNOWN.encode(text))[None], before.initial_state(1))
+        found, _ = after(torch.from_numpy(LARGER.encode(text))[None], after.initial_state(1))
+    places = torch.from_numpy(LARGER.encode("".join(KNOWN.symbols)))
+    torch.testing.assert_close(found[:, :, places], expected)
+    # New symbols are as likely as an average one, and so disturb nothing.
+    new = torch.from_numpy(LARGER.encode("".join(ADDED)))
+    share = found.softmax(2)[:, :, new].sum(2).mean()
+    assert 0 < float(share) < len(ADDED) / len(LARGER)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_new_symbols_are_read_apart_from_one_another(trained: dict[str, Checkpoint], kind: str) -> None:
+    network = CharNetwork.from_checkpoint(grow_weights(trained[kind], LARGER, seed=3)).eval()
+    new = torch.from_numpy(LARGER.encode("".join(ADDED)))
+    with torch.no_grad():
+        _, state = network(new[:, None], network.initial_state(len(new)))
+    assert torch.pdist(state[0][0]).min() > 1e-4
+
+
+def test_the_seed_decides_what_new_symbols_start_as(trained: dict[str, Checkpoint]) -> None:
+    drawn = [grow_weights(trained["one-hot"], LARGER, seed=seed).weights for seed in (1, 1, 2)]
+    for name in ("rnn.weight_ih_l0", "output.weight", "output.bias"):
+        assert torch.equal(drawn[0][name], drawn[1][name])
+        assert not torch.equal(drawn[0][name], drawn[2][name])
+    assert torch.equal(drawn[0]["rnn.weight_hh_l0"], trained["one-hot"].weights["rnn.weight_hh_l0"])
+
+
+def test_the_checkpoint_itself_is_left_alone(trained: dict[str, Checkpoint]) -> None:
+    held = {name: tensor.clone() for name, tensor in trained["tied"].tensors.items()}
+    grow_weights(trained["tied"], LARGER, seed=1)
+    assert trained["tied"].vocabulary == KNOWN
+    assert all(torch.equal(held[name], tensor) for name, tensor in trained["tied"].tensors.items())
+    assert grow_weights(trained["tied"], KNOWN, seed=1) is trained["tied"]
+
+
+@pytest.mark.parametrize("vocabulary", [Vocabulary(KNOWN.symbols[1:]), Vocabulary.of_bytes()])
+def test_a_text_whose_vocabulary_lacks_what_the_network_knows_is_refused(
+    trained: dict[str, Checkpoint], vocabulary: Vocabulary
+) -> None:
+    with pytest.raises(CheckpointError, match="characters that the text's vocabulary lacks; encode the text"):
+        grow_weights(trained["one-hot"], vocabulary, seed=0)
+
+
+# --- runs --------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As good as a kill for the disk: nobody catches it."""
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_run_on_new_characters_is_exported_and_resumed_to_the_byte(
+    trained: dict[str, Checkpoint], tmp_path: Path, kind: str
+) -> None:
+    config = TINY.replace(embedding_size=trained[kind].config.network.embedding_size)
+    config = config.replace(tie_weights=kind in ("tied", "projected"), batch_size=4)
+    corpus, start = encoded(MORE, LARGER), trained[kind].path
+    train(config, corpus, out=tmp_path / "whole", init_from=start)
+    for step in (2, 8):  # before the first checkpoint, and after it
+
+        def kill(event: Event, at: int = step) -> None:
+            if isinstance(event, Stepped) and event.step == at:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(config, corpus, kill, out=tmp_path / f"run{step}", init_from=start)
+        resume(tmp_path / f"run{step}")
+        for path in checkpoint_files(tmp_path / "whole"):
+            assert path.read_bytes() == (tmp_path / f"run{step}" / path.name).read_bytes()
+    last = load_checkpoint(find_checkpoint(tmp_path / "whole", "last"))
+    assert last.vocabulary == LARGER
+    export_checkpoint(last, tmp_path / "m.onnx")
+    model = CharRNN.load(tmp_path / "m.onnx", device="cpu")
+    assert len(model.generate("Ésa be", 10, seed=1)) == 16
