@@ -92,7 +92,8 @@ def main() -> None:
     machine = describe_machine()
     if find_spec("pyppmd"):
         machine["pyppmd"] = importlib.metadata.version("pyppmd")
-    print("; ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    if arguments.texts:
+        print("; ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     results = read_results(arguments.json)
     try:
         for path in arguments.texts:
@@ -317,7 +318,10 @@ def against(bits: float, other: Figures | None) -> str:
     if other is None:
         return "-"
     verdict = "under" if bits < other["bits"] else "ABOVE"
-    return f"{other['bits']:.3f} ({other['order']}): {verdict}, {bits / other['bits']:.3f}"
+    ratio = (
+        bits / other["bits"] if other["bits"] > 0 else math.inf
+    )  # what only repeats may cost no whole byte
+    return f"{other['bits']:.3f} ({other['order']}): {verdict}, {ratio:.3f}"
 
 
 if __name__ == "__main__":
