@@ -50,6 +50,7 @@ NOT_FOR_TRAINING = (
     "--lines",
     "--out",
     "--resume",
+    "--config",
     "--minutes",
     "--seed",
 )
