@@ -47,8 +47,9 @@ def _uniforms(rows: int, seed: int = 0) -> NDArray[np.float32]:
 
 def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     scaled = logits.astype(np.float64) / temperature
-    p: NDArray[np.float64] = np.exp(scaled - scaled.max())
-    return p / p.sum()
+    exponentials = np.exp(scaled - scaled.max())
+    p: NDArray[np.float64] = exponentials / exponentials.sum()
+    return p
 
 
 def _allowed(
