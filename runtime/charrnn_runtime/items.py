@@ -91,7 +91,7 @@ class TooFewItemsError(CharRNNError):
         of_all = "" if wanted is None else f" of {wanted:,}"
         too_long = left_out.unended > left_out.known + left_out.repeated
         advice = (
-            "let them be longer with --length (in Python: length)"
+            "let them be longer (--length), or raise --temperature (in Python: length, temperature)"
             if too_long
             else "ask for fewer, or raise --temperature (in Python: temperature)"
         )
