@@ -223,7 +223,7 @@ def test_drawing_gives_up_after_so_many_streams_that_gave_none(
         if in_vain == 100:
             break
     items = draw_items(names, 1000, unique=True, length=1, **SEED)
-    found = []
+    found: list[str] = []
     with pytest.raises(TooFewItemsError, match=f"gave {len(expected):,} of 1,000 items") as caught:
         found.extend(item.text for item in items)
     assert found == expected

@@ -87,8 +87,8 @@ def generate(
         int | None,
         typer.Option(
             help="Write this many items, one a line and nothing else: each a stream of its own that ends at "
-            "its newline. Models that were trained with --lines do so by themselves. "
-            f"[default: {contract.DEFAULT_ITEMS}]",
+            f"its newline. {contract.DEFAULT_ITEMS} for models that were trained with --lines, and with "
+            "--unique or --new.",
         ),
     ] = None,
     unique: Annotated[
@@ -114,7 +114,9 @@ def generate(
         Path | None, typer.Option("--output", "-o", help="Write to a file, whole or not at all.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a stream, one a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a stream or item, one a line.")
+    ] = False,
     no_prime: Annotated[bool, typer.Option("--no-prime", help="Leave the prime out of the output.")] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Write the bytes of a byte-level model as they are, UTF-8 or not.")
@@ -255,7 +257,7 @@ def generate(
                     if new is None or known is None
                     else _known_items(model, known, _name(new)),
                     new_name=None if new is None else _name(new),
-                    sampling={name: request.settings[name] for name in ("temperature", "top_k", "top_p")},
+                    sampling={name: value for name, value in request.settings.items() if name != "stop"},
                     seed=request.seed,
                     unknown=request.unknown,
                     rows=batch,
