@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 
 from charrnn_runtime.model_file import check_model_bytes
-from hostile_files import changed, tensor
+from hostile_files import changed, metadata, tensor
 
 LETTERS = "abcd"
 
 
-def list_model(path: Path) -> bytes:
-    """The small model of a file, made to write mostly newlines and a few letters."""
+def list_model(path: Path, *, lines: bool = False) -> bytes:
+    """The small model of a file, made to write mostly newlines and a few letters.
+
+    Args:
+        path: the file.
+        lines: whether it then says that it was trained on lines.
+    """
     data = path.read_bytes()
     likely = check_model_bytes(data, str(path)).info.vocabulary.encode("\n" + LETTERS)
 
@@ -23,5 +28,6 @@ def list_model(path: Path) -> bytes:
         numbers = np.frombuffer(bias.raw_data, np.float32).copy()
         numbers[likely] += 5
         bias.raw_data = numbers.tobytes()
+        metadata("lines", "true" if lines else "false")(model)
 
     return changed(raise_biases, data)

@@ -16,7 +16,6 @@ from typing import Self
 from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.model import CharRNN, Generated
-from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.records import Record
 from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.state import State
@@ -244,6 +243,7 @@ def draw_items(
     temperature: float = contract.DEFAULT_TEMPERATURE,
     top_k: int | None = None,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     unknown: Unknown = "error",
     rows: int | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -262,9 +262,10 @@ def draw_items(
         unique: leave out what was written before.
         new: leave out these texts; the lines of an open file do, too (line ends do not count).
         seed: decides the random numbers; drawn if left out.
-        temperature: see `Sampling`, as ``top_k`` and ``top_p``.
+        temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
         top_k: see `Sampling`.
         top_p: see `Sampling`.
+        min_p: see `Sampling`.
         unknown: what happens to characters of the prime that the model does not know: "error", or "skip".
         rows: how many streams run at once; by default as many as run well on the device.
         on_progress: called now and then with the number of characters sampled since its last call.
@@ -288,7 +289,7 @@ def draw_items(
         raise SettingError(f"length must be 1 or more for items, not {length}")
     if isinstance(new, str | bytes):
         raise SettingError("new must be several texts, as in a list or an open file, and not one text")
-    sampling = Sampling(temperature, top_k, top_p)
+    sampling = Sampling(temperature, top_k, top_p, min_p)
     chosen = draw_seed() if seed is None else check_seed(seed)
     vocabulary = model.vocabulary
     if vocabulary.unknown_characters("\n"):
@@ -309,6 +310,7 @@ def draw_items(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
+            min_p=sampling.min_p,
             stop="\n",
             rows=rows,
             on_progress=on_progress,
@@ -316,11 +318,6 @@ def draw_items(
 
     end = int(vocabulary.encode("\n")[0])
     return Items(draw, start, head, end, count, unique, known, chosen)
-
-
-def trained_on_lines(info: ModelInfo) -> bool:
-    """Whether a model was trained on independent lines, so that what it writes are items."""
-    return False
 
 
 def _without_line_end(line: str) -> str:

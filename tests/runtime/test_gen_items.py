@@ -117,6 +117,7 @@ def test_json_has_an_object_an_item(gen: Command, path: Path, names: CharRNN) ->
             "temperature": 0.8,
             "top_k": 20,
             "top_p": 1.0,
+            "min_p": 0.0,
         }
 
 
@@ -131,6 +132,44 @@ def test_stats_count_what_was_sampled(gen: Command, path: Path) -> None:
     done = gen(path, "--lines", 3, "--stats", "-s", 7, "-n", 8)
     sampled = int(done.stderr.decode().splitlines()[-1].split(" ")[0])
     assert sampled >= sum(len(line) + 1 for line in _lines(done))
+
+
+# --- models that were trained on lines ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, which says that it was trained on lines."""
+    path = tmp_path_factory.mktemp("models") / "of-lines.onnx"
+    path.write_bytes(list_model(FOLDER / "lstm-2x12-fp32.onnx", lines=True))
+    return path
+
+
+def test_models_of_lines_write_20_items_by_themselves(gen: Command, path: Path, of_lines: Path) -> None:
+    for options in ((), ("--json",), ("-p", "Em", "--batch", 3), ("-n", 3)):
+        done = gen(of_lines, "-s", 7, "-q", *options)
+        found = _lines(done)
+        assert len(found) == 20
+        if "--json" not in options:
+            assert found == _lines(gen(path, "-s", 7, "-q", "--lines", 20, *options))
+    assert "--prime has a newline" in _error(gen(of_lines, "-p", "a\nb"), 2)
+
+
+@pytest.mark.parametrize(
+    "options", [["--streams", 1], ["--streams", 2], ["--stop", "d"], ["--raw"], ["--prime-file", "-"]]
+)
+def test_models_of_lines_write_running_text_where_that_is_asked_for(
+    gen: Command, path: Path, of_lines: Path, options: list[object]
+) -> None:
+    settings = ("-n", 50, "-s", 7, "-q", *options)
+    done = gen(of_lines, *settings, input=b"Em")
+    assert done.returncode == 0
+    assert done.stdout == gen(path, *settings, input=b"Em").stdout
+
+
+def test_other_models_write_running_text_by_themselves(gen: Command, path: Path, names: CharRNN) -> None:
+    assert gen(path, "-s", 7, "-n", 90).stdout.decode() == names.generate("", 90, seed=7)
+    assert "--batch is for many streams" in _error(gen(path, "--batch", 4), 2)
 
 
 # --- too few -----------------------------------------------------------------------------------------------

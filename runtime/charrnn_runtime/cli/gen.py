@@ -215,9 +215,7 @@ def generate(
     load_seconds = time.perf_counter() - begin
     info = model.info
     if items_wanted is None:
-        from charrnn_runtime.items import trained_on_lines
-
-        items_wanted = trained_on_lines(info)
+        items_wanted = info.lines
         if not items_wanted:
             _refuse_batch(batch)
     terminal.say(

@@ -26,7 +26,7 @@ class ItemsRequest(Record):
         unique: whether repeats are left out.
         new: the texts that are left out.
         new_name: the name of the file that they come from; None if there is none.
-        sampling: temperature, top_k and top_p.
+        sampling: temperature, top_k, top_p and min_p.
         seed: the seed.
         unknown: what happens to characters of the prime that the model does not know.
         rows: how many streams run at once; None for the device's default.
