@@ -138,6 +138,11 @@ class FullEnvironment:
         settings = folder / "pyvenv.cfg"
         return settings.is_file() and f"version_info = {version}." in settings.read_text(encoding="utf-8")
 
+    def try_to_install(self, package: str) -> None:
+        """Add a package that what follows can do without."""
+        command = [str(self.programs / "python"), "-m", "pip", "install", "--quiet", package]
+        self.session.run(*command, success_codes=[0, 1])
+
     def run(self, program: str, *arguments: str) -> None:
         """Run a program of this environment; Ctrl-C leaves it a minute to save its work."""
         path = shutil.which(program, path=str(self.programs)) or self.session.error(f"{program} is missing")
@@ -309,13 +314,14 @@ BENCHMARKS = {
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
+    "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
 """What can be measured, by the word that asks for it."""
 
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- stand what (generation, long, big, gpu, train, gpu_training) and its options."""
+    """Measure; after -- stands what (generation, long, big, gpu, train, gpu_training, texts) and options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)
@@ -323,5 +329,7 @@ def bench(session: nox.Session) -> None:
         known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
         session.error(f"no such benchmark: {chosen}; there are {known}")
     full = FullEnvironment(session)
+    if chosen == "texts":
+        full.try_to_install("pyppmd")
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)
     full.run("python", f"tests/benchmarks/{script}.py", *options)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SettingError,
         UnknownCharacterError,
     )
+    from charrnn_runtime.items import Item, Items, LeftOut, TooFewItemsError, draw_items
     from charrnn_runtime.model import CharRNN, Generated, LiveBytes, LiveText, Step
     from charrnn_runtime.model_file import ModelInfo
     from charrnn_runtime.sampling import Sampling
@@ -34,6 +35,9 @@ __all__ = [
     "CharRNNError",
     "DeviceError",
     "Generated",
+    "Item",
+    "Items",
+    "LeftOut",
     "LiveBytes",
     "LiveText",
     "ModelFormatError",
@@ -44,9 +48,11 @@ __all__ = [
     "SettingError",
     "State",
     "Step",
+    "TooFewItemsError",
     "UnknownCharacterError",
     "Vocabulary",
     "__version__",
+    "draw_items",
 ]
 
 _MODULES = {
@@ -58,6 +64,7 @@ _MODULES = {
         "SettingError",
         "UnknownCharacterError",
     ),
+    "items": ("Item", "Items", "LeftOut", "TooFewItemsError", "draw_items"),
     "model": ("CharRNN", "Generated", "LiveBytes", "LiveText", "Step"),
     "model_file": ("ModelInfo",),
     "sampling": ("Sampling",),

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, SettingError, quality
+from charrnn_runtime import CharRNN, SettingError, draw_items, quality
 from charrnn_runtime.cli import quality as quality_command
-from charrnn_runtime.quality import Reference, words
+from charrnn_runtime.quality import Reference, measure_items, words
 from hostile_files import BYTE, LSTM, changed, metadata
+from list_models import list_model
 from make_models import FOLDER
 from run_commands import Command, run_module
 
@@ -164,6 +165,21 @@ def test_distinct_n_counts_as_a_plain_loop_does(pieces: list[str], n: int) -> No
 def test_a_window_of_nothing_is_refused() -> None:
     with pytest.raises(SettingError, match="window must be 1 character or more, not 0"):
         Reference(TEXT, window=0)
+
+
+# --- items -------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text("ab", max_size=2)), st.sets(st.text("ab", max_size=2)))
+def test_items_are_counted_as_a_plain_loop_does(items: list[str], known: set[str]) -> None:
+    repeated = sum(item in items[:place] for place, item in enumerate(items))
+    found = measure_items(items, known)
+    assert found.items == len(items)
+    if not items:
+        assert (found.repeated, found.listed) == (None, None)
+        return
+    assert found.repeated == repeated / len(items)
+    assert found.listed == len([item for item in items if item in known]) / len(items)
 
 
 # --- charrnn-quality ---------------------------------------------------------------------------------------
@@ -352,3 +368,63 @@ def test_what_makes_no_sense_is_refused(command: Command, text: Path, tmp_path: 
     (tmp_path / "latin").write_bytes(b"ab\xff")
     assert "byte 2 is 0xff" in _error(command(MODEL, "--text", tmp_path / "latin"), 1)
     assert "--text" in _error(command(MODEL), 2)
+
+
+@pytest.fixture
+def of_lines(tmp_path: Path) -> Path:
+    """A model of short items that says that it was trained on lines."""
+    path = tmp_path / "of-lines.onnx"
+    path.write_bytes(list_model(MODEL, lines=True))
+    return path
+
+
+@pytest.fixture
+def listed(tmp_path: Path, of_lines: Path) -> Path:
+    """A list in which some of the items stand that the model writes."""
+    path = tmp_path / "list.txt"
+    items = {item.text for item in draw_items(CharRNN.load(of_lines, device="cpu"), 20, seed=7)}
+    path.write_text("".join(item + "\r\n" for item in [*sorted(items)[::2], "Emma", "Olivia", "Emma"]))
+    return path
+
+
+def test_of_models_of_lines_whole_items_are_measured(command: Command, of_lines: Path, listed: Path) -> None:
+    done = command(of_lines, "--text", listed, "-n", 400, "-s", 7, "--window", 3, "--json")
+    (record,) = _records(done)
+    items: list[str] = []
+    for item in draw_items(CharRNN.load(of_lines, device="cpu"), None, seed=7):
+        items.append(item.text)
+        if sum(len(text) + 1 for text in items) >= 400:
+            break
+    known = set(listed.read_text().split("\n"))
+    assert record["items"] == len(items) > 20
+    assert record["repeated_items"] == pytest.approx(1 - len(set(items)) / len(items), abs=1e-6)
+    assert record["repeated_items"] > 0
+    assert record["listed_items"] == pytest.approx(sum(i in known for i in items) / len(items), abs=1e-6)
+    assert record["listed_items"] > 0
+    pieces = [item + "\n" for item in items]
+    expected = Reference(listed.read_bytes().decode(), window=3).measure(pieces)
+    assert record["characters"] == expected.characters
+    assert record["words"] == expected.words
+    assert record["known_words"] == pytest.approx(expected.known_words, abs=1e-6)
+    assert "lines from all over" in done.stderr.decode()
+
+
+def test_other_texts_have_their_lines_counted_beside_models_of_lines(
+    command: Command, of_lines: Path, listed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_text("Emma\nAda\n\nEmma\nLio and more\n")
+    options = ("--text", listed, "--held-out", tmp_path / "other", "-n", 20, "-s", 7, "-q")
+    written, plain, other = _records(command(of_lines, MODEL, *options, "--json"))
+    assert written["items"] > 0
+    assert "items" not in plain
+    assert (other["items"], other["repeated_items"], other["listed_items"]) == (3, 0.333333, 0.666667)
+    lines = command(of_lines, MODEL, *options).stdout.decode().splitlines()
+    assert lines[0].split()[-3:] == ["items", "repeated", "listed"]
+    assert lines[1].split()[-3] == str(written["items"])
+    assert lines[2].split()[-3:] == ["-", "-", "-"]
+    assert lines[3].split()[-3:] == ["3", "33.33%", "66.67%"]
+
+
+def test_a_model_of_lines_that_ends_none_is_an_error(command: Command, of_lines: Path, listed: Path) -> None:
+    done = command(of_lines, "--text", listed, "--top-k", 1, "-p", "c", "-n", 50)
+    assert "was trained on lines, but after 0 of them it ended none within 1,000" in _error(done, 1)

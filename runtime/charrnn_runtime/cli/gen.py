@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn
 import typer
 
 from charrnn_runtime import __version__, contract
-from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli import gen_items, terminal
 from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
 from charrnn_runtime.records import Record
 
@@ -32,6 +32,7 @@ Examples:
   charrnn-gen models/lstm.onnx --prime "To be" --greedy --length 80
   charrnn-gen models/lstm.onnx --streams 3 --length 60 --json
   charrnn-gen models/lstm.onnx -p "ROMEO:" --stop ":" --no-prime --stats
+  charrnn-gen models/lstm.onnx -p "KING " --lines 3 --unique
 """
 
 _Write = Callable[[bytes], None]
@@ -63,7 +64,12 @@ def generate(
         Path | None, typer.Option(help="A stream for each line of a file (- for standard input).")
     ] = None,
     length: Annotated[
-        int, typer.Option("--length", "-n", help="Characters to generate; the prime is not counted.")
+        int,
+        typer.Option(
+            "--length",
+            "-n",
+            help="Characters to generate; the prime is not counted. An item that has more is left out.",
+        ),
     ] = contract.DEFAULT_LENGTH,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
@@ -72,11 +78,31 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
     ] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Choose among those with this share of the likeliest's probability.")
+    ] = 0.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest character.")] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
     ] = None,
-    streams: Annotated[int, typer.Option(help="How many texts to generate.")] = 1,
+    streams: Annotated[int | None, typer.Option(help="How many texts to generate. [default: 1]")] = None,
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            help="Write this many items, one a line and nothing else: each a stream of its own that ends at "
+            f"its newline. {contract.DEFAULT_ITEMS} for models that were trained with --lines, and with "
+            "--unique or --new.",
+        ),
+    ] = None,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Leave out items that were written before.")
+    ] = False,
+    new: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Leave out items that are lines of this file (- for standard input)."
+        ),
+    ] = None,
     stop: Annotated[str | None, typer.Option(help="End a text before this one appears.")] = None,
     unknown: Annotated[
         str, typer.Option(help="Characters of a prime that the model does not know: error, or skip.")
@@ -91,7 +117,9 @@ def generate(
         Path | None, typer.Option("--output", "-o", help="Write to a file, whole or not at all.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a stream, one a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a stream or item, one a line.")
+    ] = False,
     no_prime: Annotated[bool, typer.Option("--no-prime", help="Leave the prime out of the output.")] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Write the bytes of a byte-level model as they are, UTF-8 or not.")
@@ -109,6 +137,11 @@ def generate(
     """Generate text with a model that charrnn-export wrote.
 
     The text goes to stdout as it comes, everything else to stderr.
+
+    A model that was trained with --lines, on names or other lists, writes items, one a line; so does any
+    model that writes newlines with --lines, --unique or --new. Lines that are empty, or longer than --length,
+    are no items and are counted on stderr. It gives up, with what was found, when 10,000 streams in a row (or
+    a million characters in them) gave no item. --streams 1 gives running text from every model.
     """
     if unknown not in ("error", "skip"):
         raise SettingError(f"--unknown must be error or skip, not {unknown!r}")
@@ -116,16 +149,31 @@ def generate(
         raise SettingError("--greedy and --top-k exclude each other: --greedy is --top-k 1")
     if sum(given is not None for given in (prime, prime_file, primes_file)) > 1:
         raise SettingError("give one of --prime, --prime-file and --primes-file")
+    items_wanted = gen_items.are_wanted(
+        lines,
+        unique=unique,
+        new=new is not None,
+        length=length,
+        greedy=greedy,
+        running_text={
+            "--streams": streams is not None,
+            "--prime-file": prime_file is not None,
+            "--primes-file": primes_file is not None,
+            "--stop": stop is not None,
+            "--raw": raw,
+            "--interactive": interactive,
+        },
+    )
+    streams = 1 if streams is None else streams
     if streams < 1 or streams > contract.MAX_STREAMS:
         raise SettingError(f"--streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
     if batch is not None and not 1 <= batch <= contract.MAX_STREAMS:
         raise SettingError(f"--batch must be between 1 and {contract.MAX_STREAMS:,}, not {batch:,}")
     if primes_file is not None and streams != 1:
         raise SettingError("--primes-file has a stream for each line, so it takes no --streams")
-    if batch is not None and streams == 1 and primes_file is None:
-        raise SettingError(
-            "--batch is for many streams: give --streams or --primes-file too, or leave it out"
-        )
+    one_stream = streams == 1 and primes_file is None
+    if items_wanted is False and one_stream:
+        _refuse_batch(batch)
     if interactive and (as_json or output or streams != 1 or prime_file or primes_file):
         raise SettingError(
             "--interactive writes one stream to stdout as it comes; it goes with none of --json, --output, "
@@ -144,7 +192,7 @@ def generate(
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.uniforms import check_seed, draw_seed
 
-    sampling = Sampling(temperature, 1 if greedy else top_k, top_p)
+    sampling = Sampling(temperature, 1 if greedy else top_k, top_p, min_p)
     request = _Request(
         primes=_primes(prime, prime_file, primes_file, streams),
         streams=streams if primes_file is None else None,
@@ -153,6 +201,7 @@ def generate(
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
             "stop": None if stop is None else _given_text(stop),
         },
         seed=draw_seed() if seed is None else check_seed(seed),
@@ -164,10 +213,15 @@ def generate(
     )
     if length < 0:
         raise SettingError(f"--length must be 0 or more, not {length}")
+    known = None if new is None else _read(new)
     begin = time.perf_counter()
     model = CharRNN.load(model_path, device=device, threads=threads)
     load_seconds = time.perf_counter() - begin
     info = model.info
+    if items_wanted is None:
+        items_wanted = info.lines
+        if not items_wanted:
+            _refuse_batch(batch)
     terminal.say(
         f"{model_path}: {info.cell} {info.layers}x{info.hidden_size} {info.precision} on {model.device}, "
         f"seed {request.seed}"
@@ -175,6 +229,7 @@ def generate(
     if model.device_note:
         terminal.say(f"running on the CPU: {model.device_note}")
     begin = time.perf_counter()
+    failure: CharRNNError | None = None
     if interactive:
         characters = _converse(model, request, prime)
     else:
@@ -194,15 +249,53 @@ def generate(
                     file.write(data)
 
                 shown = _Shown.not_at_all
-            single = request.streams == 1 and not as_json
-            work = _write_one if single else _write_many
-            characters = work(model, request, write, shown)
+            if items_wanted:
+                items = gen_items.ItemsRequest(
+                    count=gen_items.default_count(greedy=greedy) if lines is None else lines,
+                    prime=next(request.primes(model)),
+                    length=length,
+                    unique=unique,
+                    new=frozenset()
+                    if new is None or known is None
+                    else _known_items(model, known, _name(new)),
+                    new_name=None if new is None else _name(new),
+                    sampling={name: value for name, value in request.settings.items() if name != "stop"},
+                    seed=request.seed,
+                    unknown=request.unknown,
+                    rows=batch,
+                    with_prime=not no_prime,
+                    as_json=as_json,
+                )
+                _say_skipped(model, items.prime, items.unknown)
+                characters, failure = gen_items.write_items(
+                    model, items, write, bar_wanted=shown is not _Shown.now
+                )
+            else:
+                single = request.streams == 1 and not as_json
+                work = _write_one if single else _write_many
+                characters = work(model, request, write, shown)
     seconds = time.perf_counter() - begin
     if stats:
         terminal.say(
             f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} "
             f"characters a second on {model.device}; loaded in {load_seconds * 1000:.0f} ms"
         )
+    if failure is not None:
+        raise failure
+
+
+def _refuse_batch(batch: int | None) -> None:
+    """Refuse ``--batch`` where there is one stream."""
+    if batch is not None:
+        raise SettingError(
+            "--batch is for many streams: give --streams, --primes-file or --lines too, or leave it out"
+        )
+
+
+def _known_items(model: CharRNN, data: bytes, name: str) -> frozenset[str]:
+    """The lines of a file of items, as a model of the same level writes them."""
+    lines = _split_lines(_form(model, data, name))
+    return frozenset(line if isinstance(line, str) else line.decode(errors="replace") for line in lines)
 
 
 def _primes(

@@ -1,0 +1,329 @@
+"""How good `charrnn-train TEXT --minutes M` is on texts of any kind, beside n-gram models and PPMd.
+
+    python tests/benchmarks/texts.py [--minutes M] [--busy N] [--seed S] [--json FILE] TEXT... [-- OPTION...]
+    python tests/benchmarks/texts.py --json FILE
+
+Each text is trained on by the command itself, in a folder that is thrown away; what stands after a second
+`--` goes on to it. Bits per character are those of the best checkpoint, on the last 10 % of the text. Beside
+them, on the same characters: a static n-gram model (`ngram.py`), and PPMd where the package pyppmd is
+installed. Nothing else should run meanwhile, but for what --busy starts.
+
+With --json every text's figures are kept in a file as soon as they are there, in the place of earlier ones
+with the same settings. So a long benchmark can be run text by text, and with --missing go on where it was
+interrupted. The table shows all that the file holds; without texts, it shows that and measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe_machine
+from benchmarks.ngram import ORDERS, best_order, bits_by_order, read_corpus
+from benchmarks.table import _head, _machine, _row
+from charrnn_trainer import Corpus, find_checkpoint
+from charrnn_trainer.checkpoint import read_header
+
+PPMD_ORDERS = (4, 6, 8, 12, 16)
+PPMD_MEMORY = 1 << 30
+KEY = ("text", "sha256", "minutes", "busy", "seed", "options")
+"""Figures that agree in these were measured alike; later ones take the place of earlier ones."""
+NOT_FOR_TRAINING = (
+    "--level",
+    "--val-fraction",
+    "--split",
+    "--lines",
+    "--out",
+    "--resume",
+    "--config",
+    "--minutes",
+    "--seed",
+)
+"""Options that would measure something else than the last 10 % of the characters, or that stand before."""
+
+KEEP_A_CORE_BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:  # ends with the benchmark, however that ends
+    sum(range(1_000_000))
+"""
+
+EXPLAINED = f"""\
+`bits`: bits per character of the best checkpoint on the last 10 % of the text; `took`: minutes that the whole
+command took; `busy`: how many processes kept a core busy each meanwhile. `KN`: a static n-gram model of
+characters that counted the first 90 %, with modified Kneser-Ney smoothing (Chen and Goodman 1999),
+interpolated, down to the uniform distribution over the whole text's symbols; the order to {ORDERS} that does
+best on the last 10 % (in brackets). `PPMd`: variant H on UTF-8, {PPMD_MEMORY >> 20:,} MB, the best of the
+orders {", ".join(map(str, PPMD_ORDERS))} (in brackets); what the compressed size grows by with the last 10 %,
+which it learns from while it reads. Behind each: ours divided by it."""
+
+Figures = dict[str, Any]
+"""What was measured on one text."""
+
+
+def main() -> None:
+    """Measure, print, and write down."""
+    words, options = split_words(sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("texts", nargs="*", type=Path, metavar="TEXT", help="a file in UTF-8")
+    parser.add_argument("--minutes", type=float, default=3.0, help="what charrnn-train is given (default: 3)")
+    parser.add_argument("--busy", type=int, default=0, help="keep so many cores busy meanwhile (default: 0)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    parser.add_argument("--missing", action="store_true", help="skip texts whose figures the file has")
+    arguments = parser.parse_args(words)
+    check(parser, arguments, options)
+    machine = describe_machine()
+    if find_spec("pyppmd"):
+        machine["pyppmd"] = importlib.metadata.version("pyppmd")
+    if arguments.texts:
+        print("; ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    results = read_results(arguments.json)
+    try:
+        for path in arguments.texts:
+            corpus = read_corpus(path)
+            figures: Figures = {
+                "text": path.name,
+                "sha256": corpus.sha256,
+                "minutes": arguments.minutes,
+                "busy": arguments.busy,
+                "seed": arguments.seed,
+                "options": options,
+            }
+            if arguments.missing and _key(figures) in map(_key, results):
+                continue
+            print(
+                f"\n{path.name}: charrnn-train --minutes {arguments.minutes:g}", file=sys.stderr, flush=True
+            )
+            figures |= train(path, arguments.minutes, arguments.busy, arguments.seed, options)
+            figures |= compare(corpus, figures["train_tokens"])
+            figures["machine"] = machine
+            results = merge(read_results(arguments.json) if arguments.json else results, figures)
+            write_results(arguments.json, results)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        if results:
+            print("\n" + make_table(results))
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """This program's arguments, and those for charrnn-train behind the first ``--``."""
+    place = words.index("--") if "--" in words else len(words)
+    return list(words[:place]), list(words[place + 1 :])
+
+
+def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, options: Sequence[str]) -> None:
+    """End with a usage error before hours are spent on what cannot be done."""
+    if not arguments.texts and not (arguments.json and arguments.json.is_file()):
+        parser.error("nothing to measure or to show: give a TEXT, or a file of figures with --json")
+    for path in arguments.texts:
+        if not path.is_file():
+            parser.error(f"there is no file {path}")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"there is no folder for {arguments.json}")
+    if arguments.missing and not arguments.json:
+        parser.error("--missing looks into the file that --json names; give both")
+    if not arguments.minutes > 0:
+        parser.error(f"--minutes must be above 0, not {arguments.minutes:g}")
+    if arguments.busy < 0:
+        parser.error(f"--busy must be 0 or more, not {arguments.busy}")
+    for option in options:
+        if option.split("=")[0] in NOT_FOR_TRAINING:
+            parser.error(f"{option.split('=')[0]} cannot be handed on to charrnn-train here")
+
+
+# --- measuring ---------------------------------------------------------------------------------------------
+
+
+def train(path: Path, minutes: float, busy: int, seed: int, options: Sequence[str]) -> Figures:
+    """Run charrnn-train as a user would, and read from the run what became of it."""
+    with tempfile.TemporaryDirectory(prefix="charrnn-texts-") as folder:
+        run = Path(folder) / "run"
+        settings = ["--minutes", f"{minutes:g}", "--seed", str(seed), "--out", str(run), *options]
+        with busy_cores(busy):
+            begin = time.perf_counter()
+            process = subprocess.run(
+                [*train_command(), str(path), *settings], stdout=subprocess.DEVNULL, check=False
+            )
+            took = time.perf_counter() - begin
+        if process.returncode != 0:
+            raise SystemExit(f"charrnn-train ended with exit code {process.returncode} on {path}: see above")
+        return {**read_run(run), "minutes_taken": took / 60}
+
+
+def train_command() -> list[str]:
+    """charrnn-train of this very Python."""
+    program = Path(sys.executable).with_name("charrnn-train.exe" if os.name == "nt" else "charrnn-train")
+    return [str(program)] if program.is_file() else [sys.executable, "-m", "charrnn_trainer.cli.train"]
+
+
+@contextlib.contextmanager
+def busy_cores(count: int) -> Iterator[None]:
+    """Let so many processes each keep a core busy, until the block ends."""
+    processes = [subprocess.Popen([sys.executable, "-c", KEEP_A_CORE_BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def read_run(run: Path) -> Figures:
+    """What a run chose, how far it came, and how good its best checkpoint is."""
+    best, last = (read_header(find_checkpoint(run, which)) for which in ("best", "last"))
+    if best.validation_loss is None:
+        raise SystemExit(f"the run on {best.corpus.name} has no validation loss: is the text too short?")
+    return {
+        "characters": best.corpus.characters,
+        "symbols": len(best.vocabulary),
+        "train_tokens": best.corpus.train_tokens,
+        "settings": best.config.flat(),
+        "steps": last.step,
+        "best_step": best.step,
+        "bits": best.validation_loss / math.log(2),
+    }
+
+
+def compare(corpus: Corpus, train_tokens: int) -> Figures:
+    """Bits per character of the other models, on the same characters."""
+    kn = bits_by_order(corpus.ids, train_tokens, len(corpus.vocabulary))
+    figures: Figures = {"kn": {"order": best_order(kn), "bits": min(kn), "by_order": kn}, "ppmd": None}
+    if find_spec("pyppmd"):
+        text = corpus.vocabulary.decode_bytes(corpus.ids)
+        known = len(corpus.vocabulary.decode_bytes(corpus.ids[:train_tokens]))
+        by_order = ppmd_bits(text, known, len(corpus) - train_tokens)
+        order = min(by_order, key=lambda order: by_order[order])
+        figures["ppmd"] = {"order": order, "bits": by_order[order], "by_order": by_order}
+    return figures
+
+
+def ppmd_bits(text: bytes, known: int, characters: int) -> dict[int, float]:
+    """By order, the bits that PPMd's variant H takes for each of the last ``characters`` of a text.
+
+    Args:
+        text: its bytes.
+        known: how many of them stand before those characters.
+        characters: how many there are.
+    """
+    pyppmd = importlib.import_module("pyppmd")  # mypy need not know it
+
+    def size(part: bytes, order: int) -> int:
+        encoder = pyppmd.Ppmd7Encoder(order, PPMD_MEMORY)
+        return len(encoder.encode(part)) + len(encoder.flush())
+
+    return {order: 8 * (size(text, order) - size(text[:known], order)) / characters for order in PPMD_ORDERS}
+
+
+# --- the figures' file -------------------------------------------------------------------------------------
+
+
+def read_results(path: Path | None) -> list[Figures]:
+    """What a file of figures holds; nothing where there is none yet."""
+    if path is None or not path.exists():
+        return []
+    try:
+        results: list[Figures] = json.loads(path.read_text(encoding="utf-8"))["texts"]
+        for figures in results:
+            _key(figures)
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{path} is no file of this benchmark's figures: {error!r}") from error
+    return results
+
+
+def merge(results: Sequence[Figures], new: Figures) -> list[Figures]:
+    """The results with new figures among them, in the place of those that were measured alike."""
+    merged = {_key(figures): figures for figures in results}
+    merged[_key(new)] = new
+    return list(merged.values())
+
+
+def write_results(path: Path | None, results: Sequence[Figures]) -> None:
+    """Write the figures to a file, whole or not at all."""
+    if path is not None:
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        partial.write_text(json.dumps({"texts": results}, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def _key(figures: Figures) -> str:
+    return json.dumps([figures[name] for name in KEY])
+
+
+# --- the table ---------------------------------------------------------------------------------------------
+
+
+def make_table(results: Sequence[Figures]) -> str:
+    """The figures in Markdown, those of the same minutes together, with the machine below them."""
+    columns = ("text", "characters", "symbols", "minutes", "busy", "chosen", "bits", "took", "KN", "PPMd")
+    lines = _head(columns)
+    for figures in sorted(results, key=lambda item: (item["busy"], item["minutes"], item["options"])):
+        lines.append(
+            _row(
+                (
+                    figures["text"],
+                    f"{figures['characters']:,}",
+                    f"{figures['symbols']:,}",
+                    f"{figures['minutes']:g}",
+                    f"{figures['busy']}",
+                    chosen(figures),
+                    f"{figures['bits']:.3f}",
+                    f"{figures['minutes_taken']:.2f}",
+                    against(figures["bits"], figures["kn"]),
+                    against(figures["bits"], figures["ppmd"]),
+                )
+            )
+        )
+    machines = dict.fromkeys(_machine(figures) for figures in results)
+    return "\n".join([*lines, "", EXPLAINED, "", *machines])
+
+
+def chosen(figures: Figures) -> str:
+    """The network that the plan chose, its regularization, and the steps that were done."""
+    settings = figures["settings"]
+    words = [f"{settings['cell'].upper()} {settings['layers']} x {settings['hidden_size']}"]
+    words.append(f"{figures['steps']:,} steps of {settings['batch_size']} x {settings['seq_length']}")
+    if figures["best_step"] != figures["steps"]:
+        words.append(f"best at {figures['best_step']:,}")
+    words += [
+        f"{name.replace('_', ' ')} {settings[name]:g}"
+        for name in ("dropout", "weight_drop")
+        if settings[name]
+    ]
+    words += ["tied weights"] if settings.get("tie_weights") else []
+    words += [f"seed {figures['seed']}"] if figures["seed"] else []
+    words += [f"`{' '.join(figures['options'])}`"] if figures["options"] else []
+    return ", ".join(words)
+
+
+def against(bits: float, other: Figures | None) -> str:
+    """Another model's bits per character and order, and ours divided by it; a dash where it is not there."""
+    if other is None:
+        return "-"
+    verdict = "under" if bits < other["bits"] else "ABOVE"
+    ratio = (
+        bits / other["bits"] if other["bits"] > 0 else math.inf
+    )  # what only repeats may cost no whole byte
+    return f"{other['bits']:.3f} ({other['order']}): {verdict}, {ratio:.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Small models that write short items, many of them alike, as models of names do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charrnn_runtime.model_file import check_model_bytes
+from hostile_files import changed, metadata, tensor
+
+LETTERS = "abcd"
+
+
+def list_model(path: Path, *, lines: bool = False) -> bytes:
+    """The small model of a file, made to write mostly newlines and a few letters.
+
+    Args:
+        path: the file.
+        lines: whether it then says that it was trained on lines.
+    """
+    data = path.read_bytes()
+    likely = check_model_bytes(data, str(path)).info.vocabulary.encode("\n" + LETTERS)
+
+    def raise_biases(model: Any) -> None:
+        bias = tensor(model, "output_bias")
+        numbers = np.frombuffer(bias.raw_data, np.float32).copy()
+        numbers[likely] += 5
+        bias.raw_data = numbers.tobytes()
+        metadata("lines", "true" if lines else "false")(model)
+
+    return changed(raise_biases, data)
