@@ -68,6 +68,7 @@ from charrnn_trainer.torch_settings import (
     set_random_states,
     threads,
 )
+from charrnn_trainer.unlike import what_is_unlike
 
 CHANGEABLE: Final = (
     *("steps", "minutes", "eval_every", "save_every", "log_every", "keep", "patience"),
@@ -227,6 +228,7 @@ def _begin(
     should_stop: Callable[[], bool] | None,
     team: Team,
 ) -> TrainResult:
+    _say_if_unlike(config, corpus, on_event or _nobody)
     config = _settle_settings(config, corpus, on_event, team)
     if run is not None:
         if not run.tokens_path.exists():
@@ -239,6 +241,14 @@ def _begin(
         start = None if init_from is None else str(Path(init_from).absolute())
         run.write_config(RunFile(config, corpus.source, start))
     return training.run_steps(should_stop)
+
+
+def _say_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
+    if config.data.split == "end":
+        train_tokens = split_text(len(corpus), config.data).train_tokens
+        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
+        if warning is not None:
+            emit(Noted(warning))
 
 
 def _call_team(team: Team, config: TrainConfig, run: Run, checkpoint: Checkpoint | None = None) -> None:
