@@ -128,24 +128,42 @@ def test_other_cells_and_precisions_resume_as_exactly(tmp_path: Path, cell: str,
 
 
 @pytest.mark.parametrize(
-    "settings", [{"split": "spread"}, {"split": "spread", "random_start": False}], ids=str
+    "settings",
+    [
+        {"split": "spread"},
+        {"split": "spread", "random_start": False},
+        {"lines": True},
+        {"lines": True, "val_lines": 7, "cell": "gru", "seq_length": 9},
+        {"lines": True, "seq_length": 60},
+    ],
+    ids=str,
 )
 def test_other_ways_of_reading_the_text_resume_as_exactly(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
+    """Long lines go on from batch to batch, so that some checkpoints are saved in the middle of them."""
+    corpus = Corpus.from_text("\n".join(TEXT[place : place + place % 31] for place in range(1, 90)))
     config = TINY.replace(**settings)
-    train(config, CORPUS, out=tmp_path / "whole")
-    for step in (1, 5, 8):
-        killed = tmp_path / f"killed{step}"
+    train(config, corpus, out=tmp_path / "whole")
+    whole = content(tmp_path / "whole")
+    for step in (1, 4, 5, 6, 7, 8, 10, 11):
+        stopped, killed = tmp_path / f"stopped{step}", tmp_path / f"killed{step}"
+        steps: list[int] = []
+
+        def note(event: Event, steps: list[int] = steps) -> None:
+            steps.extend([event.step] if isinstance(event, Stepped) else [])
+
+        train(config, corpus, note, out=stopped, should_stop=lambda s=steps, step=step: s[-1] == step)  # type: ignore[misc]
         with pytest.raises(Killed):
             train(
                 config,
-                CORPUS,
+                corpus,
                 kill_when(lambda e, step=step: isinstance(e, Stepped) and e.step == step),  # type: ignore[misc]
                 out=killed,
             )
-        resume(killed)
-        assert content(killed) == content(tmp_path / "whole")
+        for run in (stopped, killed):
+            resume(run)
+            assert content(run) == whole
 
 
 KILLS = {

@@ -7,13 +7,16 @@ the state that a row ends with is the state that the row's next batch starts fro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer.split import Places, Split
+
+IGNORED: Final = -100
+"""The target of a place at which nothing is predicted."""
 
 
 def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -112,7 +115,7 @@ class Streams:
             where %= self._tokens
         return where if self._split is None else self._split.places(where)
 
-    def starts_pass(self, index: int) -> bool:
+    def starts_anew(self, index: int) -> bool:
         """Whether the batch with this number is the first of a pass, which no state carries into."""
         return index % self.batches_per_pass == 0
 

@@ -14,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.lines import Lines
+from charrnn_trainer.network import CharNetwork, masked_loss
 from charrnn_trainer.split import ROWS, Rows, Split
 
 COLD_WINDOW: Final = 256
 """What `cold_loss` reads at a time."""
 _CHUNK: Final = 256
 _LOGITS: Final = 2**24  # how many logits may be in memory at a time
+_LINE_CHARACTERS: Final = 2**14  # how many characters of lines are read at a time
 
 
 def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
@@ -71,6 +73,38 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Row
             total += functional.cross_entropy(scored, targets, reduction="sum").double()
     network.train(training)
     return float(total) / (rows * length)
+
+
+@torch.no_grad()
+def lines_loss(network: CharNetwork, lines: Lines) -> float:
+    """The mean loss in nats per character over lines that are each read from a zero state.
+
+    A line's characters and the newline behind it are predicted. Computed in fp32, in evaluation mode.
+
+    Args:
+        network: the network; it is left in the mode that it was in.
+        lines: at least one.
+    """
+    device = network.output.weight.device
+    training = network.training
+    network.eval()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    order = np.argsort(lines.lengths, kind="stable")
+    stop = len(order)
+    while stop:  # from the longest on, lines of similar length side by side
+        width = int(lines.lengths[order[stop - 1]]) + 1
+        chunk = min(width, _CHUNK)
+        rows = max(1, min(_LINE_CHARACTERS, _LOGITS // network.vocabulary_size) // chunk)
+        chosen = order[max(0, stop - rows) : stop]
+        state = network.initial_state(len(chosen))
+        for first in range(0, width, chunk):
+            window = lines.window(chosen, first, min(first + chunk, width))
+            inputs, targets = (torch.from_numpy(part).to(device) for part in window)
+            logits, state = network(inputs, state)
+            total += masked_loss(logits, targets)[0].double()
+        stop -= len(chosen)
+    network.train(training)
+    return float(total) / lines.characters
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn_trainer.config import OptimizationConfig
-from charrnn_trainer.network import CharNetwork, State, next_token_loss
+from charrnn_trainer.network import CharNetwork, State, masked_loss, next_token_loss
 from charrnn_trainer.precision import Arithmetic
 from charrnn_trainer.torch_settings import is_gpu
 
@@ -33,7 +33,19 @@ class Learner:
         optimization: OptimizationConfig,
         arithmetic: Arithmetic,
         device: torch.device,
+        characters: float | None = None,
     ) -> None:
+        """Prepare to learn.
+
+        Args:
+            network: the network.
+            optimization: the settings.
+            arithmetic: how a step is computed.
+            device: where.
+            characters: how many characters a batch predicts in the mean, where they differ in that: every
+                character then counts as much as any other, and a batch by how many it has.
+        """
+        self._characters = characters
         self.model: nn.Module = network
         self._clip = optimization.clip or math.inf
         self._arithmetic, self._device = arithmetic, device
@@ -68,9 +80,13 @@ class Learner:
         """Take a step (see `Learn`)."""
         with self._arithmetic.on(self._device):
             logits, after = self.model(inputs, state)
-            loss = next_token_loss(logits, targets)
+            if self._characters is None:
+                loss = learned = next_token_loss(logits, targets)
+            else:
+                total, loss = masked_loss(logits, targets)
+                learned = total / self._characters
             self._optimizer.zero_grad()
-            loss.backward()
+            learned.backward()
         norm = nn.utils.clip_grad_norm_(self._weights, self._clip)
         self._optimizer.step()
         return loss.detach(), norm, tuple(part.detach() for part in after)

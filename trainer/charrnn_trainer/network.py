@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from charrnn_runtime.errors import CharRNNError
 from charrnn_trainer import recurrence
+from charrnn_trainer.batches import IGNORED
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.dropout import dropout
 
@@ -170,6 +171,16 @@ class CharNetwork(nn.Module):
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """The mean cross-entropy, in nats per character, of ``logits [B, T, V]`` for ``targets [B, T]``."""
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B, T, V) -> (B * T, V)
+
+
+def masked_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the cross-entropies, in nats, and their mean, leaving out targets of -100.
+
+    Shapes as for `next_token_loss`. Where all targets are left out, both are 0. The mean carries no gradient.
+    """
+    logits, targets = logits.flatten(0, 1), targets.flatten()  # (B, T, V) -> (B * T, V)
+    total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    return total, total.detach() / (targets != IGNORED).sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -518,7 +518,9 @@ def _same_split(runs: Sequence[RunRecord]) -> bool:
 
 def _split_of(run: RunRecord) -> tuple[object, ...]:
     """All that decides which characters of a text validate."""
-    return run.corpus.train_tokens, run.config.data.split
+    data = run.config.data
+    drawn_by = (run.config.run.seed, data.val_lines, data.val_fraction) if data.lines else ()
+    return run.corpus.train_tokens, data.split, data.lines, *drawn_by
 
 
 def _differences(runs: Sequence[RunRecord], only: Sequence[str] = ()) -> list[str]:
