@@ -111,8 +111,8 @@ def test_a_text_that_is_no_list_is_refused(text: str, settings: dict[str, int], 
 def test_what_was_found_is_said() -> None:
     assert split("ab\nc\nd\n" * 12, val_lines=0).words == "lines: 36, 3 of them different"
     assert split("ab\n\n\nc\nd\n" * 12, val_lines=1).words == (
-        "lines: 36, 3 of them different; 1 held back for validation (and 11 that repeat them are left out); "
-        "24 empty ones left out"
+        "lines: 36, 3 of them different; 1 held back for validation (what repeats them is left out: "
+        "11 lines); 24 empty lines left out"
     )
     assert split("\n".join(sorted(set(NAMES))), val_lines=9).words == (
         f"lines: {len(set(NAMES))}, all of them different; 9 held back for validation"

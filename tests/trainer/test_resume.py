@@ -145,25 +145,25 @@ def test_other_ways_of_reading_the_text_resume_as_exactly(
     corpus = Corpus.from_text("\n".join(TEXT[place : place + place % 31] for place in range(1, 90)))
     config = TINY.replace(**settings)
     train(config, corpus, out=tmp_path / "whole")
-    whole = content(tmp_path / "whole")
-    for step in (1, 4, 5, 6, 7, 8, 10, 11):
-        stopped, killed = tmp_path / f"stopped{step}", tmp_path / f"killed{step}"
-        steps: list[int] = []
+    steps: list[int] = []
 
-        def note(event: Event, steps: list[int] = steps) -> None:
-            steps.extend([event.step] if isinstance(event, Stepped) else [])
+    def stop() -> bool:
+        return steps[-1] in (4, 5, 8)
 
-        train(config, corpus, note, out=stopped, should_stop=lambda s=steps, step=step: s[-1] == step)  # type: ignore[misc]
-        with pytest.raises(Killed):
-            train(
-                config,
-                corpus,
-                kill_when(lambda e, step=step: isinstance(e, Stepped) and e.step == step),  # type: ignore[misc]
-                out=killed,
-            )
-        for run in (stopped, killed):
-            resume(run)
-            assert content(run) == whole
+    def note(event: Event) -> None:
+        steps.extend([event.step] if isinstance(event, Stepped) else [])
+
+    run = tmp_path / "stopped"
+    train(config, corpus, note, out=run, should_stop=stop)
+    while steps[-1] < STEPS:
+        resume(run, note, should_stop=stop)
+    assert steps == list(range(1, STEPS + 1))
+    assert content(run) == content(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    with pytest.raises(Killed):
+        train(config, corpus, kill_when(lambda e: isinstance(e, Stepped) and e.step == 8), out=killed)
+    resume(killed)
+    assert content(killed) == content(tmp_path / "whole")
 
 
 KILLS = {

@@ -110,7 +110,7 @@ def test_a_list_is_learned_line_by_line(program: Program) -> None:
     assert done.code == 0, done.err
     assert "  (its Windows line ends are read as newlines)\n" in done.err
     assert "lines: 13, 12 of them different; 3 held back for validation" in done.err
-    assert "; 1 empty ones left out\n" in done.err
+    assert "; 1 empty line left out\n" in done.err
     assert "in lines that were held back for validation\n" in done.err
     assert "in batches of lines, up to 64 characters, into ckpt/lstm\n" in done.err
     checkpoint = load_checkpoint(find_checkpoint("ckpt/lstm", "last"))

@@ -114,10 +114,14 @@ class LineSplit:
             f"{self.different:,} of them different" if repeats else "all of them different"
         )
         more = self.held_back - len(self.validation)
-        also = f" (and {more:,} that repeat them are left out)" if more else ""
+        also = f" (what repeats them is left out: {_lines(more)})" if more else ""
         kept = f"; {len(self.validation):,} held back for validation{also}" if len(self.validation) else ""
-        empty = f"; {self.empty:,} empty ones left out" if self.empty else ""
+        empty = f"; {_lines(self.empty, 'empty ')} left out" if self.empty else ""
         return found + kept + empty
+
+
+def _lines(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}line{'s' if count != 1 else ''}"
 
 
 def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
