@@ -719,6 +719,7 @@ class _Training:
             length,
             temperature=DEFAULT_TEMPERATURE,
             seed=self.config.run.seed + self._step,
+            lines=self.config.data.lines,
         )
         return vocabulary.decode(ids)
 

@@ -185,9 +185,17 @@ def masked_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def write_sample(
-    network: CharNetwork, start_token: int, length: int, *, temperature: float, seed: int
+    network: CharNetwork,
+    start_token: int,
+    length: int,
+    *,
+    temperature: float,
+    seed: int,
+    lines: bool = False,
 ) -> list[int]:
     """Let a network write: the ids of ``length`` symbols after ``start_token``.
+
+    With ``lines``, it starts from nothing after every ``start_token``, as each line did in training.
 
     The random numbers are the function's own, so that a sample never changes a training that goes on.
     """
@@ -202,6 +210,8 @@ def write_sample(
         logits, state = network(token, state)
         chances = torch.softmax(logits[0, 0].cpu() / temperature, dim=0)
         written.append(int(torch.multinomial(chances, 1, generator=generator)))
+        if lines and written[-1] == start_token:
+            state = network.initial_state(1)
         token.fill_(written[-1])
     network.train(training)
     return written
