@@ -37,7 +37,7 @@ def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
 
 
 @torch.no_grad()
-def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Rows) -> float:
+def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Rows | Lines) -> float:
     """The mean loss in nats per character over validation text.
 
     Every character of every row is predicted once, from what stands before it; the remainder that fills no
@@ -46,8 +46,10 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Row
     Args:
         network: the network; it is left in the mode that it was in.
         ids: the whole text, ``[N]``.
-        held_out: the rows that are scored, or where the text's end begins that is, from 1 to N - 1.
+        held_out: the rows or lines that are scored, or where the text's end begins that is, from 1 to N - 1.
     """
+    if isinstance(held_out, Lines):
+        return lines_loss(network, held_out)
     if isinstance(held_out, int):
         held_out = Split(len(ids), 1, len(ids) - held_out, held_out).rows()
     rows, length, warm_up = len(held_out.begins), held_out.length, held_out.warm_up

@@ -106,6 +106,10 @@ class LineSplit:
         """How many characters validate, newlines included."""
         return self.validation.characters
 
+    def rows(self) -> Lines:
+        """What is scored: the lines that validate."""
+        return self.validation
+
     @property
     def words(self) -> str:
         """What was found and decided, in one line."""

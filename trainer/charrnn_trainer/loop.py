@@ -39,7 +39,7 @@ from charrnn_trainer.cuda_graph import choose_step
 from charrnn_trainer.device_batches import HostBatches, batches_on
 from charrnn_trainer.distributed import Team
 from charrnn_trainer.ending import why_ended
-from charrnn_trainer.evaluation import lines_loss, validation_loss
+from charrnn_trainer.evaluation import validation_loss
 from charrnn_trainer.events import (
     Evaluated,
     Event,
@@ -654,8 +654,6 @@ class _Training:
     def _validation_loss(self) -> float:
         # In fp32, which exported models compute in.
         with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
-            if isinstance(self._split, LineSplit):
-                return lines_loss(self._network, self._split.validation)
             return validation_loss(self._network, self._corpus.ids, self._split.rows())
 
     def _best_step(self) -> int | None:
