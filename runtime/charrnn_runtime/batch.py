@@ -129,6 +129,7 @@ def _run_jobs(
             lane.temperature[:] = sampling.temperature
             lane.top_k[:] = sampling.top_k_for(engine.info.top_k_max)
             lane.top_p[:] = sampling.top_p
+            lane.min_p[:] = sampling.min_p
             batch = _Batch(lane, streams, states, stop)
             while batch.streams and not (waiting.exhausted and width(len(batch.streams)) <= lane.rows // 2):
                 steps = batch.run_block()

@@ -158,15 +158,17 @@ class CharRNN:
         temperature: float = contract.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
+        min_p: float = 0.0,
     ) -> Step:
         """One character for all streams: read the pending one, sample the next.
 
         Args:
             state: where the streams stand.
             seed: with each stream's number and position it decides the random numbers.
-            temperature: see `Sampling`, as ``top_k`` and ``top_p``.
+            temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
             top_k: see `Sampling`.
             top_p: see `Sampling`.
+            min_p: see `Sampling`.
 
         Example:
             >>> state = model.initial_state(1)  # doctest: +SKIP
@@ -174,7 +176,7 @@ class CharRNN:
             ...     step = model.step(state, seed=1)
             ...     state = step.state
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p)
         self._check_state(state, len(state))
         try:
             return self._step(state, sampling, seed)
@@ -192,6 +194,7 @@ class CharRNN:
             lane.temperature[:] = sampling.temperature
             lane.top_k[:] = sampling.top_k_for(self.info.top_k_max)
             lane.top_p[:] = sampling.top_p
+            lane.min_p[:] = sampling.min_p
             lane.write_state(slice(streams), state.rows)
             lane.run(1)
             tokens = lane.sampled[0, :streams].copy()
@@ -208,6 +211,7 @@ class CharRNN:
         temperature: float = ...,
         top_k: int | None = ...,
         top_p: float = ...,
+        min_p: float = ...,
         stop: str | None = ...,
         unknown: Unknown = ...,
         rows: int | None = ...,
@@ -222,6 +226,7 @@ class CharRNN:
         temperature: float = ...,
         top_k: int | None = ...,
         top_p: float = ...,
+        min_p: float = ...,
         stop: str | None = ...,
         unknown: Unknown = ...,
         rows: int | None = ...,
@@ -235,6 +240,7 @@ class CharRNN:
         temperature: float = contract.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
+        min_p: float = 0.0,
         stop: str | None = None,
         unknown: Unknown = "error",
         rows: int | None = None,
@@ -246,9 +252,10 @@ class CharRNN:
                 i-th; or a state to go on from.
             length: how many characters (bytes, at the byte level) to generate; the prime is not counted.
             seed: decides the random numbers; drawn if left out.
-            temperature: see `Sampling`, as ``top_k`` and ``top_p``.
+            temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
             top_k: see `Sampling`.
             top_p: see `Sampling`.
+            min_p: see `Sampling`.
             stop: end a stream before this text.
             unknown: what happens to characters of a prime that the model does not know: "error", or "skip".
             rows: how many streams run at once; by default as many as run well on the device.
@@ -269,6 +276,7 @@ class CharRNN:
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
             stop=stop,
             unknown=unknown,
             rows=rows,
@@ -288,6 +296,7 @@ class CharRNN:
         temperature: float = contract.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
+        min_p: float = 0.0,
         stop: str | None = None,
         unknown: Unknown = "error",
         rows: int | None = None,
@@ -304,12 +313,13 @@ class CharRNN:
             temperature: see `generate`.
             top_k: see `generate`.
             top_p: see `generate`.
+            min_p: see `generate`.
             stop: see `generate`.
             unknown: see `generate`.
             rows: see `generate`.
             on_progress: called now and then with the number of characters sampled since its last call.
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p)
         length = _check_length(length)
         if isinstance(primes, str | bytes):
             raise SettingError("generate_each: primes must be several texts, as in a list, and not one text")
@@ -368,6 +378,7 @@ class CharRNN:
         temperature: float = contract.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
+        min_p: float = 0.0,
         stop: str | None = None,
         unknown: Unknown = "error",
     ) -> LiveText:
@@ -378,9 +389,10 @@ class CharRNN:
             length: how many characters (bytes, at the byte level) to generate.
             state: the state of one stream to go on from; a fresh one if left out.
             seed: as for `generate`, as the other arguments are.
-            temperature: see `Sampling`, as ``top_k`` and ``top_p``.
+            temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
             top_k: see `Sampling`.
             top_p: see `Sampling`.
+            min_p: see `Sampling`.
             stop: end before this text.
             unknown: what happens to characters of the prime that the model does not know.
 
@@ -394,7 +406,7 @@ class CharRNN:
             ...     print(piece, end="", flush=True)
             >>> more = model.stream("", 500, state=text.state, seed=1)  # doctest: +SKIP
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p)
         written = TextStream(self.vocabulary, stop)
         pieces, start, chosen = self._run_live(prime, length, state, seed, sampling, stop, unknown)
         return LiveText(pieces, written.push, written.finish, start, chosen)
@@ -409,6 +421,7 @@ class CharRNN:
         temperature: float = contract.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
+        min_p: float = 0.0,
         stop: str | None = None,
         unknown: Unknown = "error",
     ) -> LiveBytes:
@@ -420,7 +433,7 @@ class CharRNN:
         Example:
             >>> data = b"".join(model.stream_bytes(b"\x89PNG", 500, seed=1))  # doctest: +SKIP
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p)
         written = ByteStream(self.vocabulary, stop)
         pieces, start, chosen = self._run_live(prime, length, state, seed, sampling, stop, unknown)
         return LiveBytes(pieces, written.push, written.finish, start, chosen)

@@ -24,8 +24,8 @@ from charrnn_runtime.vocabulary import Vocabulary
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
 """The longest metadata value, in characters: a vocabulary of the most symbols takes a quarter of it."""
 
-_CPU_OPERATORS: Final = ("ArgMax", "GatherND", "QGemm", "QuantizeLinear", "ReduceMin")
-"""What has no kernel for the GPU in this operator set, or one that needs cuDNN or the host."""
+_CPU_OPERATORS: Final = ("QGemm", "QuantizeLinear")
+"""What has no kernel for the GPU in this operator set."""
 
 _MORE_NUMBERS: Final = 100_000
 """What a model may hold besides its weights, however small it is."""
@@ -48,6 +48,7 @@ class ModelInfo(Record):
         precision: "fp32", "fp16" or "int8".
         vocabulary: the symbols, in id order.
         start_token: the id that a stream without a prime reads first.
+        lines: whether the model learned from independent lines, each read from a zero state.
         top_k_max: K, the largest top_k, which is the same as none.
         training: where the model comes from, as export wrote it.
     """
@@ -62,6 +63,7 @@ class ModelInfo(Record):
     precision: str
     vocabulary: Vocabulary
     start_token: int
+    lines: bool
     top_k_max: int
     training: dict[str, Any]
 
@@ -91,6 +93,7 @@ class ModelInfo(Record):
             "vocabulary_size": len(self.vocabulary),
             "vocabulary": list(self.vocabulary.symbols),
             "start_token": self.start_token,
+            "lines": self.lines,
             "top_k_max": self.top_k_max,
             "state_size": self.state_size,
             "state_layout": [[block.name, block.start, block.size] for block in self.state_layout],
@@ -242,6 +245,7 @@ def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> 
         precision=_choice(metadata, "precision", contract.PRECISIONS),
         vocabulary=vocabulary,
         start_token=_integer(metadata, "start_token", 0, len(vocabulary) - 1),
+        lines=_choice(metadata, "lines", contract.BOOLEANS) == "true",
         top_k_max=_integer(
             metadata, "top_k_max", contract.top_k_max(len(vocabulary)), contract.top_k_max(len(vocabulary))
         ),

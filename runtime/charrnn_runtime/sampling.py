@@ -32,6 +32,7 @@ class Sampling(Record):
         temperature: what the logits are divided by, > 0; below 1 the likely becomes likelier.
         top_k: choose among the ``top_k`` likeliest; 1 is greedy, None is all.
         top_p: choose among the likeliest that together hold this much of the probability, in (0, 1].
+        min_p: choose among those with at least this share of the likeliest's probability, in [0, 1).
 
     Raises:
         SettingError: on construction, where a value makes no sense.
@@ -40,6 +41,7 @@ class Sampling(Record):
     temperature: float = contract.DEFAULT_TEMPERATURE
     top_k: int | None = None
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         # The graph computes in float32, where smaller temperatures overflow and smaller masses vanish.
@@ -54,6 +56,9 @@ class Sampling(Record):
             raise SettingError(f"top-k must be 1 or more, not {self.top_k}; leave it out to turn it off")
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
             raise SettingError(f"top-p must be above 0 and at most 1, not {self.top_p}; 1 turns it off")
+
+        if not (0.0 <= self.min_p < 1.0 and np.float32(self.min_p) < 1):
+            raise SettingError(f"min-p must be at least 0 and below 1, not {self.min_p}; 0 turns it off")
 
     def top_k_for(self, top_k_max: int) -> int:
         """The value for a model's input ``top_k``."""

@@ -46,6 +46,9 @@ BLOCK: Final = 32
 """How many steps a lane binds: the most that run without Python in between. Even, so that a whole block ends
 in the state buffer in which it began."""
 
+_SETTINGS: Final = ("temperature", "top_k", "top_p", "min_p")
+"""The inputs that hold a stream's settings."""
+
 _CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 _KEPT_SESSIONS: Final = 8
 _CUDA_ALIGNMENT: Final = 256
@@ -283,6 +286,7 @@ class Engine:
             "temperature": np.ones(rows, np.float32),
             "top_k": np.full(rows, info.top_k_max, np.int64),
             "top_p": np.ones(rows, np.float32),
+            "min_p": np.zeros(rows, np.float32),
         }
         try:
             session = self._create_session("cpu", optimize=False)
@@ -330,6 +334,7 @@ class Lane:
         temperature: float32 ``[R]``.
         top_k: int64 ``[R]``.
         top_p: float32 ``[R]``.
+        min_p: float32 ``[R]``.
         logits: float32 ``[N, R, V]`` where they are kept, else of length 0.
     """
 
@@ -345,6 +350,7 @@ class Lane:
         self.temperature = np.ones(rows, np.float32)
         self.top_k = np.ones(rows, np.int64)
         self.top_p = np.ones(rows, np.float32)
+        self.min_p = np.zeros(rows, np.float32)
         self.logits = np.zeros((logits, rows, vocabulary_size), np.float32)
         self._current = 0  # which of the two state buffers holds the streams' states
         self._session = session
@@ -423,7 +429,7 @@ class Lane:
         outputs = {"next_state": self._states[1 - reads]}
         if self.samples:
             inputs["uniform"] = self.uniforms[slot]
-            inputs |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+            inputs |= {name: getattr(self, name) for name in _SETTINGS}
             outputs["next_token"] = self.sampled[slot]
         if len(self.logits):
             outputs["logits"] = self.logits[slot]
@@ -470,8 +476,7 @@ class CudaLane(Lane):
             self._device_sampled = [on_device([rows], np.int64) for _ in range(self.steps)]
         self._device_uniforms = on_device([self.steps, self._uniform_stride], np.float32)
         self._device_settings = {
-            name: on_device([rows], kind)
-            for name, kind in (("temperature", np.float32), ("top_k", np.int64), ("top_p", np.float32))
+            name: on_device([rows], getattr(self, name).dtype.type) for name in _SETTINGS
         }
         self._device_logits = [on_device(list(self.logits.shape[1:]), np.float32) for _ in self.logits]
         self._staged_uniforms = np.zeros((self.steps, self._uniform_stride), np.float32)

@@ -46,6 +46,8 @@ def _naive(small: SmallModel, model: CharRNN, prime: str, length: int, **options
         ("LORD ", {"top_p": 0.7}),
         ("LORD ", {"top_k": 9, "top_p": 0.8, "temperature": 1.5}),
         ("LORD ", {"top_p": 1e-6}),
+        ("LORD ", {"min_p": 0.2}),
+        ("LORD ", {"top_k": 20, "top_p": 0.9, "min_p": 0.05, "temperature": 1.5}),
         ("LORD ", {"temperature": 1e-4}),
         ("LORD ", {"temperature": 20.0}),
         ("the prime is longer than a block of steps: it goes on, and on, and on, until it ends", {}),
@@ -239,6 +241,8 @@ def _every_way(model: CharRNN) -> list[Callable[..., object]]:
         {"top_k": 1.5},
         {"top_p": 0},
         {"top_p": 2},
+        {"min_p": 1},
+        {"min_p": -0.1},
         {"seed": -1},
         {"seed": 2**64},
         {"seed": 0.5},
@@ -275,6 +279,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "temperature": 0.5,
         "top_k": 9,
         "top_p": 0.75,
+        "min_p": 0.125,
         "rows": 2,
     }
     numpys: dict[str, Any] = {
@@ -283,6 +288,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "temperature": np.float32(0.5),
         "top_k": np.int64(9),
         "top_p": np.float64(0.75),
+        "min_p": np.float32(0.125),
         "rows": np.int16(2),
     }
     assert lstm.generate(["LORD "] * 3, **numpys) == lstm.generate(["LORD "] * 3, **plain)
@@ -307,7 +313,7 @@ def test_a_huge_top_k_and_a_top_p_of_1_are_off(small: SmallModel, load: Load) ->
     model = load(small.path.stem)
     text = model.generate("LORD ", 60, seed=1)
     assert model.generate("LORD ", 60, seed=1, top_k=10**30) == text
-    assert model.generate("LORD ", 60, seed=1, top_k=2**63 - 1, top_p=1) == text
+    assert model.generate("LORD ", 60, seed=1, top_k=2**63 - 1, top_p=1, min_p=0) == text
 
 
 def test_a_length_of_0_gives_the_prime_alone(small: SmallModel, load: Load) -> None:

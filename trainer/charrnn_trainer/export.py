@@ -314,6 +314,7 @@ def _write_text(engine: Engine, streams: int, length: int) -> list[NDArray[np.in
         lane.temperature[:] = 1.0
         lane.top_k[:] = engine.info.top_k_max
         lane.top_p[:] = 1.0
+        lane.min_p[:] = 0.0
         generator = np.random.default_rng(0)
         blocks = []
         for _ in range(0, length, BLOCK):

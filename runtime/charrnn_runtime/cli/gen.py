@@ -72,6 +72,9 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
     ] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Choose among those with this share of the likeliest's probability.")
+    ] = 0.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest character.")] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
@@ -144,7 +147,7 @@ def generate(
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.uniforms import check_seed, draw_seed
 
-    sampling = Sampling(temperature, 1 if greedy else top_k, top_p)
+    sampling = Sampling(temperature, 1 if greedy else top_k, top_p, min_p)
     request = _Request(
         primes=_primes(prime, prime_file, primes_file, streams),
         streams=streams if primes_file is None else None,
@@ -153,6 +156,7 @@ def generate(
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
             "stop": None if stop is None else _given_text(stop),
         },
         seed=draw_seed() if seed is None else check_seed(seed),

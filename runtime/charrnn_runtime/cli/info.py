@@ -57,6 +57,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
         ("precision", info.precision),
         ("vocabulary", f"{len(info.vocabulary):,} {level}{shown}"),
         ("start token", f"{info.start_token} ({start!r})"),
+        ("trained on", "independent lines" if info.lines else "running text"),
         ("state", f"{info.state_size:,} numbers a stream: {layout}"),
         ("top-k at most", f"{info.top_k_max:,}"),
     ]
