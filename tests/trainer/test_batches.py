@@ -67,7 +67,7 @@ def test_a_batch_goes_on_where_the_one_before_stopped_until_the_pass_ends() -> N
     assert streams.batches_per_pass == 4
     for index in range(8):
         x, _ = streams.batch(index)
-        if streams.starts_pass(index):
+        if streams.starts_anew(index):
             assert index in (0, 4)
             assert x[:, 0].tolist() == [0, 25, 50, 75]
         else:
@@ -80,7 +80,7 @@ def test_random_starts_shift_whole_passes_and_can_be_had_again(seed: int, index:
     streams = Streams(np.arange(100), 4, 5, seed=seed)
     x, y = streams.batch(index)
     np.testing.assert_array_equal(y, (x + 1) % 100)
-    if not streams.starts_pass(index):
+    if not streams.starts_anew(index):
         np.testing.assert_array_equal(x[:, 0], (streams.batch(index - 1)[0][:, -1] + 1) % 100)
     np.testing.assert_array_equal(Streams(np.arange(100), 4, 5, seed=seed).batch(index)[0], x)
 

@@ -81,11 +81,13 @@ def test_validation_reads_in_windows(corpus: Corpus) -> None:
     assert peak(lambda: validation_loss(network, corpus.ids, int(LENGTH * 0.99))) < 1_000_000
 
 
-@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize(("random_start", "split"), [(False, "end"), (True, "end"), (True, "spread")])
 def test_training_and_going_on_never_hold_the_text(
-    corpus: Corpus, tmp_path: Path, random_start: bool
+    corpus: Corpus, tmp_path: Path, random_start: bool, split: str
 ) -> None:
-    config = TINY.replace(val_fraction=FRACTION, random_start=random_start, steps=4, save_every=2)
+    config = TINY.replace(
+        val_fraction=FRACTION, random_start=random_start, split=split, steps=4, save_every=2
+    )
     small = Corpus.from_ids(np.array(corpus.ids[:50_000]), corpus.vocabulary)
     train(config, small, out=tmp_path / "small")  # what is made once
     resume(tmp_path / "small", changes={"steps": 6})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,27 @@ def test_the_step_by_which_the_better_one_was_as_far_is_named() -> None:
     assert "gru is lowest with 1.0000 nats (mean of 100 steps), and lstm has 2.0000 (+1.0000)" in said
     # Of the 100 steps up to 125, 25 were at 3, 50 at 2 and 25 at 1.
     assert "gru had come down to the 2.0000 of lstm by step 125 already" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "others", "same"),
+    [
+        ({}, {"seed": 1}, True),
+        ({"split": "spread"}, {"split": "spread", "seed": 1}, True),
+        ({}, {"split": "spread"}, False),
+        ({}, {"lines": True}, False),
+        ({"lines": True, "val_lines": 9}, {"lines": True, "val_lines": 9, "batch_size": 3}, True),
+        ({"lines": True, "val_lines": 9}, {"lines": True, "val_lines": 9, "seed": 1}, False),
+        ({"lines": True, "val_lines": 9}, {"lines": True}, False),
+    ],
+)
+def test_runs_that_validate_on_other_parts_are_told_apart(
+    settings: dict[str, Any], others: dict[str, Any], same: bool
+) -> None:
+    one = record("lstm", validations={2: 1.5}, **settings)
+    other = record("gru", validations={2: 1.4}, **others)
+    said = words(answers(one, other)[RESULTS])
+    assert ("They keep different parts of their texts" not in said) == same
 
 
 # --- overfitting -------------------------------------------------------------------------------------------

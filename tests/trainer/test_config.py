@@ -37,10 +37,12 @@ CONFIGS = st.builds(
         DataConfig,
         level=st.sampled_from(["char", "byte"]),
         val_fraction=st.floats(0, 0.9),
+        split=st.sampled_from(["end", "spread"]),
         batch_size=st.integers(1, 1_000_000),
         seq_length=st.integers(1, 1_000_000),
         random_start=st.booleans(),
-    ),
+    )
+    | st.builds(DataConfig, lines=st.just(True), val_lines=st.none() | st.integers(0, 9)),
     optimization=st.builds(
         OptimizationConfig,
         steps=st.integers(1, 2**31 - 1),
@@ -115,6 +117,9 @@ def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
         ({"tensorboard": 1}, "--tensorboard"),
         ({"level": "word"}, "--level"),
         ({"val_fraction": 1.0}, "--val-fraction"),
+        ({"split": "start"}, "--split"),
+        ({"lines": 1}, "--lines"),
+        ({"lines": True, "val_lines": -1}, "--val-lines"),
         ({"batch_size": 0}, "--batch-size"),
         ({"seq_length": 0}, "--seq-length"),
         ({"random_start": 1}, "--random-start"),

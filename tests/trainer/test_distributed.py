@@ -64,6 +64,20 @@ def assert_same_checkpoint(one: Path, other: Path, near: float) -> None:
 # --- as one ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("settings", [{"split": "spread"}, {"lines": True, "batch_size": 6}], ids=str)
+def test_two_processes_read_their_shares_of_blocks_and_lines(
+    pair: Pair, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    config = PLAIN.replace(**settings)
+    expected = alone(config, tmp_path / "one")
+    leader, follower = pair(config, tmp_path / "two")
+    assert (leader.error, follower.error) == ("", "")
+    if "lines" not in settings:  # there, what is reported is the mean of the processes' means
+        assert leader.losses == pytest.approx(expected, rel=1e-4)
+    assert leader.weights == follower.weights
+    assert_same_checkpoint(tmp_path / "one", tmp_path / "two", 1e-4)
+
+
 @pytest.mark.parametrize(
     ("cell", "precision", "near"), [("lstm", "fp32", 1e-4), ("gru", "fp32", 1e-4), ("lstm", "bf16", 2e-2)]
 )

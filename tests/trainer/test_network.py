@@ -133,6 +133,21 @@ def test_a_sample_depends_on_its_seed_alone_and_disturbs_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_sample_of_lines_starts_every_line_from_nothing() -> None:
+    network, _ = network_with("lstm", 1)
+    seen: list[tuple[int, bool]] = []
+
+    def note(_: object, given: tuple[torch.Tensor, tuple[torch.Tensor, ...]]) -> None:
+        tokens, state = given
+        seen.append((int(tokens), any(bool(part.any()) for part in state)))
+
+    network.register_forward_pre_hook(note)
+    written = write_sample(network, 2, 60, temperature=1.0, seed=0, lines=True)
+    assert 2 in written[:-1]
+    assert [token for token, _ in seen] == [2, *written[:-1]]
+    assert all(remembers == (token != 2) for token, remembers in seen)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
 def test_dropped_weights_are_left_out_in_training_for_all_steps_of_a_batch(cell: str, layers: int) -> None:

@@ -127,6 +127,45 @@ def test_other_cells_and_precisions_resume_as_exactly(tmp_path: Path, cell: str,
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"split": "spread"},
+        {"split": "spread", "random_start": False},
+        {"lines": True},
+        {"lines": True, "val_lines": 7, "cell": "gru", "seq_length": 9},
+        {"lines": True, "seq_length": 60},
+    ],
+    ids=str,
+)
+def test_other_ways_of_reading_the_text_resume_as_exactly(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    """Long lines go on from batch to batch, so that some checkpoints are saved in the middle of them."""
+    corpus = Corpus.from_text("\n".join(TEXT[place : place + place % 31] for place in range(1, 90)))
+    config = TINY.replace(**settings)
+    train(config, corpus, out=tmp_path / "whole")
+    steps: list[int] = []
+
+    def stop() -> bool:
+        return steps[-1] in (4, 5, 8)
+
+    def note(event: Event) -> None:
+        steps.extend([event.step] if isinstance(event, Stepped) else [])
+
+    run = tmp_path / "stopped"
+    train(config, corpus, note, out=run, should_stop=stop)
+    while steps[-1] < STEPS:
+        resume(run, note, should_stop=stop)
+    assert steps == list(range(1, STEPS + 1))
+    assert content(run) == content(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    with pytest.raises(Killed):
+        train(config, corpus, kill_when(lambda e: isinstance(e, Stepped) and e.step == 8), out=killed)
+    resume(killed)
+    assert content(killed) == content(tmp_path / "whole")
+
+
 KILLS = {
     "in a step": "if step == 8: kill()",
     "while a checkpoint is written": "os.fsync = lambda handle: kill() if step == 6 else None",

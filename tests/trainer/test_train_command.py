@@ -88,7 +88,7 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
     flags = {
         "cell": "rnn", "layers": 2, "hidden_size": 9, "embedding_size": 4, "dropout": 0.125,
         "input_dropout": 0.25, "weight_drop": 0.5, "reset_chance": 0.75,
-        "level": "byte", "val_fraction": 0.25, "batch_size": 3, "seq_length": 7,
+        "level": "byte", "val_fraction": 0.25, "split": "spread", "batch_size": 3, "seq_length": 7,
         "steps": 4, "minutes": 50.0, "keep": 3, "patience": 4,
         "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
         "weight_decay": 0.5, "clip": 2.0,
@@ -102,8 +102,39 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
     values = load_checkpoint(find_checkpoint("run", "last")).config.to_dict()
     flat = {name: value for section in values.values() for name, value in section.items()}
     assert flat == {
-        **flags, "tie_weights": True, "random_start": True, "onednn": False, "tensorboard": False,
+        **flags, "tie_weights": True, "random_start": True, "lines": False, "onednn": False, "tensorboard": False,
     }  # fmt: skip
+
+
+def test_a_list_is_learned_line_by_line(program: Program) -> None:
+    names = ["anna", "bert", "carl", "dora", "emil", "fred", "gina", "hans", "ida", "jan", "kim", "lea"]
+    Path("names.txt").write_bytes("\r\n".join([*names, "", "anna"]).encode())
+    done = program("names.txt", "--lines", "--val-lines", "3", *TRAIN, *TINY_FLAGS)
+    assert done.code == 0, done.err
+    assert "  (its Windows line ends are read as newlines)\n" in done.err
+    assert "lines: 13, 12 of them different; 3 held back for validation" in done.err
+    assert "; 1 empty line left out\n" in done.err
+    assert "in lines that were held back for validation\n" in done.err
+    assert "in batches of lines, up to 64 characters, into ckpt/lstm\n" in done.err
+    checkpoint = load_checkpoint(find_checkpoint("ckpt/lstm", "last"))
+    assert (checkpoint.config.data.lines, checkpoint.config.data.val_lines) == (True, 3)
+    assert "\r" not in checkpoint.vocabulary.symbols
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--val-lines", "3"], "--val-lines 3 holds back lines; give --lines with it"),
+        (["--lines", "--split", "spread"], "--split spread cannot be given with --lines"),
+        (["--lines", "--val-lines", "0", "--patience", "2"], "--val-lines 0 keeps no text"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    program: Program, flags: list[str], message: str
+) -> None:
+    done = program("my.txt", *flags)
+    assert done.code == 2
+    assert message in done.err
 
 
 def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -> None:

@@ -22,6 +22,7 @@ from charrnn_runtime.errors import CharRNNError, SettingError
 SCHEDULES: Final = ("constant", "cosine", "linear")
 PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16")
 DEVICES: Final = ("auto", "cpu", "cuda")
+SPLITS: Final = ("end", "spread")
 
 ONE_HOT_LIMIT: Final = 256
 DEFAULT_EMBEDDING: Final = 256
@@ -95,12 +96,17 @@ class DataConfig:
 
     Attributes:
         level: "char" for Unicode code points, "byte" for the bytes of the file, which may be anything.
-        val_fraction: the share of the text, at its end, that is kept for validation; 0 trains on all of it.
+        val_fraction: the share of the text that is kept for validation; 0 trains on all of it.
         batch_size: B, the streams that are read side by side.
         seq_length: T, the characters of a stream that a step reads, and that errors flow back through.
         random_start: let every pass over the text begin somewhere else, so that batches never repeat.
         reset_chance: the chance with which a stream forgets, before a batch, what it has read, so that the
             network also learns to start from nothing.
+        split: what is kept for validation: "end", the text's end, or "spread", many blocks all over it.
+        lines: whether the text's lines are independent of one another, as in a list of names. Each is read
+            from a zero state, and whole lines, drawn by the seed, are kept for validation. Passes always draw
+            their order anew, so that ``random_start`` and ``reset_chance`` say nothing.
+        val_lines: how many different lines are kept for validation; None leaves it to ``val_fraction``.
     """
 
     level: str = "char"
@@ -109,14 +115,33 @@ class DataConfig:
     seq_length: int = 100
     random_start: bool = False
     reset_chance: float = 0.0
+    split: str = "end"
+    lines: bool = False
+    val_lines: int | None = None
 
     def __post_init__(self) -> None:
         _choice("level", self.level, contract.LEVELS)
         _number(self, "val_fraction", 0.0, 0.9)
+        _choice("split", self.split, SPLITS)
+        _switch("lines", self.lines)
+        if self.val_lines is not None:
+            _whole("val_lines", self.val_lines, 0, MOST_STEPS)
+            if not self.lines:
+                raise SettingError(f"--val-lines {self.val_lines} holds back lines; give --lines with it")
+        if self.lines and self.split != "end":
+            raise SettingError(
+                f"--split {self.split} cannot be given with --lines, which holds back lines from all over "
+                "the text; leave one of the two out"
+            )
         _whole("batch_size", self.batch_size, 1, contract.MAX_STREAMS)
         _whole("seq_length", self.seq_length, 1, 1_000_000)
         _switch("random_start", self.random_start)
         _number(self, "reset_chance", 0.0, 1.0)
+
+    @property
+    def validates(self) -> bool:
+        """Whether anything is kept for validation."""
+        return self.val_fraction > 0.0 if self.val_lines is None else self.val_lines > 0
 
 
 @dataclass(frozen=True)
@@ -208,9 +233,10 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        if self.run.patience and not self.data.val_fraction:
+        if self.run.patience and not self.data.validates:
+            nothing = "--val-fraction 0" if self.data.val_lines is None else "--val-lines 0"
             raise SettingError(
-                f"--patience {self.run.patience} waits for validations, and --val-fraction 0 keeps no text "
+                f"--patience {self.run.patience} waits for validations, and {nothing} keeps no text "
                 "for them; leave one of the two out"
             )
 

@@ -127,6 +127,7 @@ class ScannedText:
         distinct: how many different ones there are.
         beginning: its first characters, to show them.
         had_bom: whether a byte-order mark was removed from its start.
+        had_crlf: whether Windows line ends were replaced.
         source: the path that it was read from, as an absolute one; "-" for standard input.
         size: its bytes as they were read.
     """
@@ -138,9 +139,11 @@ class ScannedText:
     distinct: int
     beginning: str
     had_bom: bool
+    had_crlf: bool
     source: str
     size: int
     _text: TextSource = field(repr=False, compare=False)
+    _unix_lines: bool = field(default=False, repr=False, compare=False)
 
     def __enter__(self) -> ScannedText:
         return self
@@ -171,7 +174,8 @@ class ScannedText:
     def _encoded(self, on_progress: Progress | None) -> Iterator[NDArray[Any]]:
         id_of = _id_of_codes(self.vocabulary)
         with self._text.opened() as file:
-            pieces = Pieces(file, self.name, self.vocabulary.level, on_progress)
+            level, unix = self.vocabulary.level, self._unix_lines
+            pieces = Pieces(file, self.name, level, on_progress, unix_lines=unix)
             for piece in pieces:
                 yield np.take(id_of, _codes(piece), mode="clip")
             # The hash also covers what has no id: the scan has seen every symbol of the text.
@@ -186,6 +190,7 @@ def scan_text(
     vocabulary: Vocabulary | None = None,
     name: str | None = None,
     on_progress: Progress | None = None,
+    unix_lines: bool = False,
 ) -> ScannedText:
     """Read a text once, to learn what it holds.
 
@@ -196,6 +201,7 @@ def scan_text(
             the text's own.
         name: what the text is called; None takes the file's name.
         on_progress: is called with the number of bytes that were read since the last call.
+        unix_lines: read Windows line ends, CR LF, as LF alone.
 
     Raises:
         CharRNNError: it cannot be read, is no UTF-8 (the message names the byte), is shorter than 32
@@ -205,7 +211,7 @@ def scan_text(
     text = TextSource(path)
     try:
         with text.opened() as file:
-            pieces = Pieces(file, name, level, on_progress)
+            pieces = Pieces(file, name, level, on_progress, unix_lines=unix_lines)
             codes = _distinct_codes(pieces, level)
         _check_text(name, level, pieces.length, len(codes))
         own = Vocabulary.of_bytes() if level == "byte" else Vocabulary([chr(code) for code in codes])
@@ -223,9 +229,11 @@ def scan_text(
         distinct=len(codes),
         beginning=pieces.beginning,
         had_bom=pieces.had_bom,
+        had_crlf=pieces.had_crlf,
         source=text.path,
         size=text.size,
         _text=text,
+        _unix_lines=unix_lines,
     )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charrnn_trainer.batches import Streams
+from charrnn_trainer.line_batches import LineBatches
 from charrnn_trainer.torch_settings import is_gpu
 
 RESIDENT_SHARE: Final = 0.25
@@ -21,7 +22,7 @@ _PIECE: Final = 1 << 24  # how many ids are copied to the device at a time
 class HostBatches:
     """Cuts batches on the host, from a text that may be mapped from a file, and brings them to the device."""
 
-    def __init__(self, streams: Streams, device: torch.device) -> None:
+    def __init__(self, streams: Streams | LineBatches, device: torch.device) -> None:
         self._streams, self._device = streams, device
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
@@ -53,10 +54,7 @@ class ResidentBatches:
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, ``int64 [B, T]`` each, of the batch with this number."""
-        where = self._places + self._streams.offset(index)
-        if self._streams.wraps:
-            where %= len(self._ids)
-        window = self._ids[where].long()  # [B, T + 1]
+        window = self._ids[self._streams.locate(self._places, index)].long()  # [B, T + 1]
         if self._mask:
             window &= self._mask
         return window[:, :-1], window[:, 1:]
@@ -65,8 +63,13 @@ class ResidentBatches:
 Batches = HostBatches | ResidentBatches
 
 
-def batches_on(device: torch.device, streams: Streams) -> Batches:
-    """The batches of a text, which is brought to a GPU if it is small enough, and else stays on the host."""
+def batches_on(device: torch.device, streams: Streams | LineBatches) -> Batches:
+    """The batches of a text, which is brought to a GPU if it is small enough, and else stays on the host.
+
+    Batches of lines are cut on the host in any case.
+    """
+    if isinstance(streams, LineBatches):
+        return HostBatches(streams, device)
     if is_gpu(device) and streams.ids.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return ResidentBatches(streams, device)
     return HostBatches(streams, device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn_trainer.config import OptimizationConfig
-from charrnn_trainer.network import CharNetwork, State
+from charrnn_trainer.network import CharNetwork, State, masked_loss
 from charrnn_trainer.precision import Arithmetic
 from charrnn_trainer.torch_settings import is_gpu
 
@@ -33,7 +33,19 @@ class Learner:
         optimization: OptimizationConfig,
         arithmetic: Arithmetic,
         device: torch.device,
+        characters: float | None = None,
     ) -> None:
+        """Prepare to learn.
+
+        Args:
+            network: the network.
+            optimization: the settings.
+            arithmetic: how a step is computed.
+            device: where.
+            characters: how many characters a batch predicts in the mean, where they differ in that: every
+                character then counts as much as any other, and a batch by how many it has.
+        """
+        self._characters = characters
         self.model: nn.Module = network
         self._clip = optimization.clip or math.inf
         self._arithmetic, self._device = arithmetic, device
@@ -67,9 +79,15 @@ class Learner:
     def learn(self, inputs: Tensor, targets: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Take a step (see `Learn`)."""
         with self._arithmetic.on(self._device):
-            loss, after = self.model(inputs, state, targets)
+            if self._characters is None:
+                loss, after = self.model(inputs, state, targets)
+                learned = loss
+            else:
+                logits, after = self.model(inputs, state)
+                total, loss = masked_loss(logits, targets)
+                learned = total / self._characters
             self._optimizer.zero_grad()
-            loss.backward()
+            learned.backward()
         norm = nn.utils.clip_grad_norm_(self._weights, self._clip)
         self._optimizer.step()
         return loss.detach(), norm, tuple(part.detach() for part in after)

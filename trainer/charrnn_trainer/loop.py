@@ -53,10 +53,13 @@ from charrnn_trainer.events import (
 )
 from charrnn_trainer.graph.weights import check_step_model_fits
 from charrnn_trainer.learner import Learn, Learner
+from charrnn_trainer.line_batches import LineBatches
+from charrnn_trainer.lines import LineSplit, split_lines
 from charrnn_trainer.network import CharNetwork, State, write_sample
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic, has_fast_bf16
 from charrnn_trainer.runs import Run
 from charrnn_trainer.schedule import learning_rate, share_done
+from charrnn_trainer.split import Split, split_text
 from charrnn_trainer.torch_settings import (
     freed_memory_kept,
     is_gpu,
@@ -67,6 +70,7 @@ from charrnn_trainer.torch_settings import (
     set_random_states,
     threads,
 )
+from charrnn_trainer.unlike import what_is_unlike
 from charrnn_trainer.weight_growth import grow_weights
 
 CHANGEABLE: Final = (
@@ -228,6 +232,7 @@ def _begin(
     should_stop: Callable[[], bool] | None,
     team: Team,
 ) -> TrainResult:
+    _say_if_unlike(config, corpus, on_event or _nobody)
     config = _settle_settings(config, corpus, on_event, team)
     if run is not None:
         if not run.tokens_path.exists():
@@ -240,6 +245,40 @@ def _begin(
         start = None if init_from is None else str(Path(init_from).absolute())
         run.write_config(RunFile(config, corpus.source, start))
     return training.run_steps(should_stop)
+
+
+def _say_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
+    if config.data.split == "end" and not config.data.lines:
+        train_tokens = split_text(len(corpus), config.data).train_tokens
+        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
+        if warning is not None:
+            emit(Noted(warning))
+
+
+def _split(corpus: Corpus, config: TrainConfig) -> Split | LineSplit:
+    """Which part of the text is for what."""
+    if config.data.lines:
+        return split_lines(corpus, config.data, config.run.seed)
+    return split_text(len(corpus), config.data)
+
+
+def _streams(
+    corpus: Corpus, split: Split | LineSplit, config: TrainConfig, team: Team
+) -> Streams | LineBatches:
+    """The batches of this process."""
+    data, seed = config.data, config.run.seed
+    if isinstance(split, LineSplit):
+        share = (team.rank, team.size)
+        return LineBatches(split.training, data.batch_size, data.seq_length, seed, share)
+    at_end = data.split == "end"
+    return Streams(
+        corpus.ids[: split.train_tokens] if at_end else corpus.ids,
+        data.batch_size,
+        data.seq_length,
+        seed=seed if data.random_start else None,
+        rows=team.rows(data.batch_size),
+        split=None if at_end else split,
+    )
 
 
 def _call_team(team: Team, config: TrainConfig, run: Run, checkpoint: Checkpoint | None = None) -> None:
@@ -265,8 +304,8 @@ def _settle_settings(
         device=device.type,
     )
     check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
-    if not batches_fit:
-        config = _fit_batch(config, corpus.train_tokens(config.data.val_fraction), emit)
+    if not batches_fit and not config.data.lines:
+        config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
     rows = team.rows(config.data.batch_size)
     with threads(config.run.threads):
         measured = config.replace(batch_size=rows.stop - rows.start)
@@ -319,19 +358,13 @@ class _Training:
         self._emit: Listener = on_event or _nobody
         self._team = team
         self._corpus, self._run = corpus, run
-        self._train_tokens = corpus.train_tokens(config.data.val_fraction)
-        self._validates = self._train_tokens < len(corpus)
+        self._split = _split(corpus, config)
+        self._validates = self._split.validation_tokens > 0
         self._device = team.device(config.run.device)
         self.config = config
         data = config.data
         self._rows = team.rows(data.batch_size)
-        self._streams = Streams(
-            corpus.ids[: self._train_tokens],
-            data.batch_size,
-            data.seq_length,
-            seed=config.run.seed if data.random_start else None,
-            rows=self._rows,
-        )
+        self._streams = _streams(corpus, self._split, config, team)
         self._step = 0
         self._done = 0.0  # the share of the run that lies behind
         self._earlier_seconds = 0.0  # what the run spent before this process went on with it
@@ -352,7 +385,12 @@ class _Training:
             self._random = random_states(self._device)
         self._draw_apart()
         self._state: State = self._network.initial_state(self._rows.stop - self._rows.start)
-        self._learner = Learner(self._network, config.optimization, self._arithmetic, self._device)
+        characters = None
+        if isinstance(self._streams, LineBatches):  # the mean over all processes counts
+            characters = self._streams.characters_per_batch / team.size
+        self._learner = Learner(
+            self._network, config.optimization, self._arithmetic, self._device, characters
+        )
         self._learn: Learn = self._learner.learn
         self._batches = batches_on(self._device, self._streams)
 
@@ -395,14 +433,16 @@ class _Training:
         """Train up to the end of the run, or until ``should_stop`` says so."""
         self._began = time.perf_counter()
         self._look_at_clock()
+        if isinstance(self._split, LineSplit):
+            self._emit(Noted(self._split.words))
         self._emit(
             Started(
                 self.config,
                 self._step,
                 self._done,
                 self._network.parameter_count(),
-                self._train_tokens,
-                len(self._corpus) - self._train_tokens,
+                self._split.train_tokens,
+                self._split.validation_tokens,
                 str(self._device),
                 self._run.folder if self._run else None,
                 self._write,
@@ -448,7 +488,7 @@ class _Training:
     def _train_step(self) -> None:
         begin = time.perf_counter()
         inputs, targets = self._batches.batch(self._step)  # (B, T)
-        self._forget_some()
+        self._forget_some(len(inputs))
         self._rate = learning_rate(self.config.optimization, self._step, self._done)
         self._learner.set_rate(self._rate)
         loss, norm, self._state = self._learn(inputs, targets, self._state)
@@ -464,11 +504,12 @@ class _Training:
         self._look_at_clock()
         self._emit(Stepped(self._step, None if on_gpu else self._loss, self._rate, seconds, self._done))
 
-    def _forget_some(self) -> None:
-        """Let the streams that begin anew with the next batch start from nothing."""
-        rows = self._rows.stop - self._rows.start
-        if self._streams.starts_pass(self._step):
+    def _forget_some(self, rows: int) -> None:
+        """Let the streams that begin anew with the next batch, of so many rows, start from nothing."""
+        if self._streams.starts_anew(self._step):
             self._state = self._network.initial_state(rows)
+        if isinstance(self._streams, LineBatches):
+            return
         if self.config.data.reset_chance:
             stays = torch.rand(rows, device=self._device) >= self.config.data.reset_chance
             self._state = tuple(part * stays[:, None] for part in self._state)  # (L, B, H) * (B, 1)
@@ -512,6 +553,8 @@ class _Training:
 
     def _prepare_gpu(self) -> None:
         """Say where batches are cut, and find out whether a step runs better as a graph."""
+        if isinstance(self._streams, LineBatches):
+            return  # batches differ in shape, and a graph has one
         if isinstance(self._batches, HostBatches):
             self._emit(Noted("the text is large for this GPU, so that its batches come from the host"))
         if self._team.size > 1:
@@ -609,7 +652,7 @@ class _Training:
     def _validation_loss(self) -> float:
         # In fp32, which exported models compute in.
         with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
-            return validation_loss(self._network, self._corpus.ids, self._train_tokens)
+            return validation_loss(self._network, self._corpus.ids, self._split.rows())
 
     def _best_step(self) -> int | None:
         best = min(self._evaluations, key=lambda item: item.validation_loss, default=None)
@@ -618,6 +661,8 @@ class _Training:
     def _save(self, kind: Kind) -> None:
         """Write a checkpoint, unless this step's is there already, and remove what it supersedes."""
         self._settle()
+        if isinstance(self._streams, LineBatches) and self._streams.starts_anew(self._step):
+            self._state = self._network.initial_state(self._rows.stop - self._rows.start)
         state = tuple(self._team.gather(part, dim=1) for part in self._state)  # (L, B, H) -> (L, all B, H)
         if self._run is None:
             return
@@ -631,7 +676,9 @@ class _Training:
             kind=kind,
             config=self.config,
             vocabulary=self._corpus.vocabulary,
-            corpus=CorpusInfo(self._corpus.name, self._corpus.sha256, len(self._corpus), self._train_tokens),
+            corpus=CorpusInfo(
+                self._corpus.name, self._corpus.sha256, len(self._corpus), self._split.train_tokens
+            ),
             step=self._step,
             batches_per_pass=self._streams.batches_per_pass,
             train_loss=self._train_loss(),
@@ -668,6 +715,7 @@ class _Training:
             length,
             temperature=DEFAULT_TEMPERATURE,
             seed=self.config.run.seed + self._step,
+            lines=self.config.data.lines,
         )
         return vocabulary.decode(ids)
 

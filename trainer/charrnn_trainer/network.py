@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from charrnn_runtime.errors import CharRNNError
 from charrnn_trainer import recurrence
+from charrnn_trainer.batches import IGNORED
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.dropout import dropout
 from charrnn_trainer.output_loss import output_loss
@@ -208,11 +209,29 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B, T, V) -> (B * T, V)
 
 
+def masked_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the cross-entropies, in nats, and their mean, leaving out targets of -100.
+
+    Shapes as for `next_token_loss`. Where all targets are left out, both are 0. The mean carries no gradient.
+    """
+    logits, targets = logits.flatten(0, 1), targets.flatten()  # (B, T, V) -> (B * T, V)
+    total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    return total, total.detach() / (targets != IGNORED).sum().clamp(min=1)
+
+
 @torch.no_grad()
 def write_sample(
-    network: CharNetwork, start_token: int, length: int, *, temperature: float, seed: int
+    network: CharNetwork,
+    start_token: int,
+    length: int,
+    *,
+    temperature: float,
+    seed: int,
+    lines: bool = False,
 ) -> list[int]:
     """Let a network write: the ids of ``length`` symbols after ``start_token``.
+
+    With ``lines``, it starts from nothing after every ``start_token``, as each line did in training.
 
     The random numbers are the function's own, so that a sample never changes a training that goes on.
     """
@@ -227,6 +246,8 @@ def write_sample(
         logits, state = network(token, state)
         chances = torch.softmax(logits[0, 0].cpu() / temperature, dim=0)
         written.append(int(torch.multinomial(chances, 1, generator=generator)))
+        if lines and written[-1] == start_token:
+            state = network.initial_state(1)
         token.fill_(written[-1])
     network.train(training)
     return written

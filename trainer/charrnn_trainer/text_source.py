@@ -79,12 +79,23 @@ class Pieces:
         length: the characters so far; at level "byte", the bytes.
         beginning: the first characters, to show them.
         had_bom: whether a byte-order mark was left out.
+        had_crlf: whether Windows line ends were replaced.
     """
 
-    def __init__(self, file: IO[bytes], name: str, level: str, on_progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        name: str,
+        level: str,
+        on_progress: Progress | None = None,
+        *,
+        unix_lines: bool = False,
+    ) -> None:
+        """Read a file that is open at its start; with ``unix_lines``, its CR LF become LF."""
         self.length = 0
         self.beginning = ""
-        self.had_bom = False
+        self.had_bom = self.had_crlf = False
+        self._unix_lines = unix_lines
         self._file, self._name, self._level = file, name, level
         self._on_progress = on_progress
         self._hash = hashlib.sha256()
@@ -97,6 +108,7 @@ class Pieces:
     def __iter__(self) -> Iterator[str | bytes]:
         decoder = codecs.getincrementaldecoder("utf-8")()
         consumed = 0
+        cut = False  # whether the piece before ended with a CR that an LF may follow
         while True:
             try:
                 raw = self._file.read(PIECE)
@@ -114,6 +126,8 @@ class Pieces:
                 if self.length == 0 and not self.had_bom and piece.startswith(_BOM):
                     self.had_bom, piece = True, piece[1:]
             consumed += len(raw)
+            if self._unix_lines:
+                piece, cut = self._with_unix_lines(piece, cut, at_end=not raw)
             if piece:
                 if not self.beginning:
                     first = piece[:_BEGINNING]
@@ -124,6 +138,17 @@ class Pieces:
                 return
             if self._on_progress is not None:
                 self._on_progress(len(raw))
+
+    def _with_unix_lines(self, piece: str | bytes, cut: bool, *, at_end: bool) -> tuple[str | bytes, bool]:
+        """A piece without its CRs before LFs, and whether it ended with a CR, which waits for the next."""
+        if isinstance(piece, bytes):  # every byte as the character of its number, and back
+            text, cut = self._with_unix_lines(piece.decode("latin-1"), cut, at_end=at_end)
+            return str(text).encode("latin-1"), cut
+        whole = "\r" * cut + piece
+        cut = whole.endswith("\r") and not at_end
+        text = whole.removesuffix("\r" * cut).replace("\r\n", "\n")
+        self.had_crlf |= len(text) + cut < len(whole)
+        return text, cut
 
     def _not_utf8(self, byte: int, offset: int) -> CharRNNError:
         hint = "it looks like UTF-16; " if offset == 0 and byte in (0xFE, 0xFF) else ""

@@ -76,6 +76,8 @@ class Display:
         )
         if text.had_bom:
             terminal.say("  (a byte-order mark at its start was left out)")
+        if text.had_crlf:
+            terminal.say("  (its Windows line ends are read as newlines)")
         lines = text.beginning.splitlines()[:_LINES_SHOWN]
         for line in lines:
             terminal.say(f"  | {_printable(line[:76])}")
@@ -110,8 +112,7 @@ class Display:
             f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, input {reads}, "
             f"{event.parameters:,} parameters, on {event.device} in {config.run.precision}"
         )
-        kept = f", the last {event.validation_tokens:,} for validation" if event.validation_tokens else ""
-        terminal.say(f"split: the first {event.train_tokens:,} {self._unit} for training{kept}")
+        terminal.say(f"split: {_split(event, self._unit)}")
         minutes = config.optimization.minutes
         limited = self._steps < MOST_STEPS
         self._of = f"/{self._steps}" if limited else ""
@@ -129,9 +130,12 @@ class Display:
         length = " or ".join(
             [f"{minutes:g} minutes"] * bool(minutes) + [f"{self._steps:,} steps"] * (limited or not minutes)
         )
+        size = f"{config.data.batch_size} x {config.data.seq_length} {self._unit}"
+        if config.data.lines:
+            size = f"lines, up to {config.data.batch_size * config.data.seq_length:,} {self._unit}"
         terminal.say(
             f"training{where}: {length}, {'whichever is less, ' if minutes and limited else ''}in batches of "
-            f"{config.data.batch_size} x {config.data.seq_length} {self._unit}, into {event.run}"
+            f"{size}, into {event.run}"
         )
         if self._console is not None:
             self._live = _LiveDisplay(self._console, event)
@@ -184,7 +188,7 @@ class _LiveDisplay:
         self._task = self._bar.add_task("train", total=1.0, step=f"{started.step}{self._of}")
         self._bar.update(self._task, completed=started.done)
         self._batch_characters = config.data.batch_size * config.data.seq_length
-        self._validates = config.data.val_fraction > 0
+        self._validates = config.data.validates
         self._loss: float | None = None
         self._seconds: float | None = None
         self._rate = config.optimization.learning_rate
@@ -265,6 +269,18 @@ def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
         yield show
     finally:
         bar.stop()
+
+
+def _split(event: Started, unit: str) -> str:
+    """Which part of the text is for what."""
+    train, validation = f"{event.train_tokens:,} {unit} for training", f"{event.validation_tokens:,}"
+    if not event.validation_tokens:
+        return f"all {train}" if event.config.data.lines else f"the first {train}"
+    if event.config.data.lines:
+        return f"{train}, {validation} in lines that were held back for validation"
+    if event.config.data.split == "spread":
+        return f"{train}, {validation} in blocks all over the text for validation"
+    return f"the first {train}, the last {validation} for validation"
 
 
 def _with_bits(loss: float) -> str:

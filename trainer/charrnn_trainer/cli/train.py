@@ -94,7 +94,26 @@ def train(
         str | None, typer.Option(help="char (characters) or byte (any file trains). [default: char]")
     ] = None,
     val_fraction: Annotated[
-        float | None, typer.Option(help="Share of the text, at its end, for validation. [default: 0.1]")
+        float | None, typer.Option(help="Share of the text for validation. [default: 0.1]")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="What is for validation: end (the end of the text) or spread (blocks all over it). "
+            "[default: end]"
+        ),
+    ] = None,
+    lines: Annotated[
+        bool | None,
+        typer.Option(
+            "--lines/--no-lines",
+            help="The text is a list, such as names: its lines are independent of one another. They are "
+            "mixed, and whole lines are for validation. [default: no]",
+        ),
+    ] = None,
+    val_lines: Annotated[
+        int | None,
+        typer.Option(help="With --lines, how many different lines are for validation, instead of a share."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Streams read side by side. [default: 100]")] = None,
     seq_length: Annotated[
@@ -427,14 +446,21 @@ def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) 
     if text is not None:
         size = os.path.getsize(text) if os.path.isfile(text) else 0
         with _reading(size, "reading the text") as progress:
-            return scan_text(text, level=level, vocabulary=vocabulary, on_progress=progress)
+            return scan_text(
+                text,
+                level=level,
+                vocabulary=vocabulary,
+                on_progress=progress,
+                unix_lines=config.data.lines,
+            )
 
     from charrnn_trainer.cli.display import download_progress
     from charrnn_trainer.default_corpus import default_corpus
 
     with download_progress() as progress:
         found = default_corpus(terminal.say, progress)
-    return scan_text(str(found.path), level=level, vocabulary=vocabulary, name=found.name)
+    unix = config.data.lines
+    return scan_text(str(found.path), level=level, vocabulary=vocabulary, name=found.name, unix_lines=unix)
 
 
 def _start_from(

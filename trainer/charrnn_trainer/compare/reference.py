@@ -190,10 +190,11 @@ def page(
 
 def _settings(run: RunRecord) -> str:
     data, learning, how = run.config.data, run.config.optimization, run.config.run
+    first = "the first " if data.split == "end" and not data.lines else ""
     part = (
         "the whole text"
         if run.corpus.train_tokens == run.corpus.characters
-        else f"the first {run.corpus.train_tokens:,} of its {run.corpus.characters:,} characters"
+        else f"{first}{run.corpus.train_tokens:,} of its {run.corpus.characters:,} characters"
     )
     return (
         f"{run.cell}, {run.size}, {run.parameters:,} parameters, trained on {part} of "
