@@ -10,7 +10,8 @@ import torch
 from charrnn_trainer import time_budget
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.recipes import RECIPES, recipe
-from charrnn_trainer.time_budget import STEPS_A_UNIT, plan_for_minutes
+from charrnn_trainer.rule import STEPS_A_UNIT
+from charrnn_trainer.time_budget import plan_for_minutes
 
 MILLION = 1_003_854
 
