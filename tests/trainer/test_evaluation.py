@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer import evaluation
+from charrnn_trainer import evaluation, split
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.evaluation import cold_loss, validation_loss, validation_rows
 from charrnn_trainer.network import CharNetwork
@@ -72,7 +72,7 @@ def test_rows_cover_the_held_out_text_but_for_a_remainder(tokens: int, fraction:
 def test_of_long_rows_only_the_beginning_is_read(
     network: CharNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "MAX_ROW", 70)
+    monkeypatch.setattr(split, "MAX_ROW", 70)
     ids = np.random.RandomState(1).randint(0, VOCABULARY, 9_000).astype(np.uint8)
     assert validation_rows(9_000, 1_000) == (64, 70, 512)
     assert validation_loss(network, ids, 1_000) == pytest.approx(naive_loss(network, ids, 1_000), rel=1e-5)

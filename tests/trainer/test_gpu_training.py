@@ -21,7 +21,7 @@ from charrnn_trainer import learner as learner_module
 from charrnn_trainer import loop as loop_module
 from charrnn_trainer.batches import Streams
 from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
-from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
+from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, TrainConfig
 from charrnn_trainer.corpus import Corpus
 from charrnn_trainer.cuda_graph import Play, StaticStep, choose_step
 from charrnn_trainer.device_batches import HostBatches, ResidentBatches, batches_on
@@ -30,6 +30,7 @@ from charrnn_trainer.learner import Learn, Learner
 from charrnn_trainer.loop import resume, train
 from charrnn_trainer.network import CharNetwork, State
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic
+from charrnn_trainer.split import split_text
 from tiny_runs import TEXT, TINY
 
 CPU = torch.device("cpu")
@@ -43,12 +44,14 @@ PLAIN = TINY.replace(dropout=0.0, input_dropout=0.0, weight_drop=0.0, reset_chan
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("rows", [slice(None), slice(2, 4)])
+@pytest.mark.parametrize("spread", [False, True])
 def test_batches_cut_on_the_device_are_those_cut_on_the_host(
-    monkeypatch: pytest.MonkeyPatch, seed: int | None, kind: type, rows: slice
+    monkeypatch: pytest.MonkeyPatch, seed: int | None, kind: type, rows: slice, spread: bool
 ) -> None:
     monkeypatch.setattr(device_batches, "_PIECE", 100)
     ids: NDArray[Any] = np.random.default_rng(0).integers(np.iinfo(kind).max + 1, size=999).astype(kind)
-    streams = Streams(ids, 4, 7, seed=seed, rows=rows)
+    split = split_text(999, DataConfig(val_fraction=0.4, split="spread")) if spread else None
+    streams = Streams(ids, 4, 7, seed=seed, rows=rows, split=split)
     on_device, on_host = ResidentBatches(streams, CPU), HostBatches(streams, CPU)
     for index in range(2 * streams.batches_per_pass + 1):
         expected = streams.batch(index)

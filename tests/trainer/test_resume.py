@@ -127,6 +127,27 @@ def test_other_cells_and_precisions_resume_as_exactly(tmp_path: Path, cell: str,
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "settings", [{"split": "spread"}, {"split": "spread", "random_start": False}], ids=str
+)
+def test_other_ways_of_reading_the_text_resume_as_exactly(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    config = TINY.replace(**settings)
+    train(config, CORPUS, out=tmp_path / "whole")
+    for step in (1, 5, 8):
+        killed = tmp_path / f"killed{step}"
+        with pytest.raises(Killed):
+            train(
+                config,
+                CORPUS,
+                kill_when(lambda e, step=step: isinstance(e, Stepped) and e.step == step),  # type: ignore[misc]
+                out=killed,
+            )
+        resume(killed)
+        assert content(killed) == content(tmp_path / "whole")
+
+
 KILLS = {
     "in a step": "if step == 8: kill()",
     "while a checkpoint is written": "os.fsync = lambda handle: kill() if step == 6 else None",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from charrnn_runtime.errors import SettingError
+from charrnn_trainer.split import Places, Split
 
 
 def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -61,7 +62,6 @@ class Streams:
         ids: the text, ``[N]``.
         places: where batch 0 of a pass that begins at the text's start lies, ``int64 [B, T + 1]``: each row's
             inputs, and the character after them.
-        wraps: whether passes read on from the text's beginning.
         batches_per_pass: how many batches a pass has.
     """
 
@@ -72,8 +72,11 @@ class Streams:
         n_steps: int,
         seed: int | None = None,
         rows: slice = slice(None),
+        split: Split | None = None,
     ) -> None:
         """Cut ``ids [N]`` into ``n_seqs`` rows, of which batches hold those in ``rows``.
+
+        With a ``split``, only what it leaves for training is read.
 
         Raises:
             SettingError: the text does not fill two batches.
@@ -83,31 +86,31 @@ class Streams:
                 raise SettingError(f"{name} must be at least 1, not {value}")
         if ids.ndim != 1:
             raise SettingError(f"tokens must have one axis, [N], not {list(ids.shape)}")
-        full = len(ids) // (n_seqs * n_steps)
+        self._tokens = len(ids) if split is None else split.train_tokens
+        full = self._tokens // (n_seqs * n_steps)
         if full < 2:
             raise SettingError(
-                f"{len(ids):,} tokens do not fill two batches of {n_seqs} x {n_steps}; "
+                f"{self._tokens:,} tokens do not fill two batches of {n_seqs} x {n_steps}; "
                 "give a longer text, fewer rows or fewer steps"
             )
-        self.ids, self._seed = ids, seed
+        self.ids, self._seed, self._split = ids, seed, split
         self._steps = n_steps
         self.batches_per_pass = full - 1
         starts = np.arange(n_seqs)[rows, np.newaxis] * (full * n_steps)  # [B, 1]
         self.places = starts + np.arange(n_steps + 1)  # [B, T + 1]: a batch and the character after it
-        self.wraps = seed is not None
 
     def batch(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """``x [B, T]`` and ``y [B, T]`` of the batch with this number, counted from 0 over all passes."""
-        where = self.places + self.offset(index)
-        if self.wraps:
-            where %= len(self.ids)
-        window = self.ids[where]  # [B, T + 1]
+        window = self.ids[self.locate(self.places, index)]  # [B, T + 1]
         return window[:, :-1], window[:, 1:]
 
-    def offset(self, index: int) -> int:
-        """How many characters behind `places` the batch with this number stands."""
+    def locate(self, places: Places, index: int) -> Places:
+        """Where in the text the batch with this number lies: `places`, or a tensor of them, moved on."""
         number, place = divmod(index, self.batches_per_pass)
-        return self._shift(number) + place * self._steps
+        where = places + (self._shift(number) + place * self._steps)
+        if self._seed is not None:
+            where %= self._tokens
+        return where if self._split is None else self._split.places(where)
 
     def starts_pass(self, index: int) -> bool:
         """Whether the batch with this number is the first of a pass, which no state carries into."""
@@ -117,7 +120,7 @@ class Streams:
         """Where the pass with this number begins."""
         if self._seed is None:
             return 0
-        return int(np.random.default_rng((self._seed, number)).integers(len(self.ids)))
+        return int(np.random.default_rng((self._seed, number)).integers(self._tokens))
 
 
 def fit_batch(tokens: int, batch_size: int, seq_length: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class CorpusInfo:
         name: what it is called.
         sha256: the hash of its bytes.
         characters: N, its tokens: characters, or at the byte level bytes.
-        train_tokens: how many of them, from the start, are trained on; validation is the rest.
+        train_tokens: how many of them are trained on; validation is the rest.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Evaluation:
     Attributes:
         step: how many steps were done.
         train_loss: the mean over the steps since the last report.
-        validation_loss: the loss on the text's end.
+        validation_loss: the loss on the validation text.
     """
 
     step: int

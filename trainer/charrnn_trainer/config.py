@@ -22,6 +22,7 @@ from charrnn_runtime.errors import CharRNNError, SettingError
 SCHEDULES: Final = ("constant", "cosine", "linear")
 PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16")
 DEVICES: Final = ("auto", "cpu", "cuda")
+SPLITS: Final = ("end", "spread")
 
 ONE_HOT_LIMIT: Final = 256
 DEFAULT_EMBEDDING: Final = 256
@@ -83,12 +84,13 @@ class DataConfig:
 
     Attributes:
         level: "char" for Unicode code points, "byte" for the bytes of the file, which may be anything.
-        val_fraction: the share of the text, at its end, that is kept for validation; 0 trains on all of it.
+        val_fraction: the share of the text that is kept for validation; 0 trains on all of it.
         batch_size: B, the streams that are read side by side.
         seq_length: T, the characters of a stream that a step reads, and that errors flow back through.
         random_start: let every pass over the text begin somewhere else, so that batches never repeat.
         reset_chance: the chance with which a stream forgets, before a batch, what it has read, so that the
             network also learns to start from nothing.
+        split: what is kept for validation: "end", the text's end, or "spread", many blocks all over it.
     """
 
     level: str = "char"
@@ -97,10 +99,12 @@ class DataConfig:
     seq_length: int = 100
     random_start: bool = False
     reset_chance: float = 0.0
+    split: str = "end"
 
     def __post_init__(self) -> None:
         _choice("level", self.level, contract.LEVELS)
         _number(self, "val_fraction", 0.0, 0.9)
+        _choice("split", self.split, SPLITS)
         _whole("batch_size", self.batch_size, 1, contract.MAX_STREAMS)
         _whole("seq_length", self.seq_length, 1, 1_000_000)
         _switch("random_start", self.random_start)

@@ -53,10 +53,7 @@ class ResidentBatches:
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, ``int64 [B, T]`` each, of the batch with this number."""
-        where = self._places + self._streams.offset(index)
-        if self._streams.wraps:
-            where %= len(self._ids)
-        window = self._ids[where].long()  # [B, T + 1]
+        window = self._ids[self._streams.locate(self._places, index)].long()  # [B, T + 1]
         if self._mask:
             window &= self._mask
         return window[:, :-1], window[:, 1:]

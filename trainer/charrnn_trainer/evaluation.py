@@ -15,15 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from charrnn_trainer.network import CharNetwork
-
-ROWS: Final = 64
-MIN_ROW: Final = 64
-WARM_UP: Final = 512
-"""Validation text is cut into 64 rows (fewer for short texts: a row has at least 64 characters); each is read
-after the 512 characters before it, so that no row starts cold."""
-
-MAX_ROW: Final = 32_768
-"""Of a row, at most so many characters are read: two million in all, which say enough of any text."""
+from charrnn_trainer.split import ROWS, Rows, Split
 
 COLD_WINDOW: Final = 256
 """What `cold_loss` reads at a time."""
@@ -38,14 +30,13 @@ def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
         >>> validation_rows(1_115_394, 1_003_854)
         (64, 1742, 512)
     """
-    held_out = tokens - start
-    rows = max(1, min(ROWS, held_out // MIN_ROW))
-    return rows, min(held_out // rows, MAX_ROW), min(WARM_UP, start)
+    rows = Split(tokens, 1, tokens - start, start).rows()
+    return len(rows.begins), rows.length, rows.warm_up
 
 
 @torch.no_grad()
-def validation_loss(network: CharNetwork, ids: NDArray[Any], start: int) -> float:
-    """The mean loss in nats per character over the text from ``start`` on.
+def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Rows) -> float:
+    """The mean loss in nats per character over validation text.
 
     Every character of every row is predicted once, from what stands before it; the remainder that fills no
     row is left out. Computed in fp32, in evaluation mode.
@@ -53,12 +44,13 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], start: int) -> floa
     Args:
         network: the network; it is left in the mode that it was in.
         ids: the whole text, ``[N]``.
-        start: where the validation text begins, from 1 to N - 1.
+        held_out: the rows that are scored, or where the text's end begins that is, from 1 to N - 1.
     """
-    rows, length, warm_up = validation_rows(len(ids), start)
+    if isinstance(held_out, int):
+        held_out = Split(len(ids), 1, len(ids) - held_out, held_out).rows()
+    rows, length, warm_up = len(held_out.begins), held_out.length, held_out.warm_up
     # A row's first input is its warm-up's first character, its last the one before its own last: (rows, 1)
-    apart = (len(ids) - start) // rows
-    begins = (start - warm_up + np.arange(rows) * apart)[:, np.newaxis]
+    begins = (held_out.begins - warm_up)[:, np.newaxis]
     steps = warm_up + length - 1
     chunk = max(1, min(_CHUNK, _LOGITS // (rows * network.vocabulary_size)))
     device = network.output.weight.device

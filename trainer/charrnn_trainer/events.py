@@ -31,8 +31,8 @@ class Started:
         step: how many steps were done before.
         done: how much of the run lies behind, from 0 to 1.
         parameters: how many numbers the network learns.
-        train_tokens: how many characters of the text, from its start, are trained on.
-        validation_tokens: how many, at its end, are kept for validation.
+        train_tokens: how many characters of the text are trained on.
+        validation_tokens: how many are kept for validation.
         device: where it computes.
         run: the run's folder, if it has one.
         write: lets the network, as it is when this is called, write so many characters.

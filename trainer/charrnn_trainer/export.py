@@ -22,12 +22,13 @@ from charrnn_runtime.model_file import ModelFile, ModelInfo, check_model_bytes, 
 from charrnn_runtime.scoring import score_tokens
 from charrnn_runtime.session import BLOCK, Engine
 from charrnn_trainer.checkpoint import Checkpoint
+from charrnn_trainer.config import DataConfig
 from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.evaluation import validation_rows
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import check_step_model_fits, fold_weights
 from charrnn_trainer.network import CharNetwork, State
 from charrnn_trainer.runs import TOKENS_FILE
+from charrnn_trainer.split import split_text
 
 PROOF_STREAMS: Final = 4
 PROOF_STEPS: Final = 256
@@ -273,14 +274,15 @@ def _comparison_text(checkpoint: Checkpoint, fp32: BuiltModel) -> tuple[list[NDA
     if path.is_file():
         corpus = Corpus.open(path)
         if corpus.sha256 == checkpoint.corpus.sha256 and corpus.vocabulary == checkpoint.vocabulary:
-            start, what = checkpoint.corpus.train_tokens, "the run's validation text"
-            if start == len(corpus):
-                start, what = int(0.9 * len(corpus)), "the last 10 % of the training text"
-            rows, length, warm_up = validation_rows(len(corpus), start)
-            length = min(length, _COMPARED_CHARACTERS)
-            begins = [start + row * ((len(corpus) - start) // rows) for row in range(rows)]
-            texts = [corpus.ids[begin - warm_up : begin + length].astype(np.int64) for begin in begins]
-            return texts, warm_up, what
+            split, what = split_text(len(corpus), checkpoint.config.data), "the run's validation text"
+            if not split.validation_tokens:
+                split, what = split_text(len(corpus), DataConfig()), "the last 10 % of the training text"
+            rows = split.rows()
+            length = min(rows.length, _COMPARED_CHARACTERS)
+            texts = [
+                corpus.ids[begin - rows.warm_up : begin + length].astype(np.int64) for begin in rows.begins
+            ]
+            return texts, rows.warm_up, what
     engine = Engine(fp32.file, "cpu")
     generated = _write_text(engine, streams=16, length=512)
     return generated, 0, "text that the network wrote (the run's own text is gone)"

@@ -57,6 +57,7 @@ from charrnn_trainer.network import CharNetwork, State, write_sample
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic, has_fast_bf16
 from charrnn_trainer.runs import Run
 from charrnn_trainer.schedule import learning_rate, share_done
+from charrnn_trainer.split import split_text
 from charrnn_trainer.torch_settings import (
     freed_memory_kept,
     is_gpu,
@@ -67,6 +68,7 @@ from charrnn_trainer.torch_settings import (
     set_random_states,
     threads,
 )
+from charrnn_trainer.unlike import what_is_unlike
 
 CHANGEABLE: Final = (
     *("steps", "minutes", "eval_every", "save_every", "log_every", "keep", "patience"),
@@ -226,6 +228,7 @@ def _begin(
     should_stop: Callable[[], bool] | None,
     team: Team,
 ) -> TrainResult:
+    _say_if_unlike(config, corpus, on_event or _nobody)
     config = _settle_settings(config, corpus, on_event, team)
     if run is not None:
         if not run.tokens_path.exists():
@@ -238,6 +241,14 @@ def _begin(
         start = None if init_from is None else str(Path(init_from).absolute())
         run.write_config(RunFile(config, corpus.source, start))
     return training.run_steps(should_stop)
+
+
+def _say_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
+    if config.data.split == "end":
+        train_tokens = split_text(len(corpus), config.data).train_tokens
+        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
+        if warning is not None:
+            emit(Noted(warning))
 
 
 def _call_team(team: Team, config: TrainConfig, run: Run, checkpoint: Checkpoint | None = None) -> None:
@@ -264,7 +275,7 @@ def _settle_settings(
     )
     check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
     if not batches_fit:
-        config = _fit_batch(config, corpus.train_tokens(config.data.val_fraction), emit)
+        config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
     rows = team.rows(config.data.batch_size)
     with threads(config.run.threads):
         measured = config.replace(batch_size=rows.stop - rows.start)
@@ -317,18 +328,20 @@ class _Training:
         self._emit: Listener = on_event or _nobody
         self._team = team
         self._corpus, self._run = corpus, run
-        self._train_tokens = corpus.train_tokens(config.data.val_fraction)
-        self._validates = self._train_tokens < len(corpus)
+        self._split = split_text(len(corpus), config.data)
+        self._validates = self._split.validation_tokens > 0
         self._device = team.device(config.run.device)
         self.config = config
         data = config.data
         self._rows = team.rows(data.batch_size)
+        at_end = data.split == "end"
         self._streams = Streams(
-            corpus.ids[: self._train_tokens],
+            corpus.ids[: self._split.train_tokens] if at_end else corpus.ids,
             data.batch_size,
             data.seq_length,
             seed=config.run.seed if data.random_start else None,
             rows=self._rows,
+            split=None if at_end else self._split,
         )
         self._step = 0
         self._done = 0.0  # the share of the run that lies behind
@@ -403,8 +416,8 @@ class _Training:
                 self._step,
                 self._done,
                 self._network.parameter_count(),
-                self._train_tokens,
-                len(self._corpus) - self._train_tokens,
+                self._split.train_tokens,
+                self._split.validation_tokens,
                 str(self._device),
                 self._run.folder if self._run else None,
                 self._write,
@@ -611,7 +624,7 @@ class _Training:
     def _validation_loss(self) -> float:
         # In fp32, which exported models compute in.
         with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
-            return validation_loss(self._network, self._corpus.ids, self._train_tokens)
+            return validation_loss(self._network, self._corpus.ids, self._split.rows())
 
     def _best_step(self) -> int | None:
         best = min(self._evaluations, key=lambda item: item.validation_loss, default=None)
@@ -633,7 +646,9 @@ class _Training:
             kind=kind,
             config=self.config,
             vocabulary=self._corpus.vocabulary,
-            corpus=CorpusInfo(self._corpus.name, self._corpus.sha256, len(self._corpus), self._train_tokens),
+            corpus=CorpusInfo(
+                self._corpus.name, self._corpus.sha256, len(self._corpus), self._split.train_tokens
+            ),
             step=self._step,
             batches_per_pass=self._streams.batches_per_pass,
             train_loss=self._train_loss(),

@@ -108,8 +108,7 @@ class Display:
             f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, input {reads}, "
             f"{event.parameters:,} parameters, on {event.device} in {config.run.precision}"
         )
-        kept = f", the last {event.validation_tokens:,} for validation" if event.validation_tokens else ""
-        terminal.say(f"split: the first {event.train_tokens:,} {self._unit} for training{kept}")
+        terminal.say(f"split: {_split(event, self._unit)}")
         minutes = config.optimization.minutes
         limited = self._steps < MOST_STEPS
         self._of = f"/{self._steps}" if limited else ""
@@ -263,6 +262,16 @@ def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
         yield show
     finally:
         bar.stop()
+
+
+def _split(event: Started, unit: str) -> str:
+    """Which part of the text is for what."""
+    train, validation = f"{event.train_tokens:,} {unit} for training", f"{event.validation_tokens:,}"
+    if not event.validation_tokens:
+        return f"the first {train}"
+    if event.config.data.split == "spread":
+        return f"{train}, {validation} in blocks all over the text for validation"
+    return f"the first {train}, the last {validation} for validation"
 
 
 def _with_bits(loss: float) -> str:

@@ -86,7 +86,14 @@ def train(
         str | None, typer.Option(help="char (characters) or byte (any file trains). [default: char]")
     ] = None,
     val_fraction: Annotated[
-        float | None, typer.Option(help="Share of the text, at its end, for validation. [default: 0.1]")
+        float | None, typer.Option(help="Share of the text for validation. [default: 0.1]")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="What is for validation: end (the end of the text) or spread (blocks all over it). "
+            "[default: end]"
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Streams read side by side. [default: 100]")] = None,
     seq_length: Annotated[

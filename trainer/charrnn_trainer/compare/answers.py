@@ -513,7 +513,12 @@ def _same_text(runs: Sequence[RunRecord]) -> bool:
 
 
 def _same_split(runs: Sequence[RunRecord]) -> bool:
-    return _same_text(runs) and len({run.corpus.train_tokens for run in runs}) == 1
+    return _same_text(runs) and len({_split_of(run) for run in runs}) == 1
+
+
+def _split_of(run: RunRecord) -> tuple[object, ...]:
+    """All that decides which characters of a text validate."""
+    return run.corpus.train_tokens, run.config.data.split
 
 
 def _differences(runs: Sequence[RunRecord], only: Sequence[str] = ()) -> list[str]:

@@ -193,7 +193,8 @@ def _settings(run: RunRecord) -> str:
     part = (
         "the whole text"
         if run.corpus.train_tokens == run.corpus.characters
-        else f"the first {run.corpus.train_tokens:,} of its {run.corpus.characters:,} characters"
+        else f"{'the first ' if data.split == 'end' else ''}{run.corpus.train_tokens:,} of its "
+        f"{run.corpus.characters:,} characters"
     )
     return (
         f"{run.cell}, {run.size}, {run.parameters:,} parameters, trained on {part} of "
