@@ -24,7 +24,11 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def seconds(_: object, config: TrainConfig) -> float:
         return machine["seconds"] * (config.network.hidden_size / 512) ** 2
 
-    monkeypatch.setattr(time_budget._Clock, "seconds_a_step", seconds)
+    monkeypatch.setattr(time_budget.Measured, "seconds_a_step", seconds)
+    monkeypatch.setattr(time_budget.Measured, "threads", lambda *_: 1)
+    monkeypatch.setattr(
+        time_budget.Measured, "seconds_for_steps", lambda _, config: 60 * config.optimization.minutes
+    )
     return machine
 
 

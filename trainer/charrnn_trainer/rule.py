@@ -114,9 +114,6 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
         "weight_drop": _rise(passes, 8.0, 28.0),
         "learning_rate": float(f"{rate:.2g}"),
         "warmup_steps": max(1, round(0.03 * steps)),
-        "eval_every": _round_number(steps / 4),
-        "save_every": _round_number(steps / 3),
-        "log_every": _round_number(steps / 30),
     }
 
 
@@ -158,11 +155,3 @@ def _steps(config: TrainConfig, machine: Machine) -> float:
 def _rise(value: float, low: float, high: float) -> float:
     """From 0 at ``low`` in a straight line to a half at ``high``, to two digits."""
     return round(min(0.5, max(0.0, 0.5 * (value - low) / (high - low))), 2)
-
-
-def _round_number(value: float) -> int:
-    """The nearest of 1, 2, 5, 10, 20, 50, ... below a number, at least 1."""
-    if value < 1:
-        return 1
-    power = 10 ** math.floor(math.log10(value))
-    return int(max(step * power for step in (1, 2, 5) if step * power <= value))

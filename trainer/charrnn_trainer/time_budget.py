@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import torch
 
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.learner import Learner
 from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.pace import HOPELESS, fastest_count, thread_counts
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic
-from charrnn_trainer.rule import Task, choose, passes_over_text
+from charrnn_trainer.rule import Choice, Task, choose, derived, passes_over_text, replace_open
+from charrnn_trainer.run_clock import RunClock
+from charrnn_trainer.split import Rows
 from charrnn_trainer.torch_settings import choose_device, freed_memory_kept, is_gpu, own_random, threads
+from charrnn_trainer.validating import MOST, SAMPLE, SHARE, WHOLE_SHARE, ReadingTimes, sample_rows
+
+_STARTING: Final = 2.0
+"""The seconds that are counted on between a plan and the first step, and for saving at the end."""
+
+_SHORT: Final = 32
+"""Where the number of threads alone is measured, steps of so many characters show it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen.
+    """What was chosen, and by which figures.
 
     Attributes:
         config: all settings.
         words: what was chosen and why, in one line.
+        seconds_a_step: the time that a step takes, as measured.
+        threads: the CPU threads with which it was the least.
+        fixed: the names of the settings that were given.
+        task: what there is to learn.
+        validations: how many validations there is time for on the way.
     """
 
     config: TrainConfig
     words: str
+    seconds_a_step: float
+    threads: int
+    fixed: frozenset[str]
+    task: Task
+    validations: int
+
+    def anew(self, config: TrainConfig, step: int, seconds_a_step: float, seconds: float) -> Plan:
+        """The plan for the rest of a run whose steps take another time than was planned.
+
+        What follows from the number of steps is chosen again; what shapes the network stays. (To start over
+        with a smaller network would give away what was learned, for a load that may end the next minute.)
+
+        Args:
+            config: the run's settings.
+            step: how many steps are done.
+            seconds_a_step: the time that a step takes now.
+            seconds: the time that is left for steps.
+        """
+        left = seconds / seconds_a_step
+        steps = step + left
+        values = derived(config, steps, self.task)
+        if step >= config.optimization.warmup_steps:
+            values.pop("warmup_steps", None)  # the rate would fall, and rise again
+        config = replace_open(config, self.fixed, {**values, **_looks(steps, self.validations)})
+        network = config.network
+        words = (
+            f"a step takes {seconds_a_step:.3g} s now, and {self.seconds_a_step:.3g} s were planned: about "
+            f"{left:,.0f} more steps, dropout {network.dropout:g}, weight drop {network.weight_drop:g}, "
+            f"learning rate {config.optimization.learning_rate:g}"
+        )
+        return Plan(config, words, seconds_a_step, self.threads, self.fixed, self.task, self.validations)
 
 
 def plan_for_minutes(
@@ -36,70 +84,194 @@ def plan_for_minutes(
     train_tokens: int,
     vocabulary_size: int,
     *,
+    validation: Rows | None = None,
     processes: int = 1,
+    began: float | None = None,
 ) -> Plan:
     """The settings that give the best network that ``config.optimization.minutes`` can give on this machine.
+
+    From the time go what was spent before, what validating at the end takes (on all of the validation text,
+    where that is at most `WHOLE_SHARE` of the time), and `SHARE` of it for validations on the way, on a
+    sample of `SAMPLE` characters.
 
     Args:
         config: settings, of which those named in ``fixed`` stay, and the time above 0.
         fixed: the names of settings that were given.
         train_tokens: how many characters the text has for training.
         vocabulary_size: V.
+        validation: the rows of the validation text, if it has one.
         processes: how many train together; what their exchange of gradients takes is not measured.
+        began: what `time.perf_counter` gave when the command began; None is now.
     """
     task = Task(train_tokens, vocabulary_size, processes)
-    choice = choose(config, fixed, task, _Clock(task))
+    if "val_sample" not in fixed:
+        config = config.replace(val_sample=SAMPLE)
+    machine = Measured(task, validation, RunClock(began))
+    choice = choose(config, fixed, task, machine)
+    looks = _looks(choice.steps, machine.validations(choice.config))
+    planned = replace_open(choice.config, fixed, looks)
+    return Plan(
+        planned,
+        _words(choice, task),
+        machine.seconds_a_step(choice.config),
+        machine.threads(choice.config),
+        frozenset(fixed),
+        task,
+        machine.validations(choice.config),
+    )
+
+
+def _words(choice: Choice, task: Task) -> str:
     network, optimization = choice.config.network, choice.config.optimization
-    words = (
+    passes = passes_over_text(choice.config, choice.steps, task)
+    return (
         f"{optimization.minutes:g} minutes are about {choice.steps:,.0f} steps of {network.cell.upper()}, "
-        f"{network.layers} x {network.hidden_size}, "
-        f"{passes_over_text(choice.config, choice.steps, task):.1f} passes over the text: "
+        f"{network.layers} x {network.hidden_size}, {passes:.1f} passes over the text: "
         f"dropout {network.dropout:g}, weight drop {network.weight_drop:g}, "
         f"learning rate {optimization.learning_rate:g}"
     )
-    return Plan(choice.config, words)
 
 
-class _Clock:
-    """Measures how long a step takes, as PyTorch runs it by itself and with nothing dropped.
+def _looks(steps: float, validations: int) -> dict[str, Any]:
+    """How often a run of so many steps looks up to validate, to save and to report."""
+    every = round(steps / (validations + 1)) if validations else MOST_STEPS
+    return {
+        "eval_every": max(1, every),
+        "save_every": max(1, round(steps / 3)),
+        "log_every": max(1, round(steps / 30)),
+    }
 
-    So a plan counts on a few more steps than dropping leaves on a CPU, and on fewer than a CUDA graph gives
-    on a GPU; the schedule follows the clock, and ends with the time in any case.
+
+@dataclass
+class _Speed:
+    """What was measured of one network."""
+
+    seconds_a_step: float
+    threads: int
+    reading: ReadingTimes = field(default_factory=ReadingTimes)
+
+
+class Measured:
+    """How fast steps and validations run on this machine (`rule.Machine`).
+
+    A step is timed as PyTorch runs it by itself and with nothing dropped. So a plan counts on a few more
+    steps than dropping leaves on a CPU, and on fewer than a CUDA graph gives on a GPU; the schedule follows
+    the clock, and ends with the time in any case.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, validation: Rows | None, clock: RunClock) -> None:
         self._vocabulary_size, self._processes = task.vocabulary_size, task.processes
+        self._validation, self._clock = validation, clock
         self._arithmetic: Arithmetic | None = None
-        self._known: dict[tuple[Any, ...], float] = {}
-
-    def seconds_for_steps(self, config: TrainConfig) -> float:
-        """All of the time."""
-        return 60.0 * config.optimization.minutes
+        self._known: dict[tuple[Any, ...], _Speed] = {}
 
     def seconds_a_step(self, config: TrainConfig) -> float:
-        """The least time of three steps, after one that prepares what the others reuse."""
+        """The median of three steps, after one that prepares what the others reuse."""
+        return self._speed(config).seconds_a_step
+
+    def threads(self, config: TrainConfig) -> int:
+        """The CPU threads with which that was the least; those that were given, where they were."""
+        return self._speed(config).threads
+
+    def seconds_for_steps(self, config: TrainConfig) -> float:
+        """The time, without what is spent already, and what validating takes."""
+        seconds = 60.0 * config.optimization.minutes
+        share = SHARE if self.validations(config) else 0.0
+        left = seconds * (1.0 - share) - self._clock.spent() - _STARTING - self._at_end(config)
+        return max(left, 0.1 * seconds)
+
+    def validations(self, config: TrainConfig) -> int:
+        """How many validations on the way fit into their share of the time."""
+        if self._validation is None:
+            return 0
+        rows = sample_rows(self._validation, config.data.val_sample)
+        once = self._speed(config).reading.expected(rows)
+        return min(MOST, int(SHARE * 60.0 * config.optimization.minutes / once))
+
+    def _at_end(self, config: TrainConfig) -> float:
+        """The time for the validation at the end."""
+        if self._validation is None:
+            return 0.0
+        reading = self._speed(config).reading
+        rows = sample_rows(self._validation, config.data.val_sample)
+        whole = reading.expected(self._validation)
+        if rows is self._validation:
+            return whole
+        return reading.expected(rows) + min(whole, WHOLE_SHARE * 60.0 * config.optimization.minutes)
+
+    def _speed(self, config: TrainConfig) -> _Speed:
         key = (config.network, config.data.batch_size, config.data.seq_length)
         if key not in self._known:
             device = choose_device(config.run.device)
             with own_random(device), threads(config.run.threads), freed_memory_kept():
-                self._known[key] = self._measure(config)
+                self._known[key] = self._measure(config, device)
         return self._known[key]
 
-    def _measure(self, config: TrainConfig) -> float:
-        device = choose_device(config.run.device)
+    def _measure(self, config: TrainConfig, device: torch.device) -> _Speed:
         config = config.replace(batch_size=max(1, config.data.batch_size // self._processes))
         if self._arithmetic is None:
             self._arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
         network = CharNetwork(config.network, self._vocabulary_size).to(device)
-        learner = Learner(network, config.optimization, self._arithmetic, device)
-        shape = (config.data.batch_size, config.data.seq_length)
-        tokens = torch.randint(self._vocabulary_size, shape, device=device)
-        state = network.initial_state(config.data.batch_size)
-        times = []
-        for _ in range(4):
-            begin = time.perf_counter()
-            learner.learn(tokens, tokens, state)
-            if is_gpu(device):
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - begin)
-        return min(times[1:])
+        open_ = threads_are_open(config, device, self._processes)
+        count, seconds = time_steps(network, config, self._arithmetic, device, open_=open_)
+        speed = _Speed(seconds, count)
+        if self._validation is not None:
+            with threads(count), Arithmetic("fp32", self._arithmetic.onednn).on(device):
+                for rows in (self._validation, sample_rows(self._validation, config.data.val_sample)):
+                    speed.reading.measure(network, rows)
+        return speed
+
+
+def threads_are_open(config: TrainConfig, device: torch.device, processes: int) -> bool:
+    """Whether the number of threads was left open, and there is more than one to choose from."""
+    return (
+        config.run.threads is None and not is_gpu(device) and processes == 1 and torch.get_num_threads() > 1
+    )
+
+
+def choose_threads(config: TrainConfig, vocabulary_size: int, device: torch.device) -> int:
+    """The number of CPU threads that makes (short) steps fastest now; random generators stay as they were."""
+    short = config.replace(seq_length=min(config.data.seq_length, _SHORT))
+    arithmetic = Arithmetic(config.run.precision, bool(config.run.onednn))
+    with own_random(device), freed_memory_kept():
+        network = CharNetwork(config.network, vocabulary_size).to(device)
+        return time_steps(network, short, arithmetic, device, open_=True)[0]
+
+
+def time_steps(
+    network: CharNetwork, config: TrainConfig, arithmetic: Arithmetic, device: torch.device, *, open_: bool
+) -> tuple[int, float]:
+    """The number of CPU threads that makes steps fastest, and the seconds that a step then takes.
+
+    Args:
+        network: takes the steps, and is of no use afterwards.
+        config: how it learns, and the size of the batches.
+        arithmetic: what it computes in.
+        device: where it computes.
+        open_: whether the number of threads is open; if not, the number that is set is timed alone.
+    """
+    learner = Learner(network, config.optimization, arithmetic, device)
+    shape = (config.data.batch_size, config.data.seq_length)
+    tokens = torch.randint(network.vocabulary_size, shape, device=device)
+    state = network.initial_state(config.data.batch_size)
+    least = math.inf
+
+    def step() -> float:
+        begin = time.perf_counter()
+        learner.learn(tokens, tokens, state)
+        if is_gpu(device):
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begin
+
+    def time_step(count: int) -> float:
+        nonlocal least
+        with threads(count):
+            times = [step()]  # which also prepares what the others reuse
+            while len(times) < 4 and times[-1] <= HOPELESS * least:
+                times.append(step())
+        seconds = statistics.median(times[1:] or times)
+        least = min(least, seconds)
+        return seconds
+
+    now = torch.get_num_threads()
+    return fastest_count(thread_counts(now) if open_ else (now,), time_step)
