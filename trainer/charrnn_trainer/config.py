@@ -85,24 +85,24 @@ class DataConfig:
     Attributes:
         level: "char" for Unicode code points, "byte" for the bytes of the file, which may be anything.
         val_fraction: the share of the text that is kept for validation; 0 trains on all of it.
-        val_sample: how many characters of the validation text validations on the way read, spread evenly over
-            it; its whole is then read at the end. 0 reads all of it every time.
         batch_size: B, the streams that are read side by side.
         seq_length: T, the characters of a stream that a step reads, and that errors flow back through.
         random_start: let every pass over the text begin somewhere else, so that batches never repeat.
         reset_chance: the chance with which a stream forgets, before a batch, what it has read, so that the
             network also learns to start from nothing.
         split: what is kept for validation: "end", the text's end, or "spread", many blocks all over it.
+        val_sample: how many characters of the validation text validations on the way read, spread evenly over
+            it; its whole is then read at the end. 0 reads all of it every time.
     """
 
     level: str = "char"
     val_fraction: float = 0.1
-    val_sample: int = 0
     batch_size: int = 100
     seq_length: int = 100
     random_start: bool = False
     reset_chance: float = 0.0
     split: str = "end"
+    val_sample: int = 0
 
     def __post_init__(self) -> None:
         _choice("level", self.level, contract.LEVELS)

@@ -46,9 +46,11 @@ def sample_rows(rows: Rows, characters: int) -> Rows:
         Rows(begins=array([ 5872,  7872,  9872, 11872]), length=256, warm_up=128)
     """
     count = len(rows.begins)
+    if not count or not characters:
+        return rows
     each = max(1, round(characters / (PIECE * count)))  # pieces of a row
     warm_up = min(WARM_UP, rows.warm_up)
-    if not characters or each * (PIECE + warm_up) >= rows.length + rows.warm_up:
+    if each * (PIECE + warm_up) >= rows.length + rows.warm_up:
         return rows
     stretch = rows.length // each
     begins = rows.begins[:, np.newaxis] + np.arange(each) * stretch + (stretch - PIECE) // 2
