@@ -88,7 +88,8 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
     flags = {
         "cell": "rnn", "layers": 2, "hidden_size": 9, "embedding_size": 4, "dropout": 0.125,
         "input_dropout": 0.25, "weight_drop": 0.5, "reset_chance": 0.75,
-        "level": "byte", "val_fraction": 0.25, "val_sample": 9, "split": "spread", "batch_size": 3, "seq_length": 7,
+        "level": "byte", "val_fraction": 0.25, "val_sample": 9, "split": "spread",
+        "batch_size": 3, "seq_length": 7,
         "steps": 4, "minutes": 50.0, "keep": 3, "patience": 4,
         "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
         "weight_decay": 0.5, "clip": 2.0,

@@ -71,12 +71,13 @@ class ThreadPace:
 
     Attributes:
         count: how many threads compute the next step.
+        home: the number that has proved itself; another one is on trial.
     """
 
     def __init__(self, counts: Sequence[int], start: int) -> None:
         """Choose among ``counts``, ascending, from ``start`` on."""
         self._counts = tuple(counts)
-        self._home = self._counts.index(start)  # what has proved itself
+        self._place = self._counts.index(start)
         self.count = start
         self._recent: deque[float] = deque(maxlen=5)  # times at home
         self._usual: float | None = None
@@ -85,6 +86,10 @@ class ThreadPace:
         self._way = 0
         self._waits = {-1: FIRST_WAIT, 1: FIRST_WAIT}
         self._since = {-1: 0.0, 1: 0.0}  # seconds since the last trial in this direction
+
+    @property
+    def home(self) -> int:
+        return self._counts[self._place]
 
     def step_done(self, seconds: float) -> bool:
         """Take note of a step's time; gives whether `count` has changed."""
@@ -106,7 +111,7 @@ class ThreadPace:
         if self._slow < 2:
             now = statistics.median(self._recent)
             self._usual = now if self._usual is None else min(self._usual, now)
-        ways = [way for way in (-1, 1) if 0 <= self._home + way < len(self._counts)]
+        ways = [way for way in (-1, 1) if 0 <= self._place + way < len(self._counts)]
         if self._slow >= 2 and -1 in ways and self._since[-1] > FIRST_WAIT / 10:
             self._try(-1)
             return
@@ -120,7 +125,7 @@ class ThreadPace:
             self._recent.clear()
             self._recent.extend(recent)
         self._way, self._trial = way, []
-        self.count = self._counts[self._home + way]
+        self.count = self._counts[self._place + way]
 
     def _go_on_with_trial(self, seconds: float) -> None:
         assert self._trial is not None
@@ -132,15 +137,17 @@ class ThreadPace:
         way = self._way
         self._since[way] = 0.0
         if not hopeless and statistics.median(self._trial) < BETTER * usual:
-            self._home += way
+            self._place += way
             self._recent = deque(self._trial, maxlen=self._recent.maxlen)
             self._waits = {-1: FIRST_WAIT, 1: FIRST_WAIT}
             self._since[-way] = 0.0
+            self._usual = None
         else:
             self._waits[way] = min(LONGEST_WAIT, 2.0 * self._waits[way])
-            self._recent.clear()
-        self._usual, self._slow, self._trial = None, 0, None
-        self.count = self._counts[self._home]
+            if self._slow >= 2:  # so slow it is with any number; what was usual is so no more
+                self._usual = None
+        self._slow, self._trial = 0, None
+        self.count = self.home
 
 
 class SpeedWatch:
