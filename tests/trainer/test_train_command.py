@@ -341,6 +341,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, numbe
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert out == "ckpt/lstm\n"
+    assert "stopping after this step, to save it" in err
     assert err.splitlines()[-1].endswith("and saved; to go on: charrnn-train --resume ckpt/lstm")
     step = load_checkpoint(find_checkpoint(tmp_path / "ckpt", "last")).step
     lines = (tmp_path / "ckpt" / "lstm" / "history.jsonl").read_text().splitlines()

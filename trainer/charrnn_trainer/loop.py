@@ -536,6 +536,7 @@ class _Training:
         self._emit(Noted(plan.words))
         self.config = plan.config
         self._network.drop_as(plan.config.network)
+        self._keep_time_for_the_end()
         if self._run is not None:
             self._run.write_config(dataclasses.replace(self._run.read_config(), config=plan.config))
 
@@ -645,21 +646,25 @@ class _Training:
         return self._team.agree(seconds <= SHARE * 60.0 * minutes)
 
     def _keep_time_for_the_end(self) -> None:
-        """Measure how long validations take, and reserve the time for those at the end."""
+        """Reserve the time for the validations at the end: measured, or as a plan has it."""
         if not self._validates:
             return
-        with threads(self._watch.threads), Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
-            for rows in (self._rows_on_the_way, self._all_rows):
-                self._reading.measure(self._network, rows)
+        if self._watch.seconds_a_step is None:
+            with threads(self._watch.threads), Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
+                for rows in (self._rows_on_the_way, self._all_rows):
+                    self._reading.measure(self._network, rows)
+        else:
+            data = self.config.data
+            seconds = self._watch.seconds_a_step / (data.batch_size * data.seq_length)
+            self._reading.assume(seconds, self._rows_on_the_way, self._all_rows)
         self._reserve()
 
     def _reserve(self) -> None:
-        on_the_way, whole = (self._reading.expected(rows) for rows in (self._rows_on_the_way, self._all_rows))
-        if self._rows_on_the_way is self._all_rows:
-            self._clock.reserved = whole
-        else:
-            most = WHOLE_SHARE * 60.0 * self.config.optimization.minutes
-            self._clock.reserved = on_the_way + min(whole, most)
+        reading, budget = self._reading, 60.0 * self.config.optimization.minutes
+        seconds = reading.expected(self._rows_on_the_way)
+        if self._rows_on_the_way is not self._all_rows:
+            seconds += min(reading.expected(self._all_rows), WHOLE_SHARE * budget)
+        self._clock.reserved = min(seconds, 2.0 * WHOLE_SHARE * budget)
 
     def _why_ended(self) -> str | None:
         return why_ended(self.config, self._step, self._done, self._evaluations)
@@ -740,8 +745,10 @@ class _Training:
         if minutes:
             left = max(0.0, 60.0 * minutes - self._clock.spent())
             rows = self._reading.within(rows, left + _LATE * 60.0 * minutes)
-        loss = self._validation_loss(network, rows)
         characters = len(rows.begins) * rows.length
+        if characters <= len(self._rows_on_the_way.begins) * self._rows_on_the_way.length:
+            return None  # the sample says more
+        loss = self._validation_loss(network, rows)
         if checkpoint is not None:
             save_checkpoint(checkpoint.with_whole_loss(loss), checkpoint.tensors)
         if self._run is not None:

@@ -25,6 +25,10 @@ from charrnn_trainer.validating import MOST, SAMPLE, SHARE, WHOLE_SHARE, Reading
 _STARTING: Final = 2.0
 """The seconds that are counted on between a plan and the first step, and for saving at the end."""
 
+_MEASURING: Final = 0.08
+"""Of a time budget, measuring takes about this share at most; the rest is reckoned from what was measured."""
+
+_STEPS: Final = 4  # that are timed, the first of which prepares
 _SHORT: Final = 32
 """Where the number of threads alone is measured, steps of so many characters show it."""
 
@@ -110,6 +114,9 @@ def plan_for_minutes(
     choice = choose(config, fixed, task, machine)
     looks = _looks(choice.steps, machine.validations(choice.config))
     planned = replace_open(choice.config, fixed, looks)
+    if machine.arithmetic is not None and machine.seconds_to_measure(config) <= 0.0:
+        settled = {"precision": machine.arithmetic.precision, "onednn": machine.arithmetic.onednn}
+        planned = replace_open(planned, fixed, settled)  # measuring it again would take time that is short
     return Plan(
         planned,
         _words(choice, task),
@@ -148,6 +155,7 @@ class _Speed:
 
     seconds_a_step: float
     threads: int
+    work: float
     reading: ReadingTimes = field(default_factory=ReadingTimes)
 
 
@@ -162,8 +170,9 @@ class Measured:
     def __init__(self, task: Task, validation: Rows | None, clock: RunClock) -> None:
         self._vocabulary_size, self._processes = task.vocabulary_size, task.processes
         self._validation, self._clock = validation, clock
-        self._arithmetic: Arithmetic | None = None
+        self.arithmetic: Arithmetic | None = None
         self._known: dict[tuple[Any, ...], _Speed] = {}
+        self._began = clock.spent()
 
     def seconds_a_step(self, config: TrainConfig) -> float:
         """The median of three steps, after one that prepares what the others reuse."""
@@ -172,6 +181,10 @@ class Measured:
     def threads(self, config: TrainConfig) -> int:
         """The CPU threads with which that was the least; those that were given, where they were."""
         return self._speed(config).threads
+
+    def seconds_to_measure(self, config: TrainConfig) -> float:
+        """The time that is left for measuring."""
+        return _MEASURING * 60.0 * config.optimization.minutes - (self._clock.spent() - self._began)
 
     def seconds_for_steps(self, config: TrainConfig) -> float:
         """The time, without what is spent already, and what validating takes."""
@@ -202,24 +215,51 @@ class Measured:
     def _speed(self, config: TrainConfig) -> _Speed:
         key = (config.network, config.data.batch_size, config.data.seq_length)
         if key not in self._known:
-            device = choose_device(config.run.device)
-            with own_random(device), threads(config.run.threads), freed_memory_kept():
-                self._known[key] = self._measure(config, device)
+            self._known[key] = self._reckoned(config) or self._measured(config)
         return self._known[key]
 
-    def _measure(self, config: TrainConfig, device: torch.device) -> _Speed:
-        config = config.replace(batch_size=max(1, config.data.batch_size // self._processes))
-        if self._arithmetic is None:
-            self._arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
+    def _reckoned(self, config: TrainConfig) -> _Speed | None:
+        """What the network that is nearest in work lets expect, where no time is left to measure this one."""
+        if not self._known:
+            return None
+        work = self._work(config)
+        known = min(self._known.values(), key=lambda speed: abs(math.log(speed.work / work)))
+        seconds = known.seconds_a_step * work / known.work
+        if _STEPS * seconds < self.seconds_to_measure(config):
+            return None
+        return self._speed_of(config, seconds, known.threads)
+
+    def _work(self, config: TrainConfig) -> float:
+        """How many numbers a step multiplies, but for a factor."""
+        network, data = config.network, config.data
+        hidden = network.hidden_size
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[network.cell]
+        read = network.embedding_size or self._vocabulary_size
+        weights = gates * hidden * (read + hidden + (network.layers - 1) * 2 * hidden)
+        return (weights + hidden * self._vocabulary_size) * data.batch_size * data.seq_length
+
+    def _speed_of(self, config: TrainConfig, seconds: float, count: int) -> _Speed:
+        """A speed, with validations that take as long for a character as steps do."""
+        speed = _Speed(seconds, count, self._work(config))
+        if self._validation is not None:
+            several = (self._validation, sample_rows(self._validation, config.data.val_sample))
+            speed.reading.assume(seconds / (config.data.batch_size * config.data.seq_length), *several)
+        return speed
+
+    def _measured(self, config: TrainConfig) -> _Speed:
+        device = choose_device(config.run.device)
+        with own_random(device), threads(config.run.threads), freed_memory_kept():
+            return self._measure(config, device)
+
+    def _measure(self, whole: TrainConfig, device: torch.device) -> _Speed:
+        config = whole.replace(batch_size=max(1, whole.data.batch_size // self._processes))
+        if self.arithmetic is None:
+            self.arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
         network = CharNetwork(config.network, self._vocabulary_size).to(device)
         open_ = threads_are_open(config, device, self._processes)
-        count, seconds = time_steps(network, config, self._arithmetic, device, open_=open_)
-        speed = _Speed(seconds, count)
-        if self._validation is not None:
-            with threads(count), Arithmetic("fp32", self._arithmetic.onednn).on(device):
-                for rows in (self._validation, sample_rows(self._validation, config.data.val_sample)):
-                    speed.reading.measure(network, rows)
-        return speed
+        limit = self.seconds_to_measure(config)
+        count, seconds = time_steps(network, config, self.arithmetic, device, open_=open_, limit=limit)
+        return self._speed_of(whole, seconds, count)
 
 
 def threads_are_open(config: TrainConfig, device: torch.device, processes: int) -> bool:
@@ -239,7 +279,13 @@ def choose_threads(config: TrainConfig, vocabulary_size: int, device: torch.devi
 
 
 def time_steps(
-    network: CharNetwork, config: TrainConfig, arithmetic: Arithmetic, device: torch.device, *, open_: bool
+    network: CharNetwork,
+    config: TrainConfig,
+    arithmetic: Arithmetic,
+    device: torch.device,
+    *,
+    open_: bool,
+    limit: float = math.inf,
 ) -> tuple[int, float]:
     """The number of CPU threads that makes steps fastest, and the seconds that a step then takes.
 
@@ -249,12 +295,14 @@ def time_steps(
         arithmetic: what it computes in.
         device: where it computes.
         open_: whether the number of threads is open; if not, the number that is set is timed alone.
+        limit: after so many seconds, what was measured by then decides.
     """
     learner = Learner(network, config.optimization, arithmetic, device)
     shape = (config.data.batch_size, config.data.seq_length)
     tokens = torch.randint(network.vocabulary_size, shape, device=device)
     state = network.initial_state(config.data.batch_size)
     least = math.inf
+    end = time.perf_counter() + limit
 
     def step() -> float:
         begin = time.perf_counter()
@@ -265,9 +313,11 @@ def time_steps(
 
     def time_step(count: int) -> float:
         nonlocal least
+        if least < math.inf and time.perf_counter() > end:
+            return math.inf
         with threads(count):
             times = [step()]  # which also prepares what the others reuse
-            while len(times) < 4 and times[-1] <= HOPELESS * least:
+            while len(times) < _STEPS and times[-1] <= HOPELESS * least and time.perf_counter() < end:
                 times.append(step())
         seconds = statistics.median(times[1:] or times)
         least = min(least, seconds)

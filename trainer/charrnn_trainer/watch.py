@@ -35,6 +35,11 @@ class Watch:
             self.threads = plan.threads if plan is not None and plan.threads <= most else most
             self._pace = ThreadPace(thread_counts(most), self.threads)
 
+    @property
+    def seconds_a_step(self) -> float | None:
+        """The time that the plan counts on, if there is one."""
+        return None if self._plan is None else self._plan.seconds_a_step
+
     def step_done(self, seconds: float) -> bool:
         """Take note of a step's time, and set the threads for the next; gives whether they changed."""
         if self._pace is None or not self._pace.step_done(seconds):
