@@ -77,12 +77,11 @@ def test_a_sample_is_within_half_a_percent_of_the_whole(
 ) -> None:
     random = np.random.default_rng(7)
     corpus = Corpus.from_text("".join(item(random) for _ in range(12_000)))
-    network = train(
-        TINY.replace(
-            layers=1, hidden_size=24, steps=150, learning_rate=0.01, dropout=0.0, weight_drop=0.0
-        ).replace(val_fraction=0.0, warmup_steps=0),
-        corpus,
-    ).network
+    config = TINY.replace(
+        layers=1, hidden_size=24, steps=150, learning_rate=0.01, dropout=0.0, weight_drop=0.0
+    )
+    config = config.replace(val_fraction=0.0, warmup_steps=0, reset_chance=0.0, seq_length=32)
+    network = train(config, corpus).network
     rows = split_text(len(corpus), DataConfig(val_fraction=0.2)).rows()
     sample = sample_rows(rows, SAMPLE)
     assert read_characters(sample) < 0.7 * read_characters(rows)

@@ -748,11 +748,15 @@ class _Training:
         characters = len(rows.begins) * rows.length
         if characters <= len(self._rows_on_the_way.begins) * self._rows_on_the_way.length:
             return None  # the sample says more
+        begin = time.perf_counter()
         loss = self._validation_loss(network, rows)
+        seconds = round(time.perf_counter() - begin, 6)
         if checkpoint is not None:
             save_checkpoint(checkpoint.with_whole_loss(loss), checkpoint.tensors)
         if self._run is not None:
-            self._run.note(step=self._step, best_step=best, whole_loss=loss, characters=characters)
+            self._run.note(
+                step=self._step, best_step=best, whole_loss=loss, characters=characters, seconds=seconds
+            )
         self._emit(EvaluatedWhole(best, loss, characters))
         return loss
 
