@@ -313,6 +313,7 @@ BENCHMARKS = {
     "big": "MB a second and peak memory for texts of up to 1,000 MB",
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
+    "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
@@ -321,7 +322,7 @@ BENCHMARKS = {
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- stands what (generation, long, big, gpu, train, gpu_training, texts) and options."""
+    """Measure; after -- stand what (generation, long, big, gpu, train, budget, texts, ...) and options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)

@@ -13,9 +13,9 @@ from tiny_runs import run_program
 
 NAMES = {
     "CharNetwork", "CharRNNError", "Checkpoint", "CheckpointError", "Corpus", "DataConfig", "DivergedError",
-    "Evaluated", "Event", "Logged", "NetworkConfig", "Noted", "OptimizationConfig", "RunConfig", "Saved",
-    "SettingError", "Started", "Stepped", "TrainConfig", "TrainResult", "Vocabulary", "__version__",
-    "find_checkpoint", "get_batches", "list_checkpoints", "load_checkpoint", "resume", "train",
+    "Evaluated", "EvaluatedWhole", "Event", "Logged", "NetworkConfig", "Noted", "OptimizationConfig",
+    "RunConfig", "Saved", "SettingError", "Started", "Stepped", "TrainConfig", "TrainResult", "Vocabulary",
+    "__version__", "find_checkpoint", "get_batches", "list_checkpoints", "load_checkpoint", "resume", "train",
 }  # fmt: skip
 
 
@@ -37,7 +37,9 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert done.stdout == b"False\n", done.stderr.decode()
 
 
-@pytest.mark.parametrize("module", ["batches", "corpus", "evaluation", "loop", "network"])
+@pytest.mark.parametrize(
+    "module", ["batches", "corpus", "evaluation", "loop", "network", "pace", "validating"]
+)
 def test_the_examples_of_docstrings_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"charrnn_trainer.{module}"), extraglobs={})
     assert results.attempted > 0

@@ -12,12 +12,16 @@ import torch
 
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer import loop as loop_module
-from charrnn_trainer.checkpoint import checkpoint_files, load_checkpoint
-from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer import pace
+from charrnn_trainer.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
+from charrnn_trainer.config import MOST_STEPS, RunFile
 from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Event, Logged, Noted, Started, Stepped
+from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
 from charrnn_trainer.loop import resume, train
 from charrnn_trainer.network import CharNetwork, State
+from charrnn_trainer.rule import Task
+from charrnn_trainer.time_budget import Plan
+from charrnn_trainer.validating import ReadingTimes
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -154,6 +158,126 @@ def test_a_resumed_run_has_only_the_rest_of_its_time(tmp_path: Path) -> None:
 def test_without_a_time_budget_nothing_of_the_clock_is_saved(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).seconds is None
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_was_spent_before_counts_and_time_is_kept_for_the_end() -> None:
+    """By the fixture's clock, every look of which is a second after the last."""
+    config = TINY.replace(minutes=4, steps=MOST_STEPS, eval_every=1000, save_every=1000)
+    all_of_it = train(config, CORPUS, began=0.0).step
+    half_gone = train(config, CORPUS, began=time.perf_counter() - 120.0).step
+    assert 2 < half_gone < 0.7 * all_of_it
+    ends: list[float] = []
+    train(config, CORPUS, lambda event: ends.append(time.perf_counter()), began=time.perf_counter())
+    assert ends[-1] - ends[0] < 1.1 * 240
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_budget_that_is_gone_before_the_first_step_still_gives_one_step(tmp_path: Path) -> None:
+    result = train(TINY.replace(minutes=0.01), CORPUS, out=tmp_path / "run", began=-100.0)
+    assert result.step == 1
+    assert steps_kept(tmp_path / "run") == [1]
+    assert resume(tmp_path / "run").step == 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_validations_on_the_way_take_a_twentieth_of_the_time_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the fixture's clock, each takes a second."""
+    monkeypatch.setattr(ReadingTimes, "expected", lambda *_: 1.0)
+    events: list[Event] = []
+    train(TINY.replace(minutes=5, steps=MOST_STEPS, eval_every=1, save_every=1), CORPUS, events.append)
+    validations = sum(isinstance(event, Evaluated) for event in events)
+    assert 3 <= validations <= 0.05 * 300 + 1
+
+
+def test_a_plan_that_was_made_anew_is_what_the_run_goes_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that take a hundredth of what was planned leave time for more passes, and more is dropped."""
+    monkeypatch.setattr(pace, "WINDOW", 0.0)
+    config = TINY.replace(minutes=0.1, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)
+    plan = Plan(config, "", 100.0, 1, frozenset({"layers"}), Task(1_530, 22), 0)
+    events: list[Event] = []
+    result = train(config, CORPUS, events.append, out=tmp_path / "run", plan=plan)
+    assert any("s were planned: about" in event.message for event in events if isinstance(event, Noted))
+    assert result.config.network.dropout > 0.0
+    assert result.network.config.dropout == result.config.network.dropout
+    assert result.network.rnn.dropout == result.config.network.dropout
+    assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).config == result.config
+    assert RunFile.read(tmp_path / "run" / "config.toml").config == result.config
+
+
+# --- saved by time -----------------------------------------------------------------------------------------
+
+
+def test_checkpoints_by_time_replace_one_another_and_leave_what_a_run_ends_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TINY.replace(eval_every=100, save_every=5)
+    train(config, CORPUS, out=tmp_path / "plain")
+    monkeypatch.setattr(loop_module, "_SAVE_AFTER", 0.0)
+    seen: list[tuple[str, list[int]]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Saved):
+            seen.append((event.kind, steps_kept(tmp_path / "timed")))
+
+    train(config, CORPUS, listen, out=tmp_path / "timed")
+    assert [kind for kind, _ in seen[:6]] == ["timed"] * 4 + ["scheduled", "timed"]
+    # The best so far is kept besides: the first validation is the fifth step's.
+    assert [kept for _, kept in seen[:7]] == [[1], [2], [3], [4], [5], [5, 6], [5, 7]]
+    assert steps_kept(tmp_path / "timed") == steps_kept(tmp_path / "plain")
+    for path in checkpoint_files(tmp_path / "plain"):
+        assert (tmp_path / "timed" / path.name).read_bytes() == path.read_bytes()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", [2, 7, 11])
+def test_a_run_killed_after_a_checkpoint_by_time_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    corpus = Corpus.from_text(TEXT * 60)  # long enough for a sample
+    config = TINY.replace(val_sample=512, val_fraction=0.3)
+    train(config, corpus, out=tmp_path / "whole")
+    assert load_checkpoint(find_checkpoint(tmp_path / "whole")).whole_loss is not None
+    monkeypatch.setattr(loop_module, "_SAVE_AFTER", 0.0)
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Saved) and event.step == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, corpus, kill, out=tmp_path / "killed")
+    begun: list[Started] = []
+    resume(tmp_path / "killed", lambda e: begun.append(e) if isinstance(e, Started) else None)
+    assert begun[0].step == step
+    assert steps_kept(tmp_path / "killed") == steps_kept(tmp_path / "whole")
+    for path in checkpoint_files(tmp_path / "whole"):
+        assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes()
+
+
+# --- threads -----------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(loop_module, "choose_threads", lambda *_: 1)
+    events: list[Event] = []
+    train(TINY.replace(threads=None), CORPUS, events.append, out=tmp_path / "run")
+    told = [event.message for event in events if isinstance(event, Noted)]
+    assert told == [
+        "measuring how this machine computes fastest",
+        "computing with 1 of 2 threads, measured as the fastest",
+    ]
+    assert RunFile.read(tmp_path / "run" / "config.toml").config.run.threads == 1
+    assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).config.run.threads == 1
 
 
 # --- what streams forget -----------------------------------------------------------------------------------

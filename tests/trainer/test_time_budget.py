@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +12,11 @@ import torch
 from charrnn_trainer import time_budget
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.recipes import RECIPES, recipe
-from charrnn_trainer.time_budget import STEPS_A_UNIT, plan_for_minutes
+from charrnn_trainer.rule import STEPS_A_UNIT, Task
+from charrnn_trainer.run_clock import RunClock
+from charrnn_trainer.split import split_text
+from charrnn_trainer.time_budget import plan_for_minutes
+from charrnn_trainer.validating import SAMPLE, read_characters, sample_rows
 
 MILLION = 1_003_854
 
@@ -23,7 +29,11 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def seconds(_: object, config: TrainConfig) -> float:
         return machine["seconds"] * (config.network.hidden_size / 512) ** 2
 
-    monkeypatch.setattr(time_budget._Clock, "seconds_a_step", seconds)
+    monkeypatch.setattr(time_budget.Measured, "seconds_a_step", seconds)
+    monkeypatch.setattr(time_budget.Measured, "threads", lambda *_: 1)
+    monkeypatch.setattr(
+        time_budget.Measured, "seconds_for_steps", lambda _, config: 60 * config.optimization.minutes
+    )
     return machine
 
 
@@ -102,6 +112,62 @@ def test_tanh_cells_learn_at_a_quarter_of_the_rate() -> None:
     assert plan(3, cell="rnn").optimization.learning_rate == pytest.approx(
         plan(3).optimization.learning_rate / 4, rel=0.05
     )
+
+
+# --- the time for steps ------------------------------------------------------------------------------------
+
+ROWS = split_text(5_000_000, TrainConfig().data).rows()
+SIZED = TrainConfig().replace(layers=1, hidden_size=512, embedding_size=65, batch_size=32, seq_length=64)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], time_budget.Measured]:
+    """A machine of a given speed, a given time after the command began, for a text of 5 MB."""
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+
+    def machine(seconds_a_step: float, spent: float) -> time_budget.Measured:
+        monkeypatch.setattr(time_budget, "time_steps", lambda *_, **__: (1, seconds_a_step))
+        return time_budget.Measured(Task(4_500_000, 65), ROWS, RunClock(-spent))
+
+    return machine
+
+
+Machine = Callable[[float, float], time_budget.Measured]
+
+
+@pytest.mark.parametrize("minutes", [1.0, 3.0, 10.0])
+@pytest.mark.parametrize("seconds_a_step", [0.05, 0.5])
+def test_steps_validations_and_what_was_spent_fill_the_time(
+    measured: Machine, minutes: float, seconds_a_step: float
+) -> None:
+    config = SIZED.replace(minutes=minutes, val_sample=SAMPLE, precision="fp32", onednn=False, device="cpu")
+    machine = measured(seconds_a_step, 9.0)
+    a_character = seconds_a_step / (32 * 64)
+    sample = a_character * read_characters(sample_rows(ROWS, SAMPLE))
+    whole = min(a_character * read_characters(ROWS), 0.1 * 60 * minutes)
+    on_the_way = machine.validations(config)
+    assert on_the_way == min(10, int(0.05 * 60 * minutes / sample))
+    total = machine.seconds_for_steps(config) + 9.0 + on_the_way * sample + sample + whole
+    assert total < 60 * minutes or machine.seconds_for_steps(config) == 0.1 * 60 * minutes
+    assert total > 0.9 * 60 * minutes - 2.0
+
+
+def test_without_time_to_measure_speed_is_reckoned_by_the_work(measured: Machine) -> None:
+    config = SIZED.replace(minutes=0.5, precision="fp32", onednn=False, device="cpu")
+    machine = measured(0.6, 0.0)
+    assert machine.seconds_a_step(config) == 0.6  # and four steps of it are all the time there is
+    wide = config.replace(hidden_size=1024)
+    assert 3.0 < machine.seconds_a_step(wide) / 0.6 < 4.0
+    assert machine.seconds_a_step(config.replace(batch_size=64)) == pytest.approx(1.2)
+
+
+@pytest.mark.usefixtures("speed")
+def test_a_plan_looks_up_as_often_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, expected in ((0, MOST_STEPS), (3, 900)):
+        monkeypatch.setattr(time_budget.Measured, "validations", lambda *_, count=count: count)
+        assert plan(3).run.eval_every == expected
+    assert plan(3).data.val_sample == SAMPLE
+    assert plan(3, val_sample=7).data.val_sample == 7
 
 
 def test_the_speed_is_measured_and_random_numbers_are_left_alone() -> None:

@@ -88,7 +88,8 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
     flags = {
         "cell": "rnn", "layers": 2, "hidden_size": 9, "embedding_size": 4, "dropout": 0.125,
         "input_dropout": 0.25, "weight_drop": 0.5, "reset_chance": 0.75,
-        "level": "byte", "val_fraction": 0.25, "split": "spread", "batch_size": 3, "seq_length": 7,
+        "level": "byte", "val_fraction": 0.25, "val_sample": 9, "split": "spread",
+        "batch_size": 3, "seq_length": 7,
         "steps": 4, "minutes": 50.0, "keep": 3, "patience": 4,
         "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
         "weight_decay": 0.5, "clip": 2.0,
@@ -102,7 +103,8 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
     values = load_checkpoint(find_checkpoint("run", "last")).config.to_dict()
     flat = {name: value for section in values.values() for name, value in section.items()}
     assert flat == {
-        **flags, "tie_weights": True, "random_start": True, "lines": False, "onednn": False, "tensorboard": False,
+        **flags, "tie_weights": True, "random_start": True, "lines": False,
+        "onednn": False, "tensorboard": False,
     }  # fmt: skip
 
 
@@ -398,6 +400,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, numbe
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert out == "ckpt/lstm\n"
+    assert "stopping after this step, to save it" in err
     assert err.splitlines()[-1].endswith("and saved; to go on: charrnn-train --resume ckpt/lstm")
     step = load_checkpoint(find_checkpoint(tmp_path / "ckpt", "last")).step
     lines = (tmp_path / "ckpt" / "lstm" / "history.jsonl").read_text().splitlines()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from charrnn_trainer.corpus import Corpus
     from charrnn_trainer.events import (
         Evaluated,
+        EvaluatedWhole,
         Event,
         Logged,
         Noted,
@@ -56,6 +57,7 @@ __all__ = [
     "DataConfig",
     "DivergedError",
     "Evaluated",
+    "EvaluatedWhole",
     "Event",
     "Logged",
     "NetworkConfig",
@@ -99,6 +101,7 @@ _HOMES = {
     "charrnn_trainer.corpus": ("Corpus",),
     "charrnn_trainer.events": (
         "Evaluated",
+        "EvaluatedWhole",
         "Event",
         "Logged",
         "Noted",

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
@@ -46,10 +46,11 @@ _PIECE: Final = 1024 * 1024
 _ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "U8": 1}
 _PATTERN: Final = "*-step*.safetensors"
 
-Kind = Literal["scheduled", "best", "last", "interrupted"]
-"""Why a checkpoint was saved: its step was due, it was the best so far, the run ended, or was stopped."""
+Kind = Literal["scheduled", "best", "last", "interrupted", "timed"]
+"""Why a checkpoint was saved: its step was due, it was the best so far, the run ended, or was stopped, or
+some time had gone by."""
 
-_KINDS: Final = ("scheduled", "best", "last", "interrupted")
+_KINDS: Final = ("scheduled", "best", "last", "interrupted", "timed")
 
 
 class CheckpointError(CharRNNError):
@@ -102,9 +103,12 @@ class CheckpointHeader:
         batches_per_pass: how many batches a pass over the text has; ``step`` tells the place in it.
         train_loss: the mean loss since the last report, in nats per character.
         validation_loss: the validation loss at this step, where it was measured.
+        whole_loss: the same over the whole validation text, where validations on the way read a sample of it,
+            and this was the best checkpoint when the run ended; else None.
         window: the sum and the number of the losses since the last report.
         evaluations: all validation losses so far.
         seconds: the time that was spent so far, where the run has a time budget; else None.
+        prepared: how much of it went before steps; else None.
         trainer_version: the version of charrnn-trainer that wrote it.
     """
 
@@ -117,9 +121,11 @@ class CheckpointHeader:
     batches_per_pass: int
     train_loss: float | None
     validation_loss: float | None
+    whole_loss: float | None
     window: tuple[float, int]
     evaluations: tuple[Evaluation, ...]
     seconds: float | None
+    prepared: float | None
     trainer_version: str
 
 
@@ -132,6 +138,11 @@ class Checkpoint(CheckpointHeader):
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
+
+    def with_whole_loss(self, loss: float) -> CheckpointHeader:
+        """Its header, with the loss over the whole validation text."""
+        values = {item.name: getattr(self, item.name) for item in fields(CheckpointHeader)}
+        return CheckpointHeader(**{**values, "whole_loss": loss})
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -195,6 +206,7 @@ def _header_values(header: CheckpointHeader) -> dict[str, Any]:
         "corpus": vars(header.corpus),
         "evaluations": [[item.step, item.train_loss, item.validation_loss] for item in header.evaluations],
         "kind": header.kind,
+        "prepared": header.prepared,
         "seconds": header.seconds,
         "step": header.step,
         "train_loss": header.train_loss,
@@ -202,6 +214,7 @@ def _header_values(header: CheckpointHeader) -> dict[str, Any]:
         "validation_loss": header.validation_loss,
         "version": FORMAT_VERSION,
         "vocabulary": {"level": header.vocabulary.level, "symbols": list(header.vocabulary.symbols)},
+        "whole_loss": header.whole_loss,
         "window": list(header.window),
     }
 
@@ -364,9 +377,11 @@ def _header(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
         batches_per_pass=_count(about["batches_per_pass"]),
         train_loss=_loss(about["train_loss"]),
         validation_loss=_loss(about["validation_loss"]),
+        whole_loss=_loss(about["whole_loss"]),
         window=(_real(window_sum), _count(window_count)),
         evaluations=evaluations,
         seconds=_loss(about.get("seconds")),
+        prepared=_loss(about.get("prepared")),
         trainer_version=version,
     )
 

@@ -107,6 +107,8 @@ class DataConfig:
             from a zero state, and whole lines, drawn by the seed, are kept for validation. Passes always draw
             their order anew, so that ``random_start`` and ``reset_chance`` say nothing.
         val_lines: how many different lines are kept for validation; None leaves it to ``val_fraction``.
+        val_sample: how many characters of the validation text validations on the way read, spread evenly over
+            it; its whole is then read at the end. 0 reads all of it every time.
     """
 
     level: str = "char"
@@ -118,6 +120,7 @@ class DataConfig:
     split: str = "end"
     lines: bool = False
     val_lines: int | None = None
+    val_sample: int = 0
 
     def __post_init__(self) -> None:
         _choice("level", self.level, contract.LEVELS)
@@ -133,6 +136,7 @@ class DataConfig:
                 f"--split {self.split} cannot be given with --lines, which holds back lines from all over "
                 "the text; leave one of the two out"
             )
+        _whole("val_sample", self.val_sample, 0, 2**31 - 1)
         _whole("batch_size", self.batch_size, 1, contract.MAX_STREAMS)
         _whole("seq_length", self.seq_length, 1, 1_000_000)
         _switch("random_start", self.random_start)
@@ -150,8 +154,8 @@ class OptimizationConfig:
 
     Attributes:
         steps: how many batches are learned from, at most.
-        minutes: how long the run may take, from its first step on; 0 sets no limit. A schedule then ends its
-            descent when the time is up.
+        minutes: how long the run may take, with all that it prepares and the validation at its end; 0 sets no
+            limit. A schedule then ends its descent when the time for steps is up.
         learning_rate: the highest learning rate.
         schedule: "constant", or down to zero at the end along a "cosine" or a "linear" line.
         warmup_steps: the steps over which the learning rate first rises from zero, in a straight line.
@@ -182,7 +186,8 @@ class RunConfig:
     """Where a run computes, and when it looks up from it.
 
     Attributes:
-        eval_every: validate every so many steps (and wherever a checkpoint is due).
+        eval_every: validate every so many steps (without a time budget also wherever a checkpoint is due;
+            with one, only as far as it takes no more than 5 % of the time).
         save_every: keep a checkpoint every so many steps (the best and the last are kept besides).
         log_every: report every so many steps.
         keep: how many of the checkpoints that ``save_every`` made are kept, the newest; 0 keeps all. The
@@ -193,7 +198,8 @@ class RunConfig:
         device: "auto", "cpu" or "cuda".
         precision: "fp32", "bf16", on a GPU also "tf32", or "auto" to measure which is fastest.
         onednn: on a CPU, whether oneDNN computes the recurrent layers; None measures which is faster.
-        threads: CPU threads; None leaves PyTorch's choice.
+        threads: CPU threads; None measures how many are fastest, and under a time budget changes their number
+            while others need the processor.
     """
 
     eval_every: int = 500

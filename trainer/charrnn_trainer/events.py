@@ -95,11 +95,28 @@ class Evaluated:
         step: how many steps are done.
         validation_loss: in nats per character.
         best: whether it is the lowest so far.
+        characters: how many characters it is the mean over.
     """
 
     step: int
     validation_loss: float
     best: bool
+    characters: int
+
+
+@dataclass(frozen=True)
+class EvaluatedWhole:
+    """At the end of a run that validated on a sample, the best network has read the whole validation text.
+
+    Attributes:
+        step: the best network's step.
+        validation_loss: in nats per character.
+        characters: how many characters it is the mean over.
+    """
+
+    step: int
+    validation_loss: float
+    characters: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,7 @@ class Saved:
     kind: Kind
 
 
-Event = Noted | Started | Stepped | Logged | Evaluated | Saved
+Event = Noted | Started | Stepped | Logged | Evaluated | EvaluatedWhole | Saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +148,8 @@ class TrainResult:
         stopped: whether it was stopped before its last step.
         train_loss: the mean loss since the last report, in nats per character.
         evaluations: all validation losses.
+        whole_loss: the best network's loss over the whole validation text, where ``evaluations`` are of a
+            sample of it and the run has come to its end now; else None.
         run: the run's folder, if it has one.
     """
 
@@ -140,6 +159,7 @@ class TrainResult:
     stopped: bool
     train_loss: float | None
     evaluations: tuple[Evaluation, ...]
+    whole_loss: float | None
     run: Path | None
 
     @property

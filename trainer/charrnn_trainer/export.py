@@ -180,7 +180,9 @@ def training_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "step": checkpoint.step,
         "train_loss": checkpoint.train_loss,
-        "validation_loss": checkpoint.validation_loss,
+        "validation_loss": (
+            checkpoint.validation_loss if checkpoint.whole_loss is None else checkpoint.whole_loss
+        ),
         "config": config.to_dict(),
         "trainer_version": checkpoint.trainer_version,
     }

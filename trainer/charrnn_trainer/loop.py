@@ -42,6 +42,7 @@ from charrnn_trainer.ending import why_ended
 from charrnn_trainer.evaluation import validation_loss
 from charrnn_trainer.events import (
     Evaluated,
+    EvaluatedWhole,
     Event,
     Listener,
     Logged,
@@ -56,10 +57,12 @@ from charrnn_trainer.learner import Learn, Learner
 from charrnn_trainer.line_batches import LineBatches
 from charrnn_trainer.lines import LineSplit, split_lines
 from charrnn_trainer.network import CharNetwork, State, write_sample
-from charrnn_trainer.precision import Arithmetic, choose_arithmetic, has_fast_bf16
+from charrnn_trainer.precision import Arithmetic, choose_arithmetic, has_fast_bf16, is_open
+from charrnn_trainer.run_clock import RunClock
 from charrnn_trainer.runs import Run
-from charrnn_trainer.schedule import learning_rate, share_done
-from charrnn_trainer.split import Split, split_text
+from charrnn_trainer.schedule import learning_rate
+from charrnn_trainer.split import Rows, Split, split_text
+from charrnn_trainer.time_budget import Plan, choose_threads, threads_are_open
 from charrnn_trainer.torch_settings import (
     freed_memory_kept,
     is_gpu,
@@ -71,6 +74,8 @@ from charrnn_trainer.torch_settings import (
     threads,
 )
 from charrnn_trainer.unlike import what_is_unlike
+from charrnn_trainer.validating import SHARE, WHOLE_SHARE, ReadingTimes, sample_rows
+from charrnn_trainer.watch import Watch
 from charrnn_trainer.weight_growth import grow_weights
 
 CHANGEABLE: Final = (
@@ -81,6 +86,12 @@ CHANGEABLE: Final = (
 
 _EXPLODED: Final = 10.0
 """A loss of so many times that of guessing blindly, ln V, ends a run."""
+
+_SAVE_AFTER: Final = 120.0
+"""So many seconds after the last checkpoint, another one is saved, which the next replaces."""
+
+_LATE: Final = 0.03
+"""The validation at the end may take the time that is left of a budget, and this share of it more."""
 
 _AHEAD: Final = 8
 """A GPU has at most so many steps before it that it has not done: enough never to wait for the host, and few
@@ -103,6 +114,8 @@ def train(
     init_from: str | Path | None = None,
     should_stop: Callable[[], bool] | None = None,
     team: Team | None = None,
+    began: float | None = None,
+    plan: Plan | None = None,
 ) -> TrainResult:
     """Train a network.
 
@@ -117,6 +130,8 @@ def train(
         should_stop: is asked after every step; True ends the run, with a checkpoint.
         team: the processes that train together, of which this is the first; the others `follow`. The run then
             needs a folder, which all of them can read.
+        began: what `time.perf_counter` gave when the time of ``minutes`` began to count; None is now.
+        plan: where ``config`` comes from; it is made anew where the machine turns out faster or slower.
 
     Raises:
         CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
@@ -133,14 +148,14 @@ def train(
         raise SettingError(
             "train needs a Corpus: Corpus.from_text(text), or Corpus.from_ids(ids, vocabulary) for tokens"
         )
-    team = team or Team()
+    team, clock = team or Team(), RunClock(began)
     if team.size > 1 and out is None:
         raise SettingError("several processes need a run's folder to train together; give out=FOLDER")
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_errors())
         stack.enter_context(team.watch())
         run = out if out is None or isinstance(out, Run) else stack.enter_context(Run.create(out))
-        return _begin(config, tokens, on_event, run, init_from, should_stop, team)
+        return _begin(config, tokens, on_event, run, init_from, should_stop, team, clock, plan)
 
 
 def resume(
@@ -150,6 +165,7 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] | None = None,
     team: Team | None = None,
+    began: float | None = None,
 ) -> TrainResult:
     """Go on with a run exactly where its last checkpoint was saved (without one, from its start).
 
@@ -164,6 +180,7 @@ def resume(
             What was changed stays changed when the run is resumed again.
         should_stop: as for `train`.
         team: as for `train`.
+        began: as for `train`.
 
     Raises:
         CharRNNError: the folder holds no run, its files do not belong together, another process trains there.
@@ -174,7 +191,7 @@ def resume(
                 f"--{name.replace('_', '-')} cannot be changed when a run is resumed; "
                 f"only {', '.join('--' + item.replace('_', '-') for item in CHANGEABLE)} can"
             )
-    team = team or Team()
+    team, clock = team or Team(), RunClock(began)
     with memory_errors(), team.watch(), Run.open(folder) as run:
         file = run.read_config()
         files = run.checkpoints()
@@ -193,11 +210,11 @@ def resume(
         corpus = Corpus.open(run.tokens_path)
         if checkpoint is None:
             run.cut_history(0)
-            return _begin(config, corpus, on_event, run, file.init_from, should_stop, team)
+            return _begin(config, corpus, on_event, run, file.init_from, should_stop, team, clock)
         _check_same_text(checkpoint, corpus)
         settled = _settle_settings(config, corpus, on_event, team, batches_fit=True)
         _call_team(team, settled, run, checkpoint)
-        training = _Training(settled, corpus, run, on_event, team)
+        training = _Training(settled, corpus, run, on_event, team, clock)
         training.restore(checkpoint)
         if training.config != file.config:
             run.write_config(dataclasses.replace(file, config=training.config))
@@ -217,7 +234,7 @@ def follow(team: Team, *, should_stop: Callable[[], bool] | None = None) -> Trai
     with memory_errors(), team.watch():
         call: dict[str, Any] = team.first(dict)
         config = TrainConfig.from_dict(call["config"])
-        training = _Training(config, Corpus.open(Path(call["tokens"])), None, None, team)
+        training = _Training(config, Corpus.open(Path(call["tokens"])), None, None, team, RunClock())
         if call["checkpoint"]:
             training.restore(load_checkpoint(call["checkpoint"]))
         return training.run_steps(should_stop)
@@ -231,6 +248,8 @@ def _begin(
     init_from: str | Path | None,
     should_stop: Callable[[], bool] | None,
     team: Team,
+    clock: RunClock,
+    plan: Plan | None = None,
 ) -> TrainResult:
     _say_if_unlike(config, corpus, on_event or _nobody)
     config = _settle_settings(config, corpus, on_event, team)
@@ -238,7 +257,7 @@ def _begin(
         if not run.tokens_path.exists():
             corpus.save(run.tokens_path)
         _call_team(team, config, run)
-    training = _Training(config, corpus, run, on_event, team)
+    training = _Training(config, corpus, run, on_event, team, clock, plan)
     if init_from is not None:
         training.take_weights(load_checkpoint(init_from))
     if run is not None:
@@ -307,15 +326,25 @@ def _settle_settings(
     if not batches_fit and not config.data.lines:
         config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
     rows = team.rows(config.data.batch_size)
+    measured = config.replace(batch_size=rows.stop - rows.start)
+    # Under a time budget the number of threads changes with the machine, and stays open.
+    open_threads = not config.optimization.minutes and threads_are_open(config, device, team.size)
+    if open_threads or is_open(measured, device):
+        emit(Noted("measuring how this machine computes fastest"))
     with threads(config.run.threads):
-        measured = config.replace(batch_size=rows.stop - rows.start)
         choice = choose_arithmetic(measured, len(corpus.vocabulary), device)
     if choice.milliseconds:
         times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
         emit(Noted(f"computing in {choice.arithmetic}, measured as the fastest ({times})"))
     elif choice.arithmetic.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
         emit(Noted("this processor is slow at bf16; --precision fp32 would be faster"))
-    return config.replace(precision=choice.arithmetic.precision, onednn=choice.arithmetic.onednn)
+    config = config.replace(precision=choice.arithmetic.precision, onednn=choice.arithmetic.onednn)
+    if open_threads:
+        most = torch.get_num_threads()
+        config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
+        if config.run.threads != most:
+            emit(Noted(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
+    return config
 
 
 def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainConfig:
@@ -352,7 +381,14 @@ class _Training:
     """A network that is being trained, and all that its next step depends on."""
 
     def __init__(
-        self, config: TrainConfig, corpus: Corpus, run: Run | None, on_event: Listener | None, team: Team
+        self,
+        config: TrainConfig,
+        corpus: Corpus,
+        run: Run | None,
+        on_event: Listener | None,
+        team: Team,
+        clock: RunClock,
+        plan: Plan | None = None,
     ) -> None:
         """Prepare for settings in which nothing is left open."""
         self._emit: Listener = on_event or _nobody
@@ -360,6 +396,8 @@ class _Training:
         self._corpus, self._run = corpus, run
         self._split = _split(corpus, config)
         self._validates = self._split.validation_tokens > 0
+        self._all_rows = self._split.rows()
+        self._rows_on_the_way = sample_rows(self._all_rows, config.data.val_sample)
         self._device = team.device(config.run.device)
         self.config = config
         data = config.data
@@ -367,8 +405,12 @@ class _Training:
         self._streams = _streams(corpus, self._split, config, team)
         self._step = 0
         self._done = 0.0  # the share of the run that lies behind
-        self._earlier_seconds = 0.0  # what the run spent before this process went on with it
-        self._began: float | None = None
+        self._clock = clock
+        self._saved_at = time.perf_counter()
+        self._reading = ReadingTimes()
+        self._validating = 0.0  # the seconds that validations on the way took
+        self._whole: tuple[int, float] | None = None  # the best step, and its loss over all rows
+        self._watch = Watch(config, plan, self._device, team.size)
         self._rate = config.optimization.learning_rate
         self._loss: float | None = None  # the last step's, where it is known already
         self._window = (0.0, 0)  # the sum and the number of losses since the last report
@@ -404,7 +446,7 @@ class _Training:
         if checkpoint.batches_per_pass != self._streams.batches_per_pass:
             raise CheckpointError(f"{checkpoint.path} was trained on a text of another length")
         self._step = checkpoint.step
-        self._earlier_seconds = checkpoint.seconds or 0.0
+        self._clock.go_on_from(checkpoint.seconds or 0.0, checkpoint.prepared or 0.0)
         self._window = checkpoint.window
         self._logged_loss = checkpoint.train_loss
         self._evaluations = list(checkpoint.evaluations)
@@ -431,7 +473,9 @@ class _Training:
 
     def run_steps(self, should_stop: Callable[[], bool] | None) -> TrainResult:
         """Train up to the end of the run, or until ``should_stop`` says so."""
-        self._began = time.perf_counter()
+        if self.config.optimization.minutes:
+            self._keep_time_for_the_end()
+        self._clock.begin_steps()
         self._look_at_clock()
         if isinstance(self._split, LineSplit):
             self._emit(Noted(self._split.words))
@@ -453,7 +497,7 @@ class _Training:
         self._learner.model = self._team.wrap(self._network)
         with (
             own_random(self._device),
-            threads(self.config.run.threads),
+            threads(self._watch.threads),
             freed_memory_kept(),
             _quiet_about_weights(self._device),
         ):
@@ -480,6 +524,7 @@ class _Training:
             stopped,
             self._train_loss(),
             tuple(self._evaluations),
+            self._whole[1] if self._whole else None,
             self._run.folder if self._run else None,
         )
 
@@ -503,6 +548,22 @@ class _Training:
             self._settle()
         self._look_at_clock()
         self._emit(Stepped(self._step, None if on_gpu else self._loss, self._rate, seconds, self._done))
+        self._watch_speed(seconds)
+
+    def _watch_speed(self, seconds: float) -> None:
+        """Let threads and plan follow what steps take."""
+        if self._watch.step_done(seconds) and self._run is not None:
+            self._run.note(step=self._step, threads=self._watch.threads)
+        left = self._clock.left_for_steps(self.config.optimization)
+        plan = self._watch.plan_anew(seconds, self.config, self._step, left)
+        if plan is None:
+            return
+        self._emit(Noted(plan.words))
+        self.config = plan.config
+        self._network.drop_as(plan.config.network)
+        self._keep_time_for_the_end()
+        if self._run is not None:
+            self._run.write_config(dataclasses.replace(self._run.read_config(), config=plan.config))
 
     def _forget_some(self, rows: int) -> None:
         """Let the streams that begin anew with the next batch, of so many rows, start from nothing."""
@@ -584,19 +645,54 @@ class _Training:
         if logged:
             self._log(close=log_due)
         best = False
-        if self._validates and (ended or save_due or self._step % run.eval_every == 0):
-            best = self._evaluate()
+        if self._validates and (ended or self._validation_is_due(save_due=save_due)):
+            best = self._evaluate(on_the_way=not ended)
             self._look_at_clock()
             ended = ended or self._why_ended() is not None
             if ended and not logged:
                 self._log(close=False)
+        if ended:
+            self._read_whole()
         if save_due:
             self._save("scheduled")
         elif ended:
             self._save("last")
         elif best:
             self._save("best")
+        elif self._team.size == 1 and time.perf_counter() - self._saved_at >= _SAVE_AFTER:
+            self._save("timed")
         return ended
+
+    def _validation_is_due(self, *, save_due: bool) -> bool:
+        run, minutes = self.config.run, self.config.optimization.minutes
+        due = self._step % run.eval_every == 0
+        if not minutes:
+            return due or save_due
+        if not due:
+            return False
+        seconds = self._validating + self._reading.expected(self._rows_on_the_way)
+        return self._team.agree(seconds <= SHARE * 60.0 * minutes)
+
+    def _keep_time_for_the_end(self) -> None:
+        """Reserve the time for the validations at the end: measured, or as a plan has it."""
+        if not self._validates:
+            return
+        if self._watch.seconds_a_step is None:
+            with threads(self._watch.threads), Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
+                for rows in (self._rows_on_the_way, self._all_rows):
+                    self._reading.measure(self._network, rows)
+        else:
+            data = self.config.data
+            seconds = self._watch.seconds_a_step / (data.batch_size * data.seq_length)
+            self._reading.assume(seconds, self._rows_on_the_way, self._all_rows)
+        self._reserve()
+
+    def _reserve(self) -> None:
+        reading, budget = self._reading, 60.0 * self.config.optimization.minutes
+        seconds = reading.expected(self._rows_on_the_way)
+        if self._rows_on_the_way is not self._all_rows:
+            seconds += min(reading.expected(self._all_rows), WHOLE_SHARE * budget)
+        self._clock.reserved = min(seconds, 2.0 * WHOLE_SHARE * budget)
 
     def _why_ended(self) -> str | None:
         return why_ended(self.config, self._step, self._done, self._evaluations)
@@ -610,12 +706,9 @@ class _Training:
     def _look_at_clock(self) -> None:
         """Find how much of the run lies behind, by the clock of the first process for all."""
         optimization = self.config.optimization
-        seconds = self._team.first(self._seconds_spent) if optimization.minutes else 0.0
-        self._done = share_done(optimization, self._step, seconds)
-
-    def _seconds_spent(self) -> float:
-        since = 0.0 if self._began is None else time.perf_counter() - self._began
-        return self._earlier_seconds + since
+        done = self._clock.share_done(optimization, self._step)
+        done = max(self._done, done)  # less time for the end than was kept for it does not wind back the rate
+        self._done = self._team.first(lambda: done) if optimization.minutes else done
 
     def _log(self, *, close: bool) -> None:
         self._settle()
@@ -634,25 +727,66 @@ class _Training:
         total, count = self._window
         return total / count if count else self._logged_loss
 
-    def _evaluate(self) -> bool:
+    def _evaluate(self, *, on_the_way: bool) -> bool:
         """Measure the validation loss; gives whether it is the best so far."""
         self._settle()
         begin = time.perf_counter()
-        loss = self._team.first(self._validation_loss)
+        rows = self._rows_on_the_way
+        loss = self._team.first(lambda: self._validation_loss(self._network, rows))
+        seconds = time.perf_counter() - begin
+        self._validating += seconds if on_the_way else 0.0
+        if self.config.optimization.minutes:
+            self._reading.note(rows, seconds)
+            self._reserve()
         if not math.isfinite(loss):
             raise self._diverged(self._step, loss, 0.0)
         best = all(loss < item.validation_loss for item in self._evaluations)
         self._evaluations.append(Evaluation(self._step, self._train_loss(), loss))
         if self._run is not None:
-            seconds = round(time.perf_counter() - begin, 6)
-            self._run.note(step=self._step, validation_loss=loss, seconds=seconds)
-        self._emit(Evaluated(self._step, loss, best))
+            self._run.note(step=self._step, validation_loss=loss, seconds=round(seconds, 6))
+        self._emit(Evaluated(self._step, loss, best, len(rows.begins) * rows.length))
         return best
 
-    def _validation_loss(self) -> float:
+    def _validation_loss(self, network: CharNetwork, rows: Rows) -> float:
         # In fp32, which exported models compute in.
         with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
-            return validation_loss(self._network, self._corpus.ids, self._split.rows())
+            return validation_loss(network, self._corpus.ids, rows)
+
+    def _read_whole(self) -> None:
+        """At the end, let the best network read the whole validation text, where a sample has chosen it."""
+        best = self._best_step()
+        if best is None or self._rows_on_the_way is self._all_rows:
+            return
+        loss = self._team.first(lambda: self._whole_loss(best))
+        if loss is not None:
+            self._whole = (best, loss)
+
+    def _whole_loss(self, best: int) -> float | None:
+        """The loss of the best network over all rows, or as much of them as there is time for."""
+        network, checkpoint = self._network, None
+        if best != self._step:
+            if self._run is None:
+                return None
+            checkpoint = load_checkpoint(self._run.folder / checkpoint_name(self.config.network, best))
+            network = CharNetwork.from_checkpoint(checkpoint).to(self._device)
+        rows, minutes = self._all_rows, self.config.optimization.minutes
+        if minutes:
+            left = max(0.0, 60.0 * minutes - self._clock.spent())
+            rows = self._reading.within(rows, left + _LATE * 60.0 * minutes)
+        characters = len(rows.begins) * rows.length
+        if characters <= len(self._rows_on_the_way.begins) * self._rows_on_the_way.length:
+            return None  # the sample says more
+        begin = time.perf_counter()
+        loss = self._validation_loss(network, rows)
+        seconds = round(time.perf_counter() - begin, 6)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint.with_whole_loss(loss), checkpoint.tensors)
+        if self._run is not None:
+            self._run.note(
+                step=self._step, best_step=best, whole_loss=loss, characters=characters, seconds=seconds
+            )
+        self._emit(EvaluatedWhole(best, loss, characters))
+        return loss
 
     def _best_step(self) -> int | None:
         best = min(self._evaluations, key=lambda item: item.validation_loss, default=None)
@@ -661,6 +795,7 @@ class _Training:
     def _save(self, kind: Kind) -> None:
         """Write a checkpoint, unless this step's is there already, and remove what it supersedes."""
         self._settle()
+        self._saved_at = time.perf_counter()
         if isinstance(self._streams, LineBatches) and self._streams.starts_anew(self._step):
             self._state = self._network.initial_state(self._rows.stop - self._rows.start)
         state = tuple(self._team.gather(part, dim=1) for part in self._state)  # (L, B, H) -> (L, all B, H)
@@ -671,6 +806,7 @@ class _Training:
         if kind == "interrupted" and path.exists():
             return
         measured = self._evaluations[-1] if self._evaluations else None
+        timed = bool(self.config.optimization.minutes)
         header = CheckpointHeader(
             path=path,
             kind=kind,
@@ -683,14 +819,21 @@ class _Training:
             batches_per_pass=self._streams.batches_per_pass,
             train_loss=self._train_loss(),
             validation_loss=measured.validation_loss if measured and measured.step == self._step else None,
+            whole_loss=self._whole[1] if self._whole and self._whole[0] == self._step else None,
             window=self._window,
             evaluations=tuple(self._evaluations),
-            seconds=round(self._seconds_spent(), 3) if self.config.optimization.minutes else None,
+            seconds=round(self._seconds_to_note(), 3) if timed else None,
+            prepared=round(self._clock.prepared, 3) if timed else None,
             trainer_version=__version__,
         )
         save_checkpoint(header, self._tensors(state))
         self._remove_superseded()
         self._emit(Saved(self._step, path, kind))
+
+    def _seconds_to_note(self) -> float:
+        """The time that was spent; where the run is over, all that it had, some of which was for its end."""
+        spent = self._clock.spent()
+        return max(spent, 60.0 * self.config.optimization.minutes) if self._done >= 1.0 else spent
 
     def _remove_superseded(self) -> None:
         if self._run is not None:

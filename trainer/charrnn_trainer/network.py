@@ -107,6 +107,11 @@ class CharNetwork(nn.Module):
                 raise CharRNNError(f"{checkpoint.path}: {name} is {given}, but this network's is {wanted}")
         self.load_state_dict(weights)
 
+    def drop_as(self, config: NetworkConfig) -> None:
+        """Drop from now on what these settings of the same network say."""
+        self.config = config.resolve(self.vocabulary_size)
+        self.rnn.dropout = config.dropout if config.layers > 1 else 0.0
+
     def forward(self, tokens: Tensor, state: State, targets: Tensor | None = None) -> tuple[Tensor, State]:
         """Read tokens and predict, after each of them, the next.
 

@@ -98,6 +98,11 @@ def choose_arithmetic(config: TrainConfig, vocabulary_size: int, device: torch.d
     return Choice(fastest, {way: seconds * 1e3 for way, seconds in times.items()})
 
 
+def is_open(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the settings leave more than one way of computing."""
+    return len(_candidates(config, device)) > 1
+
+
 def _candidates(config: TrainConfig, device: torch.device) -> list[Arithmetic]:
     wanted, onednn = config.run.precision, config.run.onednn
     if device.type != "cpu":

@@ -27,7 +27,9 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def share_done(config: OptimizationConfig, step: int, seconds: float) -> float:
+def share_done(
+    config: OptimizationConfig, step: int, seconds: float, seconds_for_steps: float | None = None
+) -> float:
     """How much of a run lies behind before a step, from 0 to 1.
 
     Under a time budget the time counts, and all of it; else the steps do, without the warm-up, so that the
@@ -37,9 +39,11 @@ def share_done(config: OptimizationConfig, step: int, seconds: float) -> float:
         config: the settings.
         step: how many steps are done.
         seconds: the time that they took.
+        seconds_for_steps: of a time budget, what is for steps; None is all of it.
     """
     if step >= config.steps:
         return 1.0
     by_steps = max(0, step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    by_time = seconds / (60.0 * config.minutes) if config.minutes else 0.0
+    budget = 60.0 * config.minutes if seconds_for_steps is None else seconds_for_steps
+    by_time = 0.0 if not config.minutes else seconds / budget if budget > 0.0 else 1.0
     return min(1.0, max(by_steps, by_time))

@@ -1,43 +1,85 @@
-"""The best network that a given time can give: measures how fast this machine learns, and plans by that.
-
-The rule came from measurements of minutes to hours on tinyshakespeare: one wide layer learns more than two
-narrow ones, and small batches more than large ones; the wider the layer, the more steps it needs, and the
-more often a text is read, the more a network must be kept from learning it by heart.
-"""
+"""A plan for a time budget: measures how fast this machine learns, and lets the `rule` choose by that."""
 
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import torch
 
-from charrnn_trainer.batches import fit_batch
-from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, TrainConfig
+from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.learner import Learner
 from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.pace import HOPELESS, fastest_count, thread_counts
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic
+from charrnn_trainer.rule import Choice, Task, choose, derived, passes_over_text, replace_open
+from charrnn_trainer.run_clock import RunClock
+from charrnn_trainer.split import Rows
 from charrnn_trainer.torch_settings import choose_device, freed_memory_kept, is_gpu, own_random, threads
+from charrnn_trainer.validating import MOST, SAMPLE, SHARE, WHOLE_SHARE, ReadingTimes, sample_rows
 
-HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
-STEPS_A_UNIT: Final = 6.0
-"""A network gets the largest hidden size that leaves it so many steps for each unit: at 512 units, 3,072."""
+_STARTING: Final = 2.0
+"""The seconds that are counted on between a plan and the first step, and for saving at the end."""
+
+_MEASURING: Final = 0.08
+"""Of a time budget, measuring takes about this share at most; the rest is reckoned from what was measured."""
+
+_STEPS: Final = 4  # that are timed, the first of which prepares
+_SHORT: Final = 32
+"""Where the number of threads alone is measured, steps of so many characters show it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen.
+    """What was chosen, and by which figures.
 
     Attributes:
         config: all settings.
         words: what was chosen and why, in one line.
+        seconds_a_step: the time that a step takes, as measured.
+        threads: the CPU threads with which it was the least.
+        fixed: the names of the settings that were given.
+        task: what there is to learn.
+        validations: how many validations there is time for on the way.
     """
 
     config: TrainConfig
     words: str
+    seconds_a_step: float
+    threads: int
+    fixed: frozenset[str]
+    task: Task
+    validations: int
+
+    def anew(self, config: TrainConfig, step: int, seconds_a_step: float, seconds: float) -> Plan:
+        """The plan for the rest of a run whose steps take another time than was planned.
+
+        What follows from the number of steps is chosen again; what shapes the network stays. (To start over
+        with a smaller network would give away what was learned, for a load that may end the next minute.)
+
+        Args:
+            config: the run's settings.
+            step: how many steps are done.
+            seconds_a_step: the time that a step takes now.
+            seconds: the time that is left for steps.
+        """
+        left = seconds / seconds_a_step
+        steps = step + left
+        values = derived(config, steps, self.task)
+        if step >= config.optimization.warmup_steps:
+            values.pop("warmup_steps", None)  # the rate would fall, and rise again
+        config = replace_open(config, self.fixed, {**values, **_looks(steps, self.validations)})
+        network = config.network
+        words = (
+            f"a step takes {seconds_a_step:.3g} s now, and {self.seconds_a_step:.3g} s were planned: about "
+            f"{left:,.0f} more steps, dropout {network.dropout:g}, weight drop {network.weight_drop:g}, "
+            f"learning rate {config.optimization.learning_rate:g}"
+        )
+        return Plan(config, words, seconds_a_step, self.threads, self.fixed, self.task, self.validations)
 
 
 def plan_for_minutes(
@@ -46,140 +88,240 @@ def plan_for_minutes(
     train_tokens: int,
     vocabulary_size: int,
     *,
+    validation: Rows | None = None,
     processes: int = 1,
+    began: float | None = None,
 ) -> Plan:
     """The settings that give the best network that ``config.optimization.minutes`` can give on this machine.
 
-    The rule, where a setting is not fixed: one layer; batches of 32 rows by 64 characters (by 96 from 768
-    units on); the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units, and whose
-    square is not above the number of characters (a short text teaches no large network). From the steps that
-    fit follow the passes over the text: dropout before the output rises from none at one pass to a half at
-    16, the drop of recurrent weights from none at 8 passes to a half at 28. The learning rate is 2.1 / H, at
-    most 0.008 (for tanh cells a quarter), after 3 % warm-up, along a cosine that ends with the time; AdamW's
-    weight decay is 0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %.
+    From the time go what was spent before, what validating at the end takes (on all of the validation text,
+    where that is at most `WHOLE_SHARE` of the time), and `SHARE` of it for validations on the way, on a
+    sample of `SAMPLE` characters.
 
     Args:
         config: settings, of which those named in ``fixed`` stay, and the time above 0.
         fixed: the names of settings that were given.
         train_tokens: how many characters the text has for training.
         vocabulary_size: V.
-        processes: how many train together. Batches then have the next number of rows that they can share
-            equally; what their exchange of gradients takes is not measured.
+        validation: the rows of the validation text, if it has one.
+        processes: how many train together; what their exchange of gradients takes is not measured.
+        began: what `time.perf_counter` gave when the command began; None is now.
     """
-    reads_as_one_hot = vocabulary_size <= ONE_HOT_LIMIT and not config.network.tie_weights
-    embedding = vocabulary_size if reads_as_one_hot else None
-    base = {
-        "layers": 1,
-        "embedding_size": embedding,
-        "batch_size": processes * math.ceil(32 / processes),
-        "random_start": True,
-        "reset_chance": 0.002,
-        "steps": MOST_STEPS,
-        "schedule": "cosine",
-        "weight_decay": 0.05,
-        "clip": 1.0,
-    }
-    plan = config.replace(**{name: value for name, value in base.items() if name not in fixed})
-    sizes = [size for size in HIDDEN_SIZES if size * size <= train_tokens] or [HIDDEN_SIZES[0]]
-    if "hidden_size" in fixed:
-        sizes = [plan.network.hidden_size]
-    clock = _Clock(vocabulary_size, processes)
-    plan, steps = _largest_that_fits(sizes, plan, fixed, train_tokens, clock)
-    hidden = plan.network.hidden_size
-    passes = steps * plan.data.batch_size * plan.data.seq_length / train_tokens
-    rate = min(0.008, 2.1 / hidden) * (0.25 if plan.network.cell == "rnn" else 1.0)
-    derived = {
-        "dropout": _rise(passes, 1.0, 16.0),
-        "weight_drop": _rise(passes, 8.0, 28.0),
-        "learning_rate": float(f"{rate:.2g}"),
-        "warmup_steps": max(1, round(0.03 * steps)),
-        "eval_every": _round_number(steps / 4),
-        "save_every": _round_number(steps / 3),
-        "log_every": _round_number(steps / 30),
-    }
-    plan = plan.replace(**{name: value for name, value in derived.items() if name not in fixed})
-    network = plan.network
-    words = (
-        f"{config.optimization.minutes:g} minutes are about {steps:,.0f} steps of {network.cell.upper()}, "
-        f"{network.layers} x {hidden}, {passes:.1f} passes over the text: dropout {network.dropout:g}, "
-        f"weight drop {network.weight_drop:g}, learning rate {plan.optimization.learning_rate:g}"
+    task = Task(train_tokens, vocabulary_size, processes)
+    if "val_sample" not in fixed:
+        config = config.replace(val_sample=SAMPLE)
+    machine = Measured(task, validation, RunClock(began))
+    choice = choose(config, fixed, task, machine)
+    looks = _looks(choice.steps, machine.validations(choice.config))
+    planned = replace_open(choice.config, fixed, looks)
+    if machine.arithmetic is not None and machine.seconds_to_measure(config) <= 0.0:
+        settled = {"precision": machine.arithmetic.precision, "onednn": machine.arithmetic.onednn}
+        planned = replace_open(planned, fixed, settled)  # measuring it again would take time that is short
+    return Plan(
+        planned,
+        _words(choice, task),
+        machine.seconds_a_step(choice.config),
+        machine.threads(choice.config),
+        frozenset(fixed),
+        task,
+        machine.validations(choice.config),
     )
-    return Plan(plan, words)
 
 
-def _largest_that_fits(
-    sizes: list[int], plan: TrainConfig, fixed: Collection[str], train_tokens: int, clock: _Clock
-) -> tuple[TrainConfig, float]:
-    """The plan with the largest hidden size that leaves enough steps, and how many steps it leaves."""
-
-    def with_size(hidden: int) -> TrainConfig:
-        length = plan.data.seq_length if "seq_length" in fixed else 96 if hidden >= 768 else 64
-        batch, length = fit_batch(train_tokens, plan.data.batch_size, length)
-        return plan.replace(hidden_size=hidden, batch_size=batch, seq_length=length)
-
-    def steps(hidden: int) -> float:
-        seconds = 60.0 * plan.optimization.minutes
-        return min(plan.optimization.steps, seconds / clock.seconds_a_step(with_size(hidden)))
-
-    low, high = 0, len(sizes)  # the first size is taken in any case; from index high on, none fits
-    while high - low > 1:
-        middle = (low + high) // 2
-        if steps(sizes[middle]) >= STEPS_A_UNIT * sizes[middle]:
-            low = middle
-        else:
-            high = middle
-    return with_size(sizes[low]), steps(sizes[low])
+def _words(choice: Choice, task: Task) -> str:
+    network, optimization = choice.config.network, choice.config.optimization
+    passes = passes_over_text(choice.config, choice.steps, task)
+    return (
+        f"{optimization.minutes:g} minutes are about {choice.steps:,.0f} steps of {network.cell.upper()}, "
+        f"{network.layers} x {network.hidden_size}, {passes:.1f} passes over the text: "
+        f"dropout {network.dropout:g}, weight drop {network.weight_drop:g}, "
+        f"learning rate {optimization.learning_rate:g}"
+    )
 
 
-class _Clock:
-    """Measures how long a step takes, as PyTorch runs it by itself and with nothing dropped.
+def _looks(steps: float, validations: int) -> dict[str, Any]:
+    """How often a run of so many steps looks up to validate, to save and to report."""
+    every = round(steps / (validations + 1)) if validations else MOST_STEPS
+    return {
+        "eval_every": max(1, every),
+        "save_every": max(1, round(steps / 3)),
+        "log_every": max(1, round(steps / 30)),
+    }
 
-    So a plan counts on a few more steps than dropping leaves on a CPU, and on fewer than a CUDA graph gives
-    on a GPU; the schedule follows the clock, and ends with the time in any case.
+
+@dataclass
+class _Speed:
+    """What was measured of one network."""
+
+    seconds_a_step: float
+    threads: int
+    work: float
+    reading: ReadingTimes = field(default_factory=ReadingTimes)
+
+
+class Measured:
+    """How fast steps and validations run on this machine (`rule.Machine`).
+
+    A step is timed as PyTorch runs it by itself and with nothing dropped. So a plan counts on a few more
+    steps than dropping leaves on a CPU, and on fewer than a CUDA graph gives on a GPU; the schedule follows
+    the clock, and ends with the time in any case.
     """
 
-    def __init__(self, vocabulary_size: int, processes: int) -> None:
-        self._vocabulary_size, self._processes = vocabulary_size, processes
-        self._arithmetic: Arithmetic | None = None
-        self._known: dict[int, float] = {}
+    def __init__(self, task: Task, validation: Rows | None, clock: RunClock) -> None:
+        self._vocabulary_size, self._processes = task.vocabulary_size, task.processes
+        self._validation, self._clock = validation, clock
+        self.arithmetic: Arithmetic | None = None
+        self._known: dict[tuple[Any, ...], _Speed] = {}
+        self._began = clock.spent()
 
     def seconds_a_step(self, config: TrainConfig) -> float:
-        """The least time of three steps, after one that prepares what the others reuse."""
-        hidden = config.network.hidden_size
-        if hidden not in self._known:
-            device = choose_device(config.run.device)
-            with own_random(device), threads(config.run.threads), freed_memory_kept():
-                self._known[hidden] = self._measure(config)
-        return self._known[hidden]
+        """The median of three steps, after one that prepares what the others reuse."""
+        return self._speed(config).seconds_a_step
 
-    def _measure(self, config: TrainConfig) -> float:
+    def threads(self, config: TrainConfig) -> int:
+        """The CPU threads with which that was the least; those that were given, where they were."""
+        return self._speed(config).threads
+
+    def seconds_to_measure(self, config: TrainConfig) -> float:
+        """The time that is left for measuring."""
+        return _MEASURING * 60.0 * config.optimization.minutes - (self._clock.spent() - self._began)
+
+    def seconds_for_steps(self, config: TrainConfig) -> float:
+        """The time, without what is spent already, and what validating takes."""
+        seconds = 60.0 * config.optimization.minutes
+        share = SHARE if self.validations(config) else 0.0
+        left = seconds * (1.0 - share) - self._clock.spent() - _STARTING - self._at_end(config)
+        return max(left, 0.1 * seconds)
+
+    def validations(self, config: TrainConfig) -> int:
+        """How many validations on the way fit into their share of the time."""
+        if self._validation is None:
+            return 0
+        rows = sample_rows(self._validation, config.data.val_sample)
+        once = self._speed(config).reading.expected(rows)
+        return min(MOST, int(SHARE * 60.0 * config.optimization.minutes / once))
+
+    def _at_end(self, config: TrainConfig) -> float:
+        """The time for the validation at the end."""
+        if self._validation is None:
+            return 0.0
+        reading = self._speed(config).reading
+        rows = sample_rows(self._validation, config.data.val_sample)
+        whole = reading.expected(self._validation)
+        if rows is self._validation:
+            return whole
+        return reading.expected(rows) + min(whole, WHOLE_SHARE * 60.0 * config.optimization.minutes)
+
+    def _speed(self, config: TrainConfig) -> _Speed:
+        key = (config.network, config.data.batch_size, config.data.seq_length)
+        if key not in self._known:
+            self._known[key] = self._reckoned(config) or self._measured(config)
+        return self._known[key]
+
+    def _reckoned(self, config: TrainConfig) -> _Speed | None:
+        """What the network that is nearest in work lets expect, where no time is left to measure this one."""
+        if not self._known:
+            return None
+        work = self._work(config)
+        known = min(self._known.values(), key=lambda speed: abs(math.log(speed.work / work)))
+        seconds = known.seconds_a_step * work / known.work
+        if _STEPS * seconds < self.seconds_to_measure(config):
+            return None
+        return self._speed_of(config, seconds, known.threads)
+
+    def _work(self, config: TrainConfig) -> float:
+        """How many numbers a step multiplies, but for a factor."""
+        network, data = config.network, config.data
+        hidden = network.hidden_size
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[network.cell]
+        read = network.embedding_size or self._vocabulary_size
+        weights = gates * hidden * (read + hidden + (network.layers - 1) * 2 * hidden)
+        return (weights + hidden * self._vocabulary_size) * data.batch_size * data.seq_length
+
+    def _speed_of(self, config: TrainConfig, seconds: float, count: int) -> _Speed:
+        """A speed, with validations that take as long for a character as steps do."""
+        speed = _Speed(seconds, count, self._work(config))
+        if self._validation is not None:
+            several = (self._validation, sample_rows(self._validation, config.data.val_sample))
+            speed.reading.assume(seconds / (config.data.batch_size * config.data.seq_length), *several)
+        return speed
+
+    def _measured(self, config: TrainConfig) -> _Speed:
         device = choose_device(config.run.device)
-        config = config.replace(batch_size=max(1, config.data.batch_size // self._processes))
-        if self._arithmetic is None:
-            self._arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
+        with own_random(device), threads(config.run.threads), freed_memory_kept():
+            return self._measure(config, device)
+
+    def _measure(self, whole: TrainConfig, device: torch.device) -> _Speed:
+        config = whole.replace(batch_size=max(1, whole.data.batch_size // self._processes))
+        if self.arithmetic is None:
+            self.arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
         network = CharNetwork(config.network, self._vocabulary_size).to(device)
-        learner = Learner(network, config.optimization, self._arithmetic, device)
-        shape = (config.data.batch_size, config.data.seq_length)
-        tokens = torch.randint(self._vocabulary_size, shape, device=device)
-        state = network.initial_state(config.data.batch_size)
-        times = []
-        for _ in range(4):
-            begin = time.perf_counter()
-            learner.learn(tokens, tokens, state)
-            if is_gpu(device):
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - begin)
-        return min(times[1:])
+        open_ = threads_are_open(config, device, self._processes)
+        limit = self.seconds_to_measure(config)
+        count, seconds = time_steps(network, config, self.arithmetic, device, open_=open_, limit=limit)
+        return self._speed_of(whole, seconds, count)
 
 
-def _rise(value: float, low: float, high: float) -> float:
-    """From 0 at ``low`` in a straight line to a half at ``high``, to two digits."""
-    return round(min(0.5, max(0.0, 0.5 * (value - low) / (high - low))), 2)
+def threads_are_open(config: TrainConfig, device: torch.device, processes: int) -> bool:
+    """Whether the number of threads was left open, and there is more than one to choose from."""
+    return (
+        config.run.threads is None and not is_gpu(device) and processes == 1 and torch.get_num_threads() > 1
+    )
 
 
-def _round_number(value: float) -> int:
-    """The nearest of 1, 2, 5, 10, 20, 50, ... below a number, at least 1."""
-    if value < 1:
-        return 1
-    power = 10 ** math.floor(math.log10(value))
-    return int(max(step * power for step in (1, 2, 5) if step * power <= value))
+def choose_threads(config: TrainConfig, vocabulary_size: int, device: torch.device) -> int:
+    """The number of CPU threads that makes (short) steps fastest now; random generators stay as they were."""
+    short = config.replace(seq_length=min(config.data.seq_length, _SHORT))
+    arithmetic = Arithmetic(config.run.precision, bool(config.run.onednn))
+    with own_random(device), freed_memory_kept():
+        network = CharNetwork(config.network, vocabulary_size).to(device)
+        return time_steps(network, short, arithmetic, device, open_=True)[0]
+
+
+def time_steps(
+    network: CharNetwork,
+    config: TrainConfig,
+    arithmetic: Arithmetic,
+    device: torch.device,
+    *,
+    open_: bool,
+    limit: float = math.inf,
+) -> tuple[int, float]:
+    """The number of CPU threads that makes steps fastest, and the seconds that a step then takes.
+
+    Args:
+        network: takes the steps, and is of no use afterwards.
+        config: how it learns, and the size of the batches.
+        arithmetic: what it computes in.
+        device: where it computes.
+        open_: whether the number of threads is open; if not, the number that is set is timed alone.
+        limit: after so many seconds, what was measured by then decides.
+    """
+    learner = Learner(network, config.optimization, arithmetic, device)
+    shape = (config.data.batch_size, config.data.seq_length)
+    tokens = torch.randint(network.vocabulary_size, shape, device=device)
+    state = network.initial_state(config.data.batch_size)
+    least = math.inf
+    end = time.perf_counter() + limit
+
+    def step() -> float:
+        begin = time.perf_counter()
+        learner.learn(tokens, tokens, state)
+        if is_gpu(device):
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begin
+
+    def time_step(count: int) -> float:
+        nonlocal least
+        if least < math.inf and time.perf_counter() > end:
+            return math.inf
+        with threads(count):
+            times = [step()]  # which also prepares what the others reuse
+            while len(times) < _STEPS and times[-1] <= HOPELESS * least and time.perf_counter() < end:
+                times.append(step())
+        seconds = statistics.median(times[1:] or times)
+        least = min(least, seconds)
+        return seconds
+
+    now = torch.get_num_threads()
+    return fastest_count(thread_counts(now) if open_ else (now,), time_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+import statistics
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,17 +22,31 @@ from rich.progress import (
 from rich.text import Text
 
 from charrnn_runtime.cli import terminal
-from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.split import ROWS
 
 if TYPE_CHECKING:
     from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped, TrainResult
+    from charrnn_trainer.events import (
+        Evaluated,
+        EvaluatedWhole,
+        Event,
+        Logged,
+        Noted,
+        Saved,
+        Started,
+        Stepped,
+        TrainResult,
+    )
 
 _LINES_SHOWN = 5
 _SYMBOLS_SHOWN = 12
 _SAMPLE_LENGTH = 240
 _SAMPLE_LINES = 6
 _REFRESH_PER_SECOND = 4
+_MEASURED_STEPS = 5
+_MINUTES = 3
+_EARLY = 0.7
 
 
 class Display:
@@ -45,6 +60,10 @@ class Display:
         self._of = ""
         self._width = 0
         self._unit = "characters"
+        self._course = False
+        self._samples = False
+        self._validation_tokens = 0
+        self._measured: list[float] = []  # the first steps' seconds, until it is told how long the run takes
 
     def __enter__(self) -> Display:
         return self
@@ -88,7 +107,13 @@ class Display:
         """Say what came of a run that has ended."""
         if result.best is not None:
             best = result.best
-            terminal.say(f"best: validation loss {_with_bits(best.validation_loss)} at step {best.step:,}")
+            loss = best.validation_loss if result.whole_loss is None else result.whole_loss
+            terminal.say(f"best: validation loss {_with_bits(loss)} at step {best.step:,}")
+            if best.step < _EARLY * result.step:
+                terminal.say(
+                    f"  of {result.step:,}: from there on it learned its text by heart; the best is what is "
+                    "exported"
+                )
         elif result.train_loss is not None:
             terminal.say(f"last: training loss {_with_bits(result.train_loss)}")
         terminal.say(
@@ -103,6 +128,10 @@ class Display:
     def _on_started(self, event: Started) -> None:
         config = event.config
         network = config.network
+        self._course = is_course(config)
+        self._samples = config.data.val_sample > 0
+        self._validation_tokens = event.validation_tokens
+        self._measured = []
         self._steps = config.optimization.steps
         self._unit = "bytes" if config.data.level == "byte" else "characters"
         reads = f"an embedding of {network.embedding_size}" if network.embedding_size else "one-hot"
@@ -143,6 +172,24 @@ class Display:
     def _on_stepped(self, event: Stepped) -> None:
         if self._live is not None:
             self._live.step(event)
+        if self._of and len(self._measured) < _MEASURED_STEPS:
+            self._measured.append(event.seconds)
+            if len(self._measured) == _MEASURED_STEPS:
+                self._say_how_long(event)
+
+    def _say_how_long(self, event: Stepped) -> None:
+        """Say how long the run will take, where that is known by its steps and worth a word."""
+        left = self._steps - event.step
+        minutes = left * statistics.median(self._measured) / 60.0
+        if minutes < 1.0:
+            return
+        line = f"the {left:,} steps that are left take about {minutes:,.0f} minutes here"
+        if self._course and minutes > _MINUTES:
+            line += f"; --minutes {_MINUTES:g} makes a better model in less"
+        if self._live is not None:
+            self._live.say(line)
+        else:
+            terminal.say(line)
 
     def _on_logged(self, event: Logged) -> None:
         if self._live is not None:
@@ -155,9 +202,22 @@ class Display:
 
     def _on_evaluated(self, event: Evaluated) -> None:
         line = f"step {event.step}: validation loss {_with_bits(event.validation_loss)}"
+        line += f" on {event.characters:,} {self._unit}" if self._samples else ""
         line += ", the best so far" if event.best else ""
         if self._live is not None:
             self._live.evaluate(event, line)
+        else:
+            terminal.say(line)
+
+    def _on_evaluatedwhole(self, event: EvaluatedWhole) -> None:
+        line = (
+            f"step {event.step}: validation loss {_with_bits(event.validation_loss)} on {event.characters:,} "
+            f"{self._unit}, "
+        )
+        whole = event.characters >= self._validation_tokens - ROWS
+        line += "all that are for validation" if whole else "as many as there was time for"
+        if self._live is not None:
+            self._live.say(line)
         else:
             terminal.say(line)
 
@@ -269,6 +329,13 @@ def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
         yield show
     finally:
         bar.stop()
+
+
+def is_course(config: TrainConfig) -> bool:
+    """Whether settings are those of the course exercise, but for the cell and the number of steps."""
+    given, course = config.flat(), TrainConfig().flat()
+    names = ("layers", "hidden_size", "dropout", "weight_drop", "batch_size", "seq_length", "learning_rate")
+    return given["schedule"] == "constant" and all(given[name] == course[name] for name in names)
 
 
 def _split(event: Started, unit: str) -> str:

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from charrnn_runtime.files import WriteError
 from charrnn_trainer import __version__
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
 from charrnn_trainer.recipes import recipe as named_recipe
+from charrnn_trainer.spinning import limit_spinning
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from charrnn_trainer.distributed import Team
     from charrnn_trainer.events import Event, Listener, TrainResult
     from charrnn_trainer.runs import Run
+    from charrnn_trainer.time_budget import Plan
 
 app = terminal.new_app()
 
@@ -45,6 +48,9 @@ Examples:
 """
 
 RUNS_FOLDER: Final = Path("ckpt")
+
+_BEGAN: Final = time.perf_counter()
+"""When the command began: the time of --minutes counts from here, and not from when PyTorch has come."""
 
 _SETTINGS: Final = tuple(item.name for section in SECTIONS.values() for item in dataclasses.fields(section))
 
@@ -115,6 +121,13 @@ def train(
         int | None,
         typer.Option(help="With --lines, how many different lines are for validation, instead of a share."),
     ] = None,
+    val_sample: Annotated[
+        int | None,
+        typer.Option(
+            help="Characters of the validation text that validations before the end read; 0 is all. "
+            "[default: 0; with --minutes 131072]"
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Streams read side by side. [default: 100]")] = None,
     seq_length: Annotated[
         int | None, typer.Option(help="Characters of a stream in a batch. [default: 100]")
@@ -138,8 +151,8 @@ def train(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Train for so long; settings that are not given are chosen for the best model in that time. "
-            "0 sets no limit."
+            help="Take so long, from start to end; settings that are not given are chosen for the best model "
+            "in that time. 0 sets no limit."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches to learn from. [default: 6000]")] = None,
@@ -183,7 +196,12 @@ def train(
             "--onednn/--no-onednn", help="On a CPU, compute with oneDNN. [default: measure which is faster]"
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: PyTorch's choice]")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads. [default: measure how many are fastest; with --minutes, watch them, too]"
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool | None,
         typer.Option("--tensorboard/--no-tensorboard", help="Log for TensorBoard. [default: no]"),
@@ -216,8 +234,8 @@ def train(
     whose path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
     """
     given = {name: context.params[name] for name in _SETTINGS if context.params[name] is not None}
-    stop = _StopSignals()
     with _joined() as team:
+        stop = _StopSignals(speaks=team is None or team.leads)
         if team is not None and not team.leads:
             result = _follow(team, stop)
         elif resume is not None:
@@ -278,16 +296,26 @@ def _train(
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
         from charrnn_trainer.loop import train as train_network
 
+        plan: Plan | None = None
         if plans:
             fixed = {*given, *(_shaping() if init_from else ())}
-            config = _plan(config, fixed, scanned, processes=team.size if team else 1)
+            plan = _plan(config, fixed, scanned, processes=team.size if team else 1)
+            config = plan.config
         with _claim(out, config) as run, _word_on_write_errors(run.folder):
             source = None if text is None else scanned.source
             with _reading(scanned.size, "preparing the text") as progress:
                 corpus = scanned.encode_to(run.tokens_path, source=source, on_progress=progress)
             with stop, _listeners(config, run.folder, display) as listener:
                 return train_network(
-                    config, corpus, listener, out=run, init_from=init_from, should_stop=stop, team=team
+                    config,
+                    corpus,
+                    listener,
+                    out=run,
+                    init_from=init_from,
+                    should_stop=stop,
+                    team=team,
+                    began=_BEGAN,
+                    plan=plan,
                 )
 
 
@@ -305,7 +333,7 @@ def _resume(path: Path, changes: dict[str, Any], stop: _StopSignals, team: Team 
         _word_on_write_errors(folder),
         _listeners(_settings_of(folder, changes), folder, display) as listener,
     ):
-        return resume_network(folder, listener, changes=changes, should_stop=stop, team=team)
+        return resume_network(folder, listener, changes=changes, should_stop=stop, team=team, began=_BEGAN)
 
 
 def _follow(team: Team, stop: _StopSignals) -> TrainResult:
@@ -354,16 +382,24 @@ def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
     return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
 
 
-def _plan(config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int) -> TrainConfig:
+def _plan(config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int) -> Plan:
     """Choose what is not fixed for the best network in the time, and say what was chosen."""
+    from charrnn_trainer.split import split_text
     from charrnn_trainer.time_budget import plan_for_minutes
 
     terminal.say("measuring how fast this machine learns")
-    train_tokens = text.length - int(text.length * config.data.val_fraction)
-    symbols = len(text.vocabulary)
-    plan = plan_for_minutes(config, fixed, train_tokens, symbols, processes=processes)
+    split = split_text(text.length, config.data)
+    plan = plan_for_minutes(
+        config,
+        fixed,
+        split.train_tokens,
+        len(text.vocabulary),
+        validation=split.rows() if split.validation_tokens else None,
+        processes=processes,
+        began=_BEGAN,
+    )
     terminal.say(plan.words)
-    return plan.config
+    return plan
 
 
 @contextlib.contextmanager
@@ -501,11 +537,13 @@ def _shaping() -> list[str]:
 class _StopSignals:
     """Asks the training to stop after its step when Ctrl-C, SIGTERM or SIGHUP comes; for ``with``.
 
-    A second one ends the process at once. Signals that were ignored before (by nohup, say) stay so.
+    The first one is acknowledged at once, and a second one ends the process. Signals that were ignored before
+    (by nohup, say) stay so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, speaks: bool = True) -> None:
         self.number = 0
+        self._speaks = speaks
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -524,6 +562,8 @@ class _StopSignals:
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        if self._speaks:
+            _say_at_once("stopping after this step, to save it; once more ends at once, without saving")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -531,8 +571,17 @@ class _StopSignals:
         self._before.clear()
 
 
+def _say_at_once(message: str) -> None:
+    """Write a line to stderr from a signal's handler, past a buffer that may be in use."""
+    if terminal.is_quiet() or sys.stderr is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # no terminal, or no file at all
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())
+
+
 def main() -> NoReturn:
     """The entry point of charrnn-train."""
+    limit_spinning(os.environ)
     if _has_company() and os.environ["RANK"] != "0":
         sys.stdout = sys.stderr = None  # until it knows more than the first process, which says the same
     terminal.run(app, "charrnn-train", dies_of_closed_pipe=False)

@@ -1,0 +1,80 @@
+"""What is said of how long a run takes, and of where its best was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from charrnn_trainer.checkpoint import Evaluation
+from charrnn_trainer.cli.display import Display
+from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.events import EvaluatedWhole, Started, Stepped, TrainResult
+
+COURSE = TrainConfig()
+
+
+def told(
+    capsys: pytest.CaptureFixture[str], config: TrainConfig, seconds: float, *events: Any, step: int = 0
+) -> str:
+    """What the display says of a run's start and its first steps."""
+    with Display() as display:
+        display(Started(config, step, 0.0, 1, 900, 100, "cpu", Path("run"), lambda _: ""))
+        for number in range(step + 1, step + 11):
+            display(Stepped(number, 4.0, 0.005, seconds, 0.0))
+        for event in events:
+            display(event)
+    return capsys.readouterr().err
+
+
+def test_the_course_preset_says_how_long_it_takes_and_what_does_better(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = (
+        "the 5,995 steps that are left take about 40 minutes here; --minutes 3 makes a better model in less"
+    )
+    assert told(capsys, COURSE, 0.4).count(line) == 1
+    assert "5,995 steps that are left" in told(capsys, COURSE.replace(cell="gru"), 0.4)
+    assert "the 995 steps that are left" in told(capsys, COURSE, 0.4, step=5_000)
+
+
+def test_other_settings_say_how_long_they_take_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(capsys, COURSE.replace(hidden_size=512, schedule="cosine"), 0.4)
+    assert "take about 40 minutes here\n" in said
+    assert "--minutes" not in said
+
+
+@pytest.mark.parametrize("settings", [{"steps": 100}, {"minutes": 3.0, "steps": MOST_STEPS}])
+def test_what_is_over_soon_or_has_its_minutes_needs_no_word(
+    capsys: pytest.CaptureFixture[str], settings: dict[str, Any]
+) -> None:
+    assert "steps that are left" not in told(capsys, COURSE.replace(**settings), 0.4)
+
+
+@pytest.mark.parametrize(("step", "late"), [(1_000, True), (5_500, False)])
+def test_a_best_that_was_long_before_the_end_is_pointed_out(
+    capsys: pytest.CaptureFixture[str], step: int, late: bool
+) -> None:
+    best = Evaluation(step, 1.2, 1.5)
+    result = TrainResult(
+        cast(Any, None), COURSE, 6_000, False, 1.0, (best, Evaluation(6_000, 0.9, 1.9)), None, Path("run")
+    )
+    Display().show_result(result)
+    said = capsys.readouterr().err
+    assert f"best: validation loss 1.5000 (2.164 bits per character) at step {step:,}\n" in said
+    assert ("of 6,000: from there on it learned its text by heart" in said) == late
+
+
+@pytest.mark.parametrize(
+    ("characters", "words"), [(96, "all that are for validation"), (20, "as many as there was time for")]
+)
+def test_the_loss_at_the_end_says_how_much_it_is_of(
+    capsys: pytest.CaptureFixture[str], characters: int, words: str
+) -> None:
+    config = COURSE.replace(val_sample=50)
+    said = told(capsys, config, 0.1, EvaluatedWhole(7, 1.5, characters))
+    assert (
+        f"step 7: validation loss 1.5000 (2.164 bits per character) on {characters} characters, {words}"
+        in said
+    )

@@ -1,0 +1,171 @@
+"""Validation on a sample: where it lies, how near it comes, and the whole at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn_trainer import loop as loop_module
+from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.config import DataConfig
+from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.evaluation import validation_loss
+from charrnn_trainer.events import Evaluated, EvaluatedWhole, Event
+from charrnn_trainer.export import training_metadata
+from charrnn_trainer.loop import train
+from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.split import Rows, split_text
+from charrnn_trainer.validating import PIECE, WARM_UP, ReadingTimes, read_characters, sample_rows
+from tiny_runs import TINY
+
+SAMPLE = 49_152
+
+
+@given(st.integers(1_000, 30_000_000), st.integers(1, 300_000), st.sampled_from(["end", "spread"]))
+def test_pieces_lie_apart_within_the_rows_and_cost_less_than_the_whole(
+    tokens: int, characters: int, how: str
+) -> None:
+    rows = split_text(tokens, DataConfig(split=how)).rows()
+    sample = sample_rows(rows, characters)
+    if sample is rows:
+        return
+    assert read_characters(sample) < read_characters(rows)
+    assert (sample.length, sample.warm_up) == (PIECE, min(WARM_UP, rows.warm_up))
+    assert len(sample.begins) * PIECE == pytest.approx(
+        characters, abs=(len(rows.begins) * PIECE + 1) / 2
+    ) or (len(sample.begins) == len(rows.begins))
+    each = len(sample.begins) // len(rows.begins)
+    inside = sample.begins.reshape(len(rows.begins), each) - rows.begins[:, np.newaxis]
+    assert inside.min() >= 0
+    assert inside.max() + PIECE <= rows.length
+    assert each == 1 or (np.diff(inside, axis=1) >= PIECE).all()
+    assert (sample_rows(rows, characters).begins == sample.begins).all()
+
+
+def test_where_all_is_no_more_to_read_all_is_read() -> None:
+    rows = split_text(1_115_394, DataConfig()).rows()
+    assert sample_rows(rows, 131_072) is rows
+    assert sample_rows(rows, 0) is rows
+
+
+def verse(random: np.random.Generator) -> str:
+    words = ["to", "be", "or", "not", "question", "nobler", "mind", "suffer", "slings", "arrows", "fortune"]
+    return " ".join(random.choice(words, 7)) + ".\n"
+
+
+def code(random: np.random.Generator) -> str:
+    """Functions of different lengths and depths, whose lines are far easier to foresee than their names."""
+    name = "".join(random.choice(list("abcdefgh"), int(random.integers(3, 9))))
+    lines = [f"    {'    ' * int(random.integers(3))}self.{name} = {name}\n"] * int(random.integers(1, 5))
+    return f"def {name}(self):\n" + "".join(lines)
+
+
+def log(random: np.random.Generator) -> str:
+    day, hour, number = random.integers(1, 29), random.integers(24), random.integers(99)
+    return f"2026-01-{day:02} {hour:02}:00 status installed x{number}\n"
+
+
+@pytest.mark.parametrize("item", [verse, code, log])
+def test_a_sample_is_within_half_a_percent_of_the_whole(
+    item: Callable[[np.random.Generator], str],
+) -> None:
+    random = np.random.default_rng(7)
+    corpus = Corpus.from_text("".join(item(random) for _ in range(12_000)))
+    config = TINY.replace(
+        layers=1, hidden_size=24, steps=150, learning_rate=0.01, dropout=0.0, weight_drop=0.0
+    )
+    config = config.replace(val_fraction=0.0, warmup_steps=0, reset_chance=0.0, seq_length=32)
+    network = train(config, corpus).network
+    rows = split_text(len(corpus), DataConfig(val_fraction=0.2)).rows()
+    sample = sample_rows(rows, SAMPLE)
+    assert read_characters(sample) < 0.7 * read_characters(rows)
+    assert validation_loss(network, corpus.ids, sample) == pytest.approx(
+        validation_loss(network, corpus.ids, rows), rel=0.005
+    )
+
+
+# --- in a run ----------------------------------------------------------------------------------------------
+
+LONG = "to be, or not to be, that is the question:\nwhether 'tis nobler in the mind to suffer\n" * 1_200
+CORPUS = Corpus.from_text(LONG, name="hamlet")  # 30,600 characters for validation, in 64 rows of 478
+CONFIG = TINY.replace(val_sample=512, val_fraction=0.3, steps=9, eval_every=3, save_every=100)
+
+
+def whole_losses(run: Path, corpus: Corpus) -> dict[int, float]:
+    rows = split_text(len(corpus), CONFIG.data).rows()
+    found = {}
+    for entry in list_checkpoints(run):
+        network = CharNetwork.from_checkpoint(load_checkpoint(entry.path))
+        found[entry.step] = validation_loss(network, corpus.ids, rows)
+    return found
+
+
+def test_samples_choose_the_best_and_the_whole_is_read_for_it_at_the_end(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = train(CONFIG, CORPUS, events.append, out=tmp_path / "run")
+    seen = [event for event in events if isinstance(event, Evaluated)]
+    assert [event.step for event in seen] == [3, 6, 9]
+    whole = [event for event in events if isinstance(event, EvaluatedWhole)]
+    assert len(whole) == 1
+    assert result.best is not None
+    assert whole[0].step == result.best.step
+    assert (seen[0].characters, whole[0].characters) == (64 * 256, 64 * 478)
+    expected = whole_losses(tmp_path / "run", CORPUS)[result.best.step]
+    assert whole[0].validation_loss == result.whole_loss == pytest.approx(expected, rel=1e-5)
+    best = load_checkpoint(find_checkpoint(tmp_path / "run"))
+    assert best.validation_loss == result.best.validation_loss
+    assert training_metadata(best)["validation_loss"] == best.whole_loss == result.whole_loss
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert lines[-1]["whole_loss"] == result.whole_loss
+
+
+def test_an_earlier_best_is_read_whole_too_and_its_file_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [1.0, 2.0, 3.0]
+    real = validation_loss
+
+    def loss(network: CharNetwork, ids: object, rows: Rows) -> float:
+        return planned.pop(0) if planned else real(network, ids, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop_module, "validation_loss", loss)
+    result = train(CONFIG, CORPUS, out=tmp_path / "run")
+    assert result.best is not None
+    assert result.best.step == 3
+    best = load_checkpoint(find_checkpoint(tmp_path / "run"))
+    assert (best.step, best.validation_loss) == (3, 1.0)
+    assert best.whole_loss == pytest.approx(whole_losses(tmp_path / "run", CORPUS)[3], rel=1e-5)
+    last = load_checkpoint(find_checkpoint(tmp_path / "run", "last"))
+    assert (last.validation_loss, last.whole_loss) == (3.0, None)
+
+
+def test_where_the_sample_is_the_whole_nothing_is_read_twice(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = train(CONFIG.replace(val_sample=10**6), CORPUS, events.append, out=tmp_path / "run")
+    assert not [event for event in events if isinstance(event, EvaluatedWhole)]
+    assert result.whole_loss is None
+    plain = train(CONFIG.replace(val_sample=0), CORPUS)
+    assert [item.validation_loss for item in plain.evaluations] == [
+        item.validation_loss for item in result.evaluations
+    ]
+
+
+# --- the time that it takes --------------------------------------------------------------------------------
+
+
+def test_expected_times_follow_what_validations_took() -> None:
+    rows, sample = Rows(np.zeros(64, np.int64), 1_000, 500), Rows(np.zeros(512, np.int64), 256, 128)
+    times = ReadingTimes()
+    times.assume(1e-4, rows, sample)
+    assert times.expected(rows) == pytest.approx(64 * 1_500 * 1e-4)
+    times.note(sample, 2 * times.expected(sample))
+    assert times.expected(rows) == pytest.approx(64 * 1_500 * 2e-4)
+    assert times.within(rows, 64 * 1_000 * 2e-4).length == 500
+    assert times.within(rows, 0.0).length == PIECE
+    assert times.within(rows, 1e9) == rows

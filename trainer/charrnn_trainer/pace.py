@@ -1,0 +1,176 @@
+"""The speed of a run, watched step by step: how many threads pay, and whether a plan still holds.
+
+Nothing here reads a clock or sets anything: times of steps go in, and decisions come out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+TRIAL_STEPS: Final = 4
+"""After a change of threads, so many steps show whether it pays."""
+
+HOPELESS: Final = 1.5
+"""A trial whose step takes so many times the usual one's time ends at once."""
+
+BETTER: Final = 0.95
+"""Another number of threads must be so much faster."""
+
+SLOW: Final = 1.5
+"""Two steps in a row of so many times the usual time are taken as a sign that others need the cores."""
+
+FIRST_WAIT: Final = 10.0
+LONGEST_WAIT: Final = 120.0
+"""Seconds from one trial to the next: doubled where it did not pay."""
+
+WINDOW: Final = 4.0
+"""The mean of the steps of so many seconds (and at least three) is compared with what was planned."""
+
+OFF: Final = 2.0
+"""A mean so many times above what was planned, or below it, asks for another plan."""
+
+
+def thread_counts(most: int) -> tuple[int, ...]:
+    """The numbers of threads that are tried: powers of two, and the most.
+
+    Example:
+        >>> thread_counts(2), thread_counts(12)
+        ((1, 2), (1, 2, 4, 8, 12))
+    """
+    counts = [1]
+    while 2 * counts[-1] < most:
+        counts.append(2 * counts[-1])
+    return (*counts, most) if most > 1 else (1,)
+
+
+def fastest_count(counts: Sequence[int], time_step: Callable[[int], float]) -> tuple[int, float]:
+    """The number of threads with which a step is fastest, and its time.
+
+    Args:
+        counts: numbers of threads, ascending. From where more of them no longer help, none is tried.
+        time_step: gives a step's time with so many.
+    """
+    best, seconds = counts[0], time_step(counts[0])
+    for count in counts[1:]:
+        other = time_step(count)
+        if other > BETTER * seconds:
+            break
+        best, seconds = count, other
+    return best, seconds
+
+
+class ThreadPace:
+    """Decides after every step with how many threads the next one is computed.
+
+    Now and then, and at once where steps have become slow, the next smaller or larger number is tried for
+    `TRIAL_STEPS` steps, and kept if they were faster. So fewer threads compute while other processes need the
+    cores, and more when they do not.
+
+    Attributes:
+        count: how many threads compute the next step.
+        home: the number that has proved itself; another one is on trial.
+    """
+
+    def __init__(self, counts: Sequence[int], start: int) -> None:
+        """Choose among ``counts``, ascending, from ``start`` on."""
+        self._counts = tuple(counts)
+        self._place = self._counts.index(start)
+        self.count = start
+        self._recent: deque[float] = deque(maxlen=5)  # times at home
+        self._usual: float | None = None
+        self._slow = 0
+        self._trial: list[float] | None = None
+        self._way = 0
+        self._waits = {-1: FIRST_WAIT, 1: FIRST_WAIT}
+        self._since = {-1: 0.0, 1: 0.0}  # seconds since the last trial in this direction
+
+    @property
+    def home(self) -> int:
+        return self._counts[self._place]
+
+    def step_done(self, seconds: float) -> bool:
+        """Take note of a step's time; gives whether `count` has changed."""
+        before = self.count
+        for way in self._since:
+            self._since[way] += seconds
+        if self._trial is not None:
+            self._go_on_with_trial(seconds)
+        else:
+            self._stay_or_try(seconds)
+        return self.count != before
+
+    def _stay_or_try(self, seconds: float) -> None:
+        self._recent.append(seconds)
+        slow = self._usual is not None and seconds > SLOW * self._usual
+        self._slow = self._slow + 1 if slow else 0
+        if len(self._recent) < self._recent.maxlen and self._slow < 2:  # type: ignore[operator]
+            return
+        if self._slow < 2:
+            now = statistics.median(self._recent)
+            self._usual = now if self._usual is None else min(self._usual, now)
+        ways = [way for way in (-1, 1) if 0 <= self._place + way < len(self._counts)]
+        if self._slow >= 2 and -1 in ways and self._since[-1] > FIRST_WAIT / 10:
+            self._try(-1)
+            return
+        due = [way for way in ways if self._since[way] >= self._waits[way]]
+        if due:
+            self._try(max(due, key=lambda way: self._since[way]))
+
+    def _try(self, way: int) -> None:
+        if self._slow >= 2:
+            recent = list(self._recent)[-2:]
+            self._recent.clear()
+            self._recent.extend(recent)
+        self._way, self._trial = way, []
+        self.count = self._counts[self._place + way]
+
+    def _go_on_with_trial(self, seconds: float) -> None:
+        assert self._trial is not None
+        self._trial.append(seconds)
+        usual = statistics.median(self._recent)
+        hopeless = seconds > HOPELESS * usual
+        if len(self._trial) < TRIAL_STEPS and not hopeless:
+            return
+        way = self._way
+        self._since[way] = 0.0
+        if not hopeless and statistics.median(self._trial) < BETTER * usual:
+            self._place += way
+            self._recent = deque(self._trial, maxlen=self._recent.maxlen)
+            self._waits = {-1: FIRST_WAIT, 1: FIRST_WAIT}
+            self._since[-way] = 0.0
+            self._usual = None
+        else:
+            self._waits[way] = min(LONGEST_WAIT, 2.0 * self._waits[way])
+            if self._slow >= 2:  # so slow it is with any number; what was usual is so no more
+                self._usual = None
+        self._slow, self._trial = 0, None
+        self.count = self.home
+
+
+class SpeedWatch:
+    """Notices that steps take far longer, or far less long, than a plan counts on."""
+
+    def __init__(self, planned: float) -> None:
+        """Watch for steps that take anything but about ``planned`` seconds."""
+        self.planned = planned
+        self._recent: deque[float] = deque()
+
+    def step_done(self, seconds: float) -> bool:
+        """Take note of a step's time; gives whether the plan is off, and then counts on the time of now.
+
+        `planned` is then the mean of the last steps.
+        """
+        self._recent.append(seconds)
+        while len(self._recent) > 3 and sum(self._recent) - self._recent[0] >= WINDOW:
+            self._recent.popleft()
+        if len(self._recent) < 3 or sum(self._recent) < WINDOW:
+            return False
+        mean = sum(self._recent) / len(self._recent)
+        if self.planned / OFF <= mean <= self.planned * OFF:
+            return False
+        self.planned = mean
+        self._recent.clear()
+        return True
