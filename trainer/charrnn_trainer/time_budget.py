@@ -26,6 +26,9 @@ HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
 STEPS_A_UNIT: Final = 6.0
 """A network gets the largest hidden size that leaves it so many steps for each unit: at 512 units, 3,072."""
 
+FINE_TUNING: Final = 1 / 3
+"""How high the learning rate is for a network that has learned another text, as a share of the usual one."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,6 +50,7 @@ def plan_for_minutes(
     vocabulary_size: int,
     *,
     processes: int = 1,
+    fine_tunes: bool = False,
 ) -> Plan:
     """The settings that give the best network that ``config.optimization.minutes`` can give on this machine.
 
@@ -65,6 +69,8 @@ def plan_for_minutes(
         vocabulary_size: V.
         processes: how many train together. Batches then have the next number of rows that they can share
             equally; what their exchange of gradients takes is not measured.
+        fine_tunes: whether the network has learned another text before; the rate is then `FINE_TUNING` times
+            as high.
     """
     reads_as_one_hot = vocabulary_size <= ONE_HOT_LIMIT and not config.network.tie_weights
     embedding = vocabulary_size if reads_as_one_hot else None
@@ -88,6 +94,7 @@ def plan_for_minutes(
     hidden = plan.network.hidden_size
     passes = steps * plan.data.batch_size * plan.data.seq_length / train_tokens
     rate = min(0.008, 2.1 / hidden) * (0.25 if plan.network.cell == "rnn" else 1.0)
+    rate *= FINE_TUNING if fine_tunes else 1.0
     derived = {
         "dropout": _rise(passes, 1.0, 16.0),
         "weight_drop": _rise(passes, 8.0, 28.0),

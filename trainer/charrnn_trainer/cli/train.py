@@ -261,7 +261,8 @@ def _train(
 
         if plans:
             fixed = {*given, *(_shaping() if init_from else ())}
-            config = _plan(config, fixed, scanned, processes=team.size if team else 1)
+            processes = team.size if team else 1
+            config = _plan(config, fixed, scanned, processes=processes, fine_tunes=init_from is not None)
         with _claim(out, config) as run, _word_on_write_errors(run.folder):
             source = None if text is None else scanned.source
             with _reading(scanned.size, "preparing the text") as progress:
@@ -335,14 +336,16 @@ def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
     return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
 
 
-def _plan(config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int) -> TrainConfig:
+def _plan(
+    config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int, fine_tunes: bool
+) -> TrainConfig:
     """Choose what is not fixed for the best network in the time, and say what was chosen."""
     from charrnn_trainer.time_budget import plan_for_minutes
 
     terminal.say("measuring how fast this machine learns")
     train_tokens = text.length - int(text.length * config.data.val_fraction)
     symbols = len(text.vocabulary)
-    plan = plan_for_minutes(config, fixed, train_tokens, symbols, processes=processes)
+    plan = plan_for_minutes(config, fixed, train_tokens, symbols, processes=processes, fine_tunes=fine_tunes)
     terminal.say(plan.words)
     return plan.config
 
