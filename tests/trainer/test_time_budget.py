@@ -170,6 +170,17 @@ def test_a_plan_looks_up_as_often_as_there_is_time_for(monkeypatch: pytest.Monke
     assert plan(3, val_sample=7).data.val_sample == 7
 
 
+@pytest.mark.usefixtures("speed")
+def test_a_network_that_has_learned_before_learns_at_a_third_of_the_rate() -> None:
+    def rate(*fixed: str, fine_tunes: bool) -> float:
+        config = TrainConfig().replace(minutes=3)
+        made = plan_for_minutes(config, {*fixed}, MILLION, 65, fine_tunes=fine_tunes).config
+        return made.optimization.learning_rate
+
+    assert rate(fine_tunes=True) == pytest.approx(rate(fine_tunes=False) / 3, rel=0.05)
+    assert rate("learning_rate", fine_tunes=True) == TrainConfig().optimization.learning_rate
+
+
 def test_the_speed_is_measured_and_random_numbers_are_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

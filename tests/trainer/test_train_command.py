@@ -154,6 +154,7 @@ def test_a_time_budget_from_a_networks_weights_plans_what_is_dropped_anew(progra
     done = program("my.txt", "--minutes", "50", "--init-from", "ckpt", "--steps", "60", *TINY_FLAGS[4:])
     assert done.code == 0, done.err
     assert "about 60 steps of LSTM, 1 x 8, 2.5 passes over the text: dropout 0.05" in done.err
+    assert "learning rate 0.0027" in done.err  # a third of what starting anew takes
     config = load_checkpoint(find_checkpoint("ckpt/lstm-2", "last")).config
     assert (config.network.hidden_size, config.network.dropout) == (8, 0.05)
 

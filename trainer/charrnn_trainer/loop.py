@@ -52,6 +52,7 @@ from charrnn_trainer.events import (
     Stepped,
     TrainResult,
 )
+from charrnn_trainer.first_guess import guess_by_frequency
 from charrnn_trainer.graph.weights import check_step_model_fits
 from charrnn_trainer.learner import Learn, Learner
 from charrnn_trainer.line_batches import LineBatches
@@ -424,6 +425,7 @@ class _Training:
         with own_random(self._device):
             torch.manual_seed(config.run.seed)
             self._network = CharNetwork(config.network, len(corpus.vocabulary)).to(self._device)
+            guess_by_frequency(self._network, corpus.ids[: self._train_tokens])
             self._random = random_states(self._device)
         self._draw_apart()
         self._state: State = self._network.initial_state(self._rows.stop - self._rows.start)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 State = tuple[Tensor, ...]
 """What a stream remembers: ``(h,)``, for an LSTM ``(h, c)``, each ``[L, B, H]``."""
 
-_LARGE_VOCABULARY = 256
-"""With more symbols, a loss on the CPU is computed together with its gradients (`output_loss`)."""
+LARGE_VOCABULARY = 256
+"""With more symbols, a loss on the CPU is computed together with its gradients (`output_loss`), and training
+begins with a guess by frequency (`guess_by_frequency`)."""
 
 _LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
@@ -55,10 +56,10 @@ class CharNetwork(nn.Module):
         them: with the bias of 1 that is often advised (Jozefowicz et al. 2015), 1,000 steps of 512 units on
         tinyshakespeare ended at a loss of 1.696, and without it at 1.637.
 
-        Tied weights are drawn small, with a standard deviation of E^-0.5, and read E^0.5 times as large, as in
-        Vaswani et al. (2017), section 3.4. After 300 steps of 128 units on a Chinese text of 6,128 symbols,
-        the validation loss was 5.27 nats; read as they are, 5.41, drawn as embeddings are, of size 1, 5.60,
-        and without ties 5.37.
+        Tied weights are drawn small, with a standard deviation of E^-0.5, and read E^0.5 times as large, as
+        in Vaswani et al. (2017), section 3.4. After 300 steps of 128 units on a Chinese text of 6,128
+        symbols, the validation loss was 5.27 nats; read as they are, 5.41, drawn as embeddings are, of size
+        1, 5.60, and without ties 5.37.
         """
         super().__init__()
         self.config = config.resolve(vocabulary_size)
@@ -129,7 +130,7 @@ class CharNetwork(nn.Module):
             hidden = dropout(hidden, self.config.dropout)
         if self._projects:
             hidden = self.projection(hidden)  # (B, T, H) -> (B, T, E)
-        if targets is not None and self.vocabulary_size > _LARGE_VOCABULARY and not hidden.is_cuda:
+        if targets is not None and self.vocabulary_size > LARGE_VOCABULARY and not hidden.is_cuda:
             output = self.output
             return output_loss(hidden.flatten(0, 1), output.weight, output.bias, targets.flatten()), after
         logits = self.output(hidden).float()  # (B, T, H or E) -> (B, T, V)

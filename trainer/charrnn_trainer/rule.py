@@ -28,11 +28,13 @@ class Task:
         train_tokens: how many characters the text has for training.
         vocabulary_size: V.
         processes: how many train together.
+        fine_tunes: whether the network has learned another text before.
     """
 
     train_tokens: int
     vocabulary_size: int
     processes: int = 1
+    fine_tunes: bool = False
 
 
 class Machine(Protocol):

@@ -91,6 +91,7 @@ def plan_for_minutes(
     validation: Rows | None = None,
     processes: int = 1,
     began: float | None = None,
+    fine_tunes: bool = False,
 ) -> Plan:
     """The settings that give the best network that ``config.optimization.minutes`` can give on this machine.
 
@@ -106,8 +107,9 @@ def plan_for_minutes(
         validation: the rows of the validation text, if it has one.
         processes: how many train together; what their exchange of gradients takes is not measured.
         began: what `time.perf_counter` gave when the command began; None is now.
+        fine_tunes: whether the network has learned another text before.
     """
-    task = Task(train_tokens, vocabulary_size, processes)
+    task = Task(train_tokens, vocabulary_size, processes, fine_tunes)
     if "val_sample" not in fixed:
         config = config.replace(val_sample=SAMPLE)
     machine = Measured(task, validation, RunClock(began))

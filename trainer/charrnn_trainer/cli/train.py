@@ -299,7 +299,8 @@ def _train(
         plan: Plan | None = None
         if plans:
             fixed = {*given, *(_shaping() if init_from else ())}
-            plan = _plan(config, fixed, scanned, processes=team.size if team else 1)
+            processes = team.size if team else 1
+            plan = _plan(config, fixed, scanned, processes=processes, fine_tunes=init_from is not None)
             config = plan.config
         with _claim(out, config) as run, _word_on_write_errors(run.folder):
             source = None if text is None else scanned.source
@@ -382,7 +383,9 @@ def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
     return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
 
 
-def _plan(config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int) -> Plan:
+def _plan(
+    config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int, fine_tunes: bool
+) -> Plan:
     """Choose what is not fixed for the best network in the time, and say what was chosen."""
     from charrnn_trainer.split import split_text
     from charrnn_trainer.time_budget import plan_for_minutes
@@ -397,6 +400,7 @@ def _plan(config: TrainConfig, fixed: set[str], text: ScannedText, *, processes:
         validation=split.rows() if split.validation_tokens else None,
         processes=processes,
         began=_BEGAN,
+        fine_tunes=fine_tunes,
     )
     terminal.say(plan.words)
     return plan
