@@ -47,7 +47,7 @@ def test_three_minutes_at_a_twentieth_of_a_second_are_a_layer_of_512() -> None:
     config = plan(3)
     assert (config.network.layers, config.network.hidden_size) == (1, 512)
     assert config.network.embedding_size == 65
-    assert (config.data.batch_size, config.data.seq_length, config.data.random_start) == (32, 64, True)
+    assert (config.data.batch_size, config.data.seq_length, config.data.random_start) == (16, 64, True)
     assert config.optimization.schedule == "cosine"
     assert config.optimization.steps == MOST_STEPS
     assert config.optimization.minutes == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn_trainer.network import LARGE_VOCABULARY, CharNetwork
-from charrnn_trainer.token_file import windows
 
 
 @torch.no_grad()
-def guess_by_frequency(network: CharNetwork, ids: NDArray[Any]) -> None:
+def guess_by_frequency(network: CharNetwork, text: Iterable[NDArray[Any]]) -> None:
     """Let the output's bias begin as the logarithm of the symbols' shares of a text.
 
     Of thousands of symbols most are rare, which a network otherwise has to learn first. On a Chinese text of
@@ -22,12 +22,12 @@ def guess_by_frequency(network: CharNetwork, ids: NDArray[Any]) -> None:
 
     Args:
         network: the network, before it learns.
-        ids: the text for training, ``[N]``.
+        text: the ids of the text for training, some at a time, ``[n]`` each.
     """
     size = network.vocabulary_size
     if size <= LARGE_VOCABULARY:
         return
     counts = np.ones(size)  # as if each had been seen once more: a share is never zero
-    for window in windows(ids):
+    for window in text:
         counts += np.bincount(window, minlength=size)
     network.output.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))

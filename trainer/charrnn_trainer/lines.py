@@ -13,6 +13,7 @@ The index takes some 40 bytes of memory a line, and the text none: it is read in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,6 +106,12 @@ class LineSplit:
     def validation_tokens(self) -> int:
         """How many characters validate, newlines included."""
         return self.validation.characters
+
+    def training_windows(self, ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """The characters of a text ``[N]`` that are trained on, line by line, with a newline behind each."""
+        for begin, length in zip(self.training.begins, self.training.lengths, strict=True):
+            yield from windows(ids[begin : begin + length])
+            yield np.array([self.training.newline], ids.dtype)
 
     def rows(self) -> Lines:
         """What is scored: the lines that validate."""

@@ -62,7 +62,7 @@ from charrnn_trainer.precision import Arithmetic, choose_arithmetic, has_fast_bf
 from charrnn_trainer.run_clock import RunClock
 from charrnn_trainer.runs import Run
 from charrnn_trainer.schedule import learning_rate
-from charrnn_trainer.split import Rows, Split, split_text
+from charrnn_trainer.split import Split, split_text
 from charrnn_trainer.time_budget import Plan, choose_threads, threads_are_open
 from charrnn_trainer.torch_settings import (
     freed_memory_kept,
@@ -75,7 +75,7 @@ from charrnn_trainer.torch_settings import (
     threads,
 )
 from charrnn_trainer.unlike import what_is_unlike
-from charrnn_trainer.validating import SHARE, WHOLE_SHARE, ReadingTimes, sample_rows
+from charrnn_trainer.validating import SHARE, WHOLE_SHARE, HeldOut, ReadingTimes, sample_rows
 from charrnn_trainer.watch import Watch
 from charrnn_trainer.weight_growth import grow_weights
 
@@ -425,7 +425,7 @@ class _Training:
         with own_random(self._device):
             torch.manual_seed(config.run.seed)
             self._network = CharNetwork(config.network, len(corpus.vocabulary)).to(self._device)
-            guess_by_frequency(self._network, corpus.ids[: self._train_tokens])
+            guess_by_frequency(self._network, self._split.training_windows(corpus.ids))
             self._random = random_states(self._device)
         self._draw_apart()
         self._state: State = self._network.initial_state(self._rows.stop - self._rows.start)
@@ -746,10 +746,10 @@ class _Training:
         self._evaluations.append(Evaluation(self._step, self._train_loss(), loss))
         if self._run is not None:
             self._run.note(step=self._step, validation_loss=loss, seconds=round(seconds, 6))
-        self._emit(Evaluated(self._step, loss, best, len(rows.begins) * rows.length))
+        self._emit(Evaluated(self._step, loss, best, rows.characters))
         return best
 
-    def _validation_loss(self, network: CharNetwork, rows: Rows) -> float:
+    def _validation_loss(self, network: CharNetwork, rows: HeldOut) -> float:
         # In fp32, which exported models compute in.
         with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
             return validation_loss(network, self._corpus.ids, rows)
@@ -775,8 +775,8 @@ class _Training:
         if minutes:
             left = max(0.0, 60.0 * minutes - self._clock.spent())
             rows = self._reading.within(rows, left + _LATE * 60.0 * minutes)
-        characters = len(rows.begins) * rows.length
-        if characters <= len(self._rows_on_the_way.begins) * self._rows_on_the_way.length:
+        characters = rows.characters
+        if characters <= self._rows_on_the_way.characters:
             return None  # the sample says more
         begin = time.perf_counter()
         loss = self._validation_loss(network, rows)

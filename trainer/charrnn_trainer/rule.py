@@ -1,8 +1,9 @@
 """The rule that makes settings of a time budget: from numbers to settings, without measuring anything.
 
-It came from measurements of minutes to hours on tinyshakespeare: one wide layer learns more than two narrow
-ones, and small batches more than large ones; the wider the layer, the more steps it needs, and the more often
-a text is read, the more a network must be kept from learning it by heart.
+It came from measurements of some minutes on texts of many kinds, and of hours on tinyshakespeare
+(docs/tried.md): one layer learns more than two narrower ones, and small batches more than large ones; the
+wider the layer, the more steps it needs; and the more often a text is read by the more weights, the more a
+network must be kept from learning it by heart.
 """
 
 from __future__ import annotations
@@ -12,12 +13,33 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from charrnn_runtime.contract import GATES
 from charrnn_trainer.batches import fit_batch
-from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, TrainConfig
+from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, NetworkConfig, TrainConfig
 
 HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
-STEPS_A_UNIT: Final = 6.0
-"""A network gets the largest hidden size that leaves it so many steps for each unit: at 512 units, 3,072."""
+STEPS_A_UNIT: Final = 7.0
+"""A network gets the largest hidden size that leaves it so many steps for each unit: at 512 units, 3,584."""
+
+BATCH_SIZE: Final = 16
+SEQ_LENGTH: Final = 64
+LONG_SEQ_LENGTH: Final = 96
+"""A batch has 16 rows of 64 characters; of 96 from 768 units on, which learn for hours."""
+
+MOST_PASSES: Final = 100.0
+"""A text is read so often at most: what time is left after that would only make the loss rise."""
+
+GRU_FASTER: Final = 0.85
+"""Where the cell is open, a GRU is taken if its step takes at most this share of an LSTM's time."""
+
+IDENTITY_LIMIT: Final = 96
+EMBEDDING: Final = 64
+TIED_EMBEDDING: Final = 256
+"""Up to 96 symbols are read through an embedding of as many numbers, which starts as the identity; up to 256
+through one of 64 numbers; more through one of 256, to which the output weights are tied."""
+
+FINE_TUNING: Final = 1 / 3
+"""How high the learning rate is for a network that has learned another text, as a share of the usual one."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +89,12 @@ class Choice:
 def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Machine) -> Choice:
     """The settings that give the best network in the time that a machine has.
 
-    The rule, where a setting is not fixed: one layer; batches of 32 rows by 64 characters (by 96 from 768
-    units on); the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units, and whose
-    square is not above the number of characters (a short text teaches no large network); AdamW's weight decay
-    0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %. `derived` tells what
-    follows from the number of steps.
+    The rule, where a setting is not fixed: one layer, of GRU cells where these are clearly faster than
+    LSTM's (`GRU_FASTER`), else of LSTM cells; batches of 16 rows by 64 characters; the largest of
+    `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units, and whose square is not above the
+    number of characters (a short text teaches no large network); at most `MOST_PASSES` passes over the text;
+    AdamW's weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %.
+    `derived` tells what follows from the number of steps.
 
     Args:
         config: settings, of which those named in ``fixed`` stay.
@@ -80,12 +103,10 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
             equally.
         machine: how fast it is learned.
     """
-    reads_as_one_hot = task.vocabulary_size <= ONE_HOT_LIMIT and not config.network.tie_weights
-    embedding = task.vocabulary_size if reads_as_one_hot else None
     base = {
         "layers": 1,
-        "embedding_size": embedding,
-        "batch_size": task.processes * math.ceil(32 / task.processes),
+        **_reading(config.network, fixed, task.vocabulary_size),
+        "batch_size": task.processes * math.ceil(BATCH_SIZE / task.processes),
         "random_start": True,
         "reset_chance": 0.002,
         "steps": MOST_STEPS,
@@ -97,27 +118,57 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
     sizes = [size for size in HIDDEN_SIZES if size * size <= task.train_tokens] or [HIDDEN_SIZES[0]]
     if "hidden_size" in fixed:
         sizes = [config.network.hidden_size]
+    if "cell" not in fixed:
+        usual = _with_size(config, sizes[len(sizes) // 2], fixed, task)
+        lstm, gru = (machine.seconds_a_step(usual.replace(cell=cell)) for cell in ("lstm", "gru"))
+        config = config.replace(cell="gru" if gru <= GRU_FASTER * lstm else "lstm")
     config = _largest_that_fits(sizes, config, fixed, task, machine)
-    steps = _steps(config, machine)
+    steps = _steps(config, task, machine)
+    if steps < config.optimization.steps:
+        most = _steps_in_most_passes(config, task)
+        config = replace_open(config, fixed, {"steps": round(most)} if steps >= most else {})
     return Choice(replace_open(config, fixed, derived(config, steps, task)), steps)
+
+
+def _reading(network: NetworkConfig, fixed: Collection[str], symbols: int) -> dict[str, Any]:
+    """How a network of so many symbols reads them, and whether its output weights are tied to that."""
+    tied = network.tie_weights if "tie_weights" in fixed else symbols > ONE_HOT_LIMIT
+    if tied:
+        return {"tie_weights": True, "embedding_size": min(TIED_EMBEDDING, symbols)}
+    if symbols > ONE_HOT_LIMIT:
+        return {"embedding_size": None}
+    return {"embedding_size": symbols if symbols <= IDENTITY_LIMIT else EMBEDDING}
 
 
 def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     """The settings that follow from how many steps a network gets, by name; they can change in mid-run.
 
-    From the steps follow the passes over the text: dropout before the output rises from none at one pass to a
-    half at 16, the drop of recurrent weights from none at 8 passes to a half at 28. The learning rate is
-    2.1 / H, at most 0.008 (for tanh cells a quarter), after 3 % warm-up, along the schedule to the end.
+    What is dropped follows from how often the text is read, times the weights that there are for each of its
+    characters (z): dropout before the output is 0.11 log2(1 + z / 4), at most a half; the drop of recurrent
+    weights 0.06 log2(z / 8), from none to 0.35. The learning rate is 3.1 / H, at most 0.006 (for tanh cells a
+    quarter, for a network that has learned before `FINE_TUNING`), after 3 % warm-up, along the schedule to
+    the end.
     """
     network = config.network
-    passes = passes_over_text(config, steps, task)
-    rate = min(0.008, 2.1 / network.hidden_size) * (0.25 if network.cell == "rnn" else 1.0)
+    weights = _weights(network, task.vocabulary_size)
+    z = passes_over_text(config, steps, task) * weights / task.train_tokens
+    rate = min(0.006, 3.1 / network.hidden_size) * (0.25 if network.cell == "rnn" else 1.0)
+    rate *= FINE_TUNING if task.fine_tunes else 1.0
     return {
-        "dropout": _rise(passes, 1.0, 16.0),
-        "weight_drop": _rise(passes, 8.0, 28.0),
+        "dropout": round(min(0.5, 0.11 * math.log2(1.0 + z / 4.0)), 2),
+        "weight_drop": round(min(0.35, max(0.0, 0.06 * math.log2(max(z, 1.0) / 8.0))), 2),
         "learning_rate": float(f"{rate:.2g}"),
         "warmup_steps": max(1, round(0.03 * steps)),
     }
+
+
+def _weights(network: NetworkConfig, symbols: int) -> int:
+    """How many weights a network has, but for biases."""
+    hidden, read = network.hidden_size, network.resolve(symbols).embedding_size or symbols
+    recurrent = GATES[network.cell] * hidden * (hidden * (2 * network.layers - 1) + read)
+    if not network.tie_weights:
+        return recurrent + symbols * (read + hidden)
+    return recurrent + symbols * read + hidden * read * (read != hidden)
 
 
 def passes_over_text(config: TrainConfig, steps: float, task: Task) -> float:
@@ -134,27 +185,34 @@ def _largest_that_fits(
     sizes: list[int], config: TrainConfig, fixed: Collection[str], task: Task, machine: Machine
 ) -> TrainConfig:
     """The settings with the largest hidden size that leaves enough steps."""
-
-    def with_size(hidden: int) -> TrainConfig:
-        length = config.data.seq_length if "seq_length" in fixed else 96 if hidden >= 768 else 64
-        batch, length = fit_batch(task.train_tokens, config.data.batch_size, length)
-        return config.replace(hidden_size=hidden, batch_size=batch, seq_length=length)
-
     low, high = 0, len(sizes)  # the first size is taken in any case; from index high on, none fits
     while high - low > 1:
         middle = (low + high) // 2
-        if _steps(with_size(sizes[middle]), machine) >= STEPS_A_UNIT * sizes[middle]:
+        steps = _steps(_with_size(config, sizes[middle], fixed, task), task, machine)
+        if steps >= STEPS_A_UNIT * sizes[middle]:
             low = middle
         else:
             high = middle
-    return with_size(sizes[low])
+    return _with_size(config, sizes[low], fixed, task)
 
 
-def _steps(config: TrainConfig, machine: Machine) -> float:
-    """How many steps there is time for."""
-    return min(config.optimization.steps, machine.seconds_for_steps(config) / machine.seconds_a_step(config))
+def _with_size(config: TrainConfig, hidden: int, fixed: Collection[str], task: Task) -> TrainConfig:
+    """The settings with a hidden size, and batches that go with it and that the text fills."""
+    length = LONG_SEQ_LENGTH if hidden >= 768 else SEQ_LENGTH
+    if "seq_length" in fixed:
+        length = config.data.seq_length
+    batch, length = fit_batch(task.train_tokens, config.data.batch_size, length)
+    return config.replace(hidden_size=hidden, batch_size=batch, seq_length=length)
 
 
-def _rise(value: float, low: float, high: float) -> float:
-    """From 0 at ``low`` in a straight line to a half at ``high``, to two digits."""
-    return round(min(0.5, max(0.0, 0.5 * (value - low) / (high - low))), 2)
+def _steps(config: TrainConfig, task: Task, machine: Machine) -> float:
+    """How many steps there are time and text for."""
+    in_time = machine.seconds_for_steps(config) / machine.seconds_a_step(config)
+    if config.optimization.steps < MOST_STEPS:  # they were given
+        return min(config.optimization.steps, in_time)
+    return min(_steps_in_most_passes(config, task), in_time)
+
+
+def _steps_in_most_passes(config: TrainConfig, task: Task) -> float:
+    """How many steps `MOST_PASSES` passes over the text have."""
+    return MOST_PASSES / passes_over_text(config, 1.0, task)

@@ -7,6 +7,7 @@ middle of a batch, and 64 cuts in a text are too few to teach a network anything
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_trainer.config import DataConfig
+from charrnn_trainer.token_file import windows
 
 ROWS: Final = 64
 MIN_ROW: Final = 64
@@ -41,6 +43,11 @@ class Rows:
     begins: NDArray[np.int64]
     length: int
     warm_up: int
+
+    @property
+    def characters(self) -> int:
+        """How many characters are scored."""
+        return len(self.begins) * self.length
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,13 @@ class Split:
         before = (where // self.piece).clip(0, self.blocks)  # how many blocks stand before each
         moved: Places = where + before * self.block
         return moved
+
+    def training_windows(self, ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """The characters of a text ``[N]`` that are trained on, in views of some of them."""
+        stretch = self.piece + self.block
+        for block in range(self.blocks):
+            yield from windows(ids[block * stretch : block * stretch + self.piece])
+        yield from windows(ids[self.blocks * stretch :])
 
     def rows(self) -> Rows:
         """The rows that are scored: each block is one, or the only block is cut into up to 64.

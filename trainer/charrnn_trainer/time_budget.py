@@ -18,9 +18,8 @@ from charrnn_trainer.pace import HOPELESS, fastest_count, thread_counts
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic
 from charrnn_trainer.rule import Choice, Task, choose, derived, passes_over_text, replace_open
 from charrnn_trainer.run_clock import RunClock
-from charrnn_trainer.split import Rows
 from charrnn_trainer.torch_settings import choose_device, freed_memory_kept, is_gpu, own_random, threads
-from charrnn_trainer.validating import MOST, SAMPLE, SHARE, WHOLE_SHARE, ReadingTimes, sample_rows
+from charrnn_trainer.validating import MOST, SAMPLE, SHARE, WHOLE_SHARE, HeldOut, ReadingTimes, sample_rows
 
 _STARTING: Final = 2.0
 """The seconds that are counted on between a plan and the first step, and for saving at the end."""
@@ -88,7 +87,7 @@ def plan_for_minutes(
     train_tokens: int,
     vocabulary_size: int,
     *,
-    validation: Rows | None = None,
+    validation: HeldOut | None = None,
     processes: int = 1,
     began: float | None = None,
     fine_tunes: bool = False,
@@ -169,7 +168,7 @@ class Measured:
     the clock, and ends with the time in any case.
     """
 
-    def __init__(self, task: Task, validation: Rows | None, clock: RunClock) -> None:
+    def __init__(self, task: Task, validation: HeldOut | None, clock: RunClock) -> None:
         self._vocabulary_size, self._processes = task.vocabulary_size, task.processes
         self._validation, self._clock = validation, clock
         self.arithmetic: Arithmetic | None = None
