@@ -351,6 +351,7 @@ def test_a_run_on_lines_says_what_it_found_and_its_export_is_compared_on_the_sam
     checkpoint = load_checkpoint(find_checkpoint(tmp_path / "run"))
     assert checkpoint.config.data == TINY.replace(lines=True, val_lines=50).data
     report = export_checkpoint(checkpoint, tmp_path / "m.onnx", precision="int8")
+    assert report.info.lines
     assert report.compared_on == "the run's validation lines"
     assert report.bits_per_character is not None
     assert checkpoint.validation_loss is not None

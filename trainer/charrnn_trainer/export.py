@@ -158,7 +158,13 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
             f"the network has weights of up to {folded.largest_factor:,.0f}, and fp16 holds at most "
             f"{FP16_LARGEST:,.0f}; nothing was written: export it as fp32"
         )
-    model = build_step_model(folded, checkpoint.vocabulary, training_metadata(checkpoint), precision)
+    model = build_step_model(
+        folded,
+        checkpoint.vocabulary,
+        training_metadata(checkpoint),
+        precision,
+        lines=checkpoint.config.data.lines,
+    )
     data = model.SerializeToString(deterministic=True)
     if len(data) > contract.MAX_FILE_BYTES:
         raise ExportError(
