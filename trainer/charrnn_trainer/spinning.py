@@ -8,7 +8,7 @@ from typing import Final
 SPIN_COUNT: Final = "10000"
 """GNU's OpenMP spins some 300,000 rounds by itself. Where another process holds a core, the thread that waits
 then spins away the time in which the one that it waits for could run, and a step takes ten times as long and
-more. Without any spinning, waking threads costs all that a second one gives."""
+more. Without any spinning, waking threads costs all that a second one gives. Figures: docs/tried.md."""
 
 _USERS_OWN: Final = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
