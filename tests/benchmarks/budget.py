@@ -86,7 +86,11 @@ def measure(text: Path, minutes: float, options: list[str]) -> dict[str, Any]:
         command = [sys.executable, "-c", MAIN, str(text.resolve()), "--minutes", f"{minutes:g}"]
         begin = time.perf_counter()
         done = subprocess.run(
-            [*command, "--out", str(run), *options], check=True, stderr=subprocess.PIPE, text=True
+            [*command, "--out", str(run), *options],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         taken = time.perf_counter() - begin
         lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]

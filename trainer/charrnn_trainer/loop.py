@@ -91,6 +91,9 @@ _EXPLODED: Final = 10.0
 _SAVE_AFTER: Final = 120.0
 """So many seconds after the last checkpoint, another one is saved, which the next replaces."""
 
+_TOO_LATE: Final = 0.9
+"""When so much of a run is over, its plan stays what it is."""
+
 _LATE: Final = 0.03
 """The validation at the end may take the time that is left of a budget, and this share of it more."""
 
@@ -556,6 +559,8 @@ class _Training:
         """Let threads and plan follow what steps take."""
         if self._watch.step_done(seconds) and self._run is not None:
             self._run.note(step=self._step, threads=self._watch.threads)
+        if self._done > _TOO_LATE:
+            return
         left = self._clock.left_for_steps(self.config.optimization)
         plan = self._watch.plan_anew(seconds, self.config, self._step, left)
         if plan is None:

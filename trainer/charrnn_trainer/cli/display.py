@@ -123,7 +123,14 @@ class Display:
     # --- events --------------------------------------------------------------------------------------------
 
     def _on_noted(self, event: Noted) -> None:
-        terminal.say(event.message)
+        self._say(event.message)
+
+    def _say(self, line: str) -> None:
+        """Write a line that stays, above the live display where there is one."""
+        if self._live is not None:
+            self._live.say(line)
+        else:
+            terminal.say(line)
 
     def _on_started(self, event: Started) -> None:
         config = event.config
@@ -186,10 +193,7 @@ class Display:
         line = f"the {left:,} steps that are left take about {minutes:,.0f} minutes here"
         if self._course and minutes > _MINUTES:
             line += f"; --minutes {_MINUTES:g} makes a better model in less"
-        if self._live is not None:
-            self._live.say(line)
-        else:
-            terminal.say(line)
+        self._say(line)
 
     def _on_logged(self, event: Logged) -> None:
         if self._live is not None:
@@ -215,11 +219,7 @@ class Display:
             f"{self._unit}, "
         )
         whole = event.characters >= self._validation_tokens - ROWS
-        line += "all that are for validation" if whole else "as many as there was time for"
-        if self._live is not None:
-            self._live.say(line)
-        else:
-            terminal.say(line)
+        self._say(line + ("all that are for validation" if whole else "as many as there was time for"))
 
     def _on_saved(self, event: Saved) -> None:
         if self._live is not None:
