@@ -24,7 +24,7 @@ from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, TrainConfig
 from charrnn_trainer.corpus import Corpus
 from charrnn_trainer.cuda_graph import Play, StaticStep, choose_step
-from charrnn_trainer.device_batches import HostBatches, ResidentBatches, batches_on
+from charrnn_trainer.device_batches import Batches, HostBatches, ResidentBatches, batches_on
 from charrnn_trainer.events import Event, Noted, Stepped
 from charrnn_trainer.learner import Learn, Learner
 from charrnn_trainer.loop import resume, train
@@ -239,7 +239,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
     """The checkpoints of a run that was stopped once, with steps in fixed memory or plain ones."""
 
     def try_and_take(
-        learner: Learner, network: CharNetwork, batches: HostBatches, first: int, state: State
+        learner: Learner, network: CharNetwork, batches: Batches, first: int, state: State
     ) -> cuda_graph.StepChoice:
         choice = choose_step(learner, network, batches, first, state, capture=captured_rightly)
         assert "measured as faster" in choice.words
