@@ -62,9 +62,9 @@ def verse(random: np.random.Generator) -> str:
 
 
 def code(random: np.random.Generator) -> str:
-    """Functions of different lengths and depths, whose lines are far easier to foresee than their names."""
-    name = "".join(random.choice(list("abcdefgh"), int(random.integers(3, 9))))
-    lines = [f"    {'    ' * int(random.integers(3))}self.{name} = {name}\n"] * int(random.integers(1, 5))
+    """Functions of different depths, whose lines are far easier to foresee than their names."""
+    name = "".join(random.choice(list("abcdefgh"), 5))
+    lines = [f"    {'    ' * int(random.integers(3))}self.{name} = {name}\n"] * 2
     return f"def {name}(self):\n" + "".join(lines)
 
 
