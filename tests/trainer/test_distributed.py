@@ -223,7 +223,7 @@ def test_a_plan_for_several_processes_has_rows_for_all() -> None:
         minutes=0.001, device="cpu", precision="fp32", onednn=False, threads=1, hidden_size=64
     )
     plan = plan_for_minutes(config, {"hidden_size"}, 1_000_000, 65, processes=3).config
-    assert plan.data.batch_size == 33
+    assert plan.data.batch_size == 18
 
 
 # --- the command -------------------------------------------------------------------------------------------
