@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.records import Record
+
+if TYPE_CHECKING:
+    from charrnn_runtime.sampler_graph import Cuts
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -59,6 +62,12 @@ class Sampling(Record):
 
         if not (0.0 <= self.min_p < 1.0 and np.float32(self.min_p) < 1):
             raise SettingError(f"min-p must be at least 0 and below 1, not {self.min_p}; 0 turns it off")
+
+    def cuts(self, top_k_max: int) -> Cuts:
+        """What these settings cut in a model that ranks ``top_k_max`` symbols; see `sampler_graph.Cuts`."""
+        if self.top_k_for(top_k_max) < top_k_max or np.float32(self.top_p) < 1:
+            return "greedy" if self.top_k == 1 else "any"
+        return "min_p" if np.float32(self.min_p) > 0 else "none"
 
     def top_k_for(self, top_k_max: int) -> int:
         """The value for a model's input ``top_k``."""
