@@ -24,7 +24,7 @@ MILLION = 1_003_854
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """A machine that takes so many seconds for a step of 512 units, and else by the square of the units."""
-    machine = {"seconds": 0.05}
+    machine = {"seconds": 0.025}
 
     def seconds(_: object, config: TrainConfig) -> float:
         return machine["seconds"] * (config.network.hidden_size / 512) ** 2
@@ -43,7 +43,7 @@ def plan(minutes: float, /, text: int = MILLION, **settings: Any) -> TrainConfig
 
 
 @pytest.mark.usefixtures("speed")
-def test_three_minutes_at_a_twentieth_of_a_second_are_a_layer_of_512() -> None:
+def test_three_minutes_at_a_fortieth_of_a_second_are_a_layer_of_512() -> None:
     config = plan(3)
     assert (config.network.layers, config.network.hidden_size) == (1, 512)
     assert config.network.embedding_size == 65

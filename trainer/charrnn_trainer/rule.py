@@ -18,8 +18,8 @@ from charrnn_trainer.batches import fit_batch
 from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, NetworkConfig, TrainConfig
 
 HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
-STEPS_A_UNIT: Final = 7.0
-"""A network gets the largest hidden size that leaves it so many steps for each unit: at 512 units, 3,584."""
+STEPS_A_UNIT: Final = 14.0
+"""A network gets the largest hidden size that leaves it so many steps for each unit: at 256 units, 3,584."""
 
 BATCH_SIZE: Final = 16
 SEQ_LENGTH: Final = 64

@@ -39,11 +39,12 @@ EXAMPLES = """\b
 Examples:
   charrnn-train --cell lstm
   charrnn-train my.txt --minutes 3
+  charrnn-train names.txt --lines --minutes 3
   charrnn-train my.txt --cell gru --steps 2000
   charrnn-train my.txt --layers 1 --hidden-size 512 --batch-size 32 --seq-length 64
   charrnn-train --resume ckpt/lstm
   charrnn-train --config ckpt/lstm/config.toml
-  charrnn-train more.txt --init-from ckpt/lstm --learning-rate 0.001
+  charrnn-train more.txt --init-from ckpt/lstm --minutes 1
   torchrun --nproc-per-node 2 --no-python charrnn-train my.txt
 """
 
