@@ -111,7 +111,21 @@ def fill_clone(folder: Path, tinyshakespeare: Path) -> None:
     text = tinyshakespeare.read_text(encoding="utf-8")
     (folder / "my.txt").write_text(text[:20_000], encoding="utf-8")
     (folder / "more.txt").write_text(text[20_000:40_000], encoding="utf-8")
-    names = ("anna", "bea", "carl", "dora", "emil", "fritz", "gina", "hans", "ida", "jan", "kim", "lea", "max")
+    names = (
+        "anna",
+        "bea",
+        "carl",
+        "dora",
+        "emil",
+        "fritz",
+        "gina",
+        "hans",
+        "ida",
+        "jan",
+        "kim",
+        "lea",
+        "max",
+    )
     (folder / "names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     (folder / "my.log").write_text("started at 10:02\nzzz {#!} 0xdeadbeef\n", encoding="utf-8")
     (folder / "prime.txt").write_text("LORD ", encoding="utf-8")

@@ -52,7 +52,7 @@ def test_three_minutes_at_a_fortieth_of_a_second_are_a_layer_of_512() -> None:
     assert config.optimization.steps == MOST_STEPS
     assert config.optimization.minutes == 3
     assert 0.1 < config.network.dropout < 0.3
-    assert config.network.weight_drop == 0
+    assert config.network.weight_drop < 0.05
 
 
 @pytest.mark.usefixtures("speed")
@@ -163,7 +163,7 @@ def test_without_time_to_measure_speed_is_reckoned_by_the_work(measured: Machine
 
 @pytest.mark.usefixtures("speed")
 def test_a_plan_looks_up_as_often_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for count, expected in ((0, MOST_STEPS), (3, 900)):
+    for count, expected in ((0, MOST_STEPS), (3, 1_800)):
         monkeypatch.setattr(time_budget.Measured, "validations", lambda *_, count=count: count)
         assert plan(3).run.eval_every == expected
     assert plan(3).data.val_sample == SAMPLE

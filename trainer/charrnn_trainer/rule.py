@@ -26,6 +26,9 @@ SEQ_LENGTH: Final = 64
 LONG_SEQ_LENGTH: Final = 96
 """A batch has 16 rows of 64 characters; of 96 from 768 units on, which learn for hours."""
 
+SHORT_TEXT: Final = 50_000
+"""Of a text with fewer characters for training, a batch has half as many rows."""
+
 MOST_PASSES: Final = 100.0
 """A text is read so often at most: what time is left after that would only make the loss rise."""
 
@@ -90,10 +93,11 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
     """The settings that give the best network in the time that a machine has.
 
     The rule, where a setting is not fixed: one layer, of GRU cells where these are clearly faster than
-    LSTM's (`GRU_FASTER`), else of LSTM cells; batches of 16 rows by 64 characters; the largest of
-    `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units, and whose square is not above the
-    number of characters (a short text teaches no large network); at most `MOST_PASSES` passes over the text;
-    AdamW's weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %.
+    LSTM's (`GRU_FASTER`), else of LSTM cells; batches of 16 rows by 64 characters, of 8 for a `SHORT_TEXT`;
+    the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units, and whose square is
+    not above the number of characters (a short text teaches no large network); at most `MOST_PASSES` passes
+    over the text; AdamW's weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a
+    chance of 0.2 %.
     `derived` tells what follows from the number of steps.
 
     Args:
@@ -103,10 +107,11 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
             equally.
         machine: how fast it is learned.
     """
+    rows = BATCH_SIZE if task.train_tokens >= SHORT_TEXT else BATCH_SIZE // 2
     base = {
         "layers": 1,
         **_reading(config.network, fixed, task.vocabulary_size),
-        "batch_size": task.processes * math.ceil(BATCH_SIZE / task.processes),
+        "batch_size": task.processes * math.ceil(rows / task.processes),
         "random_start": True,
         "reset_chance": 0.002,
         "steps": MOST_STEPS,
