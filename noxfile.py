@@ -98,7 +98,7 @@ QUICK_TRAINER_TESTS = tuple(
         "train_command",
     )
 )
-"""The tests of the trainer that meet torch, onnx and safetensors; test_onnx_proto needs a newer protobuf."""
+"""The tests of the trainer that meet torch, onnx and safetensors; test_proto needs a newer protobuf."""
 
 
 # --- environments ------------------------------------------------------------------------------------------

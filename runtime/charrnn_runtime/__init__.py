@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         SettingError,
         UnknownCharacterError,
     )
+    from charrnn_runtime.format.reader import ModelInfo
     from charrnn_runtime.model import CharRNN, Generated, LiveBytes, LiveText, Step
-    from charrnn_runtime.model_file import ModelInfo
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.scoring import Score
     from charrnn_runtime.state import State
@@ -59,7 +59,7 @@ _MODULES = {
         "UnknownCharacterError",
     ),
     "model": ("CharRNN", "Generated", "LiveBytes", "LiveText", "Step"),
-    "model_file": ("ModelInfo",),
+    "format.reader": ("ModelInfo",),
     "sampling": ("Sampling",),
     "scoring": ("Score",),
     "state": ("State",),

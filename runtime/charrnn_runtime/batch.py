@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.records import Record
+from charrnn_runtime.record import Record
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.session import BLOCK, Engine, Lane, TooManyRows, width
 from charrnn_runtime.state import State

@@ -10,16 +10,16 @@ from typing import Any, AnyStr, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.batch import Job, Piece, run_jobs
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
-from charrnn_runtime.model_file import ModelInfo, read_model_file
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import ModelInfo, read_model_file
+from charrnn_runtime.record import Record
 from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.scoring import Score, score_stream, score_tokens
 from charrnn_runtime.session import Engine, TooManyRows, width
 from charrnn_runtime.state import UNSTARTED, State
-from charrnn_runtime.text_stream import ByteStream, TextStream
+from charrnn_runtime.streaming import ByteStream, TextStream
 from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
 from charrnn_runtime.vocabulary import Unknown, Vocabulary
 
@@ -155,7 +155,7 @@ class CharRNN:
         state: State,
         *,
         seed: int = 0,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
+        temperature: float = spec.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
     ) -> Step:
@@ -229,10 +229,10 @@ class CharRNN:
     def generate(
         self,
         prime: str | bytes | Texts | State = "",
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
         seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
+        temperature: float = spec.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
         stop: str | None = None,
@@ -282,10 +282,10 @@ class CharRNN:
     def generate_each(
         self,
         primes: Iterable[str | bytes] | State,
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
         seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
+        temperature: float = spec.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
         stop: str | None = None,
@@ -361,11 +361,11 @@ class CharRNN:
     def stream(
         self,
         prime: str | bytes = "",
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
         seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
+        temperature: float = spec.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
         stop: str | None = None,
@@ -402,11 +402,11 @@ class CharRNN:
     def stream_bytes(
         self,
         prime: str | bytes = b"",
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
         seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
+        temperature: float = spec.DEFAULT_TEMPERATURE,
         top_k: int | None = None,
         top_p: float = 1.0,
         stop: str | None = None,
@@ -611,5 +611,5 @@ def _check_length(length: int) -> int:
 
 
 def _check_streams(streams: int) -> None:
-    if not 1 <= whole_number("the number of streams", streams) <= contract.MAX_STREAMS:
-        raise SettingError(f"streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
+    if not 1 <= whole_number("the number of streams", streams) <= spec.MAX_STREAMS:
+        raise SettingError(f"streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")

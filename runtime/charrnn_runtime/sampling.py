@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -37,7 +37,7 @@ class Sampling(Record):
         SettingError: on construction, where a value makes no sense.
     """
 
-    temperature: float = contract.DEFAULT_TEMPERATURE
+    temperature: float = spec.DEFAULT_TEMPERATURE
     top_k: int | None = None
     top_p: float = 1.0
 

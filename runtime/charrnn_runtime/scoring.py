@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.records import Record
+from charrnn_runtime.record import Record
 from charrnn_runtime.session import BLOCK, Engine, Lane, TooManyRows, width
 
 SCORING_ROWS = 64

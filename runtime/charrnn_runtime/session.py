@@ -23,7 +23,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import (
     CharRNNError,
     DeviceError,
@@ -31,8 +30,9 @@ from charrnn_runtime.errors import (
     OutOfMemoryError,
     SettingError,
 )
-from charrnn_runtime.model_file import ModelFile, one_line
-from charrnn_runtime.onnx_proto import keep_outputs
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.proto import keep_outputs
+from charrnn_runtime.format.reader import ModelFile, one_line
 from charrnn_runtime.sampling import whole_number
 
 # From 1.29 on, onnxruntime's builds for Linux and macOS, too, report processes and sessions to their maker,
@@ -286,7 +286,7 @@ class Engine:
         }
         try:
             session = self._create_session("cpu", optimize=False)
-            logits, tokens, state = session.run([spec.name for spec in contract.OUTPUTS], feeds)
+            logits, tokens, state = session.run([each.name for each in spec.OUTPUTS], feeds)
         except Exception as error:
             raise ModelFormatError(
                 f"{info.path} is not a charrnn model that can be run: onnxruntime says {_first_line(error)}"

@@ -18,8 +18,8 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
 from charrnn_runtime.sampling import whole_number
 
 _G = np.uint64(0x9E3779B97F4A7C15)
@@ -68,7 +68,7 @@ def check_seed(seed: int) -> int:
         SettingError: it is out of range.
     """
     number = whole_number("seed", seed)
-    if not 0 <= number <= contract.MAX_SEED:
+    if not 0 <= number <= spec.MAX_SEED:
         raise SettingError(f"seed must be between 0 and 2**64 - 1, not {number}")
     return number
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from charrnn_runtime import CharRNN
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.scoring import losses_at, score_tokens
 from charrnn_runtime.session import Engine
 from charrnn_trainer.checkpoint import CONFIG_FILE, Checkpoint, find_checkpoint, load_checkpoint

@@ -19,7 +19,7 @@ import pytest
 
 from charrnn_runtime import CharRNN, __version__
 from charrnn_runtime.cli import score as score_command
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format.reader import read_model_file
 from hostile_files import LSTM, changed, metadata
 from make_models import FOLDER
 from run_commands import Command, command_environment

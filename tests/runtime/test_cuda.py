@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from charrnn_runtime import CharRNN
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.session import Engine
 from make_models import MODELS, SmallModel
 

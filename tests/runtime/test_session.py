@@ -27,11 +27,10 @@ from charrnn_runtime import (
     ModelFormatError,
     OutOfMemoryError,
     SettingError,
-    contract,
-    onnx_proto,
     session,
 )
-from charrnn_runtime.model_file import ModelFile, read_model_file
+from charrnn_runtime.format import proto, spec
+from charrnn_runtime.format.reader import ModelFile, read_model_file
 from charrnn_runtime.session import BLOCK, Engine, Lane, cuda_missing
 from make_models import FOLDER, SmallModel
 
@@ -369,12 +368,12 @@ def test_a_lane_without_a_sampler_reads_as_one_with_it(small: SmallModel) -> Non
     np.testing.assert_array_equal(read[0][0], read[1][0])
     np.testing.assert_array_equal(read[0][1], read[1][1])
     inputs = [[value.name for value in engine._session(3, sample).get_inputs()] for sample in (True, False)]
-    assert inputs == [[feed.name for feed in contract.INPUTS], ["token", "state"]]
+    assert inputs == [[feed.name for feed in spec.INPUTS], ["token", "state"]]
 
 
 def test_the_graph_without_a_sampler_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    keep_outputs = onnx_proto.keep_outputs
+    keep_outputs = proto.keep_outputs
 
     def counted(*given: Any) -> bytes:
         made.append(given)
@@ -412,7 +411,7 @@ def test_too_many_streams_for_the_memory_are_an_error_that_names_how_many_were_t
 
 LIMITED = """
 import resource, sys
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.session import Engine, TooManyRows
 engine = Engine(read_model_file(sys.argv[1]), "cpu")
 pages = int(open("/proc/self/statm").read().split()[0])

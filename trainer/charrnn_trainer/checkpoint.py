@@ -29,7 +29,7 @@ from torch import Tensor
 
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.files import write_whole
-from charrnn_runtime.model_file import one_line
+from charrnn_runtime.format.reader import one_line
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import NetworkConfig, TrainConfig
 from charrnn_trainer.network import CharNetwork

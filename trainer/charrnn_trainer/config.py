@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
 
 SCHEDULES: Final = ("constant", "cosine", "linear")
 PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16")
@@ -56,11 +56,11 @@ class NetworkConfig:
     weight_drop: float = 0.0
 
     def __post_init__(self) -> None:
-        _choice("cell", self.cell, contract.CELLS)
-        _whole("layers", self.layers, 1, contract.MAX_LAYERS)
-        _whole("hidden_size", self.hidden_size, 1, contract.MAX_HIDDEN_SIZE)
+        _choice("cell", self.cell, spec.CELLS)
+        _whole("layers", self.layers, 1, spec.MAX_LAYERS)
+        _whole("hidden_size", self.hidden_size, 1, spec.MAX_HIDDEN_SIZE)
         if self.embedding_size is not None:
-            _whole("embedding_size", self.embedding_size, 0, contract.MAX_HIDDEN_SIZE)
+            _whole("embedding_size", self.embedding_size, 0, spec.MAX_HIDDEN_SIZE)
         for name in ("dropout", "input_dropout", "weight_drop"):
             _number(self, name, 0.0, 1.0, below_high=True)
 
@@ -99,9 +99,9 @@ class DataConfig:
     reset_chance: float = 0.0
 
     def __post_init__(self) -> None:
-        _choice("level", self.level, contract.LEVELS)
+        _choice("level", self.level, spec.LEVELS)
         _number(self, "val_fraction", 0.0, 0.9)
-        _whole("batch_size", self.batch_size, 1, contract.MAX_STREAMS)
+        _whole("batch_size", self.batch_size, 1, spec.MAX_STREAMS)
         _whole("seq_length", self.seq_length, 1, 1_000_000)
         _switch("random_start", self.random_start)
         _number(self, "reset_chance", 0.0, 1.0)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import write_whole
-from charrnn_runtime.model_file import ModelFile, ModelInfo, check_model_bytes, read_model_file
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import ModelFile, ModelInfo, check_model_bytes, read_model_file
 from charrnn_runtime.scoring import score_tokens
 from charrnn_runtime.session import BLOCK, Engine
 from charrnn_trainer.checkpoint import Checkpoint
@@ -91,8 +91,8 @@ def export_checkpoint(
         ExportError: the graph differs from torch by more than it may; nothing was written.
         CharRNNError: the file is something else, or cannot be written.
     """
-    if precision not in contract.PRECISIONS:
-        raise SettingError(f"precision must be {' or '.join(contract.PRECISIONS)}, not {precision!r}")
+    if precision not in spec.PRECISIONS:
+        raise SettingError(f"precision must be {' or '.join(spec.PRECISIONS)}, not {precision!r}")
     destination = Path(destination)
     replaced = _what_is_there(destination, force=force)
     fp32 = build(checkpoint, "fp32")
@@ -158,9 +158,9 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
         )
     model = build_step_model(folded, checkpoint.vocabulary, training_metadata(checkpoint), precision)
     data = model.SerializeToString(deterministic=True)
-    if len(data) > contract.MAX_FILE_BYTES:
+    if len(data) > spec.MAX_FILE_BYTES:
         raise ExportError(
-            f"the model would have {len(data):,} bytes, and at most {contract.MAX_FILE_BYTES:,} can be "
+            f"the model would have {len(data):,} bytes, and at most {spec.MAX_FILE_BYTES:,} can be "
             "loaded; train with a smaller --hidden-size, or with --level byte"
         )
     return BuiltModel(data, check_model_bytes(data, "the exported model"))

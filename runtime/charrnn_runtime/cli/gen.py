@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__, contract
+from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN, Generated
@@ -64,10 +65,10 @@ def generate(
     ] = None,
     length: Annotated[
         int, typer.Option("--length", "-n", help="Characters to generate; the prime is not counted.")
-    ] = contract.DEFAULT_LENGTH,
+    ] = spec.DEFAULT_LENGTH,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
-    ] = contract.DEFAULT_TEMPERATURE,
+    ] = spec.DEFAULT_TEMPERATURE,
     top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
@@ -116,10 +117,10 @@ def generate(
         raise SettingError("--greedy and --top-k exclude each other: --greedy is --top-k 1")
     if sum(given is not None for given in (prime, prime_file, primes_file)) > 1:
         raise SettingError("give one of --prime, --prime-file and --primes-file")
-    if streams < 1 or streams > contract.MAX_STREAMS:
-        raise SettingError(f"--streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
-    if batch is not None and not 1 <= batch <= contract.MAX_STREAMS:
-        raise SettingError(f"--batch must be between 1 and {contract.MAX_STREAMS:,}, not {batch:,}")
+    if streams < 1 or streams > spec.MAX_STREAMS:
+        raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
+    if batch is not None and not 1 <= batch <= spec.MAX_STREAMS:
+        raise SettingError(f"--batch must be between 1 and {spec.MAX_STREAMS:,}, not {batch:,}")
     if primes_file is not None and streams != 1:
         raise SettingError("--primes-file has a stream for each line, so it takes no --streams")
     if batch is not None and streams == 1 and primes_file is None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__, contract
+from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
@@ -55,7 +56,7 @@ def quality(
     ] = "",
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
-    ] = contract.DEFAULT_TEMPERATURE,
+    ] = spec.DEFAULT_TEMPERATURE,
     top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
@@ -79,8 +80,8 @@ def quality(
     """
     if length < 1:
         raise SettingError(f"--length must be 1 or more, not {length}")
-    if not 1 <= streams <= contract.MAX_STREAMS:
-        raise SettingError(f"--streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
+    if not 1 <= streams <= spec.MAX_STREAMS:
+        raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
     if window < 1:
         raise SettingError(f"--window must be 1 or more, not {window}")
 

@@ -19,7 +19,7 @@ import typer
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
-from charrnn_runtime.records import Record
+from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

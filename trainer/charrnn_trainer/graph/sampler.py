@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 from charrnn_trainer.graph.builder import GraphBuilder
 
 
@@ -20,7 +20,7 @@ def sampler(builder: GraphBuilder, logits: str, vocabulary_size: int, *, cpu_onl
     """Add the nodes from ``logits`` (float32 ``[B, V]``) to the output ``next_token`` (int64 ``[B]``).
 
     Args:
-        builder: where the nodes go; the contract's inputs are used by name.
+        builder: where the nodes go; the format's inputs are used by name.
         logits: the name of the logits.
         vocabulary_size: V.
         cpu_only: use the operators that are fastest on the CPU. Otherwise those that have a CUDA kernel
@@ -28,7 +28,7 @@ def sampler(builder: GraphBuilder, logits: str, vocabulary_size: int, *, cpu_onl
             by a product with ones.
     """
     node = builder.node
-    k = contract.top_k_max(vocabulary_size)
+    k = spec.top_k_max(vocabulary_size)
     axis = builder.constant("column", np.array([1], np.int64))
 
     def column(name: str) -> str:
@@ -46,25 +46,25 @@ def sampler(builder: GraphBuilder, logits: str, vocabulary_size: int, *, cpu_onl
     following[-1] = np.iinfo(np.int64).max
     within_k = node("Less", builder.constant("following_rank", following[None, :]), column("top_k"))
     within_p = node("Less", cumulative, column("top_p"))
-    goes_on = node("Cast", node("And", within_k, within_p), to=contract.FLOAT)
+    goes_on = node("Cast", node("And", within_k, within_p), to=spec.FLOAT)
 
     u = column("uniform")
     if cpu_only:
         # goes_on lifts every sum but the kept mass and those behind it above 1; the least is the kept mass.
         mass = node("ReduceMin", node("Add", cumulative, goes_on), axes=[1], keepdims=1)
         above = node("Greater", cumulative, node("Mul", mass, u))
-        position = node("ArgMax", node("Cast", above, to=contract.FLOAT), axis=1, keepdims=1)
+        position = node("ArgMax", node("Cast", above, to=spec.FLOAT), axis=1, keepdims=1)
         node("GatherND", symbols, position, name="next_token", batch_dims=1)  # (B, K), (B, 1) -> (B)
     else:
         ones = builder.constant("ones", np.ones((k, 1), np.float32))
 
         def count(value: str) -> str:
-            return node("Cast", node("MatMul", value, ones), to=contract.INT64)  # (B, K) -> (B, 1)
+            return node("Cast", node("MatMul", value, ones), to=spec.INT64)  # (B, K) -> (B, 1)
 
         last = count(goes_on)
         mass = node("GatherElements", cumulative, last, axis=1)  # (B, K), (B, 1) -> (B, 1)
         below = node("LessOrEqual", cumulative, node("Mul", mass, u))
-        position = count(node("Cast", below, to=contract.FLOAT))
+        position = count(node("Cast", below, to=spec.FLOAT))
         # On CUDA, GatherND copies its sizes from the host at every run, which no CUDA graph can capture.
         chosen = node("GatherElements", symbols, position, axis=1)  # (B, K), (B, 1) -> (B, 1)
         node("Squeeze", chosen, axis, name="next_token")  # (B, 1) -> (B)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.builder import GraphBuilder
 from charrnn_trainer.graph.cells import LayerState, stack
@@ -29,7 +29,7 @@ def build_step_model(
         precision: "fp32", "fp16" or "int8".
     """
     cell, layers, hidden_size = weights.cell, len(weights.layers), weights.hidden_size
-    layout = contract.state_layout(cell, layers, hidden_size)
+    layout = spec.state_layout(cell, layers, hidden_size)
     builder = GraphBuilder()
     products = products_for(precision, builder)
 
@@ -45,8 +45,8 @@ def build_step_model(
     sampler(builder, logits, weights.vocabulary_size, cpu_only=precision == "int8")
 
     metadata = {
-        "format": contract.FORMAT,
-        "version": str(contract.VERSION),
+        "format": spec.FORMAT,
+        "version": str(spec.VERSION),
         "cell": cell,
         "layers": str(layers),
         "hidden_size": str(hidden_size),
@@ -54,19 +54,19 @@ def build_step_model(
         "vocabulary": json.dumps(vocabulary.symbols),
         "state_layout": json.dumps([[block.name, block.start, block.size] for block in layout]),
         "start_token": str(vocabulary.start_token),
-        "top_k_max": str(contract.top_k_max(weights.vocabulary_size)),
+        "top_k_max": str(spec.top_k_max(weights.vocabulary_size)),
         "precision": precision,
         "training": json.dumps(training, sort_keys=True),
     }
     sizes = {
-        "state_size": contract.state_size(cell, layers, hidden_size),
+        "state_size": spec.state_size(cell, layers, hidden_size),
         "vocab": weights.vocabulary_size,
     }
     return builder.model(sizes, metadata, contrib=precision == "int8")
 
 
 def _split_state(builder: GraphBuilder, cell: str, layers: int, hidden_size: int) -> list[LayerState]:
-    blocks = len(contract.state_layout(cell, layers, hidden_size))
+    blocks = len(spec.state_layout(cell, layers, hidden_size))
     if blocks == 1:
         return [LayerState("state")]
     sizes = builder.constant("split", np.full(blocks, hidden_size, np.int64))

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import ModelFormatError
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
 
 BATCH: Final = -1
 Shape = tuple[int, ...]
@@ -26,12 +26,12 @@ Shape = tuple[int, ...]
 _MOST_AXES: Final = 2
 _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
 _ITEM_TYPES: Final[dict[int, np.dtype[Any]]] = {
-    contract.FLOAT: np.dtype("<f4"),
-    contract.FLOAT16: np.dtype("<f2"),
-    contract.UINT8: np.dtype("u1"),
-    contract.INT8: np.dtype("i1"),
-    contract.INT32: np.dtype("<i4"),
-    contract.INT64: np.dtype("<i8"),
+    spec.FLOAT: np.dtype("<f4"),
+    spec.FLOAT16: np.dtype("<f2"),
+    spec.UINT8: np.dtype("u1"),
+    spec.INT8: np.dtype("i1"),
+    spec.INT32: np.dtype("<i4"),
+    spec.INT64: np.dtype("<i8"),
 }
 
 
@@ -121,7 +121,7 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
 
     Args:
         graph: the ``GraphProto``.
-        inputs: what the contract says of the inputs.
+        inputs: what the specification says of the inputs.
         outputs: what it says of the outputs.
         sizes: how much it may and must hold.
 
@@ -265,24 +265,24 @@ def _broadcast(first: Shape, second: Shape) -> Shape:
 
 def _arithmetic(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     one, other = inputs
-    _require(one.element_type == other.element_type == contract.FLOAT, "two float32 values")
-    return [Value(contract.FLOAT, _broadcast(one.shape, other.shape))]
+    _require(one.element_type == other.element_type == spec.FLOAT, "two float32 values")
+    return [Value(spec.FLOAT, _broadcast(one.shape, other.shape))]
 
 
 def _multiplication(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     (product,) = _arithmetic(inputs, attributes)
     total, share = inputs
     if total.kind == _ONE_SUM and share.below == 1 and share.shape == total.shape:
-        return [Value(contract.FLOAT, product.shape, kind=_BELOW_ONE_SUM, sums=total.sums)]
+        return [Value(spec.FLOAT, product.shape, kind=_BELOW_ONE_SUM, sums=total.sums)]
     return [product]
 
 
 def _comparison(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     one, other = inputs
     _require(one.element_type == other.element_type, "two values of one type")
-    _require(one.element_type in (contract.FLOAT, contract.INT64), "float32 or int64 values")
+    _require(one.element_type in (spec.FLOAT, spec.INT64), "float32 or int64 values")
     shape = _broadcast(one.shape, other.shape)
-    return [Value(contract.BOOL, shape, ones=shape[-1] if len(shape) == 2 else None)]
+    return [Value(spec.BOOL, shape, ones=shape[-1] if len(shape) == 2 else None)]
 
 
 def _less(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
@@ -290,7 +290,7 @@ def _less(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     limits = inputs[0].constant
     if limits is not None and limits.dtype == np.int64 and limits.shape == (1, result.ones):
         # Nothing is above the highest number.
-        return [Value(contract.BOOL, result.shape, ones=int((limits < np.iinfo(np.int64).max).sum()))]
+        return [Value(spec.BOOL, result.shape, ones=int((limits < np.iinfo(np.int64).max).sum()))]
     return [result]
 
 
@@ -298,40 +298,40 @@ def _less_or_equal(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[
     (result,) = _comparison(inputs, attributes)
     one, other = inputs
     if result.ones and other.kind == _BELOW_ONE_SUM and other.sums is one:
-        return [Value(contract.BOOL, result.shape, ones=result.ones - 1)]  # that sum itself is not
+        return [Value(spec.BOOL, result.shape, ones=result.ones - 1)]  # that sum itself is not
     return [result]
 
 
 def _both(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     one, other = inputs
-    _require(one.element_type == other.element_type == contract.BOOL, "two boolean values")
+    _require(one.element_type == other.element_type == spec.BOOL, "two boolean values")
     shape = _broadcast(one.shape, other.shape)
     counts = [value.ones for value in inputs if value.ones is not None and value.shape == shape]
-    return [Value(contract.BOOL, shape, ones=min(counts, default=None))]
+    return [Value(spec.BOOL, shape, ones=min(counts, default=None))]
 
 
 def _same(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    _require(inputs[0].element_type == contract.FLOAT, "a float32 value")
-    return [Value(contract.FLOAT, inputs[0].shape)]
+    _require(inputs[0].element_type == spec.FLOAT, "a float32 value")
+    return [Value(spec.FLOAT, inputs[0].shape)]
 
 
 def _softmax(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     (result,) = _same(inputs, attributes)
-    return [Value(contract.FLOAT, result.shape, kind=_PROBABILITIES)]
+    return [Value(spec.FLOAT, result.shape, kind=_PROBABILITIES)]
 
 
 def _cast(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     value, to = inputs[0], attributes["to"]
-    below = value.below if to == contract.INT64 else None
-    return [Value(to, value.shape, below=below, ones=value.ones if to == contract.FLOAT else None)]
+    below = value.below if to == spec.INT64 else None
+    return [Value(to, value.shape, below=below, ones=value.ones if to == spec.FLOAT else None)]
 
 
 def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     table, indices = inputs
-    _require(table.element_type in (contract.FLOAT, contract.INT32), "a table of float32 or int32")
+    _require(table.element_type in (spec.FLOAT, spec.INT32), "a table of float32 or int32")
     _constant(table, table.element_type)
     _require(len(table.shape) == 2, "a table of two axes")
-    _require(indices.element_type == contract.INT64 and indices.shape == (BATCH,), "int64 [batch] indices")
+    _require(indices.element_type == spec.INT64 and indices.shape == (BATCH,), "int64 [batch] indices")
     rows = table.shape[0]
     _require(indices.below is not None and indices.below <= rows, f"indices below {rows:,}")
     return [Value(table.element_type, (BATCH, table.shape[1]))]
@@ -339,24 +339,24 @@ def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
 
 def _split(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, sizes = inputs
-    width = _require_row(value, contract.FLOAT)
-    parts = _constant(sizes, contract.INT64)
+    width = _require_row(value, spec.FLOAT)
+    parts = _constant(sizes, spec.INT64)
     _require(
         parts.ndim == 1 and bool((parts > 0).all()) and sum(map(int, parts)) == width,
         f"positive sizes that sum to {width}",
     )
-    return [Value(contract.FLOAT, (BATCH, int(part))) for part in parts]
+    return [Value(spec.FLOAT, (BATCH, int(part))) for part in parts]
 
 
 def _concat(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     kind = inputs[0].element_type
-    _require(kind in (contract.FLOAT, contract.FLOAT16, contract.UINT8), "float or uint8 values")
+    _require(kind in (spec.FLOAT, spec.FLOAT16, spec.UINT8), "float or uint8 values")
     return [Value(kind, (BATCH, sum(_require_row(value, kind) for value in inputs)))]
 
 
 def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, weight = inputs
-    width = _require_row(value, contract.FLOAT, contract.FLOAT16)
+    width = _require_row(value, spec.FLOAT, spec.FLOAT16)
     numbers = _constant(weight, value.element_type)
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
     below = None
@@ -367,66 +367,66 @@ def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
 
 def _qgemm(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, scale, zero_point, weight, weight_scale, weight_zero_point, added = inputs
-    width = _require_row(value, contract.UINT8)
-    _require(float(_constant(scale, contract.FLOAT, ())) > 0, "a positive scale")
-    _constant(zero_point, contract.UINT8, ())
-    _constant(weight, contract.INT8)
+    width = _require_row(value, spec.UINT8)
+    _require(float(_constant(scale, spec.FLOAT, ())) > 0, "a positive scale")
+    _constant(zero_point, spec.UINT8, ())
+    _constant(weight, spec.INT8)
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
-    _require(float(_constant(weight_scale, contract.FLOAT, ())) > 0, "a positive weight scale")
-    _constant(weight_zero_point, contract.INT8, ())
+    _require(float(_constant(weight_scale, spec.FLOAT, ())) > 0, "a positive weight scale")
+    _constant(weight_zero_point, spec.INT8, ())
     columns = weight.shape[1]
     if added.constant is not None:
-        _constant(added, contract.INT32, (columns,))
+        _constant(added, spec.INT32, (columns,))
     else:
-        _require(_require_row(added, contract.INT32) == columns, f"rows of {columns} numbers to add")
-    return [Value(contract.FLOAT, (BATCH, columns))]
+        _require(_require_row(added, spec.INT32) == columns, f"rows of {columns} numbers to add")
+    return [Value(spec.FLOAT, (BATCH, columns))]
 
 
 def _quantize(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, scale, zero_point = inputs
-    width = _require_row(value, contract.FLOAT)
-    _require(float(_constant(scale, contract.FLOAT, ())) > 0, "a positive scale")
-    _constant(zero_point, contract.UINT8, ())
-    return [Value(contract.UINT8, (BATCH, width))]
+    width = _require_row(value, spec.FLOAT)
+    _require(float(_constant(scale, spec.FLOAT, ())) > 0, "a positive scale")
+    _constant(zero_point, spec.UINT8, ())
+    return [Value(spec.UINT8, (BATCH, width))]
 
 
 def _unsqueeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axes = inputs
     _require(value.shape == (BATCH,), "a value of shape [batch]")
-    _require(_constant(axes, contract.INT64, (1,))[0] == 1, "axes [1]")
+    _require(_constant(axes, spec.INT64, (1,))[0] == 1, "axes [1]")
     return [Value(value.element_type, (BATCH, 1), below=value.below)]
 
 
 def _topk(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, k = inputs
-    width = _require_row(value, contract.FLOAT)
-    count = int(_constant(k, contract.INT64, (1,))[0])
+    width = _require_row(value, spec.FLOAT)
+    count = int(_constant(k, spec.INT64, (1,))[0])
     _require(1 <= count <= width, f"k between 1 and {width}")
-    ranked = Value(contract.FLOAT, (BATCH, count), kind=_RANKED if value.kind == _PROBABILITIES else "")
-    return [ranked, Value(contract.INT64, (BATCH, count), below=width)]
+    ranked = Value(spec.FLOAT, (BATCH, count), kind=_RANKED if value.kind == _PROBABILITIES else "")
+    return [ranked, Value(spec.INT64, (BATCH, count), below=width)]
 
 
 def _cumsum(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axis = inputs
-    _require(int(_constant(axis, contract.INT64, ())) == 1, "axis 1")
+    _require(int(_constant(axis, spec.INT64, ())) == 1, "axis 1")
     kind = _RUNNING_SUMS if value.kind == _RANKED else ""
-    return [Value(contract.FLOAT, (BATCH, _require_row(value, contract.FLOAT)), kind=kind)]
+    return [Value(spec.FLOAT, (BATCH, _require_row(value, spec.FLOAT)), kind=kind)]
 
 
 def _reduce_min(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    _require_row(inputs[0], contract.FLOAT)
-    return [Value(contract.FLOAT, (BATCH, 1))]
+    _require_row(inputs[0], spec.FLOAT)
+    return [Value(spec.FLOAT, (BATCH, 1))]
 
 
 def _argmax(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    width = _require_row(inputs[0], contract.FLOAT)
-    return [Value(contract.INT64, (BATCH, 1), below=width)]
+    width = _require_row(inputs[0], spec.FLOAT)
+    return [Value(spec.INT64, (BATCH, 1), below=width)]
 
 
 def _require_positions(value: Value, position: Value) -> None:
     """One position a row, each in range."""
-    width = _require_row(value, contract.FLOAT, contract.INT64)
-    _require(_require_row(position, contract.INT64) == 1, "positions of shape [batch, 1]")
+    width = _require_row(value, spec.FLOAT, spec.INT64)
+    _require(_require_row(position, spec.INT64) == 1, "positions of shape [batch, 1]")
     _require(position.below is not None and position.below <= width, f"positions below {width:,}")
 
 
@@ -447,7 +447,7 @@ def _gather_elements(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
 def _squeeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axes = inputs
     _require(value.shape == (BATCH, 1), "a value of shape [batch, 1]")
-    _require(_constant(axes, contract.INT64, (1,))[0] == 1, "axes [1]")
+    _require(_constant(axes, spec.INT64, (1,))[0] == 1, "axes [1]")
     return [Value(value.element_type, (BATCH,), below=value.below)]
 
 
@@ -461,7 +461,7 @@ class _Rule(Record):
 
 
 _MANY: Final = -1
-_CASTS: Final[list[Any]] = [contract.FLOAT, contract.FLOAT16, contract.INT64]
+_CASTS: Final[list[Any]] = [spec.FLOAT, spec.FLOAT16, spec.INT64]
 
 _RULES: Final = {
     "Add": _Rule(_arithmetic, 2, {}),
@@ -480,7 +480,7 @@ _RULES: Final = {
     "LessOrEqual": _Rule(_less_or_equal, 2, {}),
     "MatMul": _Rule(_matmul, 2, {}),
     "Mul": _Rule(_multiplication, 2, {}),
-    "QGemm": _Rule(_qgemm, 7, {}, contract.CONTRIB_DOMAIN),
+    "QGemm": _Rule(_qgemm, 7, {}, spec.CONTRIB_DOMAIN),
     "QuantizeLinear": _Rule(_quantize, 3, {}),
     "ReduceMin": _Rule(_reduce_min, 1, {"axes": [[1]], "keepdims": [1]}),
     "Sigmoid": _Rule(_same, 1, {}),
