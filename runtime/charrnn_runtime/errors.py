@@ -29,6 +29,10 @@ class OutOfMemoryError(DeviceError):
     """A device has too little memory for so many streams at once."""
 
 
+class QueueFullError(CharRNNError):
+    """So many requests wait already that another is not taken."""
+
+
 class UnknownCharacterError(CharRNNError):
     """A text holds characters that a vocabulary does not know.
 

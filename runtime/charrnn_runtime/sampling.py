@@ -55,6 +55,10 @@ class Sampling(Record):
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
             raise SettingError(f"top-p must be above 0 and at most 1, not {self.top_p}; 1 turns it off")
 
-    def top_k_for(self, top_k_max: int) -> int:
-        """The value for a model's input ``top_k``."""
-        return top_k_max if self.top_k is None else min(self.top_k, top_k_max)
+    def inputs(self, top_k_max: int) -> dict[str, float]:
+        """The values of a model's inputs, by the names of `spec.SETTINGS`."""
+        return {
+            "temperature": self.temperature,
+            "top_k": top_k_max if self.top_k is None else min(self.top_k, top_k_max),
+            "top_p": self.top_p,
+        }

@@ -263,9 +263,9 @@ def test_a_length_is_a_whole_number_from_0(lstm: CharRNN, length: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, 2**40])
-def test_rows_are_a_whole_number_from_1(lstm: CharRNN, rows: Any) -> None:
+def test_a_batch_size_is_a_whole_number_from_1(lstm: CharRNN, rows: Any) -> None:
     with pytest.raises(SettingError, match="must be"):
-        lstm.generate([""], 10, rows=rows)
+        lstm.generate([""], 10, max_batch_size=rows)
 
 
 def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
@@ -275,7 +275,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "temperature": 0.5,
         "top_k": 9,
         "top_p": 0.75,
-        "rows": 2,
+        "max_batch_size": 2,
     }
     numpys: dict[str, Any] = {
         "length": np.int32(40),
@@ -283,7 +283,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "temperature": np.float32(0.5),
         "top_k": np.int64(9),
         "top_p": np.float64(0.75),
-        "rows": np.int16(2),
+        "max_batch_size": np.int16(2),
     }
     assert lstm.generate(["LORD "] * 3, **numpys) == lstm.generate(["LORD "] * 3, **plain)
 
@@ -535,7 +535,7 @@ def test_priming_with_nothing_changes_nothing(lstm: CharRNN) -> None:
 
 @pytest.mark.parametrize("batch", [0, -1, 2**40])
 def test_a_state_has_one_stream_or_more(lstm: CharRNN, batch: int) -> None:
-    with pytest.raises(SettingError, match="streams must be between 1 and"):
+    with pytest.raises(SettingError, match="batch must be between 1 and"):
         lstm.initial_state(batch)
 
 
@@ -548,7 +548,7 @@ def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
             lstm.generate("LORD ", 60, seed=number),
             lstm.generate(["a", "b", "c"][: number % 3 + 1], 40, seed=number, stop="x"),
             "".join(lstm.stream("k", 50, seed=number))
-            + lstm.vocabulary.decode(lstm.step(lstm.prime("q")).tokens),
+            + lstm.vocabulary.decode(lstm.step(lstm.prime("q"), seed=number).tokens),
         )
 
     expected = [work(number) for number in range(16)]
@@ -565,7 +565,7 @@ def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
 def test_a_generator_that_is_closed_half_way_leaves_the_model_as_it_was(lstm: CharRNN) -> None:
     expected = lstm.generate(["LORD ", "a"], 100, seed=3)
     for _ in range(5):
-        streams = lstm.generate_each(["LORD "] * 100, 50, seed=1, rows=3)
+        streams = lstm.generate_each(["LORD "] * 100, 50, seed=1, max_batch_size=3)
         next(streams)
         streams.close()  # type: ignore[attr-defined]
         live = lstm.stream("x", 1000, seed=1)
@@ -574,18 +574,18 @@ def test_a_generator_that_is_closed_half_way_leaves_the_model_as_it_was(lstm: Ch
         assert lstm.generate(["LORD ", "a"], 100, seed=3) == expected
 
 
-def _free_lanes(model: CharRNN) -> int:
-    return sum(len(lanes) for lanes in model._engine._lanes.values())
+def _free_buffers(model: CharRNN) -> int:
+    return sum(len(kept) for kept in model._engine._free.values())
 
 
 @pytest.mark.parametrize("way", ["stream", "stream_bytes"])
-def test_a_live_stream_that_is_closed_half_way_gives_its_lane_back_and_ends(lstm: CharRNN, way: str) -> None:
+def test_a_live_stream_that_is_closed_half_way_gives_its_buffers_back(lstm: CharRNN, way: str) -> None:
     lstm.generate("a", 1)
-    free = _free_lanes(lstm)
+    free = _free_buffers(lstm)
     for end in ("close", "with", "del"):
         live = getattr(lstm, way)("x", 10_000, seed=1)
         first = next(live)
-        assert _free_lanes(lstm) == free - 1
+        assert _free_buffers(lstm) == free - 1
         if end == "close":
             live.close()
             live.close()
@@ -597,7 +597,7 @@ def test_a_live_stream_that_is_closed_half_way_gives_its_lane_back_and_ends(lstm
             assert list(live) == []
         else:
             del live
-        assert _free_lanes(lstm) == free
+        assert _free_buffers(lstm) == free
         assert first
 
 
@@ -620,10 +620,10 @@ def test_an_exception_in_the_primes_comes_out_and_leaves_the_model_as_it_was(
         yield from ["LORD "] * 7
         raise error
 
-    expected = lstm.generate(["LORD "] * 3, 40, seed=1, rows=2)
+    expected = lstm.generate(["LORD "] * 3, 40, seed=1, max_batch_size=2)
     with pytest.raises(error):
-        list(lstm.generate_each(primes(), 40, seed=1, rows=2))
-    assert lstm.generate(["LORD "] * 3, 40, seed=1, rows=2) == expected
+        list(lstm.generate_each(primes(), 40, seed=1, max_batch_size=2))
+    assert lstm.generate(["LORD "] * 3, 40, seed=1, max_batch_size=2) == expected
 
 
 @pytest.mark.parametrize("error", [_Expected, KeyboardInterrupt])
@@ -648,7 +648,7 @@ def test_primes_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
             drawn += 1
             yield "LORD "
 
-    streams = lstm.generate_each(primes(), 40, seed=1, rows=4)
+    streams = lstm.generate_each(primes(), 40, seed=1, max_batch_size=4)
     first = [next(streams).text for _ in range(10)]
     assert first == [text[5:] for text in lstm.generate(["LORD "] * 10, 40, seed=1)]
     assert drawn < 30
@@ -669,13 +669,17 @@ def test_primes_and_progress_may_use_the_model_themselves(lstm: CharRNN) -> None
     def progress(_: int) -> None:
         lstm.generate("", 2, seed=9)
 
-    streams = lstm.generate_each(primes(), 10, seed=1, rows=2, on_progress=progress)
+    streams = lstm.generate_each(primes(), 10, seed=1, max_batch_size=2, on_progress=progress)
     assert [stream.prime + stream.text for stream in streams] == lstm.generate(list(primes()), 10, seed=1)
 
 
 def test_progress_counts_every_character_once(lstm: CharRNN) -> None:
     amounts: list[int] = []
-    list(lstm.generate_each(["a", "the prime", "", "x" * 90], 77, seed=1, rows=2, on_progress=amounts.append))
+    list(
+        lstm.generate_each(
+            ["a", "the prime", "", "x" * 90], 77, seed=1, max_batch_size=2, on_progress=amounts.append
+        )
+    )
     assert sum(amounts) == 4 * 77
 
 

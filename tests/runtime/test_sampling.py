@@ -59,6 +59,6 @@ def test_settings_in_range_are_taken(settings: dict[str, float]) -> None:
 
 
 def test_no_top_k_and_a_huge_one_are_the_models_largest() -> None:
-    assert Sampling().top_k_for(65) == 65
-    assert Sampling(top_k=10**30).top_k_for(65) == 65
-    assert Sampling(top_k=3).top_k_for(65) == 3
+    assert Sampling().inputs(65)["top_k"] == 65
+    assert Sampling(top_k=10**30).inputs(65)["top_k"] == 65
+    assert Sampling(top_k=3).inputs(65)["top_k"] == 3

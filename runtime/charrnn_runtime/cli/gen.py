@@ -22,7 +22,8 @@ from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
-    from charrnn_runtime.model import CharRNN, Generated
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.texts import Generated
 
 app = terminal.new_app()
 
@@ -369,7 +370,7 @@ def _write_many(model: CharRNN, request: _Request, write: _Write, shown: _Shown)
             request.length,
             seed=request.seed,
             unknown=request.unknown,
-            rows=request.rows,
+            max_batch_size=request.rows,
             on_progress=progress,
             **request.settings,
         ):

@@ -67,6 +67,9 @@ INPUTS: Final = (
     TensorSpec("top_p", FLOAT, (BATCH_AXIS,)),
 )
 
+SETTINGS: Final = INPUTS[3:]
+"""The inputs that say how each stream samples; see `charrnn_runtime.sampling.Sampling`."""
+
 OUTPUTS: Final = (
     TensorSpec("logits", FLOAT, (BATCH_AXIS, "vocab")),
     TensorSpec("next_token", INT64, (BATCH_AXIS,)),
