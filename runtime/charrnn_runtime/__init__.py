@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnknownCharacterError,
     )
     from charrnn_runtime.format.reader import ModelInfo
+    from charrnn_runtime.items import Item, Items, LeftOut, TooFewItemsError, draw_items
     from charrnn_runtime.logprobs import LogProbs
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.request import Output, Request
@@ -40,6 +41,9 @@ __all__ = [
     "CharRNNError",
     "DeviceError",
     "Generated",
+    "Item",
+    "Items",
+    "LeftOut",
     "LiveBytes",
     "LiveText",
     "LogProbs",
@@ -55,9 +59,11 @@ __all__ = [
     "SettingError",
     "State",
     "Step",
+    "TooFewItemsError",
     "UnknownCharacterError",
     "Vocabulary",
     "__version__",
+    "draw_items",
 ]
 
 _MODULES = {
@@ -70,6 +76,7 @@ _MODULES = {
         "SettingError",
         "UnknownCharacterError",
     ),
+    "items": ("Item", "Items", "LeftOut", "TooFewItemsError", "draw_items"),
     "logprobs": ("LogProbs",),
     "model": ("CharRNN",),
     "request": ("Output", "Request"),

@@ -48,14 +48,15 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
         DeviceError: CUDA was asked for and cannot be used.
     """
     if device not in DEVICES:
-        raise SettingError(f"device must be auto, cpu or cuda, not {device!r}")
+        raise SettingError(f"device must be auto, cpu or cuda, not {device!r}", "device")
     if device == "cpu":
         return "cpu", ""
     if precision == "int8":
         if device == "cuda":
             raise DeviceError(
-                "this model is int8, which is for the CPU; use --device cpu, or export it with "
-                "--precision fp32 or fp16 for the GPU"
+                'this model is int8, which is for the CPU; use device="cpu", or export it for the GPU with '
+                "charrnn-export --precision fp32 (or fp16)",
+                "device",
             )
         return "cpu", ""
     if device == "auto" and _driver_problem():
@@ -66,7 +67,7 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
     if missing is None:
         return "cuda", ""
     if device == "cuda":
-        raise DeviceError(f"--device cuda cannot be used: {missing}")
+        raise DeviceError(f'device="cuda" cannot be used: {missing}', "device")
     return "cpu", missing
 
 
@@ -141,10 +142,10 @@ def _driver_problem() -> str | None:
     try:
         driver = ctypes.CDLL(library)
     except OSError:
-        return f"no NVIDIA driver is installed ({library} is not found); use --device cpu on this machine"
+        return f"no NVIDIA driver is installed ({library} is not found); use device='cpu' on this machine"
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver finds no GPU that it can use; use --device cpu on this machine"
+        return 'the NVIDIA driver finds no GPU that it can use; use device="cpu" on this machine'
     return None
 
 
@@ -165,7 +166,8 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
         fewer = "lower max_batch_size" if rows > 1 else "close other programs"
         streams = "one stream" if rows == 1 else f"{rows:,} streams"
         return OutOfMemoryError(
-            f"out of memory on {device} in a batch of {streams}: {fewer}, or use a smaller model"
+            f"out of memory on {device} in a batch of {streams}: {fewer}, or use a smaller model",
+            "max_batch_size",
         )
     return CharRNNError(f"onnxruntime cannot {action}: {first_line(error)}")
 

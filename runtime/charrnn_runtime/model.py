@@ -339,12 +339,19 @@ class CharRNN(LoadedModel):
         with naming(None):
             return next(self.score_each([texts], unknown=unknown))
 
-    def score_each(self, texts: Iterable[str | bytes], *, unknown: Unknown = "error") -> Iterator[Score]:
-        """Score texts one after the other in the order in which they come, however many they are."""
+    def score_each(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        unknown: Unknown = "error",
+        max_batch_size: int | None = None,
+    ) -> Iterator[Score]:
+        """Score texts in the order in which they come, however many they are; `score` has the arguments."""
         if isinstance(texts, str | bytes):
             raise SettingError("score_each: texts must be several texts, as in a list, and not one text")
 
-        return map(Score.of, score_tokens(self._engine, encode_texts(self.vocabulary, texts, unknown)))
+        tokens = encode_texts(self.vocabulary, texts, unknown)
+        return map(Score.of, score_tokens(self._engine, tokens, max_batch_size=max_batch_size))
 
     def score_stream(
         self, chunks: Iterable[str | bytes], *, unknown: Unknown = "error"

@@ -79,11 +79,12 @@ class Settings(Record):
         if wrong := fields.keys() - SamplingOptions.__annotations__:
             raise TypeError(f"there is no option {sorted(wrong)[0]!r}; see charrnn_runtime.options.Options")
         if sampling is not None and fields:
-            raise SettingError(f"give sampling or {', '.join(fields)}, not both: they are its fields")
+            raise SettingError(f"give sampling or {', '.join(fields)}, not both: these are its fields")
         if logprobs is not None and not 0 <= whole_number("logprobs", logprobs) <= len(vocabulary):
             raise SettingError(
                 f"logprobs must be between 0 and {len(vocabulary):,}, the number of this model's symbols, "
-                f"not {logprobs}"
+                f"not {logprobs}",
+                "logprobs",
             )
         texts = stop_texts(stop)
         return cls(
@@ -101,4 +102,4 @@ def _stop_ids(vocabulary: Vocabulary, stop: str) -> NDArray[np.int64]:
         return vocabulary.encode(stop)
     except UnknownCharacterError as error:
         never = ", ".join(repr(character) for character in error.characters[:5])
-        raise SettingError(f"stop has characters that this model never writes: {never}") from None
+        raise SettingError(f"stop has characters that this model never writes: {never}", "stop") from None

@@ -5,13 +5,15 @@ such as "o'er"; case is ignored. A **window** is any stretch of W characters; on
 the same characters stand somewhere in the training text. **Distinct-n** is the number of different runs of n
 words divided by the number of such runs (Li et al. 2016, "A diversity-promoting objective function for neural
 conversation models"); it falls as a text grows, so compare texts of one length.
+
+Of models that write **items**, one a line, `measure_items` says how many repeat and how many are in the list.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,39 @@ class TextQuality(Record):
     windows: int
     copied_windows: float | None
     distinct: tuple[float | None, ...]
+
+
+class ItemQuality(Record):
+    """What `measure_items` found. A share of nothing is None.
+
+    Attributes:
+        items: how many were measured.
+        repeated: the share of them that stand before among them: 1 - different items / items.
+        listed: the share of them that stand in the list.
+    """
+
+    items: int
+    repeated: float | None
+    listed: float | None
+
+
+def measure_items(items: Sequence[str], known: Collection[str]) -> ItemQuality:
+    """How many of some items repeat, and how many stand in the list that was trained on.
+
+    Args:
+        items: the lines that a model wrote, without their ends.
+        known: the lines of the list; best a set.
+
+    Example:
+        >>> found = measure_items(["emma", "ana", "emma", "lio"], {"emma", "olivia"})
+        >>> found.repeated, found.listed
+        (0.25, 0.5)
+    """
+    return ItemQuality(
+        items=len(items),
+        repeated=_share(len(items) - len(set(items)), len(items)),
+        listed=_share(sum(item in known for item in items), len(items)),
+    )
 
 
 class Reference:

@@ -147,5 +147,5 @@ def check_length(length: int) -> int:
     """
     length = whole_number("length", length)
     if length < 0:
-        raise SettingError(f"length must be 0 or more, not {length}")
+        raise SettingError(f"length must be 0 or more, not {length}", "length")
     return length if length < _LONGEST else _LONGEST

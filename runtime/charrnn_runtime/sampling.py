@@ -22,7 +22,7 @@ def whole_number(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise SettingError(f"{name} must be a whole number, not {value!r}") from None
+        raise SettingError(f"{name} must be a whole number, not {value!r}", name) from None
 
 
 class Sampling(Record):
@@ -46,14 +46,24 @@ class Sampling(Record):
         if not (math.isfinite(self.temperature) and self.temperature >= 1e-4):
             raise SettingError(
                 f"temperature must be at least 0.0001, not {self.temperature}; for always the likeliest "
-                "character use --greedy (in Python: top_k=1)"
+                "character use top_k=1",
+                "temperature",
+                "top_k",
             )
         if self.temperature > 1e4:
-            raise SettingError(f"temperature must be at most 10000, not {self.temperature}")
-        if self.top_k is not None and whole_number("top-k", self.top_k) < 1:
-            raise SettingError(f"top-k must be 1 or more, not {self.top_k}; leave it out to turn it off")
+            raise SettingError(f"temperature must be at most 10000, not {self.temperature}", "temperature")
+        if self.top_k is not None and whole_number("top_k", self.top_k) < 1:
+            raise SettingError(
+                f"top_k must be 1 or more, not {self.top_k}; leave it out to turn it off", "top_k"
+            )
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
-            raise SettingError(f"top-p must be above 0 and at most 1, not {self.top_p}; 1 turns it off")
+            raise SettingError(
+                f"top_p must be above 0 and at most 1, not {self.top_p}; 1 turns it off", "top_p"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by their names, for JSON."""
+        return {name: getattr(self, name) for name in self._fields}
 
     def inputs(self, top_k_max: int) -> dict[str, float]:
         """The values of a model's inputs, by the names of `spec.SETTINGS`."""

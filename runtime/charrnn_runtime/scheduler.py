@@ -81,7 +81,8 @@ class Scheduler:
         self.max_batch_size = whole_number("max_batch_size", max_batch_size)
         if not 1 <= self.max_batch_size <= spec.MAX_STREAMS:
             raise SettingError(
-                f"max_batch_size must be between 1 and {spec.MAX_STREAMS:,}, not {max_batch_size:,}"
+                f"max_batch_size must be between 1 and {spec.MAX_STREAMS:,}, not {max_batch_size:,}",
+                "max_batch_size",
             )
         self.max_waiting = max_waiting
         self._engine = engine
@@ -121,7 +122,8 @@ class Scheduler:
             if len(self._waiting) + len(requests) > self.max_waiting:
                 raise QueueFullError(
                     f"the queue is full: {len(self._waiting):,} of at most {self.max_waiting:,} requests "
-                    "wait; submit again when some have finished, or raise max_waiting"
+                    "wait; submit again when some have finished, or raise max_waiting",
+                    "max_waiting",
                 )
             self._waiting.extend(requests)
             self._has_news = True

@@ -62,7 +62,7 @@ class Engine:
         """
         self.threads = usable_cores() if threads is None else whole_number("threads", threads)
         if not 1 <= self.threads <= _MOST_THREADS:
-            raise SettingError(f"threads must be between 1 and {_MOST_THREADS}, not {threads}")
+            raise SettingError(f"threads must be between 1 and {_MOST_THREADS}, not {threads}", "threads")
         self.info = model.info
         self._cuda_graphs = cuda_graphs
         self._bytes = model.onnx_bytes

@@ -196,7 +196,8 @@ def stop_texts(stop: Stop) -> tuple[str, ...]:
         if not isinstance(each, str) or not each:
             raise SettingError(
                 f"stop must be a text of one character or more, or several, not {each!r}; leave it out to "
-                "never stop"
+                "never stop",
+                "stop",
             )
     return texts
 

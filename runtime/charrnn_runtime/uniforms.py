@@ -104,7 +104,7 @@ def check_seed(seed: int) -> int:
     """
     number = whole_number("seed", seed)
     if not 0 <= number <= spec.MAX_SEED:
-        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {number}")
+        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {number}", "seed")
     return number
 
 

@@ -193,7 +193,8 @@ def _check_symbols(symbols: tuple[str, ...]) -> None:
     if len(symbols) > spec.MAX_VOCABULARY:
         raise CharRNNError(
             f"vocabulary: {len(symbols):,} distinct characters, but a model holds at most "
-            f"{spec.MAX_VOCABULARY:,}; train at the byte level instead (--level byte)"
+            f'{spec.MAX_VOCABULARY:,}; train at the byte level instead (level="byte")',
+            "level",
         )
     seen: set[str] = set()
     for index, symbol in enumerate(symbols):

@@ -75,7 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, default=8192, help="how many requests, all at once")
     parser.add_argument("--length", type=int, default=256, help="characters that each samples")
-    parser.add_argument("--short", type=int, default=1_000_000, help="how many short requests come after them")
+    parser.add_argument("--short", type=int, default=1_000_000, help="how many short requests follow")
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     engine: Any = NoEngine(read_model_file(MODEL).info)

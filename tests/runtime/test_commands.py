@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 
 from charrnn_runtime import CharRNN, __version__
-from charrnn_runtime.cli import score as score_command
+from charrnn_runtime.cli import texts
 from charrnn_runtime.format.reader import read_model_file
 from hostile_files import LSTM, changed, metadata
 from make_models import FOLDER
@@ -709,9 +709,9 @@ def test_score_says_how_well_a_text_is_predicted(score: Command, lstm: CharRNN, 
     "text", ["", "\n", "a", "a\n", "a\r\n\r\nb\r", "\n\nlong line that goes over many pieces\né中\x0c\u2028x"]
 )
 def test_score_reads_lines_over_any_seam(monkeypatch: pytest.MonkeyPatch, size: int, text: str) -> None:
-    monkeypatch.setattr(score_command, "_PIECE", size)
+    monkeypatch.setattr(texts, "_CHUNK", size)
     expected = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
-    assert list(score_command._lines(io.BytesIO(text.encode()), Path("text"))) == expected
+    assert list(texts.lines(io.BytesIO(text.encode()), Path("text"))) == expected
 
 
 def test_score_takes_any_file_for_models_of_bytes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import charrnn_runtime
-from charrnn_runtime import CharRNN, CharRNNError, SettingError, State, UnknownCharacterError
+from charrnn_runtime import CharRNN, CharRNNError, Sampling, SettingError, State, UnknownCharacterError
 from charrnn_runtime.state import UNSTARTED
 from make_models import FOLDER, SmallModel
 from reference import naive_generate, naive_step
@@ -710,3 +711,148 @@ def test_a_model_says_what_it_is(lstm: CharRNN) -> None:
     assert "lstm 2x12" in repr(lstm)
     assert lstm.device == "cpu"
     assert lstm.info.vocabulary is lstm.vocabulary
+
+
+# --- options that all ways share ---------------------------------------------------------------------------
+
+
+def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
+    sampling = Sampling(1.3, top_k=9, top_p=0.8)
+    fields: dict[str, Any] = {"temperature": 1.3, "top_k": 9, "top_p": 0.8}
+    ways: list[Callable[..., object]] = [
+        lambda **o: lstm.generate("LORD ", 40, seed=1, **o),
+        lambda **o: lstm.generate(["LORD ", "a"], 40, seed=1, **o),
+        lambda **o: [each.data for each in lstm.generate_each(["LORD "], 40, seed=1, **o)],
+        lambda **o: "".join(lstm.stream("LORD ", 40, seed=1, **o)),
+        lambda **o: b"".join(lstm.stream_bytes("LORD ", 40, seed=1, **o)),
+        lambda **o: lstm.step(lstm.prime("LORD "), seed=1, **o).tokens.tolist(),
+        lambda **o: lstm.request("LORD ", 40, seed=1, **o).sampling,
+    ]
+    for way in ways:
+        assert way(sampling=sampling) == way(**fields)
+        with pytest.raises(SettingError, match="give sampling or top_k, not both"):
+            way(sampling=sampling, top_k=3)
+        with pytest.raises(TypeError, match="there is no option 'topk'"):
+            way(topk=3)
+
+
+@pytest.mark.parametrize("level", ["char", "byte"])
+@pytest.mark.parametrize("echo", [True, False])
+def test_echo_says_whether_the_prime_is_in_the_result(
+    lstm: CharRNN, byte_model: CharRNN, level: str, echo: bool
+) -> None:
+    model = lstm if level == "char" else byte_model
+    prime = "LORD é" if level == "byte" else "LORD "
+    rest = model.generate(prime, 60, seed=1).removeprefix(prime)
+    expected = (prime if echo else "") + rest
+    assert model.generate(prime, 60, seed=1, echo=echo) == expected
+    assert model.generate([prime], 60, seed=1, echo=echo) == [expected]
+    assert "".join(model.stream(prime, 60, seed=1, echo=echo)) == expected
+    assert b"".join(model.stream_bytes(prime, 60, seed=1, echo=echo)).decode(errors="replace") == expected
+    # A state comes without a prime; a prime that is read after it is one.
+    state = model.prime(prime)
+    assert model.generate(state, 60, seed=1, echo=echo) == [rest]
+    half = model.prime(prime[:2])
+    text = "".join(model.stream(prime[2:], 60, state=half, seed=1, echo=echo))
+    assert text == (prime[2:] if echo else "") + rest
+
+
+def test_an_echoed_prime_of_bytes_may_end_within_a_sequence_that_the_model_completes(
+    byte_model: CharRNN,
+) -> None:
+    for seed in range(20):
+        whole = byte_model.generate(NOT_TEXT, 30, seed=seed, temperature=3)
+        text = "".join(byte_model.stream(NOT_TEXT, 30, seed=seed, temperature=3, echo=True))
+        assert text == whole
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(["a", "j", "jg", "gj", "xx", "Z", "\n"]), min_size=1, max_size=4),
+    st.integers(0, 5),
+)
+def test_the_first_of_several_stop_texts_ends_a_text(stops: list[str], seed: int) -> None:
+    model = _shared()
+    free = model.generate("", 120, seed=seed)
+    ends = [(free.find(stop) + len(stop), free.find(stop)) for stop in stops if stop in free]
+    expected = free[: min(ends)[1]] if ends else free
+    assert model.generate("", 120, seed=seed, stop=stops) == expected
+    assert model.generate([""] * 2, 120, seed=seed, stop=tuple(stops))[0] == expected
+    assert "".join(model.stream("", 120, seed=seed, stop=stops)) == expected
+
+
+@pytest.mark.parametrize("stop", [["a", ""], [1], [b"a"]])
+def test_each_stop_text_is_a_text_of_one_character_or_more(lstm: CharRNN, stop: Any) -> None:
+    for way in _every_way(lstm)[:4]:
+        with pytest.raises(SettingError, match="stop must be a text"):
+            way(stop=stop)
+
+
+def test_a_seed_that_was_drawn_is_told(lstm: CharRNN) -> None:
+    (each,) = lstm.generate_each(["a"], 50)
+    assert each.text == lstm.generate("a", 50, seed=each.seed)[1:]
+    state = lstm.prime("a")
+    step = lstm.step(state)
+    assert step.tokens.tolist() == lstm.step(state, seed=step.seed).tokens.tolist()
+    assert len({lstm.step(state).seed for _ in range(5)}) == 5
+
+
+# --- log-probabilities -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 65])
+def test_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Load, count: int) -> None:
+    model = load(exact.path.stem)
+    if count > len(model.vocabulary):
+        pytest.skip("the vocabulary is smaller")
+    (each,) = model.generate_each(["LORD "], 40, seed=1, temperature=2.0, top_k=30, logprobs=count)
+    assert each.logprobs is not None
+    weights, row = exact.weights(), np.zeros(model.info.state_size)
+    tokens = model.vocabulary.encode("LORD ").tolist()
+    sampled = list(each.data[5:]) if model.vocabulary.level == "byte" else model.vocabulary.encode(each.text)
+    assert len(each.logprobs) == 40
+    for token in tokens:
+        logits, row = naive_step(exact.cell, exact.layers, weights, token, row)
+    for place, token in enumerate(sampled):
+        expected = logits - logits.max() - math.log(np.exp(logits - logits.max()).sum())
+        assert each.logprobs.chosen[place] == pytest.approx(expected[token], abs=3e-5)
+        likeliest = each.logprobs.likeliest[place]
+        assert len(set(likeliest.tolist())) == count
+        np.testing.assert_allclose(each.logprobs.values[place], expected[likeliest], atol=3e-5)
+        np.testing.assert_allclose(expected[likeliest], np.sort(expected)[::-1][:count], atol=3e-5)
+        logits, row = naive_step(exact.cell, exact.layers, weights, int(token), row)
+
+
+def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(lstm: CharRNN) -> None:
+    primes = ["LORD ", "", "a", "x" * 70] * 3
+    plain = list(lstm.generate_each(primes, 50, seed=1, stop="j"))
+    told = list(lstm.generate_each(primes, 50, seed=1, stop="j", logprobs=2, max_batch_size=5))
+    for index, (one, other) in enumerate(zip(plain, told, strict=True)):
+        assert (one.text, one.logprobs) == (other.text, None)
+        assert other.logprobs is not None
+        # Of the text alone: those of the stop text are left out.
+        assert len(other.logprobs) == len(other.text)
+        state = lstm.initial_state().fork(1, index)
+        scheduler = lstm.scheduler()
+        scheduler.submit(lstm.request(one.prime, 50, state=state, seed=1, stop="j", logprobs=2))
+        outputs = scheduler.run_block()
+        while not outputs:
+            outputs = scheduler.run_block()
+        assert outputs[0].logprobs is not None
+        alone = outputs[0].logprobs[: len(other.text)]
+        np.testing.assert_array_equal(other.logprobs.chosen, alone.chosen)
+        np.testing.assert_array_equal(other.logprobs.likeliest, alone.likeliest)
+        np.testing.assert_array_equal(other.logprobs.values, alone.values)
+
+
+def test_the_log_probabilities_of_a_text_are_its_score(lstm: CharRNN) -> None:
+    (each,) = lstm.generate_each([""], 80, seed=1, logprobs=0)
+    assert each.logprobs is not None
+    # Without a prime a stream reads the start token first, as scoring does.
+    np.testing.assert_allclose(-each.logprobs.chosen, lstm.score(each.text).per_character, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [-1, 66, 1.5, "2"])
+def test_no_more_log_probabilities_than_symbols_can_be_asked_for(lstm: CharRNN, count: Any) -> None:
+    with pytest.raises(SettingError, match="logprobs must be"):
+        list(lstm.generate_each(["a"], 5, logprobs=count))

@@ -23,19 +23,19 @@ def test_a_temperature_of_zero_gets_a_hint_at_greedy() -> None:
 
 @pytest.mark.parametrize("top_k", [0, -1, -(10**30)])
 def test_a_top_k_below_one_is_refused(top_k: int) -> None:
-    with pytest.raises(SettingError, match="top-k must be 1 or more"):
+    with pytest.raises(SettingError, match="top_k must be 1 or more"):
         Sampling(top_k=top_k)
 
 
 @pytest.mark.parametrize("top_k", [2.5, 2.0, NAN, "3"])
 def test_a_top_k_that_is_no_whole_number_is_refused(top_k: object) -> None:
-    with pytest.raises(SettingError, match="top-k must be a whole number"):
+    with pytest.raises(SettingError, match="top_k must be a whole number"):
         Sampling(top_k=top_k)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("top_p", [0, -0.5, 1.0000001, 2, 1e-50, NAN, INFINITY])
 def test_a_top_p_out_of_range_is_refused(top_p: float) -> None:
-    with pytest.raises(SettingError, match="top-p must be above 0 and at most 1"):
+    with pytest.raises(SettingError, match="top_p must be above 0 and at most 1"):
         Sampling(top_p=top_p)
 
 

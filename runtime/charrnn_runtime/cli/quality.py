@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli import terminal, texts
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.quality import TextQuality
+    from charrnn_runtime.quality import ItemQuality, TextQuality
+    from charrnn_runtime.sampling import Sampling
 
 app = terminal.new_app()
 
@@ -65,7 +66,13 @@ def quality(
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. [default: as many as there are cores]")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="How many texts are written at once. [default: as suits the device]"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text, one a line.")] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
@@ -77,6 +84,10 @@ def quality(
     text, the share of the windows of 50 characters that are copied from it, and distinct-n for n = 1 to 4:
     the number of different runs of n words divided by the number of such runs. A word is a run of letters
     with single apostrophes inside it; case is ignored.
+
+    Of models that were trained with --lines, whole items are measured, each written by a stream of its own,
+    until they have --length characters. Three columns more are the number of items, the share of them that
+    repeats an earlier one, and the share that is a line of the training text.
     """
     if length < 1:
         raise SettingError(f"--length must be 1 or more, not {length}")
@@ -85,8 +96,9 @@ def quality(
     if window < 1:
         raise SettingError(f"--window must be 1 or more, not {window}")
 
+    from charrnn_runtime.items import trained_on_lines
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.quality import Reference
+    from charrnn_runtime.quality import Reference, measure_items
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.uniforms import check_seed, draw_seed
 
@@ -105,23 +117,32 @@ def quality(
         "window": window,
         "prime": prime,
         "seed": chosen,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
+        **sampling.as_dict(),
     }
     stream = terminal.product()
-    rows: list[tuple[str, TextQuality]] = []
+    rows: list[tuple[str, TextQuality, ItemQuality | None]] = []
+    of_lines = any(trained_on_lines(model.info) for model in models)
+    listed = frozenset(_items_of(text)) if of_lines else frozenset()
 
-    def report(name: str, pieces: list[str], about: dict[str, Any]) -> None:
+    def report(name: str, pieces: list[str], items: list[str] | None, about: dict[str, Any]) -> None:
         found = reference.measure(pieces)
+        of_items = None if items is None else measure_items(items, listed)
         if as_json:
-            stream.write(json.dumps({"text": name, **_record(found), **about}, ensure_ascii=False) + "\n")
+            record = {"text": name, **_record(found, of_items), **about}
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             stream.flush()
-        rows.append((name, found))
+        rows.append((name, found, of_items))
 
     for model in models:
         about = {"sha256": model.info.sha256, "settings": settings}
-        report(model.info.path, _written(model, prime, length, each, streams, chosen, sampling), about)
+        if trained_on_lines(model.info):
+            items, pieces = _written_items(model, prime, length, seed=chosen, sampling=sampling, batch=batch)
+            report(model.info.path, pieces, items, about)
+            continue
+        pieces = _written(
+            model, prime, length, each, streams=streams, seed=chosen, sampling=sampling, batch=batch
+        )
+        report(model.info.path, pieces, None, about)
     beside = text[split:] if other is None else other
     if beside:
         name = f"held out: {text_path}" if held_out is None else str(held_out)
@@ -130,7 +151,10 @@ def quality(
                 f"{name} has {len(beside):,} characters of the {length:,} that a model writes; distinct-n is "
                 f"higher for shorter texts (--length {len(beside)} makes them alike)"
             )
-        report(name, [beside[:length]], {})
+        beside = _whole_lines(beside, length) if of_lines else beside[:length]
+        report(name, [beside], _items_of(beside) if of_lines else None, {})
+    elif of_lines:
+        terminal.say(f"lines from all over {text_path} were held back in training; see --held-out")
     else:
         terminal.warn(
             f"no text is held out of {text_path}: the models were trained on all of it; see --held-out"
@@ -141,7 +165,15 @@ def quality(
 
 
 def _written(
-    model: CharRNN, prime: str, length: int, each: int, streams: int, seed: int, sampling: Any
+    model: CharRNN,
+    prime: str,
+    length: int,
+    each: int,
+    *,
+    streams: int,
+    seed: int,
+    sampling: Sampling,
+    batch: int | None,
 ) -> list[str]:
     """What a model writes: pieces of ``each`` characters, ``length`` in all."""
     bar = terminal.LateBar(length, f"writing with {model.info.path}")
@@ -150,9 +182,8 @@ def _written(
             [prime] * min(streams, -(-length // each)),
             each,
             seed=seed,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
+            sampling=sampling,
+            max_batch_size=batch,
             on_progress=bar.advance,
         )
         pieces = [stream.text for stream in generated]
@@ -165,8 +196,56 @@ def _written(
     return pieces
 
 
+def _written_items(
+    model: CharRNN, prime: str, length: int, *, seed: int, sampling: Sampling, batch: int | None
+) -> tuple[list[str], list[str]]:
+    """Items of ``length`` characters in all or a few more, and what the model added to the prime in each."""
+    from charrnn_runtime.items import TooFewItemsError, draw_items
+
+    items: list[str] = []
+    pieces: list[str] = []
+    drawn = draw_items(
+        model,
+        None,
+        prime=prime,
+        seed=seed,
+        sampling=sampling,
+        max_batch_size=batch,
+    )
+    with terminal.LateBar(length, f"writing with {model.info.path}") as bar, drawn:
+        try:
+            for item in drawn:
+                items.append(item.text)
+                pieces.append(item.continuation + "\n")
+                bar.advance(len(pieces[-1]))
+                length -= len(pieces[-1])
+                if length <= 0:
+                    break
+        except TooFewItemsError:
+            raise CharRNNError(
+                f"{model.info.path} was trained on lines, but after {len(items):,} of them it ended none "
+                f"within {spec.DEFAULT_LENGTH:,} characters; raise --temperature, or leave out --top-k "
+                "and --top-p"
+            ) from None
+    return items, pieces
+
+
+def _items_of(text: str) -> list[str]:
+    """The lines of a text that are not empty."""
+    return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line]
+
+
+def _whole_lines(text: str, length: int) -> str:
+    """The first characters of a text, without a line at their end that they cut; at most ``length``."""
+    if len(text) <= length:
+        return text
+    return text[: text.rfind("\n", 0, length) + 1]
+
+
 def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path) -> int:
     """How many characters of the text, from its start, any of the models was trained on."""
+    from charrnn_runtime.items import trained_on_lines
+
     ends = []
     for model in models:
         corpus = model.info.training.get("corpus")
@@ -176,7 +255,9 @@ def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path) -> in
             terminal.warn(
                 f"{model.info.path} was trained on another text than {path}, or does not say on which"
             )
-        elif isinstance(end, int) and end >= 0:
+        if trained_on_lines(model.info):
+            ends.append(len(text))  # lines from all over it were held back
+        elif corpus.get("sha256") == digest and isinstance(end, int) and end >= 0:
             # At the byte level it counts bytes.
             byte_level = model.vocabulary.level == "byte"
             ends.append(len(text.encode()[:end].decode(errors="ignore")) if byte_level else end)
@@ -189,15 +270,12 @@ def _read_text(path: Path) -> tuple[str, str]:
     """A UTF-8 file's text without its byte-order mark, and the hash of its bytes."""
     import hashlib
 
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return terminal.decode(data, str(path)).removeprefix("\ufeff"), hashlib.sha256(data).hexdigest()
+    data = texts.read_bytes(path)
+    return str(texts.text_of(data, texts.name_of(path))), hashlib.sha256(data).hexdigest()
 
 
-def _record(found: TextQuality) -> dict[str, Any]:
-    return {
+def _record(found: TextQuality, items: ItemQuality | None) -> dict[str, Any]:
+    record: dict[str, Any] = {
         "characters": found.characters,
         "words": found.words,
         "known_words": _rounded(found.known_words),
@@ -205,20 +283,34 @@ def _record(found: TextQuality) -> dict[str, Any]:
         "copied_windows": _rounded(found.copied_windows),
         "distinct": [_rounded(share) for share in found.distinct],
     }
+    if items is not None:
+        record |= {
+            "items": items.items,
+            "repeated_items": _rounded(items.repeated),
+            "listed_items": _rounded(items.listed),
+        }
+    return record
 
 
 def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 6)
 
 
-def _table(rows: list[tuple[str, TextQuality]], window: int) -> list[str]:
+def _table(rows: list[tuple[str, TextQuality, ItemQuality | None]], window: int) -> list[str]:
     header = ["text", "characters", "words", "known", f"copied ({window})"]
     header += [f"distinct-{n}" for n in range(1, 1 + len(rows[0][1].distinct))]
+    of_items = any(items is not None for _, _, items in rows)
+    header += ["items", "repeated", "listed"] if of_items else []
     cells = [header]
-    for name, found in rows:
+    for name, found, items in rows:
         shares = [_percent(found.known_words), _percent(found.copied_windows)]
         distinct = ["-" if share is None else f"{share:.3f}" for share in found.distinct]
-        cells.append([name, f"{found.characters:,}", f"{found.words:,}", *shares, *distinct])
+        row = [name, f"{found.characters:,}", f"{found.words:,}", *shares, *distinct]
+        if items is not None:
+            row += [f"{items.items:,}", _percent(items.repeated), _percent(items.listed)]
+        elif of_items:
+            row += ["-"] * 3
+        cells.append(row)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells
@@ -231,7 +323,7 @@ def _percent(share: float | None) -> str:
 
 def main() -> NoReturn:
     """The entry point of charrnn-quality."""
-    terminal.run(app, "charrnn-quality")
+    terminal.run(app, "charrnn-quality", options={"max_batch_size": "--batch"})
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ MAX_SEED: Final = 2**64 - 1
 
 DEFAULT_TEMPERATURE: Final = 0.8
 DEFAULT_LENGTH: Final = 1_000
+DEFAULT_ITEMS: Final = 20
 
 # --- quantization ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,326 @@
+r"""Items: names, words or recipes that a model writes one a line.
+
+Each item is a stream of its own, which begins with the newline at a zero state and ends before the next
+newline. Streams are numbered from 0 and looked at in that order, so that the items of a seed are the same
+however many streams run at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Self, Unpack
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import ModelInfo
+from charrnn_runtime.model import CharRNN
+from charrnn_runtime.options import SamplingOptions, Settings
+from charrnn_runtime.record import Record
+from charrnn_runtime.sampling import Sampling, whole_number
+from charrnn_runtime.state import State
+from charrnn_runtime.texts import Generated
+from charrnn_runtime.vocabulary import Unknown
+
+MOST_STREAMS = 10_000
+MOST_CHARACTERS = 1_000_000
+"""How many streams in a row, or how many characters in them, may give no item before drawing gives up."""
+
+_ROUND = 8_192
+_ROUND_NUMBERS = 1 << 24
+"""The most streams that are asked for at once, and the most numbers in their states: 64 MiB."""
+
+
+class Item(Record):
+    r"""One item.
+
+    Attributes:
+        index: which one, from 0.
+        stream: the number of the stream that wrote it.
+        prime: what it begins with.
+        text: all of it, prime included, without the end of its line (``\n`` or ``\r\n``). At the byte level,
+            what is not UTF-8 is replaced as `Vocabulary.decode` says.
+        continuation: the text without the prime.
+    """
+
+    index: int
+    stream: int
+    prime: str
+    text: str
+    continuation: str
+
+
+class LeftOut(Record):
+    """How many streams gave no item, by the first of these reasons that holds.
+
+    Attributes:
+        unended: they reached the length without an end.
+        empty: they ended at once, with nothing in them.
+        known: what they wrote stands among the texts that were given as known.
+        repeated: what they wrote had been written before.
+    """
+
+    unended: int = 0
+    empty: int = 0
+    known: int = 0
+    repeated: int = 0
+
+    def __str__(self) -> str:
+        reasons = (
+            (self.repeated, "repeated"),
+            (self.known, "known before"),
+            (self.unended, "too long"),
+            (self.empty, "empty"),
+        )
+        return ", ".join(f"{number:,} {reason}" for number, reason in reasons if number)
+
+
+class TooFewItemsError(CharRNNError):
+    """A model gave fewer items than were asked for.
+
+    Attributes:
+        found: how many it gave.
+        left_out: what the other streams were.
+    """
+
+    def __init__(self, found: int, wanted: int | None, streams: int, left_out: LeftOut) -> None:
+        """Say how many items there are, and what can be done."""
+        self.found = found
+        self.left_out = left_out
+        of_all = "" if wanted is None else f" of {wanted:,}"
+        too_long = left_out.unended > left_out.known + left_out.repeated
+        advice = (
+            "let them be longer (length), or raise temperature"
+            if too_long
+            else "ask for fewer (count), or raise temperature"
+        )
+        super().__init__(
+            f"the model gave {found:,}{of_all} items, and then none in {streams:,} streams "
+            f"(left out in all: {left_out}); {advice}",
+            "length",
+            "count",
+            "temperature",
+        )
+
+
+class Items(Iterator[Item]):
+    """The items that a model writes, as they come. Close it if it is not read to its end.
+
+    Attributes:
+        seed: the seed that is used.
+        streams: how many streams were looked at so far.
+        found: how many items came so far.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[State], Generator[Generated, None, None]],
+        start: State,
+        prime: bytes,
+        end: int,
+        count: int | None,
+        unique: bool,
+        known: frozenset[str],
+        seed: int,
+    ) -> None:
+        """Items that `draw_items` begins to draw.
+
+        Args:
+            draw: runs streams to the newline, or to one character more than an item may have.
+            start: the state in which each of them begins.
+            prime: what they have read of their item.
+            end: the id of the newline.
+            count: how many items are wanted.
+            unique: see `draw_items`, as ``known`` (its ``new``) and ``seed``.
+            known: see `draw_items`.
+            seed: see `draw_items`.
+        """
+        self.seed = seed
+        self.streams = 0
+        self.found = 0
+        self._draw = draw
+        self._start = start
+        self._prime = prime
+        self._end = end
+        self._count = count
+        self._unique = unique
+        self._known = known
+        self._written: set[str] = set()
+        self._left_out: Counter[str] = Counter()  # by LeftOut's fields
+        self._items = self._run()
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What the streams were that gave no item."""
+        return LeftOut(**self._left_out)
+
+    def __next__(self) -> Item:
+        return next(self._items)
+
+    def close(self) -> None:
+        """End it here, and let go of the streams that run."""
+        self._items.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> Generator[Item, None, None]:
+        in_vain = characters = 0  # streams since the last item, and what they sampled
+        asked, before = self._first_round(), 0
+        while self._count is None or self.found < self._count:
+            number = self.streams
+            drawn = self._draw(self._start.fork(asked, number))
+            with contextlib.closing(drawn):
+                for stream in drawn:
+                    self.streams += 1
+                    item = self._item(stream)
+                    if item is not None:
+                        in_vain = characters = 0
+                        self.found += 1
+                        yield item
+                        if self.found == self._count:
+                            return
+                        continue
+                    in_vain += 1
+                    characters += int(stream.state.positions[0])
+                    if in_vain >= MOST_STREAMS or characters >= MOST_CHARACTERS:
+                        raise TooFewItemsError(self.found, self._count, in_vain, self.left_out)
+            asked, before = self._next_round(asked, self.found - before), self.found
+
+    def _item(self, stream: Generated) -> Item | None:
+        """The item that a stream wrote; None, and counted, if it is to be left out."""
+        text = _without_line_end((self._prime + stream.data).decode(errors="replace"))
+        if int(stream.state.tokens[0]) != self._end:
+            reason = "unended"
+        elif not text:
+            reason = "empty"
+        elif text in self._known:
+            reason = "known"
+        elif text in self._written:
+            reason = "repeated"
+        else:
+            if self._unique:
+                self._written.add(text)
+            return Item(
+                index=self.found,
+                stream=int(stream.state.numbers[0]),
+                prime=self._prime.decode(errors="replace"),
+                text=text,
+                continuation=_without_line_end(stream.text),
+            )
+        self._left_out[reason] += 1
+        return None
+
+    def _first_round(self) -> int:
+        """How many streams to ask for first: as many as items are wanted, since each may give one."""
+        return self._at_most(64 if self._count is None else self._count)
+
+    def _next_round(self, asked: int, gave: int) -> int:
+        """How many streams to ask for after a round of ``asked`` that gave ``gave`` items.
+
+        A tenth more than what is likely to be needed: those in excess are ended as soon as there are enough
+        items, and one more round costs more.
+        """
+        if self._count is None:
+            return self._at_most(2 * asked)
+        likely = (self._count - self.found) * (asked + 1) / (gave + 1)
+        return self._at_most(max(8, math.ceil(1.1 * likely)))
+
+    def _at_most(self, streams: int) -> int:
+        most = max(64, _ROUND_NUMBERS // int(self._start.rows.shape[1]))
+        return min(streams, _ROUND, most)
+
+
+def draw_items(
+    model: CharRNN,
+    count: int | None = spec.DEFAULT_ITEMS,
+    *,
+    prime: str | bytes = "",
+    length: int = spec.DEFAULT_LENGTH,
+    unique: bool = False,
+    new: Iterable[str] = (),
+    seed: int | None = None,
+    sampling: Sampling | None = None,
+    unknown: Unknown = "error",
+    max_batch_size: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    **fields: Unpack[SamplingOptions],
+) -> Items:
+    r"""Let a model write items, each in a stream of its own that ends at its newline.
+
+    It is meant for models that were trained on independent lines (``model.info.lines``), and works for all
+    that write newlines. Streams are run a batch at a time, as the items are asked for. Empty lines are no
+    items, and lines that do not end within ``length`` are left out.
+
+    Args:
+        model: the model.
+        count: how many items; None for as many as are asked for.
+        prime: what every item begins with; at the byte level, bytes too.
+        length: how many characters (bytes, at the byte level) an item may have beside its prime.
+        unique: leave out what was written before.
+        new: leave out these texts; the lines of an open file do, too (line ends do not count).
+        seed: decides the random numbers; drawn if left out.
+        sampling: how the next character is chosen.
+        unknown: what happens to characters of the prime that the model does not know: "error", or "skip".
+        max_batch_size: how many streams run at once; by default as many as run well on the device.
+        on_progress: called now and then with the number of characters sampled since its last call.
+        fields: the fields of `Sampling`, in its place.
+
+    Returns:
+        An iterator of `Item`. It raises `TooFewItemsError` when `MOST_STREAMS` streams in a row, or
+        `MOST_CHARACTERS` characters in such streams, gave no item; those that came before stay good.
+
+    Raises:
+        SettingError: a setting makes no sense, the prime has a newline, or the model never writes one.
+        UnknownCharacterError: the prime has unknown characters, and ``unknown`` is "error".
+
+    Example:
+        >>> with open("names.txt", encoding="utf-8") as known:  # doctest: +SKIP
+        ...     for item in draw_items(model, 20, unique=True, new=known, seed=1):
+        ...         print(item.text)
+    """
+    if count is not None and whole_number("count", count) < 1:
+        raise SettingError(f"count must be 1 or more, not {count}")
+    if whole_number("length", length) < 1:
+        raise SettingError(f"length must be 1 or more for items, not {length}")
+    if isinstance(new, str | bytes):
+        raise SettingError("new must be several texts, as in a list or an open file, and not one text")
+    vocabulary = model.vocabulary
+    settings = Settings.of(vocabulary, seed=seed, sampling=sampling, unknown=unknown, **fields)
+    if vocabulary.unknown_characters("\n"):
+        raise SettingError("this model has no items: it never writes a newline, at which an item ends")
+    known = frozenset(map(_without_line_end, new))
+    head = vocabulary.decode_bytes(vocabulary.encode(prime, unknown))
+    if b"\n" in head:
+        raise SettingError("prime: an item is one line, so what it begins with cannot have a newline")
+    given = b"\n" + head
+    start = model.prime(given if vocabulary.level == "byte" else given.decode())
+
+    def draw(streams: State) -> Generator[Generated, None, None]:
+        # One character more than an item may have: the newline.
+        yield from model.generate_each(
+            streams,
+            length + 1,
+            seed=settings.seed,
+            sampling=settings.sampling,
+            stop="\n",
+            max_batch_size=max_batch_size,
+            on_progress=on_progress,
+        )
+
+    end = int(vocabulary.encode("\n")[0])
+    return Items(draw, start, head, end, count, unique, known, settings.seed)
+
+
+def trained_on_lines(info: ModelInfo) -> bool:
+    """Whether a model was trained on independent lines, so that what it writes are items."""
+    return False
+
+
+def _without_line_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")

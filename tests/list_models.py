@@ -1,0 +1,27 @@
+"""Small models that write short items, many of them alike, as models of names do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charrnn_runtime.format.reader import check_model_bytes
+from hostile_files import changed, tensor
+
+LETTERS = "abcd"
+
+
+def list_model(path: Path) -> bytes:
+    """The small model of a file, made to write mostly newlines and a few letters."""
+    data = path.read_bytes()
+    likely = check_model_bytes(data, str(path)).info.vocabulary.encode("\n" + LETTERS)
+
+    def raise_biases(model: Any) -> None:
+        bias = tensor(model, "output_bias")
+        numbers = np.frombuffer(bias.raw_data, np.float32).copy()
+        numbers[likely] += 5
+        bias.raw_data = numbers.tobytes()
+
+    return changed(raise_biases, data)

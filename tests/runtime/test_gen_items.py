@@ -1,0 +1,229 @@
+"""charrnn-gen with items: --lines, --unique, --new."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from charrnn_runtime import CharRNN, draw_items
+from list_models import list_model
+from make_models import FOLDER
+from run_commands import Command, command_environment
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+Done = subprocess.CompletedProcess[bytes]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a small model that writes items, and was not trained on lines."""
+    path = tmp_path_factory.mktemp("models") / "names.onnx"
+    path.write_bytes(list_model(FOLDER / "lstm-2x12-fp32.onnx"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(path: Path) -> CharRNN:
+    return CharRNN.load(path, device="cpu")
+
+
+def _lines(done: Done, code: int = 0) -> list[str]:
+    assert done.returncode == code, done.stderr.decode()
+    assert done.stdout == b"" or done.stdout.endswith(b"\n")
+    return done.stdout.decode().split("\n")[:-1]
+
+
+def _error(done: Done, code: int) -> str:
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == code, said
+    assert "Traceback" not in done.stderr.decode()
+    assert said[-1].startswith("charrnn-gen: error: ")
+    return said[-1]
+
+
+def test_items_come_one_a_line_and_nothing_else(gen: Command, path: Path, names: CharRNN) -> None:
+    done = gen(path, "--lines", 30, "-s", 7)
+    with draw_items(names, 30, seed=7) as items:
+        assert _lines(done) == [item.text for item in items]
+    said = done.stderr.decode().splitlines()
+    assert said == [f"{path}: lstm 2x12 fp32 on cpu, seed 7", f"left out: {items.left_out.empty} empty"]
+    assert gen(path, "--lines", 30, "-s", 7, "--batch", 3, "-q").stdout == done.stdout
+
+
+def test_unique_and_new_leave_out_what_was_there_before(
+    gen: Command, path: Path, names: CharRNN, tmp_path: Path
+) -> None:
+    known = {item.text for item in draw_items(names, 3, length=2, seed=7)}
+    file = tmp_path / "known.txt"
+    file.write_bytes("\ufeff".encode() + "\r\n".join(sorted(known)).encode())
+    with draw_items(names, 20, length=2, seed=7, unique=True, new=known) as items:
+        expected = [item.text for item in items]
+    done = gen(path, "-n", 2, "-s", 7, "--unique", "--new", file)  # 20 items without --lines
+    found = _lines(done)
+    assert found == expected
+    assert len(set(found) - known) == 20
+    left_out = items.left_out
+    said = done.stderr.decode()
+    assert f"left out: {left_out.repeated} repeated, {left_out.known} that stand in {file}, " in said
+    assert f"{left_out.unended} without an end in 2 characters (--length)" in said
+    typed = gen(path, "-n", 2, "-s", 7, "--unique", "--new", "-", input=file.read_bytes())
+    assert typed.stdout == done.stdout
+
+
+def test_items_of_bytes_are_compared_as_text(gen: Command, tmp_path: Path) -> None:
+    path = tmp_path / "bytes.onnx"
+    path.write_bytes(list_model(FOLDER / "lstm-1x12-fp32-byte.onnx"))
+    settings = ("-n", 2, "-s", 7, "-p", b"\xff\xc3\xa9", "-q")
+    plain = _lines(gen(path, "--lines", 40, *settings))
+    assert all(line.startswith("\ufffdé") for line in plain)
+    (tmp_path / "known").write_bytes(b"\xff\xc3\xa9" + plain[0][2:].encode() + b"\n")
+    left = _lines(gen(path, "--lines", 20, *settings, "--new", tmp_path / "known"))
+    assert left == [line for line in plain if line != plain[0]][:20]
+
+
+def test_items_begin_with_the_prime_which_may_be_left_out(gen: Command, path: Path, names: CharRNN) -> None:
+    items = list(draw_items(names, 9, prime="Em", seed=7))
+    options = ("-p", "Em", "--lines", 9, "-s", 7, "-q")
+    assert _lines(gen(path, *options)) == [item.text for item in items]
+    assert _lines(gen(path, *options, "--no-prime")) == [item.continuation for item in items]
+    skipped = gen(path, "-p", "Eßm", *options[2:-1], "--unknown", "skip")
+    assert _lines(skipped) == [item.text for item in items]
+    assert "dropped from the prime, since the model does not know them: 'ß'" in skipped.stderr.decode()
+    assert "'ß' (U+00DF) at position 1" in _error(gen(path, "-p", "Eß", "--lines", 3), 1)
+
+
+def test_json_has_an_object_an_item(gen: Command, path: Path, names: CharRNN) -> None:
+    options = ("-p", "Em", "-n", 5, "-s", 7, "--top-k", 20, "--lines", 6, "--unique", "--json")
+    records = [json.loads(line) for line in _lines(gen(path, *options))]
+    items = list(draw_items(names, 6, prime="Em", length=5, seed=7, top_k=20, unique=True))
+    assert [record["text"] for record in records] == [item.text for item in items]
+    assert [record["stream"] for record in records] == [item.stream for item in items]
+    assert [record["item"] for record in records] == list(range(6))
+    for record in records:
+        assert (record["prime"], record["seed"], record["device"]) == ("Em", 7, "cpu")
+        assert record["model"] == {"path": str(path), "sha256": names.info.sha256}
+        assert record["settings"] == {
+            "lines": 6,
+            "unique": True,
+            "new": None,
+            "length": 5,
+            "temperature": 0.8,
+            "top_k": 20,
+            "top_p": 1.0,
+        }
+
+
+def test_a_greedy_model_has_one_item(gen: Command, tmp_path: Path) -> None:
+    path = tmp_path / "gru.onnx"
+    path.write_bytes(list_model(FOLDER / "gru-2x12-fp32.onnx"))
+    (item,) = draw_items(CharRNN.load(path, device="cpu"), 1, prime="Em", top_k=1)
+    assert _lines(gen(path, "-p", "Em", "--greedy", "--unique")) == [item.text]
+
+
+def test_stats_count_what_was_sampled(gen: Command, path: Path) -> None:
+    done = gen(path, "--lines", 3, "--stats", "-s", 7, "-n", 8)
+    sampled = int(done.stderr.decode().splitlines()[-1].split(" ")[0])
+    assert sampled >= sum(len(line) + 1 for line in _lines(done))
+
+
+# --- too few -----------------------------------------------------------------------------------------------
+
+FEWER = ("-n", "1", "-s", "7", "--top-k", "3", "--unique", "--lines", "50")
+"""With three symbols and one character there are two items at most beside the empty one."""
+
+
+def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Path, tmp_path: Path) -> None:
+    done = gen(path, *FEWER)
+    found = _lines(done, 1)
+    assert 1 <= len(found) == len(set(found)) < 50
+    message = _error(done, 1)
+    assert f"the model gave {len(found)} of 50 items, and then none in 10,000 streams" in message
+    assert gen(path, *FEWER, "-o", tmp_path / "out").returncode == 1
+    assert (tmp_path / "out").read_bytes() == done.stdout
+    assert os.listdir(tmp_path) == ["out"]
+
+
+# --- pipes, interrupts, files ------------------------------------------------------------------------------
+
+
+def _start(path: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "charrnn_runtime.cli.gen", str(path), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=command_environment(),
+    )
+
+
+@posix
+@pytest.mark.parametrize("option", [[], ["--json"], ["--unique"]])
+def test_a_reader_that_has_enough_ends_it_in_silence(path: Path, option: list[str]) -> None:
+    process = _start(path, "--lines", "100000000", "-s", "1", "-q", *option)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for _ in range(3):
+        assert process.stdout.readline().endswith(b"\n")
+    process.stdout.close()
+    with process.stderr as errors:
+        assert errors.read() == b""
+    assert process.wait(timeout=60) == -signal.SIGPIPE
+
+
+@posix
+def test_ctrl_c_ends_with_130_after_whole_lines(path: Path) -> None:
+    process = _start(path, "--lines", "100000000", "-s", "1")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b"" or out.endswith(b"\n")
+    assert "Traceback" not in err.decode()
+
+
+def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> None:
+    expected = gen(path, "--lines", 5, "-s", 1).stdout
+    done = gen(path, "--lines", 5, "-s", 1, "-o", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert (tmp_path / "out").read_bytes() == expected
+    assert "is already there" in _error(gen(path, "--lines", 5, "-o", tmp_path / "out"), 1)
+
+
+# --- command lines that make no sense ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lines", "0"], "--lines must be 1 or more, not 0; for running text give --streams 1 instead"),
+        (["--lines", "3", "--streams", "2"], "it does not go with --streams"),
+        (["--unique", "--stop", "x"], "--unique writes items"),
+        (["--new", "-", "--primes-file", "-"], "it does not go with --primes-file"),
+        (["--lines", "3", "--prime-file", "x"], "it does not go with --prime-file"),
+        (["--lines", "3", "--raw"], "it does not go with --raw"),
+        (["--lines", "3", "--interactive"], "it does not go with --interactive"),
+        (["--lines", "3", "--greedy"], "--greedy writes the same item each time: give --lines 1"),
+        (["--lines", "3", "--length", "0"], "--length must be 1 or more for items, not 0"),
+    ],
+)
+def test_options_of_items_and_of_running_text_exclude_each_other(
+    gen: Command, options: list[str], message: str
+) -> None:
+    done = gen("none.onnx", *options)  # seen before a model is read
+    assert message in _error(done, 2)
+    assert done.stdout == b""
+
+
+def test_what_an_item_cannot_have_is_said(gen: Command, path: Path, tmp_path: Path) -> None:
+    assert "--prime has a newline" in _error(gen(path, "-p", "a\nb", "--lines", 2), 2)
+    assert "none cannot be read: No such file" in _error(gen(path, "--new", tmp_path / "none"), 1)
+    (tmp_path / "latin").write_bytes(b"ab\xff")
+    assert "latin is no UTF-8 text: byte 2 is 0xff" in _error(gen(path, "--new", tmp_path / "latin"), 1)
