@@ -75,26 +75,51 @@ def naive_step(
     return logits, np.concatenate(new_h + new_c)
 
 
+def naive_kept(
+    p: NDArray[np.float32], top_k: int, top_p: float, min_p: float = 0.0, k_max: int = 1024
+) -> NDArray[np.bool_]:
+    """Which symbols of one stream may be taken, of probabilities ``[V]``.
+
+    Symbols are ranked by probability. Kept are those before rank top_k, with less than top_p before them and
+    at least min_p times the likeliest's probability; and every symbol that is as likely as one of these.
+    """
+    ranked = np.sort(p)[::-1][:k_max]
+    bar = np.float32(0.0)  # what top_k and top_p keep beyond k_max symbols is not cut
+    mass = np.float32(0.0)
+    for rank, probability in enumerate(ranked):
+        mass = np.float32(mass + probability)
+        last_by_rank = top_k < k_max and top_k < len(p) and rank + 1 == top_k
+        last_by_mass = top_p < 1.0 and mass >= np.float32(top_p)
+        if last_by_rank or last_by_mass:
+            bar = probability
+            break
+    kept: NDArray[np.bool_] = p >= max(bar, np.float32(min_p) * ranked[0])
+    return kept
+
+
 def naive_sample(
-    logits: NDArray[np.floating], u: float, temperature: float, top_k: int, top_p: float, k_max: int = 1024
+    logits: NDArray[np.floating],
+    u: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float = 0.0,
+    k_max: int = 1024,
 ) -> int:
     """The next token of one stream, in float32 as the graph computes."""
     scaled = np.asarray(logits, np.float32) / np.float32(temperature)
     exponentials = np.exp(scaled - scaled.max())
     p = (exponentials / exponentials.sum(dtype=np.float32)).astype(np.float32)
-    order = np.argsort(-p, kind="stable")[:k_max]
+    if top_k == 1:
+        return int(p.argmax())  # the first of the likeliest
+    kept = np.where(naive_kept(p, top_k, top_p, min_p, k_max), p, np.float32(0.0))
     sums: list[np.float32] = []
     total = np.float32(0.0)
-    for rank, symbol in enumerate(order):
-        if rank >= top_k or (rank and total >= np.float32(top_p)):
-            break
-        total = np.float32(total + p[symbol])
+    for probability in kept:  # in the order of ids
+        total = np.float32(total + probability)
         sums.append(total)
     target = np.float32(total * np.float32(u))
-    for rank, running in enumerate(sums):
-        if running > target:
-            return int(order[rank])
-    return int(order[len(sums) - 1])
+    return next(symbol for symbol, running in enumerate(sums) if running > target)
 
 
 def naive_uniform(seed: int, stream: int, position: int) -> float:
@@ -122,6 +147,7 @@ def naive_generate(
     temperature: float = 0.8,
     top_k: int = 1 << 60,
     top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> list[int]:
     """The tokens that a stream samples after reading ``prime`` (one token or more)."""
     hidden = weights["rnn.weight_hh_l0"].shape[1]
@@ -131,6 +157,6 @@ def naive_generate(
     tokens = []
     for position in range(length):
         u = naive_uniform(seed, stream, position)
-        tokens.append(naive_sample(logits, u, temperature, top_k, top_p))
+        tokens.append(naive_sample(logits, u, temperature, top_k, top_p, min_p))
         logits, state = naive_step(cell, layers, weights, tokens[-1], state)
     return tokens

@@ -15,9 +15,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
+from charrnn_runtime.sampler_graph import Cuts, add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.builder import GraphBuilder
-from charrnn_trainer.graph.sampler import sampler
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
 from reference import random_weights
@@ -78,6 +78,7 @@ class Stepper:
         temperature: float | NDArray[Any] = 1.0,
         top_k: int | NDArray[Any] = 1 << 62,
         top_p: float | NDArray[Any] = 1.0,
+        min_p: float | NDArray[Any] = 0.0,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
         """One character: logits [B, V], next tokens [B] and next states [B, S]; numbers hold for all rows."""
         rows = len(token)
@@ -92,6 +93,7 @@ class Stepper:
             "temperature": row(temperature, np.float32),
             "top_k": row(top_k, np.int64),
             "top_p": row(top_p, np.float32),
+            "min_p": row(min_p, np.float32),
         }
         logits, tokens, after = self._session.run([each.name for each in spec.OUTPUTS], feeds)
         return logits, tokens, after
@@ -110,12 +112,12 @@ class Stepper:
 class SamplerGraph:
     """A step graph whose logits are given: the row ``logits[token]``. What is left is the sampler."""
 
-    def __init__(self, logits: NDArray[np.float32], *, cpu_only: bool) -> None:
+    def __init__(self, logits: NDArray[np.float32], cuts: Cuts = "any") -> None:
         builder = GraphBuilder()
         rows, vocabulary_size = logits.shape
         builder.node("Gather", builder.constant("rows", logits), "token", name="logits", axis=0)
         builder.node("Identity", "state", name="next_state")
-        sampler(builder, "logits", vocabulary_size, cpu_only=cpu_only)
+        add_sampler(builder, "logits", vocabulary_size, cuts)
         self.rows = rows
         self.model = builder.model({"state_size": 1, "vocab": vocabulary_size}, {}, contrib=False)
         self._stepper = Stepper(self.model)
@@ -126,12 +128,13 @@ class SamplerGraph:
         temperature: Any = 1.0,
         top_k: Any = 1 << 62,
         top_p: Any = 1.0,
+        min_p: Any = 0.0,
         row: int | None = None,
     ) -> NDArray[np.int64]:
         """The next token for every row of logits; with ``row``, for that row and every uniform number."""
         tokens = np.arange(self.rows) if row is None else np.full(len(uniform), row)
         state = np.zeros((len(tokens), 1), np.float32)
-        return self._stepper.step(tokens, state, uniform, temperature, top_k, top_p)[1]
+        return self._stepper.step(tokens, state, uniform, temperature, top_k, top_p, min_p)[1]
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, SettingError
-from charrnn_runtime.format.reader import one_line
+from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, SettingError, one_line
 
 # From 1.29 on, onnxruntime's builds for Linux and macOS, too, report processes and sessions to their maker,
 # and keep a database for it in the home folder. This stops all of it if it is set before the import, and

@@ -93,3 +93,10 @@ class UnknownCharacterError(CharRNNError):
     def of(self, index: int | None, name: str = "") -> UnknownCharacterError:
         """The same error, said of one among several texts, or of the only one."""
         return UnknownCharacterError(self.characters, self.positions, self.known, index=index, name=name)
+
+
+def one_line(message: str, most: int = 500) -> str:
+    """A message that may hold anything from a file, as one line of harmless length."""
+    if len(message) > most:
+        message = message[: most - 3] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

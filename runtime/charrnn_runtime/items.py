@@ -15,7 +15,6 @@ from typing import Self, Unpack
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.reader import ModelInfo
 from charrnn_runtime.model import CharRNN
 from charrnn_runtime.options import SamplingOptions, Settings
 from charrnn_runtime.record import Record
@@ -315,11 +314,6 @@ def draw_items(
 
     end = int(vocabulary.encode("\n")[0])
     return Items(draw, start, head, end, count, unique, known, settings.seed)
-
-
-def trained_on_lines(info: ModelInfo) -> bool:
-    """Whether a model was trained on independent lines, so that what it writes are items."""
-    return False
 
 
 def _without_line_end(line: str) -> str:

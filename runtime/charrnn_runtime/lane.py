@@ -19,6 +19,7 @@ from charrnn_runtime.history import History
 from charrnn_runtime.logprobs import LogProbsByRow
 from charrnn_runtime.request import Output, Request
 from charrnn_runtime.session import Engine
+from charrnn_runtime.stops import StopTexts
 from charrnn_runtime.uniforms import advance, counters_at, stream_keys, uniforms_from
 
 _LIVE_SECONDS: Final = 0.015
@@ -55,7 +56,6 @@ class Lane:
     _reading: NDArray[np.int64]  # how many steps still read a given token; below 0, how many have sampled
     _counter: NDArray[np.uint64]  # where its random numbers go on
     _live: NDArray[np.bool_]
-    _last_of_stop: NDArray[np.int64]  # (R, K) the last token of each of its stop texts, or -1
     # And by step:
     _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; some are used
     _drawn_used: int
@@ -68,6 +68,7 @@ class Lane:
         self._borrowed = contextlib.ExitStack()
         self._history = History(0)
         self._logprobs = LogProbsByRow()
+        self._stop_texts = StopTexts(0)
         self._stopped: list[int] = []  # the rows whose stop text the last step completed
         self._steps = 0  # what the last `run` ran
         self._seconds = 0.0
@@ -108,7 +109,8 @@ class Lane:
         self._write_states(rows, joining)
         for row, request in zip(rows.tolist(), joining, strict=True):
             if request.stop:
-                self._set_stop(row, request)
+                self._stop_texts.begin(row, request.stop)
+                self._history.reach_back(max(len(each) - 1 for each in request.stop))
             if request.wants_logprobs:
                 self._logprobs.begin(row, request.logprobs or 0, of_prompt=request.prompt_logprobs)
         self._look()
@@ -132,13 +134,6 @@ class Lane:
                     states[index] = each.state
         self._buffers.write_state(rows, states)  # all at once: a GPU copies every row to write any
 
-    def _set_stop(self, row: int, request: Request) -> None:
-        missing = len(request.stop) - self._last_of_stop.shape[1]
-        if missing > 0:
-            self._last_of_stop = np.pad(self._last_of_stop, ((0, 0), (0, missing)), constant_values=-1)
-        self._last_of_stop[row, : len(request.stop)] = [int(each[-1]) for each in request.stop]
-        self._history.reach_back(max(len(each) - 1 for each in request.stop))
-
     def drop(self, requests: Iterable[Request]) -> None:
         """Take some streams out, if they are here; nothing more comes of them."""
         rows = [self.requests.index(each) for each in requests if each in self.requests]
@@ -149,7 +144,7 @@ class Lane:
         self._left[rows] = _FREE
         self._reading[rows] = 0
         self._live[rows] = False
-        self._last_of_stop[rows] = -1
+        self._stop_texts.forget(rows)
         self._history.forget(rows)
         self.running -= len(rows)
         for row in rows:
@@ -219,12 +214,11 @@ class Lane:
             "_reading": np.zeros(rows, np.int64),
             "_counter": np.zeros(rows, np.uint64),
             "_live": np.zeros(rows, np.bool_),
-            "_last_of_stop": np.full((rows, 1), -1, np.int64),
         }
         if kept:
-            columns["_last_of_stop"] = np.full((rows, self._last_of_stop.shape[1]), -1, np.int64)
             for name, column in columns.items():
                 column[: len(kept)] = getattr(self, name)[kept]
+        self._stop_texts = self._stop_texts.moved(kept, rows)
         self._history = self._history.moved(kept, rows) if kept else History(rows)
         self.__dict__.update(columns)
         self.requests = [self.requests[row] for row in kept] + [None] * (rows - len(kept))
@@ -237,7 +231,6 @@ class Lane:
         """Note what there is among the streams, so that the loop need not look each time."""
         self._any_reads = bool((self._reading > 0).any())
         self._any_live = bool(self._live.any())
-        self._any_stops = bool((self._last_of_stop >= 0).any())
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -259,7 +252,7 @@ class Lane:
             given = None
         self._stopped = []
         begin = time.perf_counter()
-        self._steps = buffers.run(steps, given, self._stops if self._any_stops else None)
+        self._steps = buffers.run(steps, given, self._stops if self._stop_texts else None)
         self._seconds = time.perf_counter() - begin
 
     def _given(self, steps: int) -> Given | None:
@@ -281,24 +274,9 @@ class Lane:
     def _stops(self, steps: int) -> bool:
         """Whether some stream has just completed a stop text, after so many steps of the block."""
         assert self._buffers is not None
-        last = self._buffers.tokens[steps]  # (R)
-        for row in np.flatnonzero((self._last_of_stop == last[:, np.newaxis]).any(axis=1)).tolist():
-            request = self.requests[row]
-            sampled = steps - int(self._reading[row])
-            if request is not None and any(
-                len(stop) <= sampled and self._wrote(row, steps, stop) for stop in request.stop
-            ):
-                self._stopped.append(row)
+        written = self._buffers.tokens[1 : steps + 1]
+        self._stopped = self._stop_texts.completed(written, self._reading, self._history)
         return bool(self._stopped)
-
-    def _wrote(self, row: int, steps: int, stop: NDArray[np.int64]) -> bool:
-        """Whether what a row sampled last, ``steps`` of it in this block, is a stop text."""
-        assert self._buffers is not None
-        here = self._buffers.tokens[1 : steps + 1, row]
-        before = max(0, len(stop) - steps)
-        return np.array_equal(here[-len(stop) :], stop[before:]) and self._history.ends_with(
-            row, stop[:before]
-        )
 
     def collect(self) -> list[Output]:
         """Take in what the last `run` wrote; gives what is ready."""

@@ -111,6 +111,17 @@ class LoadedModel:
         ids = self.vocabulary.encode(prime, settings.unknown)
         return make_request(self.info, ids, length, settings, start, live=live)
 
+    def _live(
+        self, prime: str | bytes, length: int, state: State | None, options: Options, *, echo: bool
+    ) -> tuple[State, Request, Settings, bytes]:
+        """The request of one live stream; gives its state before, its settings and what is echoed, too."""
+        settings = Settings.of(self.vocabulary, **options)
+        start = self.initial_state(1) if state is None else state
+        check_state(start, self.info, 1)
+        ids = self.vocabulary.encode(prime, settings.unknown)
+        request = make_request(self.info, ids, length, settings, start, live=True)
+        return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
+
     def _scheduler(self, streams: int | None, max_batch_size: int | None = None) -> Scheduler:
         """A scheduler for so many streams, if that is known: with no more rows than these need."""
         scheduler = self.scheduler(max_batch_size=max_batch_size)

@@ -20,15 +20,21 @@ from charrnn_runtime.scoring import Score, encode_chunks, encode_texts, score_st
 from charrnn_runtime.session import width
 from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.streaming import ByteStream, LiveBytes, LiveText, TextStream
-from charrnn_runtime.texts import Generated, Step, check_state, generated_each, make_request, naming, run_one
+from charrnn_runtime.texts import (
+    Generated,
+    Step,
+    Texts,
+    check_state,
+    generated_each,
+    make_request,
+    naming,
+    run_one,
+)
 from charrnn_runtime.uniforms import stream_keys, uniforms_at
 from charrnn_runtime.vocabulary import Unknown
 
 if TYPE_CHECKING:
     from charrnn_runtime.background import AsyncText
-
-Texts = list[str] | list[bytes] | tuple[str | bytes, ...]
-"""Several texts. Not any sequence of str, since a str is one too. Bytes are for models at the byte level."""
 
 
 class CharRNN(LoadedModel):
@@ -95,10 +101,8 @@ class CharRNN(LoadedModel):
             fields: the fields of `Sampling`, in its place.
 
         Example:
-            >>> state = model.initial_state(1)  # doctest: +SKIP
-            >>> for _ in range(10):  # doctest: +SKIP
-            ...     step = model.step(state, seed=1)
-            ...     state = step.state
+            >>> step = model.step(model.prime("LORD "), seed=1)  # doctest: +SKIP
+            >>> step = model.step(step.state, seed=1)  # doctest: +SKIP
         """
         settings = Settings.of(self.vocabulary, seed=seed, sampling=sampling, **fields)
         streams = len(state)
@@ -259,13 +263,10 @@ class CharRNN(LoadedModel):
         echo: bool = False,
         **options: Unpack[Options],
     ) -> LiveBytes:
-        r"""Generate one stream as `stream` does, giving bytes as they come.
+        """Generate one stream as `stream` does, giving bytes as they come.
 
         At the byte level they are the very bytes that the model writes, whether they are UTF-8 or not; at the
         character level they are the text's UTF-8.
-
-        Example:
-            >>> data = b"".join(model.stream_bytes(b"\x89PNG", 500, seed=1))  # doctest: +SKIP
         """
         start, request, settings, head = self._live(prime, length, state, options, echo=echo)
         written = ByteStream(self.vocabulary, settings.stop)
@@ -301,17 +302,6 @@ class CharRNN(LoadedModel):
                 self._background = Background(self.scheduler())
         return AsyncText(self._background, request, TextStream(self.vocabulary, settings.stop), start, head)
 
-    def _live(
-        self, prime: str | bytes, length: int, state: State | None, options: Options, *, echo: bool
-    ) -> tuple[State, Request, Settings, bytes]:
-        """The request of one live stream; gives its state before, its settings and what is echoed, too."""
-        settings = Settings.of(self.vocabulary, **options)
-        start = self.initial_state(1) if state is None else state
-        check_state(start, self.info, 1)
-        ids = self.vocabulary.encode(prime, settings.unknown)
-        request = make_request(self.info, ids, length, settings, start, live=True)
-        return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
-
     @overload
     def score(self, texts: str | bytes, *, unknown: Unknown = ...) -> Score: ...
     @overload
@@ -328,11 +318,6 @@ class CharRNN(LoadedModel):
         Raises:
             UnknownCharacterError: a text has unknown characters, and ``unknown`` is "error".
             OutOfMemoryError: memory is too little.
-
-        Example:
-            >>> model = CharRNN.load("models/lstm.onnx")  # doctest: +SKIP
-            >>> round(model.score("To be, or not to be").bits_per_character, 2)  # doctest: +SKIP
-            2.15
         """
         if not isinstance(texts, str | bytes):
             return list(self.score_each(texts, unknown=unknown))

@@ -21,6 +21,7 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float
     top_k: int | None
     top_p: float
+    min_p: float
 
 
 class Options(SamplingOptions, total=False):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
+
+if TYPE_CHECKING:
+    from charrnn_runtime.sampler_graph import Cuts
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -32,6 +35,7 @@ class Sampling(Record):
         temperature: what the logits are divided by, > 0; below 1 the likely becomes likelier.
         top_k: choose among the ``top_k`` likeliest; 1 is greedy, None is all.
         top_p: choose among the likeliest that together hold this much of the probability, in (0, 1].
+        min_p: choose among those with at least this share of the likeliest's probability, in [0, 1).
 
     Raises:
         SettingError: on construction, where a value makes no sense.
@@ -40,6 +44,7 @@ class Sampling(Record):
     temperature: float = spec.DEFAULT_TEMPERATURE
     top_k: int | None = None
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         # The graph computes in float32, where smaller temperatures overflow and smaller masses vanish.
@@ -61,6 +66,11 @@ class Sampling(Record):
                 f"top_p must be above 0 and at most 1, not {self.top_p}; 1 turns it off", "top_p"
             )
 
+        if not (0.0 <= self.min_p < 1.0 and np.float32(self.min_p) < 1):
+            raise SettingError(
+                f"min_p must be at least 0 and below 1, not {self.min_p}; 0 turns it off", "min_p"
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """The settings by their names, for JSON."""
         return {name: getattr(self, name) for name in self._fields}
@@ -69,6 +79,16 @@ class Sampling(Record):
         """The values of a model's inputs, by the names of `spec.SETTINGS`."""
         return {
             "temperature": self.temperature,
-            "top_k": top_k_max if self.top_k is None else min(self.top_k, top_k_max),
+            "top_k": self._top_k_of(top_k_max),
             "top_p": self.top_p,
+            "min_p": self.min_p,
         }
+
+    def cuts(self, top_k_max: int) -> Cuts:
+        """What these settings cut in a model that ranks ``top_k_max`` symbols; see `sampler_graph.Cuts`."""
+        if self._top_k_of(top_k_max) < top_k_max or np.float32(self.top_p) < 1:
+            return "greedy" if self.top_k == 1 else "any"
+        return "min_p" if np.float32(self.min_p) > 0 else "none"
+
+    def _top_k_of(self, top_k_max: int) -> int:
+        return top_k_max if self.top_k is None else min(self.top_k, top_k_max)

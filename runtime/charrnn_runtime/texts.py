@@ -21,6 +21,9 @@ from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.streaming import ByteStream
 from charrnn_runtime.vocabulary import Vocabulary
 
+Texts = list[str] | list[bytes] | tuple[str | bytes, ...]
+"""Several texts. Not any sequence of str, since a str is one too. Bytes are for models at the byte level."""
+
 
 class Step(Record):
     """What one step of N streams gives.

@@ -28,9 +28,9 @@ from benchmarks.contenders import STEPS, TEMPERATURE, TOP_K, TOP_P, TorchNetwork
 from benchmarks.machine import describe_machine, measure
 from charrnn_runtime import CharRNN, Sampling
 from charrnn_runtime.device import cuda_missing
+from charrnn_runtime.sampler_graph import add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.builder import GraphBuilder
-from charrnn_trainer.graph.sampler import sampler
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
 from reference import random_weights
@@ -118,6 +118,7 @@ def _operators(cell: str, weights: dict[str, np.ndarray], streams: int, device: 
         "temperature": np.full(streams, TEMPERATURE, np.float32),
         "top_k": np.full(streams, TOP_K, np.int64),
         "top_p": np.full(streams, TOP_P, np.float32),
+        "min_p": np.zeros(streams, np.float32),
     }
     held = {name: ort.OrtValue.ortvalue_from_numpy(value, device, 0) for name, value in values.items()}
     after = {name: ort.OrtValue.ortvalue_from_numpy(values[name], device, 0) for name in ("token", "state")}
@@ -177,7 +178,7 @@ def operators_model(cell: str, layers: int, weights: dict[str, np.ndarray]) -> b
         builder.constant("bias", weights["output.bias"]),
     ]
     builder.node("Gemm", top, *projection, name="logits")
-    sampler(builder, "logits", symbols, cpu_only=False)
+    add_sampler(builder, "logits", symbols)
     shape = {"state_size": hidden * layers * kinds, "vocab": symbols}
     data: bytes = builder.model(shape, {}, contrib=False).SerializeToString()
     return data

@@ -78,6 +78,8 @@ def test_a_thousand_characters_without_a_prime_at_a_drawn_seed_that_is_shown(
 def test_settings_of_sampling_reach_the_model(gen: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "-p", "L", "-n", 60, "-s", 7, "--top-k", 9, "--top-p", 0.7, "--threads", 2)
     assert _ok(done) == lstm.generate("L", 60, seed=7, top_k=9, top_p=0.7)
+    done = gen(MODEL, "-p", "L", "-n", 60, "-s", 7, "--min-p", 0.3)
+    assert _ok(done) == lstm.generate("L", 60, seed=7, min_p=0.3)
     assert _ok(gen(MODEL, "-n", 40, "--greedy")) == lstm.generate("", 40, top_k=1)
 
 
@@ -117,6 +119,7 @@ def test_json_has_an_object_a_stream(gen: Command, lstm: CharRNN) -> None:
             "temperature": 0.8,
             "top_k": 20,
             "top_p": 1.0,
+            "min_p": 0.0,
             "stop": "j",
         }
         assert record["model"] == {"path": str(MODEL), "sha256": read_model_file(MODEL).info.sha256}
@@ -164,8 +167,9 @@ def test_raw_writes_the_very_bytes(gen: Command, byte_model: CharRNN, tmp_path: 
     assert (tmp_path / "out").read_bytes() == NOT_TEXT + expected
     # As text, it is the same with replacement characters.
     assert _ok(gen(*arguments)) == (NOT_TEXT + expected).decode(errors="replace")
-    stop = gen(*arguments, "--raw", "--no-prime", "--stop", "e").stdout
-    assert stop == expected[: expected.index(b"e")]
+    letter = next(bytes([byte]) for byte in expected[200:] if chr(byte).isascii() and chr(byte).isalpha())
+    stopped = gen(*arguments, "--raw", "--no-prime", "--stop", letter.decode()).stdout
+    assert stopped == expected[: expected.index(letter)]
 
 
 def test_raw_is_utf_8_where_the_model_writes_characters(gen: Command, lstm: CharRNN) -> None:
@@ -508,25 +512,59 @@ def test_line_ends_are_written_as_they_are(gen: Command) -> None:
     assert "\n" in text
 
 
+def test_log_probabilities_stand_beside_each_character(gen: Command, lstm: CharRNN) -> None:
+    (each,) = lstm.generate_each(["LORD "], 20, seed=1, stop="j", logprobs=2)
+    assert each.logprobs is not None
+    record = json.loads(
+        _ok(gen(MODEL, "-p", "LORD ", "-n", 20, "-s", 1, "--stop", "j", "--json", "--logprobs", 2))
+    )
+    assert [place["character"] for place in record["logprobs"]] == list(each.text)
+    for place, chosen, ids, values in zip(
+        record["logprobs"], each.logprobs.chosen, each.logprobs.likeliest, each.logprobs.values, strict=True
+    ):
+        assert place["logprob"] == pytest.approx(float(chosen), abs=1e-5)
+        assert [symbol for symbol, _ in place["likeliest"]] == [lstm.vocabulary.symbols[i] for i in ids]
+        assert [value for _, value in place["likeliest"]] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_log_probabilities_of_bytes_name_bytes(gen: Command, byte_model: CharRNN) -> None:
+    record = json.loads(_ok(gen(BYTES, "-n", 30, "-s", 1, "-t", 3, "--json", "--logprobs", 1)))
+    (each,) = byte_model.generate_each([b""], 30, seed=1, temperature=3)
+    assert bytes(place["character"] for place in record["logprobs"]) == each.data
+    assert all(0 <= place["likeliest"][0][0] < 256 for place in record["logprobs"])
+
+
+def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharRNN) -> None:
+    text = lstm.generate("LORD ", 60, seed=1, stop=["j", "g"])
+    assert _ok(gen(MODEL, "-p", "LORD ", "-n", 60, "-s", 1, "--stop", "j", "--stop", "g")) == text
+    done = gen(MODEL, "-p", "LORD ", "-n", 60, "-s", 1, "--stop", "j", "--stop", "g", "--json")
+    record = json.loads(_ok(done))
+    assert (record["text"], record["settings"]["stop"]) == (text, ["j", "g"])
+
+
 # --- charrnn-gen: command lines that make no sense ---------------------------------------------------------
 
 
 NONSENSE = [
-    ("--temperature 0", "--greedy"),
-    ("--temperature nan", "temperature must be at least 0.0001"),
-    ("--top-p 2", "top-p must be above 0 and at most 1"),
-    ("--top-p 0", "top-p must be above 0 and at most 1"),
-    ("--top-k 0", "top-k must be 1 or more"),
+    ("--temperature 0", "--temperature must be at least 0.0001"),
+    ("--temperature 0", "for always the likeliest character use --top-k 1"),
+    ("--temperature nan", "--temperature must be at least 0.0001"),
+    ("--top-p 2", "--top-p must be above 0 and at most 1"),
+    ("--top-p 0", "--top-p must be above 0 and at most 1"),
+    ("--min-p 1", "--min-p must be at least 0 and below 1"),
+    ("--top-k 0", "--top-k must be 1 or more"),
+    ("--logprobs 2", "--logprobs is for --json"),
+    ("--json --logprobs 66", "--logprobs must be between 0 and 65"),
     ("--length -1", "--length must be 0 or more, not -1"),
     ("--length many", "--length"),
-    ("--seed -1", "seed must be between 0 and 2**64 - 1"),
+    ("--seed -1", "--seed must be between 0 and 2**64 - 1"),
     ("--seed 18446744073709551616", "seed must be between 0 and 2**64 - 1"),
     ("--streams 0", "--streams must be between 1 and 1,048,576"),
     ("--batch 0", "--batch must be between 1 and 1,048,576"),
-    ("--threads 0", "threads must be between 1 and 1024"),
-    ("--device tpu", "device must be auto, cpu or cuda"),
+    ("--threads 0", "--threads must be between 1 and 1024"),
+    ("--device tpu", "--device must be auto, cpu or cuda"),
     ("--unknown drop", "--unknown must be error or skip"),
-    ("--stop ''", "stop must be a text of one character or more"),
+    ("--stop ''", "--stop must be a text of one character or more"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
     ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
     ("--primes-file b --streams 2", "takes no --streams"),
@@ -638,6 +676,7 @@ def test_info_shows_everything_that_a_file_says(info: Command) -> None:
         "hidden size            12",
         "precision              fp32",
         "start token            0 ('\\n')",
+        "trained on             running text",
         "state                  48 numbers a stream: h0[0:12], h1[12:24], c0[24:36], c1[36:48]",
         "training: corpus name  none: random weights for tests",
         "training: step         0",

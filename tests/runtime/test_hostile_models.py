@@ -253,6 +253,7 @@ def logits_of(data: bytes) -> NDArray[np.float32]:
         "temperature": np.ones(2, np.float32),
         "top_k": np.full(2, VOCABULARY),
         "top_p": np.ones(2, np.float32),
+        "min_p": np.zeros(2, np.float32),
     }
     logits: NDArray[np.float32] = session.run(["logits"], feeds)[0]
     return logits

@@ -47,6 +47,8 @@ def _naive(small: SmallModel, model: CharRNN, prime: str, length: int, **options
         ("LORD ", {"top_p": 0.7}),
         ("LORD ", {"top_k": 9, "top_p": 0.8, "temperature": 1.5}),
         ("LORD ", {"top_p": 1e-6}),
+        ("LORD ", {"min_p": 0.2}),
+        ("LORD ", {"top_k": 20, "top_p": 0.9, "min_p": 0.05, "temperature": 1.5}),
         ("LORD ", {"temperature": 1e-4}),
         ("LORD ", {"temperature": 20.0}),
         ("the prime is longer than a block of steps: it goes on, and on, and on, until it ends", {}),
@@ -240,6 +242,8 @@ def _every_way(model: CharRNN) -> list[Callable[..., object]]:
         {"top_k": 1.5},
         {"top_p": 0},
         {"top_p": 2},
+        {"min_p": 1},
+        {"min_p": -0.1},
         {"seed": -1},
         {"seed": 2**64},
         {"seed": 0.5},
@@ -276,6 +280,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "temperature": 0.5,
         "top_k": 9,
         "top_p": 0.75,
+        "min_p": 0.125,
         "max_batch_size": 2,
     }
     numpys: dict[str, Any] = {
@@ -284,6 +289,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "temperature": np.float32(0.5),
         "top_k": np.int64(9),
         "top_p": np.float64(0.75),
+        "min_p": np.float32(0.125),
         "max_batch_size": np.int16(2),
     }
     assert lstm.generate(["LORD "] * 3, **numpys) == lstm.generate(["LORD "] * 3, **plain)
@@ -308,7 +314,7 @@ def test_a_huge_top_k_and_a_top_p_of_1_are_off(small: SmallModel, load: Load) ->
     model = load(small.path.stem)
     text = model.generate("LORD ", 60, seed=1)
     assert model.generate("LORD ", 60, seed=1, top_k=10**30) == text
-    assert model.generate("LORD ", 60, seed=1, top_k=2**63 - 1, top_p=1) == text
+    assert model.generate("LORD ", 60, seed=1, top_k=2**63 - 1, top_p=1, min_p=0) == text
 
 
 def test_a_length_of_0_gives_the_prime_alone(small: SmallModel, load: Load) -> None:
@@ -717,8 +723,8 @@ def test_a_model_says_what_it_is(lstm: CharRNN) -> None:
 
 
 def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
-    sampling = Sampling(1.3, top_k=9, top_p=0.8)
-    fields: dict[str, Any] = {"temperature": 1.3, "top_k": 9, "top_p": 0.8}
+    sampling = Sampling(1.3, top_k=9, top_p=0.8, min_p=0.1)
+    fields: dict[str, Any] = {"temperature": 1.3, "top_k": 9, "top_p": 0.8, "min_p": 0.1}
     ways: list[Callable[..., object]] = [
         lambda **o: lstm.generate("LORD ", 40, seed=1, **o),
         lambda **o: lstm.generate(["LORD ", "a"], 40, seed=1, **o),

@@ -17,7 +17,7 @@ def test_temperatures_out_of_range_are_refused(temperature: float) -> None:
 
 
 def test_a_temperature_of_zero_gets_a_hint_at_greedy() -> None:
-    with pytest.raises(SettingError, match="--greedy"):
+    with pytest.raises(SettingError, match="for always the likeliest character use top_k=1"):
         Sampling(0)
 
 
@@ -39,6 +39,13 @@ def test_a_top_p_out_of_range_is_refused(top_p: float) -> None:
         Sampling(top_p=top_p)
 
 
+@pytest.mark.parametrize("min_p", [-0.5, -1e-30, 1, 1.0 - 1e-12, 2, NAN, INFINITY])
+def test_a_min_p_out_of_range_is_refused(min_p: float) -> None:
+    # 1 - 1e-12 is 1 in float32.
+    with pytest.raises(SettingError, match="min_p must be at least 0 and below 1"):
+        Sampling(min_p=min_p)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -50,6 +57,9 @@ def test_a_top_p_out_of_range_is_refused(top_p: float) -> None:
         {"top_k": 10**30},
         {"top_p": 1},
         {"top_p": 1e-30},
+        {"min_p": 0},
+        {"min_p": np.float32(0.1)},
+        {"min_p": 1.0 - 2.0**-24},
     ],
 )
 def test_settings_in_range_are_taken(settings: dict[str, float]) -> None:

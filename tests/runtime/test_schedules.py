@@ -61,6 +61,7 @@ samplings = st.builds(
     temperature=st.sampled_from([0.3, 0.8, 1.0, 3.0]),
     top_k=st.sampled_from([None, 1, 5]),
     top_p=st.sampled_from([1.0, 0.9, 0.5]),
+    min_p=st.sampled_from([0.0, 0.0, 0.2]),
 )
 stops = st.lists(st.sampled_from(["a", "e", "ZZ", " the", "x"]), max_size=2, unique=True)
 options = st.fixed_dictionaries(

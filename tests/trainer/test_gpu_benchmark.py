@@ -29,6 +29,7 @@ def test_the_graph_of_onnxs_operators_computes_what_ours_does(cell: str) -> None
         "temperature": np.full(STREAMS, 0.8, np.float32),
         "top_k": np.full(STREAMS, 40, np.int64),
         "top_p": np.full(STREAMS, 0.95, np.float32),
+        "min_p": np.full(STREAMS, 0.01, np.float32),
     }
     names = ["logits", "next_state", "next_token"]
     logits, states, tokens = ort.InferenceSession(ours, providers=["CPUExecutionProvider"]).run(names, feeds)

@@ -56,6 +56,9 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
     ] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Choose among those with this share of the likeliest's probability.")
+    ] = 0.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest character.")] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
@@ -181,7 +184,7 @@ def generate(
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.uniforms import check_seed, draw_seed
 
-    sampling = Sampling(temperature, 1 if greedy else top_k, top_p)
+    sampling = Sampling(temperature, 1 if greedy else top_k, top_p, min_p)
     request = gen_texts.TextRequest(
         primes=_primes(prime, prime_file, primes_file, streams),
         streams=streams if primes_file is None else None,
@@ -204,9 +207,7 @@ def generate(
     load_seconds = time.perf_counter() - begin
     info = model.info
     if items_wanted is None:
-        from charrnn_runtime.items import trained_on_lines
-
-        items_wanted = trained_on_lines(info)
+        items_wanted = info.lines
         if not items_wanted:
             _refuse_batch(batch)
     terminal.say(

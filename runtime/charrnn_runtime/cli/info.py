@@ -10,7 +10,8 @@ import typer
 
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
-from charrnn_runtime.format.reader import ModelInfo, one_line, read_model_file
+from charrnn_runtime.errors import one_line
+from charrnn_runtime.format.reader import ModelInfo, read_model_file
 
 app = terminal.new_app()
 
@@ -57,6 +58,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
         ("precision", info.precision),
         ("vocabulary", f"{len(info.vocabulary):,} {level}{shown}"),
         ("start token", f"{info.start_token} ({start!r})"),
+        ("trained on", "independent lines" if info.lines else "running text"),
         ("state", f"{info.state_size:,} numbers a stream: {layout}"),
         ("top-k at most", f"{info.top_k_max:,}"),
     ]

@@ -96,7 +96,6 @@ def quality(
     if window < 1:
         raise SettingError(f"--window must be 1 or more, not {window}")
 
-    from charrnn_runtime.items import trained_on_lines
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.quality import Reference, measure_items
     from charrnn_runtime.sampling import Sampling
@@ -121,7 +120,7 @@ def quality(
     }
     stream = terminal.product()
     rows: list[tuple[str, TextQuality, ItemQuality | None]] = []
-    of_lines = any(trained_on_lines(model.info) for model in models)
+    of_lines = any(model.info.lines for model in models)
     listed = frozenset(_items_of(text)) if of_lines else frozenset()
 
     def report(name: str, pieces: list[str], items: list[str] | None, about: dict[str, Any]) -> None:
@@ -135,7 +134,7 @@ def quality(
 
     for model in models:
         about = {"sha256": model.info.sha256, "settings": settings}
-        if trained_on_lines(model.info):
+        if model.info.lines:
             items, pieces = _written_items(model, prime, length, seed=chosen, sampling=sampling, batch=batch)
             report(model.info.path, pieces, items, about)
             continue
@@ -244,8 +243,6 @@ def _whole_lines(text: str, length: int) -> str:
 
 def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path) -> int:
     """How many characters of the text, from its start, any of the models was trained on."""
-    from charrnn_runtime.items import trained_on_lines
-
     ends = []
     for model in models:
         corpus = model.info.training.get("corpus")
@@ -255,7 +252,7 @@ def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path) -> in
             terminal.warn(
                 f"{model.info.path} was trained on another text than {path}, or does not say on which"
             )
-        if trained_on_lines(model.info):
+        if model.info.lines:
             ends.append(len(text))  # lines from all over it were held back
         elif corpus.get("sha256") == digest and isinstance(end, int) and end >= 0:
             # At the byte level it counts bytes.

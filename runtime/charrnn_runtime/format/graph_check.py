@@ -3,12 +3,13 @@
 Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than
 its model has any use for, whatever it is made of. Shapes are tuples in which `BATCH` stands for B.
 
-Indices are proved to be in range too, since not every kernel of a GPU looks: where the sampler counts
-symbols to find a position, the count is bounded by what it counts (see `Value`).
+Indices are proved to be in range too, since not every kernel of a GPU looks: the sampler counts symbols to
+find the one that it takes, and a count is bounded by how many are counted (see `Value`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -43,28 +44,14 @@ class Value(Record):
         shape: its shape.
         constant: its numbers, where it is an initializer.
         below: a bound, where one is known: all of its numbers are in [0, below).
-        ones: where every number is 0 or 1 (or false or true), how many of a row can be 1 at most.
-        kind: what the sampler makes, as far as a proof needs it; see `_PROBABILITIES` and so on.
-        sums: for a part of a row's running sums, the value that holds them.
+        flags: whether every number is known to be 0 or 1.
     """
 
     element_type: int
     shape: Shape
     constant: NDArray[Any] | None = None
     below: int | None = None
-    ones: int | None = None
-    kind: str = ""
-    sums: Value | None = None
-
-
-# The sampler's values. Of a row of probabilities the largest is above zero, so all running sums of the ranked
-# ones are, too; and a sum times a uniform number, which is below 1, comes out below that sum. (Or all of them
-# are NaN, which no comparison finds to be true.)
-_PROBABILITIES: Final = "probabilities"
-_RANKED: Final = "probabilities, largest first"
-_RUNNING_SUMS: Final = "running sums"
-_ONE_SUM: Final = "one of a row's running sums"
-_BELOW_ONE_SUM: Final = "a number below one of a row's running sums"
+    flags: bool = False
 
 
 class _Mismatch(Exception):
@@ -177,7 +164,7 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
             )
         if wanted.below is not None and (found.below is None or found.below > wanted.below):
             raise ModelFormatError(
-                f"output {name!r} is not computed as an index below {wanted.below:,}, as by TopK or ArgMax"
+                f"output {name!r} is not computed as an index below {wanted.below:,}, as a count is"
             )
 
 
@@ -264,50 +251,15 @@ def _broadcast(first: Shape, second: Shape) -> Shape:
 
 
 def _arithmetic(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    one, other = inputs
-    _require(one.element_type == other.element_type == spec.FLOAT, "two float32 values")
-    return [Value(spec.FLOAT, _broadcast(one.shape, other.shape))]
-
-
-def _multiplication(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
-    (product,) = _arithmetic(inputs, attributes)
-    total, share = inputs
-    if total.kind == _ONE_SUM and share.below == 1 and share.shape == total.shape:
-        return [Value(spec.FLOAT, product.shape, kind=_BELOW_ONE_SUM, sums=total.sums)]
-    return [product]
+    _require(all(value.element_type == spec.FLOAT for value in inputs), "float32 values")
+    return [Value(spec.FLOAT, functools.reduce(_broadcast, (value.shape for value in inputs)))]
 
 
 def _comparison(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     one, other = inputs
     _require(one.element_type == other.element_type, "two values of one type")
     _require(one.element_type in (spec.FLOAT, spec.INT64), "float32 or int64 values")
-    shape = _broadcast(one.shape, other.shape)
-    return [Value(spec.BOOL, shape, ones=shape[-1] if len(shape) == 2 else None)]
-
-
-def _less(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
-    (result,) = _comparison(inputs, attributes)
-    limits = inputs[0].constant
-    if limits is not None and limits.dtype == np.int64 and limits.shape == (1, result.ones):
-        # Nothing is above the highest number.
-        return [Value(spec.BOOL, result.shape, ones=int((limits < np.iinfo(np.int64).max).sum()))]
-    return [result]
-
-
-def _less_or_equal(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
-    (result,) = _comparison(inputs, attributes)
-    one, other = inputs
-    if result.ones and other.kind == _BELOW_ONE_SUM and other.sums is one:
-        return [Value(spec.BOOL, result.shape, ones=result.ones - 1)]  # that sum itself is not
-    return [result]
-
-
-def _both(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    one, other = inputs
-    _require(one.element_type == other.element_type == spec.BOOL, "two boolean values")
-    shape = _broadcast(one.shape, other.shape)
-    counts = [value.ones for value in inputs if value.ones is not None and value.shape == shape]
-    return [Value(spec.BOOL, shape, ones=min(counts, default=None))]
+    return [Value(spec.BOOL, _broadcast(one.shape, other.shape))]
 
 
 def _same(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -315,19 +267,17 @@ def _same(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     return [Value(spec.FLOAT, inputs[0].shape)]
 
 
-def _softmax(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
-    (result,) = _same(inputs, attributes)
-    return [Value(spec.FLOAT, result.shape, kind=_PROBABILITIES)]
-
-
 def _cast(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     value, to = inputs[0], attributes["to"]
     below = value.below if to == spec.INT64 else None
-    return [Value(to, value.shape, below=below, ones=value.ones if to == spec.FLOAT else None)]
+    flags = value.element_type == spec.BOOL and to == spec.FLOAT
+    return [Value(to, value.shape, below=below, flags=flags)]
 
 
-def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+def _gather(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     table, indices = inputs
+    if attributes["axis"] == 1:
+        return _column(table, indices)
     _require(table.element_type in (spec.FLOAT, spec.INT32), "a table of float32 or int32")
     _constant(table, table.element_type)
     _require(len(table.shape) == 2, "a table of two axes")
@@ -335,6 +285,14 @@ def _gather(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     rows = table.shape[0]
     _require(indices.below is not None and indices.below <= rows, f"indices below {rows:,}")
     return [Value(table.element_type, (BATCH, table.shape[1]))]
+
+
+def _column(value: Value, index: Value) -> list[Value]:
+    """One and the same column of every row."""
+    width = _require_row(value, spec.FLOAT)
+    column = int(_constant(index, spec.INT64, (1,))[0])
+    _require(0 <= column < width, f"a column below {width:,}")
+    return [Value(spec.FLOAT, (BATCH, 1))]
 
 
 def _split(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
@@ -360,8 +318,8 @@ def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     numbers = _constant(weight, value.element_type)
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
     below = None
-    if value.ones is not None and bool(np.isin(numbers, (0, 1)).all()):
-        below = value.ones + 1  # it counts ones
+    if value.flags and bool(np.isin(numbers, (0, 1)).all()):
+        below = int(numbers.sum(axis=0).max()) + 1  # it counts those that are 1
     return [Value(value.element_type, (BATCH, weight.shape[1]), below=below)]
 
 
@@ -402,53 +360,20 @@ def _topk(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     width = _require_row(value, spec.FLOAT)
     count = int(_constant(k, spec.INT64, (1,))[0])
     _require(1 <= count <= width, f"k between 1 and {width}")
-    ranked = Value(spec.FLOAT, (BATCH, count), kind=_RANKED if value.kind == _PROBABILITIES else "")
-    return [ranked, Value(spec.INT64, (BATCH, count), below=width)]
+    return [Value(spec.FLOAT, (BATCH, count)), Value(spec.INT64, (BATCH, count), below=width)]
 
 
 def _cumsum(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axis = inputs
     _require(int(_constant(axis, spec.INT64, ())) == 1, "axis 1")
-    kind = _RUNNING_SUMS if value.kind == _RANKED else ""
-    return [Value(spec.FLOAT, (BATCH, _require_row(value, spec.FLOAT)), kind=kind)]
+    return [Value(spec.FLOAT, (BATCH, _require_row(value, spec.FLOAT)))]
 
 
-def _reduce_min(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    _require_row(inputs[0], spec.FLOAT)
-    return [Value(spec.FLOAT, (BATCH, 1))]
-
-
-def _argmax(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    width = _require_row(inputs[0], spec.FLOAT)
-    return [Value(spec.INT64, (BATCH, 1), below=width)]
-
-
-def _require_positions(value: Value, position: Value) -> None:
-    """One position a row, each in range."""
-    width = _require_row(value, spec.FLOAT, spec.INT64)
-    _require(_require_row(position, spec.INT64) == 1, "positions of shape [batch, 1]")
-    _require(position.below is not None and position.below <= width, f"positions below {width:,}")
-
-
-def _gather_nd(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    value, position = inputs
-    _require_positions(value, position)
-    return [Value(value.element_type, (BATCH,), below=value.below)]
-
-
-def _gather_elements(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    value, position = inputs
-    _require_positions(value, position)
-    if value.kind == _RUNNING_SUMS:
-        return [Value(value.element_type, (BATCH, 1), kind=_ONE_SUM, sums=value)]
-    return [Value(value.element_type, (BATCH, 1), below=value.below)]
-
-
-def _squeeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    value, axes = inputs
-    _require(value.shape == (BATCH, 1), "a value of shape [batch, 1]")
-    _require(_constant(axes, spec.INT64, (1,))[0] == 1, "axes [1]")
-    return [Value(value.element_type, (BATCH,), below=value.below)]
+def _reshape(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
+    value, shape = inputs
+    _require(_require_row(value, spec.FLOAT) == 1, "a value of shape [batch, 1]")
+    _require(_constant(shape, spec.INT64, (1,))[0] == -1, "the shape [-1]")
+    return [Value(spec.FLOAT, (BATCH,), below=value.below)]
 
 
 class _Rule(Record):
@@ -465,28 +390,25 @@ _CASTS: Final[list[Any]] = [spec.FLOAT, spec.FLOAT16, spec.INT64]
 
 _RULES: Final = {
     "Add": _Rule(_arithmetic, 2, {}),
-    "And": _Rule(_both, 2, {}),
-    "ArgMax": _Rule(_argmax, 1, {"axis": [1], "keepdims": [1]}),
     "Cast": _Rule(_cast, 1, {"to": _CASTS}),
     "Concat": _Rule(_concat, _MANY, {"axis": [1]}),
     "CumSum": _Rule(_cumsum, 2, {}),
     "Div": _Rule(_arithmetic, 2, {}),
-    "Gather": _Rule(_gather, 2, {"axis": [0]}),
-    "GatherElements": _Rule(_gather_elements, 2, {"axis": [1]}),
-    "GatherND": _Rule(_gather_nd, 2, {"batch_dims": [1]}),
-    "Greater": _Rule(_comparison, 2, {}),
+    "Gather": _Rule(_gather, 2, {"axis": [0, 1]}),
+    "GreaterOrEqual": _Rule(_comparison, 2, {}),
     "Identity": _Rule(_same, 1, {}),
-    "Less": _Rule(_less, 2, {}),
-    "LessOrEqual": _Rule(_less_or_equal, 2, {}),
+    "Less": _Rule(_comparison, 2, {}),
+    "LessOrEqual": _Rule(_comparison, 2, {}),
     "MatMul": _Rule(_matmul, 2, {}),
-    "Mul": _Rule(_multiplication, 2, {}),
+    "Max": _Rule(_arithmetic, _MANY, {}),
+    "Min": _Rule(_arithmetic, 2, {}),
+    "Mul": _Rule(_arithmetic, 2, {}),
     "QGemm": _Rule(_qgemm, 7, {}, spec.CONTRIB_DOMAIN),
     "QuantizeLinear": _Rule(_quantize, 3, {}),
-    "ReduceMin": _Rule(_reduce_min, 1, {"axes": [[1]], "keepdims": [1]}),
+    "Reshape": _Rule(_reshape, 2, {}),
     "Sigmoid": _Rule(_same, 1, {}),
-    "Softmax": _Rule(_softmax, 1, {"axis": [1]}),
+    "Softmax": _Rule(_same, 1, {"axis": [1]}),
     "Split": _Rule(_split, 2, {"axis": [1]}),
-    "Squeeze": _Rule(_squeeze, 2, {}),
     "Sub": _Rule(_arithmetic, 2, {}),
     "Tanh": _Rule(_same, 1, {}),
     "TopK": _Rule(_topk, 2, {"axis": [1]}),

@@ -15,17 +15,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from charrnn_runtime.errors import CharRNNError, ModelFormatError
+from charrnn_runtime.errors import CharRNNError, ModelFormatError, one_line
 from charrnn_runtime.format import proto, spec
 from charrnn_runtime.format.graph_check import BATCH, Sizes, Value, check_graph
+from charrnn_runtime.format.metadata import choice, integer, json_value
 from charrnn_runtime.record import Record
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
 """The longest metadata value, in characters: a vocabulary of the most symbols takes a quarter of it."""
 
-_CPU_OPERATORS: Final = ("ArgMax", "GatherND", "QGemm", "QuantizeLinear", "ReduceMin")
-"""What has no kernel for the GPU in this operator set, or one that needs cuDNN or the host."""
+_CPU_OPERATORS: Final = ("QGemm", "QuantizeLinear")
+"""What has no kernel for the GPU in this operator set."""
 
 _MORE_NUMBERS: Final = 100_000
 """What a model may hold besides its weights, however small it is."""
@@ -48,6 +49,7 @@ class ModelInfo(Record):
         precision: "fp32", "fp16" or "int8".
         vocabulary: the symbols, in id order.
         start_token: the id that a stream without a prime reads first.
+        lines: whether the model learned from independent lines, each read from a zero state.
         top_k_max: K, the largest top_k, which is the same as none.
         training: where the model comes from, as export wrote it.
     """
@@ -62,6 +64,7 @@ class ModelInfo(Record):
     precision: str
     vocabulary: Vocabulary
     start_token: int
+    lines: bool
     top_k_max: int
     training: dict[str, Any]
 
@@ -91,6 +94,7 @@ class ModelInfo(Record):
             "vocabulary_size": len(self.vocabulary),
             "vocabulary": list(self.vocabulary.symbols),
             "start_token": self.start_token,
+            "lines": self.lines,
             "top_k_max": self.top_k_max,
             "state_size": self.state_size,
             "state_layout": [[block.name, block.start, block.size] for block in self.state_layout],
@@ -129,13 +133,6 @@ def check_model_bytes(data: bytes, path: str) -> ModelFile:
         return _checked(data, path)
     except ModelFormatError as error:
         raise ModelFormatError(one_line(str(error))) from None
-
-
-def one_line(message: str, most: int = 500) -> str:
-    """A message that may hold anything from a file, as one line of harmless length."""
-    if len(message) > most:
-        message = message[: most - 3] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _checked(data: bytes, path: str) -> ModelFile:
@@ -197,7 +194,7 @@ def _metadata(model: Any) -> dict[str, str]:
 def _check_versions(model: Any, metadata: dict[str, str]) -> None:
     if metadata["format"] != spec.FORMAT:
         raise ModelFormatError(f"its format is {metadata['format'][:40]!r}; expected {spec.FORMAT!r}")
-    version = _integer(metadata, "version", 1, 1_000_000)
+    version = integer(metadata, "version", 1, 1_000_000)
     if version > spec.VERSION:
         raise ModelFormatError(
             f"it is of version {version}, and this charrnn-runtime reads versions up to {spec.VERSION}; "
@@ -217,12 +214,12 @@ def _check_versions(model: Any, metadata: dict[str, str]) -> None:
 
 
 def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> ModelInfo:
-    cell = _choice(metadata, "cell", spec.CELLS)
-    layers = _integer(metadata, "layers", 1, spec.MAX_LAYERS)
-    hidden_size = _integer(metadata, "hidden_size", 1, spec.MAX_HIDDEN_SIZE)
+    cell = choice(metadata, "cell", spec.CELLS)
+    layers = integer(metadata, "layers", 1, spec.MAX_LAYERS)
+    hidden_size = integer(metadata, "hidden_size", 1, spec.MAX_HIDDEN_SIZE)
     vocabulary = _vocabulary(metadata)
     layout = [[block.name, block.start, block.size] for block in spec.state_layout(cell, layers, hidden_size)]
-    if _json(metadata, "state_layout", list) != layout:
+    if json_value(metadata, "state_layout", list) != layout:
         raise ModelFormatError(
             f"its state layout is not that of {layers} {cell} layers of {hidden_size}: "
             f"expected {layout[:2]}..."
@@ -235,10 +232,11 @@ def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> 
         cell=cell,
         layers=layers,
         hidden_size=hidden_size,
-        precision=_choice(metadata, "precision", spec.PRECISIONS),
+        precision=choice(metadata, "precision", spec.PRECISIONS),
         vocabulary=vocabulary,
-        start_token=_integer(metadata, "start_token", 0, len(vocabulary) - 1),
-        top_k_max=_integer(
+        start_token=integer(metadata, "start_token", 0, len(vocabulary) - 1),
+        lines=choice(metadata, "lines", spec.BOOLEANS) == "true",
+        top_k_max=integer(
             metadata, "top_k_max", spec.top_k_max(len(vocabulary)), spec.top_k_max(len(vocabulary))
         ),
         training=_training(metadata),
@@ -246,8 +244,8 @@ def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> 
 
 
 def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
-    level = _choice(metadata, "level", spec.LEVELS)
-    symbols = _json(metadata, "vocabulary", list)
+    level = choice(metadata, "level", spec.LEVELS)
+    symbols = json_value(metadata, "vocabulary", list)
     try:
         return Vocabulary(symbols, "byte" if level == "byte" else "char")
     except CharRNNError as error:
@@ -255,7 +253,7 @@ def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
 
 
 def _training(metadata: dict[str, str]) -> dict[str, Any]:
-    training: dict[str, Any] = _json(metadata, "training", dict)
+    training: dict[str, Any] = json_value(metadata, "training", dict)
     try:
         # Python reads some JSON that it cannot write: NaN, infinity, half a surrogate pair.
         json.dumps(training, ensure_ascii=False, allow_nan=False).encode()
@@ -265,35 +263,6 @@ def _training(metadata: dict[str, str]) -> dict[str, Any]:
             "too deeply"
         ) from None
     return training
-
-
-def _integer(metadata: dict[str, str], key: str, low: int, high: int) -> int:
-    text = metadata.get(key, "")
-    # isdecimal alone would let digits of other scripts through.
-    if not (text.isascii() and text.isdecimal() and len(text) <= 20 and low <= int(text) <= high):
-        allowed = f"a whole number from {low:,} to {high:,}" if low != high else f"{low:,}"
-        raise ModelFormatError(f"{spec.METADATA_PREFIX}{key} is {text[:40]!r}; expected {allowed}")
-    return int(text)
-
-
-def _choice(metadata: dict[str, str], key: str, allowed: tuple[str, ...]) -> str:
-    if metadata[key] not in allowed:
-        raise ModelFormatError(
-            f"{spec.METADATA_PREFIX}{key} is {metadata[key][:40]!r}; expected {' or '.join(allowed)}"
-        )
-    return metadata[key]
-
-
-def _json(metadata: dict[str, str], key: str, kind: type) -> Any:
-    try:
-        value = json.loads(metadata[key])
-    except (ValueError, RecursionError):
-        raise ModelFormatError(f"{spec.METADATA_PREFIX}{key} is no JSON") from None
-    if not isinstance(value, kind):
-        raise ModelFormatError(
-            f"{spec.METADATA_PREFIX}{key} is JSON of the wrong kind; expected a {kind.__name__}"
-        )
-    return value
 
 
 def _check_graph(graph: Any, info: ModelInfo) -> None:

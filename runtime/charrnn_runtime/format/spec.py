@@ -65,6 +65,7 @@ INPUTS: Final = (
     TensorSpec("temperature", FLOAT, (BATCH_AXIS,)),
     TensorSpec("top_k", INT64, (BATCH_AXIS,)),
     TensorSpec("top_p", FLOAT, (BATCH_AXIS,)),
+    TensorSpec("min_p", FLOAT, (BATCH_AXIS,)),
 )
 
 SETTINGS: Final = INPUTS[3:]
@@ -90,6 +91,7 @@ METADATA_KEYS: Final = (
     "vocabulary",
     "state_layout",
     "start_token",
+    "lines",
     "top_k_max",
     "precision",
     "training",
@@ -99,6 +101,7 @@ METADATA_KEYS: Final = (
 CELLS: Final = ("lstm", "gru", "rnn")
 LEVELS: Final = ("char", "byte")
 PRECISIONS: Final = ("fp32", "fp16", "int8")
+BOOLEANS: Final = ("true", "false")
 
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1}
 """How many blocks of H rows a layer's weights have, as torch lays them out."""
@@ -114,7 +117,7 @@ MAX_STREAMS: Final = 1_048_576
 """How many streams one call may ask for."""
 
 TOP_K_LIMIT: Final = 1_024
-"""The sampler sorts at most this many symbols: exact up to 1,024, the likeliest 1,024 above."""
+"""The sampler sorts at most this many symbols; what would keep more of them by rank or mass keeps all."""
 
 BYTE_VOCABULARY: Final = 256
 MAX_SEED: Final = 2**64 - 1

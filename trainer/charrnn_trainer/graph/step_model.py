@@ -9,16 +9,21 @@ import numpy as np
 import onnx
 
 from charrnn_runtime.format import spec
+from charrnn_runtime.sampler_graph import add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.builder import GraphBuilder
 from charrnn_trainer.graph.cells import LayerState, stack
 from charrnn_trainer.graph.quantize import products_for
-from charrnn_trainer.graph.sampler import sampler
 from charrnn_trainer.graph.weights import StepWeights
 
 
 def build_step_model(
-    weights: StepWeights, vocabulary: Vocabulary, training: dict[str, Any], precision: str = "fp32"
+    weights: StepWeights,
+    vocabulary: Vocabulary,
+    training: dict[str, Any],
+    precision: str = "fp32",
+    *,
+    lines: bool = False,
 ) -> onnx.ModelProto:
     """The step model of a network.
 
@@ -27,6 +32,7 @@ def build_step_model(
         vocabulary: what the ids mean.
         training: where the model comes from; written into the metadata as JSON.
         precision: "fp32", "fp16" or "int8".
+        lines: whether the model learned from independent lines, each read from a zero state.
     """
     cell, layers, hidden_size = weights.cell, len(weights.layers), weights.hidden_size
     layout = spec.state_layout(cell, layers, hidden_size)
@@ -42,7 +48,7 @@ def build_step_model(
         builder.node("Identity", blocks[0], name="next_state")
     product = products.affine(top, weights.output, weights.output_bias, "output")
     logits = builder.rename(product, "logits")  # (B, V)
-    sampler(builder, logits, weights.vocabulary_size, cpu_only=precision == "int8")
+    add_sampler(builder, logits, weights.vocabulary_size)
 
     metadata = {
         "format": spec.FORMAT,
@@ -54,6 +60,7 @@ def build_step_model(
         "vocabulary": json.dumps(vocabulary.symbols),
         "state_layout": json.dumps([[block.name, block.start, block.size] for block in layout]),
         "start_token": str(vocabulary.start_token),
+        "lines": "true" if lines else "false",
         "top_k_max": str(spec.top_k_max(weights.vocabulary_size)),
         "precision": precision,
         "training": json.dumps(training, sort_keys=True),

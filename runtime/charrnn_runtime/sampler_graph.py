@@ -1,0 +1,139 @@
+"""The sampler as graph nodes: logits and one uniform number -> the next token.
+
+p = softmax(logits / temperature), and three settings cut it. Ranked by p, the likeliest first, ranks below
+top_k are kept (Fan, Lewis and Dauphin, 2018), of these the ones with less than top_p of the mass before them
+(top-p, or nucleus: Holtzman et al., 2019), and of these the ones with at least min_p times the largest p
+(Nguyen et al., 2024). The least p among them is a threshold: every symbol whose p reaches it is kept. So of
+equal symbols all are kept or none, and it does not matter in which order a device ranks them. No more than
+K = top_k_max symbols are ranked: where top_k or top_p reaches beyond them, it cuts nothing.
+
+The p of the kept are summed in the order of ids, and the first symbol whose running sum exceeds u times the
+last one is taken; a top_k of 1 takes the first of the likeliest, whatever u is. The kept mass is the last
+running sum, and not a sum of its own: two sums of the same numbers in another order differ by rounding, and
+then u near 1 finds no symbol. As these sums do not follow the ranks, a step in which nothing is cut needs no
+ranks, and gives the same symbol without them (see `Cuts`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.format import spec
+
+Cuts = Literal["any", "min_p", "none", "greedy"]
+"""Which settings a sampler serves. Where several serve the same, they give the same token.
+
+any: all of them; this is the sampler of files.
+min_p: top_k = K or more and top_p = 1. It sorts nothing.
+none: the same, and min_p = 0.
+greedy: top_k = 1. It is for the CPU: CUDA has no ArgMax in this operator set.
+"""
+
+_BELOW_ONE: Final = np.float32(1.0 - 2.0**-24)
+"""The largest float32 below 1."""
+
+
+class Builder(Protocol):
+    """What collects the nodes and constants of a graph, and gives names to their values."""
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """Add a constant; gives its name, made unique."""
+
+    def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node with one output; gives the output's name, which is ``name`` where it is given."""
+
+    def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        """Add a node with several outputs; gives their names."""
+
+
+def add_sampler(builder: Builder, logits: str, vocabulary_size: int, cuts: Cuts = "any") -> None:
+    """Add the nodes from ``logits`` (float32 ``[B, V]``) to the output ``next_token`` (int64 ``[B]``).
+
+    All but the greedy one are made of operators that the CPU, CUDA (without cuDNN) and WebGPU have: positions
+    are counted by a product with ones rather than found by ArgMax, and a largest number by TopK rather than
+    by a reduction.
+
+    Args:
+        builder: where the nodes go; the format's inputs are used by name.
+        logits: the name of the logits.
+        vocabulary_size: V.
+        cuts: which settings the sampler serves.
+    """
+    _Sampler(builder, vocabulary_size).add(logits, cuts)
+
+
+class _Sampler:
+    """Writes the nodes of one sampler."""
+
+    def __init__(self, builder: Builder, vocabulary_size: int) -> None:
+        self._node = builder.node
+        self._nodes = builder.nodes
+        self._constant = builder.constant
+        self._size = vocabulary_size
+        self._axis = self._constant("column", np.array([1], np.int64))
+        self._sum_axis = self._constant("axis", np.array(1, np.int64))
+
+    def add(self, logits: str, cuts: Cuts) -> None:
+        """Add all of them."""
+        node = self._node
+        p = node("Softmax", node("Div", logits, self._column("temperature")), axis=1)  # (B, V)
+        if cuts == "greedy":
+            node("ArgMax", p, axis=1, keepdims=0, name="next_token")  # (B, V) -> (B), the first of equal ones
+        elif cuts == "none":
+            self._draw(p, self._column("uniform"))
+        elif cuts == "min_p":
+            threshold = node("Mul", self._largest(p), self._column("min_p"))
+            self._draw(self._kept(p, threshold), self._column("uniform"))
+        else:
+            top_k = self._column("top_k")
+            several = node("Less", self._constant("greedy", np.array([[1]], np.int64)), top_k)
+            share = node("Mul", self._column("uniform"), node("Cast", several, to=spec.FLOAT))
+            self._draw(self._kept(p, self._threshold(p, top_k)), share)
+
+    def _column(self, name: str) -> str:
+        return self._node("Unsqueeze", name, self._axis)  # (B) -> (B, 1)
+
+    def _largest(self, values: str) -> str:
+        """The largest number of each row: (B, n) -> (B, 1)."""
+        one = self._constant("one", np.array([1], np.int64))
+        return self._nodes("TopK", values, one, outputs=2, axis=1)[0]
+
+    def _threshold(self, p: str, top_k: str) -> str:
+        """The least p that is kept: (B, V) -> (B, 1)."""
+        node, constant = self._node, self._constant
+        k = spec.top_k_max(self._size)
+        size = constant("k", np.array([k], np.int64))
+        ranked = self._nodes("TopK", p, size, outputs=2, axis=1)[0]  # (B, V) -> (B, K), largest first
+        # Does this rank end what is kept? A top_k of K is off, so the K-th rank ends nothing that the one
+        # before it does not. Rounding may carry the sums to 1 early; a top_p of 1 is off all the same.
+        ranks = np.arange(1, k + 1, dtype=np.int64)
+        ranks[-1] = k - 1
+        by_rank = node("GreaterOrEqual", constant("rank", ranks[np.newaxis]), top_k)
+        sums = node("CumSum", ranked, self._sum_axis)
+        mass = node("Min", sums, constant("below_one", np.array([[_BELOW_ONE]])))
+        by_mass = node("GreaterOrEqual", mass, self._column("top_p"))
+        ends = [node("Cast", end, to=spec.FLOAT) for end in (by_rank, by_mass)]
+        # The largest p that ends it, or min_p times the largest p of all, whichever is larger.
+        return self._largest(node("Mul", ranked, node("Max", *ends, self._column("min_p"))))
+
+    def _kept(self, p: str, threshold: str) -> str:
+        """p where it reaches the threshold, else 0: (B, V), (B, 1) -> (B, V)."""
+        kept = self._node("Cast", self._node("GreaterOrEqual", p, threshold), to=spec.FLOAT)
+        return self._node("Mul", p, kept)
+
+    def _draw(self, kept: str, share: str) -> None:
+        """Take the first id whose running sum exceeds a share of the last one: (B, V), (B, 1) -> (B)."""
+        node, constant = self._node, self._constant
+        sums = node("CumSum", kept, self._sum_axis)
+        last = node("Gather", sums, constant("last_symbol", np.array([self._size - 1], np.int64)), axis=1)
+        within = node("LessOrEqual", sums, node("Mul", last, share))
+        # Sums never fall, so those within the share are counted. The last is never among them; left out of
+        # the count, it cannot lead beyond the vocabulary either.
+        ones = np.ones((self._size, 1), np.float32)
+        ones[-1] = 0.0
+        count = node("MatMul", node("Cast", within, to=spec.FLOAT), constant("ones", ones))  # (B, 1)
+        flat = node("Reshape", count, constant("flat", np.array([-1], np.int64)))  # (B, 1) -> (B)
+        node("Cast", flat, to=spec.INT64, name="next_token")

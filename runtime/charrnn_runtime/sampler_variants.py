@@ -1,0 +1,98 @@
+"""Gives a checked step model another sampler, which serves fewer settings with less work.
+
+The network's nodes and weights stay what they are in the file, and so do the inputs and outputs; what is
+between ``logits`` and ``next_token`` is written anew by `sampler_graph`, as export wrote it into the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.proto import keep_outputs, parse_model
+from charrnn_runtime.sampler_graph import Cuts, add_sampler
+
+_ELEMENT_TYPES: Final = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): spec.INT64}
+_INT_ATTRIBUTE: Final = 2  # AttributeProto.AttributeType
+
+
+def sampler_for(rows: Iterable[Cuts]) -> Cuts:
+    """The sampler with the least work that serves all rows of a batch.
+
+    Args:
+        rows: for each row, or each kind of them, what `Sampling.cuts` says of its settings.
+
+    Example:
+        >>> sampler_for(["none", "min_p", "none"]), sampler_for(["none", "greedy"])
+        ('min_p', 'any')
+    """
+    wanted = set(rows)
+    if len(wanted) == 1:
+        return wanted.pop()
+    return "min_p" if wanted == {"none", "min_p"} else "any"
+
+
+def with_sampler(data: bytes, cuts: Cuts) -> bytes:
+    """A model with another sampler.
+
+    Args:
+        data: a model that the loader has checked.
+        cuts: which settings the sampler serves; all inputs stay, also those that it has no use for.
+
+    Raises:
+        MemoryError: there is too little of it.
+    """
+    graph = parse_model(data).graph
+    model = parse_model(keep_outputs(data, ("logits", "next_state")))
+    for kept, all_of_them in ((model.graph.input, graph.input), (model.graph.output, graph.output)):
+        del kept[:]
+        kept.extend(all_of_them)
+    logits = next(value for value in graph.output if value.name == "logits")
+    add_sampler(_Builder(model.graph), "logits", logits.type.tensor_type.shape.dim[1].dim_value, cuts)
+    written: bytes = model.SerializeToString()
+    return written
+
+
+class _Builder:
+    """Adds nodes and constants to a parsed graph, under names that nothing in it has."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self._taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+        self._taken.update(name for node in graph.node for name in node.output)
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        unique = self._unique(name)
+        self._graph.initializer.add(
+            name=unique,
+            dims=values.shape,
+            data_type=_ELEMENT_TYPES[values.dtype],
+            raw_data=values.astype(values.dtype.newbyteorder("<")).tobytes(),
+        )
+        return unique
+
+    def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        return self._add(operator, inputs, [name or self._unique(operator)], attributes)[0]
+
+    def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        return self._add(operator, inputs, [self._unique(operator) for _ in range(outputs)], attributes)
+
+    def _add(
+        self, operator: str, inputs: tuple[str, ...], outputs: list[str], attributes: dict[str, int]
+    ) -> list[str]:
+        node = self._graph.node.add(op_type=operator, input=inputs, output=outputs, name=outputs[0])
+        for name, value in attributes.items():
+            node.attribute.add(name=name, i=value, type=_INT_ATTRIBUTE)
+        return outputs
+
+    def _unique(self, name: str) -> str:
+        number, unique = 0, f"sampler/{name}"
+        while unique in self._taken:
+            number += 1
+            unique = f"sampler/{name}_{number}"
+        self._taken.add(unique)
+        return unique

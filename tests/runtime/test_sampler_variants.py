@@ -1,0 +1,116 @@
+"""A model file with another sampler: the same network, and the same tokens where the sampler serves them."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from charrnn_runtime import Sampling
+from charrnn_runtime.buffers import SETTING_TYPES
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.sampler_variants import sampler_for, with_sampler
+from hostile_files import add_node, add_tensor, changed
+from make_models import SmallModel
+
+ROWS = 50
+SETTINGS = [
+    Sampling(),
+    Sampling(0.3),
+    Sampling(5.0, min_p=0.3),
+    Sampling(1.0, min_p=0.01),
+    Sampling(0.8, 1),
+    Sampling(3.0, 1, 0.5, 0.2),
+    Sampling(1.0, 7),
+    Sampling(1.0, None, 0.9),
+    Sampling(2.0, 10**9, 1.0 - 1e-12),
+]
+
+
+def _session(data: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _walk(session: ort.InferenceSession, sampling: Sampling, size: int, symbols: int) -> list[NDArray[Any]]:
+    """Logits, tokens and states of some steps that read what they sample."""
+    draw = np.random.RandomState(1)
+    token, state = draw.randint(0, symbols, ROWS), np.zeros((ROWS, size), np.float32)
+    found: list[NDArray[Any]] = []
+    for _ in range(8):
+        feeds = {
+            "token": token,
+            "state": state,
+            "uniform": (draw.randint(0, 2**24, ROWS) * 2.0**-24).astype(np.float32),
+        }
+        for name, value in sampling.inputs(min(symbols, spec.TOP_K_LIMIT)).items():
+            feeds[name] = np.full(ROWS, value, SETTING_TYPES[name])
+        logits, token, state = session.run([each.name for each in spec.OUTPUTS], feeds)
+        found += [logits, token, state]
+    return found
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_the_sampler_for_some_settings_gives_what_the_file_gives(
+    small: SmallModel, sampling: Sampling
+) -> None:
+    file = read_model_file(small.path)
+    size, symbols = file.info.state_size, len(file.info.vocabulary)
+    expected = _walk(_session(file.onnx_bytes), sampling, size, symbols)
+    for cuts in {"any", sampling.cuts(file.info.top_k_max)}:
+        found = _walk(_session(with_sampler(file.onnx_bytes, cuts)), sampling, size, symbols)
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("cuts", get_args(Cuts))
+def test_a_variant_keeps_the_inputs_and_outputs_of_the_file(small: SmallModel, cuts: Cuts) -> None:
+    session = _session(with_sampler(read_model_file(small.path).onnx_bytes, cuts))
+    assert [value.name for value in session.get_inputs()] == [each.name for each in spec.INPUTS]
+    assert [value.name for value in session.get_outputs()] == [each.name for each in spec.OUTPUTS]
+
+
+def test_names_in_the_file_do_not_matter() -> None:
+    def change(model: Any) -> None:
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == "Mul":
+                        names[index] = "sampler/Softmax"
+        add_tensor(model, "sampler/k", np.ones((1, 1), np.float32))
+        add_node(model, "Mul", ["state", "sampler/k"], ["sampler/TopK"])
+
+    data = changed(change)
+    for cuts in get_args(Cuts):
+        _session(with_sampler(data, cuts))
+
+
+def test_settings_say_what_they_cut() -> None:
+    assert [sampling.cuts(65) for sampling in SETTINGS] == [
+        *("none", "none", "min_p", "min_p", "greedy", "greedy", "any", "any", "none")
+    ]
+    assert Sampling(top_k=65).cuts(65) == "none"
+    assert Sampling(top_k=64).cuts(65) == "any"
+    assert Sampling(top_k=1).cuts(1) == "none"
+    assert Sampling(min_p=1e-60).cuts(65) == "none"  # 0 in float32
+
+
+def test_a_batch_takes_the_sampler_that_serves_all_of_its_rows() -> None:
+    assert sampler_for(["none"]) == "none"
+    assert sampler_for(["greedy", "greedy"]) == "greedy"
+    assert sampler_for(["min_p", "none"]) == "min_p"
+    mixed: list[list[Cuts]] = [
+        ["greedy", "none"],
+        ["greedy", "min_p"],
+        ["any", "none"],
+        ["none", "min_p", "greedy"],
+    ]
+    for rows in mixed:
+        assert sampler_for(rows) == "any"
