@@ -198,8 +198,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.run.patience and not self.data.val_fraction:
             raise SettingError(
-                f"--patience {self.run.patience} waits for validations, and --val-fraction 0 keeps no text "
-                "for them; leave one of the two out"
+                f"patience={self.run.patience} waits for validations, and val_fraction=0 keeps no text for "
+                "them; leave one of the two out",
+                "patience",
+                "val_fraction",
             )
 
     def flat(self) -> dict[str, Any]:
@@ -305,7 +307,7 @@ class RunFile:
                     raise SettingError(f"{key} must be a path, not {place!r}")
             return cls(TrainConfig.from_dict(values), **places)
         except SettingError as error:
-            raise SettingError(f"{path}: {error}") from error
+            raise SettingError(f"{path}: {error}", *error.parameters) from error
 
 
 def _toml(value: object) -> str:
@@ -326,23 +328,19 @@ def _known(what: str, given: Mapping[str, Any], allowed: tuple[str, ...]) -> Non
             raise SettingError(f"unknown {what}: {key!r}; allowed are {', '.join(allowed)}")
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in allowed:
-        raise SettingError(f"{_flag(name)} must be one of {', '.join(allowed)}, not {value!r}")
+        raise SettingError(f"{name} must be one of {', '.join(allowed)}, not {value!r}", name)
 
 
 def _switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise SettingError(f"{_flag(name)} must be true or false, not {value!r}")
+        raise SettingError(f"{name} must be true or false, not {value!r}", name)
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise SettingError(f"{_flag(name)} must be a whole number from {low:,} to {high:,}, not {value!r}")
+        raise SettingError(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}", name)
 
 
 def _is_finite(value: int | float) -> bool:
@@ -366,5 +364,5 @@ def _number(
         or (above_low and value == low)
         or (below_high and value == high)
     ):
-        raise SettingError(f"{_flag(name)} must be a number {ends}, not {value!r}")
+        raise SettingError(f"{name} must be a number {ends}, not {value!r}", name)
     object.__setattr__(section, name, float(value))
