@@ -98,7 +98,7 @@ QUICK_TRAINER_TESTS = tuple(
         "train_command",
     )
 )
-"""The tests of the trainer that meet torch, onnx and safetensors; test_onnx_proto needs a newer protobuf."""
+"""The tests of the trainer that meet torch, onnx and safetensors; test_proto needs a newer protobuf."""
 
 
 # --- environments ------------------------------------------------------------------------------------------
@@ -309,6 +309,7 @@ def models(session: nox.Session) -> None:
 
 BENCHMARKS = {
     "generation": "characters a second, against PyTorch and NumPy, and how far from the limit",
+    "scheduler": "the time that the scheduler itself takes, and its memory over a million short requests",
     "long": "whether memory and speed stay flat over millions of characters",
     "big": "MB a second and peak memory for texts of up to 1,000 MB",
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
@@ -322,7 +323,7 @@ BENCHMARKS = {
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- stand what (generation, long, big, gpu, train, budget, texts, ...) and options."""
+    """Measure; after -- stand what (generation, scheduler, ...; see BENCHMARKS) and its options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)

@@ -1,7 +1,7 @@
 """Makes model files that export never would: a good one is parsed, changed and written out again.
 
-Fields that charrnn_runtime.onnx_proto leaves out on purpose are encoded by hand: a message keeps fields that
-it does not know and writes them out again.
+Fields that charrnn_runtime.format.proto leaves out on purpose are encoded by hand: a message keeps fields
+that it does not know and writes them out again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from charrnn_runtime import ModelFormatError, contract, onnx_proto
-from charrnn_runtime.model_file import check_model_bytes
+from charrnn_runtime import ModelFormatError
+from charrnn_runtime.format import proto, spec
+from charrnn_runtime.format.reader import check_model_bytes
 
 FOLDER = Path(__file__).resolve().parent / "models"
 LSTM = (FOLDER / "lstm-2x12-fp32.onnx").read_bytes()
@@ -25,18 +26,18 @@ BYTE = (FOLDER / "lstm-1x12-fp32-byte.onnx").read_bytes()
 Change = Callable[[Any], object]
 
 TYPES = {
-    np.dtype(np.float32): contract.FLOAT,
-    np.dtype(np.float16): contract.FLOAT16,
-    np.dtype(np.uint8): contract.UINT8,
-    np.dtype(np.int8): contract.INT8,
-    np.dtype(np.int32): contract.INT32,
-    np.dtype(np.int64): contract.INT64,
+    np.dtype(np.float32): spec.FLOAT,
+    np.dtype(np.float16): spec.FLOAT16,
+    np.dtype(np.uint8): spec.UINT8,
+    np.dtype(np.int8): spec.INT8,
+    np.dtype(np.int32): spec.INT32,
+    np.dtype(np.int64): spec.INT64,
 }
 
 
 def changed(change: Change, data: bytes = LSTM) -> bytes:
     """A file with a change made to its parsed message."""
-    model = onnx_proto.parse_model(data)
+    model = proto.parse_model(data)
     change(model)
     written: bytes = model.SerializeToString(deterministic=True)
     return written
@@ -85,7 +86,7 @@ def metadata(key: str, value: str | None) -> Change:
     """Sets a metadata key (without its prefix); None removes it."""
 
     def change(model: Any) -> None:
-        name = contract.METADATA_PREFIX + key
+        name = spec.METADATA_PREFIX + key
         entries = [(entry.key, entry.value) for entry in model.metadata_props]
         del model.metadata_props[:]
         for found, old in entries:

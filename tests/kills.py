@@ -511,7 +511,7 @@ def try_export(shop: Workshop, folder: Path, random_: random.Random, fresh: bool
         shop.old_model if old else None,
         shop.new_model,
     )
-    from charrnn_runtime.model_file import read_model_file
+    from charrnn_runtime.format.reader import read_model_file
 
     read_model_file(folder / "model.onnx")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from charrnn_runtime.model_file import check_model_bytes
+from charrnn_runtime.format.reader import check_model_bytes
 from hostile_files import changed, metadata, tensor
 
 LETTERS = "abcd"

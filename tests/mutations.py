@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from charrnn_runtime import contract, onnx_proto
+from charrnn_runtime.format import proto, spec
 
 Draw = np.random.RandomState
 
@@ -174,19 +174,19 @@ class Field:
 
 
 def read_fields(data: bytes, message: str = "ModelProto") -> list[Field]:
-    """The fields of a well-formed message, at all depths that onnx_proto knows."""
-    kinds, fields, at = onnx_proto._KINDS[message], [], 0
+    """The fields of a well-formed message, at all depths that proto knows."""
+    kinds, fields, at = proto._KINDS[message], [], 0
     while at < len(data):
-        tag, at = onnx_proto._read_varint(data, at, len(data))
+        tag, at = proto._read_varint(data, at, len(data))
         number, wire = tag >> 3, tag & 7
         kind = kinds.get(number)
         if wire == 0:
             content: Any
-            content, at = onnx_proto._read_varint(data, at, len(data))
+            content, at = proto._read_varint(data, at, len(data))
         else:
             size = {1: 8, 5: 4}.get(wire, 0)
             if wire == 2:
-                size, at = onnx_proto._read_varint(data, at, len(data))
+                size, at = proto._read_varint(data, at, len(data))
             content, at = data[at : at + size], at + size
             if isinstance(kind, str):
                 content = read_fields(content, kind)
@@ -270,7 +270,7 @@ def _change_number(fields: list[Field], _: bytes, draw: Draw) -> None:
 
 
 def _change_word(fields: list[Field], _: bytes, draw: Draw) -> None:
-    words = _of_kind(fields, onnx_proto._STRING)
+    words = _of_kind(fields, proto._STRING)
     inside, index = pick(draw, words)
     field = inside[index]
     kind = draw.randint(3)
@@ -361,7 +361,7 @@ def _change_dims(fields: list[Field], _: bytes, draw: Draw) -> None:
 def _unpacked(packed: bytes) -> list[int]:
     numbers, at = [], 0
     while at < len(packed):
-        number, at = onnx_proto._read_varint(packed, at, len(packed))
+        number, at = proto._read_varint(packed, at, len(packed))
         numbers.append(number)
     return numbers
 
@@ -416,17 +416,17 @@ def _change_sizes(fields: list[Field], _: bytes, draw: Draw) -> None:
         for inside, i in _of_kind(fields, "StringStringEntryProto")
         if (key := child(inside[i], 1)) and (value := child(inside[i], 2))
     }
-    cell = pick(draw, contract.CELLS)
+    cell = pick(draw, spec.CELLS)
     layers, hidden_size = int(pick(draw, (1, 2, 3, 32))), int(pick(draw, (6, 12, 13, 24, 16_384)))
-    layout = [[b.name, b.start, b.size] for b in contract.state_layout(cell, layers, hidden_size)]
+    layout = [[b.name, b.start, b.size] for b in spec.state_layout(cell, layers, hidden_size)]
     told = {"cell": cell, "layers": layers, "hidden_size": hidden_size, "state_layout": json.dumps(layout)}
     for name, text in told.items():
-        if (entry := entries.get(f"{contract.METADATA_PREFIX}{name}".encode())) is not None:
+        if (entry := entries.get(f"{spec.METADATA_PREFIX}{name}".encode())) is not None:
             entry.content = str(text).encode()
     for inside, index in _of_kind(fields, "Dimension"):
         size = child(inside[index], 1)
         if size is not None and size.content in (48, 24, 12):
-            size.content = contract.state_size(cell, layers, hidden_size)
+            size.content = spec.state_size(cell, layers, hidden_size)
 
 
 def _add_unknown(fields: list[Field], _: bytes, draw: Draw) -> None:

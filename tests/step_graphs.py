@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 from charrnn_runtime.sampler_graph import Cuts, add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.builder import GraphBuilder
@@ -45,7 +45,7 @@ class Network:
 
     @property
     def state_size(self) -> int:
-        return contract.state_size(self.cell, self.layers, self.hidden_size)
+        return spec.state_size(self.cell, self.layers, self.hidden_size)
 
     def model(self, precision: str = "fp32", training: dict[str, Any] | None = None) -> onnx.ModelProto:
         folded = fold_weights(self.cell, self.layers, self.weights)
@@ -95,7 +95,7 @@ class Stepper:
             "top_p": row(top_p, np.float32),
             "min_p": row(min_p, np.float32),
         }
-        logits, tokens, after = self._session.run([spec.name for spec in contract.OUTPUTS], feeds)
+        logits, tokens, after = self._session.run([each.name for each in spec.OUTPUTS], feeds)
         return logits, tokens, after
 
     def read(

@@ -17,15 +17,21 @@ if TYPE_CHECKING:
         DeviceError,
         ModelFormatError,
         OutOfMemoryError,
+        QueueFullError,
         SettingError,
         UnknownCharacterError,
     )
+    from charrnn_runtime.format.reader import ModelInfo
     from charrnn_runtime.items import Item, Items, LeftOut, TooFewItemsError, draw_items
-    from charrnn_runtime.model import CharRNN, Generated, LiveBytes, LiveText, Step
-    from charrnn_runtime.model_file import ModelInfo
+    from charrnn_runtime.logprobs import LogProbs
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.request import Output, Request
     from charrnn_runtime.sampling import Sampling
+    from charrnn_runtime.scheduler import Scheduler
     from charrnn_runtime.scoring import Score
     from charrnn_runtime.state import State
+    from charrnn_runtime.streaming import LiveBytes, LiveText
+    from charrnn_runtime.texts import Generated, Step
     from charrnn_runtime.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -40,10 +46,15 @@ __all__ = [
     "LeftOut",
     "LiveBytes",
     "LiveText",
+    "LogProbs",
     "ModelFormatError",
     "ModelInfo",
     "OutOfMemoryError",
+    "Output",
+    "QueueFullError",
+    "Request",
     "Sampling",
+    "Scheduler",
     "Score",
     "SettingError",
     "State",
@@ -61,15 +72,21 @@ _MODULES = {
         "DeviceError",
         "ModelFormatError",
         "OutOfMemoryError",
+        "QueueFullError",
         "SettingError",
         "UnknownCharacterError",
     ),
     "items": ("Item", "Items", "LeftOut", "TooFewItemsError", "draw_items"),
-    "model": ("CharRNN", "Generated", "LiveBytes", "LiveText", "Step"),
-    "model_file": ("ModelInfo",),
+    "logprobs": ("LogProbs",),
+    "model": ("CharRNN",),
+    "request": ("Output", "Request"),
+    "format.reader": ("ModelInfo",),
     "sampling": ("Sampling",),
+    "scheduler": ("Scheduler",),
     "scoring": ("Score",),
     "state": ("State",),
+    "streaming": ("LiveBytes", "LiveText"),
+    "texts": ("Generated", "Step"),
     "vocabulary": ("Vocabulary",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 
 
 class CharRNNError(Exception):
-    """The base of every error that charrnn raises on purpose. Commands exit with 1."""
+    """The base of every error that charrnn raises on purpose. Commands exit with 1.
+
+    Attributes:
+        parameters: the parameters that the message names, as ``top_k`` or ``top_k=1``. Commands say
+            ``--top-k`` or ``--top-k 1`` instead.
+    """
+
+    parameters: tuple[str, ...] = ()
+
+    def __init__(self, message: str = "", *parameters: str) -> None:
+        super().__init__(message)
+        self.parameters = parameters
 
 
 class SettingError(CharRNNError, ValueError):
@@ -27,6 +38,10 @@ class DeviceError(CharRNNError):
 
 class OutOfMemoryError(DeviceError):
     """A device has too little memory for so many streams at once."""
+
+
+class QueueFullError(CharRNNError):
+    """So many requests wait already that another is not taken."""
 
 
 class UnknownCharacterError(CharRNNError):
@@ -71,9 +86,17 @@ class UnknownCharacterError(CharRNNError):
         name = name or ("the text" if index is None else f"the text of index {index}")
         super().__init__(
             f"{name} has characters that the model does not know: {shown}; it knows {known} characters: "
-            'leave these out, or let them be dropped with --unknown skip (in Python: unknown="skip")'
+            'leave these out, or let them be dropped with unknown="skip"',
+            "unknown",
         )
 
     def of(self, index: int | None, name: str = "") -> UnknownCharacterError:
         """The same error, said of one among several texts, or of the only one."""
         return UnknownCharacterError(self.characters, self.positions, self.known, index=index, name=name)
+
+
+def one_line(message: str, most: int = 500) -> str:
+    """A message that may hold anything from a file, as one line of harmless length."""
+    if len(message) > most:
+        message = message[: most - 3] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

@@ -11,15 +11,16 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Self
+from typing import Self, Unpack
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_runtime.model import CharRNN, Generated
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.model import CharRNN
+from charrnn_runtime.options import SamplingOptions, Settings
+from charrnn_runtime.record import Record
 from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.state import State
-from charrnn_runtime.uniforms import check_seed, draw_seed
+from charrnn_runtime.texts import Generated
 from charrnn_runtime.vocabulary import Unknown
 
 MOST_STREAMS = 10_000
@@ -90,13 +91,16 @@ class TooFewItemsError(CharRNNError):
         of_all = "" if wanted is None else f" of {wanted:,}"
         too_long = left_out.unended > left_out.known + left_out.repeated
         advice = (
-            "let them be longer (--length), or raise --temperature (in Python: length, temperature)"
+            "let them be longer (length), or raise temperature"
             if too_long
-            else "ask for fewer, or raise --temperature (in Python: temperature)"
+            else "ask for fewer (count), or raise temperature"
         )
         super().__init__(
             f"the model gave {found:,}{of_all} items, and then none in {streams:,} streams "
-            f"(left out in all: {left_out}); {advice}"
+            f"(left out in all: {left_out}); {advice}",
+            "length",
+            "count",
+            "temperature",
         )
 
 
@@ -233,20 +237,18 @@ class Items(Iterator[Item]):
 
 def draw_items(
     model: CharRNN,
-    count: int | None = contract.DEFAULT_ITEMS,
+    count: int | None = spec.DEFAULT_ITEMS,
     *,
     prime: str | bytes = "",
-    length: int = contract.DEFAULT_LENGTH,
+    length: int = spec.DEFAULT_LENGTH,
     unique: bool = False,
     new: Iterable[str] = (),
     seed: int | None = None,
-    temperature: float = contract.DEFAULT_TEMPERATURE,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    sampling: Sampling | None = None,
     unknown: Unknown = "error",
-    rows: int | None = None,
+    max_batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    **fields: Unpack[SamplingOptions],
 ) -> Items:
     r"""Let a model write items, each in a stream of its own that ends at its newline.
 
@@ -262,13 +264,11 @@ def draw_items(
         unique: leave out what was written before.
         new: leave out these texts; the lines of an open file do, too (line ends do not count).
         seed: decides the random numbers; drawn if left out.
-        temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
-        top_k: see `Sampling`.
-        top_p: see `Sampling`.
-        min_p: see `Sampling`.
+        sampling: how the next character is chosen.
         unknown: what happens to characters of the prime that the model does not know: "error", or "skip".
-        rows: how many streams run at once; by default as many as run well on the device.
+        max_batch_size: how many streams run at once; by default as many as run well on the device.
         on_progress: called now and then with the number of characters sampled since its last call.
+        fields: the fields of `Sampling`, in its place.
 
     Returns:
         An iterator of `Item`. It raises `TooFewItemsError` when `MOST_STREAMS` streams in a row, or
@@ -289,9 +289,8 @@ def draw_items(
         raise SettingError(f"length must be 1 or more for items, not {length}")
     if isinstance(new, str | bytes):
         raise SettingError("new must be several texts, as in a list or an open file, and not one text")
-    sampling = Sampling(temperature, top_k, top_p, min_p)
-    chosen = draw_seed() if seed is None else check_seed(seed)
     vocabulary = model.vocabulary
+    settings = Settings.of(vocabulary, seed=seed, sampling=sampling, unknown=unknown, **fields)
     if vocabulary.unknown_characters("\n"):
         raise SettingError("this model has no items: it never writes a newline, at which an item ends")
     known = frozenset(map(_without_line_end, new))
@@ -306,18 +305,15 @@ def draw_items(
         yield from model.generate_each(
             streams,
             length + 1,
-            seed=chosen,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
+            seed=settings.seed,
+            sampling=settings.sampling,
             stop="\n",
-            rows=rows,
+            max_batch_size=max_batch_size,
             on_progress=on_progress,
         )
 
     end = int(vocabulary.encode("\n")[0])
-    return Items(draw, start, head, end, count, unique, known, chosen)
+    return Items(draw, start, head, end, count, unique, known, settings.seed)
 
 
 def _without_line_end(line: str) -> str:

@@ -1,65 +1,43 @@
-"""The public face of the runtime: a loaded model that primes, steps, generates and streams."""
+"""The public face of the runtime: a loaded model that primes, steps, generates, streams and scores."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, AnyStr, Self, overload
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
-from charrnn_runtime.batch import Job, Piece, run_jobs
-from charrnn_runtime.errors import SettingError, UnknownCharacterError
-from charrnn_runtime.model_file import ModelInfo, read_model_file
-from charrnn_runtime.records import Record
-from charrnn_runtime.sampling import Sampling, whole_number
-from charrnn_runtime.scoring import Score, score_stream, score_tokens
-from charrnn_runtime.session import Engine, TooManyRows, width
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
+from charrnn_runtime.loaded import LoadedModel
+from charrnn_runtime.options import Options, SamplingOptions, Settings
+from charrnn_runtime.request import Request, check_length
+from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.scheduler import in_order
+from charrnn_runtime.scoring import Score, encode_chunks, encode_texts, score_stream, score_tokens
+from charrnn_runtime.session import width
 from charrnn_runtime.state import UNSTARTED, State
-from charrnn_runtime.text_stream import ByteStream, TextStream
-from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
-from charrnn_runtime.vocabulary import Unknown, Vocabulary
+from charrnn_runtime.streaming import ByteStream, LiveBytes, LiveText, TextStream
+from charrnn_runtime.texts import (
+    Generated,
+    Step,
+    Texts,
+    check_state,
+    generated_each,
+    make_request,
+    naming,
+    run_one,
+)
+from charrnn_runtime.uniforms import stream_keys, uniforms_at
+from charrnn_runtime.vocabulary import Unknown
 
-Texts = list[str] | list[bytes] | tuple[str | bytes, ...]
-"""Several texts. Not any sequence of str, since a str is one too. Bytes are for models at the byte level."""
-
-
-class Step(Record):
-    """What one step of N streams gives.
-
-    Attributes:
-        logits: float32 ``[N, V]``, before temperature.
-        tokens: int64 ``[N]``, the sampled characters.
-        state: the streams' state after the step; its ``tokens`` are the sampled ones.
-    """
-
-    logits: NDArray[np.float32]
-    tokens: NDArray[np.int64]
-    state: State
+if TYPE_CHECKING:
+    from charrnn_runtime.background import AsyncText
 
 
-class Generated(Record):
-    """One finished stream.
-
-    Attributes:
-        index: which one, from 0, in the order in which the primes were given.
-        prime: the prime, as it was read.
-        text: what was generated, without the prime and without the stop text.
-        state: the stream's state at the end.
-        data: prime and text as bytes: UTF-8, but at the byte level the very bytes that the model wrote.
-    """
-
-    index: int
-    prime: str
-    text: str
-    state: State
-    data: bytes
-
-
-class CharRNN:
+class CharRNN(LoadedModel):
     """A character-level RNN that was loaded from a step model file.
 
     A model may be shared by threads: every call takes buffers of its own, and states never change. (One of
@@ -76,49 +54,8 @@ class CharRNN:
         >>> print(model.generate("LORD ", 200, seed=1))  # doctest: +SKIP
     """
 
-    def __init__(self, info: ModelInfo, engine: Engine) -> None:
-        self.info = info
-        self.vocabulary: Vocabulary = info.vocabulary
-        self.device = engine.device
-        self.device_note = engine.device_note
-        self._engine = engine
-
-    @classmethod
-    def load(
-        cls, path: str | Path, *, device: str = "auto", threads: int = 1, cuda_graphs: bool = False
-    ) -> CharRNN:
-        """Load a step model.
-
-        Args:
-            path: the file.
-            device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
-            threads: how many threads share one step on the CPU. One is fastest for a few streams.
-            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for. Such a model is
-                for one thread at a time: while one captures, nothing else may use the GPU.
-
-        Raises:
-            ModelFormatError: the file is no step model, or was cut or altered.
-            DeviceError: CUDA was asked for and cannot be used.
-            CharRNNError: the file cannot be read.
-        """
-        file = read_model_file(path)
-        return cls(file.info, Engine(file, device, threads, cuda_graphs=cuda_graphs))
-
-    def __repr__(self) -> str:
-        info = self.info
-        return f"CharRNN({info.path!r}, {info.cell} {info.layers}x{info.hidden_size}, device={self.device!r})"
-
-    def initial_state(self, batch: int = 1) -> State:
-        """The state of ``batch`` streams, numbered from 0, that have read nothing."""
-        _check_streams(batch)
-        return State.start(batch, self.info.state_size)
-
     def prime(
-        self,
-        text: str | bytes | Sequence[str | bytes],
-        state: State | None = None,
-        *,
-        unknown: Unknown = "error",
+        self, text: str | bytes | Texts, state: State | None = None, *, unknown: Unknown = "error"
     ) -> State:
         """Let streams read a text, without generating.
 
@@ -138,68 +75,50 @@ class CharRNN:
             state = self.initial_state(max(1, len(texts)))
         if len(texts) == 1:
             texts *= len(state)
-        self._check_state(state, len(texts))
-        several = not isinstance(text, str | bytes)
-        jobs = []
+        check_state(state, self.info, len(texts))
+        settings = Settings.of(self.vocabulary, seed=0, unknown=unknown)
+        requests = []
         for i, each in enumerate(texts):
-            with _naming(i if several else None):
-                jobs.append(self._job(state[i], each, 0, unknown))
-        ends: dict[int, State] = {}
-        for piece in run_jobs(self._engine, jobs, Sampling(), 0):
-            assert piece.state is not None  # a job of no length has one piece
-            ends[piece.index] = piece.state
-        return State.concatenate([ends[i] for i in range(len(jobs))])
+            with naming(None if isinstance(text, str | bytes) else i):
+                ids = self.vocabulary.encode(each, unknown)
+                requests.append(make_request(self.info, ids, 0, settings, state, index=i))
+        return State.concatenate([each.state for each in in_order(self._scheduler(len(texts)), requests)])
 
     def step(
         self,
         state: State,
         *,
-        seed: int = 0,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        **fields: Unpack[SamplingOptions],
     ) -> Step:
         """One character for all streams: read the pending one, sample the next.
 
         Args:
             state: where the streams stand.
-            seed: with each stream's number and position it decides the random numbers.
-            temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
-            top_k: see `Sampling`.
-            top_p: see `Sampling`.
-            min_p: see `Sampling`.
+            seed: with each stream's number and position it decides the random numbers; drawn if left out.
+            sampling: how the next character is chosen.
+            fields: the fields of `Sampling`, in its place.
 
         Example:
-            >>> state = model.initial_state(1)  # doctest: +SKIP
-            >>> for _ in range(10):  # doctest: +SKIP
-            ...     step = model.step(state, seed=1)
-            ...     state = step.state
+            >>> step = model.step(model.prime("LORD "), seed=1)  # doctest: +SKIP
+            >>> step = model.step(step.state, seed=1)  # doctest: +SKIP
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p)
-        self._check_state(state, len(state))
-        try:
-            return self._step(state, sampling, seed)
-        except TooManyRows:
-            pass  # and let go of what it held
-        raise self._engine.out_of_memory(len(state))
-
-    def _step(self, state: State, sampling: Sampling, seed: int) -> Step:
-        keys = stream_keys(seed, state.numbers)
+        settings = Settings.of(self.vocabulary, seed=seed, sampling=sampling, **fields)
         streams = len(state)
-        with self._engine.lane(width(streams), logits=1) as lane:
+        check_state(state, self.info, streams)
+        with self._engine.buffers(width(streams), steps=1, keeps_logits=True) as buffers:
             begun = state.tokens != UNSTARTED
-            lane.tokens[0, :streams] = np.where(begun, state.tokens, self.info.start_token)
-            lane.uniforms[0, :streams] = uniforms_at(keys, state.positions)
-            lane.temperature[:] = sampling.temperature
-            lane.top_k[:] = sampling.top_k_for(self.info.top_k_max)
-            lane.top_p[:] = sampling.top_p
-            lane.min_p[:] = sampling.min_p
-            lane.write_state(slice(streams), state.rows)
-            lane.run(1)
-            tokens = lane.sampled[0, :streams].copy()
-            after = State(lane.read_state(slice(streams)), tokens, state.numbers, state.positions + 1)
-            return Step(lane.logits[0, :streams].copy(), tokens, after)
+            buffers.tokens[0, :streams] = np.where(begun, state.tokens, self.info.start_token)
+            keys = stream_keys(settings.seed, state.numbers)
+            buffers.uniforms[0, :streams] = uniforms_at(keys, state.positions)
+            for name, value in settings.sampling.inputs(self.info.top_k_max).items():
+                buffers.settings[name][:] = value
+            buffers.write_state(slice(streams), state.rows)
+            buffers.run(1)
+            tokens = buffers.tokens[1, :streams].copy()
+            after = State(buffers.read_state(slice(streams)), tokens, state.numbers, state.positions + 1)
+            return Step(buffers.logits[0, :streams].copy(), tokens, after, settings.seed)
 
     @overload
     def generate(
@@ -207,14 +126,9 @@ class CharRNN:
         prime: str | bytes = ...,
         length: int = ...,
         *,
-        seed: int | None = ...,
-        temperature: float = ...,
-        top_k: int | None = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        stop: str | None = ...,
-        unknown: Unknown = ...,
-        rows: int | None = ...,
+        echo: bool = ...,
+        max_batch_size: int | None = ...,
+        **options: Unpack[Options],
     ) -> str: ...
     @overload
     def generate(
@@ -222,28 +136,18 @@ class CharRNN:
         prime: Texts | State,
         length: int = ...,
         *,
-        seed: int | None = ...,
-        temperature: float = ...,
-        top_k: int | None = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        stop: str | None = ...,
-        unknown: Unknown = ...,
-        rows: int | None = ...,
+        echo: bool = ...,
+        max_batch_size: int | None = ...,
+        **options: Unpack[Options],
     ) -> list[str]: ...
     def generate(
         self,
         prime: str | bytes | Texts | State = "",
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
-        seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        stop: str | None = None,
-        unknown: Unknown = "error",
-        rows: int | None = None,
+        echo: bool = True,
+        max_batch_size: int | None = None,
+        **options: Unpack[Options],
     ) -> str | list[str]:
         """Generate text.
 
@@ -251,56 +155,35 @@ class CharRNN:
             prime: a text to go on from (at the byte level, bytes too); or a list of them, stream i being the
                 i-th; or a state to go on from.
             length: how many characters (bytes, at the byte level) to generate; the prime is not counted.
-            seed: decides the random numbers; drawn if left out.
-            temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
-            top_k: see `Sampling`.
-            top_p: see `Sampling`.
-            min_p: see `Sampling`.
-            stop: end a stream before this text.
-            unknown: what happens to characters of a prime that the model does not know: "error", or "skip".
-            rows: how many streams run at once; by default as many as run well on the device.
+            echo: whether a text begins with the prime that was given here. A state comes without one.
+            max_batch_size: how many streams run at once; by default as many as run well on the device.
+            options: see `Options`.
 
         Returns:
-            One text, prime included, for one prime; a list of them for a list; for a state, a list of what
-            its streams go on with. At the byte level, what is not UTF-8 is replaced as `Vocabulary.decode`
-            says; `generate_each` and `stream_bytes` give the very bytes.
+            One text for one prime; a list of them for a list, or for a state. At the byte level, what is not
+            UTF-8 is replaced as `Vocabulary.decode` says; `generate_each` and `stream_bytes` give the bytes.
 
         Raises:
             SettingError: a setting makes no sense.
             UnknownCharacterError: a prime has unknown characters, and ``unknown`` is "error".
         """
-        streams = self.generate_each(
-            [prime] if isinstance(prime, str | bytes) else prime,
-            length,
-            seed=seed,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            stop=stop,
-            unknown=unknown,
-            rows=rows,
-        )
-        # Of all bytes together: a prime of bytes may end within a sequence that the model completes.
-        if not isinstance(prime, str | bytes):
-            return [stream.data.decode(errors="replace") for stream in streams]
-        with _naming(None):
-            return next(streams).data.decode(errors="replace")
+        alone = isinstance(prime, str | bytes)
+        primes: Any = [prime] if alone else prime
+        streams = self.generate_each(primes, length, max_batch_size=max_batch_size, **options)
+        with naming(None) if alone else contextlib.nullcontext():
+            # Of all bytes together: a prime of bytes may end within a sequence that the model completes.
+            texts = [each.data.decode(errors="replace") if echo else each.text for each in streams]
+        return texts[0] if alone else texts
 
     def generate_each(
         self,
         primes: Iterable[str | bytes] | State,
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
-        seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        stop: str | None = None,
-        unknown: Unknown = "error",
-        rows: int | None = None,
+        logprobs: int | None = None,
+        max_batch_size: int | None = None,
         on_progress: Callable[[int], None] | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Generated]:
         """Generate many streams, giving each as soon as it and those before it are done.
 
@@ -308,93 +191,54 @@ class CharRNN:
 
         Args:
             primes: a prime a stream, or a state whose streams go on.
-            length: as for `generate`, as the other arguments are.
-            seed: see `generate`.
-            temperature: see `generate`.
-            top_k: see `generate`.
-            top_p: see `generate`.
-            min_p: see `generate`.
-            stop: see `generate`.
-            unknown: see `generate`.
-            rows: see `generate`.
+            length: as for `generate`, as ``max_batch_size`` is.
+            logprobs: give the log-probability of each character, and so many of the likeliest in its place.
+            max_batch_size: see `generate`.
             on_progress: called now and then with the number of characters sampled since its last call.
+            options: see `Options`.
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p)
-        length = _check_length(length)
         if isinstance(primes, str | bytes):
             raise SettingError("generate_each: primes must be several texts, as in a list, and not one text")
-        if rows is not None:
-            _check_streams(rows)
-        chosen = draw_seed() if seed is None else check_seed(seed)
-        stop_tokens = self._stop_tokens(stop)
-        heads: dict[int, bytes] = {}  # the primes of the streams that have begun
+        settings = Settings.of(self.vocabulary, logprobs=logprobs, **options)
+        length = check_length(length)
+        streams = len(primes) if isinstance(primes, State | list | tuple) else None
+        scheduler = self._scheduler(streams, max_batch_size)
+        heads: dict[Request, bytes] = {}  # the primes of the streams that have begun
 
-        def jobs() -> Iterator[Job]:
+        def requests() -> Iterator[Request]:
             if isinstance(primes, State):
-                self._check_state(primes, len(primes))
+                check_state(primes, self.info, len(primes))
                 for i in range(len(primes)):
-                    heads[i] = b""
-                    yield self._job(primes[i], "", length, unknown)
+                    yield make_request(self.info, np.empty(0, np.int64), length, settings, primes, index=i)
                 return
             fresh = self.initial_state(1)
             for i, prime in enumerate(primes):
-                with _naming(i):
-                    heads[i] = self.vocabulary.decode_bytes(self.vocabulary.encode(prime, unknown))
-                    job = self._job(fresh.fork(1, i), prime, length, unknown)
-                yield job
+                with naming(i):
+                    ids = self.vocabulary.encode(prime, settings.unknown)
+                request = make_request(self.info, ids, length, settings, fresh, number=i)
+                heads[request] = self.vocabulary.decode_bytes(ids)
+                yield request
 
-        done: dict[int, Generated] = {}
-        pieces: dict[int, list[NDArray[np.int64]]] = {}
-        following = 0
-        running = run_jobs(
-            self._engine, jobs(), sampling, chosen, stop=stop_tokens, rows=rows, on_progress=on_progress
-        )
-        with contextlib.closing(running):
-            for piece in running:
-                pieces.setdefault(piece.index, []).append(piece.tokens)
-                if piece.state is None:
-                    continue
-                stream = ByteStream(self.vocabulary, stop)
-                data = stream.push(np.concatenate(pieces.pop(piece.index))) + stream.finish()
-                head = heads.pop(piece.index)
-                done[piece.index] = Generated(
-                    index=piece.index,
-                    prime=head.decode(errors="replace"),
-                    text=data.decode(errors="replace"),
-                    state=piece.state,
-                    data=head + data,
-                )
-                while following in done:
-                    yield done.pop(following)
-                    following += 1
+        outputs = in_order(scheduler, requests(), on_progress=on_progress)
+        return generated_each(self.vocabulary, outputs, heads, settings)
 
     def stream(
         self,
         prime: str | bytes = "",
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
-        seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        stop: str | None = None,
-        unknown: Unknown = "error",
+        echo: bool = False,
+        **options: Unpack[Options],
     ) -> LiveText:
-        """Generate one stream, giving its text as it comes; the prime is not given again.
+        """Generate one stream, giving its text as it comes.
 
         Args:
             prime: a text to read first; at the byte level, bytes too.
             length: how many characters (bytes, at the byte level) to generate.
             state: the state of one stream to go on from; a fresh one if left out.
-            seed: as for `generate`, as the other arguments are.
-            temperature: see `Sampling`, as ``top_k``, ``top_p`` and ``min_p``.
-            top_k: see `Sampling`.
-            top_p: see `Sampling`.
-            min_p: see `Sampling`.
-            stop: end before this text.
-            unknown: what happens to characters of the prime that the model does not know.
+            echo: whether the text begins with the prime that was given here.
+            options: see `Options`.
 
         Returns:
             An iterator of pieces of text. When it is through, its ``state`` is where the stream stands. One
@@ -406,56 +250,57 @@ class CharRNN:
             ...     print(piece, end="", flush=True)
             >>> more = model.stream("", 500, state=text.state, seed=1)  # doctest: +SKIP
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p)
-        written = TextStream(self.vocabulary, stop)
-        pieces, start, chosen = self._run_live(prime, length, state, seed, sampling, stop, unknown)
-        return LiveText(pieces, written.push, written.finish, start, chosen)
+        start, request, settings, head = self._live(prime, length, state, options, echo=echo)
+        written = TextStream(self.vocabulary, settings.stop)
+        return LiveText(run_one(self._scheduler(1), request), written, start, request.seed, head)
 
     def stream_bytes(
         self,
         prime: str | bytes = b"",
-        length: int = contract.DEFAULT_LENGTH,
+        length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
-        seed: int | None = None,
-        temperature: float = contract.DEFAULT_TEMPERATURE,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        stop: str | None = None,
-        unknown: Unknown = "error",
+        echo: bool = False,
+        **options: Unpack[Options],
     ) -> LiveBytes:
-        r"""Generate one stream as `stream` does, giving bytes as they come.
+        """Generate one stream as `stream` does, giving bytes as they come.
 
         At the byte level they are the very bytes that the model writes, whether they are UTF-8 or not; at the
         character level they are the text's UTF-8.
+        """
+        start, request, settings, head = self._live(prime, length, state, options, echo=echo)
+        written = ByteStream(self.vocabulary, settings.stop)
+        return LiveBytes(run_one(self._scheduler(1), request), written, start, request.seed, head)
+
+    def stream_async(
+        self,
+        prime: str | bytes = "",
+        length: int = spec.DEFAULT_LENGTH,
+        *,
+        state: State | None = None,
+        echo: bool = False,
+        **options: Unpack[Options],
+    ) -> AsyncText:
+        """Generate one stream as `stream` does, for ``async for``: all else goes on meanwhile.
+
+        All streams of a model run in one thread and share its steps. A reader that is slow, or stops reading,
+        holds nobody up.
+
+        Raises:
+            QueueFullError: too many streams wait; raised where the first piece is awaited.
 
         Example:
-            >>> data = b"".join(model.stream_bytes(b"\x89PNG", 500, seed=1))  # doctest: +SKIP
+            >>> async with model.stream_async("LORD ", 500, seed=1) as text:  # doctest: +SKIP
+            ...     async for piece in text:
+            ...         print(piece, end="", flush=True)
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p)
-        written = ByteStream(self.vocabulary, stop)
-        pieces, start, chosen = self._run_live(prime, length, state, seed, sampling, stop, unknown)
-        return LiveBytes(pieces, written.push, written.finish, start, chosen)
+        from charrnn_runtime.background import AsyncText, Background  # asyncio takes 60 ms to import
 
-    def _run_live(
-        self,
-        prime: str | bytes,
-        length: int,
-        state: State | None,
-        seed: int | None,
-        sampling: Sampling,
-        stop: str | None,
-        unknown: Unknown,
-    ) -> tuple[Generator[Piece, None, None], State, int]:
-        """Run one stream whose tokens come as they are sampled; gives its state before and its seed, too."""
-        length = _check_length(length)
-        chosen = draw_seed() if seed is None else check_seed(seed)
-        start = self.initial_state(1) if state is None else state
-        self._check_state(start, 1)
-        job = self._job(start, prime, length, unknown, live=True)
-        pieces = run_jobs(self._engine, [job], sampling, chosen, stop=self._stop_tokens(stop))
-        return pieces, start, chosen
+        start, request, settings, head = self._live(prime, length, state, options, echo=echo)
+        with self._background_lock:
+            if self._background is None:
+                self._background = Background(self.scheduler())
+        return AsyncText(self._background, request, TextStream(self.vocabulary, settings.stop), start, head)
 
     @overload
     def score(self, texts: str | bytes, *, unknown: Unknown = ...) -> Score: ...
@@ -473,156 +318,32 @@ class CharRNN:
         Raises:
             UnknownCharacterError: a text has unknown characters, and ``unknown`` is "error".
             OutOfMemoryError: memory is too little.
-
-        Example:
-            >>> model = CharRNN.load("models/lstm.onnx")  # doctest: +SKIP
-            >>> round(model.score("To be, or not to be").bits_per_character, 2)  # doctest: +SKIP
-            2.15
         """
         if not isinstance(texts, str | bytes):
             return list(self.score_each(texts, unknown=unknown))
-        with _naming(None):
+        with naming(None):
             return next(self.score_each([texts], unknown=unknown))
 
-    def score_each(self, texts: Iterable[str | bytes], *, unknown: Unknown = "error") -> Iterator[Score]:
-        """Score texts one after the other in the order in which they come, however many they are."""
+    def score_each(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        unknown: Unknown = "error",
+        max_batch_size: int | None = None,
+    ) -> Iterator[Score]:
+        """Score texts in the order in which they come, however many they are; `score` has the arguments."""
         if isinstance(texts, str | bytes):
             raise SettingError("score_each: texts must be several texts, as in a list, and not one text")
 
-        def tokens() -> Iterator[NDArray[Any]]:
-            for i, text in enumerate(texts):
-                with _naming(i):
-                    ids = self.vocabulary.encode(text, unknown, np.uint16)
-                yield ids
-
-        return map(Score.of, score_tokens(self._engine, tokens()))
+        tokens = encode_texts(self.vocabulary, texts, unknown)
+        return map(Score.of, score_tokens(self._engine, tokens, max_batch_size=max_batch_size))
 
     def score_stream(
-        self, pieces: Iterable[str | bytes], *, unknown: Unknown = "error"
+        self, chunks: Iterable[str | bytes], *, unknown: Unknown = "error"
     ) -> Iterator[NDArray[np.float32]]:
-        """The losses of one text that comes in pieces: float32 ``[n]`` for each piece, in nats.
+        """The losses of one text that comes in chunks: float32 ``[n]`` for each chunk, in nats.
 
-        It takes no more memory for a long text than for a short one: a piece is scored before the next one
+        It takes no more memory for a long text than for a short one: a chunk is scored before the next one
         is asked for.
         """
-        return score_stream(self._engine, self._encode_each(pieces, unknown))
-
-    def _encode_each(self, pieces: Iterable[str | bytes], unknown: Unknown) -> Iterator[NDArray[Any]]:
-        """The ids of the pieces of one text; an error tells where in the text a character is unknown."""
-        before = 0
-        for piece in pieces:
-            try:
-                yield self.vocabulary.encode(piece, unknown)
-            except UnknownCharacterError as error:
-                positions = [before + position for position in error.positions]
-                raise UnknownCharacterError(error.characters, positions, error.known) from None
-            before += len(piece)
-
-    def _job(
-        self, state: State, text: str | bytes, length: int, unknown: Unknown, *, live: bool = False
-    ) -> Job:
-        """The job of one stream: what is pending, then the text; or the start token if there is neither."""
-        given = self.vocabulary.encode(text, unknown)
-        pending = int(state.tokens[0])
-        if pending != UNSTARTED:
-            given = np.concatenate([[pending], given])
-        elif not len(given):
-            # With nothing to read and nothing to sample, the stream stays unstarted: no step is run.
-            given = np.array([self.info.start_token if length else UNSTARTED])
-        return Job(state, given, length, live)
-
-    def _stop_tokens(self, stop: str | None) -> NDArray[np.int64] | None:
-        if stop is None:
-            return None
-        TextStream(self.vocabulary, stop)  # checks it
-        try:
-            return self.vocabulary.encode(stop)
-        except UnknownCharacterError as error:
-            never = ", ".join(repr(character) for character in error.characters[:5])
-            raise SettingError(f"stop has characters that this model never writes: {never}") from None
-
-    def _check_state(self, state: State, streams: int) -> None:
-        if state.rows.shape[1] != self.info.state_size:
-            raise SettingError(
-                f"state: its rows have {state.rows.shape[1]} numbers, and this model's have "
-                f"{self.info.state_size}; a state belongs to the model that it came from"
-            )
-        if len(state) != streams or not streams:
-            raise SettingError(f"state: it has {len(state)} streams, and {max(streams, 1)} are wanted")
-        if len(state) and not (state.tokens.min() >= UNSTARTED and state.tokens.max() < len(self.vocabulary)):
-            raise SettingError("state: it has tokens that are not in this model's vocabulary")
-
-
-class _Live(Iterator[AnyStr]):
-    """What one stream writes, as it comes."""
-
-    def __init__(
-        self,
-        pieces: Generator[Piece, None, None],
-        push: Callable[[NDArray[np.int64]], AnyStr],
-        finish: Callable[[], AnyStr],
-        state: State,
-        seed: int,
-    ) -> None:
-        self._pieces = pieces
-        self._push: Callable[[NDArray[np.int64]], AnyStr] = push
-        self._finish: Callable[[], AnyStr] = finish
-        self.state = state
-        self.seed = seed
-        self.generated = 0
-
-    def __next__(self) -> AnyStr:
-        for piece in self._pieces:
-            self.generated += len(piece.tokens)
-            text = self._push(piece.tokens)
-            if piece.state is not None:
-                self.state = piece.state
-                text += self._finish()
-            if text:
-                return text
-        raise StopIteration
-
-    def close(self) -> None:
-        """End it here, and let go of the buffers that it runs in; what was held back is dropped."""
-        self._pieces.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class LiveText(_Live[str]):
-    """The text of one stream, as it comes. Close it if it is not read to its end.
-
-    Attributes:
-        seed: the seed that is used.
-        state: where the stream stands: where it stood before, until the text is through.
-        generated: how many characters (bytes, at the byte level) were sampled so far.
-    """
-
-
-class LiveBytes(_Live[bytes]):
-    """What one stream writes as bytes, as it comes; in all else it is like `LiveText`."""
-
-
-@contextlib.contextmanager
-def _naming(index: int | None) -> Iterator[None]:
-    """Let an error about unknown characters tell which of several texts has them; None: there is but one."""
-    try:
-        yield
-    except UnknownCharacterError as error:
-        raise error.of(index) from None
-
-
-def _check_length(length: int) -> int:
-    length = whole_number("length", length)
-    if length < 0:
-        raise SettingError(f"length must be 0 or more, not {length}")
-    return length
-
-
-def _check_streams(streams: int) -> None:
-    if not 1 <= whole_number("the number of streams", streams) <= contract.MAX_STREAMS:
-        raise SettingError(f"streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
+        return score_stream(self._engine, encode_chunks(self.vocabulary, chunks, unknown))

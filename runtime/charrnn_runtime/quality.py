@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.records import Record
+from charrnn_runtime.record import Record
 
 DISTINCT = (1, 2, 3, 4)
 """The n of distinct-n."""

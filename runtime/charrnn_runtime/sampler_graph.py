@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 
 Cuts = Literal["any", "min_p", "none", "greedy"]
 """Which settings a sampler serves. Where several serve the same, they give the same token.
@@ -57,7 +57,7 @@ def add_sampler(builder: Builder, logits: str, vocabulary_size: int, cuts: Cuts 
     by a reduction.
 
     Args:
-        builder: where the nodes go; the contract's inputs are used by name.
+        builder: where the nodes go; the format's inputs are used by name.
         logits: the name of the logits.
         vocabulary_size: V.
         cuts: which settings the sampler serves.
@@ -90,7 +90,7 @@ class _Sampler:
         else:
             top_k = self._column("top_k")
             several = node("Less", self._constant("greedy", np.array([[1]], np.int64)), top_k)
-            share = node("Mul", self._column("uniform"), node("Cast", several, to=contract.FLOAT))
+            share = node("Mul", self._column("uniform"), node("Cast", several, to=spec.FLOAT))
             self._draw(self._kept(p, self._threshold(p, top_k)), share)
 
     def _column(self, name: str) -> str:
@@ -104,7 +104,7 @@ class _Sampler:
     def _threshold(self, p: str, top_k: str) -> str:
         """The least p that is kept: (B, V) -> (B, 1)."""
         node, constant = self._node, self._constant
-        k = contract.top_k_max(self._size)
+        k = spec.top_k_max(self._size)
         size = constant("k", np.array([k], np.int64))
         ranked = self._nodes("TopK", p, size, outputs=2, axis=1)[0]  # (B, V) -> (B, K), largest first
         # Does this rank end what is kept? A top_k of K is off, so the K-th rank ends nothing that the one
@@ -115,13 +115,13 @@ class _Sampler:
         sums = node("CumSum", ranked, self._sum_axis)
         mass = node("Min", sums, constant("below_one", np.array([[_BELOW_ONE]])))
         by_mass = node("GreaterOrEqual", mass, self._column("top_p"))
-        ends = [node("Cast", end, to=contract.FLOAT) for end in (by_rank, by_mass)]
+        ends = [node("Cast", end, to=spec.FLOAT) for end in (by_rank, by_mass)]
         # The largest p that ends it, or min_p times the largest p of all, whichever is larger.
         return self._largest(node("Mul", ranked, node("Max", *ends, self._column("min_p"))))
 
     def _kept(self, p: str, threshold: str) -> str:
         """p where it reaches the threshold, else 0: (B, V), (B, 1) -> (B, V)."""
-        kept = self._node("Cast", self._node("GreaterOrEqual", p, threshold), to=contract.FLOAT)
+        kept = self._node("Cast", self._node("GreaterOrEqual", p, threshold), to=spec.FLOAT)
         return self._node("Mul", p, kept)
 
     def _draw(self, kept: str, share: str) -> None:
@@ -134,6 +134,6 @@ class _Sampler:
         # the count, it cannot lead beyond the vocabulary either.
         ones = np.ones((self._size, 1), np.float32)
         ones[-1] = 0.0
-        count = node("MatMul", node("Cast", within, to=contract.FLOAT), constant("ones", ones))  # (B, 1)
+        count = node("MatMul", node("Cast", within, to=spec.FLOAT), constant("ones", ones))  # (B, 1)
         flat = node("Reshape", count, constant("flat", np.array([-1], np.int64)))  # (B, 1) -> (B)
-        node("Cast", flat, to=contract.INT64, name="next_token")
+        node("Cast", flat, to=spec.INT64, name="next_token")

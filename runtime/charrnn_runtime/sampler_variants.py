@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
-from charrnn_runtime.onnx_proto import keep_outputs, parse_model
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.proto import keep_outputs, parse_model
 from charrnn_runtime.sampler_graph import Cuts, add_sampler
 
-_ELEMENT_TYPES: Final = {np.dtype(np.float32): contract.FLOAT, np.dtype(np.int64): contract.INT64}
+_ELEMENT_TYPES: Final = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): spec.INT64}
 _INT_ATTRIBUTE: Final = 2  # AttributeProto.AttributeType
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
     from charrnn_runtime.sampler_graph import Cuts
@@ -25,7 +25,7 @@ def whole_number(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise SettingError(f"{name} must be a whole number, not {value!r}") from None
+        raise SettingError(f"{name} must be a whole number, not {value!r}", name) from None
 
 
 class Sampling(Record):
@@ -41,7 +41,7 @@ class Sampling(Record):
         SettingError: on construction, where a value makes no sense.
     """
 
-    temperature: float = contract.DEFAULT_TEMPERATURE
+    temperature: float = spec.DEFAULT_TEMPERATURE
     top_k: int | None = None
     top_p: float = 1.0
     min_p: float = 0.0
@@ -51,24 +51,44 @@ class Sampling(Record):
         if not (math.isfinite(self.temperature) and self.temperature >= 1e-4):
             raise SettingError(
                 f"temperature must be at least 0.0001, not {self.temperature}; for always the likeliest "
-                "character use --greedy (in Python: top_k=1)"
+                "character use top_k=1",
+                "temperature",
+                "top_k",
             )
         if self.temperature > 1e4:
-            raise SettingError(f"temperature must be at most 10000, not {self.temperature}")
-        if self.top_k is not None and whole_number("top-k", self.top_k) < 1:
-            raise SettingError(f"top-k must be 1 or more, not {self.top_k}; leave it out to turn it off")
+            raise SettingError(f"temperature must be at most 10000, not {self.temperature}", "temperature")
+        if self.top_k is not None and whole_number("top_k", self.top_k) < 1:
+            raise SettingError(
+                f"top_k must be 1 or more, not {self.top_k}; leave it out to turn it off", "top_k"
+            )
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
-            raise SettingError(f"top-p must be above 0 and at most 1, not {self.top_p}; 1 turns it off")
+            raise SettingError(
+                f"top_p must be above 0 and at most 1, not {self.top_p}; 1 turns it off", "top_p"
+            )
 
         if not (0.0 <= self.min_p < 1.0 and np.float32(self.min_p) < 1):
-            raise SettingError(f"min-p must be at least 0 and below 1, not {self.min_p}; 0 turns it off")
+            raise SettingError(
+                f"min_p must be at least 0 and below 1, not {self.min_p}; 0 turns it off", "min_p"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by their names, for JSON."""
+        return {name: getattr(self, name) for name in self._fields}
+
+    def inputs(self, top_k_max: int) -> dict[str, float]:
+        """The values of a model's inputs, by the names of `spec.SETTINGS`."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self._top_k_of(top_k_max),
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+        }
 
     def cuts(self, top_k_max: int) -> Cuts:
         """What these settings cut in a model that ranks ``top_k_max`` symbols; see `sampler_graph.Cuts`."""
-        if self.top_k_for(top_k_max) < top_k_max or np.float32(self.top_p) < 1:
+        if self._top_k_of(top_k_max) < top_k_max or np.float32(self.top_p) < 1:
             return "greedy" if self.top_k == 1 else "any"
         return "min_p" if np.float32(self.min_p) > 0 else "none"
 
-    def top_k_for(self, top_k_max: int) -> int:
-        """The value for a model's input ``top_k``."""
+    def _top_k_of(self, top_k_max: int) -> int:
         return top_k_max if self.top_k is None else min(self.top_k, top_k_max)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.records import Record
+from charrnn_runtime.record import Record
 
 UNSTARTED: Final = -1
 """In `State.tokens`: the stream has read nothing yet, and reads the model's start token unless primed."""

@@ -18,21 +18,23 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
 from charrnn_runtime.sampling import whole_number
 
 _G = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
 _ONE = np.uint64(1)
+_TOGETHER = 16_384
+"""How many numbers are computed at a time: they stay in a core's caches from one operation to the next."""
 
 
-def stream_keys(seed: int, streams: ArrayLike) -> NDArray[np.uint64]:
+def stream_keys(seeds: int | NDArray[np.uint64], streams: ArrayLike) -> NDArray[np.uint64]:
     """The key of each stream, from which `uniforms_at` draws.
 
     Args:
-        seed: in [0, 2**64).
+        seeds: one seed in [0, 2**64) for all streams, or ``uint64 [B]``, one for each.
         streams: integers ``[B]``, the numbers of the streams, from 0.
 
     Returns:
@@ -41,8 +43,41 @@ def stream_keys(seed: int, streams: ArrayLike) -> NDArray[np.uint64]:
     Raises:
         SettingError: the seed is out of range.
     """
+    each = seeds if isinstance(seeds, np.ndarray) else np.uint64(check_seed(seeds))
     numbers = np.asarray(streams).astype(np.uint64)
-    return _mix(np.uint64(check_seed(seed)) + _G * (numbers + _ONE))
+    return _mix(each + _G * (numbers + _ONE))
+
+
+def counters_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.uint64]:
+    """Where `uniforms_from` begins for some streams at some positions, which may lie before their start."""
+    return keys + _G * (np.asarray(positions).astype(np.uint64) + _ONE)
+
+
+def advance(counters: NDArray[np.uint64], steps: int) -> None:
+    """Move counters on by some positions, in place."""
+    counters += np.array([steps], np.uint64) * _G  # arrays wrap around without a warning
+
+
+def uniforms_from(counters: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
+    """The uniform numbers of some streams from their counters on: what `uniforms_at` gives, for many at once.
+
+    Args:
+        counters: ``uint64 [R]``, from `counters_at`.
+        out: float32 ``[n, R]``, filled with the numbers of n positions.
+    """
+    steps, streams = out.shape
+    ahead = (np.arange(steps, dtype=np.uint64) * _G)[:, np.newaxis]  # (n, 1)
+    together = max(1, _TOGETHER // max(streams, 1))
+    for first in range(0, steps, together):
+        value = counters + ahead[first : first + together]  # (R), (k, 1) -> (k, R)
+        shifted = value >> np.uint64(30)
+        value ^= shifted
+        value *= _MULTIPLIER_1
+        value ^= np.right_shift(value, np.uint64(27), out=shifted)
+        value *= _MULTIPLIER_2
+        value ^= np.right_shift(value, np.uint64(31), out=shifted)
+        value >>= np.uint64(40)
+        np.multiply(value.astype(np.uint32), np.float32(2.0**-24), out=out[first : first + together])
 
 
 def uniforms_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.float32]:
@@ -68,8 +103,8 @@ def check_seed(seed: int) -> int:
         SettingError: it is out of range.
     """
     number = whole_number("seed", seed)
-    if not 0 <= number <= contract.MAX_SEED:
-        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {number}")
+    if not 0 <= number <= spec.MAX_SEED:
+        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {number}", "seed")
     return number
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
+from charrnn_runtime.format import spec
 
 Level = Literal["char", "byte"]
 Unknown = Literal["error", "skip"]
@@ -45,14 +45,14 @@ class Vocabulary:
             CharRNNError: a symbol is not one character, appears twice, or is half a surrogate pair; there
                 are none or too many; or symbols were given at level "byte", which has its own.
         """
-        if level not in contract.LEVELS:
+        if level not in spec.LEVELS:
             raise CharRNNError(f"vocabulary: level must be char or byte, not {level!r}")
         self.level: Level = level
         self.symbols: tuple[str, ...] = tuple(symbols)
         if level == "byte":
             if self.symbols:
                 raise CharRNNError("vocabulary: the byte level has its own 256 symbols, and takes no others")
-            self._size = contract.BYTE_VOCABULARY
+            self._size = spec.BYTE_VOCABULARY
             return
         _check_symbols(self.symbols)
         self._size = len(self.symbols)
@@ -190,10 +190,11 @@ def _code_points(text: str) -> NDArray[np.uint32]:
 def _check_symbols(symbols: tuple[str, ...]) -> None:
     if not symbols:
         raise CharRNNError("vocabulary: it has no symbols; at least one is needed")
-    if len(symbols) > contract.MAX_VOCABULARY:
+    if len(symbols) > spec.MAX_VOCABULARY:
         raise CharRNNError(
             f"vocabulary: {len(symbols):,} distinct characters, but a model holds at most "
-            f"{contract.MAX_VOCABULARY:,}; train at the byte level instead (--level byte)"
+            f'{spec.MAX_VOCABULARY:,}; train at the byte level instead (level="byte")',
+            "level",
         )
     seen: set[str] = set()
     for index, symbol in enumerate(symbols):

@@ -122,7 +122,7 @@ def numpy_runner(cell: str, layers: int, weights: Weights, streams: int) -> Run:
     return run
 
 
-def charrnn_runner(path: str, streams: int, threads: int) -> Run:
+def charrnn_runner(path: str, streams: int, threads: int | None) -> Run:
     """charrnn_runtime through its public interface."""
     from charrnn_runtime import CharRNN
 

@@ -4,7 +4,8 @@
 
 One table: microseconds a character, and characters a second, for each network and number of streams. The
 limit is the bare matrix products of the same shapes and type, by the fastest of NumPy, torch and onnxruntime.
-Then start-up (process start to first character), peak memory, and installed size.
+Then what all cores give over one, alone and beside a process that keeps a core busy; start-up (process start
+to first character), peak memory, and installed size.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from reference import random_weights
 VOCABULARY_SIZE = 65
 NETWORKS = [(cell, layers, hidden) for layers, hidden in ((2, 256), (3, 512)) for cell in ("lstm", "gru")]
 STREAMS = (1, 64, 512)
-PARTS = ("speed", "startup", "installed")
+PARTS = ("speed", "cores", "startup", "installed")
+CORES_STREAMS = 128
 
 
 def main() -> None:
@@ -64,6 +66,11 @@ def main() -> None:
                     row = measure_network(Path(folder), cell, layers, hidden, streams, arguments)
                     figures["speed"].append(row)
                     show(row)
+        if "cores" in arguments.parts:
+            figures["cores"] = [
+                measure_cores(Path(folder), cell, layers, hidden, arguments)
+                for cell, layers, hidden in NETWORKS
+            ]
         if "startup" in arguments.parts:
             figures["startup"] = startup(Path(folder), 3 if arguments.quick else 11)
             show_startup(figures["startup"])
@@ -84,11 +91,7 @@ def measure_network(
 ) -> dict[str, Any]:
     """All contenders on one network and number of streams."""
     repeats, seconds = (3, 0.05) if arguments.quick else (7, 0.25)
-    weights = {
-        # As large as trained weights are, so that the sampler meets a distribution like text's.
-        name: weight * np.float32(0.3 if name.startswith("rnn") else 1.0)
-        for name, weight in random_weights(cell, layers, hidden, VOCABULARY_SIZE).items()
-    }
+    weights = _weights(cell, layers, hidden)
     contenders = {}
     for precision in ("int8", "fp32"):
         path = folder / f"{cell}-{layers}x{hidden}-{precision}.onnx"
@@ -121,6 +124,48 @@ def measure_network(
         "times_fastest_eager": {name: eager / times[name] for name in ("charrnn int8", "charrnn fp32")},
         "times_limit": {f"charrnn {kind}": times[f"charrnn {kind}"] / limit[kind] for kind in limit},
         "skipped": skipped,
+    }
+
+
+def measure_cores(folder: Path, cell: str, layers: int, hidden: int, arguments: Any) -> dict[str, Any]:
+    """Many streams of one network on one thread and on all cores, alone and beside a busy process."""
+    repeats, seconds = (3, 0.1) if arguments.quick else (7, 1.0)
+    path = folder / f"{cell}-{layers}x{hidden}-int8.onnx"
+    if not path.exists():
+        path.write_bytes(step_model(cell, layers, _weights(cell, layers, hidden), "int8"))
+    contenders = {
+        name: charrnn_runner(str(path), CORES_STREAMS, threads)
+        for name, threads in (("1 thread", 1), ("all cores", None))
+    }
+    times = measure(contenders, repeats=repeats, seconds=seconds)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            beside = measure(contenders, repeats=repeats, seconds=seconds)
+        finally:
+            busy.kill()
+    print(f"{cell.upper()} {layers}x{hidden} int8, {CORES_STREAMS} streams")
+    for what, each in (("", times), (" beside a busy process", beside)):
+        ratio = each["1 thread"] / each["all cores"]
+        print(
+            f"  all cores{what}: {1e6 / each['all cores']:,.0f} char/s, {ratio:.2f} x one thread's "
+            f"{1e6 / each['1 thread']:,.0f}"
+        )
+    print(flush=True)
+    return {
+        "cell": cell,
+        "layers": layers,
+        "hidden_size": hidden,
+        "streams": CORES_STREAMS,
+        "microseconds": times,
+        "microseconds_beside_a_busy_process": beside,
+    }
+
+
+def _weights(cell: str, layers: int, hidden: int) -> dict[str, np.ndarray]:
+    """Weights as large as trained ones are, so that the sampler meets a distribution like text's."""
+    return {
+        name: weight * np.float32(0.3 if name.startswith("rnn") else 1.0)
+        for name, weight in random_weights(cell, layers, hidden, VOCABULARY_SIZE).items()
     }
 
 

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.contenders import STEPS, TEMPERATURE, TOP_K, TOP_P, TorchNetwork
 from benchmarks.machine import describe_machine, measure
-from charrnn_runtime import CharRNN
+from charrnn_runtime import CharRNN, Sampling
+from charrnn_runtime.device import cuda_missing
 from charrnn_runtime.sampler_graph import add_sampler
-from charrnn_runtime.session import cuda_missing
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.builder import GraphBuilder
 from charrnn_trainer.graph.step_model import build_step_model
@@ -96,9 +96,8 @@ def _charrnn(
     length = 256
 
     def run() -> int:
-        texts = model.generate(
-            [""] * streams, length, seed=1, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P, rows=streams
-        )
+        sampling = Sampling(TEMPERATURE, TOP_K, TOP_P)
+        texts = model.generate([""] * streams, length, seed=1, sampling=sampling, max_batch_size=streams)
         assert len(texts) == streams
         return length * streams
 

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from charrnn_runtime import CharRNN
-from charrnn_runtime.model_file import read_model_file
-from charrnn_runtime.scoring import losses_at, score_tokens
+from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.logprobs import losses_at
+from charrnn_runtime.scoring import score_tokens
 from charrnn_runtime.session import Engine
 from charrnn_trainer.checkpoint import CONFIG_FILE, Checkpoint, find_checkpoint, load_checkpoint
 from charrnn_trainer.config import RunFile
@@ -124,13 +125,13 @@ def cold_of(path: Path, corpus: Corpus, start: int) -> float:
     """The loss of a model file in windows of the validation text, each read from nothing, as `cold_loss`."""
     engine = Engine(read_model_file(path), "cpu")
     total, count = 0.0, (len(corpus) - start - 1) // COLD_WINDOW
-    with engine.lane(1, logits=COLD_WINDOW, sample=False) as lane:
+    with engine.buffers(1, steps=COLD_WINDOW, samples=False, keeps_logits=True) as buffers:
         for begin in range(start, start + count * COLD_WINDOW, COLD_WINDOW):
             window = corpus.ids[begin : begin + COLD_WINDOW + 1].astype(np.int64)[:, None]  # (n + 1, 1)
-            lane.write_state([0], np.zeros((1, engine.info.state_size), np.float32))
-            lane.tokens[:-1] = window[:-1]
-            lane.run(COLD_WINDOW)
-            total += float(losses_at(lane.logits, window[1:]).sum(dtype=np.float64))
+            buffers.write_state([0], np.zeros((1, engine.info.state_size), np.float32))
+            buffers.tokens[:-1] = window[:-1]
+            buffers.run(COLD_WINDOW)
+            total += float(losses_at(buffers.logits, window[1:]).sum(dtype=np.float64))
     return total / (count * COLD_WINDOW)
 
 

@@ -56,6 +56,7 @@ def make_table(figures: dict[str, Any]) -> str:
         cells += [f"{ratio['charrnn int8']:.1f} x", f"{ratio['charrnn fp32']:.1f} x"]
         cells.append(f"{row['times_limit']['charrnn int8']:.2f} x")
         lines.append(_row((name, *cells)))
+    lines += _cores(figures)
     startup = figures["startup"]
     bare = startup["import numpy, onnxruntime"]["milliseconds"]
     started = "; ".join(
@@ -85,6 +86,23 @@ def make_table(figures: dict[str, Any]) -> str:
         _machine(figures),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cores(figures: dict[str, Any]) -> list[str]:
+    """What all cores give over one thread, if that was measured."""
+    rows = figures.get("cores", [])
+    if not rows:
+        return []
+    cores = figures["machine"]["cores"]
+    columns = ("network, streams (int8)", "1 thread", f"{cores} cores", "gain", "gain beside a busy process")
+    lines = ["", *_head(columns)]
+    for row in rows:
+        times, beside = row["microseconds"], row["microseconds_beside_a_busy_process"]
+        name = f"{row['cell'].upper()} {row['layers']}x{row['hidden_size']}, {row['streams']}"
+        speeds = (f"{1e6 / times[threads]:,.0f}" for threads in ("1 thread", "all cores"))
+        gains = (f"{each['1 thread'] / each['all cores']:.2f} x" for each in (times, beside))
+        lines.append(_row((name, *speeds, *gains)))
+    return lines
 
 
 def make_training_table(figures: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from charrnn_runtime.cli import gen, terminal
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_trainer.checkpoint import checkpoint_files
 from charrnn_trainer.cli import export, train
 from kills import content

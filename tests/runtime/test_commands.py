@@ -18,8 +18,8 @@ from typing import IO, Any
 import pytest
 
 from charrnn_runtime import CharRNN, __version__
-from charrnn_runtime.cli import score as score_command
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.cli import texts
+from charrnn_runtime.format.reader import read_model_file
 from hostile_files import LSTM, changed, metadata
 from make_models import FOLDER
 from run_commands import Command, command_environment
@@ -512,25 +512,59 @@ def test_line_ends_are_written_as_they_are(gen: Command) -> None:
     assert "\n" in text
 
 
+def test_log_probabilities_stand_beside_each_character(gen: Command, lstm: CharRNN) -> None:
+    (each,) = lstm.generate_each(["LORD "], 20, seed=1, stop="j", logprobs=2)
+    assert each.logprobs is not None
+    record = json.loads(
+        _ok(gen(MODEL, "-p", "LORD ", "-n", 20, "-s", 1, "--stop", "j", "--json", "--logprobs", 2))
+    )
+    assert [place["character"] for place in record["logprobs"]] == list(each.text)
+    for place, chosen, ids, values in zip(
+        record["logprobs"], each.logprobs.chosen, each.logprobs.likeliest, each.logprobs.values, strict=True
+    ):
+        assert place["logprob"] == pytest.approx(float(chosen), abs=1e-5)
+        assert [symbol for symbol, _ in place["likeliest"]] == [lstm.vocabulary.symbols[i] for i in ids]
+        assert [value for _, value in place["likeliest"]] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_log_probabilities_of_bytes_name_bytes(gen: Command, byte_model: CharRNN) -> None:
+    record = json.loads(_ok(gen(BYTES, "-n", 30, "-s", 1, "-t", 3, "--json", "--logprobs", 1)))
+    (each,) = byte_model.generate_each([b""], 30, seed=1, temperature=3)
+    assert bytes(place["character"] for place in record["logprobs"]) == each.data
+    assert all(0 <= place["likeliest"][0][0] < 256 for place in record["logprobs"])
+
+
+def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharRNN) -> None:
+    text = lstm.generate("LORD ", 60, seed=1, stop=["j", "g"])
+    assert _ok(gen(MODEL, "-p", "LORD ", "-n", 60, "-s", 1, "--stop", "j", "--stop", "g")) == text
+    done = gen(MODEL, "-p", "LORD ", "-n", 60, "-s", 1, "--stop", "j", "--stop", "g", "--json")
+    record = json.loads(_ok(done))
+    assert (record["text"], record["settings"]["stop"]) == (text, ["j", "g"])
+
+
 # --- charrnn-gen: command lines that make no sense ---------------------------------------------------------
 
 
 NONSENSE = [
-    ("--temperature 0", "--greedy"),
-    ("--temperature nan", "temperature must be at least 0.0001"),
-    ("--top-p 2", "top-p must be above 0 and at most 1"),
-    ("--top-p 0", "top-p must be above 0 and at most 1"),
-    ("--top-k 0", "top-k must be 1 or more"),
+    ("--temperature 0", "--temperature must be at least 0.0001"),
+    ("--temperature 0", "for always the likeliest character use --top-k 1"),
+    ("--temperature nan", "--temperature must be at least 0.0001"),
+    ("--top-p 2", "--top-p must be above 0 and at most 1"),
+    ("--top-p 0", "--top-p must be above 0 and at most 1"),
+    ("--min-p 1", "--min-p must be at least 0 and below 1"),
+    ("--top-k 0", "--top-k must be 1 or more"),
+    ("--logprobs 2", "--logprobs is for --json"),
+    ("--json --logprobs 66", "--logprobs must be between 0 and 65"),
     ("--length -1", "--length must be 0 or more, not -1"),
     ("--length many", "--length"),
-    ("--seed -1", "seed must be between 0 and 2**64 - 1"),
+    ("--seed -1", "--seed must be between 0 and 2**64 - 1"),
     ("--seed 18446744073709551616", "seed must be between 0 and 2**64 - 1"),
     ("--streams 0", "--streams must be between 1 and 1,048,576"),
     ("--batch 0", "--batch must be between 1 and 1,048,576"),
-    ("--threads 0", "threads must be between 1 and 1024"),
-    ("--device tpu", "device must be auto, cpu or cuda"),
+    ("--threads 0", "--threads must be between 1 and 1024"),
+    ("--device tpu", "--device must be auto, cpu or cuda"),
     ("--unknown drop", "--unknown must be error or skip"),
-    ("--stop ''", "stop must be a text of one character or more"),
+    ("--stop ''", "--stop must be a text of one character or more"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
     ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
     ("--primes-file b --streams 2", "takes no --streams"),
@@ -714,9 +748,9 @@ def test_score_says_how_well_a_text_is_predicted(score: Command, lstm: CharRNN, 
     "text", ["", "\n", "a", "a\n", "a\r\n\r\nb\r", "\n\nlong line that goes over many pieces\né中\x0c\u2028x"]
 )
 def test_score_reads_lines_over_any_seam(monkeypatch: pytest.MonkeyPatch, size: int, text: str) -> None:
-    monkeypatch.setattr(score_command, "_PIECE", size)
+    monkeypatch.setattr(texts, "_CHUNK", size)
     expected = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
-    assert list(score_command._lines(io.BytesIO(text.encode()), Path("text"))) == expected
+    assert list(texts.lines(io.BytesIO(text.encode()), Path("text"))) == expected
 
 
 def test_score_takes_any_file_for_models_of_bytes(

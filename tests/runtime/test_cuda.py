@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from charrnn_runtime import CharRNN
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.session import Engine
 from make_models import MODELS, SmallModel
 
@@ -23,11 +23,11 @@ def small(request: pytest.FixtureRequest) -> SmallModel:
     return model
 
 
-@pytest.mark.parametrize("sample", [True, False], ids=["sampling", "reading"])
-def test_every_node_is_assigned_to_the_gpu(small: SmallModel, sample: bool) -> None:
+@pytest.mark.parametrize("samples", [True, False], ids=["sampling", "reading"])
+def test_every_node_is_assigned_to_the_gpu(small: SmallModel, samples: bool) -> None:
     engine = Engine(read_model_file(small.path), "cuda")
-    with engine.lane(2, logits=1, sample=sample):
-        session = engine._session(2, sample)
+    with engine.buffers(2, steps=1, samples=samples, keeps_logits=True):
+        session = engine._session(2, samples)
         assignment = {
             node.name: subgraph.ep_name
             for subgraph in session.get_provider_graph_assignment_info()
@@ -71,7 +71,7 @@ def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(
 def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel, graphs: bool) -> None:
     model = CharRNN.load(small.path, device="cuda", cuda_graphs=graphs)
     alone = [model.generate([prime], 30, seed=2, top_k=1)[0] for prime in ("A", "BC", "DEF")]
-    together = model.generate(["A", "BC", "DEF"], 30, seed=2, top_k=1, rows=2)
+    together = model.generate(["A", "BC", "DEF"], 30, seed=2, top_k=1, max_batch_size=2)
     assert together == alone
     stop = alone[0][10:12]
     end = alone[0].find(stop, 1)

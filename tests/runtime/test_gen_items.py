@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime import CharRNN, draw_items
+from charrnn_runtime.format import spec
+from hostile_files import changed, metadata
 from list_models import list_model
 from make_models import FOLDER
 from run_commands import Command, command_environment
@@ -266,3 +268,14 @@ def test_what_an_item_cannot_have_is_said(gen: Command, path: Path, tmp_path: Pa
     assert "none cannot be read: No such file" in _error(gen(path, "--new", tmp_path / "none"), 1)
     (tmp_path / "latin").write_bytes(b"ab\xff")
     assert "latin is no UTF-8 text: byte 2 is 0xff" in _error(gen(path, "--new", tmp_path / "latin"), 1)
+
+
+def test_a_model_that_was_trained_on_lines_writes_items_unless_asked_for_text(
+    gen: Command, path: Path, tmp_path: Path
+) -> None:
+    trained = tmp_path / "trained.onnx"
+    trained.write_bytes(changed(metadata("lines", "true"), path.read_bytes()))
+    assert _lines(gen(trained, "-s", 7)) == _lines(gen(path, "--lines", spec.DEFAULT_ITEMS, "-s", 7))
+    assert gen(trained, "-s", 7, "--streams", 1, "-q").stdout == gen(path, "-s", 7, "-q").stdout
+    record = json.loads(gen(trained, "-s", 7, "-n", 5, "--json", "--logprobs", 1, "-q").stdout)
+    assert len(record["logprobs"]) == 5

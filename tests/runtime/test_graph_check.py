@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, contract
-from charrnn_runtime.model_file import check_model_bytes
+from charrnn_runtime import CharRNN
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import check_model_bytes
 from hostile_files import INT8, LSTM, add_node, add_tensor, changed, node, refusal, tensor
 
 F4, F2, I8, I4, U1, S1 = np.float32, np.float16, np.int64, np.int32, np.uint8, np.int8
@@ -157,7 +158,7 @@ def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
     # A number that was computed can be anything; a stream would read what is no symbol.
     def change(model: Any) -> None:
         node(model, "next_token").output[0] = "other"
-        add_node(model, "Cast", ["temperature"], ["next_token"], {"to": contract.INT64})
+        add_node(model, "Cast", ["temperature"], ["next_token"], {"to": spec.INT64})
 
     assert "output 'next_token' is not computed as an index below 65" in refusal(changed(change))
 
@@ -443,7 +444,7 @@ def test_a_node_that_does_not_fit_its_inputs_is_refused(
 ) -> None:
     def change(model: Any) -> None:
         _with_values(model)
-        domain = contract.CONTRIB_DOMAIN if operator == "QGemm" else ""
+        domain = spec.CONTRIB_DOMAIN if operator == "QGemm" else ""
         add_node(model, operator, inputs.split(), attributes=attributes, domain=domain)
 
     found = refusal(changed(change, INT8))

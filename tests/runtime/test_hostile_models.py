@@ -17,11 +17,12 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, CharRNNError, ModelFormatError, contract, onnx_proto
+from charrnn_runtime import CharRNN, CharRNNError, ModelFormatError
+from charrnn_runtime.format import proto, spec
 from hostile_files import LSTM, changed, field, metadata, node, tensor
 
 VOCABULARY, GATES = 65, 48
-TABLE: bytes = tensor(onnx_proto.parse_model(LSTM), "table").raw_data
+TABLE: bytes = tensor(proto.parse_model(LSTM), "table").raw_data
 
 
 def without_table(model: Any) -> None:
@@ -51,7 +52,7 @@ def outside(location: str) -> bytes:
 
 
 def table_message(data: bytes) -> bytes:
-    return tensor_message("table", [VOCABULARY, GATES], contract.FLOAT, data)
+    return tensor_message("table", [VOCABULARY, GATES], spec.FLOAT, data)
 
 
 def node_message(operator: str, inputs: list[str], outputs: list[str], *rest: bytes) -> bytes:
@@ -83,8 +84,8 @@ def before(nodes: list[bytes], initializers: list[bytes], data: bytes) -> bytes:
     return field(7, b"".join(field(1, n) for n in nodes) + b"".join(field(5, t) for t in initializers)) + data
 
 
-TRUE = tensor_message("yes", [], contract.BOOL, inside(b"\1"))
-ONCE = tensor_message("once", [], contract.INT64, inside((1).to_bytes(8, "little")))
+TRUE = tensor_message("yes", [], spec.BOOL, inside(b"\1"))
+ONCE = tensor_message("once", [], spec.INT64, inside((1).to_bytes(8, "little")))
 
 
 # --- where the embedding table may hide --------------------------------------------------------------------
@@ -95,14 +96,14 @@ def in_initializer(data: bytes) -> bytes:
 
 
 def in_attribute(data: bytes) -> bytes:
-    value = attribute("value", 5, tensor_message("", [VOCABULARY, GATES], contract.FLOAT, data), 4)
+    value = attribute("value", 5, tensor_message("", [VOCABULARY, GATES], spec.FLOAT, data), 4)
     return before([node_message("Constant", [], ["table"], value)], [], changed(without_table))
 
 
 def in_subgraph(data: bytes) -> bytes:
     made = node_message("Identity", ["inner_table"], ["branch"])
-    table = tensor_message("inner_table", [VOCABULARY, GATES], contract.FLOAT, data)
-    output = value_message("branch", contract.FLOAT, VOCABULARY, GATES)
+    table = tensor_message("inner_table", [VOCABULARY, GATES], spec.FLOAT, data)
+    output = value_message("branch", spec.FLOAT, VOCABULARY, GATES)
     branches = [
         attribute(name, 6, graph_message([made], [], [output], [table]), GRAPH_ATTRIBUTE)
         for name in ("then_branch", "else_branch")
@@ -111,9 +112,9 @@ def in_subgraph(data: bytes) -> bytes:
 
 
 def in_attribute_of_subgraph(data: bytes) -> bytes:
-    value = attribute("value", 5, tensor_message("", [VOCABULARY, GATES], contract.FLOAT, data), 4)
+    value = attribute("value", 5, tensor_message("", [VOCABULARY, GATES], spec.FLOAT, data), 4)
     made = node_message("Constant", [], ["branch"], value)
-    output = value_message("branch", contract.FLOAT, VOCABULARY, GATES)
+    output = value_message("branch", spec.FLOAT, VOCABULARY, GATES)
     branches = [
         attribute(name, 6, graph_message([made], [], [output], []), GRAPH_ATTRIBUTE)
         for name in ("then_branch", "else_branch")
@@ -157,7 +158,7 @@ ROWS = ("batch", VOCABULARY)
 
 
 def with_if() -> bytes:
-    output = value_message("branch", contract.FLOAT, *ROWS)
+    output = value_message("branch", spec.FLOAT, *ROWS)
     body = graph_message([node_message("Identity", ["logits_before"], ["branch"])], [], [output], [])
     branches = [attribute(name, 6, body, GRAPH_ATTRIBUTE) for name in ("then_branch", "else_branch")]
     return after([node_message("If", ["yes"], ["logits"], *branches)], [TRUE])
@@ -170,11 +171,11 @@ def with_loop() -> bytes:
             node_message("Identity", ["carried"], ["carries"]),
         ],
         [
-            value_message("round", contract.INT64),
-            value_message("go_on", contract.BOOL),
-            value_message("carried", contract.FLOAT, *ROWS),
+            value_message("round", spec.INT64),
+            value_message("go_on", spec.BOOL),
+            value_message("carried", spec.FLOAT, *ROWS),
         ],
-        [value_message("goes_on", contract.BOOL), value_message("carries", contract.FLOAT, *ROWS)],
+        [value_message("goes_on", spec.BOOL), value_message("carries", spec.FLOAT, *ROWS)],
         [],
     )
     loop = node_message(
@@ -186,8 +187,8 @@ def with_loop() -> bytes:
 def with_scan() -> bytes:
     body = graph_message(
         [node_message("Identity", ["row"], ["same_row"])],
-        [value_message("row", contract.FLOAT, VOCABULARY)],
-        [value_message("same_row", contract.FLOAT, VOCABULARY)],
+        [value_message("row", spec.FLOAT, VOCABULARY)],
+        [value_message("same_row", spec.FLOAT, VOCABULARY)],
         [],
     )
     scan = node_message(
@@ -206,7 +207,7 @@ def with_function() -> bytes:
         + field(4, "x")
         + field(5, "y")
         + field(7, node_message("Identity", ["x"], ["y"]))
-        + field(9, field(1, "") + field(2, contract.OPSET))
+        + field(9, field(1, "") + field(2, spec.OPSET))
         + field(10, "local")
     )
     called = node_message("Same", ["logits_before"], ["logits"], field(7, "local"))
@@ -216,13 +217,13 @@ def with_function() -> bytes:
 def with_sparse_tensor() -> bytes:
     """The table's bias of one node as a sparse tensor, all of whose numbers are there."""
     numbers = np.arange(GATES, dtype=np.int64)
-    bias = tensor(onnx_proto.parse_model(LSTM), "layer1_weights_bias").raw_data
+    bias = tensor(proto.parse_model(LSTM), "layer1_weights_bias").raw_data
 
     def change(model: Any) -> None:
         node(model, "Add_2").input[1] = "sparse_bias"
 
-    values = tensor_message("sparse_bias", [GATES], contract.FLOAT, inside(bias))
-    indices = tensor_message("", [GATES], contract.INT64, inside(numbers.tobytes()))
+    values = tensor_message("sparse_bias", [GATES], spec.FLOAT, inside(bias))
+    indices = tensor_message("", [GATES], spec.INT64, inside(numbers.tobytes()))
     sparse = field(1, values) + field(2, indices) + field(3, GATES)
     return changed(change) + field(7, field(15, sparse))
 
@@ -395,7 +396,7 @@ def test_links_that_lead_nowhere_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"a\x80"])
-@pytest.mark.parametrize("key", contract.METADATA_KEYS)
+@pytest.mark.parametrize("key", spec.METADATA_KEYS)
 def test_metadata_that_are_no_utf_8_are_refused(key: str, text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     entry = field(14, field(1, f"charrnn.{key}") + field(2, text))
@@ -415,7 +416,7 @@ def test_a_metadata_key_or_a_name_that_is_no_utf_8_is_refused(text: bytes, tmp_p
         refused(path, "no ONNX file, or was cut short or altered")
 
 
-FLOATS = [t.name for t in onnx_proto.parse_model(LSTM).graph.initializer if t.data_type == contract.FLOAT]
+FLOATS = [t.name for t in proto.parse_model(LSTM).graph.initializer if t.data_type == spec.FLOAT]
 
 
 @pytest.mark.parametrize("name", FLOATS)
@@ -436,6 +437,6 @@ def test_a_weight_that_is_no_number_is_refused(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("dims", [[2**40, 2**20], [2**62, 2**62], [1_000_000_000_000], [2**31, 2**31, 4]])
 def test_dimensions_that_claim_terabytes_are_refused(dims: list[int], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    table = tensor_message("table", dims, contract.FLOAT, inside(TABLE))
+    table = tensor_message("table", dims, spec.FLOAT, inside(TABLE))
     path.write_bytes(before([], [table], changed(without_table)))
     refused(path, "bytes, but has 12,480|axes; at most 2 are used here")

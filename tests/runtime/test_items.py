@@ -157,9 +157,9 @@ def test_items_of_a_seed_are_the_same_however_many_streams_run(
 ) -> None:
     settings = {**SHORT, "unique": True, "new": ["a"]}
     expected = list(draw_items(model, 15, **settings))
-    assert list(draw_items(model, 15, rows=rows, **settings)) == expected
-    assert list(draw_items(model, 10, rows=rows, **settings)) == expected[:10]
-    assert list(itertools.islice(draw_items(model, None, rows=rows, **settings), 15)) == expected
+    assert list(draw_items(model, 15, max_batch_size=rows, **settings)) == expected
+    assert list(draw_items(model, 10, max_batch_size=rows, **settings)) == expected[:10]
+    assert list(itertools.islice(draw_items(model, None, max_batch_size=rows, **settings), 15)) == expected
     monkeypatch.setattr(items_module, "_ROUND", rows)
     assert list(draw_items(model, 15, **settings)) == expected
 
@@ -195,7 +195,7 @@ def test_items_that_are_not_asked_for_are_not_drawn(names: CharRNN) -> None:
         nonlocal sampled
         sampled += amount
 
-    with draw_items(names, 100_000, rows=4, on_progress=progress, **SEED) as items:
+    with draw_items(names, 100_000, max_batch_size=4, on_progress=progress, **SEED) as items:
         assert sampled == 0
         next(items)
         assert items.streams < 50

@@ -13,6 +13,7 @@ import pytest
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.cli import score as score_command
+from charrnn_runtime.cli import texts
 
 PIECE = 2_000
 PATH = Path("a text")
@@ -44,7 +45,7 @@ class Characters:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_command, "_PIECE", PIECE)
+    monkeypatch.setattr(texts, "_CHUNK", PIECE)
     monkeypatch.setattr(score_command, "_STRIDE", PIECE // 20)
 
 

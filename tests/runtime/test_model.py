@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import charrnn_runtime
-from charrnn_runtime import CharRNN, CharRNNError, SettingError, State, UnknownCharacterError
+from charrnn_runtime import CharRNN, CharRNNError, Sampling, SettingError, State, UnknownCharacterError
 from charrnn_runtime.state import UNSTARTED
 from make_models import FOLDER, SmallModel
 from reference import naive_generate, naive_step
@@ -267,9 +268,9 @@ def test_a_length_is_a_whole_number_from_0(lstm: CharRNN, length: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, 2**40])
-def test_rows_are_a_whole_number_from_1(lstm: CharRNN, rows: Any) -> None:
+def test_a_batch_size_is_a_whole_number_from_1(lstm: CharRNN, rows: Any) -> None:
     with pytest.raises(SettingError, match="must be"):
-        lstm.generate([""], 10, rows=rows)
+        lstm.generate([""], 10, max_batch_size=rows)
 
 
 def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
@@ -280,7 +281,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "top_k": 9,
         "top_p": 0.75,
         "min_p": 0.125,
-        "rows": 2,
+        "max_batch_size": 2,
     }
     numpys: dict[str, Any] = {
         "length": np.int32(40),
@@ -289,7 +290,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
         "top_k": np.int64(9),
         "top_p": np.float64(0.75),
         "min_p": np.float32(0.125),
-        "rows": np.int16(2),
+        "max_batch_size": np.int16(2),
     }
     assert lstm.generate(["LORD "] * 3, **numpys) == lstm.generate(["LORD "] * 3, **plain)
 
@@ -541,7 +542,7 @@ def test_priming_with_nothing_changes_nothing(lstm: CharRNN) -> None:
 
 @pytest.mark.parametrize("batch", [0, -1, 2**40])
 def test_a_state_has_one_stream_or_more(lstm: CharRNN, batch: int) -> None:
-    with pytest.raises(SettingError, match="streams must be between 1 and"):
+    with pytest.raises(SettingError, match="batch must be between 1 and"):
         lstm.initial_state(batch)
 
 
@@ -554,7 +555,7 @@ def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
             lstm.generate("LORD ", 60, seed=number),
             lstm.generate(["a", "b", "c"][: number % 3 + 1], 40, seed=number, stop="x"),
             "".join(lstm.stream("k", 50, seed=number))
-            + lstm.vocabulary.decode(lstm.step(lstm.prime("q")).tokens),
+            + lstm.vocabulary.decode(lstm.step(lstm.prime("q"), seed=number).tokens),
         )
 
     expected = [work(number) for number in range(16)]
@@ -571,7 +572,7 @@ def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
 def test_a_generator_that_is_closed_half_way_leaves_the_model_as_it_was(lstm: CharRNN) -> None:
     expected = lstm.generate(["LORD ", "a"], 100, seed=3)
     for _ in range(5):
-        streams = lstm.generate_each(["LORD "] * 100, 50, seed=1, rows=3)
+        streams = lstm.generate_each(["LORD "] * 100, 50, seed=1, max_batch_size=3)
         next(streams)
         streams.close()  # type: ignore[attr-defined]
         live = lstm.stream("x", 1000, seed=1)
@@ -580,18 +581,18 @@ def test_a_generator_that_is_closed_half_way_leaves_the_model_as_it_was(lstm: Ch
         assert lstm.generate(["LORD ", "a"], 100, seed=3) == expected
 
 
-def _free_lanes(model: CharRNN) -> int:
-    return sum(len(lanes) for lanes in model._engine._lanes.values())
+def _free_buffers(model: CharRNN) -> int:
+    return sum(len(kept) for kept in model._engine._free.values())
 
 
 @pytest.mark.parametrize("way", ["stream", "stream_bytes"])
-def test_a_live_stream_that_is_closed_half_way_gives_its_lane_back_and_ends(lstm: CharRNN, way: str) -> None:
+def test_a_live_stream_that_is_closed_half_way_gives_its_buffers_back(lstm: CharRNN, way: str) -> None:
     lstm.generate("a", 1)
-    free = _free_lanes(lstm)
+    free = _free_buffers(lstm)
     for end in ("close", "with", "del"):
         live = getattr(lstm, way)("x", 10_000, seed=1)
         first = next(live)
-        assert _free_lanes(lstm) == free - 1
+        assert _free_buffers(lstm) == free - 1
         if end == "close":
             live.close()
             live.close()
@@ -603,7 +604,7 @@ def test_a_live_stream_that_is_closed_half_way_gives_its_lane_back_and_ends(lstm
             assert list(live) == []
         else:
             del live
-        assert _free_lanes(lstm) == free
+        assert _free_buffers(lstm) == free
         assert first
 
 
@@ -626,10 +627,10 @@ def test_an_exception_in_the_primes_comes_out_and_leaves_the_model_as_it_was(
         yield from ["LORD "] * 7
         raise error
 
-    expected = lstm.generate(["LORD "] * 3, 40, seed=1, rows=2)
+    expected = lstm.generate(["LORD "] * 3, 40, seed=1, max_batch_size=2)
     with pytest.raises(error):
-        list(lstm.generate_each(primes(), 40, seed=1, rows=2))
-    assert lstm.generate(["LORD "] * 3, 40, seed=1, rows=2) == expected
+        list(lstm.generate_each(primes(), 40, seed=1, max_batch_size=2))
+    assert lstm.generate(["LORD "] * 3, 40, seed=1, max_batch_size=2) == expected
 
 
 @pytest.mark.parametrize("error", [_Expected, KeyboardInterrupt])
@@ -654,7 +655,7 @@ def test_primes_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
             drawn += 1
             yield "LORD "
 
-    streams = lstm.generate_each(primes(), 40, seed=1, rows=4)
+    streams = lstm.generate_each(primes(), 40, seed=1, max_batch_size=4)
     first = [next(streams).text for _ in range(10)]
     assert first == [text[5:] for text in lstm.generate(["LORD "] * 10, 40, seed=1)]
     assert drawn < 30
@@ -675,13 +676,17 @@ def test_primes_and_progress_may_use_the_model_themselves(lstm: CharRNN) -> None
     def progress(_: int) -> None:
         lstm.generate("", 2, seed=9)
 
-    streams = lstm.generate_each(primes(), 10, seed=1, rows=2, on_progress=progress)
+    streams = lstm.generate_each(primes(), 10, seed=1, max_batch_size=2, on_progress=progress)
     assert [stream.prime + stream.text for stream in streams] == lstm.generate(list(primes()), 10, seed=1)
 
 
 def test_progress_counts_every_character_once(lstm: CharRNN) -> None:
     amounts: list[int] = []
-    list(lstm.generate_each(["a", "the prime", "", "x" * 90], 77, seed=1, rows=2, on_progress=amounts.append))
+    list(
+        lstm.generate_each(
+            ["a", "the prime", "", "x" * 90], 77, seed=1, max_batch_size=2, on_progress=amounts.append
+        )
+    )
     assert sum(amounts) == 4 * 77
 
 
@@ -712,3 +717,148 @@ def test_a_model_says_what_it_is(lstm: CharRNN) -> None:
     assert "lstm 2x12" in repr(lstm)
     assert lstm.device == "cpu"
     assert lstm.info.vocabulary is lstm.vocabulary
+
+
+# --- options that all ways share ---------------------------------------------------------------------------
+
+
+def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
+    sampling = Sampling(1.3, top_k=9, top_p=0.8, min_p=0.1)
+    fields: dict[str, Any] = {"temperature": 1.3, "top_k": 9, "top_p": 0.8, "min_p": 0.1}
+    ways: list[Callable[..., object]] = [
+        lambda **o: lstm.generate("LORD ", 40, seed=1, **o),
+        lambda **o: lstm.generate(["LORD ", "a"], 40, seed=1, **o),
+        lambda **o: [each.data for each in lstm.generate_each(["LORD "], 40, seed=1, **o)],
+        lambda **o: "".join(lstm.stream("LORD ", 40, seed=1, **o)),
+        lambda **o: b"".join(lstm.stream_bytes("LORD ", 40, seed=1, **o)),
+        lambda **o: lstm.step(lstm.prime("LORD "), seed=1, **o).tokens.tolist(),
+        lambda **o: lstm.request("LORD ", 40, seed=1, **o).sampling,
+    ]
+    for way in ways:
+        assert way(sampling=sampling) == way(**fields)
+        with pytest.raises(SettingError, match="give sampling or top_k, not both"):
+            way(sampling=sampling, top_k=3)
+        with pytest.raises(TypeError, match="there is no option 'topk'"):
+            way(topk=3)
+
+
+@pytest.mark.parametrize("level", ["char", "byte"])
+@pytest.mark.parametrize("echo", [True, False])
+def test_echo_says_whether_the_prime_is_in_the_result(
+    lstm: CharRNN, byte_model: CharRNN, level: str, echo: bool
+) -> None:
+    model = lstm if level == "char" else byte_model
+    prime = "LORD é" if level == "byte" else "LORD "
+    rest = model.generate(prime, 60, seed=1).removeprefix(prime)
+    expected = (prime if echo else "") + rest
+    assert model.generate(prime, 60, seed=1, echo=echo) == expected
+    assert model.generate([prime], 60, seed=1, echo=echo) == [expected]
+    assert "".join(model.stream(prime, 60, seed=1, echo=echo)) == expected
+    assert b"".join(model.stream_bytes(prime, 60, seed=1, echo=echo)).decode(errors="replace") == expected
+    # A state comes without a prime; a prime that is read after it is one.
+    state = model.prime(prime)
+    assert model.generate(state, 60, seed=1, echo=echo) == [rest]
+    half = model.prime(prime[:2])
+    text = "".join(model.stream(prime[2:], 60, state=half, seed=1, echo=echo))
+    assert text == (prime[2:] if echo else "") + rest
+
+
+def test_an_echoed_prime_of_bytes_may_end_within_a_sequence_that_the_model_completes(
+    byte_model: CharRNN,
+) -> None:
+    for seed in range(20):
+        whole = byte_model.generate(NOT_TEXT, 30, seed=seed, temperature=3)
+        text = "".join(byte_model.stream(NOT_TEXT, 30, seed=seed, temperature=3, echo=True))
+        assert text == whole
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(["a", "j", "jg", "gj", "xx", "Z", "\n"]), min_size=1, max_size=4),
+    st.integers(0, 5),
+)
+def test_the_first_of_several_stop_texts_ends_a_text(stops: list[str], seed: int) -> None:
+    model = _shared()
+    free = model.generate("", 120, seed=seed)
+    ends = [(free.find(stop) + len(stop), free.find(stop)) for stop in stops if stop in free]
+    expected = free[: min(ends)[1]] if ends else free
+    assert model.generate("", 120, seed=seed, stop=stops) == expected
+    assert model.generate([""] * 2, 120, seed=seed, stop=tuple(stops))[0] == expected
+    assert "".join(model.stream("", 120, seed=seed, stop=stops)) == expected
+
+
+@pytest.mark.parametrize("stop", [["a", ""], [1], [b"a"]])
+def test_each_stop_text_is_a_text_of_one_character_or_more(lstm: CharRNN, stop: Any) -> None:
+    for way in _every_way(lstm)[:4]:
+        with pytest.raises(SettingError, match="stop must be a text"):
+            way(stop=stop)
+
+
+def test_a_seed_that_was_drawn_is_told(lstm: CharRNN) -> None:
+    (each,) = lstm.generate_each(["a"], 50)
+    assert each.text == lstm.generate("a", 50, seed=each.seed)[1:]
+    state = lstm.prime("a")
+    step = lstm.step(state)
+    assert step.tokens.tolist() == lstm.step(state, seed=step.seed).tokens.tolist()
+    assert len({lstm.step(state).seed for _ in range(5)}) == 5
+
+
+# --- log-probabilities -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 65])
+def test_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Load, count: int) -> None:
+    model = load(exact.path.stem)
+    if count > len(model.vocabulary):
+        pytest.skip("the vocabulary is smaller")
+    (each,) = model.generate_each(["LORD "], 40, seed=1, temperature=2.0, top_k=30, logprobs=count)
+    assert each.logprobs is not None
+    weights, row = exact.weights(), np.zeros(model.info.state_size)
+    tokens = model.vocabulary.encode("LORD ").tolist()
+    sampled = list(each.data[5:]) if model.vocabulary.level == "byte" else model.vocabulary.encode(each.text)
+    assert len(each.logprobs) == 40
+    for token in tokens:
+        logits, row = naive_step(exact.cell, exact.layers, weights, token, row)
+    for place, token in enumerate(sampled):
+        expected = logits - logits.max() - math.log(np.exp(logits - logits.max()).sum())
+        assert each.logprobs.chosen[place] == pytest.approx(expected[token], abs=3e-5)
+        likeliest = each.logprobs.likeliest[place]
+        assert len(set(likeliest.tolist())) == count
+        np.testing.assert_allclose(each.logprobs.values[place], expected[likeliest], atol=3e-5)
+        np.testing.assert_allclose(expected[likeliest], np.sort(expected)[::-1][:count], atol=3e-5)
+        logits, row = naive_step(exact.cell, exact.layers, weights, int(token), row)
+
+
+def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(lstm: CharRNN) -> None:
+    primes = ["LORD ", "", "a", "x" * 70] * 3
+    plain = list(lstm.generate_each(primes, 50, seed=1, stop="j"))
+    told = list(lstm.generate_each(primes, 50, seed=1, stop="j", logprobs=2, max_batch_size=5))
+    for index, (one, other) in enumerate(zip(plain, told, strict=True)):
+        assert (one.text, one.logprobs) == (other.text, None)
+        assert other.logprobs is not None
+        # Of the text alone: those of the stop text are left out.
+        assert len(other.logprobs) == len(other.text)
+        state = lstm.initial_state().fork(1, index)
+        scheduler = lstm.scheduler()
+        scheduler.submit(lstm.request(one.prime, 50, state=state, seed=1, stop="j", logprobs=2))
+        outputs = scheduler.run_block()
+        while not outputs:
+            outputs = scheduler.run_block()
+        assert outputs[0].logprobs is not None
+        alone = outputs[0].logprobs[: len(other.text)]
+        np.testing.assert_array_equal(other.logprobs.chosen, alone.chosen)
+        np.testing.assert_array_equal(other.logprobs.likeliest, alone.likeliest)
+        np.testing.assert_array_equal(other.logprobs.values, alone.values)
+
+
+def test_the_log_probabilities_of_a_text_are_its_score(lstm: CharRNN) -> None:
+    (each,) = lstm.generate_each([""], 80, seed=1, logprobs=0)
+    assert each.logprobs is not None
+    # Without a prime a stream reads the start token first, as scoring does.
+    np.testing.assert_allclose(-each.logprobs.chosen, lstm.score(each.text).per_character, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [-1, 66, 1.5, "2"])
+def test_no_more_log_probabilities_than_symbols_can_be_asked_for(lstm: CharRNN, count: Any) -> None:
+    with pytest.raises(SettingError, match="logprobs must be"):
+        list(lstm.generate_each(["a"], 5, logprobs=count))

@@ -9,8 +9,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from charrnn_runtime import Sampling, contract
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime import Sampling
+from charrnn_runtime.buffers import SETTING_TYPES
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.sampler_variants import sampler_for, with_sampler
 from hostile_files import add_node, add_tensor, changed
@@ -47,12 +49,10 @@ def _walk(session: ort.InferenceSession, sampling: Sampling, size: int, symbols:
             "token": token,
             "state": state,
             "uniform": (draw.randint(0, 2**24, ROWS) * 2.0**-24).astype(np.float32),
-            "temperature": np.full(ROWS, sampling.temperature, np.float32),
-            "top_k": np.full(ROWS, sampling.top_k_for(min(symbols, contract.TOP_K_LIMIT))),
-            "top_p": np.full(ROWS, sampling.top_p, np.float32),
-            "min_p": np.full(ROWS, sampling.min_p, np.float32),
         }
-        logits, token, state = session.run([spec.name for spec in contract.OUTPUTS], feeds)
+        for name, value in sampling.inputs(min(symbols, spec.TOP_K_LIMIT)).items():
+            feeds[name] = np.full(ROWS, value, SETTING_TYPES[name])
+        logits, token, state = session.run([each.name for each in spec.OUTPUTS], feeds)
         found += [logits, token, state]
     return found
 
@@ -73,8 +73,8 @@ def test_the_sampler_for_some_settings_gives_what_the_file_gives(
 @pytest.mark.parametrize("cuts", get_args(Cuts))
 def test_a_variant_keeps_the_inputs_and_outputs_of_the_file(small: SmallModel, cuts: Cuts) -> None:
     session = _session(with_sampler(read_model_file(small.path).onnx_bytes, cuts))
-    assert [value.name for value in session.get_inputs()] == [spec.name for spec in contract.INPUTS]
-    assert [value.name for value in session.get_outputs()] == [spec.name for spec in contract.OUTPUTS]
+    assert [value.name for value in session.get_inputs()] == [each.name for each in spec.INPUTS]
+    assert [value.name for value in session.get_outputs()] == [each.name for each in spec.OUTPUTS]
 
 
 def test_names_in_the_file_do_not_matter() -> None:

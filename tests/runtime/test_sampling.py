@@ -17,32 +17,32 @@ def test_temperatures_out_of_range_are_refused(temperature: float) -> None:
 
 
 def test_a_temperature_of_zero_gets_a_hint_at_greedy() -> None:
-    with pytest.raises(SettingError, match="--greedy"):
+    with pytest.raises(SettingError, match="for always the likeliest character use top_k=1"):
         Sampling(0)
 
 
 @pytest.mark.parametrize("top_k", [0, -1, -(10**30)])
 def test_a_top_k_below_one_is_refused(top_k: int) -> None:
-    with pytest.raises(SettingError, match="top-k must be 1 or more"):
+    with pytest.raises(SettingError, match="top_k must be 1 or more"):
         Sampling(top_k=top_k)
 
 
 @pytest.mark.parametrize("top_k", [2.5, 2.0, NAN, "3"])
 def test_a_top_k_that_is_no_whole_number_is_refused(top_k: object) -> None:
-    with pytest.raises(SettingError, match="top-k must be a whole number"):
+    with pytest.raises(SettingError, match="top_k must be a whole number"):
         Sampling(top_k=top_k)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("top_p", [0, -0.5, 1.0000001, 2, 1e-50, NAN, INFINITY])
 def test_a_top_p_out_of_range_is_refused(top_p: float) -> None:
-    with pytest.raises(SettingError, match="top-p must be above 0 and at most 1"):
+    with pytest.raises(SettingError, match="top_p must be above 0 and at most 1"):
         Sampling(top_p=top_p)
 
 
 @pytest.mark.parametrize("min_p", [-0.5, -1e-30, 1, 1.0 - 1e-12, 2, NAN, INFINITY])
 def test_a_min_p_out_of_range_is_refused(min_p: float) -> None:
     # 1 - 1e-12 is 1 in float32.
-    with pytest.raises(SettingError, match="min-p must be at least 0 and below 1"):
+    with pytest.raises(SettingError, match="min_p must be at least 0 and below 1"):
         Sampling(min_p=min_p)
 
 
@@ -69,6 +69,6 @@ def test_settings_in_range_are_taken(settings: dict[str, float]) -> None:
 
 
 def test_no_top_k_and_a_huge_one_are_the_models_largest() -> None:
-    assert Sampling().top_k_for(65) == 65
-    assert Sampling(top_k=10**30).top_k_for(65) == 65
-    assert Sampling(top_k=3).top_k_for(65) == 3
+    assert Sampling().inputs(65)["top_k"] == 65
+    assert Sampling(top_k=10**30).inputs(65)["top_k"] == 65
+    assert Sampling(top_k=3).inputs(65)["top_k"] == 3

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, OutOfMemoryError, Score, UnknownCharacterError, scoring
-from charrnn_runtime.scoring import SCORING_ROWS, score_tokens
-from charrnn_runtime.session import BLOCK, Lane
+from charrnn_runtime import CharRNN, OutOfMemoryError, Score, UnknownCharacterError, lane
+from charrnn_runtime.buffers import BLOCK, Buffers
+from charrnn_runtime.scheduler import CPU_ROWS
+from charrnn_runtime.scoring import score_tokens
 from make_models import FOLDER, SmallModel
 from reference import naive_step
 
@@ -60,13 +61,13 @@ def _model() -> CharRNN:
     st.integers(1, 40),
     st.sampled_from([1, 60, 10**6]),
 )
-def test_a_text_scores_the_same_whatever_is_scored_beside_it(
-    texts: list[str], rows: int, window: int
-) -> None:
+def test_a_text_scores_the_same_whatever_is_scored_beside_it(texts: list[str], rows: int, held: int) -> None:
     model = _model()
     alone = [model.score(text).per_character.tolist() for text in texts]
     tokens = [model.vocabulary.encode(text) for text in texts]
-    assert [losses.tolist() for losses in score_tokens(model._engine, tokens, rows, window)] == alone
+    assert [
+        losses.tolist() for losses in score_tokens(model._engine, tokens, max_batch_size=rows, held=held)
+    ] == alone
 
 
 @pytest.mark.parametrize("long_one", [0, 3, 39])
@@ -78,25 +79,29 @@ def test_a_long_text_among_short_ones_goes_on_alone_and_changes_no_score(
     texts[long_one] = "abc XYZ\n" * 400
     alone = [model.score(text).per_character.tolist() for text in texts]
     tokens = [model.vocabulary.encode(text) for text in texts]
-    widths = _count_lanes(monkeypatch, model)
-    assert [losses.tolist() for losses in score_tokens(model._engine, tokens, rows=8, window=100)] == alone
+    asked = _watch_buffers(monkeypatch, model)
+    assert [
+        losses.tolist() for losses in score_tokens(model._engine, tokens, max_batch_size=8, held=400)
+    ] == alone
+    widths = [sizes["rows"] for sizes in asked]
+    assert not any(sizes["samples"] for sizes in asked)
     assert 1 in widths
     assert max(widths) == 8
     if long_one == 0:
         assert widths.index(1) < len(widths) - 1  # and it became wide again for those that had waited
 
 
-def _count_lanes(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[int]:
-    """A list that grows with the width of each lane that the model's engine gives out."""
-    engine, widths = model._engine, list[int]()
-    engine_lane = type(engine).lane
+def _watch_buffers(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[dict[str, Any]]:
+    """A list that grows with the sizes of all buffers that the model's engine gives out."""
+    engine, asked = model._engine, list[dict[str, Any]]()
+    engine_buffers = type(engine).buffers
 
-    def lane(rows: int, **options: Any) -> object:
-        widths.append(rows)
-        return engine_lane(engine, rows, **options)
+    def buffers(rows: int, **sizes: Any) -> object:
+        asked.append({"rows": rows, **sizes})
+        return engine_buffers(engine, rows, **sizes)
 
-    monkeypatch.setattr(engine, "lane", lane)
-    return widths
+    monkeypatch.setattr(engine, "buffers", buffers)
+    return asked
 
 
 def test_what_waits_for_a_long_text_is_bounded(lstm: CharRNN) -> None:
@@ -109,7 +114,7 @@ def test_what_waits_for_a_long_text_is_bounded(lstm: CharRNN) -> None:
             drawn += 1
             yield lstm.vocabulary.encode("LORD")
 
-    scores = score_tokens(lstm._engine, texts(), rows=4, window=720)
+    scores = score_tokens(lstm._engine, texts(), max_batch_size=4, held=720)
     assert len(next(scores)) == 2000
     assert drawn <= 720 // 36 + 2 * 4  # each holds 4 characters and what any score takes, 32
     assert sum(len(losses) for losses in scores) == 5000 * 4
@@ -121,21 +126,21 @@ def test_too_little_memory_is_an_error_of_the_package(monkeypatch: pytest.Monkey
     def without_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Lane, "run", without_memory)
-    with pytest.raises(OutOfMemoryError, match="out of memory on cpu while reading 3 texts at once: close"):
+    monkeypatch.setattr(Buffers, "_run_straight", without_memory)
+    with pytest.raises(OutOfMemoryError, match="out of memory on cpu in a batch of"):
         model.score(["abc", "X", "Y"])
-    with pytest.raises(OutOfMemoryError, match="while reading a text: close"):
+    with pytest.raises(OutOfMemoryError, match="in a batch of one stream: close other programs, or use"):
         list(model.score_stream(["abc", "X"]))
 
 
-def test_a_large_vocabulary_is_scored_in_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_vocabulary_is_scored_in_shorter_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
     texts = ["abc", "XYZ", "a", "", "bb"] * 3
     expected = [score.nats for score in model.score(texts)]
-    monkeypatch.setattr(scoring, "_LOGITS_BYTES", 3 * BLOCK * len(model.vocabulary) * 4)
-    widths = _count_lanes(monkeypatch, model)
+    monkeypatch.setattr(lane, "_LOGITS_BYTES", 30 * len(model.vocabulary) * 4)
+    asked = _watch_buffers(monkeypatch, model)
     assert [score.nats for score in model.score(texts)] == expected
-    assert max(widths) == 3
+    assert all(sizes["steps"] * sizes["rows"] <= 30 for sizes in asked)
 
 
 @settings(max_examples=30)
@@ -163,7 +168,7 @@ def test_a_piece_is_scored_before_the_next_is_asked_for(lstm: CharRNN) -> None:
 
 
 def test_scores_come_in_the_order_of_the_texts(lstm: CharRNN) -> None:
-    texts = [TEXT[: length % len(TEXT)] for length in range(0, 7 * (SCORING_ROWS + 40), 7)]
+    texts = [TEXT[: length % len(TEXT)] for length in range(0, 7 * (CPU_ROWS + 40), 7)]
     scores = lstm.score(texts)
     assert [score.characters for score in scores] == [len(text) for text in texts]
     assert [score.nats for score in scores] == [lstm.score(text).nats for text in texts]
@@ -190,7 +195,7 @@ def test_texts_are_drawn_as_they_are_scored(lstm: CharRNN) -> None:
 
     scores = lstm.score_each(texts())
     next(scores)
-    assert drawn < 3 * SCORING_ROWS
+    assert drawn < 3 * CPU_ROWS
 
 
 def test_unknown_characters_are_an_error_or_left_out(lstm: CharRNN) -> None:

@@ -1,4 +1,4 @@
-"""Devices, lanes, and keeping stdout clean."""
+"""Devices, buffers, and keeping stdout clean."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ from charrnn_runtime import (
     DeviceError,
     ModelFormatError,
     OutOfMemoryError,
+    Sampling,
     SettingError,
-    contract,
-    onnx_proto,
     session,
 )
-from charrnn_runtime.model_file import ModelFile, read_model_file
-from charrnn_runtime.session import BLOCK, Engine, Lane, cuda_missing
+from charrnn_runtime.buffers import BLOCK, Buffers, Given
+from charrnn_runtime.device import cuda_missing
+from charrnn_runtime.format import proto, spec
+from charrnn_runtime.format.reader import ModelFile, read_model_file
+from charrnn_runtime.session import Engine
 from make_models import FOLDER, SmallModel
 
 CUDA = "CUDAExecutionProvider"
@@ -80,7 +82,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 @pytest.mark.usefixtures("no_driver")
 def test_cuda_without_a_driver_is_an_error_and_never_the_cpu(lstm_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"--device cuda cannot be used: no NVIDIA driver is installed"):
+    with pytest.raises(DeviceError, match=r'device="cuda" cannot be used: no NVIDIA driver is installed'):
         CharRNN.load(lstm_path, device="cuda")
 
 
@@ -164,9 +166,9 @@ def test_a_session_on_cuda_lacks_nothing_but_cuda(engine: Engine) -> None:
 )
 def test_a_driver_without_cuda_s_libraries_is_one_line_and_auto_is_silent(lstm_path: Path) -> None:
     program = (
-        "from charrnn_runtime import session\n"
+        "from charrnn_runtime import device\n"
         "from charrnn_runtime.cli.gen import main\n"
-        "session._driver_problem = lambda: None\n"
+        "device._driver_problem = lambda: None\n"
         "main()\n"
     )
     said = {}
@@ -208,7 +210,7 @@ def test_auto_says_nothing_where_nobody_expects_cuda(lstm_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lstm-2x12-int8", "gru-2x12-int8"])
 def test_int8_is_for_the_cpu(name: str) -> None:
-    with pytest.raises(DeviceError, match="this model is int8, which is for the CPU; use --device cpu"):
+    with pytest.raises(DeviceError, match='this model is int8, which is for the CPU; use device="cpu"'):
         CharRNN.load(FOLDER / f"{name}.onnx", device="cuda")
     assert CharRNN.load(FOLDER / f"{name}.onnx", device="auto").device == "cpu"
 
@@ -268,33 +270,33 @@ def test_stdout_is_where_it_was_after_threads_loaded_models_at_once(
     assert captured.err == ""  # what other threads print meanwhile is theirs
 
 
-# --- lanes -------------------------------------------------------------------------------------------------
+# --- buffers -----------------------------------------------------------------------------------------------
 
 
-def test_a_lane_comes_back_and_is_used_again(engine: Engine) -> None:
-    with engine.lane(3) as first:
-        with engine.lane(3) as second:
+def test_buffers_come_back_and_are_used_again(engine: Engine) -> None:
+    with engine.buffers(3) as first:
+        with engine.buffers(3) as second:
             assert second is not first
-        with engine.lane(3) as third:
+        with engine.buffers(3) as third:
             assert third is second
-    with engine.lane(3, logits=BLOCK) as reading:
+    with engine.buffers(3, keeps_logits=True) as reading:
         assert reading not in (first, second)
-        with engine.lane(3, logits=BLOCK, sample=False) as without_sampler:
+        with engine.buffers(3, keeps_logits=True, samples=False) as without_sampler:
             assert without_sampler is not reading
 
 
-def test_a_lane_comes_back_after_an_exception(engine: Engine) -> None:
-    with pytest.raises(KeyboardInterrupt), engine.lane(2) as first:
+def test_buffers_come_back_after_an_exception(engine: Engine) -> None:
+    with pytest.raises(KeyboardInterrupt), engine.buffers(2) as first:
         raise KeyboardInterrupt
-    with engine.lane(2) as again:
+    with engine.buffers(2) as again:
         assert again is first
 
 
-def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_lane_back(
+def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_buffers_back(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = CharRNN.load(lstm_path, device="cpu")
-    streams = model.generate_each(["a"] * 50, 30, seed=1, rows=2)
+    streams = model.generate_each(["a"] * 50, 30, seed=1, max_batch_size=2)
     next(streams)
     cycle: list[Any] = [streams]
     cycle.append(cycle)
@@ -314,67 +316,69 @@ def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_lane_ba
 
 def test_only_so_many_sizes_are_kept(engine: Engine) -> None:
     for rows in range(1, 30):
-        with engine.lane(rows):
+        with engine.buffers(rows):
             pass
     assert len(engine._sessions) <= session._KEPT_SESSIONS
-    assert {key[:2] for key in engine._lanes} <= set(engine._sessions)
+    assert {sizes.key for sizes in engine._free} <= set(engine._sessions)
 
 
-def test_a_lane_in_use_outlives_its_session(engine: Engine) -> None:
-    with engine.lane(1) as lane:
+def test_buffers_in_use_outlive_their_session(engine: Engine) -> None:
+    with engine.buffers(1) as buffers:
         for rows in range(2, 30):
-            with engine.lane(rows):
+            with engine.buffers(rows):
                 pass
-        lane.write_state(slice(None), np.zeros((lane.rows, 48), np.float32))
-        assert lane.run(BLOCK) == BLOCK
-    assert 1 not in {rows for rows, *_ in engine._lanes}
+        buffers.write_state(slice(None), np.zeros((buffers.rows, 48), np.float32))
+        assert buffers.run(BLOCK) == BLOCK
+    assert 1 not in {sizes.rows for sizes in engine._free}
 
 
-def test_a_lane_runs_on_from_block_to_block_whatever_the_cuts(engine: Engine) -> None:
+def test_buffers_run_on_from_block_to_block_whatever_the_cuts(engine: Engine) -> None:
     texts = []
     for cuts in ([BLOCK, BLOCK, 6], [1] * (2 * BLOCK + 6), [7, 3, BLOCK, 28]):
-        with engine.lane(2) as lane:
-            lane.write_state(slice(None), np.zeros((lane.rows, 48), np.float32))
-            lane.tokens[0] = 0
-            lane.temperature[:], lane.top_k[:], lane.top_p[:] = 1, 65, 1
+        with engine.buffers(2) as buffers:
+            buffers.write_state(slice(None), np.zeros((buffers.rows, 48), np.float32))
+            buffers.tokens[0] = 0
+            for name, value in Sampling(1.0).inputs(65).items():
+                buffers.settings[name][:] = value
             uniforms = np.random.RandomState(0).uniform(size=(2 * BLOCK + 6, 2)).astype(np.float32)
             text = []
             for steps in cuts:
-                lane.uniforms[:steps], uniforms = uniforms[:steps], uniforms[steps:]
-                assert lane.run(steps) == steps
-                text += lane.tokens[1 : steps + 1].tolist()
-                lane.tokens[0] = lane.tokens[steps]
+                buffers.uniforms[:steps], uniforms = uniforms[:steps], uniforms[steps:]
+                assert buffers.run(steps) == steps
+                text += buffers.tokens[1 : steps + 1].tolist()
+                buffers.tokens[0] = buffers.tokens[steps]
             texts.append(text)
     assert texts[0] == texts[1] == texts[2]
 
 
-def test_a_lane_that_is_used_again_keeps_its_session_from_being_dropped(engine: Engine) -> None:
+def test_buffers_that_are_used_again_keep_their_session_from_being_dropped(engine: Engine) -> None:
     for rows in range(2, 2 + 3 * session._KEPT_SESSIONS):
         for used in (1, rows):
-            with engine.lane(used):
+            with engine.buffers(used):
                 pass
     assert (1, True) in engine._sessions
 
 
-def test_a_lane_without_a_sampler_reads_as_one_with_it(small: SmallModel) -> None:
+def test_buffers_without_a_sampler_read_as_those_with_it(small: SmallModel) -> None:
     engine = Engine(read_model_file(small.path), "cpu")
     tokens = np.random.RandomState(0).randint(0, len(engine.info.vocabulary), (BLOCK, 3))
     read = []
     for sample in (True, False):
-        with engine.lane(3, logits=BLOCK, sample=sample) as lane:
-            lane.write_state(slice(None), np.zeros((3, engine.info.state_size), np.float32))
-            lane.tokens[:BLOCK] = tokens
-            assert lane.run(BLOCK) == BLOCK
-            read.append((lane.logits.copy(), lane.read_state(slice(None))))
+        with engine.buffers(3, keeps_logits=True, samples=sample) as buffers:
+            buffers.write_state(slice(None), 0.0)
+            buffers.tokens[:BLOCK] = tokens
+            given = Given(np.ones((BLOCK - 1, 3), np.bool_), tokens[1:]) if sample else None
+            assert buffers.run(BLOCK, given) == BLOCK
+            read.append((buffers.logits.copy(), buffers.read_state(slice(None))))
     np.testing.assert_array_equal(read[0][0], read[1][0])
     np.testing.assert_array_equal(read[0][1], read[1][1])
     inputs = [[value.name for value in engine._session(3, sample).get_inputs()] for sample in (True, False)]
-    assert inputs == [[feed.name for feed in contract.INPUTS], ["token", "state"]]
+    assert inputs == [[feed.name for feed in spec.INPUTS], ["token", "state"]]
 
 
 def test_the_graph_without_a_sampler_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    keep_outputs = onnx_proto.keep_outputs
+    keep_outputs = proto.keep_outputs
 
     def counted(*given: Any) -> bytes:
         made.append(given)
@@ -382,71 +386,89 @@ def test_the_graph_without_a_sampler_is_made_once(engine: Engine, monkeypatch: p
 
     monkeypatch.setattr(session, "keep_outputs", counted)
     for rows in (1, 2, 3):
-        with engine.lane(rows, logits=BLOCK, sample=False):
+        with engine.buffers(rows, keeps_logits=True, samples=False):
             pass
     assert len(made) == 1
 
 
-def test_too_many_streams_for_the_memory_are_an_error_that_names_how_many_were_tried(
+def test_too_many_streams_for_the_memory_are_an_error_that_says_what_to_lower(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    allocate = session.Lane._allocate
+    allocate = Buffers._allocate
 
-    def with_little_memory(self: session.Lane, state_size: int) -> None:
+    def with_little_memory(self: Buffers) -> None:
         tried.append(self.rows)
         if self.rows > 300:
             raise MemoryError
-        allocate(self, state_size)
+        allocate(self)
 
-    monkeypatch.setattr(session.Lane, "_allocate", with_little_memory)
-    model = CharRNN.load(lstm_path, device="cpu")
-    message = "out of memory on cpu with 1,024 streams at once; 256 would fit: run fewer"
+    monkeypatch.setattr(Buffers, "_allocate", with_little_memory)
+    model = CharRNN.load(lstm_path, device="cpu", threads=1)
+    message = "out of memory on cpu in a batch of 1,024 streams: lower max_batch_size, or use a smaller"
     with pytest.raises(OutOfMemoryError, match=message):
-        model.generate([""] * 1024, 5, rows=1024)
-    assert tried == [1024, 512, 256]
+        model.generate([""] * 1024, 5, max_batch_size=1024)
     with pytest.raises(OutOfMemoryError, match=message):
         model.step(model.initial_state(1024))
-    assert len(model.generate([""] * 1024, 5, rows=256)) == 1024
+    assert tried == [1024, 1024]
+    assert len(model.generate([""] * 1024, 5, max_batch_size=256)) == 1024
 
 
 LIMITED = """
 import resource, sys
-from charrnn_runtime.model_file import read_model_file
-from charrnn_runtime.session import Engine, TooManyRows
+from charrnn_runtime import OutOfMemoryError
+from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.session import Engine
 engine = Engine(read_model_file(sys.argv[1]), "cpu")
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 200_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-failed = 0
 try:
-    with engine.lane(1_000_000) as lane:
-        lane.run(1)
-except TooManyRows as error:
-    failed = error.rows
-fits = int(str(engine.out_of_memory(failed)).partition("at once; ")[2].partition(" ")[0].replace(",", ""))
-with engine.lane(fits) as lane:
-    print(failed, fits, lane.run(lane.steps))
+    with engine.buffers(1_000_000) as buffers:
+        buffers.run(1)
+except OutOfMemoryError as error:
+    print(error)
+with engine.buffers(10_000) as buffers:
+    print(buffers.run(buffers.steps))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's here")
-def test_as_many_streams_as_an_error_names_do_fit(lstm_path: Path) -> None:
+def test_what_did_not_fit_is_free_again(lstm_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, lstm_path], check=True, capture_output=True, text=True
     )
-    failed, fits, ran = map(int, done.stdout.split())
-    assert (failed, ran) == (1_000_000, BLOCK)
-    assert 10_000 < fits < failed
+    failed, ran = done.stdout.splitlines()
+    assert failed.startswith("out of memory on cpu in a batch of 1,000,000 streams: lower max_batch_size")
+    assert int(ran) == BLOCK
+
+
+OUT_OF_MEMORY = "out of memory on cpu in a batch of 5 streams"
 
 
 @pytest.mark.parametrize(
     ("raised", "kind", "message"),
     [
-        (MemoryError(), DeviceError, "out of memory on cpu with 5 streams at once; not even one would fit"),
-        (RuntimeError("CUDA failure 2: out of memory"), DeviceError, "out of memory on cpu with 5 streams"),
-        (RuntimeError("Failed to allocate memory"), DeviceError, "out of memory on cpu with 5 streams"),
-        (RuntimeError("x" * 400 + "std::bad_alloc"), DeviceError, "out of memory on cpu with 5 streams"),
+        (
+            MemoryError(),
+            OutOfMemoryError,
+            f"{OUT_OF_MEMORY}: lower max_batch_size",
+        ),
+        (
+            RuntimeError("CUDA failure 2: out of memory"),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("Failed to allocate memory"),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("x" * 400 + "std::bad_alloc"),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
         (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot make a session: no kernel$"),
     ],
 )
@@ -480,7 +502,7 @@ class _Fake:
         self.outputs = outputs
 
     def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
-        assert sorted(feeds) == sorted(spec.name for spec in contract.INPUTS)
+        assert sorted(feeds) == sorted(each.name for each in spec.INPUTS)
         return [self.outputs[name] for name in names]
 
 
@@ -532,7 +554,7 @@ def test_a_step_that_fails_later_than_the_trial_step_is_an_error_of_ours(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = CharRNN.load(lstm_path, device="cpu")
-    monkeypatch.setattr(Lane, "_bind", lambda *_: (None, None))
+    monkeypatch.setattr(Buffers, "_bind", lambda *_: (None, None))
     for way in (lambda: model.generate("", 500, seed=1, temperature=100), lambda: _steps(model, 500)):
         with pytest.raises(CharRNNError, match="onnxruntime cannot run a step of the model") as caught:
             way()

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_runtime import CharRNNError, UnknownCharacterError, Vocabulary, contract
+from charrnn_runtime import CharRNNError, UnknownCharacterError, Vocabulary
+from charrnn_runtime.format import spec
 
 # Every code point but the halves of surrogate pairs, which no encoded text can hold.
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -153,7 +154,7 @@ def test_the_empty_text_is_no_trouble() -> None:
         (["\ud800"], "char", "half a surrogate pair"),
         (["a"], "byte", "takes no others"),
         (["a"], "word", "level must be char or byte"),
-        ([chr(0x10000 + i) for i in range(contract.MAX_VOCABULARY + 1)], "char", "65,537 distinct"),
+        ([chr(0x10000 + i) for i in range(spec.MAX_VOCABULARY + 1)], "char", "65,537 distinct"),
     ],
 )
 def test_symbols_that_make_no_vocabulary_are_refused(symbols: list[str], level: str, message: str) -> None:
@@ -162,7 +163,7 @@ def test_symbols_that_make_no_vocabulary_are_refused(symbols: list[str], level: 
 
 
 def test_the_largest_vocabulary_works() -> None:
-    symbols = [chr(0x10000 + i) for i in range(contract.MAX_VOCABULARY)]
+    symbols = [chr(0x10000 + i) for i in range(spec.MAX_VOCABULARY)]
     vocabulary = Vocabulary(symbols)
     assert vocabulary.decode(vocabulary.encode(symbols[-1] + symbols[0])) == symbols[-1] + symbols[0]
 

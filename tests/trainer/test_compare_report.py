@@ -11,7 +11,7 @@ import matplotlib
 import pytest
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_runtime.model_file import check_model_bytes
+from charrnn_runtime.format.reader import check_model_bytes
 from charrnn_trainer.checkpoint import load_checkpoint
 from charrnn_trainer.compare import compare_runs
 from charrnn_trainer.compare.figures import bits, nats

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charrnn_runtime.cli.terminal import in_options
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_trainer.config import (
     SECTIONS,
@@ -140,10 +141,14 @@ def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
         ({"threads": 0}, "--threads"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_by_its_flag(settings: dict[str, Any], flag: str) -> None:
-    with pytest.raises(SettingError, match=f"^{flag} must be ") as caught:
+def test_a_value_that_is_not_allowed_is_refused_by_its_name_and_in_commands_by_its_flag(
+    settings: dict[str, Any], flag: str
+) -> None:
+    (name,) = settings
+    with pytest.raises(SettingError, match=f"^{name} must be ") as caught:
         TrainConfig().replace(**settings)
     assert "\n" not in str(caught.value)
+    assert in_options(caught.value).startswith(f"{flag} must be ")
 
 
 def test_no_two_settings_share_a_name() -> None:
@@ -160,7 +165,7 @@ def test_no_two_settings_share_a_name() -> None:
         ("[model]\n", "unknown section or key: 'model'; allowed are text, init_from, network, "),
         ("network = 3", r"\[network\] must be a section"),
         ("text = 3", "text must be a path"),
-        ("[network]\nlayers = 0", "--layers must be"),
+        ("[network]\nlayers = 0", "layers must be"),
         ("[network", "is no TOML file"),
         ("\0", "is no TOML file"),
         ("a=" + "[" * 10_000, "is no TOML file"),

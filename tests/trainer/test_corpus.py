@@ -15,8 +15,8 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.format import spec
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer import text_source, token_file
 from charrnn_trainer.corpus import Corpus, scan_text
@@ -94,14 +94,14 @@ def distinct_characters(count: int) -> str:
 
 
 def test_the_most_symbols_that_a_model_holds_are_taken(tmp_path: Path) -> None:
-    text = distinct_characters(contract.MAX_VOCABULARY)
+    text = distinct_characters(spec.MAX_VOCABULARY)
     corpus = scan_text(written(tmp_path, text)).encode_to(tmp_path / "tokens", source=None)
-    assert corpus.ids.tolist() == list(range(contract.MAX_VOCABULARY))
-    assert len(Corpus.open(tmp_path / "tokens").vocabulary) == contract.MAX_VOCABULARY
+    assert corpus.ids.tolist() == list(range(spec.MAX_VOCABULARY))
+    assert len(Corpus.open(tmp_path / "tokens").vocabulary) == spec.MAX_VOCABULARY
 
 
 def test_one_symbol_more_is_refused_and_the_way_out_is_named_and_works(tmp_path: Path) -> None:
-    path = written(tmp_path, distinct_characters(contract.MAX_VOCABULARY + 1))
+    path = written(tmp_path, distinct_characters(spec.MAX_VOCABULARY + 1))
     with pytest.raises(
         CharRNNError, match=r"text\.txt has 65,537 distinct .* at most 65,536; .*--level byte"
     ):

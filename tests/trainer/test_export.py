@@ -20,9 +20,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, contract
+from charrnn_runtime import CharRNN
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer import export as export_module
 from charrnn_trainer.checkpoint import (
@@ -125,7 +126,7 @@ def test_the_file_computes_what_the_checkpoints_weights_say(
     export_checkpoint(loaded, tmp_path / "model.onnx")
     stepper = Stepper(onnx.load(tmp_path / "model.onnx"))
     weights = {name: tensor.numpy() for name, tensor in loaded.weights.items()}
-    state = np.zeros(contract.state_size(cell, 2, 12))
+    state = np.zeros(spec.state_size(cell, 2, 12))
     found_state = state[np.newaxis].astype(np.float32)
     for token in loaded.vocabulary.encode(TEXT[:60]):
         expected, state = naive_step(cell, 2, weights, int(token), state)
@@ -150,11 +151,11 @@ def test_a_run_without_validation_is_exported_and_compared_on_its_own_text(tmp_p
 
 
 def test_the_deepest_network_that_is_allowed_is_exported(tmp_path: Path) -> None:
-    run = _train(tmp_path / "run", cell="lstm", layers=contract.MAX_LAYERS, hidden_size=2, steps=1)
+    run = _train(tmp_path / "run", cell="lstm", layers=spec.MAX_LAYERS, hidden_size=2, steps=1)
     loaded = load_checkpoint(find_checkpoint(run))
     for precision in PRECISIONS:
         report = export_checkpoint(loaded, tmp_path / f"{precision}.onnx", precision=precision)
-        assert report.info.layers == contract.MAX_LAYERS
+        assert report.info.layers == spec.MAX_LAYERS
 
 
 # --- what the report and the file say ----------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_the_text_of_another_run_beside_a_checkpoint_is_not_used(
 
 def test_the_file_says_all_that_the_contract_names(checkpoint: Checkpoint, model: Path) -> None:
     found = metadata(onnx.load(model))
-    assert sorted(found) == sorted(f"charrnn.{key}" for key in contract.METADATA_KEYS)
+    assert sorted(found) == sorted(f"charrnn.{key}" for key in spec.METADATA_KEYS)
     assert json.loads(found["charrnn.vocabulary"]) == list(checkpoint.vocabulary.symbols)
     training = json.loads(found["charrnn.training"])
     assert training == {
@@ -578,7 +579,7 @@ def test_a_model_that_is_too_large_to_be_loaded_is_not_written(
 ) -> None:
     weights = step_model_bytes(checkpoint.config.network, len(checkpoint.vocabulary))
     limit = weights - 1 if where == "its weights" else weights + 100
-    monkeypatch.setattr(contract, "MAX_FILE_BYTES", limit)
+    monkeypatch.setattr(spec, "MAX_FILE_BYTES", limit)
     with pytest.raises(CharRNNError, match=f"at most {limit:,} can be loaded; .*--level byte"):
         export_checkpoint(checkpoint, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from charrnn_runtime.model_file import read_model_file
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints
 from charrnn_trainer.cli.export import main
 from charrnn_trainer.config import TrainConfig

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn_runtime import CharRNN, contract
+from charrnn_runtime import CharRNN
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.format import spec
 from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.corpus import scan_text
@@ -37,7 +38,7 @@ def test_twenty_thousand_symbols_are_trained_exported_generated_and_scored(tmp_p
     assert result.train_loss == pytest.approx(np.log(SYMBOLS), rel=0.1)
     path = tmp_path / "m.onnx"
     report = export_checkpoint(load_checkpoint(find_checkpoint(tmp_path / "run")), path)
-    assert report.info.top_k_max == contract.TOP_K_LIMIT
+    assert report.info.top_k_max == spec.TOP_K_LIMIT
     model = CharRNN.load(path, device="cpu")
     assert model.vocabulary == corpus.vocabulary
     written = model.generate(text[:3], 20, seed=1)
@@ -51,9 +52,9 @@ def test_twenty_thousand_symbols_are_trained_exported_generated_and_scored(tmp_p
     )  # the vocabulary, as JSON, and ones to count with
 
 
-@pytest.mark.parametrize("cell", contract.CELLS)
+@pytest.mark.parametrize("cell", spec.CELLS)
 def test_the_largest_vocabulary_fits_a_network_of_256(cell: str) -> None:
-    check_step_model_fits(NetworkConfig(cell=cell), contract.MAX_VOCABULARY)
+    check_step_model_fits(NetworkConfig(cell=cell), spec.MAX_VOCABULARY)
 
 
 def test_a_network_whose_model_would_be_too_large_is_refused_with_the_ways_out() -> None:

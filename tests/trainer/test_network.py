@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.dropout import dropout
 from charrnn_trainer.network import CharNetwork, next_token_loss, write_sample
@@ -39,7 +39,7 @@ def test_the_recurrence_is_that_of_a_plain_loop(cell: str, layers: int, embeddin
     assert logits.dtype == torch.float32
     assert tuple(logits.shape) == (3, 20, VOCABULARY)
     for stream in range(3):
-        row = np.zeros(contract.state_size(cell, layers, HIDDEN))
+        row = np.zeros(spec.state_size(cell, layers, HIDDEN))
         for step in range(20):
             expected, row = naive_step(cell, layers, weights, int(tokens[stream, step]), row)
             np.testing.assert_allclose(logits[stream, step].numpy(), expected, atol=2e-5)

@@ -83,7 +83,7 @@ def test_a_run_that_patience_ended_says_so_and_reports_its_last_step(
 
 
 def test_patience_needs_validations() -> None:
-    with pytest.raises(SettingError, match=r"--patience 2 waits for validations, and --val-fraction 0"):
+    with pytest.raises(SettingError, match=r"patience=2 waits for validations, and val_fraction=0"):
         TINY.replace(patience=2, val_fraction=0.0)
 
 

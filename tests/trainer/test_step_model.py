@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from charrnn_runtime import contract
-from charrnn_runtime.model_file import check_model_bytes
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import check_model_bytes
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.step_model import build_step_model
 from charrnn_trainer.graph.weights import fold_weights
@@ -136,7 +136,7 @@ def test_versions_are_set_and_not_left_to_the_onnx_package(network: Network, pre
 def test_inputs_and_outputs_are_the_contracts(network: Network, precision: str) -> None:
     graph = network.model(precision).graph
     sizes = {"batch": "batch", "state_size": network.state_size, "vocab": len(network.symbols)}
-    for values, specs in ((graph.input, contract.INPUTS), (graph.output, contract.OUTPUTS)):
+    for values, specs in ((graph.input, spec.INPUTS), (graph.output, spec.OUTPUTS)):
         found = [
             (
                 value.name,
@@ -145,7 +145,7 @@ def test_inputs_and_outputs_are_the_contracts(network: Network, precision: str) 
             )
             for value in values
         ]
-        expected = [(spec.name, spec.element_type, [sizes[axis] for axis in spec.axes]) for spec in specs]
+        expected = [(each.name, each.element_type, [sizes[axis] for axis in each.axes]) for each in specs]
         assert found == expected
 
 
@@ -155,9 +155,9 @@ def test_every_constant_and_every_value_is_used(network: Network, precision: str
     read = {name for node in graph.node for name in node.input}
     # Of TopK the numbers are used alone, and not where they stood.
     made = {name for node in graph.node for name in node.output[: 1 if node.op_type == "TopK" else None]}
-    outputs = {spec.name for spec in contract.OUTPUTS}
+    outputs = {each.name for each in spec.OUTPUTS}
     assert {tensor.name for tensor in graph.initializer} <= read
-    assert {spec.name for spec in contract.INPUTS} <= read
+    assert {each.name for each in spec.INPUTS} <= read
     assert made <= read | outputs
 
 
@@ -204,7 +204,7 @@ def test_what_cuda_kernels_read_on_the_cpu_are_constants(cell: str, precision: s
 
 @every_model
 def test_the_metadata_has_all_keys_of_the_contract_and_no_others(network: Network, precision: str) -> None:
-    keys = [f"charrnn.{key}" for key in contract.METADATA_KEYS]
+    keys = [f"charrnn.{key}" for key in spec.METADATA_KEYS]
     assert sorted(metadata(network.model(precision))) == sorted(keys)
     assert len(network.model(precision).metadata_props) == len(keys)
 

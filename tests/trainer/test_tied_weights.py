@@ -10,7 +10,8 @@ import onnx
 import pytest
 import torch
 
-from charrnn_runtime import CharRNN, contract
+from charrnn_runtime import CharRNN
+from charrnn_runtime.format import spec
 from charrnn_trainer.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -74,7 +75,7 @@ def test_symbols_are_read_and_predicted_by_the_same_matrix(cell: str, embedding_
     tokens = np.random.RandomState(1).randint(0, VOCABULARY, 20)
     with torch.no_grad():
         logits, _ = network(torch.from_numpy(tokens)[None], network.initial_state(1))
-    row = np.zeros(contract.state_size(cell, 2, HIDDEN))
+    row = np.zeros(spec.state_size(cell, 2, HIDDEN))
     for step, token in enumerate(tokens.tolist()):
         expected, row = naive_step(cell, 2, weights, token, row)
         np.testing.assert_allclose(logits[0, step].numpy(), expected, atol=2e-5)
@@ -267,7 +268,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int | N
     return made
 
 
-@pytest.mark.parametrize("precision", contract.PRECISIONS)
+@pytest.mark.parametrize("precision", spec.PRECISIONS)
 @pytest.mark.parametrize("embedding_size", [None, 5])
 @pytest.mark.parametrize("cell", CELLS)
 def test_exports_in_all_precisions_are_proved_against_torch(
@@ -284,7 +285,7 @@ def test_exports_in_all_precisions_are_proved_against_torch(
     assert report.info.training["config"]["network"]["tie_weights"] is True
     weights = untied({name: weight.numpy() for name, weight in checkpoint.weights.items()})
     stepper = Stepper(onnx.load(path))
-    state = np.zeros(contract.state_size(cell, 2, 8))
+    state = np.zeros(spec.state_size(cell, 2, 8))
     if precision == "fp32":
         found_state = state[np.newaxis].astype(np.float32)
         for token in checkpoint.vocabulary.encode(TEXT[:60]).tolist():

@@ -27,9 +27,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.errors import CharRNNError, one_line
 from charrnn_runtime.files import write_whole
-from charrnn_runtime.model_file import one_line
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import NetworkConfig, TrainConfig
 from charrnn_trainer.network import CharNetwork

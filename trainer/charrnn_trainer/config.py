@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
 
 SCHEDULES: Final = ("constant", "cosine", "linear")
 PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16")
@@ -61,18 +61,20 @@ class NetworkConfig:
     tie_weights: bool = False
 
     def __post_init__(self) -> None:
-        _choice("cell", self.cell, contract.CELLS)
-        _whole("layers", self.layers, 1, contract.MAX_LAYERS)
-        _whole("hidden_size", self.hidden_size, 1, contract.MAX_HIDDEN_SIZE)
+        _choice("cell", self.cell, spec.CELLS)
+        _whole("layers", self.layers, 1, spec.MAX_LAYERS)
+        _whole("hidden_size", self.hidden_size, 1, spec.MAX_HIDDEN_SIZE)
         if self.embedding_size is not None:
-            _whole("embedding_size", self.embedding_size, 0, contract.MAX_HIDDEN_SIZE)
+            _whole("embedding_size", self.embedding_size, 0, spec.MAX_HIDDEN_SIZE)
         for name in ("dropout", "input_dropout", "weight_drop"):
             _number(self, name, 0.0, 1.0, below_high=True)
         _switch("tie_weights", self.tie_weights)
         if self.tie_weights and self.embedding_size == 0:
             raise SettingError(
-                "--tie-weights takes the embedding as output weights, and --embedding-size 0 is none; leave "
-                "one of the two out"
+                "tie_weights takes the embedding as output weights, and embedding_size=0 is none; leave "
+                "one of the two out",
+                "tie_weights",
+                "embedding_size",
             )
 
     def resolve(self, vocabulary_size: int) -> NetworkConfig:
@@ -123,21 +125,25 @@ class DataConfig:
     val_sample: int = 0
 
     def __post_init__(self) -> None:
-        _choice("level", self.level, contract.LEVELS)
+        _choice("level", self.level, spec.LEVELS)
         _number(self, "val_fraction", 0.0, 0.9)
         _choice("split", self.split, SPLITS)
         _switch("lines", self.lines)
         if self.val_lines is not None:
             _whole("val_lines", self.val_lines, 0, MOST_STEPS)
             if not self.lines:
-                raise SettingError(f"--val-lines {self.val_lines} holds back lines; give --lines with it")
+                raise SettingError(
+                    f"val_lines={self.val_lines} holds back lines; give lines with it", "val_lines", "lines"
+                )
         if self.lines and self.split != "end":
             raise SettingError(
-                f"--split {self.split} cannot be given with --lines, which holds back lines from all over "
-                "the text; leave one of the two out"
+                f"split={self.split} cannot be given with lines, which holds back lines from all over "
+                "the text; leave one of the two out",
+                "split",
+                "lines",
             )
         _whole("val_sample", self.val_sample, 0, 2**31 - 1)
-        _whole("batch_size", self.batch_size, 1, contract.MAX_STREAMS)
+        _whole("batch_size", self.batch_size, 1, spec.MAX_STREAMS)
         _whole("seq_length", self.seq_length, 1, 1_000_000)
         _switch("random_start", self.random_start)
         _number(self, "reset_chance", 0.0, 1.0)
@@ -240,10 +246,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.run.patience and not self.data.validates:
-            nothing = "--val-fraction 0" if self.data.val_lines is None else "--val-lines 0"
+            name = "val_fraction" if self.data.val_lines is None else "val_lines"
             raise SettingError(
-                f"--patience {self.run.patience} waits for validations, and {nothing} keeps no text "
-                "for them; leave one of the two out"
+                f"patience={self.run.patience} waits for validations, and {name}=0 keeps no text for "
+                "them; leave one of the two out",
+                "patience",
+                name,
             )
 
     def flat(self) -> dict[str, Any]:
@@ -349,7 +357,7 @@ class RunFile:
                     raise SettingError(f"{key} must be a path, not {place!r}")
             return cls(TrainConfig.from_dict(values), **places)
         except SettingError as error:
-            raise SettingError(f"{path}: {error}") from error
+            raise SettingError(f"{path}: {error}", *error.parameters) from error
 
 
 def _toml(value: object) -> str:
@@ -370,23 +378,19 @@ def _known(what: str, given: Mapping[str, Any], allowed: tuple[str, ...]) -> Non
             raise SettingError(f"unknown {what}: {key!r}; allowed are {', '.join(allowed)}")
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in allowed:
-        raise SettingError(f"{_flag(name)} must be one of {', '.join(allowed)}, not {value!r}")
+        raise SettingError(f"{name} must be one of {', '.join(allowed)}, not {value!r}", name)
 
 
 def _switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise SettingError(f"{_flag(name)} must be true or false, not {value!r}")
+        raise SettingError(f"{name} must be true or false, not {value!r}", name)
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise SettingError(f"{_flag(name)} must be a whole number from {low:,} to {high:,}, not {value!r}")
+        raise SettingError(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}", name)
 
 
 def _is_finite(value: int | float) -> bool:
@@ -410,5 +414,5 @@ def _number(
         or (above_low and value == low)
         or (below_high and value == high)
     ):
-        raise SettingError(f"{_flag(name)} must be a number {ends}, not {value!r}")
+        raise SettingError(f"{name} must be a number {ends}, not {value!r}", name)
     object.__setattr__(section, name, float(value))

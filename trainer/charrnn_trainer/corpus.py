@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.format import spec
 from charrnn_runtime.vocabulary import Level, Vocabulary
 from charrnn_trainer.text_source import Pieces, Progress, TextSource
 from charrnn_trainer.token_file import TokensInfo, id_type, open_tokens, windows, write_tokens
@@ -290,10 +290,10 @@ def _check_text(name: str, level: str, length: int, distinct: int) -> None:
             f"{name} repeats one and the same character, so there is nothing to learn; give a text with at "
             "least two different characters"
         )
-    if distinct > contract.MAX_VOCABULARY:
+    if distinct > spec.MAX_VOCABULARY:
         raise CharRNNError(
             f"{name} has {distinct:,} distinct characters, but a model holds at most "
-            f"{contract.MAX_VOCABULARY:,}; train on its bytes instead (--level byte)"
+            f"{spec.MAX_VOCABULARY:,}; train on its bytes instead (--level byte)"
         )
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import write_whole
-from charrnn_runtime.model_file import ModelFile, ModelInfo, check_model_bytes, read_model_file
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import ModelFile, ModelInfo, check_model_bytes, read_model_file
+from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.scoring import score_tokens
-from charrnn_runtime.session import BLOCK, Engine
+from charrnn_runtime.session import Engine
 from charrnn_trainer.checkpoint import Checkpoint
 from charrnn_trainer.config import DataConfig, TrainConfig
 from charrnn_trainer.corpus import Corpus
@@ -93,8 +94,8 @@ def export_checkpoint(
         ExportError: the graph differs from torch by more than it may; nothing was written.
         CharRNNError: the file is something else, or cannot be written.
     """
-    if precision not in contract.PRECISIONS:
-        raise SettingError(f"precision must be {' or '.join(contract.PRECISIONS)}, not {precision!r}")
+    if precision not in spec.PRECISIONS:
+        raise SettingError(f"precision must be {' or '.join(spec.PRECISIONS)}, not {precision!r}")
     destination = Path(destination)
     replaced = _what_is_there(destination, force=force)
     fp32 = build(checkpoint, "fp32")
@@ -166,9 +167,9 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
         lines=checkpoint.config.data.lines,
     )
     data = model.SerializeToString(deterministic=True)
-    if len(data) > contract.MAX_FILE_BYTES:
+    if len(data) > spec.MAX_FILE_BYTES:
         raise ExportError(
-            f"the model would have {len(data):,} bytes, and at most {contract.MAX_FILE_BYTES:,} can be "
+            f"the model would have {len(data):,} bytes, and at most {spec.MAX_FILE_BYTES:,} can be "
             "loaded; train with a smaller --hidden-size, or with --level byte"
         )
     return BuiltModel(data, check_model_bytes(data, "the exported model"))
@@ -235,14 +236,14 @@ def compare_with_torch(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
     state = network.initial_state(PROOF_STREAMS)
     engine = Engine(model.file, "cpu")
     logits_apart, states_apart = 0.0, 0.0
-    with engine.lane(PROOF_STREAMS, logits=1) as lane, torch.inference_mode():
+    with engine.buffers(PROOF_STREAMS, steps=1, keeps_logits=True) as buffers, torch.inference_mode():
         for now in tokens:
-            lane.write_state(slice(None), _rows(state))
-            lane.tokens[0] = now
-            lane.run(1)
+            buffers.write_state(slice(None), _rows(state))
+            buffers.tokens[0] = now
+            buffers.run(1)
             logits, state = network(torch.from_numpy(now).unsqueeze(1), state)  # (B) -> (B, 1) -> (B, 1, V)
-            logits_apart = _larger(logits_apart, lane.logits[0], logits[:, 0].numpy())
-            states_apart = _larger(states_apart, lane.read_state(slice(None)), _rows(state))
+            logits_apart = _larger(logits_apart, buffers.logits[0], logits[:, 0].numpy())
+            states_apart = _larger(states_apart, buffers.read_state(slice(None)), _rows(state))
     return Difference(logits_apart, states_apart)
 
 
@@ -316,20 +317,18 @@ def _comparison_lines(corpus: Corpus, config: TrainConfig) -> tuple[list[NDArray
 
 
 def _write_text(engine: Engine, streams: int, length: int) -> list[NDArray[np.int64]]:
-    with engine.lane(streams) as lane:
-        lane.write_state(slice(None), np.zeros((streams, engine.info.state_size), np.float32))
-        lane.tokens[0] = engine.info.start_token
-        lane.temperature[:] = 1.0
-        lane.top_k[:] = engine.info.top_k_max
-        lane.top_p[:] = 1.0
-        lane.min_p[:] = 0.0
+    with engine.buffers(streams) as buffers:
+        buffers.write_state(slice(None), 0.0)
+        buffers.tokens[0] = engine.info.start_token
+        for name, value in Sampling(1.0).inputs(engine.info.top_k_max).items():
+            buffers.settings[name][:] = value
         generator = np.random.default_rng(0)
         blocks = []
-        for _ in range(0, length, BLOCK):
-            lane.uniforms[:] = generator.integers(0, 2**24, lane.uniforms.shape) * 2.0**-24
-            lane.run(BLOCK)
-            blocks.append(lane.sampled.copy())
-            lane.tokens[0] = lane.tokens[BLOCK]
+        for _ in range(0, length, buffers.steps):
+            buffers.uniforms[:] = generator.integers(0, 2**24, buffers.uniforms.shape) * 2.0**-24
+            buffers.run(buffers.steps)
+            blocks.append(buffers.tokens[1:].copy())
+            buffers.tokens[0] = buffers.tokens[-1]
         written = np.concatenate(blocks)  # (T, B)
     return list(written.T.copy())
 

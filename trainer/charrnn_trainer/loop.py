@@ -18,8 +18,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from charrnn_runtime.contract import DEFAULT_TEMPERATURE
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format.spec import DEFAULT_TEMPERATURE
 from charrnn_trainer import __version__
 from charrnn_trainer.batches import Streams, fit_batch
 from charrnn_trainer.checkpoint import (

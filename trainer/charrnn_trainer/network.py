@@ -1,6 +1,6 @@
 """The network: symbols -> recurrent layers -> logits, as a torch module.
 
-Shapes are written with the letters of the contract: B streams, T characters, V symbols, L layers, H hidden
+Shapes are written with the letters of the format: B streams, T characters, V symbols, L layers, H hidden
 size, and E for the numbers that a symbol is read as.
 """
 

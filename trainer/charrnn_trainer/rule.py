@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from charrnn_runtime.contract import GATES
+from charrnn_runtime.format.spec import GATES
 from charrnn_trainer.batches import fit_batch
 from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, NetworkConfig, TrainConfig
 

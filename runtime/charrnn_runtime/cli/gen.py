@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
-import enum
-import json
-import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__, contract
-from charrnn_runtime.cli import gen_items, terminal
-from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
-from charrnn_runtime.records import Record
+from charrnn_runtime import __version__
+from charrnn_runtime.cli import gen_items, gen_texts, terminal, texts
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
 
 if TYPE_CHECKING:
-    from charrnn_runtime.model import CharRNN, Generated
+    from charrnn_runtime.model import CharRNN
 
 app = terminal.new_app()
 
@@ -34,23 +29,6 @@ Examples:
   charrnn-gen models/lstm.onnx -p "ROMEO:" --stop ":" --no-prime --stats
   charrnn-gen models/lstm.onnx -p "KING " --lines 3 --unique
 """
-
-_Write = Callable[[bytes], None]
-
-
-class _Request(Record):
-    """What the command line asks for, once it is checked."""
-
-    primes: Callable[[CharRNN], Iterator[str | bytes]]
-    streams: int | None
-    length: int
-    settings: dict[str, Any]
-    seed: int
-    unknown: Literal["error", "skip"]
-    rows: int | None
-    with_prime: bool
-    raw: bool
-    as_json: bool
 
 
 @app.command(epilog=EXAMPLES)
@@ -70,10 +48,10 @@ def generate(
             "-n",
             help="Characters to generate; the prime is not counted. An item that has more is left out.",
         ),
-    ] = contract.DEFAULT_LENGTH,
+    ] = spec.DEFAULT_LENGTH,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
-    ] = contract.DEFAULT_TEMPERATURE,
+    ] = spec.DEFAULT_TEMPERATURE,
     top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
@@ -90,7 +68,7 @@ def generate(
         int | None,
         typer.Option(
             help="Write this many items, one a line and nothing else: each a stream of its own that ends at "
-            f"its newline. {contract.DEFAULT_ITEMS} for models that were trained with --lines, and with "
+            f"its newline. {spec.DEFAULT_ITEMS} for models that were trained with --lines, and with "
             "--unique or --new.",
         ),
     ] = None,
@@ -103,12 +81,17 @@ def generate(
             metavar="FILE", help="Leave out items that are lines of this file (- for standard input)."
         ),
     ] = None,
-    stop: Annotated[str | None, typer.Option(help="End a text before this one appears.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End a text before this one appears; may be given several times.")
+    ] = None,
     unknown: Annotated[
         str, typer.Option(help="Characters of a prime that the model does not know: error, or skip.")
     ] = "error",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; more than one pays for many streams only.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads; one stream takes one. [default: as many as there are cores]"),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(help="How many of the streams run at once. [default: as suits the device]"),
@@ -120,6 +103,12 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a stream or item, one a line.")
     ] = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            help="With --json: each character's log-probability, and those of the N likeliest in its place."
+        ),
+    ] = None,
     no_prime: Annotated[bool, typer.Option("--no-prime", help="Leave the prime out of the output.")] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Write the bytes of a byte-level model as they are, UTF-8 or not.")
@@ -159,16 +148,17 @@ def generate(
             "--streams": streams is not None,
             "--prime-file": prime_file is not None,
             "--primes-file": primes_file is not None,
-            "--stop": stop is not None,
+            "--stop": bool(stop),
+            "--logprobs": logprobs is not None,
             "--raw": raw,
             "--interactive": interactive,
         },
     )
     streams = 1 if streams is None else streams
-    if streams < 1 or streams > contract.MAX_STREAMS:
-        raise SettingError(f"--streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
-    if batch is not None and not 1 <= batch <= contract.MAX_STREAMS:
-        raise SettingError(f"--batch must be between 1 and {contract.MAX_STREAMS:,}, not {batch:,}")
+    if streams < 1 or streams > spec.MAX_STREAMS:
+        raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
+    if batch is not None and not 1 <= batch <= spec.MAX_STREAMS:
+        raise SettingError(f"--batch must be between 1 and {spec.MAX_STREAMS:,}, not {batch:,}")
     if primes_file is not None and streams != 1:
         raise SettingError("--primes-file has a stream for each line, so it takes no --streams")
     one_stream = streams == 1 and primes_file is None
@@ -184,6 +174,8 @@ def generate(
             "--raw writes the bytes of one stream and nothing else; it goes with none of --json, "
             "--interactive, --streams and --primes-file"
         )
+    if logprobs is not None and not as_json:
+        raise SettingError("--logprobs is for --json: give that too, or leave it out")
     if force and not output:
         raise SettingError("--force is for --output")
 
@@ -193,27 +185,23 @@ def generate(
     from charrnn_runtime.uniforms import check_seed, draw_seed
 
     sampling = Sampling(temperature, 1 if greedy else top_k, top_p, min_p)
-    request = _Request(
+    request = gen_texts.TextRequest(
         primes=_primes(prime, prime_file, primes_file, streams),
         streams=streams if primes_file is None else None,
         length=length,
-        settings={
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
-            "stop": None if stop is None else _given_text(stop),
-        },
+        sampling=sampling,
+        stop=list(map(texts.given_text, stop or ())),
         seed=draw_seed() if seed is None else check_seed(seed),
         unknown="skip" if unknown == "skip" else "error",
-        rows=batch,
+        batch=batch,
         with_prime=not no_prime,
         raw=raw,
         as_json=as_json,
+        logprobs=logprobs,
     )
     if length < 0:
         raise SettingError(f"--length must be 0 or more, not {length}")
-    known = None if new is None else _read(new)
+    known = None if new is None else texts.read_bytes(new)
     begin = time.perf_counter()
     model = CharRNN.load(model_path, device=device, threads=threads)
     load_seconds = time.perf_counter() - begin
@@ -231,7 +219,7 @@ def generate(
     begin = time.perf_counter()
     failure: CharRNNError | None = None
     if interactive:
-        characters = _converse(model, request, prime)
+        characters = gen_texts.converse(model, request, prime)
     else:
         with ExitStack() as stack:
             if output is None:
@@ -241,14 +229,14 @@ def generate(
                     stream.write(data)
                     stream.flush()
 
-                shown = _how_shown(stream)
+                shown = gen_texts.how_shown(stream)
             else:
                 file = stack.enter_context(terminal.new_file(output, force=force))
 
                 def write(data: bytes) -> None:
                     file.write(data)
 
-                shown = _Shown.not_at_all
+                shown = gen_texts.Shown.not_at_all
             if items_wanted:
                 items = gen_items.ItemsRequest(
                     count=gen_items.default_count(greedy=greedy) if lines is None else lines,
@@ -257,22 +245,22 @@ def generate(
                     unique=unique,
                     new=frozenset()
                     if new is None or known is None
-                    else _known_items(model, known, _name(new)),
-                    new_name=None if new is None else _name(new),
-                    sampling={name: value for name, value in request.settings.items() if name != "stop"},
+                    else _known_items(model, known, texts.name_of(new)),
+                    new_name=None if new is None else texts.name_of(new),
+                    sampling=request.sampling,
                     seed=request.seed,
                     unknown=request.unknown,
                     rows=batch,
                     with_prime=not no_prime,
                     as_json=as_json,
                 )
-                _say_skipped(model, items.prime, items.unknown)
+                gen_texts.say_skipped(model, items.prime, items.unknown)
                 characters, failure = gen_items.write_items(
-                    model, items, write, bar_wanted=shown is not _Shown.now
+                    model, items, write, bar_wanted=shown is not gen_texts.Shown.now
                 )
             else:
                 single = request.streams == 1 and not as_json
-                work = _write_one if single else _write_many
+                work = gen_texts.write_one if single else gen_texts.write_many
                 characters = work(model, request, write, shown)
     seconds = time.perf_counter() - begin
     if stats:
@@ -294,7 +282,7 @@ def _refuse_batch(batch: int | None) -> None:
 
 def _known_items(model: CharRNN, data: bytes, name: str) -> frozenset[str]:
     """The lines of a file of items, as a model of the same level writes them."""
-    lines = _split_lines(_form(model, data, name))
+    lines = texts.split_lines(_form(model, data, name))
     return frozenset(line if isinstance(line, str) else line.decode(errors="replace") for line in lines)
 
 
@@ -303,257 +291,24 @@ def _primes(
 ) -> Callable[[CharRNN], Iterator[str | bytes]]:
     """The primes of all streams, in the form that a model reads."""
     if primes_file is not None:
-        many = _read(primes_file)
-        return lambda model: iter(_split_lines(_form(model, many, _name(primes_file))))
+        many = texts.read_bytes(primes_file)
+        return lambda model: iter(texts.split_lines(_form(model, many, texts.name_of(primes_file))))
     if prime_file is not None:
-        data = _read(prime_file)
-        return lambda model: iter([_form(model, data, _name(prime_file))] * streams)
-    given = _given_text(prime or "")
-    return lambda model: iter([_given_bytes(given) if model.vocabulary.level == "byte" else given] * streams)
-
-
-def _name(path: Path) -> str:
-    return "stdin" if str(path) == "-" else str(path)
-
-
-def _read(path: Path) -> bytes:
-    """A file's bytes, or standard input's."""
-    if str(path) == "-":
-        return terminal.source().read()
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        data = texts.read_bytes(prime_file)
+        return lambda model: iter([_form(model, data, texts.name_of(prime_file))] * streams)
+    given = texts.given_text(prime or "")
+    as_bytes = texts.given_bytes(given)
+    return lambda model: iter([as_bytes if model.vocabulary.level == "byte" else given] * streams)
 
 
 def _form(model: CharRNN, data: bytes, name: str) -> str | bytes:
-    """What was read in the form that a model reads: the very bytes, or the text of UTF-8.
-
-    A byte-order mark, as Windows programs write it, is no part of a text; training leaves it out, too.
-    """
-    if model.vocabulary.level == "byte":
-        return data
-    return terminal.decode(data, name).removeprefix("\ufeff")
-
-
-def _given_text(argument: str) -> str:
-    """A text from the command line, which is UTF-8 even where the locale knows ASCII alone.
-
-    Python keeps the bytes that the locale cannot decode as surrogates, which no vocabulary knows.
-    """
-    try:
-        return _given_bytes(argument).decode()
-    except UnicodeError:
-        return argument
-
-
-def _given_bytes(argument: str) -> bytes:
-    """The bytes of a text from the command line, UTF-8 or not."""
-    try:
-        return argument.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(argument)
-
-
-def _split_lines(text: str | bytes) -> list[str] | list[bytes]:
-    """The lines of a text. str.splitlines would part lines at form feeds and other characters, too."""
-    lines = (text.encode() if isinstance(text, str) else text).split(b"\n")
-    if not lines[-1]:
-        lines.pop()  # the file ends with the end of a line
-    lines = [line.removesuffix(b"\r") for line in lines]
-    return [line.decode() for line in lines] if isinstance(text, str) else lines
-
-
-def _say_skipped(model: CharRNN, prime: str | bytes, unknown: str) -> None:
-    if unknown == "skip":
-        dropped = model.vocabulary.unknown_characters(prime)
-        if dropped:
-            shown = ", ".join(repr(character) for character in dropped[:10])
-            terminal.say(f"dropped from the prime, since the model does not know them: {shown}")
-
-
-class _Shown(enum.Enum):
-    """Whether the user sees what is written while it is written."""
-
-    now = "a terminal"
-    perhaps = "a pipe, whose reader may show it, as tee does"
-    not_at_all = "a file"
-
-
-def _how_shown(stream: BinaryIO) -> _Shown:
-    if stream.isatty():
-        return _Shown.now
-    try:
-        is_pipe = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
-    except (OSError, ValueError):  # no file of the system's
-        is_pipe = False
-    return _Shown.perhaps if is_pipe else _Shown.not_at_all
-
-
-def _write_one(model: CharRNN, request: _Request, write: _Write, shown: _Shown) -> int:
-    """One stream, as it comes; gives the number of characters."""
-    prime = next(request.primes(model))
-    _say_skipped(model, prime, request.unknown)
-    show = _Writer(model, write, raw=request.raw)
-    done = 0
-    with (
-        terminal.LateBar(request.length, "generating", wanted=shown is _Shown.not_at_all) as bar,
-        model.stream_bytes(
-            prime, request.length, seed=request.seed, unknown=request.unknown, **request.settings
-        ) as pieces,
-    ):
-        if request.with_prime:
-            show(model.vocabulary.decode_bytes(model.vocabulary.encode(prime, request.unknown)))
-        for piece in pieces:
-            show(piece)
-            bar.advance(pieces.generated - done)
-            done = pieces.generated
-    show.finish(ends_line=shown is _Shown.now and not request.raw)
-    return pieces.generated
-
-
-class _Writer:
-    """Writes what one stream gives: raw, or as text, which is always whole UTF-8."""
-
-    def __init__(self, model: CharRNN, write: _Write, *, raw: bool) -> None:
-        self._write = write
-        self._as_it_is = raw or model.vocabulary.level == "char"
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._last = b"\n"
-
-    def __call__(self, data: bytes, *, final: bool = False) -> None:
-        if not self._as_it_is:
-            data = self._utf8.decode(data, final).encode()
-        if data:
-            self._write(data)
-            self._last = data[-1:]
-
-    def finish(self, *, ends_line: bool) -> None:
-        """Write what was held back, and end a line that has begun, if that is wanted."""
-        self(b"", final=True)
-        if ends_line and self._last != b"\n":
-            self._write(b"\n")
-
-
-def _write_many(model: CharRNN, request: _Request, write: _Write, shown: _Shown) -> int:
-    """Many streams, each when it and those before it are done; gives the number of characters."""
-    characters = 0
-    given = list(request.primes(model))
-    bar = terminal.LateBar(len(given) * request.length, "generating", wanted=shown is not _Shown.now)
-
-    def progress(amount: int) -> None:
-        nonlocal characters
-        characters += amount
-        bar.advance(amount)
-
-    def primes() -> Iterator[str | bytes]:
-        said = None
-        for prime in given:
-            if prime != said:
-                _say_skipped(model, prime, request.unknown)
-                said = prime
-            yield prime
-
-    ends_line = True
-    try:
-        for done in model.generate_each(
-            primes(),
-            request.length,
-            seed=request.seed,
-            unknown=request.unknown,
-            rows=request.rows,
-            on_progress=progress,
-            **request.settings,
-        ):
-            if request.as_json:
-                # The model's path may hold what is no UTF-8 (surrogates in Python): JSON escapes it just so.
-                line = json.dumps(_record(model, request, done), ensure_ascii=False)
-                write(line.encode(errors="backslashreplace") + b"\n")
-                continue
-            text = _text(request, done)
-            write((("" if ends_line else "\n") + f"==> stream {done.index} <==\n{text}").encode())
-            ends_line = text.endswith("\n") or not text
-        if not ends_line:
-            write(b"\n")
-    except UnknownCharacterError as error:
-        if request.streams is None and error.index is not None:
-            raise error.of(None, f"line {error.index + 1}") from None
-        raise error.of(None) from None
-    finally:
-        bar.close()
-    return characters
-
-
-def _text(request: _Request, done: Generated) -> str:
-    """What is shown of a stream."""
-    return done.data.decode(errors="replace") if request.with_prime else done.text
-
-
-def _record(model: CharRNN, request: _Request, done: Generated) -> dict[str, Any]:
-    """One stream as a JSON object."""
-    return {
-        "stream": done.index,
-        "prime": done.prime,
-        "text": _text(request, done),
-        "seed": request.seed,
-        "settings": {"length": request.length, **request.settings},
-        "device": model.device,
-        "model": {"path": model.info.path, "sha256": model.info.sha256},
-    }
-
-
-def _converse(model: CharRNN, request: _Request, prime: str | None) -> int:
-    """Read a prime a line, write, and go on from the same state; gives the number of characters."""
-    stream = terminal.product()
-    source = terminal.source()
-    first = None if prime is None else next(request.primes(model))
-    asks = source.isatty()
-    state = model.initial_state()
-    characters = 0
-    for line in _lines(model, source, asks, first):
-        _say_skipped(model, line, request.unknown)
-        try:
-            text = model.stream(
-                line,
-                request.length,
-                state=state,
-                seed=request.seed,
-                unknown=request.unknown,
-                **request.settings,
-            )
-        except UnknownCharacterError as error:
-            if not asks:
-                raise
-            terminal.say(str(error))
-            continue
-        if request.with_prime and not asks:
-            stream.write(model.vocabulary.decode(model.vocabulary.encode(line, request.unknown)))
-        for piece in text:
-            stream.write(piece)
-            stream.flush()
-        stream.write("\n")
-        stream.flush()
-        state = text.state
-        characters += text.generated
-    return characters
-
-
-def _lines(model: CharRNN, source: BinaryIO, asks: bool, first: str | bytes | None) -> Iterator[str | bytes]:
-    if first is not None:
-        yield first
-    while True:
-        if asks:
-            terminal.say("prime (an empty line goes on, Ctrl-D ends):")
-        line = source.readline()
-        if not line:
-            return
-        line = line.rstrip(b"\r\n")
-        yield line if model.vocabulary.level == "byte" else terminal.decode(line, "the line")
+    """What was read in the form that a model reads: the very bytes, or the text of UTF-8."""
+    return texts.text_of(data, name, as_bytes=model.vocabulary.level == "byte")
 
 
 def main() -> NoReturn:
     """The entry point of charrnn-gen."""
-    terminal.run(app, "charrnn-gen")
+    terminal.run(app, "charrnn-gen", options={"max_batch_size": "--batch", "count": "--lines"})
 
 
 if __name__ == "__main__":

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from charrnn_runtime import contract
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
     from charrnn_runtime.items import Item, LeftOut, TooFewItemsError
     from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.sampling import Sampling
 
 
 class ItemsRequest(Record):
@@ -26,7 +27,7 @@ class ItemsRequest(Record):
         unique: whether repeats are left out.
         new: the texts that are left out.
         new_name: the name of the file that they come from; None if there is none.
-        sampling: temperature, top_k, top_p and min_p.
+        sampling: how the next character is chosen.
         seed: the seed.
         unknown: what happens to characters of the prime that the model does not know.
         rows: how many streams run at once; None for the device's default.
@@ -40,7 +41,7 @@ class ItemsRequest(Record):
     unique: bool
     new: frozenset[str]
     new_name: str | None
-    sampling: dict[str, Any]
+    sampling: Sampling
     seed: int
     unknown: Literal["error", "skip"]
     rows: int | None
@@ -85,7 +86,7 @@ def are_wanted(
 
 def default_count(*, greedy: bool) -> int:
     """How many items there are where nobody says: one, if all would be the same."""
-    return 1 if greedy else contract.DEFAULT_ITEMS
+    return 1 if greedy else spec.DEFAULT_ITEMS
 
 
 def write_items(
@@ -122,9 +123,9 @@ def write_items(
         new=request.new,
         seed=request.seed,
         unknown=request.unknown,
-        rows=request.rows,
+        max_batch_size=request.rows,
         on_progress=progress,
-        **request.sampling,
+        sampling=request.sampling,
     )
     failure = None
     try:
@@ -155,7 +156,7 @@ def _line(model: CharRNN, request: ItemsRequest, item: Item) -> bytes:
             "unique": request.unique,
             "new": request.new_name,
             "length": request.length,
-            **request.sampling,
+            **request.sampling.as_dict(),
         },
         "device": model.device,
         "model": {"path": model.info.path, "sha256": model.info.sha256},

@@ -10,7 +10,8 @@ import typer
 
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
-from charrnn_runtime.model_file import ModelInfo, one_line, read_model_file
+from charrnn_runtime.errors import one_line
+from charrnn_runtime.format.reader import ModelInfo, read_model_file
 
 app = terminal.new_app()
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__, contract
-from charrnn_runtime.cli import terminal
+from charrnn_runtime import __version__
+from charrnn_runtime.cli import terminal, texts
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.quality import ItemQuality, TextQuality
+    from charrnn_runtime.sampling import Sampling
 
 app = terminal.new_app()
 
@@ -55,7 +57,7 @@ def quality(
     ] = "",
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
-    ] = contract.DEFAULT_TEMPERATURE,
+    ] = spec.DEFAULT_TEMPERATURE,
     top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
@@ -64,7 +66,13 @@ def quality(
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. [default: as many as there are cores]")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="How many texts are written at once. [default: as suits the device]"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text, one a line.")] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
@@ -83,8 +91,8 @@ def quality(
     """
     if length < 1:
         raise SettingError(f"--length must be 1 or more, not {length}")
-    if not 1 <= streams <= contract.MAX_STREAMS:
-        raise SettingError(f"--streams must be between 1 and {contract.MAX_STREAMS:,}, not {streams:,}")
+    if not 1 <= streams <= spec.MAX_STREAMS:
+        raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
     if window < 1:
         raise SettingError(f"--window must be 1 or more, not {window}")
 
@@ -108,9 +116,7 @@ def quality(
         "window": window,
         "prime": prime,
         "seed": chosen,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
+        **sampling.as_dict(),
     }
     stream = terminal.product()
     rows: list[tuple[str, TextQuality, ItemQuality | None]] = []
@@ -129,10 +135,12 @@ def quality(
     for model in models:
         about = {"sha256": model.info.sha256, "settings": settings}
         if model.info.lines:
-            items, pieces = _written_items(model, prime, length, chosen, sampling)
+            items, pieces = _written_items(model, prime, length, seed=chosen, sampling=sampling, batch=batch)
             report(model.info.path, pieces, items, about)
             continue
-        pieces = _written(model, prime, length, each, streams, chosen, sampling)
+        pieces = _written(
+            model, prime, length, each, streams=streams, seed=chosen, sampling=sampling, batch=batch
+        )
         report(model.info.path, pieces, None, about)
     beside = text[split:] if other is None else other
     if beside:
@@ -156,7 +164,15 @@ def quality(
 
 
 def _written(
-    model: CharRNN, prime: str, length: int, each: int, streams: int, seed: int, sampling: Any
+    model: CharRNN,
+    prime: str,
+    length: int,
+    each: int,
+    *,
+    streams: int,
+    seed: int,
+    sampling: Sampling,
+    batch: int | None,
 ) -> list[str]:
     """What a model writes: pieces of ``each`` characters, ``length`` in all."""
     bar = terminal.LateBar(length, f"writing with {model.info.path}")
@@ -165,9 +181,8 @@ def _written(
             [prime] * min(streams, -(-length // each)),
             each,
             seed=seed,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
+            sampling=sampling,
+            max_batch_size=batch,
             on_progress=bar.advance,
         )
         pieces = [stream.text for stream in generated]
@@ -181,7 +196,7 @@ def _written(
 
 
 def _written_items(
-    model: CharRNN, prime: str, length: int, seed: int, sampling: Any
+    model: CharRNN, prime: str, length: int, *, seed: int, sampling: Sampling, batch: int | None
 ) -> tuple[list[str], list[str]]:
     """Items of ``length`` characters in all or a few more, and what the model added to the prime in each."""
     from charrnn_runtime.items import TooFewItemsError, draw_items
@@ -193,9 +208,8 @@ def _written_items(
         None,
         prime=prime,
         seed=seed,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
+        sampling=sampling,
+        max_batch_size=batch,
     )
     with terminal.LateBar(length, f"writing with {model.info.path}") as bar, drawn:
         try:
@@ -209,7 +223,7 @@ def _written_items(
         except TooFewItemsError:
             raise CharRNNError(
                 f"{model.info.path} was trained on lines, but after {len(items):,} of them it ended none "
-                f"within {contract.DEFAULT_LENGTH:,} characters; raise --temperature, or leave out --top-k "
+                f"within {spec.DEFAULT_LENGTH:,} characters; raise --temperature, or leave out --top-k "
                 "and --top-p"
             ) from None
     return items, pieces
@@ -253,11 +267,8 @@ def _read_text(path: Path) -> tuple[str, str]:
     """A UTF-8 file's text without its byte-order mark, and the hash of its bytes."""
     import hashlib
 
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return terminal.decode(data, str(path)).removeprefix("\ufeff"), hashlib.sha256(data).hexdigest()
+    data = texts.read_bytes(path)
+    return str(texts.text_of(data, texts.name_of(path))), hashlib.sha256(data).hexdigest()
 
 
 def _record(found: TextQuality, items: ItemQuality | None) -> dict[str, Any]:
@@ -309,7 +320,7 @@ def _percent(share: float | None) -> str:
 
 def main() -> NoReturn:
     """The entry point of charrnn-quality."""
-    terminal.run(app, "charrnn-quality")
+    terminal.run(app, "charrnn-quality", options={"max_batch_size": "--batch"})
 
 
 if __name__ == "__main__":

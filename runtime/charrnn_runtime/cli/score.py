@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import array
-import codecs
 import itertools
 import json
 import math
-import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn
 
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import terminal
-from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
-from charrnn_runtime.records import Record
+from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.errors import SettingError, UnknownCharacterError
+from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +33,6 @@ Examples:
   charrnn-score models/lstm.onnx README.md --unknown skip --by-line --json
 """
 
-_PIECE = 1 << 20  # bytes read at a time
 _STRIDE = 1 << 12  # characters scored between two looks at the progress
 _LN2 = math.log(2)
 
@@ -64,7 +59,14 @@ def score(
         str, typer.Option(help="Characters that the model does not know: error, or skip.")
     ] = "error",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; more than one pays for many lines only.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads; one text takes one. [default: as many as there are cores]"),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="How many lines are read at once. [default: as suits the device]"),
+    ] = None,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
@@ -78,14 +80,16 @@ def score(
 
     from charrnn_runtime.model import CharRNN
 
-    options = _Options("skip" if unknown == "skip" else "error", per_char, as_json)
+    if batch is not None and not by_line:
+        raise SettingError("--batch is for many texts: give --by-line too, or leave it out")
+    options = _Options("skip" if unknown == "skip" else "error", per_char, as_json, batch)
     models = [CharRNN.load(model_path, device=device, threads=threads)]
     if compare is not None:
         models.append(CharRNN.load(compare, device=device, threads=threads))
     for model in models:
         terminal.say(f"{model.info.path}: running on {model.device}")
     stream = terminal.product()
-    with _opened(text_path) as file:
+    with texts.opened(text_path) as file:
         if by_line:
             _score_lines(models, file, text_path, options, stream, stream.isatty())
         else:
@@ -98,6 +102,7 @@ class _Options(Record):
     unknown: Literal["error", "skip"]
     per_char: bool
     as_json: bool
+    batch: int | None = None
 
 
 class _Total(Record):
@@ -116,12 +121,12 @@ def _score_lines(
     models: list[CharRNN], file: BinaryIO, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
     """Each line by itself; many share each step, and no more are held than that takes."""
-    copies = itertools.tee(_lines(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
+    copies = itertools.tee(texts.lines(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
     scored = [
-        model.score_each(lines, unknown=options.unknown)
+        model.score_each(lines, unknown=options.unknown, max_batch_size=options.batch)
         for model, lines in zip(models, copies[1:], strict=True)
     ]
-    with terminal.LateBar(_size(file), "scoring", wanted=not at_terminal) as bar:
+    with terminal.LateBar(texts.size_of(file), "scoring", wanted=not at_terminal) as bar:
         try:
             for number, (line, *scores) in enumerate(zip(copies[0], *scored, strict=True), start=1):
                 _show_line(models, number, line, scores, options, stream)
@@ -168,7 +173,8 @@ def _score_whole(
     totals = [_Total(0, 0.0)] * len(models)
     alike = True
     record = _BitsRecord(stream, path) if options.per_char and options.as_json else None
-    with terminal.LateBar(_size(file), "scoring", wanted=not (at_terminal and options.per_char)) as bar:
+    shown = at_terminal and options.per_char
+    with terminal.LateBar(texts.size_of(file), "scoring", wanted=not shown) as bar:
         for piece, *parts in zip(copies[0], *scored, strict=True):
             for index, losses in enumerate(parts):
                 before = totals[index]
@@ -313,86 +319,16 @@ def _bytes_of(text: str | bytes) -> int:
     return len(text.encode() if isinstance(text, str) else text)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if str(path) == "-":
-        yield terminal.source()
-        return
-    try:
-        file = path.open("rb")
-    except (OSError, ValueError) as error:
-        raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    with file:
-        yield file
-
-
-def _size(file: BinaryIO) -> int | None:
-    """How many bytes there are to read; None if that is not known, as of a pipe."""
-    try:
-        status = os.fstat(file.fileno())
-    except (OSError, ValueError):  # no file of the system's
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def _pieces(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str] | Iterator[bytes]:
-    """The text a piece at a time."""
-    raw = iter(lambda: file.read(_PIECE), b"")
-    return raw if as_bytes else _decoded(raw, path)
-
-
-def _decoded(pieces: Iterator[bytes], path: Path) -> Iterator[str]:
-    """UTF-8 as text. A byte-order mark at its start is left out, as training does."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    begun = False
-    for data in itertools.chain(pieces, [b""]):
-        held = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise CharRNNError(
-                f"{path} is no UTF-8 text: byte {offset - held + error.start} is "
-                f"0x{error.object[error.start]:02x}; convert it first, as with iconv -t UTF-8"
-            ) from None
-        if text and not begun:
-            begun, text = True, text.removeprefix("\ufeff")
-        if text:
-            yield text
-        offset += len(data)
-
-
 def _strides(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str | bytes]:
     """The text in pieces that are scored in a moment, so that what shows the progress moves on."""
-    for piece in _pieces(file, path, as_bytes=as_bytes):
-        for start in range(0, len(piece), _STRIDE):
-            yield piece[start : start + _STRIDE]
-
-
-def _lines(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str | bytes]:
-    """The lines, without their ends."""
-    end: Any = b"\n" if as_bytes else "\n"
-    parts: list[Any] = []  # of a line whose end has not come; all str or all bytes
-    for piece in _pieces(file, path, as_bytes=as_bytes):
-        first, *others = piece.split(end)
-        parts.append(first)
-        for other in others:
-            yield _joined(parts)
-            parts = [other]
-    if any(parts):
-        yield _joined(parts)
-
-
-def _joined(parts: list[Any]) -> str | bytes:
-    """A line of the parts that it was read in, without the carriage return of a Windows line end."""
-    if isinstance(parts[0], str):
-        return "".join(parts).removesuffix("\r")
-    return b"".join(parts).removesuffix(b"\r")
+    for chunk in texts.chunks(file, path, as_bytes=as_bytes):
+        for start in range(0, len(chunk), _STRIDE):
+            yield chunk[start : start + _STRIDE]
 
 
 def main() -> NoReturn:
     """The entry point of charrnn-score."""
-    terminal.run(app, "charrnn-score")
+    terminal.run(app, "charrnn-score", options={"max_batch_size": "--batch"})
 
 
 if __name__ == "__main__":

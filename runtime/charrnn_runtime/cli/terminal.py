@@ -7,11 +7,12 @@ failed), 2 (the command line makes no sense) and 130 (Ctrl-C).
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
@@ -113,21 +114,6 @@ def source() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def decode(data: bytes, name: str) -> str:
-    """The text of some UTF-8 bytes.
-
-    Raises:
-        CharRNNError: they are no UTF-8; the message names the first wrong byte.
-    """
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise CharRNNError(
-            f"{name} is no UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}; convert it first, "
-            "as with iconv -t UTF-8"
-        ) from None
-
-
 @contextmanager
 def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """A file that is written whole or not at all, and replaces another only with ``force``.
@@ -194,7 +180,13 @@ class LateBar:
             self._bar.stop()
 
 
-def run(app: typer.Typer, command: str, *, dies_of_closed_pipe: bool = True) -> NoReturn:
+def run(
+    app: typer.Typer,
+    command: str,
+    *,
+    dies_of_closed_pipe: bool = True,
+    options: Mapping[str, str] | None = None,
+) -> NoReturn:
     """Run a command line and end the process: the entry point of every command calls this.
 
     Args:
@@ -202,6 +194,8 @@ def run(app: typer.Typer, command: str, *, dies_of_closed_pipe: bool = True) -> 
         command: the command's name, as the user typed it.
         dies_of_closed_pipe: end at once and in silence when the reader of stdout goes away (``| head``), as
             Unix programs do. False for commands that have work to save.
+        options: the options of parameters that errors name, where these are not called alike: ``--top-k`` is
+            that of ``top_k`` unless said otherwise.
     """
     if dies_of_closed_pipe and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -212,11 +206,11 @@ def run(app: typer.Typer, command: str, *, dies_of_closed_pipe: bool = True) -> 
     except BaseException as error:
         if _talk.debug and not isinstance(error, SystemExit):
             _write_stderr(traceback.format_exc())
-        code = _report(error, command)
+        code = _report(error, command, options or {})
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _report(error: BaseException, command: str) -> int:
+def _report(error: BaseException, command: str, options: Mapping[str, str]) -> int:
     """Say in one line what went wrong; gives the exit code."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
@@ -228,7 +222,7 @@ def _report(error: BaseException, command: str) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if isinstance(error, CharRNNError):
-        _write_stderr(f"{command}: error: {error}\n")
+        _write_stderr(f"{command}: error: {in_options(error, options)}\n")
         return 2 if isinstance(error, SettingError) else 1
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's errors of usage
         _write_stderr(f"{command}: error: {_one_line(error.format_message())} (see {command} --help)\n")
@@ -245,6 +239,21 @@ def _report(error: BaseException, command: str) -> int:
             "(run it again with --debug to see where)\n"
         )
     return 1
+
+
+def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) -> str:
+    """What an error says, with a command's options in place of the parameters that it names.
+
+    Args:
+        error: the error.
+        options: see `run`.
+    """
+    said = str(error)
+    for name in error.parameters:
+        option = (options or {}).get(name, "--" + name.replace("_", "-"))
+        said = re.sub(rf"""(?<![\w-]){name}=(["']?)([\w.]+)\1""", rf"{option} \2", said)
+        said = re.sub(rf"(?<![\w-]){name}(?![\w-])", option, said)
+    return said
 
 
 def _one_line(message: str) -> str:

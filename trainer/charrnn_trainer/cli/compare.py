@@ -9,9 +9,9 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from charrnn_runtime import contract
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
 from charrnn_trainer import __version__
 
 app = terminal.new_app()
@@ -44,7 +44,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="What decides the samples' random numbers.")] = 1,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="The samples' temperature.")
-    ] = contract.DEFAULT_TEMPERATURE,
+    ] = spec.DEFAULT_TEMPERATURE,
     checkpoints: Annotated[
         int, typer.Option(help="At how many checkpoints of a run to write samples; its best comes besides.")
     ] = 3,

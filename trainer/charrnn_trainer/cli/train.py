@@ -369,7 +369,7 @@ def _joined() -> Iterator[Team | None]:
         except CharRNNError as error:
             if team.leads:
                 raise
-            raise CharRNNError(f"process {team.rank} of {team.size}: {error}") from error
+            raise CharRNNError(f"process {team.rank} of {team.size}: {error}", *error.parameters) from error
 
 
 def _has_company() -> bool:

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 
 
 class GraphBuilder:
@@ -67,7 +67,7 @@ class GraphBuilder:
         return name
 
     def model(self, sizes: dict[str, int], metadata: dict[str, str], *, contrib: bool) -> onnx.ModelProto:
-        """The model of all that was added, with the contract's inputs, outputs and versions.
+        """The model of all that was added, with the format's inputs, outputs and versions.
 
         Args:
             sizes: the size of each named axis but the batch: ``state_size`` and ``vocab``.
@@ -77,19 +77,17 @@ class GraphBuilder:
         graph = helper.make_graph(
             self._nodes,
             "charrnn",
-            [_value_info(spec, sizes) for spec in contract.INPUTS],
-            [_value_info(spec, sizes) for spec in contract.OUTPUTS],
+            [_value_info(each, sizes) for each in spec.INPUTS],
+            [_value_info(each, sizes) for each in spec.OUTPUTS],
             initializer=self._initializers,
         )
-        opsets = [helper.make_opsetid("", contract.OPSET)]
+        opsets = [helper.make_opsetid("", spec.OPSET)]
         if contrib:
-            opsets.append(helper.make_opsetid(contract.CONTRIB_DOMAIN, contract.CONTRIB_VERSION))
+            opsets.append(helper.make_opsetid(spec.CONTRIB_DOMAIN, spec.CONTRIB_VERSION))
         model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=contract.IR_VERSION, producer_name="charrnn"
+            graph, opset_imports=opsets, ir_version=spec.IR_VERSION, producer_name="charrnn"
         )
-        helper.set_model_props(
-            model, {contract.METADATA_PREFIX + key: value for key, value in metadata.items()}
-        )
+        helper.set_model_props(model, {spec.METADATA_PREFIX + key: value for key, value in metadata.items()})
         return model
 
     def _unique(self, name: str) -> str:
@@ -98,6 +96,6 @@ class GraphBuilder:
         return f"{name}_{count}" if count else name
 
 
-def _value_info(spec: contract.TensorSpec, sizes: dict[str, int]) -> onnx.ValueInfoProto:
-    shape = [sizes.get(axis, axis) for axis in spec.axes]
-    return helper.make_tensor_value_info(spec.name, spec.element_type, shape)
+def _value_info(each: spec.TensorSpec, sizes: dict[str, int]) -> onnx.ValueInfoProto:
+    shape = [sizes.get(axis, axis) for axis in each.axes]
+    return helper.make_tensor_value_info(each.name, each.element_type, shape)

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 from charrnn_trainer.graph.builder import GraphBuilder
 from charrnn_trainer.graph.weights import Matrix
 
@@ -68,13 +68,13 @@ class Fp16Products(Fp32Products):
     """Operands in half precision; sums, states and everything else stay float32."""
 
     def activation(self, value: str) -> str:
-        return self._builder.node("Cast", value, to=contract.FLOAT16)
+        return self._builder.node("Cast", value, to=spec.FLOAT16)
 
     def _multiply(self, activation: str, weight: Matrix, name: str) -> str:
         product = self._builder.node(
             "MatMul", activation, self._builder.constant(name, weight.astype(np.float16))
         )
-        return self._builder.node("Cast", product, to=contract.FLOAT)
+        return self._builder.node("Cast", product, to=spec.FLOAT)
 
 
 class Int8Products:
@@ -87,9 +87,9 @@ class Int8Products:
 
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
-        self._scale = builder.constant("activation_scale", np.array(contract.ACTIVATION_SCALE, np.float32))
+        self._scale = builder.constant("activation_scale", np.array(spec.ACTIVATION_SCALE, np.float32))
         self._zero_point = builder.constant(
-            "activation_zero_point", np.array(contract.ACTIVATION_ZERO_POINT, np.uint8)
+            "activation_zero_point", np.array(spec.ACTIVATION_ZERO_POINT, np.uint8)
         )
         self._weight_zero_point = builder.constant("weight_zero_point", np.array(0, np.int8))
 
@@ -120,7 +120,7 @@ class Int8Products:
             self._builder.constant(f"{name}_scale", np.array(scale, np.float32)),
             self._weight_zero_point,
             added,
-            domain=contract.CONTRIB_DOMAIN,
+            domain=spec.CONTRIB_DOMAIN,
         )
 
 
@@ -134,19 +134,19 @@ def quantize_matrix(weight: Matrix, smallest: float = 0.0) -> tuple[NDArray[np.i
         smallest: the smallest scale that is allowed.
 
     Returns:
-        ``int8 [n, m]`` in the contract's range, and the scale: their product is near ``weight``.
+        ``int8 [n, m]`` in the format's range, and the scale: their product is near ``weight``.
     """
     smallest = max(smallest, float(np.finfo(np.float32).tiny))
     largest = float(np.abs(weight).max())
 
     def rounded(scale: float) -> Matrix:
-        return np.clip(np.rint(weight / scale), contract.WEIGHT_MIN, contract.WEIGHT_MAX)
+        return np.clip(np.rint(weight / scale), spec.WEIGHT_MIN, spec.WEIGHT_MAX)
 
     def error(scale: float) -> float:
         return float(np.square(rounded(scale) * scale - weight).mean())
 
     shares = np.linspace(1.0, 0.2, _SCALES_TRIED)
-    scale = min((max(largest / contract.WEIGHT_MAX * share, smallest) for share in shares), key=error)
+    scale = min((max(largest / spec.WEIGHT_MAX * share, smallest) for share in shares), key=error)
     # The file holds the scale in float32, so the weights are rounded at the scale that it holds.
     scale = float(np.float32(scale))
     return rounded(scale).astype(np.int8), scale
@@ -154,12 +154,12 @@ def quantize_matrix(weight: Matrix, smallest: float = 0.0) -> tuple[NDArray[np.i
 
 def _smallest_scale(added: Matrix) -> float:
     """The scale below which what is added to the sums would not fit: a matrix may be next to zero."""
-    return float(np.abs(added).max()) / (contract.ACTIVATION_SCALE * _LARGEST_ADDED)
+    return float(np.abs(added).max()) / (spec.ACTIVATION_SCALE * _LARGEST_ADDED)
 
 
 def _at_scale(values: Matrix, scale: float) -> NDArray[np.int32]:
     """Values as int32 at the scale of a product's sums."""
-    sums = np.rint(values / (np.float64(np.float32(contract.ACTIVATION_SCALE)) * scale))
+    sums = np.rint(values / (np.float64(np.float32(spec.ACTIVATION_SCALE)) * scale))
     return np.clip(sums, -_LARGEST_ADDED, _LARGEST_ADDED).astype(np.int32)
 
 

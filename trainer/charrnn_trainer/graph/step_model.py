@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from charrnn_runtime import contract
+from charrnn_runtime.format import spec
 from charrnn_runtime.sampler_graph import add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.graph.builder import GraphBuilder
@@ -35,7 +35,7 @@ def build_step_model(
         lines: whether the model learned from independent lines, each read from a zero state.
     """
     cell, layers, hidden_size = weights.cell, len(weights.layers), weights.hidden_size
-    layout = contract.state_layout(cell, layers, hidden_size)
+    layout = spec.state_layout(cell, layers, hidden_size)
     builder = GraphBuilder()
     products = products_for(precision, builder)
 
@@ -51,8 +51,8 @@ def build_step_model(
     add_sampler(builder, logits, weights.vocabulary_size)
 
     metadata = {
-        "format": contract.FORMAT,
-        "version": str(contract.VERSION),
+        "format": spec.FORMAT,
+        "version": str(spec.VERSION),
         "cell": cell,
         "layers": str(layers),
         "hidden_size": str(hidden_size),
@@ -61,19 +61,19 @@ def build_step_model(
         "state_layout": json.dumps([[block.name, block.start, block.size] for block in layout]),
         "start_token": str(vocabulary.start_token),
         "lines": "true" if lines else "false",
-        "top_k_max": str(contract.top_k_max(weights.vocabulary_size)),
+        "top_k_max": str(spec.top_k_max(weights.vocabulary_size)),
         "precision": precision,
         "training": json.dumps(training, sort_keys=True),
     }
     sizes = {
-        "state_size": contract.state_size(cell, layers, hidden_size),
+        "state_size": spec.state_size(cell, layers, hidden_size),
         "vocab": weights.vocabulary_size,
     }
     return builder.model(sizes, metadata, contrib=precision == "int8")
 
 
 def _split_state(builder: GraphBuilder, cell: str, layers: int, hidden_size: int) -> list[LayerState]:
-    blocks = len(contract.state_layout(cell, layers, hidden_size))
+    blocks = len(spec.state_layout(cell, layers, hidden_size))
     if blocks == 1:
         return [LayerState("state")]
     sizes = builder.constant("split", np.full(blocks, hidden_size, np.int64))

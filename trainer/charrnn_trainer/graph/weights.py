@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.format import spec
 from charrnn_trainer.config import NetworkConfig
 
 Matrix = NDArray[np.float64]
@@ -82,7 +82,7 @@ def step_model_bytes(network: NetworkConfig, vocabulary_size: int) -> int:
     as much in the other precisions.
     """
     hidden = network.hidden_size
-    gates = contract.GATES[network.cell]
+    gates = spec.GATES[network.cell]
     looked_up = 4 if network.cell == "gru" else gates  # a GRU's candidates have a bias of their own there
     table = vocabulary_size * looked_up * hidden
     recurrent = network.layers * hidden * gates * hidden
@@ -97,10 +97,10 @@ def check_step_model_fits(network: NetworkConfig, vocabulary_size: int) -> None:
         CharRNNError: its step model would be larger than a file that is loaded may be.
     """
     size = step_model_bytes(network, vocabulary_size)
-    if size > contract.MAX_FILE_BYTES:
+    if size > spec.MAX_FILE_BYTES:
         raise CharRNNError(
             f"the model of {network.label} with {vocabulary_size:,} symbols would have {size:,} bytes, and "
-            f"at most {contract.MAX_FILE_BYTES:,} can be loaded; give a smaller --hidden-size, or train on "
+            f"at most {spec.MAX_FILE_BYTES:,} can be loaded; give a smaller --hidden-size, or train on "
             "bytes (--level byte)"
         )
 

@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime import contract
 from charrnn_runtime.errors import ModelFormatError
-from charrnn_runtime.records import Record
+from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
 
 BATCH: Final = -1
 Shape = tuple[int, ...]
@@ -27,12 +27,12 @@ Shape = tuple[int, ...]
 _MOST_AXES: Final = 2
 _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
 _ITEM_TYPES: Final[dict[int, np.dtype[Any]]] = {
-    contract.FLOAT: np.dtype("<f4"),
-    contract.FLOAT16: np.dtype("<f2"),
-    contract.UINT8: np.dtype("u1"),
-    contract.INT8: np.dtype("i1"),
-    contract.INT32: np.dtype("<i4"),
-    contract.INT64: np.dtype("<i8"),
+    spec.FLOAT: np.dtype("<f4"),
+    spec.FLOAT16: np.dtype("<f2"),
+    spec.UINT8: np.dtype("u1"),
+    spec.INT8: np.dtype("i1"),
+    spec.INT32: np.dtype("<i4"),
+    spec.INT64: np.dtype("<i8"),
 }
 
 
@@ -108,7 +108,7 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
 
     Args:
         graph: the ``GraphProto``.
-        inputs: what the contract says of the inputs.
+        inputs: what the specification says of the inputs.
         outputs: what it says of the outputs.
         sizes: how much it may and must hold.
 
@@ -251,26 +251,26 @@ def _broadcast(first: Shape, second: Shape) -> Shape:
 
 
 def _arithmetic(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    _require(all(value.element_type == contract.FLOAT for value in inputs), "float32 values")
-    return [Value(contract.FLOAT, functools.reduce(_broadcast, (value.shape for value in inputs)))]
+    _require(all(value.element_type == spec.FLOAT for value in inputs), "float32 values")
+    return [Value(spec.FLOAT, functools.reduce(_broadcast, (value.shape for value in inputs)))]
 
 
 def _comparison(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     one, other = inputs
     _require(one.element_type == other.element_type, "two values of one type")
-    _require(one.element_type in (contract.FLOAT, contract.INT64), "float32 or int64 values")
-    return [Value(contract.BOOL, _broadcast(one.shape, other.shape))]
+    _require(one.element_type in (spec.FLOAT, spec.INT64), "float32 or int64 values")
+    return [Value(spec.BOOL, _broadcast(one.shape, other.shape))]
 
 
 def _same(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
-    _require(inputs[0].element_type == contract.FLOAT, "a float32 value")
-    return [Value(contract.FLOAT, inputs[0].shape)]
+    _require(inputs[0].element_type == spec.FLOAT, "a float32 value")
+    return [Value(spec.FLOAT, inputs[0].shape)]
 
 
 def _cast(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     value, to = inputs[0], attributes["to"]
-    below = value.below if to == contract.INT64 else None
-    flags = value.element_type == contract.BOOL and to == contract.FLOAT
+    below = value.below if to == spec.INT64 else None
+    flags = value.element_type == spec.BOOL and to == spec.FLOAT
     return [Value(to, value.shape, below=below, flags=flags)]
 
 
@@ -278,10 +278,10 @@ def _gather(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
     table, indices = inputs
     if attributes["axis"] == 1:
         return _column(table, indices)
-    _require(table.element_type in (contract.FLOAT, contract.INT32), "a table of float32 or int32")
+    _require(table.element_type in (spec.FLOAT, spec.INT32), "a table of float32 or int32")
     _constant(table, table.element_type)
     _require(len(table.shape) == 2, "a table of two axes")
-    _require(indices.element_type == contract.INT64 and indices.shape == (BATCH,), "int64 [batch] indices")
+    _require(indices.element_type == spec.INT64 and indices.shape == (BATCH,), "int64 [batch] indices")
     rows = table.shape[0]
     _require(indices.below is not None and indices.below <= rows, f"indices below {rows:,}")
     return [Value(table.element_type, (BATCH, table.shape[1]))]
@@ -289,32 +289,32 @@ def _gather(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
 
 def _column(value: Value, index: Value) -> list[Value]:
     """One and the same column of every row."""
-    width = _require_row(value, contract.FLOAT)
-    column = int(_constant(index, contract.INT64, (1,))[0])
+    width = _require_row(value, spec.FLOAT)
+    column = int(_constant(index, spec.INT64, (1,))[0])
     _require(0 <= column < width, f"a column below {width:,}")
-    return [Value(contract.FLOAT, (BATCH, 1))]
+    return [Value(spec.FLOAT, (BATCH, 1))]
 
 
 def _split(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, sizes = inputs
-    width = _require_row(value, contract.FLOAT)
-    parts = _constant(sizes, contract.INT64)
+    width = _require_row(value, spec.FLOAT)
+    parts = _constant(sizes, spec.INT64)
     _require(
         parts.ndim == 1 and bool((parts > 0).all()) and sum(map(int, parts)) == width,
         f"positive sizes that sum to {width}",
     )
-    return [Value(contract.FLOAT, (BATCH, int(part))) for part in parts]
+    return [Value(spec.FLOAT, (BATCH, int(part))) for part in parts]
 
 
 def _concat(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     kind = inputs[0].element_type
-    _require(kind in (contract.FLOAT, contract.FLOAT16, contract.UINT8), "float or uint8 values")
+    _require(kind in (spec.FLOAT, spec.FLOAT16, spec.UINT8), "float or uint8 values")
     return [Value(kind, (BATCH, sum(_require_row(value, kind) for value in inputs)))]
 
 
 def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, weight = inputs
-    width = _require_row(value, contract.FLOAT, contract.FLOAT16)
+    width = _require_row(value, spec.FLOAT, spec.FLOAT16)
     numbers = _constant(weight, value.element_type)
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
     below = None
@@ -325,55 +325,55 @@ def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
 
 def _qgemm(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, scale, zero_point, weight, weight_scale, weight_zero_point, added = inputs
-    width = _require_row(value, contract.UINT8)
-    _require(float(_constant(scale, contract.FLOAT, ())) > 0, "a positive scale")
-    _constant(zero_point, contract.UINT8, ())
-    _constant(weight, contract.INT8)
+    width = _require_row(value, spec.UINT8)
+    _require(float(_constant(scale, spec.FLOAT, ())) > 0, "a positive scale")
+    _constant(zero_point, spec.UINT8, ())
+    _constant(weight, spec.INT8)
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
-    _require(float(_constant(weight_scale, contract.FLOAT, ())) > 0, "a positive weight scale")
-    _constant(weight_zero_point, contract.INT8, ())
+    _require(float(_constant(weight_scale, spec.FLOAT, ())) > 0, "a positive weight scale")
+    _constant(weight_zero_point, spec.INT8, ())
     columns = weight.shape[1]
     if added.constant is not None:
-        _constant(added, contract.INT32, (columns,))
+        _constant(added, spec.INT32, (columns,))
     else:
-        _require(_require_row(added, contract.INT32) == columns, f"rows of {columns} numbers to add")
-    return [Value(contract.FLOAT, (BATCH, columns))]
+        _require(_require_row(added, spec.INT32) == columns, f"rows of {columns} numbers to add")
+    return [Value(spec.FLOAT, (BATCH, columns))]
 
 
 def _quantize(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, scale, zero_point = inputs
-    width = _require_row(value, contract.FLOAT)
-    _require(float(_constant(scale, contract.FLOAT, ())) > 0, "a positive scale")
-    _constant(zero_point, contract.UINT8, ())
-    return [Value(contract.UINT8, (BATCH, width))]
+    width = _require_row(value, spec.FLOAT)
+    _require(float(_constant(scale, spec.FLOAT, ())) > 0, "a positive scale")
+    _constant(zero_point, spec.UINT8, ())
+    return [Value(spec.UINT8, (BATCH, width))]
 
 
 def _unsqueeze(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axes = inputs
     _require(value.shape == (BATCH,), "a value of shape [batch]")
-    _require(_constant(axes, contract.INT64, (1,))[0] == 1, "axes [1]")
+    _require(_constant(axes, spec.INT64, (1,))[0] == 1, "axes [1]")
     return [Value(value.element_type, (BATCH, 1), below=value.below)]
 
 
 def _topk(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, k = inputs
-    width = _require_row(value, contract.FLOAT)
-    count = int(_constant(k, contract.INT64, (1,))[0])
+    width = _require_row(value, spec.FLOAT)
+    count = int(_constant(k, spec.INT64, (1,))[0])
     _require(1 <= count <= width, f"k between 1 and {width}")
-    return [Value(contract.FLOAT, (BATCH, count)), Value(contract.INT64, (BATCH, count), below=width)]
+    return [Value(spec.FLOAT, (BATCH, count)), Value(spec.INT64, (BATCH, count), below=width)]
 
 
 def _cumsum(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, axis = inputs
-    _require(int(_constant(axis, contract.INT64, ())) == 1, "axis 1")
-    return [Value(contract.FLOAT, (BATCH, _require_row(value, contract.FLOAT)))]
+    _require(int(_constant(axis, spec.INT64, ())) == 1, "axis 1")
+    return [Value(spec.FLOAT, (BATCH, _require_row(value, spec.FLOAT)))]
 
 
 def _reshape(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     value, shape = inputs
-    _require(_require_row(value, contract.FLOAT) == 1, "a value of shape [batch, 1]")
-    _require(_constant(shape, contract.INT64, (1,))[0] == -1, "the shape [-1]")
-    return [Value(contract.FLOAT, (BATCH,), below=value.below)]
+    _require(_require_row(value, spec.FLOAT) == 1, "a value of shape [batch, 1]")
+    _require(_constant(shape, spec.INT64, (1,))[0] == -1, "the shape [-1]")
+    return [Value(spec.FLOAT, (BATCH,), below=value.below)]
 
 
 class _Rule(Record):
@@ -386,7 +386,7 @@ class _Rule(Record):
 
 
 _MANY: Final = -1
-_CASTS: Final[list[Any]] = [contract.FLOAT, contract.FLOAT16, contract.INT64]
+_CASTS: Final[list[Any]] = [spec.FLOAT, spec.FLOAT16, spec.INT64]
 
 _RULES: Final = {
     "Add": _Rule(_arithmetic, 2, {}),
@@ -403,7 +403,7 @@ _RULES: Final = {
     "Max": _Rule(_arithmetic, _MANY, {}),
     "Min": _Rule(_arithmetic, 2, {}),
     "Mul": _Rule(_arithmetic, 2, {}),
-    "QGemm": _Rule(_qgemm, 7, {}, contract.CONTRIB_DOMAIN),
+    "QGemm": _Rule(_qgemm, 7, {}, spec.CONTRIB_DOMAIN),
     "QuantizeLinear": _Rule(_quantize, 3, {}),
     "Reshape": _Rule(_reshape, 2, {}),
     "Sigmoid": _Rule(_same, 1, {}),

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import make_models
-from charrnn_runtime import onnx_proto
 from charrnn_runtime.errors import ModelFormatError
-from charrnn_runtime.model_file import check_model_bytes
+from charrnn_runtime.format import proto
+from charrnn_runtime.format.reader import check_model_bytes
 from step_graphs import Network
 
 MODELS = [pytest.param(model.path.read_bytes(), id=model.path.stem) for model in make_models.MODELS] + [
@@ -47,7 +47,7 @@ def _walk(descriptor: Any, seen: set[str] | None = None) -> dict[str, Any]:
     return found
 
 
-DESCRIPTORS = _walk(onnx_proto.parse_model(b"").DESCRIPTOR)
+DESCRIPTORS = _walk(proto.parse_model(b"").DESCRIPTOR)
 
 
 def test_the_reader_knows_the_messages_that_a_step_model_is_made_of() -> None:
@@ -86,7 +86,7 @@ def _theirs(message: str) -> Any:
 
 @pytest.mark.parametrize("data", MODELS)
 def test_the_onnx_package_reads_the_same_values(data: bytes) -> None:
-    _assert_same(onnx_proto.parse_model(data), onnx.load_from_string(data), "model")
+    _assert_same(proto.parse_model(data), onnx.load_from_string(data), "model")
 
 
 def _assert_same(ours: Any, theirs: Any, place: str) -> None:
@@ -112,7 +112,7 @@ def _assert_same(ours: Any, theirs: Any, place: str) -> None:
 
 @pytest.mark.parametrize("data", MODELS)
 def test_written_out_again_it_is_the_same_model_to_the_onnx_package(data: bytes) -> None:
-    again = onnx.load_from_string(onnx_proto.parse_model(data).SerializeToString(deterministic=True))
+    again = onnx.load_from_string(proto.parse_model(data).SerializeToString(deterministic=True))
     onnx.checker.check_model(again, full_check=True)
     assert _without_zeros(again) == _without_zeros(onnx.load_from_string(data))
 
@@ -136,7 +136,7 @@ def test_what_the_loader_hands_to_onnxruntime_is_the_same_model(data: bytes) -> 
 
 @pytest.mark.parametrize("data", MODELS)
 def test_a_model_that_export_writes_has_no_unknown_field(data: bytes) -> None:
-    assert onnx_proto.unknown_field(onnx_proto.parse_model(data)) is None
+    assert proto.unknown_field(proto.parse_model(data)) is None
 
 
 # --- what the reader leaves out ----------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_any_field_that_it_leaves_out_is_noticed_and_refused(kind: str, name: st
     message = _places(model)[kind]
     _set(message, message.DESCRIPTOR.fields_by_name[name])
     data = model.SerializeToString()
-    assert onnx_proto.unknown_field(onnx_proto.parse_model(data)) is not None
+    assert proto.unknown_field(proto.parse_model(data)) is not None
     with pytest.raises(ModelFormatError) as caught:
         check_model_bytes(data, "model")
     assert "\n" not in str(caught.value)
@@ -244,7 +244,7 @@ def test_the_important_ones_are_called_by_their_name(kind: str, name: str, words
     model = Network().model()
     message = _places(model)[kind]
     _set(message, message.DESCRIPTOR.fields_by_name[name])
-    found = onnx_proto.unknown_field(onnx_proto.parse_model(model.SerializeToString()))
+    found = proto.unknown_field(proto.parse_model(model.SerializeToString()))
     assert found is not None
     assert words in found
 
@@ -266,10 +266,10 @@ def altered(draw: st.DrawFn) -> bytes:
 @given(st.one_of(st.binary(max_size=200), altered()))
 def test_any_bytes_are_an_error_or_what_the_onnx_package_reads(data: bytes) -> None:
     try:
-        ours = onnx_proto.parse_model(data)
+        ours = proto.parse_model(data)
     except ValueError:
         return
-    if onnx_proto.unknown_field(ours) is None:
+    if proto.unknown_field(ours) is None:
         again = onnx.ModelProto.FromString(ours.SerializeToString())
         assert _without_zeros(again) == _without_zeros(onnx.ModelProto.FromString(data))
 
@@ -278,10 +278,10 @@ def test_bytes_that_end_within_a_field_are_an_error() -> None:
     data = Network().model().SerializeToString()
     for length in (1, len(data) // 2, len(data) - 1):
         with pytest.raises(ValueError, match=r"."):
-            onnx_proto.parse_model(data[:length])
+            proto.parse_model(data[:length])
 
 
 def test_text_that_is_no_utf8_is_an_error() -> None:
     data = Network().model().SerializeToString()
     with pytest.raises(ValueError, match=r"."):
-        onnx_proto.parse_model(data.replace(b"charrnn.cell", b"charrnn.\xff\xfell"))
+        proto.parse_model(data.replace(b"charrnn.cell", b"charrnn.\xff\xfell"))

@@ -1,4 +1,4 @@
-"""The contract of the step model: every name, number and limit that two parts must agree on.
+"""The specification of the step model: every name, number and limit that two parts must agree on.
 
 Export writes by this page and the loader reads by it; nothing here is written down a second time.
 
@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from charrnn_runtime.records import Record
+from charrnn_runtime.record import Record
 
 FORMAT: Final = "step"
 """The value of the metadata key ``charrnn.format``."""
 
 VERSION: Final = 1
-"""The version of the contract that this code writes, and the newest that it reads."""
+"""The version of the format that this code writes, and the newest that it reads."""
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
@@ -67,6 +67,9 @@ INPUTS: Final = (
     TensorSpec("top_p", FLOAT, (BATCH_AXIS,)),
     TensorSpec("min_p", FLOAT, (BATCH_AXIS,)),
 )
+
+SETTINGS: Final = INPUTS[3:]
+"""The inputs that say how each stream samples; see `charrnn_runtime.sampling.Sampling`."""
 
 OUTPUTS: Final = (
     TensorSpec("logits", FLOAT, (BATCH_AXIS, "vocab")),

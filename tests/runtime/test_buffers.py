@@ -1,4 +1,4 @@
-"""The lane for GPUs, run on the CPU's memory: all of it but the kernels is the same there."""
+"""The buffers for GPUs, held in the CPU's memory: all of it but the kernels is the same there."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from charrnn_runtime import CharRNN, session
-from charrnn_runtime.model_file import read_model_file
-from charrnn_runtime.session import BLOCK, CudaLane, Engine
+from charrnn_runtime import CharRNN, buffers, session
+from charrnn_runtime.buffers import BLOCK, CudaBuffers, Sizes
+from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.session import Engine
 from make_models import SmallModel
 
 
-class OnCpu(CudaLane):
-    """The GPU's lane with buffers that onnxruntime holds on the CPU."""
+class OnCpu(CudaBuffers):
+    """The GPU's buffers, which onnxruntime holds on the CPU."""
 
     device = "cpu"
 
 
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallModel], CharRNN]:
-    """Loads a model whose lanes are those of a GPU."""
-    monkeypatch.setattr(session, "CudaLane", OnCpu)
+    """Loads a model whose buffers are those of a GPU."""
+    monkeypatch.setattr(session, "CudaBuffers", OnCpu)
 
     def load(small: SmallModel) -> CharRNN:
         file = read_model_file(small.path)
@@ -36,12 +37,12 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallModel], CharRNN
     return load
 
 
-def test_it_writes_what_the_lane_of_the_cpu_writes(
+def test_they_write_what_those_of_the_cpu_write(
     small: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     primes = ["LORD ", "", "A" * (BLOCK + 5), "To be"] * 3
     texts = [
-        model.generate(primes, 2 * BLOCK + 3, rows=5, seed=4, top_k=20, top_p=0.9)
+        model.generate(primes, 2 * BLOCK + 3, max_batch_size=5, seed=4, top_k=20, top_p=0.9)
         for model in (CharRNN.load(small.path, device="cpu"), on_device(small))
     ]
     assert texts[0] == texts[1]
@@ -52,15 +53,15 @@ def test_a_block_of_steps_copies_states_once_however_many_streams_end_and_join(
 ) -> None:
     copies = []
     for name in ("read_state", "write_state"):
-        real = getattr(CudaLane, name)
+        real = getattr(CudaBuffers, name)
 
-        def counted(self: CudaLane, *values: object, _real: object = real, _name: str = name) -> object:
+        def counted(self: CudaBuffers, *values: object, _real: object = real, _name: str = name) -> object:
             copies.append(_name)
             return _real(self, *values)  # type: ignore[operator]
 
         monkeypatch.setattr(OnCpu, name, counted)
     model = on_device(small)
-    model.generate(["A"] * 64, 2 * BLOCK, rows=16, seed=1)
+    model.generate(["A"] * 64, 2 * BLOCK, max_batch_size=16, seed=1)
     # Sixteen streams begin at a time, four times over.
     assert copies.count("read_state") == 4
     assert copies.count("write_state") == 4
@@ -69,7 +70,7 @@ def test_a_block_of_steps_copies_states_once_however_many_streams_end_and_join(
     assert len(copies) <= 2 + 1 + 1
 
 
-def test_it_stops_where_the_lane_of_the_cpu_stops(
+def test_they_stop_where_those_of_the_cpu_stop(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     model = CharRNN.load(exact.path, device="cpu")
@@ -80,7 +81,7 @@ def test_it_stops_where_the_lane_of_the_cpu_stops(
     )
 
 
-def test_it_scores_primes_and_steps_as_the_lane_of_the_cpu_does(
+def test_they_score_prime_and_step_as_those_of_the_cpu_do(
     small: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     models = [CharRNN.load(small.path, device="cpu"), on_device(small)]
@@ -97,26 +98,29 @@ def test_it_scores_primes_and_steps_as_the_lane_of_the_cpu_does(
 
 def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
-    real = session._run_options
+    real = buffers._run_options
 
     def without_graph(graph: int | None = None) -> object:
         asked.append(graph)
         return real()  # the CPU has no graphs to capture
 
-    monkeypatch.setattr(session, "_run_options", without_graph)
+    monkeypatch.setattr(buffers, "_run_options", without_graph)
     engine = Engine(read_model_file(exact.path), "cpu")
-    size, symbols = engine.info.state_size, len(engine.info.vocabulary)
     for _ in range(2):
-        lane = OnCpu(engine._session(2, True), size, symbols, 2, 0, True, graphs=True)
+        made = OnCpu(engine._session(2, True), _sizes(engine, rows=2), graphs=True)
         for steps in (BLOCK, 3, BLOCK):  # an odd number of steps turns the two state buffers around
-            lane.run(steps)
-            lane.tokens[0] = lane.tokens[steps]
+            made.run(steps)
+            made.tokens[0] = made.tokens[steps]
     graphs = [graph for graph in asked if graph is not None]
     assert len(graphs) == len(set(graphs)) == 2 * 2 * BLOCK
 
 
 def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(exact: SmallModel) -> None:
     engine = Engine(read_model_file(exact.path), "cpu")
-    lane = OnCpu(engine._session(3, True), engine.info.state_size, len(engine.info.vocabulary), 3, 0, True)
-    assert lane._uniform_stride * 4 % 256 == 0
-    assert lane._uniform_stride >= 3
+    made = OnCpu(engine._session(3, True), _sizes(engine, rows=3))
+    assert made._uniform_stride * 4 % 256 == 0
+    assert made._uniform_stride >= 3
+
+
+def _sizes(engine: Engine, *, rows: int) -> Sizes:
+    return Sizes(rows=rows, state_size=engine.info.state_size, vocabulary_size=len(engine.info.vocabulary))

@@ -2,7 +2,7 @@
 
 A model file may come from anywhere. onnxruntime follows external data out of the model's folder, runs any
 operator and allocates what a graph asks for; so the file is parsed here against the few messages that it may
-hold, its graph and metadata are compared with the contract, and onnxruntime is given the parsed message
+hold, its graph and metadata are compared with the specification, and onnxruntime is given the parsed message
 written out again: what was checked, and nothing else.
 """
 
@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from charrnn_runtime import contract, onnx_proto
-from charrnn_runtime.errors import CharRNNError, ModelFormatError
-from charrnn_runtime.graph_check import BATCH, Sizes, Value, check_graph
-from charrnn_runtime.records import Record
+from charrnn_runtime.errors import CharRNNError, ModelFormatError, one_line
+from charrnn_runtime.format import proto, spec
+from charrnn_runtime.format.graph_check import BATCH, Sizes, Value, check_graph
+from charrnn_runtime.format.metadata import choice, integer, json_value
+from charrnn_runtime.record import Record
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
@@ -41,7 +42,7 @@ class ModelInfo(Record):
         path: the file, as it was given.
         sha256: the hash of the file's bytes, in hexadecimal.
         file_bytes: the file's size.
-        version: the contract's version that it was written by.
+        version: the version of the format that it was written by.
         cell: "lstm", "gru" or "rnn".
         layers: L.
         hidden_size: H.
@@ -68,14 +69,14 @@ class ModelInfo(Record):
     training: dict[str, Any]
 
     @cached_property
-    def state_layout(self) -> tuple[contract.StateBlock, ...]:
+    def state_layout(self) -> tuple[spec.StateBlock, ...]:
         """The layout of a stream's state row."""
-        return contract.state_layout(self.cell, self.layers, self.hidden_size)
+        return spec.state_layout(self.cell, self.layers, self.hidden_size)
 
     @property
     def state_size(self) -> int:
         """S, the length of a stream's state row."""
-        return contract.state_size(self.cell, self.layers, self.hidden_size)
+        return spec.state_size(self.cell, self.layers, self.hidden_size)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -83,7 +84,7 @@ class ModelInfo(Record):
             "path": self.path,
             "sha256": self.sha256,
             "file_bytes": self.file_bytes,
-            "format": contract.FORMAT,
+            "format": spec.FORMAT,
             "version": self.version,
             "cell": self.cell,
             "layers": self.layers,
@@ -134,19 +135,12 @@ def check_model_bytes(data: bytes, path: str) -> ModelFile:
         raise ModelFormatError(one_line(str(error))) from None
 
 
-def one_line(message: str, most: int = 500) -> str:
-    """A message that may hold anything from a file, as one line of harmless length."""
-    if len(message) > most:
-        message = message[: most - 3] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-
-
 def _checked(data: bytes, path: str) -> ModelFile:
     try:
-        model = onnx_proto.parse_model(data)
+        model = proto.parse_model(data)
     except ValueError as error:
         raise ModelFormatError(f"it is no ONNX file, or was cut short or altered ({error})") from None
-    found = onnx_proto.unknown_field(model)
+    found = proto.unknown_field(model)
     if found is not None:
         raise ModelFormatError(f"it has {found}, which step models do not")
     metadata = _metadata(model)
@@ -165,17 +159,15 @@ def _read_bytes(path: Path) -> bytes:
             raise CharRNNError(f"{path} is not a regular file; a model is read from a file")
         with path.open("rb") as file:
             # One byte more than allowed shows a file that is too large, or that grows while it is read.
-            data = (
-                file.read(contract.MAX_FILE_BYTES + 1) if status.st_size <= contract.MAX_FILE_BYTES else b""
-            )
+            data = file.read(spec.MAX_FILE_BYTES + 1) if status.st_size <= spec.MAX_FILE_BYTES else b""
     except FileNotFoundError:
         raise CharRNNError(f"{path}: no such file; charrnn-export writes models") from None
     except (OSError, ValueError) as error:
         raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if max(status.st_size, len(data)) > contract.MAX_FILE_BYTES:
+    if max(status.st_size, len(data)) > spec.MAX_FILE_BYTES:
         raise ModelFormatError(
             f"{path} is not a charrnn model that can be run: it has {status.st_size:,} bytes, and at most "
-            f"{contract.MAX_FILE_BYTES:,} are read"
+            f"{spec.MAX_FILE_BYTES:,} are read"
         )
     return data
 
@@ -191,7 +183,7 @@ def _metadata(model: Any) -> dict[str, str]:
         if entry.key in found:
             raise ModelFormatError(f"the metadata key {entry.key!r} stands there twice")
         found[entry.key] = entry.value
-    prefix = contract.METADATA_PREFIX
+    prefix = spec.METADATA_PREFIX
     if prefix + "format" not in found:
         raise ModelFormatError(
             f"its metadata has no {prefix}format, so it is some other ONNX file; charrnn-export writes models"
@@ -200,36 +192,34 @@ def _metadata(model: Any) -> dict[str, str]:
 
 
 def _check_versions(model: Any, metadata: dict[str, str]) -> None:
-    if metadata["format"] != contract.FORMAT:
-        raise ModelFormatError(f"its format is {metadata['format'][:40]!r}; expected {contract.FORMAT!r}")
-    version = _integer(metadata, "version", 1, 1_000_000)
-    if version > contract.VERSION:
+    if metadata["format"] != spec.FORMAT:
+        raise ModelFormatError(f"its format is {metadata['format'][:40]!r}; expected {spec.FORMAT!r}")
+    version = integer(metadata, "version", 1, 1_000_000)
+    if version > spec.VERSION:
         raise ModelFormatError(
-            f"it is of version {version}, and this charrnn-runtime reads versions up to {contract.VERSION}; "
+            f"it is of version {version}, and this charrnn-runtime reads versions up to {spec.VERSION}; "
             "upgrade charrnn-runtime"
         )
-    missing = [key for key in contract.METADATA_KEYS if key not in metadata]
+    missing = [key for key in spec.METADATA_KEYS if key not in metadata]
     if missing:
-        raise ModelFormatError(f"its metadata lacks {contract.METADATA_PREFIX}{missing[0]}")
-    if model.ir_version != contract.IR_VERSION:
-        raise ModelFormatError(f"its IR version is {model.ir_version}; expected {contract.IR_VERSION}")
+        raise ModelFormatError(f"its metadata lacks {spec.METADATA_PREFIX}{missing[0]}")
+    if model.ir_version != spec.IR_VERSION:
+        raise ModelFormatError(f"its IR version is {model.ir_version}; expected {spec.IR_VERSION}")
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
-    expected = [("", contract.OPSET)]
+    expected = [("", spec.OPSET)]
     if metadata["precision"] == "int8":
-        expected.append((contract.CONTRIB_DOMAIN, contract.CONTRIB_VERSION))
+        expected.append((spec.CONTRIB_DOMAIN, spec.CONTRIB_VERSION))
     if opsets != expected:
         raise ModelFormatError(f"its operator sets are {opsets[:4]}; expected {expected}")
 
 
 def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> ModelInfo:
-    cell = _choice(metadata, "cell", contract.CELLS)
-    layers = _integer(metadata, "layers", 1, contract.MAX_LAYERS)
-    hidden_size = _integer(metadata, "hidden_size", 1, contract.MAX_HIDDEN_SIZE)
+    cell = choice(metadata, "cell", spec.CELLS)
+    layers = integer(metadata, "layers", 1, spec.MAX_LAYERS)
+    hidden_size = integer(metadata, "hidden_size", 1, spec.MAX_HIDDEN_SIZE)
     vocabulary = _vocabulary(metadata)
-    layout = [
-        [block.name, block.start, block.size] for block in contract.state_layout(cell, layers, hidden_size)
-    ]
-    if _json(metadata, "state_layout", list) != layout:
+    layout = [[block.name, block.start, block.size] for block in spec.state_layout(cell, layers, hidden_size)]
+    if json_value(metadata, "state_layout", list) != layout:
         raise ModelFormatError(
             f"its state layout is not that of {layers} {cell} layers of {hidden_size}: "
             f"expected {layout[:2]}..."
@@ -242,20 +232,20 @@ def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> 
         cell=cell,
         layers=layers,
         hidden_size=hidden_size,
-        precision=_choice(metadata, "precision", contract.PRECISIONS),
+        precision=choice(metadata, "precision", spec.PRECISIONS),
         vocabulary=vocabulary,
-        start_token=_integer(metadata, "start_token", 0, len(vocabulary) - 1),
-        lines=_choice(metadata, "lines", contract.BOOLEANS) == "true",
-        top_k_max=_integer(
-            metadata, "top_k_max", contract.top_k_max(len(vocabulary)), contract.top_k_max(len(vocabulary))
+        start_token=integer(metadata, "start_token", 0, len(vocabulary) - 1),
+        lines=choice(metadata, "lines", spec.BOOLEANS) == "true",
+        top_k_max=integer(
+            metadata, "top_k_max", spec.top_k_max(len(vocabulary)), spec.top_k_max(len(vocabulary))
         ),
         training=_training(metadata),
     )
 
 
 def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
-    level = _choice(metadata, "level", contract.LEVELS)
-    symbols = _json(metadata, "vocabulary", list)
+    level = choice(metadata, "level", spec.LEVELS)
+    symbols = json_value(metadata, "vocabulary", list)
     try:
         return Vocabulary(symbols, "byte" if level == "byte" else "char")
     except CharRNNError as error:
@@ -263,57 +253,28 @@ def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
 
 
 def _training(metadata: dict[str, str]) -> dict[str, Any]:
-    training: dict[str, Any] = _json(metadata, "training", dict)
+    training: dict[str, Any] = json_value(metadata, "training", dict)
     try:
         # Python reads some JSON that it cannot write: NaN, infinity, half a surrogate pair.
         json.dumps(training, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise ModelFormatError(
-            f"{contract.METADATA_PREFIX}training holds NaN, infinity or half a surrogate pair, or is nested "
+            f"{spec.METADATA_PREFIX}training holds NaN, infinity or half a surrogate pair, or is nested "
             "too deeply"
         ) from None
     return training
 
 
-def _integer(metadata: dict[str, str], key: str, low: int, high: int) -> int:
-    text = metadata.get(key, "")
-    # isdecimal alone would let digits of other scripts through.
-    if not (text.isascii() and text.isdecimal() and len(text) <= 20 and low <= int(text) <= high):
-        allowed = f"a whole number from {low:,} to {high:,}" if low != high else f"{low:,}"
-        raise ModelFormatError(f"{contract.METADATA_PREFIX}{key} is {text[:40]!r}; expected {allowed}")
-    return int(text)
-
-
-def _choice(metadata: dict[str, str], key: str, allowed: tuple[str, ...]) -> str:
-    if metadata[key] not in allowed:
-        raise ModelFormatError(
-            f"{contract.METADATA_PREFIX}{key} is {metadata[key][:40]!r}; expected {' or '.join(allowed)}"
-        )
-    return metadata[key]
-
-
-def _json(metadata: dict[str, str], key: str, kind: type) -> Any:
-    try:
-        value = json.loads(metadata[key])
-    except (ValueError, RecursionError):
-        raise ModelFormatError(f"{contract.METADATA_PREFIX}{key} is no JSON") from None
-    if not isinstance(value, kind):
-        raise ModelFormatError(
-            f"{contract.METADATA_PREFIX}{key} is JSON of the wrong kind; expected a {kind.__name__}"
-        )
-    return value
-
-
 def _check_graph(graph: Any, info: ModelInfo) -> None:
     sizes = {
-        contract.BATCH_AXIS: BATCH,
+        spec.BATCH_AXIS: BATCH,
         "state_size": info.state_size,
         "vocab": len(info.vocabulary),
     }
-    inputs = _check_values("input", graph.input, contract.INPUTS, sizes)
-    outputs = _check_values("output", graph.output, contract.OUTPUTS, sizes)
-    if len(graph.node) > contract.MAX_NODES:
-        raise ModelFormatError(f"it has {len(graph.node):,} nodes; at most {contract.MAX_NODES:,} are read")
+    inputs = _check_values("input", graph.input, spec.INPUTS, sizes)
+    outputs = _check_values("output", graph.output, spec.OUTPUTS, sizes)
+    if len(graph.node) > spec.MAX_NODES:
+        raise ModelFormatError(f"it has {len(graph.node):,} nodes; at most {spec.MAX_NODES:,} are read")
     if info.precision != "int8":
         for node in graph.node:
             if node.op_type in _CPU_OPERATORS:
@@ -322,13 +283,13 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
                     f"precision {info.precision} have none, int8 files may"
                 )
     vocabulary_size, hidden_size = len(info.vocabulary), info.hidden_size
-    gates = info.layers * contract.GATES[info.cell] * hidden_size
+    gates = info.layers * spec.GATES[info.cell] * hidden_size
     check_graph(
         graph,
         inputs,
         outputs,
         Sizes(
-            widest=max(vocabulary_size, contract.GATES["lstm"] * hidden_size, info.state_size),
+            widest=max(vocabulary_size, spec.GATES["lstm"] * hidden_size, info.state_size),
             in_all=_NUMBERS_A_SIZE * (gates + info.state_size + vocabulary_size),
             weights=gates * hidden_size + hidden_size * vocabulary_size,  # recurrent and output weights
             # Besides, a table and input weights; twice that leaves room for biases, scales and constants.
@@ -339,29 +300,29 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
 
 
 def _check_values(
-    what: str, found: Any, specs: tuple[contract.TensorSpec, ...], sizes: dict[str, int]
+    what: str, found: Any, specs: tuple[spec.TensorSpec, ...], sizes: dict[str, int]
 ) -> dict[str, Value]:
-    """Compare the graph's inputs or outputs with the contract's, in order."""
+    """Compare the graph's inputs or outputs with the specification's, in order."""
     names = [value.name for value in found]
-    wanted = [spec.name for spec in specs]
+    wanted = [each.name for each in specs]
     if names != wanted:
         raise ModelFormatError(f"its {what}s are {names[:8]}; expected {wanted}")
     values = {}
-    for value, spec in zip(found, specs, strict=True):
+    for value, each in zip(found, specs, strict=True):
         tensor = value.type.tensor_type
         shape = tuple(BATCH if dim.dim_param else dim.dim_value for dim in tensor.shape.dim)
         named = [dim.dim_param for dim in tensor.shape.dim if dim.dim_param]
-        expected = tuple(sizes[axis] for axis in spec.axes)
-        if tensor.elem_type != spec.element_type:
+        expected = tuple(sizes[axis] for axis in each.axes)
+        if tensor.elem_type != each.element_type:
             raise ModelFormatError(
-                f"{what} {spec.name!r} has element type {tensor.elem_type}; expected {spec.element_type}"
+                f"{what} {each.name!r} has element type {tensor.elem_type}; expected {each.element_type}"
             )
-        if shape != expected or named != [contract.BATCH_AXIS]:
+        if shape != expected or named != [spec.BATCH_AXIS]:
             shown = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
             raise ModelFormatError(
-                f"{what} {spec.name!r} has the shape {shown}; expected "
-                f"{[contract.BATCH_AXIS if size == BATCH else size for size in expected]}"
+                f"{what} {each.name!r} has the shape {shown}; expected "
+                f"{[spec.BATCH_AXIS if size == BATCH else size for size in expected]}"
             )
-        below = {"token": sizes["vocab"], "next_token": sizes["vocab"], "uniform": 1}.get(spec.name)
-        values[spec.name] = Value(spec.element_type, expected, below=below)
+        below = {"token": sizes["vocab"], "next_token": sizes["vocab"], "uniform": 1}.get(each.name)
+        values[each.name] = Value(each.element_type, expected, below=below)
     return values

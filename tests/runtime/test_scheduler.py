@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn_runtime import CharRNN, Sampling, State
-from charrnn_runtime.batch import _WINDOW, Job, run_jobs
-from charrnn_runtime.session import BLOCK, width
+from charrnn_runtime import CharRNN, Output, Request, Scheduler, State
+from charrnn_runtime.buffers import BLOCK
+from charrnn_runtime.scheduler import in_order
+from charrnn_runtime.session import width
 from make_models import FOLDER, SmallModel
 
 Load = Callable[[str], CharRNN]
@@ -46,7 +47,7 @@ def test_a_stream_gives_the_same_whatever_runs_beside_it(
     primes: list[str], length: int, rows: int, stop: str | None
 ) -> None:
     model = _model()
-    together = model.generate(primes, length, seed=5, rows=rows, stop=stop)
+    together = model.generate(primes, length, seed=5, max_batch_size=rows, stop=stop)
     assert together == _alone(model, primes, length, seed=5, stop=stop)
 
 
@@ -56,7 +57,7 @@ def test_all_models_keep_streams_apart(small: SmallModel, load: Load) -> None:
     primes = ["".join(draw.choices("ABCabc xyz", k=draw.randrange(70))) for _ in range(70)]
     expected = _alone(model, primes, 60, seed=3, temperature=1.2)
     for rows in (1, 3, 17, 33, 70):
-        assert model.generate(primes, 60, seed=3, temperature=1.2, rows=rows) == expected, rows
+        assert model.generate(primes, 60, seed=3, temperature=1.2, max_batch_size=rows) == expected, rows
 
 
 def test_states_and_logits_are_equal_to_the_bit_however_many_streams_run(
@@ -81,7 +82,7 @@ def test_states_and_logits_are_equal_to_the_bit_however_many_streams_run(
 def test_lengths_and_stops_end_streams_apart(lstm: CharRNN) -> None:
     primes = ["", "LORD ", "x" * 150, "a", "bb", "the quick brown fox", "?"] * 9
     free = lstm.generate(primes, 120, seed=1)
-    stopped = lstm.generate(primes, 120, seed=1, stop="j", rows=5)
+    stopped = lstm.generate(primes, 120, seed=1, stop="j", max_batch_size=5)
     assert len({len(text) for text in stopped}) > 5
     for prime, long, short in zip(primes, free, stopped, strict=True):
         rest = long[len(prime) :]
@@ -91,35 +92,35 @@ def test_lengths_and_stops_end_streams_apart(lstm: CharRNN) -> None:
 def test_streams_come_out_in_order_each_as_soon_as_it_can(lstm: CharRNN) -> None:
     # The first is the longest: nothing may come before it, all others right after it.
     primes = ["x" * 400, *["a"] * 30]
-    texts = list(lstm.generate_each(primes, 10, seed=1, rows=4))
+    texts = list(lstm.generate_each(primes, 10, seed=1, max_batch_size=4))
     assert [stream.index for stream in texts] == list(range(31))
     assert [stream.prime for stream in texts] == primes
 
 
-def test_streams_run_no_further_ahead_of_the_first_than_the_window(lstm: CharRNN) -> None:
+def test_streams_run_only_so_far_ahead_of_the_first(lstm: CharRNN) -> None:
     drawn = 0
 
-    def primes() -> Iterator[str]:
+    def requests() -> Iterator[Request]:
         nonlocal drawn
-        yield "x" * 20_000  # as long as thousands of the others
-        for _ in range(10_000):
+        yield lstm.request("x" * 20_000, 1, seed=1)  # as long as thousands of the others
+        for number in range(10_000):
             drawn += 1
-            yield "a"
+            yield lstm.request("a", 1, seed=1, number=number)
 
-    streams = lstm.generate_each(primes(), 1, seed=1, rows=2)
-    next(streams)
-    assert drawn <= 2 * _WINDOW + 1
+    outputs = in_order(lstm.scheduler(max_batch_size=2), requests(), held=1000)
+    next(outputs)
+    assert drawn <= 1000 // 33 + 2
 
 
-def test_many_short_jobs_all_come_out(lstm: CharRNN) -> None:
-    texts = lstm.generate(["a"] * 3000, 2, seed=1, rows=64)
+def test_many_short_requests_all_come_out(lstm: CharRNN) -> None:
+    texts = lstm.generate(["a"] * 3000, 2, seed=1, max_batch_size=64)
     assert len(texts) == 3000
     assert all(len(text) == 3 for text in texts)
     assert texts[:50] == _alone(lstm, ["a"] * 50, 2, seed=1)
 
 
-def test_jobs_of_length_0_take_no_row_and_end_at_once(lstm: CharRNN) -> None:
-    assert lstm.generate([""] * 500, 0, rows=2) == [""] * 500
+def test_requests_of_length_0_take_no_row_and_end_at_once(lstm: CharRNN) -> None:
+    assert lstm.generate([""] * 500, 0, max_batch_size=2) == [""] * 500
     streams = list(lstm.generate_each(["a", "", "bc"], 0))
     assert [stream.prime for stream in streams] == ["a", "", "bc"]
     assert [stream.text for stream in streams] == [""] * 3
@@ -129,48 +130,50 @@ def test_jobs_of_length_0_take_no_row_and_end_at_once(lstm: CharRNN) -> None:
     ]
 
 
-def test_no_jobs_give_nothing(lstm: CharRNN) -> None:
-    assert list(run_jobs(lstm._engine, [], Sampling(), 0)) == []
+def test_no_requests_give_nothing(lstm: CharRNN) -> None:
+    assert lstm.scheduler().run_block() == []
+    assert list(in_order(lstm.scheduler(), [])) == []
     assert list(lstm.generate_each(iter(()), 5)) == []
 
 
-def _job(model: CharRNN, prime: str, length: int, number: int, *, live: bool = False) -> Job:
-    return Job(model.initial_state().fork(1, number), model.vocabulary.encode(prime), length, live)
-
-
-def test_jobs_of_different_lengths_share_a_batch_that_becomes_narrower(lstm: CharRNN) -> None:
+def test_requests_of_different_lengths_share_a_batch_that_becomes_narrower(lstm: CharRNN) -> None:
     lengths = [1, 500, 3, BLOCK, BLOCK + 1, 0, 200, 77, 2, 310, 9, 40, 33, 64, 65, 128, 5, 8]
-    jobs = [_job(lstm, "LORD ", length, number) for number, length in enumerate(lengths)]
-    sampled: dict[int, list[int]] = {i: [] for i in range(len(jobs))}
-    ends = {}
-    for piece in run_jobs(lstm._engine, jobs, Sampling(0.8), 7):
-        assert piece.index not in ends
-        sampled[piece.index] += piece.tokens.tolist()
-        if piece.state is not None:
-            ends[piece.index] = piece.state
-    whole = _alone(lstm, ["LORD "] * len(jobs), 500, seed=7)
-    for index, length in enumerate(lengths):
-        assert lstm.vocabulary.decode(sampled[index]) == whole[index][5 : 5 + length]
-        state = ends[index]
-        assert state.positions.tolist() == [length]
-        assert state.numbers.tolist() == [index]
-        rest = lstm.generate(state, 500 - length, seed=7)[0]
+    requests = [lstm.request("LORD ", length, number=number, seed=7) for number, length in enumerate(lengths)]
+    outputs = list(in_order(lstm.scheduler(), requests))
+    assert [output.request for output in outputs] == requests
+    whole = _alone(lstm, ["LORD "] * len(lengths), 500, seed=7)
+    for index, (output, length) in enumerate(zip(outputs, lengths, strict=True)):
+        assert lstm.vocabulary.decode(output.tokens) == whole[index][5 : 5 + length]
+        assert output.finished == "length"
+        assert output.state.positions.tolist() == [length]
+        assert output.state.numbers.tolist() == [index]
+        rest = lstm.generate(output.state, 500 - length, seed=7)[0]
         assert rest == whole[index][5 + length :]
 
 
-def test_live_jobs_give_pieces_as_they_go_and_others_only_at_their_end(lstm: CharRNN) -> None:
-    jobs = [_job(lstm, "LORD ", 600, 0, live=True), _job(lstm, "LORD ", 600, 1)]
-    pieces = list(run_jobs(lstm._engine, jobs, Sampling(0.8), 7))
-    live = [piece for piece in pieces if piece.index == 0]
-    assert len(live) > 2
-    assert all(len(piece.tokens) for piece in live)
-    assert [piece.state is None for piece in live] == [True] * (len(live) - 1) + [False]
-    assert len([piece for piece in pieces if piece.index == 1]) == 1
-    texts = [
-        lstm.vocabulary.decode(np.concatenate([p.tokens for p in pieces if p.index == index]))
-        for index in (0, 1)
-    ]
+def test_live_requests_give_chunks_as_they_go_and_others_only_at_their_end(lstm: CharRNN) -> None:
+    live, other = (lstm.request("LORD ", 600, number=n, seed=7, live=not n) for n in (0, 1))
+    outputs = _run(lstm.scheduler(), [live, other])
+    assert len(outputs[live]) > 2
+    assert all(len(output.tokens) for output in outputs[live])
+    assert [output.finished for output in outputs[live]] == [None] * (len(outputs[live]) - 1) + ["length"]
+    assert len(outputs[other]) == 1
+    texts = [_text(lstm, outputs[request]) for request in (live, other)]
     assert texts == [text[5:] for text in _alone(lstm, ["LORD "] * 2, 600, seed=7)]
+
+
+def _run(scheduler: Scheduler, requests: list[Request]) -> dict[Request, list[Output]]:
+    """All outputs of each request."""
+    scheduler.submit(*requests)
+    outputs: dict[Request, list[Output]] = {request: [] for request in requests}
+    while scheduler.busy:
+        for output in scheduler.run_block():
+            outputs[output.request].append(output)
+    return outputs
+
+
+def _text(model: CharRNN, outputs: list[Output]) -> str:
+    return model.vocabulary.decode(np.concatenate([output.tokens for output in outputs]))
 
 
 @pytest.mark.parametrize("stop", ["j", "jg", "!x", "ggggggggggggggggggg"])
@@ -178,7 +181,7 @@ def test_a_stop_text_across_blocks_and_narrower_batches_is_seen(lstm: CharRNN, s
     primes = ["LORD ", "a", ""] * 12
     expected = _alone(lstm, primes, 400, seed=2, stop=stop)
     for rows in (1, 5, 36):
-        assert lstm.generate(primes, 400, seed=2, stop=stop, rows=rows) == expected
+        assert lstm.generate(primes, 400, seed=2, stop=stop, max_batch_size=rows) == expected
 
 
 @given(st.integers(1, 10_000))

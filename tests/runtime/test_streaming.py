@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charrnn_runtime import SettingError, Vocabulary
-from charrnn_runtime.text_stream import ByteStream, TextStream
+from charrnn_runtime.streaming import ByteStream, TextStream
 
 ABC = Vocabulary("abc")
 BYTES = Vocabulary.of_bytes()

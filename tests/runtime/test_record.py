@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import charrnn_runtime
-from charrnn_runtime.records import Record
+from charrnn_runtime.record import Record
 
 
 class Point(Record):

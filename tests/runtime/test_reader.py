@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn_runtime import CharRNN, CharRNNError, ModelFormatError, contract
-from charrnn_runtime.model_file import check_model_bytes, one_line, read_model_file
+from charrnn_runtime import CharRNN, CharRNNError, ModelFormatError
+from charrnn_runtime.errors import one_line
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import check_model_bytes, read_model_file
 from hostile_files import (
     BYTE,
     INT8,
@@ -63,12 +65,12 @@ def test_onnxruntime_gets_what_was_checked_and_nothing_else() -> None:
 # --- metadata ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", contract.METADATA_KEYS)
+@pytest.mark.parametrize("key", spec.METADATA_KEYS)
 def test_every_metadata_key_must_be_there(key: str) -> None:
     assert f"charrnn.{key}" in refusal(changed(metadata(key, None)))
 
 
-@pytest.mark.parametrize("key", contract.METADATA_KEYS)
+@pytest.mark.parametrize("key", spec.METADATA_KEYS)
 def test_no_metadata_key_may_be_there_twice(key: str) -> None:
     def twice(model: Any) -> None:
         entry = next(entry for entry in model.metadata_props if entry.key == f"charrnn.{key}")
@@ -231,7 +233,7 @@ def test_other_operator_sets_are_refused(opsets: list[tuple[str, int]]) -> None:
 
 @pytest.mark.parametrize("what", ["input", "output"])
 def test_inputs_and_outputs_are_those_of_the_contract_in_order(what: str) -> None:
-    count = len(contract.INPUTS if what == "input" else contract.OUTPUTS)
+    count = len(spec.INPUTS if what == "input" else spec.OUTPUTS)
 
     def values(model: Any) -> Any:
         return getattr(model.graph, what)
@@ -256,13 +258,13 @@ def test_inputs_and_outputs_are_those_of_the_contract_in_order(what: str) -> Non
     ("index", "kind"),
     [
         (index, kind)
-        for index, spec in enumerate([*contract.INPUTS, *contract.OUTPUTS])
+        for index, each in enumerate([*spec.INPUTS, *spec.OUTPUTS])
         for kind in (0, 1, 2, 6, 7, 8, 9, 10, 11, 99, -1)
-        if kind != spec.element_type
+        if kind != each.element_type
     ],
 )
 def test_inputs_and_outputs_have_the_types_of_the_contract(index: int, kind: int) -> None:
-    specs = [*contract.INPUTS, *contract.OUTPUTS]
+    specs = [*spec.INPUTS, *spec.OUTPUTS]
 
     def change(model: Any) -> None:
         [*model.graph.input, *model.graph.output][index].type.tensor_type.elem_type = kind
@@ -327,7 +329,7 @@ def test_a_value_without_a_type_is_refused() -> None:
 
 def test_too_many_nodes_are_refused() -> None:
     def change(model: Any) -> None:
-        for i in range(contract.MAX_NODES):
+        for i in range(spec.MAX_NODES):
             add_node(model, "Tanh", ["state"], [f"made{i}"])
 
     assert "nodes; at most 2,048 are read" in refusal(changed(change))
@@ -343,7 +345,7 @@ def test_many_wide_values_are_refused_although_each_of_them_is_allowed() -> None
 
 def test_a_model_that_claims_to_be_large_must_bring_its_weights() -> None:
     # 32 layers of 16,384 would make states of a million numbers out of a file of a few thousand bytes.
-    layout = [[b.name, b.start, b.size] for b in contract.state_layout("lstm", 32, 16_384)]
+    layout = [[b.name, b.start, b.size] for b in spec.state_layout("lstm", 32, 16_384)]
 
     def change(model: Any) -> None:
         metadata("layers", "32")(model)
@@ -458,7 +460,7 @@ def test_a_huge_sparse_file_is_refused_without_being_read(tmp_path: Path) -> Non
 def test_a_file_that_grows_beyond_the_limit_while_it_is_read_is_refused(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contract, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(spec, "MAX_FILE_BYTES", 100)
     with pytest.raises(ModelFormatError, match="at most 100 are read"):
         read_model_file(lstm_path)
 

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_runtime import onnx_proto
+from charrnn_runtime.format import proto
 from hostile_files import INT8, LSTM, add_raw, changed, field, refusal, tensor, varint
 
 
 def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
     data = small.path.read_bytes()
-    model = onnx_proto.parse_model(data)
-    assert onnx_proto.unknown_field(model) is None
-    again = onnx_proto.parse_model(model.SerializeToString(deterministic=True))
+    model = proto.parse_model(data)
+    assert proto.unknown_field(model) is None
+    again = proto.parse_model(model.SerializeToString(deterministic=True))
     assert again == model
     assert model.ir_version == 8
     assert all(entry.key.startswith("charrnn.") for entry in model.metadata_props)
@@ -26,10 +26,10 @@ def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
 
 def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
     data = small.path.read_bytes()
-    everything = onnx_proto.parse_model(data)
+    everything = proto.parse_model(data)
     outputs = [value.name for value in everything.graph.output]
-    assert onnx_proto.parse_model(onnx_proto.keep_outputs(data, outputs)) == everything
-    graph = onnx_proto.parse_model(onnx_proto.keep_outputs(data, ("logits", "next_state"))).graph
+    assert proto.parse_model(proto.keep_outputs(data, outputs)) == everything
+    graph = proto.parse_model(proto.keep_outputs(data, ("logits", "next_state"))).graph
     assert [value.name for value in graph.output] == [name for name in outputs if name != "next_token"]
     read = {name for node in graph.node for name in node.input}
     made = {name for node in graph.node for name in node.output}
@@ -45,22 +45,22 @@ def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
 
 def test_what_was_parsed_before_can_only_lack_memory() -> None:
     with pytest.raises(MemoryError):
-        onnx_proto.keep_outputs(LSTM[:-5], ("logits",))
+        proto.keep_outputs(LSTM[:-5], ("logits",))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise_value_error(data: bytes) -> None:
     try:
-        model = onnx_proto.parse_model(data)
+        model = proto.parse_model(data)
     except ValueError:
         return
-    onnx_proto.unknown_field(model)
+    proto.unknown_field(model)
 
 
 @given(st.integers(0, len(LSTM) - 1))
 def test_a_cut_file_parses_or_raises_value_error(length: int) -> None:
     try:
-        onnx_proto.parse_model(LSTM[:length])
+        proto.parse_model(LSTM[:length])
     except ValueError:
         return
     # Between two fields of the outermost message a cut cannot be seen; what is missing then is.
@@ -143,7 +143,7 @@ def test_fields_that_step_models_have_no_use_for_are_refused_by_name(
 
 
 def test_fields_are_found_at_every_place_of_a_repeated_message() -> None:
-    count = len(onnx_proto.parse_model(LSTM).graph.initializer)
+    count = len(proto.parse_model(LSTM).graph.initializer)
     for index in range(count):
         data = changed(lambda model, index=index: add_raw(model.graph.initializer[index], EXTERNAL))  # type: ignore[misc]
         assert "external data" in refusal(data)
@@ -195,10 +195,10 @@ def test_bytes_that_are_no_protobuf_are_refused(data: bytes) -> None:
 
 
 def test_a_file_of_an_int8_model_has_far_fewer_fields_than_the_limit() -> None:
-    budget = onnx_proto._Budget()
+    budget = proto._Budget()
     budget.spend(INT8, 0, len(INT8), "ModelProto")
-    assert 500 < onnx_proto.MAX_FIELDS - budget.fields < 5_000
-    assert 500 < onnx_proto.MAX_TEXT - budget.text < 50_000
+    assert 500 < proto.MAX_FIELDS - budget.fields < 5_000
+    assert 500 < proto.MAX_TEXT - budget.text < 50_000
 
 
 def test_texts_beyond_any_vocabulary_are_refused_before_they_take_memory() -> None:

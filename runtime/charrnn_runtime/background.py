@@ -1,0 +1,165 @@
+"""Streams for asyncio: one thread runs those of a model together, and each event loop gets its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from charrnn_runtime.request import Output, Request
+from charrnn_runtime.scheduler import Scheduler
+from charrnn_runtime.state import State
+from charrnn_runtime.streaming import TextStream
+
+_Give = Callable[[Output | BaseException], None]
+
+
+class Background:
+    """Runs a scheduler in a thread for as long as it has work."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._lock = threading.Lock()
+        self._takers: dict[Request, _Give] = {}
+        self._abandoned: deque[Request] = deque()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, request: Request, give: _Give) -> None:
+        """Run a request; ``give`` is called in the thread with each of its outputs, or with an error.
+
+        Raises:
+            QueueFullError: too many wait.
+        """
+        with self._lock:
+            self._scheduler.submit(request)
+            self._takers[request] = give
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="charrnn-background", daemon=True)
+                self._thread.start()
+
+    def cancel(self, request: Request) -> None:
+        """Let nothing more come of a request."""
+        with self._lock:
+            self._takers.pop(request, None)
+            self._scheduler.cancel(request)
+
+    def abandon(self, request: Request) -> None:
+        """Cancel a request soon. Takes no lock, so that Python may call it wherever it collects garbage."""
+        self._abandoned.append(request)
+
+    def _work(self) -> None:
+        while True:
+            while self._abandoned:
+                self.cancel(self._abandoned.popleft())
+            try:
+                news: list[tuple[Request, Output | BaseException]] = [
+                    (output.request, output) for output in self._scheduler.run_block()
+                ]
+            except BaseException as error:  # the scheduler has dropped all requests
+                with self._lock:
+                    news = [(request, error) for request in self._takers]
+                    for request in self._takers:
+                        self._scheduler.cancel(request)  # one that came after that
+            for request, what in news:
+                ends = isinstance(what, BaseException) or what.finished is not None
+                with self._lock:
+                    give = self._takers.pop(request, None) if ends else self._takers.get(request)
+                if give is not None:
+                    give(what)
+            with self._lock:
+                if not self._scheduler.busy:
+                    self._scheduler.close()
+                    self._thread = None
+                    return
+
+
+class AsyncText:
+    """The text of one stream for ``async for``. It is cancelled when it is closed, or forgotten.
+
+    Attributes:
+        seed: the seed that is used.
+        state: where the stream stands: where it stood before, until the text is through.
+        generated: how many characters (bytes, at the byte level) were sampled so far.
+    """
+
+    def __init__(
+        self,
+        background: Background,
+        request: Request,
+        written: TextStream,
+        state: State,
+        prime: bytes = b"",
+    ) -> None:
+        self.seed = request.seed
+        self.state = state
+        self.generated = 0
+        self._background = background
+        self._request = request
+        self._written = written
+        self._prime = prime  # what comes before all else, if it is wanted
+        self._arrived: asyncio.Queue[Output | BaseException] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._prime:
+            text, self._prime = self._written.begin(self._prime), b""
+            if text:
+                return text
+        while not self._ended:
+            if self._arrived is None:
+                self._arrived = self._begin()
+            text = self._take(await self._arrived.get())
+            while not self._arrived.empty():  # a slow reader gets all that came meanwhile
+                text += self._take(self._arrived.get_nowait())
+            if text:
+                return text
+        raise StopAsyncIteration
+
+    def _begin(self) -> asyncio.Queue[Output | BaseException]:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Output | BaseException]()
+        background, request = self._background, self._request
+
+        def give(what: Output | BaseException) -> None:
+            try:
+                loop.call_soon_threadsafe(arrived.put_nowait, what)
+            except RuntimeError:  # the loop is closed: nobody reads any more
+                background.abandon(request)
+
+        background.submit(request, give)
+        return arrived
+
+    def _take(self, what: Output | BaseException) -> str:
+        if isinstance(what, BaseException):
+            self._ended = True
+            raise what
+        self.generated += len(what.tokens)
+        text = self._written.push(what.tokens)
+        if what.finished:
+            self._ended = True
+            self.state = what.state
+            text += self._written.finish()
+        return text
+
+    async def aclose(self) -> None:
+        """End it here; what was held back is dropped."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._arrived is not None and not self._ended:
+            self._background.abandon(self._request)
+        self._ended = True
+        self._prime = b""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._end()
+
+    def __del__(self) -> None:
+        self._end()

@@ -1,0 +1,279 @@
+"""charrnn-gen's running text: one stream as it comes, many one after the other, or a conversation."""
+
+from __future__ import annotations
+
+import codecs
+import enum
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.errors import UnknownCharacterError
+from charrnn_runtime.record import Record
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.options import Options
+    from charrnn_runtime.sampling import Sampling
+    from charrnn_runtime.texts import Generated
+    from charrnn_runtime.vocabulary import Vocabulary
+
+_Write = Callable[[bytes], None]
+
+
+class TextRequest(Record):
+    """What the command line asks for, once it is checked.
+
+    Attributes:
+        primes: what the streams begin with, in the form that a model reads.
+        streams: how many they are; None for one for each line of a file.
+        length: how many characters each generates.
+        sampling: how the next character is chosen.
+        stop: the texts that end a stream.
+        seed: the seed.
+        unknown: what happens to characters of a prime that the model does not know.
+        batch: how many streams run at once; None for the device's default.
+        with_prime: whether the prime is written.
+        raw: whether bytes are written as they are.
+        as_json: whether each stream is an object.
+        logprobs: for how many of the likeliest characters log-probabilities are wanted, if at all.
+    """
+
+    primes: Callable[[CharRNN], Iterator[str | bytes]]
+    streams: int | None
+    length: int
+    sampling: Sampling
+    stop: list[str]
+    seed: int
+    unknown: Literal["error", "skip"]
+    batch: int | None
+    with_prime: bool
+    raw: bool
+    as_json: bool
+    logprobs: int | None
+
+
+def say_skipped(model: CharRNN, prime: str | bytes, unknown: str) -> None:
+    """Say which characters of a prime are dropped, where they are."""
+    if unknown == "skip":
+        dropped = model.vocabulary.unknown_characters(prime)
+        if dropped:
+            shown = ", ".join(repr(character) for character in dropped[:10])
+            terminal.say(f"dropped from the prime, since the model does not know them: {shown}")
+
+
+class Shown(enum.Enum):
+    """Whether the user sees what is written while it is written."""
+
+    now = "a terminal"
+    perhaps = "a pipe, whose reader may show it, as tee does"
+    not_at_all = "a file"
+
+
+def how_shown(stream: BinaryIO) -> Shown:
+    """Whether the user sees what is written to stdout."""
+    if stream.isatty():
+        return Shown.now
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # no file of the system's
+        is_pipe = False
+    return Shown.perhaps if is_pipe else Shown.not_at_all
+
+
+def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown) -> int:
+    """One stream, as it comes; gives the number of characters."""
+    prime = next(request.primes(model))
+    say_skipped(model, prime, request.unknown)
+    show = _Writer(model, write, raw=request.raw)
+    done = 0
+    with (
+        terminal.LateBar(request.length, "generating", wanted=shown is Shown.not_at_all) as bar,
+        model.stream_bytes(prime, request.length, echo=request.with_prime, **_options(request)) as pieces,
+    ):
+        for piece in pieces:
+            show(piece)
+            bar.advance(pieces.generated - done)
+            done = pieces.generated
+    show.finish(ends_line=shown is Shown.now and not request.raw)
+    return pieces.generated
+
+
+class _Writer:
+    """Writes what one stream gives: raw, or as text, which is always whole UTF-8."""
+
+    def __init__(self, model: CharRNN, write: _Write, *, raw: bool) -> None:
+        self._write = write
+        self._as_it_is = raw or model.vocabulary.level == "char"
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._last = b"\n"
+
+    def __call__(self, data: bytes, *, final: bool = False) -> None:
+        if not self._as_it_is:
+            data = self._utf8.decode(data, final).encode()
+        if data:
+            self._write(data)
+            self._last = data[-1:]
+
+    def finish(self, *, ends_line: bool) -> None:
+        """Write what was held back, and end a line that has begun, if that is wanted."""
+        self(b"", final=True)
+        if ends_line and self._last != b"\n":
+            self._write(b"\n")
+
+
+def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown) -> int:
+    """Many streams, each when it and those before it are done; gives the number of characters."""
+    characters = 0
+    given = list(request.primes(model))
+    bar = terminal.LateBar(len(given) * request.length, "generating", wanted=shown is not Shown.now)
+
+    def progress(amount: int) -> None:
+        nonlocal characters
+        characters += amount
+        bar.advance(amount)
+
+    def primes() -> Iterator[str | bytes]:
+        said = None
+        for prime in given:
+            if prime != said:
+                say_skipped(model, prime, request.unknown)
+                said = prime
+            yield prime
+
+    ends_line = True
+    try:
+        for done in model.generate_each(
+            primes(),
+            request.length,
+            logprobs=request.logprobs,
+            max_batch_size=request.batch,
+            on_progress=progress,
+            **_options(request),
+        ):
+            if request.as_json:
+                # The model's path may hold what is no UTF-8 (surrogates in Python): JSON escapes it just so.
+                line = json.dumps(_record(model, request, done), ensure_ascii=False)
+                write(line.encode(errors="backslashreplace") + b"\n")
+                continue
+            text = _text(request, done)
+            write((("" if ends_line else "\n") + f"==> stream {done.index} <==\n{text}").encode())
+            ends_line = text.endswith("\n") or not text
+        if not ends_line:
+            write(b"\n")
+    except UnknownCharacterError as error:
+        if request.streams is None and error.index is not None:
+            raise error.of(None, f"line {error.index + 1}") from None
+        raise error.of(None) from None
+    finally:
+        bar.close()
+    return characters
+
+
+def _text(request: TextRequest, done: Generated) -> str:
+    """What is shown of a stream."""
+    return done.data.decode(errors="replace") if request.with_prime else done.text
+
+
+def _record(model: CharRNN, request: TextRequest, done: Generated) -> dict[str, Any]:
+    """One stream as a JSON object."""
+    record = {
+        "stream": done.index,
+        "prime": done.prime,
+        "text": _text(request, done),
+        "seed": request.seed,
+        "settings": {"length": request.length, **request.sampling.as_dict(), "stop": _as_given(request.stop)},
+        "device": model.device,
+        "model": {"path": model.info.path, "sha256": model.info.sha256},
+    }
+    if done.logprobs is not None:
+        record["logprobs"] = _logprobs(model.vocabulary, done)
+    return record
+
+
+def _logprobs(vocabulary: Vocabulary, done: Generated) -> list[dict[str, Any]]:
+    """The log-probability of each character that was generated, and those of the likeliest in its place."""
+    logprobs = done.logprobs
+    assert logprobs is not None
+    byte_level = vocabulary.level == "byte"
+    symbols: Sequence[str | int] = range(len(vocabulary)) if byte_level else vocabulary.symbols
+    written = done.data[len(done.data) - len(logprobs) :] if byte_level else done.text
+    return [
+        {
+            "character": character,
+            "logprob": round(value, 6),
+            "likeliest": [[symbols[one], round(each, 6)] for one, each in zip(ids, values, strict=True)],
+        }
+        for character, value, ids, values in zip(
+            written,
+            logprobs.chosen.tolist(),
+            logprobs.likeliest.tolist(),
+            logprobs.values.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _as_given(stop: list[str]) -> list[str] | str | None:
+    """Stop texts as Python takes them: one, several, or none."""
+    return stop if len(stop) > 1 else stop[0] if stop else None
+
+
+def _options(request: TextRequest) -> Options:
+    """What all ways of generating are given."""
+    return {
+        "seed": request.seed,
+        "sampling": request.sampling,
+        "stop": request.stop,
+        "unknown": request.unknown,
+    }
+
+
+def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
+    """Read a prime a line, write, and go on from the same state; gives the number of characters."""
+    stream = terminal.product()
+    source = terminal.source()
+    first = None if prime is None else next(request.primes(model))
+    asks = source.isatty()
+    state = model.initial_state()
+    characters = 0
+    for line in _lines(model, source, asks, first):
+        say_skipped(model, line, request.unknown)
+        try:
+            text = model.stream(
+                line,
+                request.length,
+                state=state,
+                **_options(request),
+            )
+        except UnknownCharacterError as error:
+            if not asks:
+                raise
+            terminal.say(terminal.in_options(error))
+            continue
+        if request.with_prime and not asks:
+            stream.write(model.vocabulary.decode(model.vocabulary.encode(line, request.unknown)))
+        for piece in text:
+            stream.write(piece)
+            stream.flush()
+        stream.write("\n")
+        stream.flush()
+        state = text.state
+        characters += text.generated
+    return characters
+
+
+def _lines(model: CharRNN, source: BinaryIO, asks: bool, first: str | bytes | None) -> Iterator[str | bytes]:
+    if first is not None:
+        yield first
+    while True:
+        if asks:
+            terminal.say("prime (an empty line goes on, Ctrl-D ends):")
+        line = source.readline()
+        if not line:
+            return
+        line = line.rstrip(b"\r\n")
+        yield line if model.vocabulary.level == "byte" else texts.decode(line, "the line")

@@ -1,0 +1,176 @@
+"""Which device runs a model, why it is not CUDA, and how onnxruntime says that memory is too little."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, SettingError, one_line
+
+# From 1.29 on, onnxruntime's builds for Linux and macOS, too, report processes and sessions to their maker,
+# and keep a database for it in the home folder. This stops all of it if it is set before the import, and
+# `disable_telemetry_events` what there is on Windows. A value that the user has set stays. The other modules
+# take onnxruntime from here, so that none imports it earlier.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
+
+ort: Any = onnxruntime
+
+DEVICES: Final = ("auto", "cpu", "cuda")
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
+
+_CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+_CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
+
+_PRELOADING: Final = threading.Lock()
+
+ort.disable_telemetry_events()
+ort.set_default_logger_severity(4)  # what it says beside its sessions: stderr is the command's
+
+
+def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) -> tuple[str, str]:
+    """The device that runs, and a note on why it is not CUDA where that might be expected.
+
+    Args:
+        device: what was asked for, one of `DEVICES`.
+        precision: the model's.
+        start_cuda: makes a session of the model on CUDA.
+
+    Raises:
+        SettingError: there is no such device.
+        DeviceError: CUDA was asked for and cannot be used.
+    """
+    if device not in DEVICES:
+        raise SettingError(f"device must be auto, cpu or cuda, not {device!r}", "device")
+    if device == "cpu":
+        return "cpu", ""
+    if precision == "int8":
+        if device == "cuda":
+            raise DeviceError(
+                'this model is int8, which is for the CPU; use device="cpu", or export it for the GPU with '
+                "charrnn-export --precision fp32 (or fp16)",
+                "device",
+            )
+        return "cpu", ""
+    if device == "auto" and _driver_problem():
+        return "cpu", ""  # nobody expects CUDA there, and why it is missing would take 18 ms to say
+    missing = cuda_missing()
+    if missing is None:
+        missing = _cuda_refusal(start_cuda)
+    if missing is None:
+        return "cuda", ""
+    if device == "cuda":
+        raise DeviceError(f'device="cuda" cannot be used: {missing}', "device")
+    return "cpu", missing
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cuda_missing() -> str | None:
+    """What stands in the way of running on CUDA on this machine; None if nothing does."""
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        if {"onnxruntime", "onnxruntime-gpu"} <= _installed_builds():
+            return (
+                "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; repair "
+                f"it with: pip uninstall -y onnxruntime onnxruntime-gpu && {_CUDA_BUILD}"
+            )
+        # Beside the plain build, the other one would be hidden.
+        return (
+            "this onnxruntime is a build without CUDA; replace it with: pip uninstall -y onnxruntime && "
+            f"{_CUDA_INSTALL}"
+        )
+    return _driver_problem()
+
+
+def _cuda_refusal(start_cuda: Callable[[], Any]) -> str | None:
+    """Why a session on CUDA cannot be had; None if it can."""
+    missing: list[str] = []
+    try:
+        missing = _preload_cuda()
+        session = start_cuda()
+    except Exception as error:
+        # Without its libraries CUDA is left out in silence, so that all nodes would go to the CPU.
+        if not missing or "default CPU EP" not in str(error):
+            return f"onnxruntime cannot start CUDA ({first_line(error)}); install it with {_CUDA_INSTALL}"
+    else:
+        if session.get_providers()[0] == CUDA_PROVIDER:
+            return None
+    named = f" ({one_line(', '.join(missing), most=100)})" if missing else ""
+    return f"onnxruntime left CUDA out for want of its libraries{named}; install them with {_CUDA_INSTALL}"
+
+
+def _preload_cuda() -> list[str]:
+    """Load CUDA's libraries from where pip or the system put them; gives the names of those missing."""
+    said: list[str] = []
+    with _PRELOADING:
+        # It prints what it misses. stdout is the product of a command, and other threads may be writing to
+        # it, so it is not redirected: onnxruntime gets a print of its own meanwhile.
+        ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
+        try:
+            ort.preload_dlls()
+        finally:
+            del ort.print
+    return sorted(set(re.findall(r"[\w+-]+\.(?:so[.\d]*|dll)", " ".join(said))))
+
+
+def _installed_builds() -> set[str]:
+    import importlib.metadata  # takes 18 ms, and only an error needs it
+
+    found = set()
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.distribution(name)
+            found.add(name)
+    return found
+
+
+def _driver_problem() -> str | None:
+    """Asks the NVIDIA driver itself, which takes no time where there is none."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver is installed ({library} is not found); use device='cpu' on this machine"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return 'the NVIDIA driver finds no GPU that it can use; use device="cpu" on this machine'
+    return None
+
+
+def error_of(error: BaseException, action: str, device: str, rows: int) -> CharRNNError:
+    """What to raise for something that onnxruntime, or Python for want of memory, raised.
+
+    Args:
+        error: what was raised.
+        action: what could not be done, such as "run a step of the model".
+        device: where.
+        rows: the number of streams at once.
+    """
+    said = str(error)  # all of it: the telling words may come late
+    # onnxruntime has no exception of its own for it.
+    if isinstance(error, MemoryError) or any(
+        words in said for words in ("allocat", "bad_alloc", "out of memory")
+    ):
+        fewer = "lower max_batch_size" if rows > 1 else "close other programs"
+        streams = "one stream" if rows == 1 else f"{rows:,} streams"
+        return OutOfMemoryError(
+            f"out of memory on {device} in a batch of {streams}: {fewer}, or use a smaller model",
+            "max_batch_size",
+        )
+    return CharRNNError(f"onnxruntime cannot {action}: {first_line(error)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, of harmless length."""
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0], most=300)

@@ -1,0 +1,349 @@
+"""Streams as rows of one batch, which they join and leave at any character.
+
+A stream first reads the tokens that it is given, then reads what it samples. What the loop must know of each
+is in arrays by row, so that a block of steps costs Python about the same however many streams there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.buffers import BLOCK, Buffers, Given
+from charrnn_runtime.history import History
+from charrnn_runtime.logprobs import LogProbsByRow
+from charrnn_runtime.request import Output, Request
+from charrnn_runtime.session import Engine
+from charrnn_runtime.stops import StopTexts
+from charrnn_runtime.uniforms import advance, counters_at, stream_keys, uniforms_from
+
+_LIVE_SECONDS: Final = 0.015
+"""A live stream gives its chunks about this often: smooth to the eye, and rare enough to cost nothing."""
+
+_DRAWN_AHEAD: Final = 4096
+"""About how many uniform numbers are drawn at once."""
+
+_LOGITS_BYTES: Final = 64 * 1024 * 1024
+"""The most that the logits of a block of steps may take, which for large vocabularies shortens the block."""
+
+_WORTH_MOVING: Final = 2048
+"""How many steps of idle rows narrower buffers must save, whose session may have to be made."""
+
+_FREE: Final = 1 << 62
+"""The steps that are left of a row without a stream. They count down, too, and stay above `_LONGEST`."""
+
+_LONGEST: Final = 1 << 61
+"""More steps than are ever left of a stream."""
+
+
+class Lane:
+    """Some streams and the buffers that they run in, for one thread at a time.
+
+    Attributes:
+        rows: R, how many rows the buffers have.
+        requests: the request of each row, or None.
+        running: how many streams there are.
+        sampled: how many tokens were sampled so far, by all streams that ever ran here.
+    """
+
+    # By row, all of length R:
+    _left: NDArray[np.int64]  # how many steps the stream has still to run, unless it is stopped
+    _reading: NDArray[np.int64]  # how many steps still read a given token; below 0, how many have sampled
+    _counter: NDArray[np.uint64]  # where its random numbers go on
+    _live: NDArray[np.bool_]
+    # And by step:
+    _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; some are used
+    _drawn_used: int
+
+    def __init__(self, engine: Engine) -> None:
+        self.rows = self.running = self.sampled = 0
+        self.requests: list[Request | None] = []
+        self._engine = engine
+        self._buffers: Buffers | None = None
+        self._borrowed = contextlib.ExitStack()
+        self._history = History(0)
+        self._logprobs = LogProbsByRow()
+        self._stop_texts = StopTexts(0)
+        self._stopped: list[int] = []  # the rows whose stop text the last step completed
+        self._steps = 0  # what the last `run` ran
+        self._seconds = 0.0
+        self._live_steps = 1
+        self._allocate([], 0)
+
+    # --- joining and leaving ---------------------------------------------------------------------------
+
+    def join(self, joining: Sequence[Request], limit: int) -> None:
+        """Take streams in, and go on in wider buffers where these have too few rows, or in narrower ones.
+
+        Args:
+            joining: requests that run a step at least.
+            limit: the most rows that the buffers may have, if that is enough.
+        """
+        self._fit(joining, limit)
+        if not joining:
+            return
+        assert self._buffers is not None
+        count = len(joining)
+        rows = np.flatnonzero(self._left > _LONGEST)[:count]
+        for row, request in zip(rows.tolist(), joining, strict=True):
+            self.requests[row] = request
+        self.running += count
+        self._left[rows] = np.fromiter((each.steps for each in joining), np.int64, count)
+        self._reading[rows] = reading = np.fromiter((each.reading for each in joining), np.int64, count)
+        self._history.begin(rows, reading)
+        self._live[rows] = np.fromiter((each.live for each in joining), np.bool_, count)
+        keys = stream_keys(
+            np.fromiter((each.seed for each in joining), np.uint64, count),
+            np.fromiter((each.number for each in joining), np.int64, count),
+        )
+        positions = np.fromiter((each.position for each in joining), np.int64, count) - reading
+        self._counter[rows] = counters_at(keys, positions)
+        self._drawn_used = len(self._drawn)
+        self._buffers.tokens[0, rows] = np.fromiter((each.first_token for each in joining), np.int64, count)
+        self._write_settings(rows, joining)
+        self._write_states(rows, joining)
+        for row, request in zip(rows.tolist(), joining, strict=True):
+            if request.stop:
+                self._stop_texts.begin(row, request.stop)
+                self._history.reach_back(max(len(each) - 1 for each in request.stop))
+            if request.wants_logprobs:
+                self._logprobs.begin(row, request.logprobs or 0, of_prompt=request.prompt_logprobs)
+        self._look()
+
+    def _write_settings(self, rows: NDArray[np.intp], joining: Sequence[Request]) -> None:
+        assert self._buffers is not None
+        top_k_max = self._engine.info.top_k_max
+        first = joining[0].sampling
+        alike = all(each.sampling is first for each in joining)
+        inputs = [each.sampling.inputs(top_k_max) for each in (joining[:1] if alike else joining)]
+        for name, values in self._buffers.settings.items():
+            values[rows] = [each[name] for each in inputs]
+
+    def _write_states(self, rows: NDArray[np.intp], joining: Sequence[Request]) -> None:
+        assert self._buffers is not None
+        states: NDArray[np.float32] | float = 0.0
+        if any(each.state is not None for each in joining):
+            states = np.zeros((len(joining), self._engine.info.state_size), np.float32)
+            for index, each in enumerate(joining):
+                if each.state is not None:
+                    states[index] = each.state
+        self._buffers.write_state(rows, states)  # all at once: a GPU copies every row to write any
+
+    def drop(self, requests: Iterable[Request]) -> None:
+        """Take some streams out, if they are here; nothing more comes of them."""
+        rows = [self.requests.index(each) for each in requests if each in self.requests]
+        if rows:
+            self._free(rows)
+
+    def _free(self, rows: list[int]) -> None:
+        self._left[rows] = _FREE
+        self._reading[rows] = 0
+        self._live[rows] = False
+        self._stop_texts.forget(rows)
+        self._history.forget(rows)
+        self.running -= len(rows)
+        for row in rows:
+            self.requests[row] = None
+            self._logprobs.forget(row)
+        self._look()
+
+    def release(self) -> None:
+        """Give the buffers back; streams that still run are lost."""
+        self._buffers = None
+        self._allocate([], 0)
+        self._borrowed.close()
+
+    def _fit(self, joining: Sequence[Request], limit: int) -> None:
+        """Go on in other buffers where more is needed than these have, or where half of them would do."""
+        wanted = max(self.running + len(joining), 1)
+        width = max(wanted, min(1 << (wanted - 1).bit_length(), limit))
+        held = self._buffers
+        if held is not None:
+            lacks = wanted > held.rows
+            lacks |= not held.sizes.samples and any(each.max_length for each in joining)
+            lacks |= not held.sizes.keeps_logits and any(each.wants_logprobs for each in joining)
+            if not lacks and (joining or 2 * width > held.rows or not self._saves(held.rows - width)):
+                return
+        everything = [*filter(None, self.requests), *joining]
+        keeps_logits = any(each.wants_logprobs for each in everything)
+        steps = BLOCK
+        if keeps_logits:
+            steps = max(1, min(steps, _LOGITS_BYTES // (width * len(self._engine.info.vocabulary) * 4)))
+        self._move(
+            width,
+            steps=steps,
+            samples=any(each.max_length for each in everything),
+            keeps_logits=keeps_logits,
+        )
+
+    def _saves(self, idle: int) -> bool:
+        """Whether going on with so many rows fewer is worth it."""
+        steps = int(np.where(self._left > _LONGEST, 0, self._left).max())
+        return steps * idle >= _WORTH_MOVING
+
+    def _move(self, width: int, **sizes: Any) -> None:
+        """Take all streams along into other buffers; see `Engine.buffers`."""
+        before, borrowed = self._buffers, self._borrowed
+        self._buffers = None
+        rows = [row for row, each in enumerate(self.requests) if each is not None]
+        self._borrowed = contextlib.ExitStack()
+        try:
+            after = self._borrowed.enter_context(self._engine.buffers(width, **sizes))
+            if rows:
+                assert before is not None
+                after.tokens[0, : len(rows)] = before.tokens[0, rows]
+                for name, values in before.settings.items():
+                    after.settings[name][: len(rows)] = values[rows]
+                after.write_state(slice(len(rows)), before.read_state(rows))
+            after.tokens[:, len(rows) :] = 0  # idle rows run, too, and read a token that there is
+        finally:
+            borrowed.close()
+        self._buffers = after
+        self._allocate(rows, after.rows)
+        self._logprobs = self._logprobs.moved(rows)
+
+    def _allocate(self, kept: list[int], rows: int) -> None:
+        """Make the arrays of some rows, with what is known of the rows that are kept."""
+        columns: dict[str, Any] = {
+            "_left": np.full(rows, _FREE, np.int64),
+            "_reading": np.zeros(rows, np.int64),
+            "_counter": np.zeros(rows, np.uint64),
+            "_live": np.zeros(rows, np.bool_),
+        }
+        if kept:
+            for name, column in columns.items():
+                column[: len(kept)] = getattr(self, name)[kept]
+        self._stop_texts = self._stop_texts.moved(kept, rows)
+        self._history = self._history.moved(kept, rows) if kept else History(rows)
+        self.__dict__.update(columns)
+        self.requests = [self.requests[row] for row in kept] + [None] * (rows - len(kept))
+        self.rows, self.running = rows, len(kept)
+        self._drawn = np.empty((max(BLOCK, _DRAWN_AHEAD // max(rows, 1)), rows), np.float32)
+        self._drawn_used = len(self._drawn)
+        self._look()
+
+    def _look(self) -> None:
+        """Note what there is among the streams, so that the loop need not look each time."""
+        self._any_reads = bool((self._reading > 0).any())
+        self._any_live = bool(self._live.any())
+
+    # --- running ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run a block: until the next stream ends, at most. `collect` takes in what came of it."""
+        buffers = self._buffers
+        assert buffers is not None
+        steps = min(buffers.steps, int(self._left.min()))
+        if self._any_live:
+            steps = min(steps, self._live_steps)
+        given = self._given(steps)
+        if buffers.sizes.samples:
+            if self._drawn_used + steps > len(self._drawn):
+                uniforms_from(self._counter, self._drawn)
+                self._drawn_used = 0
+            buffers.uniforms[:steps] = self._drawn[self._drawn_used : self._drawn_used + steps]
+        elif given is not None:
+            buffers.tokens[1 : steps + 1] = given.tokens
+            given = None
+        self._stopped = []
+        begin = time.perf_counter()
+        self._steps = buffers.run(steps, given, self._stops if self._stop_texts else None)
+        self._seconds = time.perf_counter() - begin
+
+    def _given(self, steps: int) -> Given | None:
+        """What is read rather than sampled after each of the coming steps."""
+        if not self._any_reads:
+            return None
+        reading = np.flatnonzero(self._reading > 0)
+        ahead = min(steps, int(self._reading.max()))
+        mask = np.zeros((ahead, self.rows), np.bool_)
+        tokens = np.zeros((ahead, self.rows), np.int64)
+        for row in reading.tolist():
+            request, left = self.requests[row], int(self._reading[row])
+            assert request is not None
+            coming = request.prompt[len(request.prompt) - left :][:ahead]
+            tokens[: len(coming), row] = coming
+            mask[: len(coming), row] = True
+        return Given(mask, tokens)
+
+    def _stops(self, steps: int) -> bool:
+        """Whether some stream has just completed a stop text, after so many steps of the block."""
+        assert self._buffers is not None
+        written = self._buffers.tokens[1 : steps + 1]
+        self._stopped = self._stop_texts.completed(written, self._reading, self._history)
+        return bool(self._stopped)
+
+    def collect(self) -> list[Output]:
+        """Take in what the last `run` wrote; gives what is ready."""
+        buffers, steps = self._buffers, self._steps
+        assert buffers is not None
+        written = buffers.tokens[1 : steps + 1]
+        self._history.append(written)
+        if self._logprobs:
+            self._logprobs.add(buffers.logits[:steps], written, self._reading)
+        buffers.tokens[0] = written[-1]
+        self.sampled += self._sampled_in(steps)
+        self._left -= steps
+        self._reading -= steps
+        self._any_reads = self._any_reads and bool((self._reading > 0).any())
+        advance(self._counter, steps)
+        self._drawn_used += steps
+        outputs = self._end()
+        if self._any_live:
+            outputs += self._chunks()
+            if self._seconds < _LIVE_SECONDS / 2:
+                self._live_steps = min(BLOCK, self._live_steps * 2)
+            elif self._seconds > _LIVE_SECONDS * 2:
+                self._live_steps = max(1, self._live_steps // 2)
+        return outputs
+
+    def _sampled_in(self, steps: int) -> int:
+        """How many tokens the last block sampled."""
+        if not self._any_reads:
+            return steps * self.running
+        reading = self._reading[self._left < _LONGEST]
+        return int(np.minimum(np.maximum(steps - reading, 0), steps).sum())
+
+    def _end(self) -> list[Output]:
+        """Take the streams out that have come to their end."""
+        assert self._buffers is not None
+        ended = np.flatnonzero(self._left == 0).tolist()
+        ended += [row for row in self._stopped if self._left[row]]
+        if not ended:
+            return []
+        states = self._buffers.read_state(ended)  # all at once: a GPU copies every row to read any
+        tokens = self._history.take(ended)
+        next_tokens = self._buffers.tokens[0, ended].tolist()
+        sampled = np.maximum(-self._reading[ended], 0).tolist()
+        outputs = []
+        for index, row in enumerate(ended):
+            request = self.requests[row]
+            assert request is not None
+            outputs.append(
+                Output(
+                    request,
+                    tokens[index],
+                    logprobs=self._logprobs.take(row),
+                    finished="stop" if row in self._stopped else "length",
+                    row=states[index],
+                    next_token=next_tokens[index],
+                    position=request.position + sampled[index],
+                )
+            )
+        self._free(ended)
+        return outputs
+
+    def _chunks(self) -> list[Output]:
+        """What live streams have sampled since they last gave something."""
+        rows = np.flatnonzero(self._live & self._history.has_news()).tolist()
+        outputs = []
+        for row, tokens in zip(rows, self._history.take(rows), strict=True):
+            request = self.requests[row]
+            assert request is not None
+            outputs.append(Output(request, tokens, logprobs=self._logprobs.take(row)))
+        return outputs

@@ -1,0 +1,130 @@
+"""A model that was loaded: what it is, and what it runs its streams with."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, Unpack
+
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import ModelInfo, read_model_file
+from charrnn_runtime.options import Options, Settings
+from charrnn_runtime.request import Request
+from charrnn_runtime.sampling import whole_number
+from charrnn_runtime.scheduler import MAX_WAITING, Scheduler
+from charrnn_runtime.session import Engine
+from charrnn_runtime.state import State
+from charrnn_runtime.texts import check_state, make_request
+from charrnn_runtime.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from charrnn_runtime.background import Background
+
+
+class LoadedModel:
+    """The part of `CharRNN` that needs no text: loading, fresh states, and requests for a scheduler.
+
+    Attributes:
+        info: all that the file says of itself.
+        vocabulary: its symbols.
+        device: "cpu" or "cuda", what really runs.
+        device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
+    """
+
+    def __init__(self, info: ModelInfo, engine: Engine) -> None:
+        self.info = info
+        self.vocabulary: Vocabulary = info.vocabulary
+        self.device = engine.device
+        self.device_note = engine.device_note
+        self._engine = engine
+        self._background: Background | None = None
+        self._background_lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        cuda_graphs: bool = False,
+    ) -> Self:
+        """Load a step model.
+
+        Args:
+            path: the file.
+            device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
+            threads: how many threads run streams on the CPU, where there are enough streams for them; None
+                for as many as the process may use cores. A single stream always runs on one.
+            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for. Such a model is
+                for one thread at a time: while one captures, nothing else may use the GPU.
+
+        Raises:
+            ModelFormatError: the file is no step model, or was cut or altered.
+            DeviceError: CUDA was asked for and cannot be used.
+            CharRNNError: the file cannot be read.
+        """
+        file = read_model_file(path)
+        return cls(file.info, Engine(file, device, threads, cuda_graphs=cuda_graphs))
+
+    def __repr__(self) -> str:
+        info = self.info
+        size = f"{info.layers}x{info.hidden_size}"
+        return f"{type(self).__name__}({info.path!r}, {info.cell} {size}, device={self.device!r})"
+
+    def initial_state(self, batch: int = 1) -> State:
+        """The state of ``batch`` streams, numbered from 0, that have read nothing."""
+        if not 1 <= whole_number("batch", batch) <= spec.MAX_STREAMS:
+            raise SettingError(f"batch must be between 1 and {spec.MAX_STREAMS:,} streams, not {batch:,}")
+        return State.start(batch, self.info.state_size)
+
+    def scheduler(self, *, max_batch_size: int | None = None, max_waiting: int = MAX_WAITING) -> Scheduler:
+        """A `Scheduler` for requests that come and go, as in a server; what it runs shares this model."""
+        return Scheduler(self._engine, max_batch_size=max_batch_size, max_waiting=max_waiting)
+
+    def request(
+        self,
+        prime: str | bytes = "",
+        length: int = spec.DEFAULT_LENGTH,
+        *,
+        state: State | None = None,
+        number: int = 0,
+        live: bool = False,
+        logprobs: int | None = None,
+        **options: Unpack[Options],
+    ) -> Request:
+        """A `Request` of one stream for a `scheduler`; what it gives are ids.
+
+        Args:
+            prime: a text to read first; at the byte level, bytes too.
+            length: how many characters (bytes, at the byte level) to generate.
+            state: the state of one stream to go on from; a fresh one if left out.
+            number: the number of a fresh stream, as that of the i-th prime in `generate` is i.
+            live: whether its ids are wanted as they come.
+            logprobs: as for `generate_each`.
+            options: see `Options`.
+        """
+        settings = Settings.of(self.vocabulary, logprobs=logprobs, **options)
+        start = self.initial_state(1).fork(1, number) if state is None else state
+        check_state(start, self.info, 1)
+        ids = self.vocabulary.encode(prime, settings.unknown)
+        return make_request(self.info, ids, length, settings, start, live=live)
+
+    def _live(
+        self, prime: str | bytes, length: int, state: State | None, options: Options, *, echo: bool
+    ) -> tuple[State, Request, Settings, bytes]:
+        """The request of one live stream; gives its state before, its settings and what is echoed, too."""
+        settings = Settings.of(self.vocabulary, **options)
+        start = self.initial_state(1) if state is None else state
+        check_state(start, self.info, 1)
+        ids = self.vocabulary.encode(prime, settings.unknown)
+        request = make_request(self.info, ids, length, settings, start, live=True)
+        return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
+
+    def _scheduler(self, streams: int | None, max_batch_size: int | None = None) -> Scheduler:
+        """A scheduler for so many streams, if that is known: with no more rows than these need."""
+        scheduler = self.scheduler(max_batch_size=max_batch_size)
+        if streams is not None:
+            scheduler.max_batch_size = max(1, min(scheduler.max_batch_size, streams))
+        return scheduler

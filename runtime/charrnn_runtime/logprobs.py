@@ -1,0 +1,149 @@
+"""Log-probabilities of characters, from a model's logits: natural logarithms, before temperature and cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.record import Record
+
+
+class LogProbs(Record):
+    """Log-probabilities of n characters, in nats.
+
+    Attributes:
+        chosen: float32 ``[n]``, of each character that stands in the text.
+        likeliest: int64 ``[n, N]``, the ids of the N likeliest in each one's place, the likeliest first.
+        values: float32 ``[n, N]``, the log-probabilities of these.
+    """
+
+    chosen: NDArray[np.float32]
+    likeliest: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+    __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
+    __hash__ = object.__hash__
+
+    def __len__(self) -> int:
+        """n, the number of characters."""
+        return len(self.chosen)
+
+    def __getitem__(self, places: slice) -> LogProbs:
+        """Some of the characters."""
+        return LogProbs(self.chosen[places], self.likeliest[places], self.values[places])
+
+    @classmethod
+    def nothing(cls, count: int) -> LogProbs:
+        """Those of no characters."""
+        return cls(np.zeros(0, np.float32), np.zeros((0, count), np.int64), np.zeros((0, count), np.float32))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[LogProbs]) -> LogProbs:
+        """Those of several texts, one after the other."""
+        return cls(
+            np.concatenate([part.chosen for part in parts]),
+            np.concatenate([part.likeliest for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+
+class LogProbsByRow:
+    """The log-probabilities that some rows of a batch want, and that were not given out yet."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[int, tuple[int, bool, list[LogProbs]]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any row wants them."""
+        return bool(self._wanted)
+
+    def begin(self, row: int, count: int, *, of_prompt: bool) -> None:
+        """Let a row want them: of so many of the likeliest, and of what it only reads, too, or not."""
+        self._wanted[row] = count, of_prompt, []
+
+    def add(self, logits: NDArray[np.float32], tokens: NDArray[np.int64], reading: NDArray[np.int64]) -> None:
+        """Take in a block of steps.
+
+        Args:
+            logits: float32 ``[n, R, V]``.
+            tokens: int64 ``[n, R]``, what was read or sampled after each.
+            reading: int64 ``[R]``, after how many of the steps each row's token was only read.
+        """
+        rows = sorted(self._wanted)
+        if len(rows) < logits.shape[1]:
+            logits, tokens = logits[:, rows], tokens[:, rows]
+        most = max(count for count, _, _ in self._wanted.values())
+        chosen, likeliest, values = logprobs_at(logits, tokens, most)
+        for index, row in enumerate(rows):
+            count, of_prompt, parts = self._wanted[row]
+            first = 0 if of_prompt else max(0, int(reading[row]))
+            parts.append(
+                LogProbs(
+                    chosen[first:, index], likeliest[first:, index, :count], values[first:, index, :count]
+                )
+            )
+
+    def take(self, row: int) -> LogProbs | None:
+        """Those of a row, if it wants any; they are given out now."""
+        if row not in self._wanted:
+            return None
+        count, of_prompt, parts = self._wanted[row]
+        self._wanted[row] = count, of_prompt, []
+        return LogProbs.concatenate(parts)
+
+    def forget(self, row: int) -> None:
+        """Let a row want none any more."""
+        self._wanted.pop(row, None)
+
+    def moved(self, kept: Sequence[int]) -> LogProbsByRow:
+        """The same for the rows that are kept, which are the first from now on."""
+        after = LogProbsByRow()
+        after._wanted = {new: self._wanted[old] for new, old in enumerate(kept) if old in self._wanted}
+        return after
+
+
+def losses_at(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """-log softmax at the targets, computed so that large logits do not overflow.
+
+    Args:
+        logits: float32 ``[n, R, V]``.
+        targets: int64 ``[n, R]``.
+
+    Returns:
+        float32 ``[n, R]``, in nats.
+    """
+    chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    losses: NDArray[np.float32] = _log_sums(logits)[..., 0] - chosen
+    return losses
+
+
+def logprobs_at(
+    logits: NDArray[np.float32], targets: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """The log-probabilities of the targets and of the likeliest.
+
+    Args:
+        logits: float32 ``[n, R, V]``.
+        targets: int64 ``[n, R]``.
+        count: N, of how many of the likeliest; at most V.
+
+    Returns:
+        float32 ``[n, R]``, and int64 and float32 ``[n, R, N]``; see `LogProbs`.
+    """
+    chosen = -losses_at(logits, targets)
+    # Among equals, the lower id comes first.
+    likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :count] if count else None
+    if likeliest is None:
+        likeliest = np.zeros((*targets.shape, 0), np.int64)
+    values = np.take_along_axis(logits, likeliest, axis=-1)
+    return chosen, likeliest, values - _log_sums(logits) if count else values
+
+
+def _log_sums(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logarithm of the sum of exp of the logits: ``[n, R, V]`` -> ``[n, R, 1]``."""
+    highest = logits.max(axis=-1, keepdims=True)
+    shifted = logits - highest
+    sums: NDArray[np.float32] = np.log(np.exp(shifted, out=shifted).sum(axis=-1, keepdims=True)) + highest
+    return sums

@@ -1,0 +1,106 @@
+"""The options that all ways of generating share, and what they come to."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.errors import SettingError, UnknownCharacterError
+from charrnn_runtime.record import Record
+from charrnn_runtime.sampling import Sampling, whole_number
+from charrnn_runtime.streaming import Stop, stop_texts
+from charrnn_runtime.uniforms import check_seed, draw_seed
+from charrnn_runtime.vocabulary import Unknown, Vocabulary
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling` as options of their own: a shortcut for ``sampling``."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+
+
+class Options(SamplingOptions, total=False):
+    """How text is generated.
+
+    Attributes:
+        seed: decides the random numbers, with each stream's number; drawn if left out.
+        sampling: how the next character is chosen; its fields may be given in its place.
+        stop: end a stream before this text, or before the first of several.
+        unknown: what happens to characters of a prime that the model does not know: "error", or "skip".
+    """
+
+    seed: int | None
+    sampling: Sampling | None
+    stop: Stop
+    unknown: Unknown
+
+
+class Settings(Record):
+    """Options of generating, checked.
+
+    Attributes:
+        sampling: how the next character is chosen.
+        seed: decides the random numbers.
+        stop: the texts that end a stream.
+        stop_ids: int64 ``[n]`` each, their ids.
+        unknown: what happens to unknown characters.
+        logprobs: for how many of the likeliest characters log-probabilities are wanted; None for none at all.
+    """
+
+    sampling: Sampling
+    seed: int
+    stop: tuple[str, ...]
+    stop_ids: tuple[NDArray[np.int64], ...]
+    unknown: Unknown
+    logprobs: int | None
+
+    @classmethod
+    def of(
+        cls,
+        vocabulary: Vocabulary,
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        stop: Stop = None,
+        unknown: Unknown = "error",
+        logprobs: int | None = None,
+        **fields: Any,
+    ) -> Settings:
+        """What some `Options` come to.
+
+        Raises:
+            SettingError: one makes no sense, or ``sampling`` is given beside its fields.
+            TypeError: there is no such option.
+        """
+        if wrong := fields.keys() - SamplingOptions.__annotations__:
+            raise TypeError(f"there is no option {sorted(wrong)[0]!r}; see charrnn_runtime.options.Options")
+        if sampling is not None and fields:
+            raise SettingError(f"give sampling or {', '.join(fields)}, not both: these are its fields")
+        if logprobs is not None and not 0 <= whole_number("logprobs", logprobs) <= len(vocabulary):
+            raise SettingError(
+                f"logprobs must be between 0 and {len(vocabulary):,}, the number of this model's symbols, "
+                f"not {logprobs}",
+                "logprobs",
+            )
+        texts = stop_texts(stop)
+        return cls(
+            sampling=Sampling(**fields) if sampling is None else sampling,
+            seed=draw_seed() if seed is None else check_seed(seed),
+            stop=texts,
+            stop_ids=tuple(_stop_ids(vocabulary, text) for text in texts),
+            unknown=unknown,
+            logprobs=logprobs,
+        )
+
+
+def _stop_ids(vocabulary: Vocabulary, stop: str) -> NDArray[np.int64]:
+    try:
+        return vocabulary.encode(stop)
+    except UnknownCharacterError as error:
+        never = ", ".join(repr(character) for character in error.characters[:5])
+        raise SettingError(f"stop has characters that this model never writes: {never}", "stop") from None

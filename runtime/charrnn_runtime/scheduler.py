@@ -1,0 +1,321 @@
+"""Runs requests that come, go and stop at any character, many at once and on all cores.
+
+They wait in a queue until a row is free, first come, first served. Rows are parted evenly among as many lanes
+as there are threads; a lane is a batch that one thread runs. What a stream gives depends neither on the
+others nor on where it runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from charrnn_runtime.device import error_of
+from charrnn_runtime.errors import QueueFullError, SettingError
+from charrnn_runtime.format import spec
+from charrnn_runtime.lane import Lane
+from charrnn_runtime.logprobs import LogProbs
+from charrnn_runtime.request import Output, Request
+from charrnn_runtime.sampling import whole_number
+from charrnn_runtime.session import Engine
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+CPU_ROWS: Final = 64
+CUDA_ROWS: Final = 8192
+"""How many streams run at once, for each CPU thread or on a GPU, unless the caller says otherwise. A CPU
+gains nothing beyond 64 (measured): the batch's numbers then leave its caches."""
+
+MAX_WAITING: Final = 16_384
+"""How many requests may wait, unless the caller says otherwise."""
+
+WORTH_A_LANE: Final = 8
+"""How many streams a lane needs for another thread to pay."""
+
+HELD: Final = 1 << 20
+"""How many characters of later requests `in_order` holds while an earlier one runs."""
+
+_HELD_AT_LEAST: Final = 32
+"""What holding an output takes in any case, in characters."""
+
+_NO_TOKENS: Final = np.empty(0, np.int64)
+
+
+class Scheduler:
+    """Runs requests. Any thread may submit and cancel at any time; one at a time calls `run_block`.
+
+    Attributes:
+        max_batch_size: how many streams run at once.
+        max_waiting: how many may wait.
+
+    Example:
+        >>> scheduler = model.scheduler()  # doctest: +SKIP
+        >>> scheduler.submit(model.request("LORD ", 200, seed=1))  # doctest: +SKIP
+        >>> while scheduler.busy:  # doctest: +SKIP
+        ...     for output in scheduler.run_block():
+        ...         print(model.vocabulary.decode(output.tokens), output.finished)
+    """
+
+    def __init__(
+        self, engine: Engine, *, max_batch_size: int | None = None, max_waiting: int = MAX_WAITING
+    ) -> None:
+        """A scheduler without requests, which takes no memory.
+
+        Args:
+            engine: the model on its device.
+            max_batch_size: see the attributes; None for what runs well on the device.
+            max_waiting: see the attributes.
+
+        Raises:
+            SettingError: a number makes no sense.
+        """
+        self._lane_count = 1 if engine.device == "cuda" else engine.threads
+        if max_batch_size is None:
+            max_batch_size = CUDA_ROWS if engine.device == "cuda" else CPU_ROWS * self._lane_count
+        self.max_batch_size = whole_number("max_batch_size", max_batch_size)
+        if not 1 <= self.max_batch_size <= spec.MAX_STREAMS:
+            raise SettingError(
+                f"max_batch_size must be between 1 and {spec.MAX_STREAMS:,}, not {max_batch_size:,}",
+                "max_batch_size",
+            )
+        self.max_waiting = max_waiting
+        self._engine = engine
+        self._lock = threading.Lock()  # of the next four
+        self._waiting: deque[Request] = deque()
+        self._running: set[Request] = set()
+        self._cancelled: set[Request] = set()
+        self._has_news = False  # whether requests came, ended or were cancelled since lanes were last filled
+        self._sampled_before = 0
+        self._one_at_a_time = threading.Lock()
+        self._lanes: list[Lane] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._blocks: dict[Future[None], Lane] = {}  # blocks that run in the pool
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits."""
+        return bool(self._waiting or self._running)
+
+    @property
+    def room(self) -> int:
+        """How many requests could be submitted now and join at once."""
+        return self.max_batch_size - len(self._waiting) - len(self._running)
+
+    @property
+    def sampled(self) -> int:
+        """How many tokens all streams together have sampled so far."""
+        return self._sampled_before + sum(lane.sampled for lane in self._lanes)
+
+    def submit(self, *requests: Request) -> None:
+        """Let requests wait for their rows; they are taken in this order, after those that wait already.
+
+        Raises:
+            QueueFullError: so many wait already; none of these is taken.
+        """
+        with self._lock:
+            if len(self._waiting) + len(requests) > self.max_waiting:
+                raise QueueFullError(
+                    f"the queue is full: {len(self._waiting):,} of at most {self.max_waiting:,} requests "
+                    "wait; submit again when some have finished, or raise max_waiting",
+                    "max_waiting",
+                )
+            self._waiting.extend(requests)
+            self._has_news = True
+
+    def cancel(self, request: Request) -> None:
+        """Let nothing more come of a request; its row is free after the block that runs, at the latest.
+
+        One that has finished, or was never submitted, is no error.
+        """
+        with self._lock:
+            if request in self._running:
+                self._cancelled.add(request)
+                self._has_news = True
+            elif request in self._waiting:
+                self._waiting.remove(request)
+
+    def run_block(self) -> list[Output]:
+        """Run a block of steps, and give what came of it: of every request that ended, and of live ones.
+
+        With several lanes, it returns as soon as one of them has run its block.
+
+        Raises:
+            OutOfMemoryError: memory is too little for so many streams. All requests are lost then.
+            CharRNNError: onnxruntime cannot run the model.
+        """
+        with self._one_at_a_time:
+            try:
+                return self._run_block()
+            except MemoryError as error:
+                self._close()
+                raise error_of(error, "", self._engine.device, self.max_batch_size) from error
+            except BaseException:
+                self._close()
+                raise
+
+    def _run_block(self) -> list[Output]:
+        outputs = self._admit()
+        ready = [lane for lane in self._lanes if lane.running and lane not in self._blocks.values()]
+        if len(ready) == 1 and not self._blocks:
+            ready[0].run()
+            return outputs + self._collect(ready[0])
+        for lane in ready:
+            self._blocks[self._start(lane.run)] = lane
+        if self._blocks:
+            from concurrent.futures import FIRST_COMPLETED, wait
+
+            for block in wait(self._blocks, return_when=FIRST_COMPLETED).done:
+                lane = self._blocks.pop(block)
+                block.result()
+                outputs += self._collect(lane)
+        return outputs
+
+    def _start(self, work: Callable[[], None]) -> Future[None]:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self._lane_count, "charrnn-lane")
+        return self._pool.submit(work)
+
+    def _collect(self, lane: Lane) -> list[Output]:
+        outputs = lane.collect()
+        with self._lock:
+            outputs = [each for each in outputs if each.request not in self._cancelled]
+            ended = [each.request for each in outputs if each.finished]
+            self._running.difference_update(ended)
+            self._has_news = self._has_news or bool(ended)
+        return outputs
+
+    def _admit(self) -> list[Output]:
+        """Let requests join lanes that do not run just now; gives what needs no step at all."""
+        if not self._has_news:
+            return []
+        at_rest = [lane for lane in self._lanes if lane not in self._blocks.values()]
+        outputs: list[Output] = []
+        with self._lock:
+            self._has_news = bool(self._blocks)  # of lanes that run, it is news later
+            for lane in at_rest:
+                lane.drop(self._cancelled)
+            still = {each for lane in self._blocks.values() for each in lane.requests if each is not None}
+            self._running -= self._cancelled - still
+            self._cancelled &= still
+            total = min(len(self._running) + len(self._waiting), self.max_batch_size)
+            wanted = max(1, min(self._lane_count, total // WORTH_A_LANE))
+            while len(self._lanes) < wanted:
+                self._lanes.append(Lane(self._engine))
+                at_rest.append(self._lanes[-1])
+            share = -(-total // wanted)
+            joining = []
+            for lane in at_rest:
+                taken = self._take(min(share - lane.running, self.max_batch_size - len(self._running)))
+                outputs += [_unrun(each, self._engine) for each in taken if not each.steps]
+                joining.append([each for each in taken if each.steps])
+                self._running.update(joining[-1])
+        for lane, requests in zip(at_rest, joining, strict=True):
+            if requests or (lane.running and not self._waiting):
+                lane.join(requests, share)
+            elif not lane.running:
+                lane.release()
+        return outputs
+
+    def _take(self, count: int) -> list[Request]:
+        """The next requests that wait, of which so many need a row."""
+        taken: list[Request] = []
+        while self._waiting and (count > 0 or not self._waiting[0].steps):
+            taken.append(self._waiting.popleft())
+            count -= taken[-1].steps > 0
+        return taken
+
+    def close(self) -> None:
+        """Drop all requests, and let go of what the streams ran in; wait for what runs just now."""
+        with self._one_at_a_time:
+            self._close()
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self._blocks.clear()
+        self._sampled_before = self.sampled
+        for lane in self._lanes:
+            lane.release()
+        self._lanes.clear()
+        with self._lock:
+            self._waiting.clear()
+            self._running.clear()
+            self._cancelled.clear()
+
+
+def _unrun(request: Request, engine: Engine) -> Output:
+    """What comes of a request that runs no step: it stands where it stood, and reads its prompt next."""
+    state = request.state
+    row = np.zeros(engine.info.state_size, np.float32) if state is None else state
+    logprobs = LogProbs.nothing(request.logprobs or 0) if request.wants_logprobs else None
+    return Output(
+        request,
+        _NO_TOKENS,
+        logprobs=logprobs,
+        finished="length",
+        row=row,
+        next_token=request.first_token,
+        position=request.position,
+    )
+
+
+def in_order(
+    scheduler: Scheduler,
+    requests: Iterable[Request],
+    *,
+    held: int = HELD,
+    on_progress: Callable[[int], None] | None = None,
+) -> Generator[Output, None, None]:
+    """Run requests that are drawn as rows become free, and close the scheduler in the end.
+
+    Args:
+        scheduler: one that nobody else uses.
+        requests: which are not live.
+        held: no more are drawn while outputs of so many characters wait for that of an earlier request.
+        on_progress: called after every block of steps with the number of characters that it sampled.
+
+    Yields:
+        The output of each request, in their order.
+    """
+    source = iter(requests)
+    places: dict[Request, int] = {}
+    waiting: dict[int, Output] = {}
+    waiting_size = drawn = given = told = 0
+    with closing(scheduler):
+        while True:
+            while scheduler.room > 0 and waiting_size < held:
+                request = next(source, None)
+                if request is None:
+                    held = 0  # there are no more
+                    break
+                places[request] = drawn
+                drawn += 1
+                scheduler.submit(request)
+            if not scheduler.busy:
+                return
+            outputs = scheduler.run_block()
+            if on_progress is not None:
+                told, before = scheduler.sampled, told
+                on_progress(told - before)
+            for output in outputs:
+                waiting[places.pop(output.request)] = output
+                waiting_size += _size(output)
+            while given in waiting:
+                output = waiting.pop(given)
+                waiting_size -= _size(output)
+                given += 1
+                yield output
+
+
+def _size(output: Output) -> int:
+    scored = 0 if output.logprobs is None else output.logprobs.values.size + len(output.logprobs)
+    return len(output.tokens) + scored + _HELD_AT_LEAST

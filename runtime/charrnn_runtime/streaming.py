@@ -1,0 +1,210 @@
+"""What one stream writes, as it comes: ids turned into bytes or text.
+
+Two things are held back until they are decided: bytes that do not make a whole UTF-8 sequence yet (in text),
+and what may be the beginning of the stop text.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, AnyStr, Self
+
+from numpy.typing import NDArray
+
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.request import Output
+from charrnn_runtime.state import State
+from charrnn_runtime.vocabulary import Vocabulary
+
+Stop = str | Sequence[str] | None
+"""A stop text, or several, or none."""
+
+
+class ByteStream:
+    r"""What one stream writes as bytes: UTF-8 at level "char", the very bytes at level "byte".
+
+    Attributes:
+        stopped: whether a stop text has appeared. The bytes end right before it, and what comes after is
+            dropped.
+
+    Example:
+        >>> stream = ByteStream(Vocabulary.of_bytes(), stop="END")
+        >>> stream.push(list(b"\xff\xc3E"))
+        b'\xff\xc3'
+        >>> stream.push(list(b"NEW")), stream.stopped
+        (b'ENEW', False)
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stop: Stop = None) -> None:
+        """A stream that has written nothing yet.
+
+        Args:
+            vocabulary: what the ids mean.
+            stop: the text that ends the stream, or several of which the first to be complete does. Their
+                UTF-8 forms are looked for: as no sequence of UTF-8 is found inside another, that finds them
+                in text just where they stand.
+
+        Raises:
+            SettingError: a stop text is empty.
+        """
+        self.stopped = False
+        self._vocabulary = vocabulary
+        self._stops = [each.encode(errors="surrogatepass") for each in stop_texts(stop)]
+        self._held = b""  # a suffix that may be the beginning of a stop text
+
+    def begin(self, data: bytes) -> bytes:
+        """Take bytes that stand before all ids, such as a prime; gives them."""
+        return data
+
+    def push(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
+        """Take some ids; gives the bytes that are certain now, of which there may be none."""
+        if self.stopped:
+            return b""
+        data = self._vocabulary.decode_bytes(ids)
+        if not self._stops:
+            return data
+        data = self._held + data
+        # The one that was complete first ends it; of two that end alike, the longer.
+        found = [(begin + len(stop), begin) for stop in self._stops if (begin := data.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self._held = b""
+            return data[: min(found)[1]]
+        keep = max(_overlap(data, stop) for stop in self._stops)
+        self._held = data[len(data) - keep :]
+        return data[: len(data) - keep]
+
+    def finish(self) -> bytes:
+        """End the stream; gives what was held back."""
+        held, self._held = self._held, b""
+        return held
+
+
+class TextStream:
+    """The text of one stream. It is valid UTF-8 whatever the model writes.
+
+    At level "byte", each maximal part of a sequence that is not UTF-8 becomes one U+FFFD, as
+    `Vocabulary.decode` has it; one that the end of the stream or the stop text cuts short likewise.
+
+    Example:
+        >>> stream = TextStream(Vocabulary.of_bytes(), stop="END")
+        >>> stream.push(list("né".encode())[:2])  # half of the é
+        'n'
+        >>> stream.push([0xA9, *b" the E"])
+        'é the '
+        >>> stream.push(list(b"ND, and more"))
+        ''
+        >>> stream.stopped
+        True
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stop: Stop = None) -> None:
+        """A stream that has no text yet; its arguments and errors are those of `ByteStream`."""
+        self._bytes = ByteStream(vocabulary, stop)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text has appeared. The text ends right before it."""
+        return self._bytes.stopped
+
+    def begin(self, data: bytes) -> str:
+        """Take bytes that stand before all ids, such as a prime; gives the text that is certain now."""
+        return self._utf8.decode(data)
+
+    def push(self, ids: Sequence[int] | NDArray[Any]) -> str:
+        """Take some ids; gives the text that is certain now, which may be empty."""
+        return self._utf8.decode(self._bytes.push(ids), self.stopped)
+
+    def finish(self) -> str:
+        """End the stream; gives what was held back. An unfinished UTF-8 sequence becomes one U+FFFD."""
+        return self._utf8.decode(self._bytes.finish(), True)
+
+
+class _Live(Iterator[AnyStr]):
+    """What one stream writes, as it comes."""
+
+    def __init__(
+        self,
+        outputs: Generator[Output, None, None],
+        written: ByteStream | TextStream,
+        state: State,
+        seed: int,
+        prime: bytes = b"",
+    ) -> None:
+        self._outputs = outputs
+        self._written: Any = written
+        self._prime = prime  # what comes before all else, if it is wanted
+        self.state = state
+        self.seed = seed
+        self.generated = 0
+
+    def __next__(self) -> AnyStr:
+        if self._prime:
+            text, self._prime = self._written.begin(self._prime), b""
+            if text:
+                return text  # type: ignore[no-any-return]
+        for output in self._outputs:
+            text = self._take(output)
+            if text:
+                return text
+        raise StopIteration
+
+    def _take(self, output: Output) -> AnyStr:
+        """The text that is certain now that a request gave this."""
+        self.generated += len(output.tokens)
+        text: AnyStr = self._written.push(output.tokens)
+        if output.finished:
+            self.state = output.state
+            text += self._written.finish()
+        return text
+
+    def close(self) -> None:
+        """End it here, and let go of the buffers that it runs in; what was held back is dropped."""
+        self._outputs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LiveText(_Live[str]):
+    """The text of one stream, as it comes. Close it if it is not read to its end.
+
+    Attributes:
+        seed: the seed that is used.
+        state: where the stream stands: where it stood before, until the text is through.
+        generated: how many characters (bytes, at the byte level) were sampled so far.
+    """
+
+
+class LiveBytes(_Live[bytes]):
+    """What one stream writes as bytes, as it comes; in all else it is like `LiveText`."""
+
+
+def stop_texts(stop: Stop) -> tuple[str, ...]:
+    """The stop texts that were given, as a tuple.
+
+    Raises:
+        SettingError: one is empty, or is no text.
+    """
+    texts = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    for each in texts:
+        if not isinstance(each, str) or not each:
+            raise SettingError(
+                f"stop must be a text of one character or more, or several, not {each!r}; leave it out to "
+                "never stop",
+                "stop",
+            )
+    return texts
+
+
+def _overlap(text: bytes, stop: bytes) -> int:
+    """The length of the longest end of ``text`` that is a beginning of ``stop``, and not all of it."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
