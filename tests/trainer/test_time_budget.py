@@ -12,7 +12,7 @@ import torch
 from charrnn_trainer import time_budget
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.recipes import RECIPES, recipe
-from charrnn_trainer.rule import STEPS_A_UNIT, Task
+from charrnn_trainer.rule import SMALL_SIZE, STEPS_A_UNIT, Task
 from charrnn_trainer.run_clock import RunClock
 from charrnn_trainer.split import split_text
 from charrnn_trainer.time_budget import plan_for_minutes
@@ -78,7 +78,7 @@ def test_the_network_is_the_largest_that_leaves_enough_steps(speed: dict[str, fl
 @pytest.mark.usefixtures("speed")
 def test_a_short_text_gets_a_small_network_and_batches_that_fit() -> None:
     config = plan(60, text=20_000)
-    assert config.network.hidden_size**2 <= 20_000
+    assert config.network.hidden_size == SMALL_SIZE
     tiny = plan(60, text=500)
     assert tiny.network.hidden_size == 64
     assert 2 * tiny.data.batch_size * tiny.data.seq_length <= 500

@@ -29,6 +29,12 @@ LONG_SEQ_LENGTH: Final = 96
 SHORT_TEXT: Final = 50_000
 """Of a text with fewer characters for training, a batch has half as many rows."""
 
+SMALL_SIZE: Final = 192
+"""A network may have so many units whatever the text; the square of more is at most its characters."""
+
+LEARNED_BY_HEART: Final = 200.0
+"""From so many weights on for each character, times the passes over it, symbols are dropped at the input."""
+
 MOST_PASSES: Final = 100.0
 """A text is read so often at most: what time is left after that would only make the loss rise."""
 
@@ -95,9 +101,9 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
     The rule, where a setting is not fixed: one layer, of GRU cells where these are clearly faster than
     LSTM's (`GRU_FASTER`), else of LSTM cells; batches of 16 rows by 64 characters, of 8 for a `SHORT_TEXT`;
     the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units, and whose square is
-    not above the number of characters (a short text teaches no large network); at most `MOST_PASSES` passes
-    over the text; AdamW's weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a
-    chance of 0.2 %.
+    not above the number of characters (a short text teaches no large network, but one of `SMALL_SIZE`); at
+    most `MOST_PASSES` passes over the text; AdamW's weight decay 0.05, the clip 1; passes start anywhere, and
+    a stream forgets with a chance of 0.2 %.
     `derived` tells what follows from the number of steps.
 
     Args:
@@ -120,7 +126,8 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
         "clip": 1.0,
     }
     config = replace_open(config, fixed, base)
-    sizes = [size for size in HIDDEN_SIZES if size * size <= task.train_tokens] or [HIDDEN_SIZES[0]]
+    largest = max(SMALL_SIZE, math.isqrt(task.train_tokens))
+    sizes = [size for size in HIDDEN_SIZES if size <= largest]
     if "hidden_size" in fixed:
         sizes = [config.network.hidden_size]
     if "cell" not in fixed:
@@ -149,11 +156,11 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     """The settings that follow from how many steps a network gets, by name; they can change in mid-run.
 
     What is dropped follows from how often the text is read, times the weights that there are for each of its
-    characters (z): dropout before the output is 0.11 log2(1 + z / 4), at most a half; the drop of recurrent
-    weights 0.06 log2(z / 8), from none to 0.35. Where output weights are tied to the embedding, dropout is a
-    half from the start: most of thousands of symbols are rare, and soon known by heart. The learning rate is
-    3.1 / H, at most 0.006 (for tanh cells a quarter, for a network that has learned before `FINE_TUNING`),
-    after 3 % warm-up, along the schedule to the end.
+    characters (z): dropout before the output is 0.11 log2(1 + z / 4), at most 0.6; the drop of recurrent
+    weights 0.06 log2(z / 8), from none to 0.35; and 0.05 of the symbols from `LEARNED_BY_HEART` on. Where
+    output weights are tied to the embedding, dropout is a half from the start: most of thousands of symbols
+    are rare, and soon known by heart. The learning rate is 3.1 / H, at most 0.006 (for tanh cells a quarter,
+    for a network that has learned before `FINE_TUNING`), after 3 % warm-up, along the schedule to the end.
     """
     network = config.network
     weights = _weights(network, task.vocabulary_size)
@@ -161,8 +168,9 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     rate = min(0.006, 3.1 / network.hidden_size) * (0.25 if network.cell == "rnn" else 1.0)
     rate *= FINE_TUNING if task.fine_tunes else 1.0
     return {
-        "dropout": 0.5 if network.tie_weights else round(min(0.5, 0.11 * math.log2(1.0 + z / 4.0)), 2),
+        "dropout": 0.5 if network.tie_weights else round(min(0.6, 0.11 * math.log2(1.0 + z / 4.0)), 2),
         "weight_drop": round(min(0.35, max(0.0, 0.06 * math.log2(max(z, 1.0) / 8.0))), 2),
+        "input_dropout": 0.05 if z >= LEARNED_BY_HEART else 0.0,
         "learning_rate": float(f"{rate:.2g}"),
         "warmup_steps": max(1, round(0.03 * steps)),
     }
