@@ -46,16 +46,16 @@ def choice(text: tuple[int, int], machine: Machine, **given: Any) -> Choice:
 @pytest.mark.parametrize(
     ("text", "machine", "cell", "hidden", "embedding", "tied"),
     [
-        (SHAKESPEARE, QUIET, "gru", 384, 65, False),
+        (SHAKESPEARE, QUIET, "gru", 320, 65, False),
         (SHAKESPEARE, BUSY, "gru", 192, 65, False),
-        (SHAKESPEARE, BF16, "lstm", 384, 65, False),
-        (HAMLET, QUIET, "gru", 384, 65, False),
+        (SHAKESPEARE, BF16, "lstm", 320, 65, False),
+        (HAMLET, QUIET, "gru", 320, 65, False),
         (HAMLET, BUSY, "gru", 192, 65, False),
         (SONNETS, QUIET, "gru", 192, 59, False),
-        (NAMES, QUIET, "gru", 384, 27, False),
-        (CODE, QUIET, "gru", 384, 64, False),
-        (RUSSIAN, BF16, "lstm", 384, 64, False),
-        (CHINESE, QUIET, "gru", 384, 256, True),
+        (NAMES, QUIET, "gru", 320, 27, False),
+        (CODE, QUIET, "gru", 320, 64, False),
+        (RUSSIAN, BF16, "lstm", 320, 64, False),
+        (CHINESE, QUIET, "gru", 320, 256, True),
     ],
 )
 def test_cell_and_sizes_follow_text_and_machine(

@@ -288,10 +288,12 @@ def states_read(monkeypatch: pytest.MonkeyPatch, reset_chance: float) -> list[to
     seen: list[torch.Tensor] = []
     forward = CharNetwork.forward
 
-    def spy(self: CharNetwork, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def spy(
+        self: CharNetwork, tokens: torch.Tensor, state: State, targets: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
         if self.training:
             seen.append(torch.stack(state))
-        return forward(self, tokens, state)
+        return forward(self, tokens, state, targets)
 
     monkeypatch.setattr(CharNetwork, "forward", spy)
     train(TINY.replace(reset_chance=reset_chance, steps=10, batch_size=8), CORPUS)

@@ -43,9 +43,9 @@ def plan(minutes: float, /, text: int = MILLION, **settings: Any) -> TrainConfig
 
 
 @pytest.mark.usefixtures("speed")
-def test_three_minutes_at_a_fortieth_of_a_second_are_a_layer_of_512() -> None:
+def test_three_minutes_at_a_fortieth_of_a_second_are_a_layer_of_448() -> None:
     config = plan(3)
-    assert (config.network.layers, config.network.hidden_size) == (1, 512)
+    assert (config.network.layers, config.network.hidden_size) == (1, 448)
     assert config.network.embedding_size == 65
     assert (config.data.batch_size, config.data.seq_length, config.data.random_start) == (16, 64, True)
     assert config.optimization.schedule == "cosine"
@@ -163,7 +163,7 @@ def test_without_time_to_measure_speed_is_reckoned_by_the_work(measured: Machine
 
 @pytest.mark.usefixtures("speed")
 def test_a_plan_looks_up_as_often_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for count, expected in ((0, MOST_STEPS), (3, 1_800)):
+    for count, expected in ((0, MOST_STEPS), (3, 2_351)):
         monkeypatch.setattr(time_budget.Measured, "validations", lambda *_, count=count: count)
         assert plan(3).run.eval_every == expected
     assert plan(3).data.val_sample == SAMPLE

@@ -133,7 +133,7 @@ class DataConfig:
             _whole("val_lines", self.val_lines, 0, MOST_STEPS)
             if not self.lines:
                 raise SettingError(
-                    f"val_lines={self.val_lines} holds back lines; give lines with it", "val_lines", "lines"
+                    f"val_lines={self.val_lines} is for lists; give lines=True with it", "val_lines", "lines"
                 )
         if self.lines and self.split != "end":
             raise SettingError(

@@ -18,8 +18,8 @@ from charrnn_trainer.batches import fit_batch
 from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, NetworkConfig, TrainConfig
 
 HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
-STEPS_A_UNIT: Final = 14.0
-"""A network gets the largest hidden size that leaves it so many steps for each unit: at 256 units, 3,584."""
+STEPS_A_UNIT: Final = 20.0
+"""A network gets the largest hidden size that leaves it so many steps for each unit: at 256 units, 5,120."""
 
 BATCH_SIZE: Final = 16
 SEQ_LENGTH: Final = 64
@@ -35,7 +35,7 @@ SMALL_SIZE: Final = 192
 LEARNED_BY_HEART: Final = 200.0
 """From so many weights on for each character, times the passes over it, symbols are dropped at the input."""
 
-MOST_PASSES: Final = 100.0
+MOST_PASSES: Final = 150.0
 """A text is read so often at most: what time is left after that would only make the loss rise."""
 
 GRU_FASTER: Final = 0.85
@@ -146,7 +146,7 @@ def _reading(network: NetworkConfig, fixed: Collection[str], symbols: int) -> di
     """How a network of so many symbols reads them, and whether its output weights are tied to that."""
     tied = network.tie_weights if "tie_weights" in fixed else symbols > ONE_HOT_LIMIT
     if tied:
-        return {"tie_weights": True, "embedding_size": min(TIED_EMBEDDING, symbols)}
+        return {"tie_weights": True, "embedding_size": TIED_EMBEDDING if symbols > ONE_HOT_LIMIT else None}
     if symbols > ONE_HOT_LIMIT:
         return {"embedding_size": None}
     return {"embedding_size": symbols if symbols <= IDENTITY_LIMIT else EMBEDDING}

@@ -251,6 +251,7 @@ def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) ->
     said = str(error)
     for name in error.parameters:
         option = (options or {}).get(name, "--" + name.replace("_", "-"))
+        said = re.sub(rf"(?<![\w-]){name}=True(?!\w)", option, said)  # a switch
         said = re.sub(rf"""(?<![\w-]){name}=(["']?)([\w.]+)\1""", rf"{option} \2", said)
         said = re.sub(rf"(?<![\w-]){name}(?![\w-])", option, said)
     return said
