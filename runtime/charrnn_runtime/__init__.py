@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from charrnn_runtime.background import AsyncText
     from charrnn_runtime.errors import (
         CharRNNError,
         DeviceError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncText",
     "CharRNN",
     "CharRNNError",
     "DeviceError",
@@ -67,6 +69,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "background": ("AsyncText",),
     "errors": (
         "CharRNNError",
         "DeviceError",

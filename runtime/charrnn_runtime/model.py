@@ -241,13 +241,13 @@ class CharRNN(LoadedModel):
             options: see `Options`.
 
         Returns:
-            An iterator of pieces of text. When it is through, its ``state`` is where the stream stands. One
+            An iterator of chunks of text. When it is through, its ``state`` is where the stream stands. One
             that is not read to its end is best closed, or used in a ``with`` statement.
 
         Example:
             >>> text = model.stream("LORD ", 500, seed=1)  # doctest: +SKIP
-            >>> for piece in text:  # doctest: +SKIP
-            ...     print(piece, end="", flush=True)
+            >>> for chunk in text:  # doctest: +SKIP
+            ...     print(chunk, end="", flush=True)
             >>> more = model.stream("", 500, state=text.state, seed=1)  # doctest: +SKIP
         """
         start, request, settings, head = self._live(prime, length, state, options, echo=echo)
@@ -287,12 +287,12 @@ class CharRNN(LoadedModel):
         holds nobody up.
 
         Raises:
-            QueueFullError: too many streams wait; raised where the first piece is awaited.
+            QueueFullError: too many streams wait; raised where the first chunk is awaited.
 
         Example:
             >>> async with model.stream_async("LORD ", 500, seed=1) as text:  # doctest: +SKIP
-            ...     async for piece in text:
-            ...         print(piece, end="", flush=True)
+            ...     async for chunk in text:
+            ...         print(chunk, end="", flush=True)
         """
         from charrnn_runtime.background import AsyncText, Background  # asyncio takes 60 ms to import
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import tracemalloc
@@ -30,6 +31,7 @@ from charrnn_runtime import (
     scheduler as scheduler_module,
 )
 from charrnn_runtime.buffers import BLOCK, Buffers
+from charrnn_runtime.format.reader import read_model_file
 from make_models import FOLDER
 
 Load = Callable[[str], CharRNN]
@@ -448,6 +450,18 @@ def test_memory_stays_flat_over_many_short_requests(lstm: CharRNN) -> None:
         tracemalloc.stop()
         scheduler.close()
     assert after - before < 100_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is asked for as Unix systems tell it")
+def test_the_scheduler_s_own_time_can_be_measured() -> None:
+    from benchmarks.scheduler import MODEL, NoEngine, measure, short_requests
+
+    engine: Any = NoEngine(read_model_file(MODEL).info)
+    everything, block = measure(engine, 100, 2 * BLOCK)
+    assert everything > block > 0
+    before, after, seconds = short_requests(engine, 500)
+    assert after >= before > 0
+    assert seconds > 0
 
 
 def test_states_of_what_was_generated_go_on_in_other_requests(lstm: CharRNN) -> None:

@@ -92,14 +92,14 @@ def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown)
     done = 0
     with (
         terminal.LateBar(request.length, "generating", wanted=shown is Shown.not_at_all) as bar,
-        model.stream_bytes(prime, request.length, echo=request.with_prime, **_options(request)) as pieces,
+        model.stream_bytes(prime, request.length, echo=request.with_prime, **_options(request)) as chunks,
     ):
-        for piece in pieces:
-            show(piece)
-            bar.advance(pieces.generated - done)
-            done = pieces.generated
+        for chunk in chunks:
+            show(chunk)
+            bar.advance(chunks.generated - done)
+            done = chunks.generated
     show.finish(ends_line=shown is Shown.now and not request.raw)
-    return pieces.generated
+    return chunks.generated
 
 
 class _Writer:
@@ -256,8 +256,8 @@ def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
             continue
         if request.with_prime and not asks:
             stream.write(model.vocabulary.decode(model.vocabulary.encode(line, request.unknown)))
-        for piece in text:
-            stream.write(piece)
+        for chunk in text:
+            stream.write(chunk)
             stream.flush()
         stream.write("\n")
         stream.flush()
