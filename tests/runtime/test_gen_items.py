@@ -119,6 +119,7 @@ def test_json_has_an_object_an_item(gen: Command, path: Path, names: CharRNN) ->
             "temperature": 0.8,
             "top_k": 20,
             "top_p": 1.0,
+            "min_p": 0.0,
         }
 
 
