@@ -34,11 +34,8 @@ _LOGITS_BYTES: Final = 64 * 1024 * 1024
 _WORTH_MOVING: Final = 2048
 """How many steps of idle rows narrower buffers must save, whose session may have to be made."""
 
-_FREE: Final = 1 << 62
-"""The steps that are left of a row without a stream. They count down, too, and stay above `_LONGEST`."""
-
-_LONGEST: Final = 1 << 61
-"""More steps than are ever left of a stream."""
+_NEVER: Final = 1 << 62
+"""The step at which a row without a stream ends."""
 
 
 class Lane:
@@ -51,10 +48,10 @@ class Lane:
         sampled: how many tokens were sampled so far, by all streams that ever ran here.
     """
 
-    # By row, all of length R:
-    _left: NDArray[np.int64]  # how many steps the stream has still to run, unless it is stopped
-    _reading: NDArray[np.int64]  # how many steps still read a given token; below 0, how many have sampled
-    _counter: NDArray[np.uint64]  # where its random numbers go on
+    # By row, all of length R; steps are counted from the lane's first one on:
+    _begin: NDArray[np.int64]  # the step that samples the stream's first token; those before read given ones
+    _end: NDArray[np.int64]  # the step before which it ends, unless it is stopped
+    _counter: NDArray[np.uint64]  # where its random numbers go on, at the step `_counted`
     _live: NDArray[np.bool_]
     # And by step:
     _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; some are used
@@ -71,8 +68,8 @@ class Lane:
         self._stop_texts = StopTexts(0)
         self._stopped: list[int] = []  # the rows whose stop text the last step completed
         self._steps = 0  # what the last `run` ran
-        self._seconds = 0.0
-        self._live_steps = 1
+        self._elapsed = self._counted = 0  # steps
+        self._seconds, self._live_steps = 0.0, 1
         self._allocate([], 0)
 
     # --- joining and leaving ---------------------------------------------------------------------------
@@ -89,12 +86,13 @@ class Lane:
             return
         assert self._buffers is not None
         count = len(joining)
-        rows = np.flatnonzero(self._left > _LONGEST)[:count]
+        rows = np.flatnonzero(self._end == _NEVER)[:count]
         for row, request in zip(rows.tolist(), joining, strict=True):
             self.requests[row] = request
         self.running += count
-        self._left[rows] = np.fromiter((each.steps for each in joining), np.int64, count)
-        self._reading[rows] = reading = np.fromiter((each.reading for each in joining), np.int64, count)
+        reading = np.fromiter((each.reading for each in joining), np.int64, count)
+        self._begin[rows] = self._elapsed + reading
+        self._end[rows] = self._elapsed + np.fromiter((each.steps for each in joining), np.int64, count)
         self._history.begin(rows, reading)
         self._live[rows] = np.fromiter((each.live for each in joining), np.bool_, count)
         keys = stream_keys(
@@ -102,6 +100,7 @@ class Lane:
             np.fromiter((each.number for each in joining), np.int64, count),
         )
         positions = np.fromiter((each.position for each in joining), np.int64, count) - reading
+        self._count()
         self._counter[rows] = counters_at(keys, positions)
         self._drawn_used = len(self._drawn)
         self._buffers.tokens[0, rows] = np.fromiter((each.first_token for each in joining), np.int64, count)
@@ -118,8 +117,7 @@ class Lane:
     def _write_settings(self, rows: NDArray[np.intp], joining: Sequence[Request]) -> None:
         assert self._buffers is not None
         top_k_max = self._engine.info.top_k_max
-        first = joining[0].sampling
-        alike = all(each.sampling is first for each in joining)
+        alike = all(each.sampling is joining[0].sampling for each in joining)
         inputs = [each.sampling.inputs(top_k_max) for each in (joining[:1] if alike else joining)]
         for name, values in self._buffers.settings.items():
             values[rows] = [each[name] for each in inputs]
@@ -141,8 +139,8 @@ class Lane:
             self._free(rows)
 
     def _free(self, rows: list[int]) -> None:
-        self._left[rows] = _FREE
-        self._reading[rows] = 0
+        self._begin[rows] = 0
+        self._end[rows] = _NEVER
         self._live[rows] = False
         self._stop_texts.forget(rows)
         self._history.forget(rows)
@@ -183,8 +181,8 @@ class Lane:
 
     def _saves(self, idle: int) -> bool:
         """Whether going on with so many rows fewer is worth it."""
-        steps = int(np.where(self._left > _LONGEST, 0, self._left).max())
-        return steps * idle >= _WORTH_MOVING
+        last = int(self._end[self._end < _NEVER].max())
+        return (last - self._elapsed) * idle >= _WORTH_MOVING
 
     def _move(self, width: int, **sizes: Any) -> None:
         """Take all streams along into other buffers; see `Engine.buffers`."""
@@ -210,8 +208,8 @@ class Lane:
     def _allocate(self, kept: list[int], rows: int) -> None:
         """Make the arrays of some rows, with what is known of the rows that are kept."""
         columns: dict[str, Any] = {
-            "_left": np.full(rows, _FREE, np.int64),
-            "_reading": np.zeros(rows, np.int64),
+            "_begin": np.zeros(rows, np.int64),
+            "_end": np.full(rows, _NEVER, np.int64),
             "_counter": np.zeros(rows, np.uint64),
             "_live": np.zeros(rows, np.bool_),
         }
@@ -229,8 +227,14 @@ class Lane:
 
     def _look(self) -> None:
         """Note what there is among the streams, so that the loop need not look each time."""
-        self._any_reads = bool((self._reading > 0).any())
+        self._reads_until = int(self._begin.max(initial=0))
+        self._next_end = int(self._end.min(initial=_NEVER))
         self._any_live = bool(self._live.any())
+
+    def _count(self) -> None:
+        """Let the random numbers go on at the present step."""
+        advance(self._counter, self._elapsed - self._counted)
+        self._counted = self._elapsed
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -238,12 +242,13 @@ class Lane:
         """Run a block: until the next stream ends, at most. `collect` takes in what came of it."""
         buffers = self._buffers
         assert buffers is not None
-        steps = min(buffers.steps, int(self._left.min()))
+        steps = min(buffers.steps, self._next_end - self._elapsed)
         if self._any_live:
             steps = min(steps, self._live_steps)
         given = self._given(steps)
         if buffers.sizes.samples:
             if self._drawn_used + steps > len(self._drawn):
+                self._count()
                 uniforms_from(self._counter, self._drawn)
                 self._drawn_used = 0
             buffers.uniforms[:steps] = self._drawn[self._drawn_used : self._drawn_used + steps]
@@ -257,14 +262,14 @@ class Lane:
 
     def _given(self, steps: int) -> Given | None:
         """What is read rather than sampled after each of the coming steps."""
-        if not self._any_reads:
+        if self._elapsed >= self._reads_until:
             return None
-        reading = np.flatnonzero(self._reading > 0)
-        ahead = min(steps, int(self._reading.max()))
+        reading = np.flatnonzero(self._begin > self._elapsed)
+        ahead = min(steps, self._reads_until - self._elapsed)
         mask = np.zeros((ahead, self.rows), np.bool_)
         tokens = np.zeros((ahead, self.rows), np.int64)
         for row in reading.tolist():
-            request, left = self.requests[row], int(self._reading[row])
+            request, left = self.requests[row], int(self._begin[row]) - self._elapsed
             assert request is not None
             coming = request.prompt[len(request.prompt) - left :][:ahead]
             tokens[: len(coming), row] = coming
@@ -275,7 +280,8 @@ class Lane:
         """Whether some stream has just completed a stop text, after so many steps of the block."""
         assert self._buffers is not None
         written = self._buffers.tokens[1 : steps + 1]
-        self._stopped = self._stop_texts.completed(written, self._reading, self._history)
+        reading = self._begin - self._elapsed
+        self._stopped = self._stop_texts.completed(written, reading, self._history)
         return bool(self._stopped)
 
     def collect(self) -> list[Output]:
@@ -285,15 +291,12 @@ class Lane:
         written = buffers.tokens[1 : steps + 1]
         self._history.append(written)
         if self._logprobs:
-            self._logprobs.add(buffers.logits[:steps], written, self._reading)
+            self._logprobs.add(buffers.logits[:steps], written, self._begin - self._elapsed)
         buffers.tokens[0] = written[-1]
         self.sampled += self._sampled_in(steps)
-        self._left -= steps
-        self._reading -= steps
-        self._any_reads = self._any_reads and bool((self._reading > 0).any())
-        advance(self._counter, steps)
+        self._elapsed += steps
         self._drawn_used += steps
-        outputs = self._end()
+        outputs = self._leave() if self._stopped or self._elapsed == self._next_end else []
         if self._any_live:
             outputs += self._chunks()
             if self._seconds < _LIVE_SECONDS / 2:
@@ -304,22 +307,20 @@ class Lane:
 
     def _sampled_in(self, steps: int) -> int:
         """How many tokens the last block sampled."""
-        if not self._any_reads:
+        if self._elapsed >= self._reads_until:
             return steps * self.running
-        reading = self._reading[self._left < _LONGEST]
+        reading = self._begin[self._end < _NEVER] - self._elapsed
         return int(np.minimum(np.maximum(steps - reading, 0), steps).sum())
 
-    def _end(self) -> list[Output]:
+    def _leave(self) -> list[Output]:
         """Take the streams out that have come to their end."""
         assert self._buffers is not None
-        ended = np.flatnonzero(self._left == 0).tolist()
-        ended += [row for row in self._stopped if self._left[row]]
-        if not ended:
-            return []
+        ended = np.flatnonzero(self._end == self._elapsed).tolist()
+        ended += [row for row in self._stopped if self._end[row] != self._elapsed]
         states = self._buffers.read_state(ended)  # all at once: a GPU copies every row to read any
         tokens = self._history.take(ended)
         next_tokens = self._buffers.tokens[0, ended].tolist()
-        sampled = np.maximum(-self._reading[ended], 0).tolist()
+        sampled = np.maximum(self._elapsed - self._begin[ended], 0).tolist()
         outputs = []
         for index, row in enumerate(ended):
             request = self.requests[row]

@@ -19,6 +19,7 @@ from charrnn_runtime import (
     draw_items,
 )
 from charrnn_runtime import items as items_module
+from charrnn_runtime.cli.terminal import in_options
 from list_models import list_model
 from make_models import FOLDER
 
@@ -256,7 +257,7 @@ def test_the_error_says_what_was_left_out_and_what_helps(
     message = str(caught.value)
     assert "30 streams" in message
     assert "30 too long" in message
-    assert "--length" in message
+    assert "let them be longer (--length)" in in_options(caught.value)
     assert LeftOut(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
 
 

@@ -246,6 +246,7 @@ def test_models_are_measured_beside_the_text_that_training_kept(
         "temperature": 0.8,
         "top_k": None,
         "top_p": 1.0,
+        "min_p": 0.0,
     }
     assert held_out["text"] == f"held out: {text}"
     assert held_out["words"] == reference.measure([whole[2000:2290]]).words
