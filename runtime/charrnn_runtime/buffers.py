@@ -18,6 +18,7 @@ from charrnn_runtime.device import error_of, ort
 from charrnn_runtime.errors import OutOfMemoryError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
+from charrnn_runtime.sampler_graph import Cuts
 
 BLOCK: Final = 32
 """How many steps run without Python in between, unless more or fewer are asked for. Even, so that a whole
@@ -39,7 +40,7 @@ class Sizes(Record):
         state_size: S.
         vocabulary_size: V.
         steps: N, how many steps are bound.
-        samples: whether the graph samples; without its sampler it only reads.
+        sampler: which settings the graph samples by; None where it only reads.
         keeps_logits: whether the logits of every step are kept.
     """
 
@@ -47,13 +48,18 @@ class Sizes(Record):
     state_size: int
     vocabulary_size: int
     steps: int = BLOCK
-    samples: bool = True
+    sampler: Cuts | None = "any"
     keeps_logits: bool = False
 
     @property
-    def key(self) -> tuple[int, bool]:
-        """What a session is made for: the number of rows, and whether it samples."""
-        return self.rows, self.samples
+    def key(self) -> tuple[int, Cuts | None]:
+        """What a session is made for: the number of rows, and its sampler."""
+        return self.rows, self.sampler
+
+    @property
+    def samples(self) -> bool:
+        """Whether the graph samples."""
+        return self.sampler is not None
 
 
 class Given(Record):

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.buffers import BLOCK, Buffers, Given
 from charrnn_runtime.history import History
+from charrnn_runtime.joining import kinds_of, sampler_of, settings_of, states_of
 from charrnn_runtime.logprobs import LogProbsByRow
 from charrnn_runtime.request import Output, Request
+from charrnn_runtime.sampler_variants import serves
 from charrnn_runtime.session import Engine
 from charrnn_runtime.stops import StopTexts
 from charrnn_runtime.uniforms import advance, counters_at, stream_keys, uniforms_from
@@ -32,7 +34,7 @@ _LOGITS_BYTES: Final = 64 * 1024 * 1024
 """The most that the logits of a block of steps may take, which for large vocabularies shortens the block."""
 
 _WORTH_MOVING: Final = 2048
-"""How many steps of idle rows narrower buffers must save, whose session may have to be made."""
+"""How many steps of a row other buffers must save or make faster, whose session may have to be made."""
 
 _NEVER: Final = 1 << 62
 """The step at which a row without a stream ends."""
@@ -53,6 +55,7 @@ class Lane:
     _end: NDArray[np.int64]  # the step before which it ends, unless it is stopped
     _counter: NDArray[np.uint64]  # where its random numbers go on, at the step `_counted`
     _live: NDArray[np.bool_]
+    _kinds: NDArray[np.uint8]  # which sampler the stream needs, see `kinds_of`
     # And by step:
     _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; some are used
     _drawn_used: int
@@ -75,13 +78,16 @@ class Lane:
     # --- joining and leaving ---------------------------------------------------------------------------
 
     def join(self, joining: Sequence[Request], limit: int) -> None:
-        """Take streams in, and go on in wider buffers where these have too few rows, or in narrower ones.
+        """Take streams in, and go on in other buffers where these have too few rows or lack something, or
+        where others would save much.
 
         Args:
             joining: requests that run a step at least.
             limit: the most rows that the buffers may have, if that is enough.
         """
-        self._fit(joining, limit)
+        info = self._engine.info
+        kinds = kinds_of(joining, info.top_k_max)
+        self._fit(joining, kinds, limit)
         if not joining:
             return
         assert self._buffers is not None
@@ -104,8 +110,11 @@ class Lane:
         self._counter[rows] = counters_at(keys, positions)
         self._drawn_used = len(self._drawn)
         self._buffers.tokens[0, rows] = np.fromiter((each.first_token for each in joining), np.int64, count)
-        self._write_settings(rows, joining)
-        self._write_states(rows, joining)
+        self._kinds[rows] = kinds
+        for name, values in settings_of(joining, info.top_k_max).items():
+            self._buffers.settings[name][rows] = values
+        # All at once: a GPU copies every row to write any.
+        self._buffers.write_state(rows, states_of(joining, info.state_size))
         for row, request in zip(rows.tolist(), joining, strict=True):
             if request.stop:
                 self._stop_texts.begin(row, request.stop)
@@ -113,24 +122,6 @@ class Lane:
             if request.wants_logprobs:
                 self._logprobs.begin(row, request.logprobs or 0, of_prompt=request.prompt_logprobs)
         self._look()
-
-    def _write_settings(self, rows: NDArray[np.intp], joining: Sequence[Request]) -> None:
-        assert self._buffers is not None
-        top_k_max = self._engine.info.top_k_max
-        alike = all(each.sampling is joining[0].sampling for each in joining)
-        inputs = [each.sampling.inputs(top_k_max) for each in (joining[:1] if alike else joining)]
-        for name, values in self._buffers.settings.items():
-            values[rows] = [each[name] for each in inputs]
-
-    def _write_states(self, rows: NDArray[np.intp], joining: Sequence[Request]) -> None:
-        assert self._buffers is not None
-        states: NDArray[np.float32] | float = 0.0
-        if any(each.state is not None for each in joining):
-            states = np.zeros((len(joining), self._engine.info.state_size), np.float32)
-            for index, each in enumerate(joining):
-                if each.state is not None:
-                    states[index] = each.state
-        self._buffers.write_state(rows, states)  # all at once: a GPU copies every row to write any
 
     def drop(self, requests: Iterable[Request]) -> None:
         """Take some streams out, if they are here; nothing more comes of them."""
@@ -141,6 +132,7 @@ class Lane:
     def _free(self, rows: list[int]) -> None:
         self._begin[rows] = 0
         self._end[rows] = _NEVER
+        self._kinds[rows] = 0
         self._live[rows] = False
         self._stop_texts.forget(rows)
         self._history.forget(rows)
@@ -156,33 +148,31 @@ class Lane:
         self._allocate([], 0)
         self._borrowed.close()
 
-    def _fit(self, joining: Sequence[Request], limit: int) -> None:
-        """Go on in other buffers where more is needed than these have, or where half of them would do."""
+    def _fit(self, joining: Sequence[Request], kinds: NDArray[np.uint8], limit: int) -> None:
+        """Go on in other buffers where more is needed than these have, or where others save much."""
         wanted = max(self.running + len(joining), 1)
         width = max(wanted, min(1 << (wanted - 1).bit_length(), limit))
+        sampler = self._engine.sampler(sampler_of(self._kinds, kinds))
         held = self._buffers
         if held is not None:
             lacks = wanted > held.rows
-            lacks |= not held.sizes.samples and any(each.max_length for each in joining)
+            lacks |= not serves(held.sizes.sampler, sampler)
             lacks |= not held.sizes.keeps_logits and any(each.wants_logprobs for each in joining)
-            if not lacks and (joining or 2 * width > held.rows or not self._saves(held.rows - width)):
+            saved = held.rows - width if not joining and 2 * width <= held.rows else 0
+            saved += wanted if sampler not in (None, held.sizes.sampler) else 0
+            if not lacks and (not saved or saved * self._longest(joining) < _WORTH_MOVING):
                 return
         everything = [*filter(None, self.requests), *joining]
         keeps_logits = any(each.wants_logprobs for each in everything)
         steps = BLOCK
         if keeps_logits:
             steps = max(1, min(steps, _LOGITS_BYTES // (width * len(self._engine.info.vocabulary) * 4)))
-        self._move(
-            width,
-            steps=steps,
-            samples=any(each.max_length for each in everything),
-            keeps_logits=keeps_logits,
-        )
+        self._move(width, steps=steps, sampler=sampler, keeps_logits=keeps_logits)
 
-    def _saves(self, idle: int) -> bool:
-        """Whether going on with so many rows fewer is worth it."""
-        last = int(self._end[self._end < _NEVER].max())
-        return (last - self._elapsed) * idle >= _WORTH_MOVING
+    def _longest(self, joining: Sequence[Request]) -> int:
+        """How many steps are left of the stream that has the most."""
+        running = np.where(self._end < _NEVER, self._end - self._elapsed, 0).max(initial=0)
+        return max(int(running), *(each.steps for each in joining), 0)
 
     def _move(self, width: int, **sizes: Any) -> None:
         """Take all streams along into other buffers; see `Engine.buffers`."""
@@ -212,6 +202,7 @@ class Lane:
             "_end": np.full(rows, _NEVER, np.int64),
             "_counter": np.zeros(rows, np.uint64),
             "_live": np.zeros(rows, np.bool_),
+            "_kinds": np.zeros(rows, np.uint8),
         }
         if kept:
             for name, column in columns.items():
@@ -246,7 +237,7 @@ class Lane:
         if self._any_live:
             steps = min(steps, self._live_steps)
         given = self._given(steps)
-        if buffers.sizes.samples:
+        if buffers.sizes.sampler is not None:
             if self._drawn_used + steps > len(self._drawn):
                 self._count()
                 uniforms_from(self._counter, self._drawn)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import keep_outputs, parse_model
+from charrnn_runtime.format.proto import keep_outputs, parse_model, part_tensors
 from charrnn_runtime.sampler_graph import Cuts, add_sampler
 
 _ELEMENT_TYPES: Final = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): spec.INT64}
@@ -36,6 +36,13 @@ def sampler_for(rows: Iterable[Cuts]) -> Cuts:
     return "min_p" if wanted == {"none", "min_p"} else "any"
 
 
+def serves(sampler: Cuts | None, wanted: Cuts | None) -> bool:
+    """Whether a sampler serves all that another one serves; None is none, and serves only to read."""
+    if sampler is None or wanted is None:
+        return wanted is None
+    return sampler_for((sampler, wanted)) == sampler
+
+
 def with_sampler(data: bytes, cuts: Cuts) -> bytes:
     """A model with another sampler.
 
@@ -46,23 +53,26 @@ def with_sampler(data: bytes, cuts: Cuts) -> bytes:
     Raises:
         MemoryError: there is too little of it.
     """
-    graph = parse_model(data).graph
-    model = parse_model(keep_outputs(data, ("logits", "next_state")))
+    small, large, names = part_tensors(data)
+    graph = parse_model(small).graph
+    model = parse_model(keep_outputs(small, ("logits", "next_state")))
     for kept, all_of_them in ((model.graph.input, graph.input), (model.graph.output, graph.output)):
         del kept[:]
         kept.extend(all_of_them)
     logits = next(value for value in graph.output if value.name == "logits")
-    add_sampler(_Builder(model.graph), "logits", logits.type.tensor_type.shape.dim[1].dim_value, cuts)
+    add_sampler(_Builder(model.graph, names), "logits", logits.type.tensor_type.shape.dim[1].dim_value, cuts)
     written: bytes = model.SerializeToString()
-    return written
+    return written + large
 
 
 class _Builder:
     """Adds nodes and constants to a parsed graph, under names that nothing in it has."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, taken: Iterable[str]) -> None:
+        """``taken`` are names that the graph does not show."""
         self._graph = graph
-        self._taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+        self._taken = {*taken}
+        self._taken.update(value.name for value in (*graph.input, *graph.output, *graph.initializer))
         self._taken.update(name for node in graph.node for name in node.output)
 
     def constant(self, name: str, values: NDArray[Any]) -> str:

@@ -1,14 +1,13 @@
 """Sessions of onnxruntime: makes and keeps them, with the buffers that are bound to them.
 
 A session plans its memory for the first shape that it runs, so each number of rows has a session of its own.
-Where a text is only read, the graph runs without its sampler, which takes a third of the time of an int8 step
-of one stream.
+The sampler of the file takes a third of the time of an int8 step of one stream. So the graph runs with one
+that does less where that serves all streams of a batch, and without any where a text is only read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
@@ -21,6 +20,8 @@ from charrnn_runtime.errors import ModelFormatError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs
 from charrnn_runtime.format.reader import ModelFile
+from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.sampler_variants import with_sampler
 from charrnn_runtime.sampling import Sampling, whole_number
 
 _KEPT_SESSIONS: Final = 8
@@ -65,10 +66,10 @@ class Engine:
             raise SettingError(f"threads must be between 1 and {_MOST_THREADS}, not {threads}", "threads")
         self.info = model.info
         self._cuda_graphs = cuda_graphs
-        self._bytes = model.onnx_bytes
+        self._graphs: dict[Cuts | None, bytes] = {"any": model.onnx_bytes}  # by their samplers
         # Reentrant: while it is held, Python may collect a generator that gives its buffers back.
         self._lock = threading.RLock()
-        self._sessions: dict[tuple[int, bool], Any] = {}  # by rows, and whether they sample
+        self._sessions: dict[tuple[int, Cuts | None], Any] = {}  # by rows and sampler
         self._free: dict[Sizes, list[Buffers]] = {}
         self.device, self.device_note = choose_device(
             device, self.info.precision, lambda: self._create_session("cuda")
@@ -77,14 +78,14 @@ class Engine:
 
     @contextlib.contextmanager
     def buffers(
-        self, rows: int, *, steps: int = BLOCK, samples: bool = True, keeps_logits: bool = False
+        self, rows: int, *, steps: int = BLOCK, sampler: Cuts | None = "any", keeps_logits: bool = False
     ) -> Iterator[Buffers]:
         """Borrow buffers of exactly these `Sizes`; they hold whatever the last user left.
 
         Args:
             rows: the number of streams.
             steps: how many can run at once.
-            samples: whether the graph samples.
+            sampler: which settings the graph samples by; None to read only. "any" is the file's own graph.
             keeps_logits: whether the logits of every step are kept.
 
         Raises:
@@ -95,7 +96,7 @@ class Engine:
             state_size=self.info.state_size,
             vocabulary_size=len(self.info.vocabulary),
             steps=steps,
-            samples=samples,
+            sampler=sampler,
             keeps_logits=keeps_logits,
         )
         key = sizes.key
@@ -125,26 +126,30 @@ class Engine:
 
     def _new_buffers(self, sizes: Sizes) -> Buffers:
         try:
-            session = self._session(sizes.rows, sizes.samples)
+            session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
                 return CudaBuffers(session, sizes, graphs=self._cuda_graphs)
             return Buffers(session, sizes)
         except Exception as error:
             raise error_of(error, "make a session", self.device, sizes.rows) from error
 
-    def _session(self, rows: int, samples: bool) -> Any:
+    def sampler(self, wanted: Cuts | None) -> Cuts | None:
+        """The sampler to run where another is wanted: the same, unless the device cannot run it."""
+        return "any" if wanted == "greedy" and self.device == "cuda" else wanted
+
+    def _session(self, rows: int, sampler: Cuts | None) -> Any:
         with self._lock:
-            session = self._sessions.pop((rows, samples), None)
+            session = self._sessions.pop((rows, sampler), None)
             if session is None:
-                session = self._create_session(self.device, samples=samples)
-            self._sessions[rows, samples] = session  # the newest last
+                session = self._create_session(self.device, sampler=sampler)
+            self._sessions[rows, sampler] = session  # the newest last
             while len(self._sessions) > _KEPT_SESSIONS:
                 oldest = next(iter(self._sessions))
                 del self._sessions[oldest]
                 self._free = {each: kept for each, kept in self._free.items() if each.key != oldest}
             return session
 
-    def _create_session(self, device: str, *, samples: bool = True, optimize: bool = True) -> Any:
+    def _create_session(self, device: str, *, sampler: Cuts | None = "any", optimize: bool = True) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # more pay less than as many batches with a thread each
         options.inter_op_num_threads = 1
@@ -161,14 +166,20 @@ class Engine:
             providers = [(CUDA_PROVIDER, settings)]
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        graph = self._bytes if samples else self._reading_bytes
+        graph = self._graph(sampler)
         # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
         return ort.InferenceSession(graph, sess_options=options, providers=providers, enable_fallback=False)
 
-    @functools.cached_property
-    def _reading_bytes(self) -> bytes:
-        """The graph without its sampler."""
-        return keep_outputs(self._bytes, ("logits", "next_state"))
+    def _graph(self, sampler: Cuts | None) -> bytes:
+        """The file's graph with another sampler, or without one."""
+        if sampler not in self._graphs:
+            data = self._graphs["any"]
+            self._graphs[sampler] = (
+                keep_outputs(data, ("logits", "next_state"))
+                if sampler is None
+                else with_sampler(data, sampler)
+            )
+        return self._graphs[sampler]
 
     def _try_one_step(self) -> None:
         """Run two streams for one step: the graph must run, with finite logits and tokens in range.

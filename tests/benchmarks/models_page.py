@@ -125,7 +125,7 @@ def cold_of(path: Path, corpus: Corpus, start: int) -> float:
     """The loss of a model file in windows of the validation text, each read from nothing, as `cold_loss`."""
     engine = Engine(read_model_file(path), "cpu")
     total, count = 0.0, (len(corpus) - start - 1) // COLD_WINDOW
-    with engine.buffers(1, steps=COLD_WINDOW, samples=False, keeps_logits=True) as buffers:
+    with engine.buffers(1, steps=COLD_WINDOW, sampler=None, keeps_logits=True) as buffers:
         for begin in range(start, start + count * COLD_WINDOW, COLD_WINDOW):
             window = corpus.ids[begin : begin + COLD_WINDOW + 1].astype(np.int64)[:, None]  # (n + 1, 1)
             buffers.write_state([0], np.zeros((1, engine.info.state_size), np.float32))

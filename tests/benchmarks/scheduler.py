@@ -26,6 +26,7 @@ from benchmarks.machine import describe_machine
 from charrnn_runtime.buffers import BLOCK, Buffers, Sizes
 from charrnn_runtime.format.reader import ModelInfo, read_model_file
 from charrnn_runtime.request import Request
+from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.scheduler import Scheduler
 
@@ -56,6 +57,10 @@ class NoEngine:
     def __init__(self, info: ModelInfo, threads: int = 1) -> None:
         self.info, self.threads, self.device = info, threads, "cpu"
         self._made: dict[Sizes, NoBuffers] = {}
+
+    def sampler(self, wanted: Cuts | None) -> Cuts | None:
+        """The sampler to run where another is wanted."""
+        return wanted
 
     @contextlib.contextmanager
     def buffers(self, rows: int, **how: Any) -> Iterator[NoBuffers]:

@@ -107,7 +107,7 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
     monkeypatch.setattr(buffers, "_run_options", without_graph)
     engine = Engine(read_model_file(exact.path), "cpu")
     for _ in range(2):
-        made = OnCpu(engine._session(2, True), _sizes(engine, rows=2), graphs=True)
+        made = OnCpu(engine._session(2, "any"), _sizes(engine, rows=2), graphs=True)
         for steps in (BLOCK, 3, BLOCK):  # an odd number of steps turns the two state buffers around
             made.run(steps)
             made.tokens[0] = made.tokens[steps]
@@ -117,7 +117,7 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
 
 def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(exact: SmallModel) -> None:
     engine = Engine(read_model_file(exact.path), "cpu")
-    made = OnCpu(engine._session(3, True), _sizes(engine, rows=3))
+    made = OnCpu(engine._session(3, "any"), _sizes(engine, rows=3))
     assert made._uniform_stride * 4 % 256 == 0
     assert made._uniform_stride >= 3
 

@@ -9,6 +9,7 @@ import pytest
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.session import Engine
 from make_models import MODELS, SmallModel
 
@@ -23,11 +24,11 @@ def small(request: pytest.FixtureRequest) -> SmallModel:
     return model
 
 
-@pytest.mark.parametrize("samples", [True, False], ids=["sampling", "reading"])
-def test_every_node_is_assigned_to_the_gpu(small: SmallModel, samples: bool) -> None:
+@pytest.mark.parametrize("sampler", ["any", "min_p", "none", None])
+def test_every_node_is_assigned_to_the_gpu(small: SmallModel, sampler: Cuts | None) -> None:
     engine = Engine(read_model_file(small.path), "cuda")
-    with engine.buffers(2, steps=1, samples=samples, keeps_logits=True):
-        session = engine._session(2, samples)
+    with engine.buffers(2, steps=1, sampler=sampler, keeps_logits=True):
+        session = engine._session(2, sampler)
         assignment = {
             node.name: subgraph.ep_name
             for subgraph in session.get_provider_graph_assignment_info()

@@ -43,6 +43,34 @@ def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
     assert list(everything.graph.node[: len(graph.node)]) == list(graph.node)
 
 
+def test_a_model_and_its_large_tensors_parted_are_the_same_model_together(small: Any) -> None:
+    data = small.path.read_bytes()
+    everything = proto.parse_model(data)
+    rest, large, names = proto.part_tensors(data)
+    without = proto.parse_model(rest)
+    left = {each.name: each for each in without.graph.initializer}
+    assert not any(name in left for name in names)
+    assert {*left, *names} == {each.name for each in everything.graph.initializer}
+    assert all(each.ByteSize() <= proto._LARGE_TENSOR for each in left.values())
+    together = proto.parse_model(rest + large)
+    for model in (everything, together):
+        ordered = sorted(model.graph.initializer, key=lambda each: str(each.name))
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(ordered)
+    assert together == everything
+
+
+def test_a_model_in_several_parts_is_parted_just_so() -> None:
+    # A graph that is there twice is one whose fields follow one another, and all numbers may be of any size.
+    tensors = [field(5, field(8, name) + field(9, b"x" * 5000)) for name in ("a", "b")]
+    other = [field(5, field(8, "c") + field(9, b"x" * 3)), field(2, "name")]
+    data = field(7, tensors[0] + other[0]) + varint(1 << 3) + varint(300) + field(7, other[1] + tensors[1])
+    rest, large, names = proto.part_tensors(data)
+    assert names == ["a", "b"]
+    assert rest == field(7, other[0]) + varint(1 << 3) + varint(300) + field(7, other[1])
+    assert large == field(7, tensors[0] + tensors[1])
+
+
 def test_what_was_parsed_before_can_only_lack_memory() -> None:
     with pytest.raises(MemoryError):
         proto.keep_outputs(LSTM[:-5], ("logits",))

@@ -14,7 +14,7 @@ from charrnn_runtime.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.sampler_variants import sampler_for, with_sampler
+from charrnn_runtime.sampler_variants import sampler_for, serves, with_sampler
 from hostile_files import add_node, add_tensor, changed
 from make_models import SmallModel
 
@@ -114,3 +114,17 @@ def test_a_batch_takes_the_sampler_that_serves_all_of_its_rows() -> None:
     ]
     for rows in mixed:
         assert sampler_for(rows) == "any"
+
+
+def test_a_sampler_serves_its_own_settings_and_those_that_cut_less() -> None:
+    serving = {
+        sampler: {wanted for wanted in (*get_args(Cuts), None) if serves(sampler, wanted)}
+        for sampler in (*get_args(Cuts), None)
+    }
+    assert serving == {
+        "any": {"any", "min_p", "none", "greedy", None},
+        "min_p": {"min_p", "none", None},
+        "none": {"none", None},
+        "greedy": {"greedy", None},
+        None: {None},
+    }

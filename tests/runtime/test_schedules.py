@@ -32,6 +32,7 @@ from charrnn_runtime import (
 )
 from charrnn_runtime.buffers import BLOCK, Buffers
 from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.sampler_graph import Cuts
 from make_models import FOLDER
 
 Load = Callable[[str], CharRNN]
@@ -153,6 +154,98 @@ def test_each_request_gives_what_its_stream_gives_alone(
             chosen = [each for output in outputs if output.logprobs for each in output.logprobs.chosen]
             assert chosen == [each for output in alone if output.logprobs for each in output.logprobs.chosen]
             assert len(chosen) == len(tokens)
+
+
+# --- samplers ----------------------------------------------------------------------------------------------
+
+PLAIN, SOME, GREEDY, CUT = (Sampling(), Sampling(min_p=0.05), Sampling(top_k=1), Sampling(top_k=5, top_p=0.9))
+
+
+def _samplers(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[tuple[int, Cuts | None]]:
+    """What sessions will be asked for, by rows and sampler."""
+    asked: list[tuple[int, Cuts | None]] = []
+    buffers = type(model._engine).buffers
+
+    def noted(self: Any, rows: int, **sizes: Any) -> Any:
+        asked.append((rows, sizes["sampler"]))
+        return buffers(self, rows, **sizes)
+
+    monkeypatch.setattr(type(model._engine), "buffers", noted)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("samplings", "expected"),
+    [
+        ([PLAIN, PLAIN], "none"),
+        ([PLAIN, SOME], "min_p"),
+        ([GREEDY, Sampling(2.0, 1)], "greedy"),
+        ([PLAIN, GREEDY], "any"),
+        ([CUT], "any"),
+    ],
+)
+def test_the_first_batch_makes_one_session_with_the_least_work(
+    samplings: list[Sampling], expected: Cuts
+) -> None:
+    model = CharRNN.load(FOLDER / "lstm-2x12-int8.onnx", device="cpu", threads=1)
+    scheduler = model.scheduler()
+    scheduler.submit(*(model.request("ab", 50, sampling=sampling) for sampling in samplings))
+    scheduler.submit(model.request("only read, so that how it would sample is all the same", 0, sampling=CUT))
+    while scheduler.busy:
+        scheduler.run_block()
+    assert list(model._engine._sessions) == [(len(samplings) + 1, expected)]
+
+
+def test_streams_that_join_and_leave_take_the_sampler_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model("lstm-2x12-int8", 1)
+    expected = {
+        number: model.generate([""] * 4, length, seed=1, sampling=sampling)[number]
+        for number, length, sampling in ((0, 5000, PLAIN), (1, 70, CUT), (2, 50, SOME), (3, 20, GREEDY))
+    }
+    asked = _samplers(monkeypatch, model)
+    scheduler = model.scheduler(max_batch_size=2)
+    found = {}
+
+    def run(number: int, length: int, sampling: Sampling) -> None:
+        scheduler.submit(model.request("", length, seed=1, number=number, sampling=sampling))
+        for _ in range(4):
+            for output in scheduler.run_block():
+                found[output.request.number] = model.vocabulary.decode(output.tokens)
+
+    run(0, 5000, PLAIN)
+    run(1, 70, CUT)
+    run(2, 50, SOME)
+    run(3, 20, GREEDY)
+    while scheduler.busy:
+        for output in scheduler.run_block():
+            found[output.request.number] = model.vocabulary.decode(output.tokens)
+    assert found == expected
+    samplers = [sampler for _, sampler in asked]
+    assert samplers == ["none", "any", "none", "min_p", "none", "any", "none"]
+
+
+def test_a_stream_that_soon_ends_does_not_change_its_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model("lstm-2x12-int8", 1)
+    asked = _samplers(monkeypatch, model)
+    model.generate([""] * 2, 5, sampling=CUT)
+    scheduler = model.scheduler(max_batch_size=2)
+    scheduler.submit(model.request("", 40, sampling=PLAIN), model.request("", 3, sampling=CUT))
+    while scheduler.busy:
+        scheduler.run_block()
+    assert asked == [(2, "any"), (2, "any")]
+
+
+def test_log_probabilities_do_not_depend_on_the_sampler() -> None:
+    model = _model("gru-2x12-fp32", 1)
+    alone = next(iter(model.generate_each(["LORD "], 60, seed=1, logprobs=3)))
+    scheduler = model.scheduler()
+    request = model.request("LORD ", 60, seed=1, logprobs=3)
+    scheduler.submit(request, model.request("", 20, sampling=CUT), model.request("", 90, sampling=GREEDY))
+    found = [output for _ in range(9) for output in scheduler.run_block() if output.request is request]
+    assert [each.tokens.tolist() for each in found] == [model.vocabulary.encode(alone.text).tolist()]
+    assert found[0].logprobs is not None
+    assert alone.logprobs is not None
+    np.testing.assert_array_equal(found[0].logprobs.values, alone.logprobs.values)
 
 
 # --- the queue ---------------------------------------------------------------------------------------------

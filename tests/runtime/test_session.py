@@ -14,7 +14,7 @@ import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime as ort
@@ -32,8 +32,9 @@ from charrnn_runtime import (
 )
 from charrnn_runtime.buffers import BLOCK, Buffers, Given
 from charrnn_runtime.device import cuda_missing
-from charrnn_runtime.format import proto, spec
+from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, read_model_file
+from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.session import Engine
 from make_models import FOLDER, SmallModel
 
@@ -281,7 +282,7 @@ def test_buffers_come_back_and_are_used_again(engine: Engine) -> None:
             assert third is second
     with engine.buffers(3, keeps_logits=True) as reading:
         assert reading not in (first, second)
-        with engine.buffers(3, keeps_logits=True, samples=False) as without_sampler:
+        with engine.buffers(3, keeps_logits=True, sampler=None) as without_sampler:
             assert without_sampler is not reading
 
 
@@ -356,39 +357,45 @@ def test_buffers_that_are_used_again_keep_their_session_from_being_dropped(engin
         for used in (1, rows):
             with engine.buffers(used):
                 pass
-    assert (1, True) in engine._sessions
+    assert (1, "any") in engine._sessions
 
 
-def test_buffers_without_a_sampler_read_as_those_with_it(small: SmallModel) -> None:
+def test_buffers_read_the_same_with_any_sampler_and_without_one(small: SmallModel) -> None:
     engine = Engine(read_model_file(small.path), "cpu")
     tokens = np.random.RandomState(0).randint(0, len(engine.info.vocabulary), (BLOCK, 3))
     read = []
-    for sample in (True, False):
-        with engine.buffers(3, keeps_logits=True, samples=sample) as buffers:
+    samplers: tuple[Cuts | None, ...] = (*get_args(Cuts), None)
+    for sampler in samplers:
+        with engine.buffers(3, keeps_logits=True, sampler=sampler) as buffers:
             buffers.write_state(slice(None), 0.0)
             buffers.tokens[:BLOCK] = tokens
-            given = Given(np.ones((BLOCK - 1, 3), np.bool_), tokens[1:]) if sample else None
+            given = Given(np.ones((BLOCK - 1, 3), np.bool_), tokens[1:]) if sampler is not None else None
             assert buffers.run(BLOCK, given) == BLOCK
             read.append((buffers.logits.copy(), buffers.read_state(slice(None))))
-    np.testing.assert_array_equal(read[0][0], read[1][0])
-    np.testing.assert_array_equal(read[0][1], read[1][1])
-    inputs = [[value.name for value in engine._session(3, sample).get_inputs()] for sample in (True, False)]
-    assert inputs == [[feed.name for feed in spec.INPUTS], ["token", "state"]]
+    for logits, states in read[1:]:
+        np.testing.assert_array_equal(logits, read[0][0])
+        np.testing.assert_array_equal(states, read[0][1])
+    for sampler in samplers:
+        inputs = [value.name for value in engine._session(3, sampler).get_inputs()]
+        assert inputs == ([feed.name for feed in spec.INPUTS] if sampler else ["token", "state"])
 
 
-def test_the_graph_without_a_sampler_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    keep_outputs = proto.keep_outputs
+def test_each_variant_of_the_graph_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+    for name in ("keep_outputs", "with_sampler"):
+        make = getattr(session, name)
 
-    def counted(*given: Any) -> bytes:
-        made.append(given)
-        return keep_outputs(*given)
+        def counted(*given: Any, make: Callable[..., bytes] = make) -> bytes:
+            made.append(given)
+            return make(*given)
 
-    monkeypatch.setattr(session, "keep_outputs", counted)
+        monkeypatch.setattr(session, name, counted)
+    samplers: tuple[Cuts | None, ...] = (*get_args(Cuts), None)
     for rows in (1, 2, 3):
-        with engine.buffers(rows, keeps_logits=True, samples=False):
-            pass
-    assert len(made) == 1
+        for sampler in samplers:
+            with engine.buffers(rows, keeps_logits=True, sampler=sampler):
+                pass
+    assert len(made) == 4  # "any" is the file's own
 
 
 def test_too_many_streams_for_the_memory_are_an_error_that_says_what_to_lower(

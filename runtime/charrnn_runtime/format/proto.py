@@ -7,7 +7,7 @@ purpose: they turn up as unknown fields, and `unknown_field` names them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any, Final
 
@@ -96,6 +96,12 @@ MAX_TEXT: Final = 16 * 1024 * 1024
 largest vocabulary takes. Text in Python can take four times its bytes."""
 
 
+_GRAPH, _INITIALIZER, _TENSOR_NAME = 7, 5, 8  # fields of ModelProto, GraphProto and TensorProto
+
+_LARGE_TENSOR: Final = 4096
+"""From how many bytes on `part_tensors` calls a tensor large."""
+
+
 @cache
 def _model_class() -> type[Message]:
     file = descriptor_pb2.FileDescriptorProto(name="charrnn_onnx.proto", package="charrnn", syntax="proto3")
@@ -160,6 +166,69 @@ def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
     except EncodeError as error:
         raise MemoryError from error
     return smaller
+
+
+def part_tensors(data: bytes) -> tuple[bytes, bytes, list[str]]:
+    """Part a model into two, of which one has its large tensors, so that the other is quickly rewritten.
+
+    Bytes of messages that follow one another are those of the merged message, so that the first part, changed
+    or not, and the second one make a model again.
+
+    Args:
+        data: a model that was parsed before.
+
+    Returns:
+        The model without its large tensors, the large tensors, and their names.
+    """
+    view = memoryview(data)
+    small: list[bytes | memoryview] = []
+    large: list[bytes | memoryview] = []
+    names = []
+    for number, begin, content, end in _fields(data, 0, len(data)):
+        if number != _GRAPH:
+            small.append(view[begin:end])
+            continue
+        graph: list[bytes | memoryview] = []
+        for inner, inner_begin, inner_content, inner_end in _fields(data, content, end):
+            if inner == _INITIALIZER and inner_end - inner_content > _LARGE_TENSOR:
+                large.append(view[inner_begin:inner_end])
+                of_tensor = _fields(data, inner_content, inner_end)
+                names += [data[at:stop].decode() for field, _, at, stop in of_tensor if field == _TENSOR_NAME]
+            else:
+                graph.append(view[inner_begin:inner_end])
+        small.append(_message(_GRAPH, graph))
+    return b"".join(small), _message(_GRAPH, large), names
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a message that was parsed before: number, begin, begin of the content, end."""
+    while at < end:
+        begin = at
+        tag, at = _read_varint(data, at, end)
+        content = at
+        if tag & 7 == _VARINT:
+            _, at = _read_varint(data, at, end)
+        elif tag & 7 == _BYTES_FOLLOW:
+            size, content = _read_varint(data, at, end)
+            at = content + size
+        else:
+            at += _FIXED_SIZES[tag & 7]
+        yield tag >> 3, begin, content, at
+
+
+def _message(number: int, parts: Collection[bytes | memoryview]) -> bytes:
+    """A field that is a message of some fields."""
+    size = sum(len(part) for part in parts)
+    return b"".join((_varint(number << 3 | _BYTES_FOLLOW), _varint(size), *parts))
+
+
+def _varint(value: int) -> bytes:
+    written = bytearray()
+    while value >= 0x80:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    written.append(value)
+    return bytes(written)
 
 
 class _Budget:

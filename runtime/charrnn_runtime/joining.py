@@ -1,0 +1,50 @@
+"""What requests bring into the rows of a batch, for all that join it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.request import Request
+from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.sampler_variants import sampler_for
+
+_KINDS: Final[dict[Cuts, int]] = {"none": 1, "min_p": 2, "greedy": 4, "any": 8}
+
+
+def settings_of(requests: Sequence[Request], top_k_max: int) -> dict[str, list[float]]:
+    """The model's inputs that say how streams sample: for each a value a stream, or one for all alike."""
+    first = requests[0].sampling
+    alike = all(each.sampling is first for each in requests)
+    inputs = [each.sampling.inputs(top_k_max) for each in (requests[:1] if alike else requests)]
+    return {name: [each[name] for each in inputs] for name in inputs[0]}
+
+
+def states_of(requests: Sequence[Request], state_size: int) -> NDArray[np.float32] | float:
+    """The states in which streams begin: float32 ``[n, S]``, or 0 if all are fresh."""
+    if all(each.state is None for each in requests):
+        return 0.0
+    states = np.zeros((len(requests), state_size), np.float32)
+    for index, each in enumerate(requests):
+        if each.state is not None:
+            states[index] = each.state
+    return states
+
+
+def kinds_of(requests: Sequence[Request], top_k_max: int) -> NDArray[np.uint8]:
+    """Which sampler each stream needs, as a bit: uint8 ``[n]``; 0 is none, for streams that only read."""
+    samplings = {id(each.sampling): each.sampling for each in requests}
+    kinds = {key: _KINDS[each.cuts(top_k_max)] for key, each in samplings.items()}
+    return np.fromiter(
+        (kinds[id(each.sampling)] if each.max_length else 0 for each in requests), np.uint8, len(requests)
+    )
+
+
+def sampler_of(*kinds: NDArray[np.uint8]) -> Cuts | None:
+    """The sampler with the least work for streams of these kinds; None if they only read."""
+    present = int(np.bitwise_or.reduce(np.concatenate(kinds)))
+    wanted = [cuts for cuts, bit in _KINDS.items() if present & bit]
+    return sampler_for(wanted) if wanted else None
