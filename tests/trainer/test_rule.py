@@ -55,7 +55,7 @@ def choice(text: tuple[int, int], machine: Machine, **given: Any) -> Choice:
         (NAMES, QUIET, "gru", 320, 27, False),
         (CODE, QUIET, "gru", 320, 64, False),
         (RUSSIAN, BF16, "lstm", 320, 64, False),
-        (CHINESE, QUIET, "gru", 320, 256, True),
+        (CHINESE, QUIET, "gru", 512, 256, True),
     ],
 )
 def test_cell_and_sizes_follow_text_and_machine(

@@ -21,6 +21,9 @@ HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
 STEPS_A_UNIT: Final = 20.0
 """A network gets the largest hidden size that leaves it so many steps for each unit: at 256 units, 5,120."""
 
+STEPS_A_UNIT_OF_MANY_SYMBOLS: Final = 5.0
+"""The same for more than 256 symbols, which take most of a step's time whatever the size."""
+
 BATCH_SIZE: Final = 16
 SEQ_LENGTH: Final = 64
 LONG_SEQ_LENGTH: Final = 96
@@ -100,10 +103,10 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
 
     The rule, where a setting is not fixed: one layer, of GRU cells where these are clearly faster than
     LSTM's (`GRU_FASTER`), else of LSTM cells; batches of 16 rows by 64 characters, of 8 for a `SHORT_TEXT`;
-    the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units, and whose square is
-    not above the number of characters (a short text teaches no large network, but one of `SMALL_SIZE`); at
-    most `MOST_PASSES` passes over the text; AdamW's weight decay 0.05, the clip 1; passes start anywhere, and
-    a stream forgets with a chance of 0.2 %.
+    the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units (for many symbols
+    `STEPS_A_UNIT_OF_MANY_SYMBOLS`), and whose square is not above the number of characters (a short text
+    teaches no large network, but one of `SMALL_SIZE`); at most `MOST_PASSES` passes over the text; AdamW's
+    weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %.
     `derived` tells what follows from the number of steps.
 
     Args:
@@ -199,11 +202,12 @@ def _largest_that_fits(
     sizes: list[int], config: TrainConfig, fixed: Collection[str], task: Task, machine: Machine
 ) -> TrainConfig:
     """The settings with the largest hidden size that leaves enough steps."""
+    steps_a_unit = STEPS_A_UNIT_OF_MANY_SYMBOLS if task.vocabulary_size > ONE_HOT_LIMIT else STEPS_A_UNIT
     low, high = 0, len(sizes)  # the first size is taken in any case; from index high on, none fits
     while high - low > 1:
         middle = (low + high) // 2
         steps = _steps(_with_size(config, sizes[middle], fixed, task), task, machine)
-        if steps >= STEPS_A_UNIT * sizes[middle]:
+        if steps >= steps_a_unit * sizes[middle]:
             low = middle
         else:
             high = middle
