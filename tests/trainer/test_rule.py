@@ -82,7 +82,7 @@ def test_what_is_dropped_is_near_what_was_measured_as_good(
     given = {"cell": "gru", "layers": 1, "hidden_size": hidden, "batch_size": 16, "seq_length": 64}
     config = TrainConfig().replace(embedding_size=text[1], **given)
     chosen = derived(config, steps, Task(*text))
-    assert chosen["dropout"] == pytest.approx(dropout, abs=0.1)
+    assert chosen["dropout"] == pytest.approx(dropout, abs=0.12)
     assert chosen["weight_drop"] == pytest.approx(weight_drop, abs=0.1)
 
 

@@ -159,7 +159,7 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     """The settings that follow from how many steps a network gets, by name; they can change in mid-run.
 
     What is dropped follows from how often the text is read, times the weights that there are for each of its
-    characters (z): dropout before the output is 0.12 log2(1 + z / 3), at most 0.6; the drop of recurrent
+    characters (z): dropout before the output is 0.1 log2(1 + z / 2), at most 0.6; the drop of recurrent
     weights 0.06 log2(z / 8), from none to 0.35; and 0.05 of the symbols from `LEARNED_BY_HEART` on. Where
     output weights are tied to the embedding, dropout is a half from the start: most of thousands of symbols
     are rare, and soon known by heart. The learning rate is 3.1 / H, at most 0.006 (for tanh cells a quarter,
@@ -171,7 +171,7 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     rate = min(0.006, 3.1 / network.hidden_size) * (0.25 if network.cell == "rnn" else 1.0)
     rate *= FINE_TUNING if task.fine_tunes else 1.0
     return {
-        "dropout": 0.5 if network.tie_weights else round(min(0.6, 0.12 * math.log2(1.0 + z / 3.0)), 2),
+        "dropout": 0.5 if network.tie_weights else round(min(0.6, 0.1 * math.log2(1.0 + z / 2.0)), 2),
         "weight_drop": round(min(0.35, max(0.0, 0.06 * math.log2(max(z, 1.0) / 8.0))), 2),
         "input_dropout": 0.05 if z >= LEARNED_BY_HEART else 0.0,
         "learning_rate": float(f"{rate:.2g}"),
