@@ -27,7 +27,10 @@ _STARTING: Final = 2.0
 _MEASURING: Final = 0.08
 """Of a time budget, measuring takes about this share at most; the rest is reckoned from what was measured."""
 
-_STEPS: Final = 4  # that are timed, the first of which prepares
+_STEPS: Final = 4
+_ENOUGH: Final = 0.3
+"""So many steps are timed at least, the first of which prepares, and as many as take so many seconds."""
+
 _SHORT: Final = 32
 """Where the number of threads alone is measured, steps of so many characters show it."""
 
@@ -318,7 +321,9 @@ def time_steps(
             return math.inf
         with threads(count):
             times = [step()]  # which also prepares what the others reuse
-            while len(times) < _STEPS and times[-1] <= HOPELESS * least and time.perf_counter() < end:
+            while len(times) < _STEPS or sum(times[1:]) < _ENOUGH:
+                if times[-1] > HOPELESS * least or time.perf_counter() > end:
+                    break
                 times.append(step())
         seconds = statistics.median(times[1:] or times)
         least = min(least, seconds)
