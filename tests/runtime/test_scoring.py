@@ -84,7 +84,7 @@ def test_a_long_text_among_short_ones_goes_on_alone_and_changes_no_score(
         losses.tolist() for losses in score_tokens(model._engine, tokens, max_batch_size=8, held=400)
     ] == alone
     widths = [sizes["rows"] for sizes in asked]
-    assert not any(sizes["samples"] for sizes in asked)
+    assert all(sizes["sampler"] is None for sizes in asked)
     assert 1 in widths
     assert max(widths) == 8
     if long_one == 0:
