@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import keep_outputs, parse_model, part_tensors
+from charrnn_runtime.format.proto import keep_outputs, parse_again, part_tensors
 from charrnn_runtime.sampler_graph import Cuts, add_sampler
 
 _ELEMENT_TYPES: Final = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): spec.INT64}
@@ -54,15 +54,14 @@ def with_sampler(data: bytes, cuts: Cuts) -> bytes:
         MemoryError: there is too little of it.
     """
     small, large, names = part_tensors(data)
-    graph = parse_model(small).graph
-    model = parse_model(keep_outputs(small, ("logits", "next_state")))
+    graph = parse_again(small).graph
+    model = parse_again(keep_outputs(small, ("logits", "next_state")))
     for kept, all_of_them in ((model.graph.input, graph.input), (model.graph.output, graph.output)):
         del kept[:]
         kept.extend(all_of_them)
     logits = next(value for value in graph.output if value.name == "logits")
     add_sampler(_Builder(model.graph, names), "logits", logits.type.tensor_type.shape.dim[1].dim_value, cuts)
-    written: bytes = model.SerializeToString()
-    return written + large
+    return b"".join((model.SerializeToString(), *large))
 
 
 class _Builder:

@@ -41,20 +41,30 @@ STREAMS = (1, 64, 512)
 PARTS = ("speed", "cores", "startup", "installed")
 CORES_STREAMS = 128
 
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+"""What says how many threads NumPy's matrix products run on; by default they take all cores."""
+
 
 def main() -> None:
     """Measure, print, and write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file; parts not measured stay")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
-    parser.add_argument("--threads", type=int, default=1, help="threads for every contender")
+    parser.add_argument("--threads", type=int, default=1, help="threads for every contender, NumPy's too")
     parser.add_argument(
         "--no-compiled", action="store_true", help="leave PyTorch compiled out (saves minutes)"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     arguments = parser.parse_args()
+    if os.environ.get(BLAS_THREADS) != str(arguments.threads):
+        # NumPy reads it as it is imported, so a process that has it from the start measures.
+        environment = os.environ | {BLAS_THREADS: str(arguments.threads)}
+        again = subprocess.run([sys.executable, *sys.orig_argv[1:]], env=environment, check=False)
+        raise SystemExit(again.returncode)
     torch.set_num_threads(arguments.threads)
     figures: dict[str, Any] = {"machine": describe_machine(), "threads": arguments.threads}
+    if "speed" in arguments.parts:
+        figures["numpy_threads"] = arguments.threads
     run = time.strftime("%Y-%m-%dT%H:%M:%S")
     print("; ".join(f"{name} {value}" for name, value in figures["machine"].items()))
     print(f"{arguments.threads} thread(s) each; temperature 0.8, top-k 40, top-p 0.95; medians\n")
@@ -238,13 +248,18 @@ def startup(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
     }
 
 
+def _users_environment() -> dict[str, str]:
+    """The environment as users have it."""
+    # Installed packages are compiled; so are those of a checkout at every start but the first, if Python may.
+    ours = (BLAS_THREADS, "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
 def _first_byte(command: list[str]) -> float:
     """Milliseconds from the start of a process to the first byte that it prints."""
-    # Installed packages are compiled; so are those of a checkout at every start but the first, if Python may.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_users_environment()
     ) as process:
         assert process.stdout is not None
         first = process.stdout.read(1)
@@ -265,7 +280,8 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def _peak_megabytes(command: list[str]) -> float:
     """The peak memory of a command, started from a small process: a child begins with its parent's peak."""
     watched = [sys.executable, "-c", PEAK_SCRIPT, *command]
-    return int(subprocess.run(watched, check=True, capture_output=True).stdout) / 1024
+    done = subprocess.run(watched, check=True, capture_output=True, env=_users_environment())
+    return int(done.stdout) / 1024
 
 
 def show_startup(figures: dict[str, dict[str, float]]) -> None:

@@ -70,10 +70,11 @@ def make_table(figures: dict[str, Any]) -> str:
     runs = figures["runs"]
     others = sorted(part for part in runs if runs[part] != runs["speed"])
     apart = f" ({' and '.join(others)}: of a run of their own)" if others else ""
+    numpy = _numpy_threads(figures)
     explained = (
-        f"Characters a second, {_threads(figures)} each, medians of one run{apart}. PyTorch eager is "
-        "the faster of with and without oneDNN. The limit is the bare matrix products of the same shapes in "
-        "int8, by the fastest of onnxruntime's operators and PyTorch's."
+        f"Characters a second, {_threads(figures)} each{numpy}, medians of one run{apart}. "
+        "PyTorch eager is the faster of with and without oneDNN. The limit is the bare matrix products of "
+        "the same shapes in int8, by the fastest of onnxruntime's operators and PyTorch's."
     )
     lines += [
         "",
@@ -139,6 +140,13 @@ def _head(columns: Sequence[str]) -> list[str]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _numpy_threads(figures: dict[str, Any]) -> str:
+    """What must be said of NumPy's threads: figures that do not name them were measured with all cores."""
+    if figures.get("numpy_threads") == figures["threads"]:
+        return ""
+    return f" (the matrix products of NumPy: on all {figures['machine']['cores']} cores)"
 
 
 def _threads(figures: dict[str, Any]) -> str:

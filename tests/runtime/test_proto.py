@@ -52,7 +52,7 @@ def test_a_model_and_its_large_tensors_parted_are_the_same_model_together(small:
     assert not any(name in left for name in names)
     assert {*left, *names} == {each.name for each in everything.graph.initializer}
     assert all(each.ByteSize() <= proto._LARGE_TENSOR for each in left.values())
-    together = proto.parse_model(rest + large)
+    together = proto.parse_model(b"".join((rest, *large)))
     for model in (everything, together):
         ordered = sorted(model.graph.initializer, key=lambda each: str(each.name))
         del model.graph.initializer[:]
@@ -68,7 +68,7 @@ def test_a_model_in_several_parts_is_parted_just_so() -> None:
     rest, large, names = proto.part_tensors(data)
     assert names == ["a", "b"]
     assert rest == field(7, other[0]) + varint(1 << 3) + varint(300) + field(7, other[1])
-    assert large == field(7, tensors[0] + tensors[1])
+    assert b"".join(large) == field(7, tensors[0] + tensors[1])
 
 
 def test_what_was_parsed_before_can_only_lack_memory() -> None:

@@ -135,6 +135,20 @@ def parse_model(data: bytes) -> Any:
     return model
 
 
+def parse_again(data: bytes) -> Any:
+    """The ``ModelProto`` in some bytes that were parsed before, or are a part of such.
+
+    Raises:
+        MemoryError: there is too little of it.
+    """
+    model = _model_class()()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:  # what was parsed before lacks nothing but memory
+        raise MemoryError from error
+    return model
+
+
 def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
     """A model without what only its other outputs need: nodes, initializers and inputs.
 
@@ -145,10 +159,7 @@ def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
     Raises:
         MemoryError: there is too little of it.
     """
-    try:
-        model = parse_model(data)
-    except ValueError as error:  # what was parsed before lacks nothing but memory
-        raise MemoryError from error
+    model = parse_again(data)
     graph = model.graph
     needed = set(names)
     for index in reversed(range(len(graph.node))):
@@ -168,7 +179,7 @@ def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
     return smaller
 
 
-def part_tensors(data: bytes) -> tuple[bytes, bytes, list[str]]:
+def part_tensors(data: bytes) -> tuple[bytes, list[bytes | memoryview], list[str]]:
     """Part a model into two, of which one has its large tensors, so that the other is quickly rewritten.
 
     Bytes of messages that follow one another are those of the merged message, so that the first part, changed
@@ -178,7 +189,8 @@ def part_tensors(data: bytes) -> tuple[bytes, bytes, list[str]]:
         data: a model that was parsed before.
 
     Returns:
-        The model without its large tensors, the large tensors, and their names.
+        The model without its large tensors; the large tensors, whose bytes are not copied but come one after
+        the other; and their names.
     """
     view = memoryview(data)
     small: list[bytes | memoryview] = []
@@ -196,7 +208,7 @@ def part_tensors(data: bytes) -> tuple[bytes, bytes, list[str]]:
                 names += [data[at:stop].decode() for field, _, at, stop in of_tensor if field == _TENSOR_NAME]
             else:
                 graph.append(view[inner_begin:inner_end])
-        small.append(_message(_GRAPH, graph))
+        small += _message(_GRAPH, graph)
     return b"".join(small), _message(_GRAPH, large), names
 
 
@@ -216,10 +228,10 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
         yield tag >> 3, begin, content, at
 
 
-def _message(number: int, parts: Collection[bytes | memoryview]) -> bytes:
-    """A field that is a message of some fields."""
+def _message(number: int, parts: Collection[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The parts of a field that is a message of some fields."""
     size = sum(len(part) for part in parts)
-    return b"".join((_varint(number << 3 | _BYTES_FOLLOW), _varint(size), *parts))
+    return [_varint(number << 3 | _BYTES_FOLLOW), _varint(size), *parts]
 
 
 def _varint(value: int) -> bytes:
