@@ -12,7 +12,7 @@ from charrnn_runtime.request import Request
 from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.sampler_variants import sampler_for
 
-_KINDS: Final[dict[Cuts, int]] = {"none": 1, "min_p": 2, "greedy": 4, "any": 8}
+_KINDS: Final[dict[Cuts, int]] = {"none": 1, "min_p": 2, "greedy": 4, "few": 8, "any": 16}
 
 
 def settings_of(requests: Sequence[Request], top_k_max: int) -> dict[str, list[float]]:

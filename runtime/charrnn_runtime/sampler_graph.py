@@ -23,14 +23,18 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
 
-Cuts = Literal["any", "min_p", "none", "greedy"]
+Cuts = Literal["any", "few", "min_p", "none", "greedy"]
 """Which settings a sampler serves. Where several serve the same, they give the same token.
 
 any: all of them; this is the sampler of files.
+few: a top_k of at most `FEW`. It ranks no more symbols; K must be larger.
 min_p: top_k = K or more and top_p = 1. It sorts nothing.
 none: the same, and min_p = 0.
 greedy: top_k = 1. It is for the CPU: CUDA has no ArgMax in this operator set.
 """
+
+FEW: Final = 64
+"""How many symbols the sampler for a small top_k ranks."""
 
 _BELOW_ONE: Final = np.float32(1.0 - 2.0**-24)
 """The largest float32 below 1."""
@@ -91,7 +95,7 @@ class _Sampler:
             top_k = self._column("top_k")
             several = node("Less", self._constant("greedy", np.array([[1]], np.int64)), top_k)
             share = node("Mul", self._column("uniform"), node("Cast", several, to=spec.FLOAT))
-            self._draw(self._kept(p, self._threshold(p, top_k)), share)
+            self._draw(self._kept(p, self._threshold(p, top_k, cuts)), share)
 
     def _column(self, name: str) -> str:
         return self._node("Unsqueeze", name, self._axis)  # (B) -> (B, 1)
@@ -101,16 +105,17 @@ class _Sampler:
         one = self._constant("one", np.array([1], np.int64))
         return self._nodes("TopK", values, one, outputs=2, axis=1)[0]
 
-    def _threshold(self, p: str, top_k: str) -> str:
+    def _threshold(self, p: str, top_k: str, cuts: Cuts) -> str:
         """The least p that is kept: (B, V) -> (B, 1)."""
         node, constant = self._node, self._constant
-        k = spec.top_k_max(self._size)
+        k = FEW if cuts == "few" else spec.top_k_max(self._size)
         size = constant("k", np.array([k], np.int64))
         ranked = self._nodes("TopK", p, size, outputs=2, axis=1)[0]  # (B, V) -> (B, K), largest first
         # Does this rank end what is kept? A top_k of K is off, so the K-th rank ends nothing that the one
         # before it does not. Rounding may carry the sums to 1 early; a top_p of 1 is off all the same.
         ranks = np.arange(1, k + 1, dtype=np.int64)
-        ranks[-1] = k - 1
+        if cuts == "any":
+            ranks[-1] = k - 1
         by_rank = node("GreaterOrEqual", constant("rank", ranks[np.newaxis]), top_k)
         sums = node("CumSum", ranked, self._sum_axis)
         mass = node("Min", sums, constant("below_one", np.array([[_BELOW_ONE]])))

@@ -20,6 +20,15 @@ _ELEMENT_TYPES: Final = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): s
 _INT_ATTRIBUTE: Final = 2  # AttributeProto.AttributeType
 
 
+_SERVED: Final[dict[Cuts, set[Cuts]]] = {
+    "none": {"none"},
+    "greedy": {"greedy"},
+    "min_p": {"none", "min_p"},
+    "few": {"greedy", "few"},
+}
+"""What each sampler but the file's own serves, those with the least work first."""
+
+
 def sampler_for(rows: Iterable[Cuts]) -> Cuts:
     """The sampler with the least work that serves all rows of a batch.
 
@@ -31,9 +40,7 @@ def sampler_for(rows: Iterable[Cuts]) -> Cuts:
         ('min_p', 'any')
     """
     wanted = set(rows)
-    if len(wanted) == 1:
-        return wanted.pop()
-    return "min_p" if wanted == {"none", "min_p"} else "any"
+    return next((cuts for cuts, served in _SERVED.items() if wanted <= served), "any")
 
 
 def serves(sampler: Cuts | None, wanted: Cuts | None) -> bool:

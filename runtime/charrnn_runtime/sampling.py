@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
-
-if TYPE_CHECKING:
-    from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.sampler_graph import FEW, Cuts
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -86,8 +84,11 @@ class Sampling(Record):
 
     def cuts(self, top_k_max: int) -> Cuts:
         """What these settings cut in a model that ranks ``top_k_max`` symbols; see `sampler_graph.Cuts`."""
-        if self._top_k_of(top_k_max) < top_k_max or np.float32(self.top_p) < 1:
-            return "greedy" if self.top_k == 1 else "any"
+        top_k = self._top_k_of(top_k_max)
+        if top_k < top_k_max or np.float32(self.top_p) < 1:
+            if self.top_k == 1:
+                return "greedy"
+            return "few" if top_k <= FEW <= top_k_max // 2 else "any"  # ranking most of them saves nothing
         return "min_p" if np.float32(self.min_p) > 0 else "none"
 
     def _top_k_of(self, top_k_max: int) -> int:

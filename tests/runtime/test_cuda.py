@@ -24,7 +24,7 @@ def small(request: pytest.FixtureRequest) -> SmallModel:
     return model
 
 
-@pytest.mark.parametrize("sampler", ["any", "min_p", "none", None])
+@pytest.mark.parametrize("sampler", ["any", "few", "min_p", "none", None])
 def test_every_node_is_assigned_to_the_gpu(small: SmallModel, sampler: Cuts | None) -> None:
     engine = Engine(read_model_file(small.path), "cuda")
     with engine.buffers(2, steps=1, sampler=sampler, keeps_logits=True):

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from charrnn_runtime import Sampling
 from charrnn_runtime.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
+from charrnn_runtime.format.proto import parse_model
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.sampler_variants import sampler_for, serves, with_sampler
+from charrnn_runtime.sampler_graph import FEW, Cuts, add_sampler
+from charrnn_runtime.sampler_variants import _Builder, sampler_for, serves, with_sampler
 from hostile_files import add_node, add_tensor, changed
 from make_models import SmallModel
 
@@ -70,6 +71,48 @@ def test_the_sampler_for_some_settings_gives_what_the_file_gives(
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 8.0, 10_000.0])
+@pytest.mark.parametrize("size", [2 * FEW, 300, 1500])
+def test_ranking_few_symbols_gives_what_ranking_all_gives(temperature: float, size: int) -> None:
+    draw = np.random.RandomState(0)
+    logits = draw.normal(0, 3, (400, size)).astype(np.float32)
+    logits[200:] = logits[200:].round()  # many equal ones, also at the edge of what is kept
+    logits[399] = 0.0
+    k_max = spec.top_k_max(size)
+    rows = [
+        Sampling(temperature, k, p, m)
+        for k in (1, 2, FEW - 1, FEW)
+        for p in (1.0, 0.999, 0.5, 1e-6)
+        for m in (0.0, 0.02, 0.9)
+    ]
+    inputs = [rows[index % len(rows)].inputs(k_max) for index in range(len(logits))]
+    feeds: dict[str, NDArray[Any]] = {
+        name: np.array([each[name] for each in inputs], kind) for name, kind in SETTING_TYPES.items()
+    }
+    feeds["uniform"] = (draw.randint(0, 2**24, len(logits)) * 2.0**-24).astype(np.float32)
+    tokens = [_sampled(logits, feeds, cuts) for cuts in ("any", "few")]
+    np.testing.assert_array_equal(tokens[0], tokens[1])
+
+
+def _sampled(logits: NDArray[np.float32], feeds: dict[str, NDArray[Any]], cuts: Cuts) -> NDArray[np.int64]:
+    """The tokens that a sampler alone takes."""
+    model = parse_model(b"")
+    model.ir_version = 8
+    model.opset_import.add(version=17)
+    types = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): spec.INT64}
+    for name, values in {"logits": logits, **feeds}.items():
+        tensor = model.graph.input.add(name=name).type.tensor_type
+        tensor.elem_type = types[values.dtype]
+        for length in values.shape:
+            tensor.shape.dim.add(dim_value=length)
+    model.graph.output.add(name="next_token").type.tensor_type.elem_type = spec.INT64
+    model.graph.name = "sampler"
+    add_sampler(_Builder(model.graph, ()), "logits", logits.shape[1], cuts)
+    (tokens,) = _session(model.SerializeToString()).run(None, {"logits": logits, **feeds})
+    found: NDArray[np.int64] = tokens
+    return found
+
+
 @pytest.mark.parametrize("cuts", get_args(Cuts))
 def test_a_variant_keeps_the_inputs_and_outputs_of_the_file(small: SmallModel, cuts: Cuts) -> None:
     session = _session(with_sampler(read_model_file(small.path).onnx_bytes, cuts))
@@ -96,6 +139,11 @@ def test_settings_say_what_they_cut() -> None:
     assert [sampling.cuts(65) for sampling in SETTINGS] == [
         *("none", "none", "min_p", "min_p", "greedy", "greedy", "any", "any", "none")
     ]
+    assert [sampling.cuts(256) for sampling in SETTINGS] == [
+        *("none", "none", "min_p", "min_p", "greedy", "greedy", "few", "any", "none")
+    ]
+    assert [Sampling(top_k=k).cuts(256) for k in (2, FEW, FEW + 1, 256)] == ["few", "few", "any", "none"]
+    assert [Sampling(top_k=2).cuts(size) for size in (2 * FEW - 1, 2 * FEW)] == ["any", "few"]
     assert Sampling(top_k=65).cuts(65) == "none"
     assert Sampling(top_k=64).cuts(65) == "any"
     assert Sampling(top_k=1).cuts(1) == "none"
@@ -106,10 +154,13 @@ def test_a_batch_takes_the_sampler_that_serves_all_of_its_rows() -> None:
     assert sampler_for(["none"]) == "none"
     assert sampler_for(["greedy", "greedy"]) == "greedy"
     assert sampler_for(["min_p", "none"]) == "min_p"
+    assert sampler_for(["few", "greedy"]) == "few"
     mixed: list[list[Cuts]] = [
         ["greedy", "none"],
         ["greedy", "min_p"],
         ["any", "none"],
+        ["few", "none"],
+        ["few", "any"],
         ["none", "min_p", "greedy"],
     ]
     for rows in mixed:
@@ -122,7 +173,8 @@ def test_a_sampler_serves_its_own_settings_and_those_that_cut_less() -> None:
         for sampler in (*get_args(Cuts), None)
     }
     assert serving == {
-        "any": {"any", "min_p", "none", "greedy", None},
+        "any": {*get_args(Cuts), None},
+        "few": {"few", "greedy", None},
         "min_p": {"min_p", "none", None},
         "none": {"none", None},
         "greedy": {"greedy", None},

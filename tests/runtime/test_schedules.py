@@ -182,6 +182,7 @@ def _samplers(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[tuple[int
         ([GREEDY, Sampling(2.0, 1)], "greedy"),
         ([PLAIN, GREEDY], "any"),
         ([CUT], "any"),
+        ([CUT, PLAIN], "any"),
     ],
 )
 def test_the_first_batch_makes_one_session_with_the_least_work(
