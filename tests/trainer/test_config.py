@@ -144,7 +144,7 @@ def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
 def test_a_value_that_is_not_allowed_is_refused_by_its_name_and_in_commands_by_its_flag(
     settings: dict[str, Any], flag: str
 ) -> None:
-    (name,) = settings
+    *_, name = settings
     with pytest.raises(SettingError, match=f"^{name} must be ") as caught:
         TrainConfig().replace(**settings)
     assert "\n" not in str(caught.value)
@@ -194,7 +194,7 @@ def test_symbols_are_read_one_hot_until_there_are_many() -> None:
 
 
 def test_weights_cannot_be_tied_to_an_embedding_that_is_not_there() -> None:
-    with pytest.raises(SettingError, match=r"--tie-weights .* --embedding-size 0 is none; leave one"):
+    with pytest.raises(SettingError, match=r"tie_weights .* embedding_size=0 is none; leave one"):
         NetworkConfig(embedding_size=0, tie_weights=True)
 
 
