@@ -97,15 +97,21 @@ def test_bytes_have_lines_too() -> None:
     ("text", "settings", "message"),
     [
         ("abc" * 20, {}, "text has no newline"),
-        ("abc\n" * 20, {}, "--val-fraction 0.1 holds back 1 different lines, and text has 1"),
+        ("abc\n" * 20, {}, "--val-fraction 0.1 holds back 1 different line, and text has 1"),
         ("abc\nab\n" * 20, {"val_lines": 2}, "--val-lines 2 holds back 2 different lines, and text has 2"),
-        ("\n" * 40 + "a", {"val_lines": 1}, "holds back 1 different"),
+        ("\n" * 40 + "a", {"val_lines": 1}, "--val-lines 1 holds back 1 different line, and text has 1"),
     ],
 )
 def test_a_text_that_is_no_list_is_refused(text: str, settings: dict[str, int], message: str) -> None:
     with pytest.raises(SettingError, match=message) as caught:
         split(text, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_empty_lines_is_refused_even_where_none_are_held_back() -> None:
+    corpus = Corpus.from_text("\n" * 40, level="byte")
+    with pytest.raises(SettingError, match="those of text are all empty"):
+        split_lines(corpus, DataConfig(lines=True, level="byte", val_lines=0), 0)
 
 
 def test_what_was_found_is_said() -> None:

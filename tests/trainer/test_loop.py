@@ -224,7 +224,10 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path: Path) -> None:
 def test_the_shortest_text_trains() -> None:
     corpus = Corpus.from_text("ab" * 16)
     assert train(TINY, corpus).step == 12
-    assert train(TINY.replace(val_fraction=0.9), corpus).step == 12
+    events: list[Event] = []
+    assert train(TINY.replace(val_fraction=0.9), corpus, events.append).step == 12
+    assert isinstance(events[0], Noted)
+    assert events[0].message.endswith("halved until they do: 1 stream of 1 character")
 
 
 def test_bytes_train_too() -> None:

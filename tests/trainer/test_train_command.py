@@ -123,11 +123,18 @@ def test_a_list_is_learned_line_by_line(program: Program) -> None:
     assert "\r" not in checkpoint.vocabulary.symbols
 
 
+def test_only_newlines_end_the_lines_that_are_shown(program: Program) -> None:
+    Path("old.txt").write_bytes(b"one\rtwo\x0cthree\r\n" * 20)
+    done = program("old.txt", *TRAIN, *TINY_FLAGS)
+    assert done.code == 0
+    assert done.err.count("  | one·two·three\n") == 5
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--val-lines", "3"], "--val-lines 3 is for lists; give --lines with it"),
-        (["--lines", "--split", "spread"], "--split spread cannot be given with --lines"),
+        (["--lines", "--split", "spread"], "with --lines, which holds back items from all over"),
         (["--lines", "--val-lines", "0", "--patience", "2"], "--val-lines 0 keeps no text"),
     ],
 )
@@ -246,6 +253,10 @@ def test_a_network_learns_on_from_another_run(program: Program) -> None:
     refused = program("more.txt", "--init-from", "ckpt/lstm", "--hidden-size", "9")
     assert refused.code == 2
     assert "--hidden-size 9 does not fit --init-from" in refused.err
+    refused = program("more.txt", "--init-from", "ckpt/lstm", "--tie-weights")
+    assert refused.code == 2
+    assert "--tie-weights does not fit --init-from ckpt/lstm" in refused.err
+    assert "which was trained with --no-tie-weights; leave it out" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ class DataConfig:
                 )
         if self.lines and self.split != "end":
             raise SettingError(
-                f"split={self.split} cannot be given with lines, which holds back lines from all over "
-                "the text; leave one of the two out",
+                f"split={self.split} cannot be given with lines=True, which holds back items from all over "
+                "the text already; leave one of the two out",
                 "split",
                 "lines",
             )

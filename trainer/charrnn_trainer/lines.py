@@ -141,7 +141,7 @@ def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
     As many as ``data.val_lines`` says, or else the share ``data.val_fraction`` of the different ones.
 
     Raises:
-        SettingError: the text has no newline, only one line, or no more different lines than validate.
+        SettingError: the text has no newline, only empty lines, or no more different lines than validate.
     """
     newline = corpus.vocabulary.start_token
     if corpus.vocabulary.level == "char" and corpus.vocabulary.symbols[newline] != "\n":
@@ -150,6 +150,11 @@ def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
             "leave --lines out"
         )
     lines, empty = _find_lines(corpus.ids, newline)
+    if not len(lines):
+        raise SettingError(
+            f"--lines learns lines, but those of {corpus.name} are all empty; give a text with one item a "
+            "line, or leave --lines out"
+        )
     _, first, group, copies = np.unique(
         _hashes(lines), return_index=True, return_inverse=True, return_counts=True
     )
@@ -160,8 +165,8 @@ def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
     if wanted >= different:
         given = f"--val-fraction {data.val_fraction:g}" if data.val_lines is None else f"--val-lines {wanted}"
         raise SettingError(
-            f"{given} holds back {wanted:,} different lines, and {corpus.name} has {different:,}; give a "
-            "list with more lines, or hold back fewer (--val-lines)"
+            f"{given} holds back {_lines(wanted, 'different ')}, and {corpus.name} has {different:,}; give a "
+            "list with more different lines, or hold back fewer (--val-lines; 0 holds back none)"
         )
     drawn = np.random.default_rng((seed, 0)).permutation(different)[:wanted]  # numbers of groups
     validates = np.zeros(different, np.bool_)

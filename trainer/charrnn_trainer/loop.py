@@ -351,6 +351,10 @@ def _settle_settings(
     return config
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainConfig:
     wanted = (config.data.batch_size, config.data.seq_length)
     fitting = fit_batch(train_tokens, *wanted)
@@ -360,7 +364,7 @@ def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainC
         Noted(
             f"the text is short: its {train_tokens:,} characters for training do not fill two "
             f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
-            f"they do: {fitting[0]} streams of {fitting[1]} characters"
+            f"they do: {_count(fitting[0], 'stream')} of {_count(fitting[1], 'character')}"
         )
     )
     return config.replace(batch_size=fitting[0], seq_length=fitting[1])

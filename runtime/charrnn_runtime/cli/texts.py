@@ -139,7 +139,8 @@ def _joined(parts: list[Any]) -> str | bytes:
 
 def _no_utf8(name: str, place: int, byte: int) -> CharRNNError:
     return CharRNNError(
-        f"{name} is no UTF-8 text: byte {place} is 0x{byte:02x}; convert it first, as with iconv -t UTF-8"
+        f"{name} is no UTF-8 text: byte {place} is 0x{byte:02x}; convert it first, "
+        "as with iconv -f LATIN1 -t UTF-8, where it is Latin-1"
     )
 
 

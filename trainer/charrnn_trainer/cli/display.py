@@ -97,7 +97,8 @@ class Display:
             terminal.say("  (a byte-order mark at its start was left out)")
         if text.had_crlf:
             terminal.say("  (its Windows line ends are read as newlines)")
-        lines = text.beginning.splitlines()[:_LINES_SHOWN]
+        # A carriage return, say, ends no line of --lines either.
+        lines = text.beginning.replace("\r\n", "\n").removesuffix("\n").split("\n")[:_LINES_SHOWN]
         for line in lines:
             terminal.say(f"  | {_printable(line[:76])}")
         if text.vocabulary.level == "char":
@@ -135,7 +136,7 @@ class Display:
     def _on_started(self, event: Started) -> None:
         config = event.config
         network = config.network
-        self._course = is_course(config)
+        self._course = is_course(config) and event.step == 0  # a run that goes on keeps its network
         self._samples = config.data.val_sample > 0
         self._validation_tokens = event.validation_tokens
         self._measured = []

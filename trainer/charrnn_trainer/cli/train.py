@@ -517,11 +517,19 @@ def _start_from(
     for name, value in fixed.items():
         if name in given and given[name] != value:
             raise SettingError(
-                f"--{name.replace('_', '-')} {given[name]} does not fit --init-from {path}, where it is "
-                f"{value}; leave it out"
+                f"{_option(name, given[name])} does not fit --init-from {path}, which was trained with "
+                f"{_option(name, value)}; leave it out"
             )
     terminal.say(f"starting from {path}")
     return config.replace(**fixed), path, header.vocabulary
+
+
+def _option(name: str, value: object) -> str:
+    """A setting as the command line gives it."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {value}"
 
 
 def _say_what_is_added(text: ScannedText, known: Vocabulary) -> None:
