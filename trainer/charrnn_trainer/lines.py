@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.batches import IGNORED
 from charrnn_trainer.config import DataConfig
 from charrnn_trainer.corpus import Corpus
@@ -135,6 +136,20 @@ def _lines(count: int, kind: str = "") -> str:
     return f"{count:,} {kind}line{'s' if count != 1 else ''}"
 
 
+def newline_of(vocabulary: Vocabulary, name: str) -> int:
+    """The newline's id in the vocabulary of a text of this name.
+
+    Raises:
+        SettingError: the text has none.
+    """
+    if vocabulary.level == "char" and vocabulary.symbols[vocabulary.start_token] != "\n":
+        raise SettingError(
+            f"--lines learns lines, but {name} has no newline; give a text with one item a line, or leave "
+            "--lines out"
+        )
+    return vocabulary.start_token
+
+
 def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
     """Find a text's lines, and draw by the seed which of the different ones validate.
 
@@ -143,12 +158,7 @@ def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
     Raises:
         SettingError: the text has no newline, only empty lines, or no more different lines than validate.
     """
-    newline = corpus.vocabulary.start_token
-    if corpus.vocabulary.level == "char" and corpus.vocabulary.symbols[newline] != "\n":
-        raise SettingError(
-            f"--lines learns lines, but {corpus.name} has no newline; give a text with one item a line, or "
-            "leave --lines out"
-        )
+    newline = newline_of(corpus.vocabulary, corpus.name)
     lines, empty = _find_lines(corpus.ids, newline)
     if not len(lines):
         raise SettingError(

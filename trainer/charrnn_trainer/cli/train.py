@@ -293,6 +293,10 @@ def _train(
         display.show_text(scanned)
         if vocabulary is not None:
             _say_what_is_added(scanned, vocabulary)
+        if config.data.lines:
+            from charrnn_trainer.lines import newline_of
+
+            newline_of(scanned.vocabulary, scanned.name)  # before anything is measured
 
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
         from charrnn_trainer.loop import train as train_network
