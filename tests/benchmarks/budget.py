@@ -11,20 +11,19 @@ that validations before the end took, "at the end" the share of those after the 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
+from benchmarks.texts import busy_cores
 
 HEAD = (
     "text",
@@ -58,25 +57,13 @@ def main() -> None:
     print(f"{arguments.busy} busy process(es) beside it\n")
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
     rows = []
-    with busy(arguments.busy):
+    with busy_cores(arguments.busy):
         for text in arguments.texts:
             for minutes in arguments.minutes:
                 rows.append(row := measure(text, minutes, options))
                 print("| " + " | ".join(show(row)) + " |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def busy(count: int) -> Iterator[None]:
-    """Some processes that compute all the time."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def measure(text: Path, minutes: float, options: list[str]) -> dict[str, Any]:

@@ -179,10 +179,16 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     }
 
 
+def recurrent_weights(network: NetworkConfig, symbols: int) -> int:
+    """How many weights its recurrent layers have, for what they read and for their states."""
+    hidden, read = network.hidden_size, network.resolve(symbols).embedding_size or symbols
+    return GATES[network.cell] * hidden * (hidden * (2 * network.layers - 1) + read)
+
+
 def _weights(network: NetworkConfig, symbols: int) -> int:
     """How many weights a network has, but for biases."""
     hidden, read = network.hidden_size, network.resolve(symbols).embedding_size or symbols
-    recurrent = GATES[network.cell] * hidden * (hidden * (2 * network.layers - 1) + read)
+    recurrent = recurrent_weights(network, symbols)
     if not network.tie_weights:
         return recurrent + symbols * (read + hidden)
     return recurrent + symbols * read + hidden * read * (read != hidden)

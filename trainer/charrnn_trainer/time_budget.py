@@ -16,7 +16,15 @@ from charrnn_trainer.learner import Learner
 from charrnn_trainer.network import CharNetwork
 from charrnn_trainer.pace import HOPELESS, fastest_count, thread_counts
 from charrnn_trainer.precision import Arithmetic, choose_arithmetic
-from charrnn_trainer.rule import Choice, Task, choose, derived, passes_over_text, replace_open
+from charrnn_trainer.rule import (
+    Choice,
+    Task,
+    choose,
+    derived,
+    passes_over_text,
+    recurrent_weights,
+    replace_open,
+)
 from charrnn_trainer.run_clock import RunClock
 from charrnn_trainer.torch_settings import choose_device, freed_memory_kept, is_gpu, own_random, threads
 from charrnn_trainer.validating import MOST, SAMPLE, SHARE, WHOLE_SHARE, HeldOut, ReadingTimes, sample_rows
@@ -236,11 +244,9 @@ class Measured:
     def _work(self, config: TrainConfig) -> float:
         """How many numbers a step multiplies, but for a factor."""
         network, data = config.network, config.data
-        hidden = network.hidden_size
-        gates = {"lstm": 4, "gru": 3, "rnn": 1}[network.cell]
-        read = network.embedding_size or self._vocabulary_size
-        weights = gates * hidden * (read + hidden + (network.layers - 1) * 2 * hidden)
-        return (weights + hidden * self._vocabulary_size) * data.batch_size * data.seq_length
+        weights = recurrent_weights(network, self._vocabulary_size)
+        weights += network.hidden_size * self._vocabulary_size
+        return weights * data.batch_size * data.seq_length
 
     def _speed_of(self, config: TrainConfig, seconds: float, count: int) -> _Speed:
         """A speed, with validations that take as long for a character as steps do."""
