@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer import network as network_module
-from charrnn_trainer import torch_settings
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.distributed import Team, join
-from charrnn_trainer.events import Event, Stepped, TrainResult
-from charrnn_trainer.loop import follow, resume, train
-from charrnn_trainer.network import next_token_loss
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn import network as network_module
+from charrnn_trainer.nn.network import next_token_loss
+from charrnn_trainer.training import torch_settings
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.distributed import Team, join
+from charrnn_trainer.training.events import Event, Stepped, TrainResult
+from charrnn_trainer.training.trainer import follow, resume, train
 from tiny_runs import TEXT
 
 _SECONDS = 240.0
@@ -230,7 +230,7 @@ def _worse_and_worse() -> Any:
 
 def _clock(seconds: float) -> Any:
     looks = itertools.count(0.0, seconds)
-    return mock.patch("charrnn_trainer.loop.time.perf_counter", side_effect=looks)
+    return mock.patch("charrnn_trainer.training.trainer.time.perf_counter", side_effect=looks)
 
 
 SPOILS: dict[str, Callable[[], Any]] = {

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import describe_machine
 from benchmarks.tutorial import TutorialNetwork
 from charrnn_trainer import Corpus, Event, Logged, Noted, TrainConfig, get_batches, train
-from charrnn_trainer.default_corpus import default_corpus
+from charrnn_trainer.data.default_corpus import default_corpus
 
 NETWORKS = ("lstm-2x256-100x100", "gru-2x256-100x100", "lstm-1x1024-64x128")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")

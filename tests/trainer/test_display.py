@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from charrnn_trainer.checkpoint import Evaluation
 from charrnn_trainer.cli.display import Display
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.events import EvaluatedWhole, Started, Stepped, TrainResult
+from charrnn_trainer.runs.checkpoint import Evaluation
+from charrnn_trainer.training.events import EvaluatedWhole, Started, Stepped, TrainResult
 
 COURSE = TrainConfig()
 

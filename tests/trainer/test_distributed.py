@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.distributed import Team, join
-from charrnn_trainer.events import Event, Stepped
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.time_budget import plan_for_minutes
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.runs.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
+from charrnn_trainer.training.distributed import Team, join
+from charrnn_trainer.training.events import Event, Stepped
+from charrnn_trainer.training.time_budget import plan_for_minutes
+from charrnn_trainer.training.trainer import resume, train
 from teams import Pair, environment_of, free_port
 from tiny_runs import TEXT, TINY, TINY_FLAGS, environment
 

@@ -25,20 +25,20 @@ from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import export as export_module
-from charrnn_trainer.checkpoint import (
+from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.export import build as export_module
+from charrnn_trainer.export.build import ExportError, build, compare_with_torch, export_checkpoint, prove
+from charrnn_trainer.export.graph.weights import StepWeights, fold_weights, step_model_bytes
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
 )
-from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.export import ExportError, build, compare_with_torch, export_checkpoint, prove
-from charrnn_trainer.graph.weights import StepWeights, fold_weights, step_model_bytes
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.training.trainer import train
 from reference import naive_step
 from step_graphs import Stepper, metadata
 

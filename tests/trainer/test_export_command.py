@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints
 from charrnn_trainer.cli.export import main
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.loop import train
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints
+from charrnn_trainer.training.trainer import train
 
 TEXT = "to be, or not to be, that is the question:\n" * 80
 TEXT += TEXT[: len(TEXT) // 9 : -1]  # its end reads backwards: what is learned soon hurts there

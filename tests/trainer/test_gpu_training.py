@@ -16,21 +16,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charrnn_trainer import cuda_graph, device_batches
-from charrnn_trainer import learner as learner_module
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer.batches import Streams
-from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.cuda_graph import Play, StaticStep, choose_step
-from charrnn_trainer.device_batches import Batches, HostBatches, ResidentBatches, batches_on
-from charrnn_trainer.events import Event, Noted, Stepped
-from charrnn_trainer.learner import Learn, Learner
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork, State
-from charrnn_trainer.precision import Arithmetic, choose_arithmetic
-from charrnn_trainer.split import split_text
+from charrnn_trainer.data.batches import Streams
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.split import split_text
+from charrnn_trainer.nn.network import CharNetwork, State
+from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.training import cuda_graph, device_batches
+from charrnn_trainer.training import step as learner_module
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.cuda_graph import Play, StaticStep, choose_step
+from charrnn_trainer.training.device_batches import Batches, HostBatches, ResidentBatches, batches_on
+from charrnn_trainer.training.events import Event, Noted, Stepped
+from charrnn_trainer.training.precision import Arithmetic, choose_arithmetic
+from charrnn_trainer.training.step import Learn, Learner
+from charrnn_trainer.training.trainer import resume, train
 from tiny_runs import TEXT, TINY
 
 CPU = torch.device("cpu")
@@ -390,10 +390,10 @@ def test_a_step_can_be_captured_and_learns_the_same(
         return choice
 
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.loop.choose_step", plainly)
+        patch.setattr("charrnn_trainer.training.trainer.choose_step", plainly)
         expected, _ = losses_and_notes(config)
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.loop.choose_step", captured)
+        patch.setattr("charrnn_trainer.training.trainer.choose_step", captured)
         seen, _ = losses_and_notes(config)
     assert seen == pytest.approx(expected, rel=1e-2)
 

@@ -16,16 +16,16 @@ import torch
 
 from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer import network as network_module
-from charrnn_trainer.batches import get_batches
-from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.config import RunFile, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
-from charrnn_trainer.loop import DivergedError, resume, train
-from charrnn_trainer.network import CharNetwork, next_token_loss
-from charrnn_trainer.precision import choose_arithmetic
+from charrnn_trainer.data.batches import get_batches
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn import network as network_module
+from charrnn_trainer.nn.network import CharNetwork, next_token_loss
+from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
+from charrnn_trainer.training.precision import choose_arithmetic
+from charrnn_trainer.training.trainer import DivergedError, resume, train
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")

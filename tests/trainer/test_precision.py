@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer import TrainConfig, precision
-from charrnn_trainer.precision import Arithmetic, choose_arithmetic
+from charrnn_trainer import TrainConfig
+from charrnn_trainer.training import precision
+from charrnn_trainer.training.precision import Arithmetic, choose_arithmetic
 
 CPU = torch.device("cpu")
 TINY = TrainConfig().replace(layers=1, hidden_size=4, batch_size=2, seq_length=3, precision="auto")

@@ -38,7 +38,11 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["batches", "corpus", "evaluation", "loop", "network", "pace", "validating"]
+    "module",
+    [
+        *("data.batches", "data.corpus", "data.vocabulary_growth", "nn.network"),
+        *("training.held_out", "training.pace", "training.trainer", "training.validation"),
+    ],
 )
 def test_the_examples_of_docstrings_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"charrnn_trainer.{module}"), extraglobs={})

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer import pace
-from charrnn_trainer.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
 from charrnn_trainer.config import MOST_STEPS, RunFile
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork, State
-from charrnn_trainer.rule import Task
-from charrnn_trainer.time_budget import Plan
-from charrnn_trainer.validating import ReadingTimes
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn.network import CharNetwork, State
+from charrnn_trainer.runs.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
+from charrnn_trainer.training import pace
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
+from charrnn_trainer.training.held_out import ReadingTimes
+from charrnn_trainer.training.rule import Task
+from charrnn_trainer.training.time_budget import Plan
+from charrnn_trainer.training.trainer import resume, train
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")

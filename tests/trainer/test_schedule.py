@@ -7,7 +7,7 @@ import math
 import pytest
 
 from charrnn_trainer.config import OptimizationConfig
-from charrnn_trainer.schedule import learning_rate, share_done
+from charrnn_trainer.training.schedule import learning_rate, share_done
 
 
 def rates(schedule: str, warmup_steps: int = 0) -> list[float]:

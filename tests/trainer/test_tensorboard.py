@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Evaluated, Event, Logged
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.tensorboard import FOLDER, TensorBoardLog
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.training.events import Evaluated, Event, Logged
+from charrnn_trainer.training.tensorboard import FOLDER, TensorBoardLog
+from charrnn_trainer.training.trainer import resume, train
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")

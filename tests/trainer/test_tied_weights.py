@@ -12,23 +12,23 @@ import torch
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.format import spec
-from charrnn_trainer.checkpoint import (
+from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.graph.weights import fold_weights
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoint_files,
     find_checkpoint,
     load_checkpoint,
 )
-from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Event, Stepped
-from charrnn_trainer.export import export_checkpoint
-from charrnn_trainer.graph.weights import fold_weights
-from charrnn_trainer.learner import Learner
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.precision import Arithmetic
-from charrnn_trainer.time_budget import plan_for_minutes
+from charrnn_trainer.training.events import Event, Stepped
+from charrnn_trainer.training.precision import Arithmetic
+from charrnn_trainer.training.step import Learner
+from charrnn_trainer.training.time_budget import plan_for_minutes
+from charrnn_trainer.training.trainer import resume, train
 from reference import naive_step
 from step_graphs import Stepper
 from tiny_runs import TEXT, TINY

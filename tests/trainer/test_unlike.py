@@ -9,10 +9,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Event, Noted
-from charrnn_trainer.loop import train
-from charrnn_trainer.unlike import SAMPLE, part_bits, what_is_unlike
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.unlike import SAMPLE, part_bits, what_is_unlike
+from charrnn_trainer.training.events import Event, Noted
+from charrnn_trainer.training.trainer import train
 from tiny_runs import TINY
 
 RANDOM = Random(0)

@@ -12,17 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.config import DataConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.evaluation import validation_loss
-from charrnn_trainer.events import Evaluated, EvaluatedWhole, Event
-from charrnn_trainer.export import training_metadata
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.split import Rows, split_text
-from charrnn_trainer.validating import PIECE, SAMPLE, WARM_UP, ReadingTimes, read_characters, sample_rows
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.split import Rows, split_text
+from charrnn_trainer.export.build import training_metadata
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.events import Evaluated, EvaluatedWhole, Event
+from charrnn_trainer.training.held_out import (
+    PIECE,
+    SAMPLE,
+    WARM_UP,
+    ReadingTimes,
+    read_characters,
+    sample_rows,
+)
+from charrnn_trainer.training.trainer import train
+from charrnn_trainer.training.validation import validation_loss
 from tiny_runs import TINY
 
 

@@ -13,19 +13,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.errors import CharRNNError, SettingError
     from charrnn_runtime.vocabulary import Vocabulary
-    from charrnn_trainer.batches import get_batches
-    from charrnn_trainer.checkpoint import (
-        Checkpoint,
-        CheckpointError,
-        find_checkpoint,
-        list_checkpoints,
-        load_checkpoint,
-    )
     from charrnn_trainer.config import (
         DataConfig,
         NetworkConfig,
@@ -33,8 +25,17 @@ if TYPE_CHECKING:
         RunConfig,
         TrainConfig,
     )
-    from charrnn_trainer.corpus import Corpus
-    from charrnn_trainer.events import (
+    from charrnn_trainer.data.batches import get_batches
+    from charrnn_trainer.data.corpus import Corpus
+    from charrnn_trainer.nn.network import CharNetwork
+    from charrnn_trainer.runs.checkpoint import (
+        Checkpoint,
+        CheckpointError,
+        find_checkpoint,
+        list_checkpoints,
+        load_checkpoint,
+    )
+    from charrnn_trainer.training.events import (
         Evaluated,
         EvaluatedWhole,
         Event,
@@ -45,8 +46,7 @@ if TYPE_CHECKING:
         Stepped,
         TrainResult,
     )
-    from charrnn_trainer.loop import DivergedError, resume, train
-    from charrnn_trainer.network import CharNetwork
+    from charrnn_trainer.training.trainer import DivergedError, resume, train
 
 __all__ = [
     "CharNetwork",
@@ -83,8 +83,8 @@ __all__ = [
 _HOMES = {
     "charrnn_runtime.errors": ("CharRNNError", "SettingError"),
     "charrnn_runtime.vocabulary": ("Vocabulary",),
-    "charrnn_trainer.batches": ("get_batches",),
-    "charrnn_trainer.checkpoint": (
+    "charrnn_trainer.data.batches": ("get_batches",),
+    "charrnn_trainer.runs.checkpoint": (
         "Checkpoint",
         "CheckpointError",
         "find_checkpoint",
@@ -98,8 +98,8 @@ _HOMES = {
         "RunConfig",
         "TrainConfig",
     ),
-    "charrnn_trainer.corpus": ("Corpus",),
-    "charrnn_trainer.events": (
+    "charrnn_trainer.data.corpus": ("Corpus",),
+    "charrnn_trainer.training.events": (
         "Evaluated",
         "EvaluatedWhole",
         "Event",
@@ -110,8 +110,8 @@ _HOMES = {
         "Stepped",
         "TrainResult",
     ),
-    "charrnn_trainer.loop": ("DivergedError", "resume", "train"),
-    "charrnn_trainer.network": ("CharNetwork",),
+    "charrnn_trainer.training.trainer": ("DivergedError", "resume", "train"),
+    "charrnn_trainer.nn.network": ("CharNetwork",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -23,11 +23,11 @@ from rich.text import Text
 
 from charrnn_runtime.cli import terminal
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.split import ROWS
+from charrnn_trainer.data.split import ROWS
 
 if TYPE_CHECKING:
-    from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.events import (
+    from charrnn_trainer.data.corpus import ScannedText
+    from charrnn_trainer.training.events import (
         Evaluated,
         EvaluatedWhole,
         Event,

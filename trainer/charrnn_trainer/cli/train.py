@@ -19,19 +19,19 @@ import typer
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
-from charrnn_trainer import __version__
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
 from charrnn_trainer.recipes import recipe as named_recipe
-from charrnn_trainer.spinning import limit_spinning
+from charrnn_trainer.training.spinning import limit_spinning
+from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary
     from charrnn_trainer.cli.display import Display
-    from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.distributed import Team
-    from charrnn_trainer.events import Event, Listener, TrainResult
-    from charrnn_trainer.runs import Run
-    from charrnn_trainer.time_budget import Plan
+    from charrnn_trainer.data.corpus import ScannedText
+    from charrnn_trainer.runs.folder import Run
+    from charrnn_trainer.training.distributed import Team
+    from charrnn_trainer.training.events import Event, Listener, TrainResult
+    from charrnn_trainer.training.time_budget import Plan
 
 app = terminal.new_app()
 
@@ -294,12 +294,12 @@ def _train(
         if vocabulary is not None:
             _say_what_is_added(scanned, vocabulary)
         if config.data.lines:
-            from charrnn_trainer.lines import newline_of
+            from charrnn_trainer.data.lines import newline_of
 
             newline_of(scanned.vocabulary, scanned.name)  # before anything is measured
 
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
-        from charrnn_trainer.loop import train as train_network
+        from charrnn_trainer.training.trainer import train as train_network
 
         plan: Plan | None = None
         if plans:
@@ -327,9 +327,9 @@ def _train(
 
 def _resume(path: Path, changes: dict[str, Any], stop: _StopSignals, team: Team | None) -> TrainResult:
     """Go on with a run."""
-    from charrnn_trainer.checkpoint import newest_run
     from charrnn_trainer.cli.display import Display
-    from charrnn_trainer.loop import resume as resume_network
+    from charrnn_trainer.runs.checkpoint import newest_run
+    from charrnn_trainer.training.trainer import resume as resume_network
 
     folder = newest_run(path)
     terminal.say(f"resuming {folder}")
@@ -344,7 +344,7 @@ def _resume(path: Path, changes: dict[str, Any], stop: _StopSignals, team: Team 
 
 def _follow(team: Team, stop: _StopSignals) -> TrainResult:
     """Take part in what the first process does; it alone reads the command line's settings, and speaks."""
-    from charrnn_trainer.loop import follow
+    from charrnn_trainer.training.trainer import follow
 
     with stop:
         return follow(team, should_stop=stop)
@@ -359,8 +359,8 @@ def _joined() -> Iterator[Team | None]:
     if not _has_company():
         yield None
         return
-    from charrnn_trainer.distributed import TeammateError, join
-    from charrnn_trainer.loop import DivergedError
+    from charrnn_trainer.training.distributed import TeammateError, join
+    from charrnn_trainer.training.trainer import DivergedError
 
     sys.stderr = sys.__stderr__
     with join() as team:
@@ -383,7 +383,7 @@ def _has_company() -> bool:
 
 def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
     """The settings that a run goes on with."""
-    from charrnn_trainer.checkpoint import CONFIG_FILE
+    from charrnn_trainer.runs.checkpoint import CONFIG_FILE
 
     return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
 
@@ -392,8 +392,8 @@ def _plan(
     config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int, fine_tunes: bool
 ) -> Plan:
     """Choose what is not fixed for the best network in the time, and say what was chosen."""
-    from charrnn_trainer.split import split_text
-    from charrnn_trainer.time_budget import plan_for_minutes
+    from charrnn_trainer.data.split import split_text
+    from charrnn_trainer.training.time_budget import plan_for_minutes
 
     terminal.say("measuring how fast this machine learns")
     split = split_text(text.length, config.data)
@@ -417,7 +417,7 @@ def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[
     if not config.run.tensorboard:
         yield display
         return
-    from charrnn_trainer.tensorboard import TensorBoardLog
+    from charrnn_trainer.training.tensorboard import TensorBoardLog
 
     log = TensorBoardLog(folder)
 
@@ -466,7 +466,7 @@ def _word_on_write_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _claim(out: Path | None, config: TrainConfig) -> Iterator[Run]:
-    from charrnn_trainer.runs import Run
+    from charrnn_trainer.runs.folder import Run
 
     run = Run.create_in(RUNS_FOLDER, config.network.cell) if out is None else Run.create(out)
     with run:
@@ -485,7 +485,7 @@ def _reading(size: int, what: str) -> Iterator[Callable[[int], None]]:
 
 def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) -> ScannedText:
     """Read the text, or the default one, once."""
-    from charrnn_trainer.corpus import scan_text
+    from charrnn_trainer.data.corpus import scan_text
 
     level: Literal["char", "byte"] = "byte" if config.data.level == "byte" else "char"
     if text is not None:
@@ -500,7 +500,7 @@ def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) 
             )
 
     from charrnn_trainer.cli.display import download_progress
-    from charrnn_trainer.default_corpus import default_corpus
+    from charrnn_trainer.data.default_corpus import default_corpus
 
     with download_progress() as progress:
         found = default_corpus(terminal.say, progress)
@@ -512,7 +512,7 @@ def _start_from(
     path: Path, config: TrainConfig, given: dict[str, Any]
 ) -> tuple[TrainConfig, Path, Vocabulary]:
     """The settings that the network of a checkpoint asks for, its file, and its vocabulary."""
-    from charrnn_trainer.checkpoint import find_checkpoint, read_header
+    from charrnn_trainer.runs.checkpoint import find_checkpoint, read_header
 
     path = find_checkpoint(path)
     header = read_header(path)
@@ -538,7 +538,7 @@ def _option(name: str, value: object) -> str:
 
 def _say_what_is_added(text: ScannedText, known: Vocabulary) -> None:
     """Say which characters a network to start from does not know."""
-    from charrnn_trainer.vocabulary_growth import words_on_growth
+    from charrnn_trainer.data.vocabulary_growth import words_on_growth
 
     words = words_on_growth(text.name, known, text.vocabulary)
     if words is not None:
