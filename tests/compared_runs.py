@@ -13,7 +13,7 @@ from charrnn_trainer.compare.records import RunRecord, Validation
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.checkpoint import CheckpointEntry, CorpusInfo
-from charrnn_trainer.training.trainer import train
+from charrnn_trainer.training.api import train
 from tiny_runs import TEXT, TINY
 
 PARAMETERS = {"lstm": 4_000, "gru": 3_000, "rnn": 1_000}

@@ -92,7 +92,7 @@ def small_checkpoints() -> tuple[bytes, ...]:
     """Checkpoints of an LSTM, a GRU, an RNN and LSTMs with an embedding, each trained for an instant."""
     from charrnn_trainer.data.corpus import Corpus
     from charrnn_trainer.runs.checkpoint import find_checkpoint
-    from charrnn_trainer.training.trainer import train
+    from charrnn_trainer.training.api import train
     from tiny_runs import TEXT, TINY
 
     tiny = TINY.replace(hidden_size=6, batch_size=3, steps=2, eval_every=1, save_every=2, log_every=1)

@@ -30,7 +30,7 @@ from charrnn_trainer.runs.checkpoint import (
     read_header,
     save_checkpoint,
 )
-from charrnn_trainer.training.trainer import train
+from charrnn_trainer.training.api import train
 from tiny_runs import TEXT, TINY
 
 

@@ -19,7 +19,7 @@ from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import load_checkpoint, read_header
-from charrnn_trainer.training.trainer import train
+from charrnn_trainer.training.api import train
 from compared_runs import record, train_tiny
 from tiny_runs import TEXT, TINY
 

@@ -12,7 +12,7 @@ from charrnn_trainer.data import token_file
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn.first_guess import guess_by_frequency
 from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.training.trainer import train
+from charrnn_trainer.training.api import train
 from tiny_runs import TINY
 
 

@@ -16,7 +16,7 @@ from charrnn_trainer.data.corpus import scan_text
 from charrnn_trainer.export.build import export_checkpoint
 from charrnn_trainer.export.graph.weights import check_step_model_fits, step_model_bytes
 from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
-from charrnn_trainer.training.trainer import train
+from charrnn_trainer.training.api import train
 from tiny_runs import TINY
 
 SYMBOLS = 20_000

@@ -24,8 +24,8 @@ from charrnn_trainer.export.build import export_checkpoint
 from charrnn_trainer.nn.network import CharNetwork, masked_loss
 from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.training import validation
-from charrnn_trainer.training.events import Event, Noted, Started, Stepped
-from charrnn_trainer.training.trainer import train
+from charrnn_trainer.training.api import train
+from charrnn_trainer.training.events import Event, Notice, Started, Stepped
 from charrnn_trainer.training.validation import lines_loss
 from tiny_runs import TINY
 
@@ -352,7 +352,7 @@ def test_a_run_on_lines_says_what_it_found_and_its_export_is_compared_on_the_sam
     events: list[Event] = []
     train(TINY.replace(lines=True, val_lines=50), LIST, events.append, out=tmp_path / "run")
     found = split_lines(LIST, DataConfig(lines=True, val_lines=50), TINY.run.seed)
-    assert Noted(found.words) in events
+    assert Notice(found.words) in events
     (started,) = [event for event in events if isinstance(event, Started)]
     assert (started.train_tokens, started.validation_tokens) == (found.train_tokens, found.validation_tokens)
     checkpoint = load_checkpoint(find_checkpoint(tmp_path / "run"))

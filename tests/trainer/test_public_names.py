@@ -13,9 +13,10 @@ from tiny_runs import run_program
 
 NAMES = {
     "CharNetwork", "CharRNNError", "Checkpoint", "CheckpointError", "Corpus", "DataConfig", "DivergedError",
-    "Evaluated", "EvaluatedWhole", "Event", "Logged", "NetworkConfig", "Noted", "OptimizationConfig",
-    "RunConfig", "Saved", "SettingError", "Started", "Stepped", "TrainConfig", "TrainResult", "Vocabulary",
-    "__version__", "find_checkpoint", "get_batches", "list_checkpoints", "load_checkpoint", "resume", "train",
+    "Event", "Logged", "NetworkConfig", "Notice", "OptimizationConfig", "RunConfig", "Saved", "SettingError",
+    "Started", "Stepped", "TrainConfig", "TrainResult", "Validated", "ValidatedWhole", "Vocabulary",
+    "__version__", "export_checkpoint", "find_checkpoint", "get_batches", "list_checkpoints",
+    "load_checkpoint", "resume", "train",
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
     "module",
     [
         *("data.batches", "data.corpus", "data.vocabulary_growth", "nn.network"),
-        *("training.held_out", "training.pace", "training.trainer", "training.validation"),
+        *("training.api", "training.held_out", "training.pace", "training.validation"),
     ],
 )
 def test_the_examples_of_docstrings_run(module: str) -> None:

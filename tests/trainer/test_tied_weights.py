@@ -24,11 +24,11 @@ from charrnn_trainer.runs.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )
+from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Stepped
-from charrnn_trainer.training.precision import Arithmetic
-from charrnn_trainer.training.step import Learner
+from charrnn_trainer.training.precision import ComputeMode
+from charrnn_trainer.training.step import TrainStep
 from charrnn_trainer.training.time_budget import plan_for_minutes
-from charrnn_trainer.training.trainer import resume, train
 from reference import naive_step
 from step_graphs import Stepper
 from tiny_runs import TEXT, TINY
@@ -113,10 +113,10 @@ def test_the_matrix_is_one_parameter() -> None:
 
 def test_the_optimizer_knows_and_decays_it_once() -> None:
     network = network_of("gru", 3)
-    learner = Learner(
+    train_step = TrainStep(
         network,
         OptimizationConfig(learning_rate=0.01, weight_decay=1.0, clip=0.0),
-        Arithmetic("fp32", False),
+        ComputeMode("fp32", False),
         torch.device("cpu"),
     )
     before = network.output.weight.detach().clone()
@@ -124,8 +124,8 @@ def test_the_optimizer_knows_and_decays_it_once() -> None:
     tokens = torch.tensor([[0, 1, 2]])
     loss, _ = network(tokens, network.initial_state(1), tokens)
     (gradient, by_bias) = torch.autograd.grad(loss, [network.output.weight, network.output.bias])
-    learner.learn(tokens, tokens, network.initial_state(1))
-    names = {name.rsplit(".", 1)[0] for name in learner.optimizer_tensors()}
+    train_step.learn(tokens, tokens, network.initial_state(1))
+    names = {name.rsplit(".", 1)[0] for name in train_step.optimizer_tensors()}
     assert names == set(network.state_dict())
     # AdamW's first step is the rate times the gradient's sign, after the decay.
     expected = before * (1 - 0.01) - 0.01 * gradient / (gradient.abs() + 1e-8)

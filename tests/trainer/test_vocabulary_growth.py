@@ -22,8 +22,8 @@ from charrnn_trainer.runs.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )
+from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Stepped
-from charrnn_trainer.training.trainer import resume, train
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")

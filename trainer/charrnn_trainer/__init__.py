@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from charrnn_trainer.data.batches import get_batches
     from charrnn_trainer.data.corpus import Corpus
+    from charrnn_trainer.export.build import export_checkpoint
     from charrnn_trainer.nn.network import CharNetwork
     from charrnn_trainer.runs.checkpoint import (
         Checkpoint,
@@ -35,18 +36,19 @@ if TYPE_CHECKING:
         list_checkpoints,
         load_checkpoint,
     )
+    from charrnn_trainer.training.api import resume, train
     from charrnn_trainer.training.events import (
-        Evaluated,
-        EvaluatedWhole,
         Event,
         Logged,
-        Noted,
+        Notice,
         Saved,
         Started,
         Stepped,
         TrainResult,
+        Validated,
+        ValidatedWhole,
     )
-    from charrnn_trainer.training.trainer import DivergedError, resume, train
+    from charrnn_trainer.training.trainer import DivergedError
 
 __all__ = [
     "CharNetwork",
@@ -56,12 +58,10 @@ __all__ = [
     "Corpus",
     "DataConfig",
     "DivergedError",
-    "Evaluated",
-    "EvaluatedWhole",
     "Event",
     "Logged",
     "NetworkConfig",
-    "Noted",
+    "Notice",
     "OptimizationConfig",
     "RunConfig",
     "Saved",
@@ -70,8 +70,11 @@ __all__ = [
     "Stepped",
     "TrainConfig",
     "TrainResult",
+    "Validated",
+    "ValidatedWhole",
     "Vocabulary",
     "__version__",
+    "export_checkpoint",
     "find_checkpoint",
     "get_batches",
     "list_checkpoints",
@@ -99,18 +102,20 @@ _HOMES = {
         "TrainConfig",
     ),
     "charrnn_trainer.data.corpus": ("Corpus",),
+    "charrnn_trainer.export.build": ("export_checkpoint",),
     "charrnn_trainer.training.events": (
-        "Evaluated",
-        "EvaluatedWhole",
+        "Validated",
+        "ValidatedWhole",
         "Event",
         "Logged",
-        "Noted",
+        "Notice",
         "Saved",
         "Started",
         "Stepped",
         "TrainResult",
     ),
-    "charrnn_trainer.training.trainer": ("DivergedError", "resume", "train"),
+    "charrnn_trainer.training.api": ("resume", "train"),
+    "charrnn_trainer.training.trainer": ("DivergedError",),
     "charrnn_trainer.nn.network": ("CharNetwork",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -25,7 +25,7 @@ from charrnn_trainer.runs.checkpoint import (
     read_header,
 )
 from charrnn_trainer.runs.folder import HISTORY_FILE
-from charrnn_trainer.training.schedule import share_done
+from charrnn_trainer.training.schedule import progress
 from charrnn_trainer.training.stopping import why_ended
 
 _MOST_RUNS: Final = 100
@@ -210,7 +210,7 @@ def _read_run(folder: Path, name: str) -> RunRecord:
 
 def _has_ended(header: CheckpointHeader) -> bool:
     """Whether a checkpoint that was due by its step was the last, too."""
-    done = share_done(header.config.optimization, header.step, header.seconds or 0.0)
+    done = progress(header.config.optimization, header.step, header.seconds or 0.0)
     return why_ended(header.config, header.step, done, header.evaluations) is not None
 
 

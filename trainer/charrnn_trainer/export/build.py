@@ -1,4 +1,4 @@
-"""From a checkpoint to a step model: build the graph, prove it, write it.
+"""From a checkpoint to a step model: build the graph, verify it, write it.
 
 Nothing is written that was not read back by the runtime's own loader and compared with torch, step by step.
 """
@@ -32,8 +32,8 @@ from charrnn_trainer.nn.network import CharNetwork, State
 from charrnn_trainer.runs.checkpoint import Checkpoint
 from charrnn_trainer.runs.folder import TOKENS_FILE
 
-PROOF_STREAMS: Final = 4
-PROOF_STEPS: Final = 256
+VERIFY_STREAMS: Final = 4
+VERIFY_STEPS: Final = 256
 FP32_BOUND: Final = 1e-4
 """The largest difference of a logit to torch's that an fp32 export may have."""
 LOSS_BOUND: Final = 0.01
@@ -89,19 +89,32 @@ def export_checkpoint(
         force: replace whatever file is there.
         report: called with a line for each thing that was done.
 
+    Returns:
+        What was written, and how much it differs from torch.
+
     Raises:
-        SettingError: the precision is none.
+        SettingError: the precision is none of these.
         ExportError: the graph differs from torch by more than it may; nothing was written.
         CharRNNError: the file is something else, or cannot be written.
+
+    Example:
+        Export the best checkpoint of a run, and let the model write::
+
+            from charrnn_runtime import CharRNN
+            from charrnn_trainer import export_checkpoint, find_checkpoint, load_checkpoint
+
+            checkpoint = load_checkpoint(find_checkpoint("ckpt/lstm"))
+            export_checkpoint(checkpoint, "my.onnx")
+            print(CharRNN.load("my.onnx").generate("LORD ", 200))
     """
     if precision not in spec.PRECISIONS:
         raise SettingError(f"precision must be {' or '.join(spec.PRECISIONS)}, not {precision!r}")
     destination = Path(destination)
     replaced = _what_is_there(destination, force=force)
     fp32 = build(checkpoint, "fp32")
-    difference = prove(checkpoint, fp32).logits
+    difference = verify(checkpoint, fp32).logits
     report(
-        f"proved against torch: {PROOF_STEPS} steps of {PROOF_STREAMS} streams, largest logit difference "
+        f"verified against torch: {VERIFY_STEPS} steps of {VERIFY_STREAMS} streams, largest logit difference "
         f"{difference:.1e} (bound {FP32_BOUND:.0e})"
     )
     model, bits, compared_on = fp32, None, ""
@@ -208,7 +221,7 @@ class Difference:
     state: float
 
 
-def prove(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
+def verify(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
     """Compare an fp32 step model with torch.
 
     Raises:
@@ -231,12 +244,12 @@ def compare_with_torch(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
     one of plain RNN cells: left to themselves, two right computations of it would drift apart by rounding.
     """
     generator = np.random.default_rng(0)
-    tokens = generator.integers(0, len(checkpoint.vocabulary), (PROOF_STEPS, PROOF_STREAMS))  # (T, B)
+    tokens = generator.integers(0, len(checkpoint.vocabulary), (VERIFY_STEPS, VERIFY_STREAMS))  # (T, B)
     network = CharNetwork.from_checkpoint(checkpoint).eval()
-    state = network.initial_state(PROOF_STREAMS)
+    state = network.initial_state(VERIFY_STREAMS)
     engine = Engine(model.file, "cpu")
     logits_apart, states_apart = 0.0, 0.0
-    with engine.buffers(PROOF_STREAMS, steps=1, keeps_logits=True) as buffers, torch.inference_mode():
+    with engine.buffers(VERIFY_STREAMS, steps=1, keeps_logits=True) as buffers, torch.inference_mode():
         for now in tokens:
             buffers.write_state(slice(None), _rows(state))
             buffers.tokens[0] = now

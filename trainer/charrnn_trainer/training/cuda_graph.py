@@ -17,7 +17,7 @@ from torch import Tensor
 
 from charrnn_trainer.nn.network import CharNetwork, State
 from charrnn_trainer.training.device_batches import Batches
-from charrnn_trainer.training.step import Learn, Learner
+from charrnn_trainer.training.step import StepFunction, TrainStep
 from charrnn_trainer.training.torch_settings import is_gpu
 
 TRIAL_STEPS: Final = 4
@@ -33,12 +33,12 @@ Play = Callable[[], None]
 
 
 class StaticStep:
-    """A step whose inputs and results always lie at the same places; called as `Learner.learn` is.
+    """A step whose inputs and results always lie at the same places; called as `TrainStep.learn` is.
 
     The state that it gives is its own memory, and holds until its next call.
     """
 
-    def __init__(self, learn: Learn, inputs: Tensor, targets: Tensor, state: State) -> None:
+    def __init__(self, learn: StepFunction, inputs: Tensor, targets: Tensor, state: State) -> None:
         """Prepare for inputs, targets and states of these shapes and types."""
         self._learn = learn
         self._inputs, self._targets = inputs.clone(), targets.clone()
@@ -86,12 +86,12 @@ class StepChoice:
         words: why, in one line.
     """
 
-    learn: Learn
+    learn: StepFunction
     words: str
 
 
 def choose_step(
-    learner: Learner,
+    train_step: TrainStep,
     network: CharNetwork,
     batches: Batches,
     first: int,
@@ -104,34 +104,34 @@ def choose_step(
     Loss, gradient and weights are compared. Afterwards weights, optimizer and random numbers are as before.
 
     Args:
-        learner: what learns, with its rate set.
+        train_step: what learns, with its rate set.
         network: the network that it learns, in training mode.
         batches: the batches.
         first: the number of the batch that the steps begin with.
         state: the state before that batch.
         capture: makes a function faster that is called again and again with the same memory.
     """
-    trial = _Trial(learner, network, batches, first, state)
+    trial = _Trial(train_step, network, batches, first, state)
     try:
         state_after = trial.warm_up()
-        plain = trial.steps(learner.learn)
-        step = StaticStep(learner.learn, *batches.batch(first), state_after)
+        plain = trial.steps(train_step.learn)
+        step = StaticStep(train_step.learn, *batches.batch(first), state_after)
         step.play_by(capture)
         trial.go_back()
         captured = trial.steps(step)
     except RuntimeError as error:
         trial.go_back()
         reason = " ".join(str(error).split())[:120]
-        return StepChoice(learner.learn, f"{_PLAIN}, since as a graph they failed: {reason}")
+        return StepChoice(train_step.learn, f"{_PLAIN}, since as a graph they failed: {reason}")
     times = f"{plain.milliseconds:.2f} ms as kernels, {captured.milliseconds:.2f} ms as a graph"
     if not trial.alike(plain, captured):
         return StepChoice(
-            learner.learn,
+            train_step.learn,
             f"{_PLAIN}, since as a graph they learned something else (loss {captured.losses[-1]:.5g}, not "
             f"{plain.losses[-1]:.5g})",
         )
     if captured.milliseconds >= plain.milliseconds:
-        return StepChoice(learner.learn, f"{_PLAIN}, measured as faster ({times})")
+        return StepChoice(train_step.learn, f"{_PLAIN}, measured as faster ({times})")
     return StepChoice(step, f"every step runs as one CUDA graph, measured as faster ({times})")
 
 
@@ -147,14 +147,14 @@ class _Trial:
     """Steps that are taken back."""
 
     def __init__(
-        self, learner: Learner, network: CharNetwork, batches: Batches, first: int, state: State
+        self, train_step: TrainStep, network: CharNetwork, batches: Batches, first: int, state: State
     ) -> None:
-        self._learner, self._network = learner, network
+        self._train_step, self._network = train_step, network
         self._batches = [batches.batch(first + number) for number in range(TRIAL_STEPS)]
         self._state: State = tuple(part.clone() for part in state)
         self._device = network.output.weight.device
         self._weights = [weight.detach().clone() for weight in network.parameters()]
-        self._optimizer = {name: part.clone() for name, part in learner.optimizer_tensors().items()}
+        self._optimizer = {name: part.clone() for name, part in train_step.optimizer_tensors().items()}
         self._random = self._random_state()
 
     def warm_up(self) -> State:
@@ -172,11 +172,11 @@ class _Trial:
     def _warm_up(self) -> State:
         state = self._state
         for inputs, targets in self._batches:
-            _, _, state = self._learner.learn(inputs, targets, state)
+            _, _, state = self._train_step.learn(inputs, targets, state)
         self.go_back()
         return state
 
-    def steps(self, learn: Learn) -> _Steps:
+    def steps(self, learn: StepFunction) -> _Steps:
         """Take the steps, and go back."""
         results: list[tuple[float, float]] = []
         milliseconds = math.inf
@@ -198,7 +198,7 @@ class _Trial:
         with torch.no_grad():
             for weight, before in zip(self._network.parameters(), self._weights, strict=True):
                 weight.copy_(before)
-            for name, part in self._learner.optimizer_tensors().items():
+            for name, part in self._train_step.optimizer_tensors().items():
                 if name in self._optimizer:
                     part.copy_(self._optimizer[name])
                 else:

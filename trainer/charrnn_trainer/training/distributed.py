@@ -6,7 +6,7 @@ that all of them take the same steps. What must be the same everywhere, such as 
 on the clock, is decided by the first process, which alone writes files.
 
 A process that fails must end. The others notice that by the connections it leaves, and end with a
-`TeammateError`.
+`WorkerLostError`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _WAIT: Final = datetime.timedelta(hours=6)
 that has ended is not waited for."""
 
 
-class TeammateError(CharRNNError):
+class WorkerLostError(CharRNNError):
     """Another process of the training has ended."""
 
 
-class Team:
-    """A process that trains alone: it has nobody to agree with. `ProcessTeam` is one of several.
+class ProcessGroup:
+    """A process that trains alone: it has nobody to agree with. `WorkerGroup` is one of several.
 
     Attributes:
         rank: this process's number, from 0; the first one leads.
@@ -47,7 +47,7 @@ class Team:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that decides and writes."""
         return self.rank == 0
 
@@ -99,12 +99,12 @@ class Team:
         """Tell the loss of another process from other failures of torch.
 
         Raises:
-            TeammateError: another process has ended.
+            WorkerLostError: another process has ended.
         """
         yield
 
 
-class ProcessTeam(Team):
+class WorkerGroup(ProcessGroup):
     """One of several processes that train together; `join` makes it."""
 
     def __init__(self) -> None:
@@ -132,11 +132,11 @@ class ProcessTeam(Team):
 
     def first(self, work: Callable[[], T]) -> T:
         # As JSON, and not as torch would send objects: nothing that comes over a network is unpickled.
-        value = work() if self.leads else None
+        value = work() if self.is_main else None
         content = bytearray(json.dumps(value).encode())
         length = torch.tensor([len(content)])
         distributed.broadcast(length, 0)
-        received = torch.frombuffer(content, dtype=torch.uint8) if self.leads else _bytes(int(length))
+        received = torch.frombuffer(content, dtype=torch.uint8) if self.is_main else _bytes(int(length))
         distributed.broadcast(received, 0)
         answer: T = json.loads(received.numpy().tobytes())
         return answer
@@ -154,7 +154,7 @@ class ProcessTeam(Team):
     def gather(self, part: Tensor, dim: int) -> Tensor:
         own = part.detach().cpu().contiguous()
         raw = own.view(torch.uint8)  # gloo does not know every type of number
-        parts = [torch.empty_like(raw) for _ in range(self.size)] if self.leads else None
+        parts = [torch.empty_like(raw) for _ in range(self.size)] if self.is_main else None
         distributed.gather(raw, parts)
         return part if parts is None else torch.cat([item.view(own.dtype) for item in parts], dim)
 
@@ -165,33 +165,33 @@ class ProcessTeam(Team):
         except RuntimeError as error:
             if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
                 raise
-            raise TeammateError(
+            raise WorkerLostError(
                 "another process of this training has ended, and the others end with it; what it said tells "
                 "why, and --resume goes on from the last checkpoint"
             ) from error
 
 
 @contextlib.contextmanager
-def join() -> Iterator[Team]:
+def join() -> Iterator[ProcessGroup]:
     """Meet the other processes that were started with this one, for a ``with`` statement.
 
-    Where the environment names no others, it is a team of one.
+    Where the environment names no others, it is a group of one.
 
     Raises:
-        TeammateError: they cannot be reached.
+        WorkerLostError: they cannot be reached.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield Team()
+        yield ProcessGroup()
         return
     # Numbers on the host, such as what the first process decides, never wait for the GPU.
     on_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_WAIT)
     except (RuntimeError, ValueError) as error:
-        raise TeammateError(
+        raise WorkerLostError(
             f"the other processes of this training cannot be reached: {' '.join(str(error).split())}"
         ) from error
-    yield ProcessTeam()
+    yield WorkerGroup()
     # After a failure, the connections are left to the end of the process, which comes when it has told why.
     distributed.destroy_process_group()
 

@@ -12,7 +12,7 @@ from charrnn_trainer.runs.checkpoint import Evaluation, Kind
 
 
 @dataclass(frozen=True)
-class Noted:
+class Notice:
     """A setting was chosen or adjusted.
 
     Attributes:
@@ -88,7 +88,7 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Validated:
     """The validation loss was measured.
 
     Attributes:
@@ -105,7 +105,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class EvaluatedWhole:
+class ValidatedWhole:
     """At the end of a run that validated on a sample, the best network has read the whole validation text.
 
     Attributes:
@@ -134,7 +134,7 @@ class Saved:
     kind: Kind
 
 
-Event = Noted | Started | Stepped | Logged | Evaluated | EvaluatedWhole | Saved
+Event = Notice | Started | Stepped | Logged | Validated | ValidatedWhole | Saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,3 +170,7 @@ class TrainResult:
 
 Listener = Callable[[Event], None]
 """Is called with every event."""
+
+
+def ignore(event: Event) -> None:
+    """Listens to nothing."""

@@ -33,7 +33,7 @@ _NEAR: Final = 1.25
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class ComputeMode:
     """How a step is computed.
 
     Attributes:
@@ -65,15 +65,15 @@ class Choice:
     """What was taken, and after which measurement.
 
     Attributes:
-        arithmetic: what was taken.
+        compute_mode: what was taken.
         milliseconds: the time of a short step in each way that was tried; empty where there was no choice.
     """
 
-    arithmetic: Arithmetic
-    milliseconds: dict[Arithmetic, float]
+    compute_mode: ComputeMode
+    milliseconds: dict[ComputeMode, float]
 
 
-def choose_arithmetic(config: TrainConfig, vocabulary_size: int, device: torch.device) -> Choice:
+def choose_compute_mode(config: TrainConfig, vocabulary_size: int, device: torch.device) -> Choice:
     """Measure the ways of computing that the settings leave open, and take the fastest.
 
     The time that one step of (at most) 32 characters takes decides; on a CPU, the time for which this thread
@@ -103,18 +103,18 @@ def is_open(config: TrainConfig, device: torch.device) -> bool:
     return len(_candidates(config, device)) > 1
 
 
-def _candidates(config: TrainConfig, device: torch.device) -> list[Arithmetic]:
+def _candidates(config: TrainConfig, device: torch.device) -> list[ComputeMode]:
     wanted, onednn = config.run.precision, config.run.onednn
     if device.type != "cpu":
-        return [Arithmetic(way, True) for way in ("fp32", "tf32", "bf16") if wanted in ("auto", way)]
+        return [ComputeMode(way, True) for way in ("fp32", "tf32", "bf16") if wanted in ("auto", way)]
     have_onednn = torch.backends.mkldnn.is_available()
     ways = []
     if wanted in ("auto", "fp32", "tf32"):  # a run with tf32 goes on in fp32 on a CPU, which has no tf32
         choices = (True, False) if have_onednn else (False,)
-        ways += [Arithmetic("fp32", choice) for choice in choices if onednn in (None, choice)]
+        ways += [ComputeMode("fp32", choice) for choice in choices if onednn in (None, choice)]
     if wanted == "bf16" or (wanted == "auto" and have_onednn and onednn is not False and has_fast_bf16()):
-        ways.append(Arithmetic("bf16", have_onednn if onednn is None else onednn))
-    return ways or [Arithmetic("fp32", False)]
+        ways.append(ComputeMode("bf16", have_onednn if onednn is None else onednn))
+    return ways or [ComputeMode("fp32", False)]
 
 
 def has_fast_bf16() -> bool:
@@ -123,7 +123,7 @@ def has_fast_bf16() -> bool:
     return probe is not None and bool(probe())
 
 
-def _time_step(network: CharNetwork, config: TrainConfig, way: Arithmetic, device: torch.device) -> float:
+def _time_step(network: CharNetwork, config: TrainConfig, way: ComputeMode, device: torch.device) -> float:
     """The time in seconds of a short step, forward and backward."""
     # Threads share a product's work equally, so this one's time stands for all of them. (Windows counts it in
     # sixty-fourths of a second.)

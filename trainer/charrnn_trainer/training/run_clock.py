@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from charrnn_trainer.config import OptimizationConfig
-from charrnn_trainer.training.schedule import share_done
+from charrnn_trainer.training.schedule import progress
 
 
 class RunClock:
@@ -39,10 +39,10 @@ class RunClock:
         """What this process has spent so far was preparation."""
         self.prepared += self.spent() - self._earlier
 
-    def share_done(self, optimization: OptimizationConfig, step: int) -> float:
+    def progress(self, optimization: OptimizationConfig, step: int) -> float:
         """How much of the run lies behind, from 0 to 1; before the first step never all of it."""
         if not optimization.minutes:
-            return share_done(optimization, step, 0.0)
+            return progress(optimization, step, 0.0)
         left_for_steps = 60.0 * optimization.minutes - self.prepared - self.reserved
-        done = share_done(optimization, step, self.spent() - self.prepared, left_for_steps)
+        done = progress(optimization, step, self.spent() - self.prepared, left_for_steps)
         return done if step else min(done, 0.99)

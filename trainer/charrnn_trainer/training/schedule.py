@@ -16,7 +16,7 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
     Args:
         config: the settings.
         step: the step, counted from 0.
-        done: how much of the run lies behind, from 0 to 1 (`share_done`).
+        done: how much of the run lies behind, from 0 to 1 (`progress`).
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -27,7 +27,7 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def share_done(
+def progress(
     config: OptimizationConfig, step: int, seconds: float, seconds_for_steps: float | None = None
 ) -> float:
     """How much of a run lies behind before a step, from 0 to 1.

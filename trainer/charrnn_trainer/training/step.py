@@ -10,28 +10,28 @@ from torch import Tensor, nn
 
 from charrnn_trainer.config import OptimizationConfig
 from charrnn_trainer.nn.network import CharNetwork, State, masked_loss
-from charrnn_trainer.training.precision import Arithmetic
+from charrnn_trainer.training.precision import ComputeMode
 from charrnn_trainer.training.torch_settings import is_gpu
 
-Learn = Callable[[Tensor, Tensor, State], tuple[Tensor, Tensor, State]]
+StepFunction = Callable[[Tensor, Tensor, State], tuple[Tensor, Tensor, State]]
 """Learns from inputs and targets, ``int64 [B, T]`` each, and the state before them; gives the loss and the
 norm of the gradient, both ``float32 []`` and on the device, and the state after them."""
 
 _PARTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class Learner:
+class TrainStep:
     """A network and its optimizer.
 
     Attributes:
-        model: what computes the network's loss: the network, or what a `Team` has wrapped around it.
+        model: what computes the network's loss: the network, or what a `ProcessGroup` has wrapped around it.
     """
 
     def __init__(
         self,
         network: CharNetwork,
         optimization: OptimizationConfig,
-        arithmetic: Arithmetic,
+        compute_mode: ComputeMode,
         device: torch.device,
         characters: float | None = None,
     ) -> None:
@@ -40,7 +40,7 @@ class Learner:
         Args:
             network: the network.
             optimization: the settings.
-            arithmetic: how a step is computed.
+            compute_mode: how a step is computed.
             device: where.
             characters: how many characters a batch predicts in the mean, where they differ in that: every
                 character then counts as much as any other, and a batch by how many it has.
@@ -48,7 +48,7 @@ class Learner:
         self._characters = characters
         self.model: nn.Module = network
         self._clip = optimization.clip or math.inf
-        self._arithmetic, self._device = arithmetic, device
+        self._compute_mode, self._device = compute_mode, device
         self._weights = list(network.parameters())
         # Matrices decay, and biases do not.
         named = sorted(network.named_parameters(), key=lambda item: item[1].ndim == 1)
@@ -69,7 +69,7 @@ class Learner:
             self._optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
 
     def set_rate(self, rate: float) -> None:
-        """Learn at this rate from now on."""
+        """StepFunction at this rate from now on."""
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -77,8 +77,8 @@ class Learner:
                 group["lr"] = rate
 
     def learn(self, inputs: Tensor, targets: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Take a step (see `Learn`)."""
-        with self._arithmetic.on(self._device):
+        """Take a step (see `StepFunction`)."""
+        with self._compute_mode.on(self._device):
             if self._characters is None:
                 loss, after = self.model(inputs, state, targets)
                 learned = loss

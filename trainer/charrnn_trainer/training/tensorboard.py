@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer.training.events import Evaluated, Event, Logged, Started
+from charrnn_trainer.training.events import Event, Logged, Started, Validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ class TensorBoardLog:
             writer.add_scalar("loss/training", event.train_loss, event.step)
             writer.add_scalar("learning_rate", event.learning_rate, event.step)
             writer.add_scalar("seconds_per_batch", event.seconds_per_batch, event.step)
-        elif isinstance(event, Evaluated) and self._write is not None:
+        elif isinstance(event, Validated) and self._write is not None:
             writer.add_scalar("loss/validation", event.validation_loss, event.step)
             bits = event.validation_loss / math.log(2)
             writer.add_scalar("bits_per_character/validation", bits, event.step)

@@ -23,7 +23,7 @@ from charrnn_trainer.training.held_out import (
     sample_rows,
 )
 from charrnn_trainer.training.pace import HOPELESS, fastest_count, thread_counts
-from charrnn_trainer.training.precision import Arithmetic, choose_arithmetic
+from charrnn_trainer.training.precision import ComputeMode, choose_compute_mode
 from charrnn_trainer.training.rule import (
     Choice,
     Task,
@@ -34,7 +34,7 @@ from charrnn_trainer.training.rule import (
     replace_open,
 )
 from charrnn_trainer.training.run_clock import RunClock
-from charrnn_trainer.training.step import Learner
+from charrnn_trainer.training.step import TrainStep
 from charrnn_trainer.training.torch_settings import (
     choose_device,
     freed_memory_kept,
@@ -140,8 +140,8 @@ def plan_for_minutes(
     choice = choose(config, fixed, task, machine)
     looks = _looks(choice.steps, machine.validations(choice.config))
     planned = replace_open(choice.config, fixed, looks)
-    if machine.arithmetic is not None and machine.seconds_to_measure(config) <= 0.0:
-        settled = {"precision": machine.arithmetic.precision, "onednn": machine.arithmetic.onednn}
+    if machine.compute_mode is not None and machine.seconds_to_measure(config) <= 0.0:
+        settled = {"precision": machine.compute_mode.precision, "onednn": machine.compute_mode.onednn}
         planned = replace_open(planned, fixed, settled)  # measuring it again would take time that is short
     return Plan(
         planned,
@@ -196,7 +196,7 @@ class Measured:
     def __init__(self, task: Task, validation: HeldOut | None, clock: RunClock) -> None:
         self._vocabulary_size, self._processes = task.vocabulary_size, task.processes
         self._validation, self._clock = validation, clock
-        self.arithmetic: Arithmetic | None = None
+        self.compute_mode: ComputeMode | None = None
         self._known: dict[tuple[Any, ...], _Speed] = {}
         self._began = clock.spent()
 
@@ -277,12 +277,12 @@ class Measured:
 
     def _measure(self, whole: TrainConfig, device: torch.device) -> _Speed:
         config = whole.replace(batch_size=max(1, whole.data.batch_size // self._processes))
-        if self.arithmetic is None:
-            self.arithmetic = choose_arithmetic(config, self._vocabulary_size, device).arithmetic
+        if self.compute_mode is None:
+            self.compute_mode = choose_compute_mode(config, self._vocabulary_size, device).compute_mode
         network = CharNetwork(config.network, self._vocabulary_size).to(device)
         open_ = threads_are_open(config, device, self._processes)
         limit = self.seconds_to_measure(config)
-        count, seconds = time_steps(network, config, self.arithmetic, device, open_=open_, limit=limit)
+        count, seconds = time_steps(network, config, self.compute_mode, device, open_=open_, limit=limit)
         return self._speed_of(whole, seconds, count)
 
 
@@ -296,16 +296,16 @@ def threads_are_open(config: TrainConfig, device: torch.device, processes: int) 
 def choose_threads(config: TrainConfig, vocabulary_size: int, device: torch.device) -> int:
     """The number of CPU threads that makes (short) steps fastest now; random generators stay as they were."""
     short = config.replace(seq_length=min(config.data.seq_length, _SHORT))
-    arithmetic = Arithmetic(config.run.precision, bool(config.run.onednn))
+    compute_mode = ComputeMode(config.run.precision, bool(config.run.onednn))
     with own_random(device), freed_memory_kept():
         network = CharNetwork(config.network, vocabulary_size).to(device)
-        return time_steps(network, short, arithmetic, device, open_=True)[0]
+        return time_steps(network, short, compute_mode, device, open_=True)[0]
 
 
 def time_steps(
     network: CharNetwork,
     config: TrainConfig,
-    arithmetic: Arithmetic,
+    compute_mode: ComputeMode,
     device: torch.device,
     *,
     open_: bool,
@@ -316,12 +316,12 @@ def time_steps(
     Args:
         network: takes the steps, and is of no use afterwards.
         config: how it learns, and the size of the batches.
-        arithmetic: what it computes in.
+        compute_mode: what it computes in.
         device: where it computes.
         open_: whether the number of threads is open; if not, the number that is set is timed alone.
         limit: after so many seconds, what was measured by then decides.
     """
-    learner = Learner(network, config.optimization, arithmetic, device)
+    train_step = TrainStep(network, config.optimization, compute_mode, device)
     shape = (config.data.batch_size, config.data.seq_length)
     tokens = torch.randint(network.vocabulary_size, shape, device=device)
     state = network.initial_state(config.data.batch_size)
@@ -330,7 +330,7 @@ def time_steps(
 
     def step() -> float:
         begin = time.perf_counter()
-        learner.learn(tokens, tokens, state)
+        train_step.learn(tokens, tokens, state)
         if is_gpu(device):
             torch.cuda.synchronize(device)
         return time.perf_counter() - begin

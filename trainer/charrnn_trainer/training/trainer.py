@@ -11,23 +11,21 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.format.spec import DEFAULT_TEMPERATURE
-from charrnn_trainer.config import RunFile, TrainConfig
-from charrnn_trainer.data.batches import Streams, fit_batch
+from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.data.batches import Streams
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.line_batches import LineBatches
 from charrnn_trainer.data.lines import LineSplit, split_lines
 from charrnn_trainer.data.split import Split, split_text
-from charrnn_trainer.data.unlike import what_is_unlike
-from charrnn_trainer.export.graph.weights import check_step_model_fits
 from charrnn_trainer.nn.first_guess import guess_by_frequency
 from charrnn_trainer.nn.network import CharNetwork, State, write_sample
 from charrnn_trainer.nn.weight_growth import grow_weights
@@ -45,30 +43,29 @@ from charrnn_trainer.runs.checkpoint import (
 from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.training.cuda_graph import choose_step
 from charrnn_trainer.training.device_batches import HostBatches, batches_on
-from charrnn_trainer.training.distributed import Team
+from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import (
-    Evaluated,
-    EvaluatedWhole,
-    Event,
     Listener,
     Logged,
-    Noted,
+    Notice,
     Saved,
     Started,
     Stepped,
     TrainResult,
+    Validated,
+    ValidatedWhole,
+    ignore,
 )
 from charrnn_trainer.training.held_out import SHARE, WHOLE_SHARE, HeldOut, ReadingTimes, sample_rows
-from charrnn_trainer.training.precision import Arithmetic, choose_arithmetic, has_fast_bf16, is_open
+from charrnn_trainer.training.precision import ComputeMode
 from charrnn_trainer.training.run_clock import RunClock
 from charrnn_trainer.training.schedule import learning_rate
-from charrnn_trainer.training.step import Learn, Learner
+from charrnn_trainer.training.step import StepFunction, TrainStep
 from charrnn_trainer.training.stopping import why_ended
-from charrnn_trainer.training.time_budget import Plan, choose_threads, threads_are_open
+from charrnn_trainer.training.time_budget import Plan
 from charrnn_trainer.training.torch_settings import (
     freed_memory_kept,
     is_gpu,
-    memory_errors,
     own_random,
     random_states,
     seeded_states,
@@ -78,12 +75,6 @@ from charrnn_trainer.training.torch_settings import (
 from charrnn_trainer.training.validation import validation_loss
 from charrnn_trainer.training.watch import Watch
 from charrnn_trainer.version import __version__
-
-CHANGEABLE: Final = (
-    *("steps", "minutes", "eval_every", "save_every", "log_every", "keep", "patience"),
-    *("tensorboard", "device", "threads"),
-)
-"""The settings that may be changed when a run is resumed; all others would make it another run."""
 
 _EXPLODED: Final = 10.0
 """A loss of so many times that of guessing blindly, ln V, ends a run."""
@@ -106,178 +97,6 @@ class DivergedError(CharRNNError):
     """The loss or the gradient is not a finite number any more, or the loss has exploded."""
 
 
-# --- the public face ---------------------------------------------------------------------------------------
-
-
-def train(
-    config: TrainConfig,
-    tokens: Corpus,
-    on_event: Listener | None = None,
-    *,
-    out: str | Path | Run | None = None,
-    init_from: str | Path | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    team: Team | None = None,
-    began: float | None = None,
-    plan: Plan | None = None,
-) -> TrainResult:
-    """Train a network.
-
-    Args:
-        config: the settings. Batches are shrunk where the text does not fill two (`fit_batch`).
-        tokens: the text.
-        on_event: is called with every event.
-        out: the folder of the run, new or empty, for checkpoints and all that `resume` needs; None writes
-            nothing.
-        init_from: a checkpoint to take the weights from; its network must be the same, and its vocabulary may
-            lack symbols of the text's (`grow_weights`).
-        should_stop: is asked after every step; True ends the run, with a checkpoint.
-        team: the processes that train together, of which this is the first; the others `follow`. The run then
-            needs a folder, which all of them can read.
-        began: what `time.perf_counter` gave when the time of ``minutes`` began to count; None is now.
-        plan: where ``config`` comes from; it is made anew where the machine turns out faster or slower.
-
-    Raises:
-        CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
-
-    Example:
-        >>> from charrnn_trainer import Corpus, TrainConfig, train
-        >>> corpus = Corpus.from_text("to be, or not to be, that is the question. " * 20)
-        >>> config = TrainConfig().replace(layers=1, hidden_size=32, steps=100, batch_size=8, seq_length=16)
-        >>> result = train(config, corpus)
-        >>> result.step, result.train_loss < 2.0
-        (100, True)
-    """
-    if not isinstance(tokens, Corpus):
-        raise SettingError(
-            "train needs a Corpus: Corpus.from_text(text), or Corpus.from_ids(ids, vocabulary) for tokens"
-        )
-    team, clock = team or Team(), RunClock(began)
-    if team.size > 1 and out is None:
-        raise SettingError("several processes need a run's folder to train together; give out=FOLDER")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(memory_errors())
-        stack.enter_context(team.watch())
-        run = out if out is None or isinstance(out, Run) else stack.enter_context(Run.create(out))
-        return _begin(config, tokens, on_event, run, init_from, should_stop, team, clock, plan)
-
-
-def resume(
-    folder: str | Path,
-    on_event: Listener | None = None,
-    *,
-    changes: Mapping[str, Any] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    team: Team | None = None,
-    began: float | None = None,
-) -> TrainResult:
-    """Go on with a run exactly where its last checkpoint was saved (without one, from its start).
-
-    On a CPU and with the same number of threads, the checkpoints that follow are byte for byte those of a
-    run that was not interrupted. (With several processes, or another number of them than before, sums are
-    rounded otherwise, and all but the first draw their random numbers anew.)
-
-    Args:
-        folder: the run's folder.
-        on_event: is called with every event.
-        changes: settings to change, of those in `CHANGEABLE`; more ``steps`` train a finished run further.
-            What was changed stays changed when the run is resumed again.
-        should_stop: as for `train`.
-        team: as for `train`.
-        began: as for `train`.
-
-    Raises:
-        CharRNNError: the folder holds no run, its files do not belong together, another process trains there.
-    """
-    for name in changes or {}:
-        if name not in CHANGEABLE:
-            raise SettingError(
-                f"--{name.replace('_', '-')} cannot be changed when a run is resumed; "
-                f"only {', '.join('--' + item.replace('_', '-') for item in CHANGEABLE)} can"
-            )
-    team, clock = team or Team(), RunClock(began)
-    with memory_errors(), team.watch(), Run.open(folder) as run:
-        file = run.read_config()
-        files = run.checkpoints()
-        checkpoint = load_checkpoint(files[-1]) if files else None
-        config = file.config
-        if checkpoint is not None:
-            # Of what may be changed the file knows more: a run may be killed before its next checkpoint.
-            held = file.config.flat()
-            config = checkpoint.config.replace(**{name: held[name] for name in CHANGEABLE})
-        config = config.replace(**changes or {})
-        steps = config.optimization.steps
-        if checkpoint is not None and steps < checkpoint.step:
-            raise SettingError(
-                f"--steps {steps}: {checkpoint.step} steps are done already; give as many or more"
-            )
-        corpus = Corpus.open(run.tokens_path)
-        if checkpoint is None:
-            run.cut_history(0)
-            return _begin(config, corpus, on_event, run, file.init_from, should_stop, team, clock)
-        _check_same_text(checkpoint, corpus)
-        settled = _settle_settings(config, corpus, on_event, team, batches_fit=True)
-        _call_team(team, settled, run, checkpoint)
-        training = _Training(settled, corpus, run, on_event, team, clock)
-        training.restore(checkpoint)
-        if training.config != file.config:
-            run.write_config(dataclasses.replace(file, config=training.config))
-        return training.run_steps(should_stop)
-
-
-def follow(team: Team, *, should_stop: Callable[[], bool] | None = None) -> TrainResult:
-    """Take part in what the first process of a team begins with `train` or goes on with by `resume`.
-
-    Args:
-        team: the processes that train together, of which this is not the first.
-        should_stop: as for `train`; True ends the run for all.
-
-    Raises:
-        CharRNNError: the run's folder cannot be read from here, another process has ended, ...
-    """
-    with memory_errors(), team.watch():
-        call: dict[str, Any] = team.first(dict)
-        config = TrainConfig.from_dict(call["config"])
-        training = _Training(config, Corpus.open(Path(call["tokens"])), None, None, team, RunClock())
-        if call["checkpoint"]:
-            training.restore(load_checkpoint(call["checkpoint"]))
-        return training.run_steps(should_stop)
-
-
-def _begin(
-    config: TrainConfig,
-    corpus: Corpus,
-    on_event: Listener | None,
-    run: Run | None,
-    init_from: str | Path | None,
-    should_stop: Callable[[], bool] | None,
-    team: Team,
-    clock: RunClock,
-    plan: Plan | None = None,
-) -> TrainResult:
-    _say_if_unlike(config, corpus, on_event or _nobody)
-    config = _settle_settings(config, corpus, on_event, team)
-    if run is not None:
-        if not run.tokens_path.exists():
-            corpus.save(run.tokens_path)
-        _call_team(team, config, run)
-    training = _Training(config, corpus, run, on_event, team, clock, plan)
-    if init_from is not None:
-        training.take_weights(load_checkpoint(init_from))
-    if run is not None:
-        start = None if init_from is None else str(Path(init_from).absolute())
-        run.write_config(RunFile(config, corpus.source, start))
-    return training.run_steps(should_stop)
-
-
-def _say_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
-    if config.data.split == "end" and not config.data.lines:
-        train_tokens = split_text(len(corpus), config.data).train_tokens
-        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
-        if warning is not None:
-            emit(Noted(warning))
-
-
 def _split(corpus: Corpus, config: TrainConfig) -> Split | LineSplit:
     """Which part of the text is for what."""
     if config.data.lines:
@@ -286,12 +105,12 @@ def _split(corpus: Corpus, config: TrainConfig) -> Split | LineSplit:
 
 
 def _streams(
-    corpus: Corpus, split: Split | LineSplit, config: TrainConfig, team: Team
+    corpus: Corpus, split: Split | LineSplit, config: TrainConfig, group: ProcessGroup
 ) -> Streams | LineBatches:
     """The batches of this process."""
     data, seed = config.data, config.run.seed
     if isinstance(split, LineSplit):
-        share = (team.rank, team.size)
+        share = (group.rank, group.size)
         return LineBatches(split.training, data.batch_size, data.seq_length, seed, share)
     at_end = data.split == "end"
     return Streams(
@@ -299,93 +118,15 @@ def _streams(
         data.batch_size,
         data.seq_length,
         seed=seed if data.random_start else None,
-        rows=team.rows(data.batch_size),
+        rows=group.rows(data.batch_size),
         split=None if at_end else split,
     )
-
-
-def _call_team(team: Team, config: TrainConfig, run: Run, checkpoint: Checkpoint | None = None) -> None:
-    """Tell the processes that `follow` what to do."""
-    if team.size > 1:
-        call = {
-            "config": config.to_dict(),
-            "tokens": str(run.tokens_path.absolute()),
-            "checkpoint": str(checkpoint.path.absolute()) if checkpoint else None,
-        }
-        team.first(lambda: call)
-
-
-def _settle_settings(
-    config: TrainConfig, corpus: Corpus, on_event: Listener | None, team: Team, *, batches_fit: bool = False
-) -> TrainConfig:
-    """The settings with all that is left open in them decided for this text and this machine."""
-    emit = on_event or _nobody
-    device = team.device(config.run.device)
-    config = config.replace(
-        level=corpus.vocabulary.level,
-        embedding_size=config.network.resolve(len(corpus.vocabulary)).embedding_size,
-        device=device.type,
-    )
-    check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
-    if not batches_fit and not config.data.lines:
-        config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
-    rows = team.rows(config.data.batch_size)
-    measured = config.replace(batch_size=rows.stop - rows.start)
-    # Under a time budget the number of threads changes with the machine, and stays open.
-    open_threads = not config.optimization.minutes and threads_are_open(config, device, team.size)
-    if open_threads or is_open(measured, device):
-        emit(Noted("measuring how this machine computes fastest"))
-    with threads(config.run.threads):
-        choice = choose_arithmetic(measured, len(corpus.vocabulary), device)
-    if choice.milliseconds:
-        times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
-        emit(Noted(f"computing in {choice.arithmetic}, measured as the fastest ({times})"))
-    elif choice.arithmetic.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
-        emit(Noted("this processor is slow at bf16; --precision fp32 would be faster"))
-    config = config.replace(precision=choice.arithmetic.precision, onednn=choice.arithmetic.onednn)
-    if open_threads:
-        most = torch.get_num_threads()
-        config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
-        if config.run.threads != most:
-            emit(Noted(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
-    return config
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainConfig:
-    wanted = (config.data.batch_size, config.data.seq_length)
-    fitting = fit_batch(train_tokens, *wanted)
-    if fitting == wanted:
-        return config
-    emit(
-        Noted(
-            f"the text is short: its {train_tokens:,} characters for training do not fill two "
-            f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
-            f"they do: {_count(fitting[0], 'stream')} of {_count(fitting[1], 'character')}"
-        )
-    )
-    return config.replace(batch_size=fitting[0], seq_length=fitting[1])
-
-
-def _nobody(event: Event) -> None:
-    """Listens to nothing."""
-
-
-def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:
-    if checkpoint.corpus.sha256 != corpus.sha256 or checkpoint.vocabulary != corpus.vocabulary:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on another text than the run's folder holds; put the run's own "
-            "files back, or start a new run with --init-from"
-        )
 
 
 # --- the loop ----------------------------------------------------------------------------------------------
 
 
-class _Training:
+class Trainer:
     """A network that is being trained, and all that its next step depends on."""
 
     def __init__(
@@ -394,23 +135,23 @@ class _Training:
         corpus: Corpus,
         run: Run | None,
         on_event: Listener | None,
-        team: Team,
+        group: ProcessGroup,
         clock: RunClock,
         plan: Plan | None = None,
     ) -> None:
         """Prepare for settings in which nothing is left open."""
-        self._emit: Listener = on_event or _nobody
-        self._team = team
+        self._emit: Listener = on_event or ignore
+        self._group = group
         self._corpus, self._run = corpus, run
         self._split = _split(corpus, config)
         self._validates = self._split.validation_tokens > 0
         self._all_rows = self._split.rows()
         self._rows_on_the_way = sample_rows(self._all_rows, config.data.val_sample)
-        self._device = team.device(config.run.device)
+        self._device = group.device(config.run.device)
         self.config = config
         data = config.data
-        self._rows = team.rows(data.batch_size)
-        self._streams = _streams(corpus, self._split, config, team)
+        self._rows = group.rows(data.batch_size)
+        self._streams = _streams(corpus, self._split, config, group)
         self._step = 0
         self._done = 0.0  # the share of the run that lies behind
         self._clock = clock
@@ -418,7 +159,7 @@ class _Training:
         self._reading = ReadingTimes()
         self._validating = 0.0  # the seconds that validations on the way took
         self._whole: tuple[int, float] | None = None  # the best step, and its loss over all rows
-        self._watch = Watch(config, plan, self._device, team.size)
+        self._watch = Watch(config, plan, self._device, group.size)
         self._rate = config.optimization.learning_rate
         self._loss: float | None = None  # the last step's, where it is known already
         self._window = (0.0, 0)  # the sum and the number of losses since the last report
@@ -427,7 +168,7 @@ class _Training:
         self._pending: list[tuple[int, Tensor, Tensor, float, float]] = []
         self._seconds: list[float] = []
         self._underway: collections.deque[torch.cuda.Event] = collections.deque()
-        self._arithmetic = Arithmetic(config.run.precision, bool(config.run.onednn))
+        self._compute_mode = ComputeMode(config.run.precision, bool(config.run.onednn))
         # Every random number of the training comes from the seed, and the caller's generators stay theirs.
         with own_random(self._device):
             torch.manual_seed(config.run.seed)
@@ -438,11 +179,11 @@ class _Training:
         self._state: State = self._network.initial_state(self._rows.stop - self._rows.start)
         characters = None
         if isinstance(self._streams, LineBatches):  # the mean over all processes counts
-            characters = self._streams.characters_per_batch / team.size
-        self._learner = Learner(
-            self._network, config.optimization, self._arithmetic, self._device, characters
+            characters = self._streams.characters_per_batch / group.size
+        self._train_step = TrainStep(
+            self._network, config.optimization, self._compute_mode, self._device, characters
         )
-        self._learn: Learn = self._learner.learn
+        self._learn: StepFunction = self._train_step.learn
         self._batches = batches_on(self._device, self._streams)
 
     def take_weights(self, checkpoint: Checkpoint) -> None:
@@ -464,7 +205,7 @@ class _Training:
             checkpoint.tensors[f"state.{part}"][:, self._rows].to(self._device)  # (L, all B, H) -> (L, B, H)
             for part in ("h", "c")[: len(self._state)]
         )
-        self._learner.restore_optimizer(checkpoint.part("optimizer."))
+        self._train_step.restore_optimizer(checkpoint.part("optimizer."))
         self._random = {**self._random, **checkpoint.part("random.")}
         self._draw_apart()
         if self._run is not None:
@@ -476,8 +217,8 @@ class _Training:
 
         What the first one draws is what a process alone would, and what checkpoints keep.
         """
-        if not self._team.leads:
-            place = (self.config.run.seed, self._team.rank, self._step)
+        if not self._group.is_main:
+            place = (self.config.run.seed, self._group.rank, self._step)
             self._random = seeded_states(place, self._device)
 
     def run_steps(self, should_stop: Callable[[], bool] | None) -> TrainResult:
@@ -487,7 +228,7 @@ class _Training:
         self._clock.begin_steps()
         self._look_at_clock()
         if isinstance(self._split, LineSplit):
-            self._emit(Noted(self._split.words))
+            self._emit(Notice(self._split.words))
         self._emit(
             Started(
                 self.config,
@@ -503,7 +244,7 @@ class _Training:
         )
         stopped = False
         self._network.train()
-        self._learner.model = self._team.wrap(self._network)
+        self._train_step.model = self._group.wrap(self._network)
         with (
             own_random(self._device),
             threads(self._watch.threads),
@@ -515,10 +256,10 @@ class _Training:
             if not ended and is_gpu(self._device):
                 self._prepare_gpu()
             while not ended and not stopped:
-                self._train_step()
+                self._take_step()
                 ended = self._look_up()
-                stopped = not ended and self._team.agree(should_stop is not None and should_stop())
-            self._settle()
+                stopped = not ended and self._group.agree(should_stop is not None and should_stop())
+            self._flush_losses()
             if stopped:
                 self._save("interrupted")
             self._random = random_states(self._device)
@@ -539,12 +280,12 @@ class _Training:
 
     # --- a step --------------------------------------------------------------------------------------------
 
-    def _train_step(self) -> None:
+    def _take_step(self) -> None:
         begin = time.perf_counter()
         inputs, targets = self._batches.batch(self._step)  # (B, T)
         self._forget_some(len(inputs))
         self._rate = learning_rate(self.config.optimization, self._step, self._done)
-        self._learner.set_rate(self._rate)
+        self._train_step.set_rate(self._rate)
         loss, norm, self._state = self._learn(inputs, targets, self._state)
         self._step += 1
         on_gpu = is_gpu(self._device)
@@ -554,7 +295,7 @@ class _Training:
         self._seconds.append(seconds)
         self._pending.append((self._step, loss, norm, self._rate, seconds))
         if not on_gpu:  # there, asking for a loss waits for the device
-            self._settle()
+            self._flush_losses()
         self._look_at_clock()
         self._emit(Stepped(self._step, None if on_gpu else self._loss, self._rate, seconds, self._done))
         self._watch_speed(seconds)
@@ -569,7 +310,7 @@ class _Training:
         plan = self._watch.plan_anew(seconds, self.config, self._step, left)
         if plan is None:
             return
-        self._emit(Noted(plan.words))
+        self._emit(Notice(plan.words))
         self.config = plan.config
         self._network.drop_as(plan.config.network)
         self._keep_time_for_the_end()
@@ -586,12 +327,12 @@ class _Training:
             stays = torch.rand(rows, device=self._device) >= self.config.data.reset_chance
             self._state = tuple(part * stays[:, None] for part in self._state)  # (L, B, H) * (B, 1)
 
-    def _settle(self) -> None:
+    def _flush_losses(self) -> None:
         """Ask for the losses of the steps since the last time, note them, and stop where one is no number."""
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        losses = self._team.mean(torch.stack([loss for _, loss, _, _, _ in pending])).tolist()
+        losses = self._group.mean(torch.stack([loss for _, loss, _, _, _ in pending])).tolist()
         norms = torch.stack([norm for _, _, norm, _, _ in pending]).tolist()
         highest = _EXPLODED * math.log(self._network.vocabulary_size)
         for (step, _, _, rate, seconds), loss, norm in zip(pending, losses, norms, strict=True):
@@ -628,13 +369,13 @@ class _Training:
         if isinstance(self._streams, LineBatches):
             return  # batches differ in shape, and a graph has one
         if isinstance(self._batches, HostBatches):
-            self._emit(Noted("the text is large for this GPU, so that its batches come from the host"))
-        if self._team.size > 1:
+            self._emit(Notice("the text is large for this GPU, so that its batches come from the host"))
+        if self._group.size > 1:
             return  # the exchange of gradients has its own way of waiting
-        self._learner.set_rate(learning_rate(self.config.optimization, self._step, self._done))
-        choice = choose_step(self._learner, self._network, self._batches, self._step, self._state)
+        self._train_step.set_rate(learning_rate(self.config.optimization, self._step, self._done))
+        choice = choose_step(self._train_step, self._network, self._batches, self._step, self._state)
         self._learn = choice.learn
-        self._emit(Noted(choice.words))
+        self._emit(Notice(choice.words))
 
     def _wait_if_far_ahead(self) -> None:
         """Wait until the GPU has done the step that was begun `_AHEAD` steps ago."""
@@ -670,7 +411,7 @@ class _Training:
             self._save("last")
         elif best:
             self._save("best")
-        elif self._team.size == 1 and time.perf_counter() - self._saved_at >= _SAVE_AFTER:
+        elif self._group.size == 1 and time.perf_counter() - self._saved_at >= _SAVE_AFTER:
             self._save("timed")
         return ended
 
@@ -682,14 +423,17 @@ class _Training:
         if not due:
             return False
         seconds = self._validating + self._reading.expected(self._rows_on_the_way)
-        return self._team.agree(seconds <= SHARE * 60.0 * minutes)
+        return self._group.agree(seconds <= SHARE * 60.0 * minutes)
 
     def _keep_time_for_the_end(self) -> None:
         """Reserve the time for the validations at the end: measured, or as a plan has it."""
         if not self._validates:
             return
         if self._watch.seconds_a_step is None:
-            with threads(self._watch.threads), Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
+            with (
+                threads(self._watch.threads),
+                ComputeMode("fp32", self._compute_mode.onednn).on(self._device),
+            ):
                 for rows in (self._rows_on_the_way, self._all_rows):
                     self._reading.measure(self._network, rows)
         else:
@@ -712,17 +456,17 @@ class _Training:
         """Say so where a run is over though neither its steps nor its time are."""
         why = self._why_ended()
         if why is not None and self._done < 1.0:
-            self._emit(Noted(f"the run is over: {why}; a larger --patience, or 0 for none, goes on"))
+            self._emit(Notice(f"the run is over: {why}; a larger --patience, or 0 for none, goes on"))
 
     def _look_at_clock(self) -> None:
         """Find how much of the run lies behind, by the clock of the first process for all."""
         optimization = self.config.optimization
-        done = self._clock.share_done(optimization, self._step)
+        done = self._clock.progress(optimization, self._step)
         done = max(self._done, done)  # less time for the end than was kept for it does not wind back the rate
-        self._done = self._team.first(lambda: done) if optimization.minutes else done
+        self._done = self._group.first(lambda: done) if optimization.minutes else done
 
     def _log(self, *, close: bool) -> None:
-        self._settle()
+        self._flush_losses()
         loss = self._train_loss()
         assert loss is not None  # a step was done
         if close:
@@ -740,10 +484,10 @@ class _Training:
 
     def _evaluate(self, *, on_the_way: bool) -> bool:
         """Measure the validation loss; gives whether it is the best so far."""
-        self._settle()
+        self._flush_losses()
         begin = time.perf_counter()
         rows = self._rows_on_the_way
-        loss = self._team.first(lambda: self._validation_loss(self._network, rows))
+        loss = self._group.first(lambda: self._validation_loss(self._network, rows))
         seconds = time.perf_counter() - begin
         self._validating += seconds if on_the_way else 0.0
         if self.config.optimization.minutes:
@@ -755,12 +499,12 @@ class _Training:
         self._evaluations.append(Evaluation(self._step, self._train_loss(), loss))
         if self._run is not None:
             self._run.note(step=self._step, validation_loss=loss, seconds=round(seconds, 6))
-        self._emit(Evaluated(self._step, loss, best, rows.characters))
+        self._emit(Validated(self._step, loss, best, rows.characters))
         return best
 
     def _validation_loss(self, network: CharNetwork, rows: HeldOut) -> float:
         # In fp32, which exported models compute in.
-        with Arithmetic("fp32", self._arithmetic.onednn).on(self._device):
+        with ComputeMode("fp32", self._compute_mode.onednn).on(self._device):
             return validation_loss(network, self._corpus.ids, rows)
 
     def _read_whole(self) -> None:
@@ -768,7 +512,7 @@ class _Training:
         best = self._best_step()
         if best is None or self._rows_on_the_way is self._all_rows:
             return
-        loss = self._team.first(lambda: self._whole_loss(best))
+        loss = self._group.first(lambda: self._whole_loss(best))
         if loss is not None:
             self._whole = (best, loss)
 
@@ -796,7 +540,7 @@ class _Training:
             self._run.note(
                 step=self._step, best_step=best, whole_loss=loss, characters=characters, seconds=seconds
             )
-        self._emit(EvaluatedWhole(best, loss, characters))
+        self._emit(ValidatedWhole(best, loss, characters))
         return loss
 
     def _best_step(self) -> int | None:
@@ -805,11 +549,11 @@ class _Training:
 
     def _save(self, kind: Kind) -> None:
         """Write a checkpoint, unless this step's is there already, and remove what it supersedes."""
-        self._settle()
+        self._flush_losses()
         self._saved_at = time.perf_counter()
         if isinstance(self._streams, LineBatches) and self._streams.starts_anew(self._step):
             self._state = self._network.initial_state(self._rows.stop - self._rows.start)
-        state = tuple(self._team.gather(part, dim=1) for part in self._state)  # (L, B, H) -> (L, all B, H)
+        state = tuple(self._group.gather(part, dim=1) for part in self._state)  # (L, B, H) -> (L, all B, H)
         if self._run is None:
             return
         self._run.flush_history()  # a checkpoint never knows of steps that the history lacks
@@ -852,7 +596,7 @@ class _Training:
 
     def _tensors(self, state: State) -> dict[str, Tensor]:
         tensors = {f"model.{name}": weight for name, weight in self._network.state_dict().items()}
-        for name, part in self._learner.optimizer_tensors().items():
+        for name, part in self._train_step.optimizer_tensors().items():
             tensors[f"optimizer.{name}"] = part
         for name, part in zip(("h", "c"), state, strict=False):
             tensors[f"state.{name}"] = part

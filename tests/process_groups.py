@@ -26,9 +26,9 @@ from charrnn_trainer.nn import network as network_module
 from charrnn_trainer.nn.network import next_token_loss
 from charrnn_trainer.training import torch_settings
 from charrnn_trainer.training import trainer as loop_module
-from charrnn_trainer.training.distributed import Team, join
+from charrnn_trainer.training.api import resume, run_worker, train
+from charrnn_trainer.training.distributed import ProcessGroup, join
 from charrnn_trainer.training.events import Event, Stepped, TrainResult
-from charrnn_trainer.training.trainer import follow, resume, train
 from tiny_runs import TEXT
 
 _SECONDS = 240.0
@@ -99,8 +99,8 @@ def _serve(pipe: Connection, rank: int) -> None:
             port, config, folder, options = pipe.recv()
             os.environ.update(environment_of(rank, port))
             try:
-                with join() as team:
-                    outcome = _take_part(team, config, folder, **options)
+                with join() as group:
+                    outcome = _take_part(group, config, folder, **options)
             except (CharRNNError, KeyboardInterrupt) as error:
                 outcome = Outcome(error=f"{type(error).__name__}: {error}")
             if torch.distributed.is_initialized():
@@ -110,7 +110,7 @@ def _serve(pipe: Connection, rank: int) -> None:
 
 
 def _take_part(
-    team: Team,
+    group: ProcessGroup,
     config: TrainConfig | None,
     folder: Path,
     *,
@@ -121,7 +121,7 @@ def _take_part(
     """Train.
 
     Args:
-        team: the two processes.
+        group: the two processes.
         config: the settings; None resumes.
         folder: the run's folder.
         stop_at: the step after which each process wants to stop; 0 never.
@@ -139,16 +139,16 @@ def _take_part(
     asked = itertools.count(1)
 
     def should_stop() -> bool:
-        return next(asked) == stop_at[team.rank]
+        return next(asked) == stop_at[group.rank]
 
-    with SPOILS[spoil[team.rank]]():
-        if not team.leads:
-            result = follow(team, should_stop=should_stop)
+    with SPOILS[spoil[group.rank]]():
+        if not group.is_main:
+            result = run_worker(group, should_stop=should_stop)
         elif config is None:
-            result = resume(folder, listen, changes=changes, should_stop=should_stop, team=team)
+            result = resume(folder, listen, changes=changes, should_stop=should_stop, group=group)
         else:
             corpus = Corpus.from_text(TEXT, name="hamlet")
-            result = train(config, corpus, listen, out=folder, should_stop=should_stop, team=team)
+            result = train(config, corpus, listen, out=folder, should_stop=should_stop, group=group)
     return Outcome(
         result.step, result.stopped, tuple(losses), tuple(rates), _bytes_of(result), _drawn(result)
     )
