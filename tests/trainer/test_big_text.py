@@ -17,7 +17,8 @@ from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.data import text_source, token_file
 from charrnn_trainer.data.batches import Streams, get_batches
-from charrnn_trainer.data.corpus import Corpus, scan_text
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.scanning import scan_text
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.validation import validation_loss

@@ -17,9 +17,10 @@ from charrnn_runtime.errors import SettingError
 from charrnn_trainer.config import DataConfig, NetworkConfig
 from charrnn_trainer.data import line_batches, lines
 from charrnn_trainer.data.batches import IGNORED
-from charrnn_trainer.data.corpus import Corpus, scan_text
+from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.line_batches import LineBatches
 from charrnn_trainer.data.lines import Lines, LineSplit, split_lines
+from charrnn_trainer.data.scanning import scan_text
 from charrnn_trainer.export.build import export_checkpoint
 from charrnn_trainer.nn.network import CharNetwork, masked_loss
 from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint

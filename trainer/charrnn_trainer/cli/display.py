@@ -26,7 +26,7 @@ from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.data.split import ROWS
 
 if TYPE_CHECKING:
-    from charrnn_trainer.data.corpus import ScannedText
+    from charrnn_trainer.data.scanning import ScannedText
     from charrnn_trainer.training.events import (
         Event,
         Logged,

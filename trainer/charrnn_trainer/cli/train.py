@@ -27,7 +27,7 @@ from charrnn_trainer.version import __version__
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary
     from charrnn_trainer.cli.display import Display
-    from charrnn_trainer.data.corpus import ScannedText
+    from charrnn_trainer.data.scanning import ScannedText
     from charrnn_trainer.runs.folder import Run
     from charrnn_trainer.training.distributed import ProcessGroup
     from charrnn_trainer.training.events import Event, Listener, TrainResult
@@ -398,7 +398,7 @@ def _plan(
     from charrnn_trainer.training.time_budget import plan_for_minutes
 
     terminal.say("measuring how fast this machine learns")
-    split = split_text(text.length, config.data)
+    split = split_text(text.length, config.data, text.train_length)
     plan = plan_for_minutes(
         config,
         fixed,
@@ -487,7 +487,7 @@ def _reading(size: int, what: str) -> Iterator[Callable[[int], None]]:
 
 def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) -> ScannedText:
     """Read the text, or the default one, once."""
-    from charrnn_trainer.data.corpus import scan_text
+    from charrnn_trainer.data.scanning import scan_text
 
     level: Literal["char", "byte"] = "byte" if config.data.level == "byte" else "char"
     if text is not None:

@@ -108,13 +108,17 @@ class Split:
         return Rows(begins.ravel(), min(self.block // in_block, MAX_ROW), min(WARM_UP, self.piece))
 
 
-def split_text(tokens: int, data: DataConfig) -> Split:
+def split_text(tokens: int, data: DataConfig, train_length: int | None = None) -> Split:
     """How a text of ``tokens`` characters is split.
 
-    "end" keeps the last ``val_fraction``. "spread" cuts the text into up to 64 stretches of equal length, and
-    keeps the same share of each one's end; a block has at least 64 characters, or is the only one.
+    "end" keeps the last ``val_fraction``, or all behind the first ``train_length`` characters, where that was
+    settled when several texts were read (`scanning.scan_texts`). "spread" cuts the text into up to 64
+    stretches of equal length, and keeps the same share of each one's end; a block has at least 64 characters,
+    or is the only one.
     """
     end = int((1.0 - data.val_fraction) * tokens)
+    if train_length is not None and data.split == "end" and data.val_fraction:
+        end = train_length
     if end == tokens:
         return Split(tokens, 0, 0, tokens)
     if data.split == "end":

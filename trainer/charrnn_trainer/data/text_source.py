@@ -1,7 +1,8 @@
 """Reads a text from its start in pieces, as often as is wanted, however long it is.
 
-A piece is small enough to stay in a processor's cache while it is decoded, hashed and encoded, and so that
-its buffers come from memory that the process has already: both count more than the number of calls.
+A file that is compressed with gzip or xz is read as what it holds. A piece is small enough to stay in a
+processor's cache while it is decoded, hashed and encoded, and so that its buffers come from memory that the
+process has already: both count more than the number of calls.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Final, cast
 
+from charrnn_runtime.compressed import Readable, decompressed
 from charrnn_runtime.errors import CharRNNError
 
 PIECE: Final = 64 * 1024
@@ -36,7 +38,7 @@ class TextSource:
 
     Attributes:
         path: the absolute path; "-" for standard input.
-        size: the bytes that there are to read.
+        size: the bytes that there are to read, as they lie in the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,18 +57,37 @@ class TextSource:
             self._kept.close()
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def opened(self) -> Iterator[OpenText]:
         """The text from its start."""
-        if self._kept is not None:
-            self._kept.seek(0)
-            yield self._kept
-            return
-        try:
-            file = open(self.path, "rb")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise _cannot_read(self.path, error) from error
-        with file:
-            yield file
+        with contextlib.ExitStack() as opened:
+            if self._kept is not None:
+                self._kept.seek(0)
+                file = self._kept
+            else:
+                try:
+                    file = opened.enter_context(open(self.path, "rb"))
+                except OSError as error:
+                    raise _cannot_read(self.path, error) from error
+            name = "standard input" if self.path == "-" else self.path
+            yield OpenText(decompressed(file, name), file)
+
+
+class OpenText:
+    """A text that is being read."""
+
+    def __init__(self, text: Readable, file: IO[bytes]) -> None:
+        """Read ``text``, which ``file`` holds, perhaps compressed."""
+        self._text, self._file = text, file
+        self._place = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; none at the end."""
+        return self._text.read(size)
+
+    def advanced(self) -> int:
+        """How many bytes of the file were read since the last call."""
+        before, self._place = self._place, self._file.tell()
+        return self._place - before
 
 
 class Pieces:
@@ -78,22 +99,24 @@ class Pieces:
     Attributes:
         length: the characters so far; at level "byte", the bytes.
         beginning: the first characters, to show them.
+        ending: the last character, or the last byte.
         had_bom: whether a byte-order mark was left out.
         had_crlf: whether Windows line ends were replaced.
     """
 
     def __init__(
         self,
-        file: IO[bytes],
+        file: OpenText,
         name: str,
         level: str,
         on_progress: Progress | None = None,
         *,
         unix_lines: bool = False,
     ) -> None:
-        """Read a file that is open at its start; with ``unix_lines``, its CR LF become LF."""
+        """Read a text that is open at its start; with ``unix_lines``, its CR LF become LF."""
         self.length = 0
         self.beginning = ""
+        self.ending: str | bytes = ""
         self.had_bom = self.had_crlf = False
         self._unix_lines = unix_lines
         self._file, self._name, self._level = file, name, level
@@ -133,11 +156,12 @@ class Pieces:
                     first = piece[:_BEGINNING]
                     self.beginning = first if isinstance(first, str) else first.decode(errors="replace")
                 self.length += len(piece)
+                self.ending = piece[-1:]
                 yield piece
             if not raw:
                 return
             if self._on_progress is not None:
-                self._on_progress(len(raw))
+                self._on_progress(self._file.advanced())
 
     def _with_unix_lines(self, piece: str | bytes, cut: bool, *, at_end: bool) -> tuple[str | bytes, bool]:
         """A piece without its CRs before LFs, and whether it ended with a CR, which waits for the next."""

@@ -23,6 +23,9 @@ from charrnn_runtime.vocabulary import Vocabulary
 WINDOW: Final = 64 * 1024
 """How many ids are looked at, or written, at a time."""
 
+Source = str | tuple[str, ...]
+"""The path of a text, or the paths of several."""
+
 _MAX_HEADER: Final = 16 * 1024 * 1024
 
 
@@ -34,13 +37,15 @@ class TokensInfo:
         vocabulary: which id is which symbol.
         name: what the text is called.
         sha256: the hash of the text's bytes as they were read.
-        source: the path that it was read from, if any.
+        source: the path that it was read from, if any, or the paths of several texts.
+        train_length: how many ids at the start are for training, where that is settled.
     """
 
     vocabulary: Vocabulary
     name: str
     sha256: str
-    source: str | None
+    source: Source | None
+    train_length: int | None = None
 
     @property
     def id_type(self) -> np.dtype[Any]:
@@ -104,8 +109,13 @@ def open_tokens(path: Path) -> tuple[TokensInfo, NDArray[Any]]:
         header, start = _read_header(path)
         about = json.loads(header["__metadata__"]["charrnn"])
         vocabulary = Vocabulary(about["symbols"], about["level"])
-        info = TokensInfo(vocabulary, str(about["name"]), str(about["sha256"]), about.get("source"))
         length = int(header["tokens"]["shape"][0])
+        trained = about.get("train_length")
+        if trained is not None and not 0 < int(trained) <= length:
+            raise ValueError("more of it is for training than there is")
+        source = about.get("source")
+        source = tuple(map(str, source)) if isinstance(source, list) else source
+        info = TokensInfo(vocabulary, str(about["name"]), str(about["sha256"]), source, trained)
         if header["tokens"] != _tensor(info, length) or length < 1:
             raise ValueError("its size is not what its header says")
         if path.stat().st_size != start + length * info.id_type.itemsize:
@@ -156,6 +166,8 @@ def _header(info: TokensInfo, length: int, tokens_sha256: str) -> bytes:
     }
     if info.source is not None:
         about["source"] = info.source
+    if info.train_length is not None:
+        about["train_length"] = info.train_length
     header = {
         "__metadata__": {"charrnn": json.dumps(about, sort_keys=True, separators=(",", ":"))},
         "tokens": _tensor(info, length),

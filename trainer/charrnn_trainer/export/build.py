@@ -299,7 +299,10 @@ def _comparison_text(checkpoint: Checkpoint, fp32: BuiltModel) -> tuple[list[NDA
         if corpus.sha256 == checkpoint.corpus.sha256 and corpus.vocabulary == checkpoint.vocabulary:
             if checkpoint.config.data.lines:
                 return _comparison_lines(corpus, checkpoint.config)
-            split, what = split_text(len(corpus), checkpoint.config.data), "the run's validation text"
+            split, what = (
+                split_text(len(corpus), checkpoint.config.data, corpus.train_length),
+                "the run's validation text",
+            )
             if not split.validation_tokens:
                 split, what = split_text(len(corpus), DataConfig()), "the last 10 % of the training text"
             rows = split.rows()

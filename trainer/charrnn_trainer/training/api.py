@@ -209,7 +209,7 @@ def _begin(
 
 def _say_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
     if config.data.split == "end" and not config.data.lines:
-        train_tokens = split_text(len(corpus), config.data).train_tokens
+        train_tokens = split_text(len(corpus), config.data, corpus.train_length).train_tokens
         warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
         if warning is not None:
             emit(Notice(warning))
@@ -246,7 +246,9 @@ def _resolve_settings(
     )
     check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
     if not batches_fit and not config.data.lines:
-        config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
+        config = _fit_batch(
+            config, split_text(len(corpus), config.data, corpus.train_length).train_tokens, emit
+        )
     rows = group.rows(config.data.batch_size)
     measured = config.replace(batch_size=rows.stop - rows.start)
     # Under a time budget the number of threads changes with the machine, and stays open.

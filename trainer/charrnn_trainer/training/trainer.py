@@ -101,7 +101,7 @@ def _split(corpus: Corpus, config: TrainConfig) -> Split | LineSplit:
     """Which part of the text is for what."""
     if config.data.lines:
         return split_lines(corpus, config.data, config.run.seed)
-    return split_text(len(corpus), config.data)
+    return split_text(len(corpus), config.data, corpus.train_length)
 
 
 def _streams(

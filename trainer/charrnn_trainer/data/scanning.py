@@ -1,0 +1,319 @@
+"""Texts -> token ids on disk.
+
+A text is read twice, in pieces: once to learn its symbols (`scan_texts`), once to encode it
+(`ScannedText.encode_to`). Several texts become one, with a separator between them. Where the end of a text is
+for validation, the end of each of them is: first come the parts of all texts that are for training, then
+their parts for validation, which takes a third reading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.vocabulary import Level, Vocabulary
+from charrnn_trainer.data.corpus import Corpus, check_text
+from charrnn_trainer.data.text_source import Pieces, Progress, TextSource
+from charrnn_trainer.data.token_file import Source, TokensInfo, id_type, write_tokens
+from charrnn_trainer.data.vocabulary_growth import grow_vocabulary
+
+_CODE_POINTS: Final = 0x110000
+
+
+@dataclass(frozen=True)
+class ScannedFile:
+    """One of the texts that were read.
+
+    Attributes:
+        name: what it is called.
+        sha256: the hash of its bytes as they were read.
+        length: its characters (at the byte level, its bytes).
+        train_length: how many of them, from the first, are for training.
+        ended: whether it ends with the separator already, so that none is added.
+    """
+
+    name: str
+    sha256: str
+    length: int
+    train_length: int
+    ended: bool
+    _text: TextSource = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class ScannedText:
+    """A text, or several, that were read once to learn what they hold.
+
+    Close it, or use it in a ``with`` statement: what was kept aside of a pipe then goes away.
+
+    Attributes:
+        name: what it is called.
+        sha256: the hash of its bytes as they were read; of several texts, that of their hashes.
+        vocabulary: its symbols, and those that were given to begin with.
+        length: N, its characters (at the byte level, its bytes), separators included.
+        train_length: how many of them, from the first, are for training; None where that is not settled yet.
+        distinct: how many different ones there are.
+        beginning: its first characters, to show them.
+        had_bom: whether a byte-order mark was removed from its start.
+        had_crlf: whether Windows line ends were replaced.
+        source: the path that it was read from, as an absolute one; "-" for standard input. Of several texts,
+            all their paths.
+        size: its bytes as they lie in the files.
+        files: the texts that it consists of.
+    """
+
+    name: str
+    sha256: str
+    vocabulary: Vocabulary
+    length: int
+    train_length: int | None
+    distinct: int
+    beginning: str
+    had_bom: bool
+    had_crlf: bool
+    source: Source
+    size: int
+    files: tuple[ScannedFile, ...]
+    _separator: str | bytes = field(repr=False, compare=False)
+    _unix_lines: bool = field(repr=False, compare=False)
+
+    def __enter__(self) -> ScannedText:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was kept aside; the text cannot be encoded any more."""
+        for file in self.files:
+            file._text.close()
+
+    def encode_to(self, path: Path, *, source: Source | None, on_progress: Progress | None = None) -> Corpus:
+        """Encode the text into a file of ids, whole or not at all, and map that into memory.
+
+        Args:
+            path: the file to write.
+            source: what the corpus says of where it came from.
+            on_progress: is called with the number of bytes that were read since the last call.
+
+        Raises:
+            CharRNNError: the text cannot be read any more or has changed, or the file cannot be written.
+        """
+        if source is not None:
+            source = _as_text(source) if isinstance(source, str) else tuple(map(_as_text, source))
+        info = TokensInfo(self.vocabulary, self.name, self.sha256, source, self.train_length)
+        ids = write_tokens(path, info, self.length, self._encoded(on_progress))
+        return Corpus(ids, self.vocabulary, self.name, self.sha256, source, self.train_length)
+
+    def _encoded(self, on_progress: Progress | None) -> Iterator[NDArray[Any]]:
+        """The ids of everything in the order of the corpus, ``[n]`` at a time."""
+        id_of = _id_of_codes(self.vocabulary)
+        separator = np.take(id_of, _codes(self._separator))
+        training = [(file, 0, file.train_length) for file in self.files]
+        held_back = [(file, file.train_length, file.length) for file in self.files]
+        parts = [*training, *(held_back if self.train_length is not None else ())]
+        for number, (file, first, last) in enumerate(parts):
+            yield from self._part(file, first, last, id_of, on_progress if first == 0 else None)
+            at_end = number + 1 == len(parts)
+            if len(parts) > 1 and not at_end and not (file.ended and last == file.length):
+                yield separator
+
+    def _part(
+        self, file: ScannedFile, first: int, last: int, id_of: NDArray[Any], on_progress: Progress | None
+    ) -> Iterator[NDArray[Any]]:
+        """The ids of a text from one place to another."""
+        with file._text.opened() as opened:
+            level = self.vocabulary.level
+            pieces = Pieces(opened, file.name, level, on_progress, unix_lines=self._unix_lines)
+            begin = 0
+            for piece in pieces:
+                wanted = _codes(piece)[max(first - begin, 0) : max(last - begin, 0)]
+                begin = pieces.length
+                if len(wanted):
+                    yield np.take(id_of, wanted, mode="clip")
+            # The hash also covers what has no id: the scan has seen every symbol of the text.
+            if pieces.sha256 != file.sha256:
+                raise CharRNNError(f"{file.name} changed while it was being read; start again")
+
+
+def scan_text(path: str, *, name: str | None = None, **options: Any) -> ScannedText:
+    """Read one text once, to learn what it holds: `scan_texts` of one path."""
+    return scan_texts([path], name=name, **options)
+
+
+def scan_texts(
+    paths: Sequence[str],
+    *,
+    level: Level = "char",
+    vocabulary: Vocabulary | None = None,
+    name: str | None = None,
+    on_progress: Progress | None = None,
+    unix_lines: bool = False,
+    separator: str = "\n",
+    val_fraction: float = 0.0,
+) -> ScannedText:
+    """Read texts once, to learn what they hold.
+
+    Args:
+        paths: files, or "-" for standard input; gzip and xz are unpacked. What can be read only once (a pipe)
+            is kept aside.
+        level: "char" for UTF-8 text, "byte" for anything.
+        vocabulary: the symbols to begin with, to which those that the texts have besides are added; None
+            takes the texts' own.
+        name: what the whole is called; None makes a name of the files' names.
+        on_progress: is called with the number of bytes that were read since the last call.
+        unix_lines: read Windows line ends, CR LF, as LF alone; a text that ends with the separator gets no
+            other one.
+        separator: what stands between texts.
+        val_fraction: the share of the end of each text that is kept for validation; of one text, and with 0
+            of several, where the text is split is settled later.
+
+    Raises:
+        CharRNNError: one cannot be read, or is no UTF-8 (the message names the byte); all together are
+            shorter than 32 characters, or have one distinct character or too many; or they are of another
+            level than ``vocabulary``.
+        SettingError: two of the paths are of the same file.
+    """
+    if not paths:
+        raise SettingError("no text was given; give the path of a text file")
+    codes: NDArray[np.intp] = np.zeros(0, np.intp)
+    files: list[ScannedFile] = []
+    beginning, had_bom, had_crlf = "", False, False
+    try:
+        for path in paths:
+            own_name = "standard input" if path == "-" else _as_text(Path(path).name)
+            if name and len(paths) == 1:
+                own_name = name
+            text = TextSource(path)
+            _check_new(text, files)
+            files.append(ScannedFile(own_name, "", 0, 0, False, text))  # closed if reading fails
+            with text.opened() as opened:
+                pieces = Pieces(opened, own_name, level, on_progress, unix_lines=unix_lines)
+                codes = np.union1d(codes, _distinct_codes(pieces, level))
+            trained = int((1.0 - val_fraction) * pieces.length)
+            ended = unix_lines and pieces.ending in (separator, separator.encode())
+            files[-1] = ScannedFile(own_name, pieces.sha256, pieces.length, trained, ended, text)
+            beginning = beginning or pieces.beginning
+            had_bom, had_crlf = had_bom or pieces.had_bom, had_crlf or pieces.had_crlf
+        for file in [file for file in files if not file.length][: len(files) - 1]:
+            files.remove(file)  # an empty one adds nothing
+            file._text.close()
+        several = len(files) > 1
+        if not several:  # how it is split is settled later
+            files[0] = dataclasses.replace(files[0], train_length=files[0].length)
+        between: str | bytes = separator if level == "char" else separator.encode()
+        if several and separator:
+            codes = np.union1d(codes, _codes(between).astype(np.intp))
+        length, train_length = _lengths(files, len(between), parted=several and val_fraction > 0)
+        name = name or _joint_name(files)
+        check_text(name, level, length, len(codes))
+        own = Vocabulary.of_bytes() if level == "byte" else Vocabulary([chr(code) for code in codes])
+        if vocabulary is not None:
+            _check_level(name, own, vocabulary)
+            own = grow_vocabulary(vocabulary, own.symbols)
+    except BaseException:
+        for file in files:
+            file._text.close()
+        raise
+    sources = tuple(file._text.path for file in files)
+    return ScannedText(
+        name=name,
+        sha256=_joint_hash(files, between) if several else files[0].sha256,
+        vocabulary=own,
+        length=length,
+        train_length=train_length,
+        distinct=len(codes),
+        beginning=beginning,
+        had_bom=had_bom,
+        had_crlf=had_crlf,
+        source=sources if several else sources[0],
+        size=sum(file._text.size for file in files),
+        files=tuple(files),
+        _separator=between,
+        _unix_lines=unix_lines,
+    )
+
+
+def _check_new(text: TextSource, files: Sequence[ScannedFile]) -> None:
+    """A text that is read twice would stand on both sides of the split."""
+    for known in files:
+        if os.path.realpath(known._text.path) == os.path.realpath(text.path):
+            text.close()
+            raise SettingError(f"{text.path} was given twice; give each text once")
+
+
+def _lengths(files: Sequence[ScannedFile], separator: int, *, parted: bool) -> tuple[int, int | None]:
+    """The length of all texts with the separators between their parts, and of that what is for training."""
+    whole = sum(file.length for file in files)
+    if not parted:
+        return whole + separator * sum(not file.ended for file in files[:-1]), None
+    # A text whose validation part is empty ends with its part for training.
+    behind = [separator * (not file.ended or file.train_length < file.length) for file in files]
+    training = sum(file.train_length for file in files) + sum(behind)
+    held_back = whole - sum(file.train_length for file in files)
+    return training + held_back + separator * sum(not file.ended for file in files[:-1]), training
+
+
+def _joint_name(files: Sequence[ScannedFile]) -> str:
+    if len(files) == 1:
+        return files[0].name
+    if len(files) <= 3:
+        return ", ".join(file.name for file in files)
+    return f"{files[0].name} and {len(files) - 1:,} more"
+
+
+def _joint_hash(files: Sequence[ScannedFile], separator: str | bytes) -> str:
+    data = separator.encode() if isinstance(separator, str) else separator
+    return hashlib.sha256("\n".join(file.sha256 for file in files).encode() + b"\n" + data).hexdigest()
+
+
+def _as_text(path: str) -> str:
+    """A path as text that any file can hold: Python keeps what its locale cannot decode as surrogates."""
+    try:
+        path.encode()
+        return path
+    except UnicodeEncodeError:
+        return os.fsencode(path).decode(errors="replace")
+
+
+def _codes(piece: str | bytes) -> NDArray[Any]:
+    """The code points of a piece, ``uint32 [n]``, or at level "byte" its bytes, ``uint8 [n]``."""
+    if isinstance(piece, bytes):
+        return np.frombuffer(piece, dtype=np.uint8)
+    return np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
+
+
+def _distinct_codes(pieces: Iterable[str | bytes], level: str) -> NDArray[np.intp]:
+    """The code points, or at level "byte" the bytes, that occur, in ascending order."""
+    seen = np.zeros(256 if level == "byte" else _CODE_POINTS, dtype=np.bool_)
+    for piece in pieces:
+        codes = _codes(piece)
+        if not np.take(seen, codes, mode="clip").all():  # three times as fast as setting them again
+            seen[codes] = True
+    return np.flatnonzero(seen)
+
+
+def _id_of_codes(vocabulary: Vocabulary) -> NDArray[Any]:
+    """The id of each code point, or at level "byte" of each byte; 0 for those that have none."""
+    if vocabulary.level == "byte":
+        return np.arange(256, dtype=id_type(vocabulary))
+    ids = np.zeros(_CODE_POINTS, dtype=id_type(vocabulary))
+    ids[[ord(symbol) for symbol in vocabulary.symbols]] = np.arange(len(vocabulary))
+    return ids
+
+
+def _check_level(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:
+    if own.level != vocabulary.level:
+        raise CharRNNError(
+            f"{name} was read at level {own.level}, but the network to start from works at level "
+            f"{vocabulary.level}; give --level {vocabulary.level}"
+        )
