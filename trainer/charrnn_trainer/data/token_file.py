@@ -157,7 +157,7 @@ def _tensor(info: TokensInfo, length: int) -> dict[str, Any]:
 
 
 def _header(info: TokensInfo, length: int, tokens_sha256: str) -> bytes:
-    about = {
+    about: dict[str, Any] = {
         "level": info.vocabulary.level,
         "name": info.name,
         "sha256": info.sha256,
