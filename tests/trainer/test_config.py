@@ -19,9 +19,9 @@ from charrnn_trainer.config import (
     NetworkConfig,
     OptimizationConfig,
     RunConfig,
-    RunFile,
     TrainConfig,
 )
+from charrnn_trainer.runs.run_file import RunFile
 
 CONFIGS = st.builds(
     TrainConfig,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.config import RunFile
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.checkpoint import checkpoint_files, load_checkpoint
+from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Logged, Saved, Stepped, Validated
 from tiny_runs import TEXT, TINY, run_program
@@ -241,9 +241,9 @@ def test_what_was_changed_stays_changed_though_the_run_is_killed_before_it_is_sa
 def test_settings_that_would_make_another_run_cannot_be_changed(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     before = content(tmp_path / "run")
-    with pytest.raises(SettingError, match="--hidden-size cannot be changed"):
+    with pytest.raises(SettingError, match="hidden_size cannot be changed"):
         resume(tmp_path / "run", changes={"hidden_size": 9})
-    with pytest.raises(SettingError, match="--steps 3: 12 steps are done already"):
+    with pytest.raises(SettingError, match="steps=3: 12 steps are done already"):
         resume(tmp_path / "run", changes={"steps": 3})
     assert content(tmp_path / "run") == before
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import MOST_STEPS, RunFile
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn.network import CharNetwork, State
 from charrnn_trainer.runs.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
+from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training import api, pace
 from charrnn_trainer.training import trainer as loop_module
 from charrnn_trainer.training.api import resume, train

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
-from charrnn_trainer.config import RunFile, TrainConfig
+from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.runs.folder import Run
+from charrnn_trainer.runs.run_file import RunFile
 from tiny_runs import run_program
 
 FILE = RunFile(TrainConfig())
@@ -47,11 +48,11 @@ def test_a_run_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run") as run:
         run.write_config(FILE)
-    with pytest.raises(SettingError, match=r"--out .*run holds a run already.*--resume"):
+    with pytest.raises(SettingError, match=r"^\S*run holds a run already; give a new folder, or"):
         Run.create(tmp_path / "run")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "todo.txt").touch()
-    with pytest.raises(SettingError, match=r"--out .*notes is not empty"):
+    with pytest.raises(SettingError, match=r"^\S*notes is not empty; give a new folder"):
         Run.create(tmp_path / "notes")
     assert [entry.name for entry in (tmp_path / "notes").iterdir()] == ["todo.txt"]
     with pytest.raises(CharRNNError, match="cannot make the folder"):

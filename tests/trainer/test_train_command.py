@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,10 +20,11 @@ import pytest
 from charrnn_runtime.cli import terminal
 from charrnn_trainer.cli import display as display_module
 from charrnn_trainer.cli.train import app
-from charrnn_trainer.config import RunFile
 from charrnn_trainer.data import default_corpus as default_corpus_module
+from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.recipes import recipe
 from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training.api import resume
 from tiny_runs import TEXT, TINY_FLAGS, environment, run_program
 
@@ -289,6 +292,51 @@ def test_standard_input_trains(program: Program, monkeypatch: pytest.MonkeyPatch
     assert done.out == "ckpt/lstm\n"
     assert RunFile.read(Path("ckpt/lstm/config.toml")).text == "-"
     assert program("--resume", "ckpt", "--steps", "7").code == 0
+
+
+def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
+    Path("more/deep").mkdir(parents=True)
+    Path("more/b.txt").write_text("be that as it may " * 20, encoding="utf-8")
+    Path("more/deep/a.txt.gz").write_bytes(gzip.compress(b"question after question " * 20))
+    Path("more/c.log").write_text("not read", encoding="utf-8")
+    begin = ("my.txt", "more", "--glob", "**/*.txt*", "--separator", "|", *TRAIN, *TINY_FLAGS)
+    done = program(*begin)
+    assert done.code == 0, done.err
+    assert 'texts: 3, read as one with "|" between them, the last 10 % of each held out' in done.err
+    assert "text: my.txt, b.txt, a.txt.gz, " in done.err
+    file = RunFile.read(Path("ckpt/lstm/config.toml"))
+    paths = [Path(path) for path in ("my.txt", "more/b.txt", "more/deep/a.txt.gz")]
+    assert file.text == tuple(str(path.absolute()) for path in paths)
+    assert program("--config", "ckpt/lstm/config.toml").code == 0
+    first, again = (load_checkpoint(find_checkpoint(Path(f"ckpt/lstm{end}"))) for end in ("", "-2"))
+    assert first.corpus == again.corpus
+    for name, tensor in first.tensors.items():
+        assert tensor.equal(again.tensors[name]), name
+    corpus = Corpus.open(Path("ckpt/lstm/tokens.safetensors"))
+    assert first.corpus.train_tokens == corpus.train_length != int(0.9 * len(corpus))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["more"], r"more is a folder; say which of its files to read, such as --glob '\*\.txt'"),
+        (["more", "--glob", "*.md"], r"more has no file that --glob '\*\.md' finds"),
+        (["my.txt", "--glob", "*.txt"], "--glob finds files in a folder; give a folder as TEXT"),
+        (["--glob", "*.txt"], "--glob finds files in a folder; give a folder as TEXT"),
+        (["my.txt", "./my.txt"], "my.txt was given twice"),
+        (["my.txt", "--lines", "--separator", "|"], "--separator .* cannot be given with --lines"),
+        (["--resume", "ckpt", "--glob", "*"], "--glob cannot be given with --resume"),
+    ],
+)
+def test_texts_that_cannot_be_found_are_told_and_leave_nothing(
+    program: Program, words: list[str], message: str
+) -> None:
+    Path("more").mkdir()
+    Path("more/a.txt").write_text(TEXT, encoding="utf-8")
+    done = program(*words)
+    assert done.code == 2
+    assert re.search(message, done.err), done.err
+    assert not Path("ckpt").exists()
 
 
 def test_without_a_text_the_default_one_is_read(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,28 +1,33 @@
 """The settings of a training run: one frozen dataclass a concern, checked when it is made.
 
-The same settings are the command's flags, the sections of a ``config.toml`` and the header of a checkpoint;
-messages name the flag. The defaults are a well-known course exercise's: two layers of 256, batches of 100
-streams by 100 characters, a constant learning rate of 0.005.
+This is the one table of settings. Their checks, the options of ``charrnn-train`` with help and completion,
+the keys of a ``config.toml`` and docs/settings.md (``python tests/settings_page.py``) are made from it.
+
+The defaults are a well-known course exercise's: two layers of 256, batches of 100 streams by 100 characters,
+a constant learning rate of 0.005.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
-
-SCHEDULES: Final = ("constant", "cosine", "linear")
-PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16")
-DEVICES: Final = ("auto", "cpu", "cuda")
-SPLITS: Final = ("end", "spread")
+from charrnn_trainer.setting import (
+    Group,
+    Section,
+    Setting,
+    check_names,
+    choice,
+    number,
+    settings_of,
+    switch,
+    whole,
+    words,
+)
 
 ONE_HOT_LIMIT: Final = 256
 DEFAULT_EMBEDDING: Final = 256
@@ -31,50 +36,60 @@ DEFAULT_EMBEDDING: Final = 256
 MOST_STEPS: Final = 2**31 - 1
 """As good as no limit."""
 
+TEXT, TRAINING, NETWORK, BATCHES, VALIDATION, CHECKPOINTS, MACHINE = Group
+
+# The table. Each setting has its default, what is allowed (the lowest and the highest number and their unit,
+# or words), its group, its help, and what else `Setting` has.
+# fmt: off
+
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """What the network is.
+class NetworkConfig(Section):
+    """What the network is."""
 
-    Attributes:
-        cell: "lstm", "gru" or "rnn" (tanh).
-        layers: how many recurrent layers stand on one another.
-        hidden_size: H, the numbers in a layer's hidden state.
-        embedding_size: the numbers that a symbol is read as; 0 reads it one-hot. None leaves the choice to
-            the vocabulary: one-hot up to 256 symbols, an embedding of 256 above. With ``tie_weights``, None
-            is the hidden size.
-        dropout: the share of the activations that training drops, between layers and before the output.
-        input_dropout: the share of the symbols that training reads as nothing.
-        weight_drop: the share of the recurrent weights that training leaves out, drawn for every batch
-            (DropConnect on the hidden-to-hidden matrices, Merity et al. 2018).
-        tie_weights: predict symbols by the embedding that reads them (Press and Wolf 2017, Inan et al. 2017).
-            Where its size is not the hidden size, a matrix between them is learned, too.
-    """
-
-    cell: str = "lstm"
-    layers: int = 2
-    hidden_size: int = 256
-    embedding_size: int | None = None
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    weight_drop: float = 0.0
-    tie_weights: bool = False
+    cell: str = choice(
+        "lstm", spec.CELLS, NETWORK, "Type of recurrent cell; rnn is the plain tanh cell.",
+        planned=True, from_weights=True,
+    )
+    layers: int = whole(
+        2, 1, spec.MAX_LAYERS, "layers", NETWORK, "Number of stacked recurrent layers.",
+        planned=True, from_weights=True,
+    )
+    hidden_size: int = whole(
+        256, 1, spec.MAX_HIDDEN_SIZE, "units", NETWORK, "Units in each layer.",
+        short=("--hidden",), planned=True, from_weights=True,
+    )
+    embedding_size: int | None = whole(
+        None, 0, spec.MAX_HIDDEN_SIZE, "numbers", NETWORK, "Size of a character's embedding; 0 is one-hot.",
+        unset=f"0 for up to {ONE_HOT_LIMIT} different characters, else {DEFAULT_EMBEDDING}",
+        planned=True, from_weights=True, details="With tie_weights, the default is the hidden size.",
+    )
+    dropout: float = number(
+        0.0, 0.0, 1.0, "share", NETWORK, "Dropout between layers and before the output.",
+        below_high=True, planned=True,
+    )
+    input_dropout: float = number(
+        0.0, 0.0, 1.0, "share", NETWORK, "Share of input characters that training blanks out.",
+        below_high=True, planned=True,
+    )
+    weight_drop: float = number(
+        0.0, 0.0, 1.0, "share", NETWORK, "Dropout on the recurrent weights, drawn for every batch.",
+        below_high=True, planned=True,
+        details="DropConnect on the hidden-to-hidden matrices (Merity et al. 2018).",
+    )
+    tie_weights: bool = switch(
+        False, NETWORK, "Use the embedding as output weights, too.", planned=True, from_weights=True,
+        details="Press and Wolf 2017, Inan et al. 2017. Where its size is not the hidden size, a matrix "
+        "between them is learned, too.",
+    )
 
     def __post_init__(self) -> None:
-        _choice("cell", self.cell, spec.CELLS)
-        _whole("layers", self.layers, 1, spec.MAX_LAYERS)
-        _whole("hidden_size", self.hidden_size, 1, spec.MAX_HIDDEN_SIZE)
-        if self.embedding_size is not None:
-            _whole("embedding_size", self.embedding_size, 0, spec.MAX_HIDDEN_SIZE)
-        for name in ("dropout", "input_dropout", "weight_drop"):
-            _number(self, name, 0.0, 1.0, below_high=True)
-        _switch("tie_weights", self.tie_weights)
+        super().__post_init__()
         if self.tie_weights and self.embedding_size == 0:
             raise SettingError(
                 "tie_weights takes the embedding as output weights, and embedding_size=0 is none; leave "
                 "one of the two out",
-                "tie_weights",
-                "embedding_size",
+                "tie_weights", "embedding_size",
             )
 
     def resolve(self, vocabulary_size: int) -> NetworkConfig:
@@ -93,60 +108,71 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """How a text is read.
+class DataConfig(Section):
+    """How a text is read."""
 
-    Attributes:
-        level: "char" for Unicode code points, "byte" for the bytes of the file, which may be anything.
-        val_fraction: the share of the text that is kept for validation; 0 trains on all of it.
-        batch_size: B, the streams that are read side by side.
-        seq_length: T, the characters of a stream that a step reads, and that errors flow back through.
-        random_start: let every pass over the text begin somewhere else, so that batches never repeat.
-        reset_chance: the chance with which a stream forgets, before a batch, what it has read, so that the
-            network also learns to start from nothing.
-        split: what is kept for validation: "end", the text's end, or "spread", many blocks all over it.
-        lines: whether the text's lines are independent of one another, as in a list of names. Each is read
-            from a zero state, and whole lines, drawn by the seed, are kept for validation. Passes always draw
-            their order anew, so that ``random_start`` and ``reset_chance`` say nothing.
-        val_lines: how many different lines are kept for validation; None leaves it to ``val_fraction``.
-        val_sample: how many characters of the validation text validations on the way read, spread evenly over
-            it; its whole is then read at the end. 0 reads all of it every time.
-    """
-
-    level: str = "char"
-    val_fraction: float = 0.1
-    batch_size: int = 100
-    seq_length: int = 100
-    random_start: bool = False
-    reset_chance: float = 0.0
-    split: str = "end"
-    lines: bool = False
-    val_lines: int | None = None
-    val_sample: int = 0
+    level: str = choice(
+        "char", spec.LEVELS, TEXT, "Read characters (char), or bytes of any file (byte).", from_weights=True,
+        details="Characters are Unicode code points of UTF-8 text.",
+    )
+    val_fraction: float = number(
+        0.1, 0.0, 0.9, "share", VALIDATION, "Share of the text held out for validation; 0 for none.",
+    )
+    batch_size: int = whole(
+        100, 1, spec.MAX_STREAMS, "streams", BATCHES, "Streams of text read side by side.",
+        short=("--batch",), planned=True,
+    )
+    seq_length: int = whole(
+        100, 1, 1_000_000, "characters", BATCHES, "Characters of a stream in a batch.",
+        short=("--seq-len",), planned=True,
+        details="Errors flow back through as many (truncated back-propagation through time).",
+    )
+    random_start: bool = switch(False, BATCHES, "Start passes at random places in the text.", planned=True)
+    reset_chance: float = number(
+        0.0, 0.0, 1.0, "chance", BATCHES, "Chance that a stream's state is reset before a batch.",
+        planned=True, details="So the network also learns to start from nothing.",
+    )
+    split: str = choice(
+        "end", ("end", "spread"), VALIDATION, "What is held out: the text's end, or blocks spread over it.",
+    )
+    lines: bool = switch(
+        False, TEXT, "The text is a list, such as names: its lines are independent of one another.",
+        details="Each line is read from a zero state, and whole lines, drawn by the seed, are held out for "
+        "validation. Every pass shuffles the lines, so random_start and reset_chance have no effect.",
+    )
+    separator: str = words(
+        "\n", 1_000, TEXT, "What stands between several texts.",
+        details="With lines, nothing is added to a text that ends with a newline.",
+    )
+    val_lines: int | None = whole(
+        None, 0, MOST_STEPS, "lines", VALIDATION, "With --lines: lines held out for validation.",
+        unset="the share of --val-fraction",
+    )
+    val_sample: int = whole(
+        0, 0, 2**31 - 1, "characters", VALIDATION,
+        "Characters of the held-out text that validations before the end read; 0 reads all.", planned=True,
+        details="They are spread evenly over it; all of it is read at the end.",
+    )
 
     def __post_init__(self) -> None:
-        _choice("level", self.level, spec.LEVELS)
-        _number(self, "val_fraction", 0.0, 0.9)
-        _choice("split", self.split, SPLITS)
-        _switch("lines", self.lines)
-        if self.val_lines is not None:
-            _whole("val_lines", self.val_lines, 0, MOST_STEPS)
-            if not self.lines:
-                raise SettingError(
-                    f"val_lines={self.val_lines} is for lists; give lines=True with it", "val_lines", "lines"
-                )
+        super().__post_init__()
+        if self.val_lines is not None and not self.lines:
+            raise SettingError(
+                f"val_lines={self.val_lines} is for lists; give lines=True with it", "val_lines", "lines"
+            )
         if self.lines and self.split != "end":
             raise SettingError(
                 f"split={self.split} cannot be given with lines=True, which holds back items from all over "
                 "the text already; leave one of the two out",
-                "split",
-                "lines",
+                "split", "lines",
             )
-        _whole("val_sample", self.val_sample, 0, 2**31 - 1)
-        _whole("batch_size", self.batch_size, 1, spec.MAX_STREAMS)
-        _whole("seq_length", self.seq_length, 1, 1_000_000)
-        _switch("random_start", self.random_start)
-        _number(self, "reset_chance", 0.0, 1.0)
+
+        if self.lines and self.separator != "\n":
+            raise SettingError(
+                f"separator={self.separator!r} cannot be given with lines=True, which puts a newline between "
+                "texts; leave one of the two out",
+                "separator", "lines",
+            )
 
     @property
     def validates(self) -> bool:
@@ -155,84 +181,82 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimizationConfig:
-    """How the weights are learned (AdamW, Loshchilov and Hutter 2019).
+class OptimizationConfig(Section):
+    """How the weights are learned (AdamW, Loshchilov and Hutter 2019)."""
 
-    Attributes:
-        steps: how many batches are learned from, at most.
-        minutes: how long the run may take, with all that it prepares and the validation at its end; 0 sets no
-            limit. A schedule then ends its descent when the time for steps is up.
-        learning_rate: the highest learning rate.
-        schedule: "constant", or down to zero at the end along a "cosine" or a "linear" line.
-        warmup_steps: the steps over which the learning rate first rises from zero, in a straight line.
-        weight_decay: AdamW's decay of weight matrices (biases do not decay).
-        clip: the norm that the gradient is cut down to; 0 never cuts.
-    """
-
-    steps: int = 6_000
-    minutes: float = 0.0
-    learning_rate: float = 0.005
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    clip: float = 5.0
-
-    def __post_init__(self) -> None:
-        _whole("steps", self.steps, 1, MOST_STEPS)
-        _number(self, "minutes", 0.0, 1e6)
-        _number(self, "learning_rate", 0.0, 1_000.0, above_low=True)
-        _choice("schedule", self.schedule, SCHEDULES)
-        _whole("warmup_steps", self.warmup_steps, 0, MOST_STEPS)
-        _number(self, "weight_decay", 0.0, 1_000.0)
-        _number(self, "clip", 0.0, 1e9)
+    steps: int = whole(
+        6_000, 1, MOST_STEPS, "batches", TRAINING, "Batches to train on, at most.",
+        planned=True, on_resume=True,
+    )
+    minutes: float = number(
+        0.0, 0.0, 1e6, "minutes", TRAINING,
+        "Time for the whole run; settings not given are chosen for it. 0 sets no limit.", on_resume=True,
+        details="The time counts from the command's start to its end. A schedule ends its descent with it.",
+    )
+    learning_rate: float = number(
+        0.005, 0.0, 1_000.0, "rate", TRAINING, "Learning rate, at its highest.",
+        above_low=True, short=("--lr",), planned=True,
+    )
+    schedule: str = choice(
+        "constant", ("constant", "cosine", "linear"), TRAINING,
+        "Learning rate over time; cosine and linear end at zero.", planned=True,
+        details="Cosine: Loshchilov and Hutter 2017, without restarts.",
+    )
+    warmup_steps: int = whole(
+        0, 0, MOST_STEPS, "steps", TRAINING, "Steps over which the learning rate first rises.",
+        short=("--warmup",), planned=True, details="In a straight line, from zero.",
+    )
+    weight_decay: float = number(
+        0.0, 0.0, 1_000.0, "rate", TRAINING, "AdamW's weight decay.", short=("--wd",), planned=True,
+        details="Of weight matrices; biases do not decay.",
+    )
+    clip: float = number(
+        5.0, 0.0, 1e9, "norm", TRAINING, "Largest norm of the gradient; 0 never clips.",
+        short=("--grad-clip",), planned=True,
+    )
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Where a run computes, and when it looks up from it.
+class RunConfig(Section):
+    """Where a run computes, and when it validates, saves and reports."""
 
-    Attributes:
-        eval_every: validate every so many steps (without a time budget also wherever a checkpoint is due;
-            with one, only as far as it takes no more than 5 % of the time).
-        save_every: keep a checkpoint every so many steps (the best and the last are kept besides).
-        log_every: report every so many steps.
-        keep: how many of the checkpoints that ``save_every`` made are kept, the newest; 0 keeps all. The
-            best and the last are kept besides.
-        patience: end the run after so many validations without a new best; 0 never does.
-        tensorboard: log to the run's folder for TensorBoard.
-        seed: what all randomness of the run derives from.
-        device: "auto", "cpu" or "cuda".
-        precision: "fp32", "bf16", on a GPU also "tf32", or "auto" to measure which is fastest.
-        onednn: on a CPU, whether oneDNN computes the recurrent layers; None measures which is faster.
-        threads: CPU threads; None measures how many are fastest, and under a time budget changes their number
-            while others need the processor.
-    """
+    eval_every: int = whole(
+        500, 1, MOST_STEPS, "steps", VALIDATION, "Steps between validations.", planned=True, on_resume=True,
+        details="With minutes, while they take 5 % of the time at most; without, at each checkpoint, too.",
+    )
+    save_every: int = whole(
+        2_000, 1, MOST_STEPS, "steps", CHECKPOINTS, "Steps between checkpoints; best and last are kept, too.",
+        planned=True, on_resume=True,
+    )
+    log_every: int = whole(
+        200, 1, MOST_STEPS, "steps", CHECKPOINTS, "Steps between reports.", planned=True, on_resume=True,
+    )
+    keep: int = whole(
+        0, 0, MOST_STEPS, "checkpoints", CHECKPOINTS, "Checkpoints of --save-every to keep; 0 keeps all.",
+        on_resume=True, details="The newest are kept, and besides them the best and the last.",
+    )
+    patience: int = whole(
+        0, 0, MOST_STEPS, "validations", VALIDATION,
+        "Stop after so many validations without a new best; 0 never does.", on_resume=True,
+    )
+    tensorboard: bool = switch(False, CHECKPOINTS, "Log for TensorBoard in the run's folder.", on_resume=True)
+    seed: int = whole(0, 0, 2**63 - 1, "integer", TRAINING, "Seed of everything random.")
+    device: str = choice(
+        "auto", ("auto", "cpu", "cuda"), MACHINE, "Where to train; auto takes a GPU if there is one.",
+        on_resume=True,
+    )
+    precision: str = choice(
+        "auto", ("auto", "fp32", "tf32", "bf16"), MACHINE,
+        "Number format; auto measures which is fastest. tf32 is for GPUs.",
+    )
+    onednn: bool | None = switch(None, MACHINE, "On a CPU, use oneDNN.", unset="whichever is faster")
+    threads: int | None = whole(
+        None, 1, 1_024, "threads", MACHINE, "CPU threads.", unset="as many as are fastest", on_resume=True,
+        details="With minutes, their number follows what else the machine does.",
+    )
 
-    eval_every: int = 500
-    save_every: int = 2_000
-    log_every: int = 200
-    keep: int = 0
-    patience: int = 0
-    tensorboard: bool = False
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    onednn: bool | None = None
-    threads: int | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("eval_every", "save_every", "log_every"):
-            _whole(name, getattr(self, name), 1, MOST_STEPS)
-        for name in ("keep", "patience"):
-            _whole(name, getattr(self, name), 0, MOST_STEPS)
-        _switch("tensorboard", self.tensorboard)
-        _whole("seed", self.seed, 0, 2**63 - 1)
-        _choice("device", self.device, DEVICES)
-        _choice("precision", self.precision, PRECISIONS)
-        if self.onednn is not None:
-            _switch("onednn", self.onednn)
-        if self.threads is not None:
-            _whole("threads", self.threads, 1, 1_024)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -280,13 +304,15 @@ class TrainConfig:
         Raises:
             SettingError: an unknown section or key, or a value that is not allowed.
         """
-        _known("section", values, tuple(SECTIONS))
+        check_names("section", values, tuple(SECTIONS))
         sections: dict[str, Any] = {}
         for name, section in SECTIONS.items():
             given = values.get(name, {})
             if not isinstance(given, Mapping):
                 raise SettingError(f"[{name}] must be a section of settings, not {given!r}")
-            _known(f"setting in [{name}]", given, tuple(item.name for item in dataclasses.fields(section)))
+            check_names(
+                f"setting in [{name}]", given, tuple(item.name for item in dataclasses.fields(section))
+            )
             sections[name] = section(**given)
         return cls(**sections)
 
@@ -310,109 +336,25 @@ SECTIONS: Final = {
     "run": RunConfig,
 }
 
+SETTINGS: Final[Mapping[str, Setting]] = {
+    setting.name: setting for section in SECTIONS.values() for setting in settings_of(section)
+}
+"""Every setting by its name, which no two of them share."""
 
-@dataclass(frozen=True)
-class RunFile:
-    """What a ``config.toml`` holds: all that is needed to make a run again.
+CHANGEABLE: Final = tuple(name for name, setting in SETTINGS.items() if setting.on_resume)
+"""The settings that may be changed when a run is resumed; all others would make it another run."""
 
-    Attributes:
-        config: the settings.
-        text: the path of the text; None for the default corpus.
-        init_from: the path of the checkpoint that the weights come from; None starts at random.
+
+def check_changes(names: Iterable[str]) -> None:
+    """Check that settings may be changed when a run is resumed.
+
+    Raises:
+        SettingError: one may not.
     """
-
-    config: TrainConfig
-    text: str | None = None
-    init_from: str | None = None
-
-    def to_toml(self) -> str:
-        """The file's text."""
-        lines = ["# Trains the same model again: charrnn-train --config THIS_FILE"]
-        for key in ("text", "init_from"):
-            if getattr(self, key) is not None:
-                lines.append(f"{key} = {_toml(getattr(self, key))}")
-        for section, values in self.config.to_dict().items():
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
-        return "\n".join(lines) + "\n"
-
-    @classmethod
-    def read(cls, path: Path) -> RunFile:
-        """Read a ``config.toml``.
-
-        Raises:
-            CharRNNError: the file cannot be read, or is no TOML.
-            SettingError: an unknown setting, or a value that is not allowed.
-        """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CharRNNError(f"cannot read the settings in {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise CharRNNError(f"{path} is no TOML file: {' '.join(str(error).split())}") from error
-        try:
-            _known("section or key", values, ("text", "init_from", *SECTIONS))
-            places = {key: values.pop(key, None) for key in ("text", "init_from")}
-            for key, place in places.items():
-                if place is not None and (not isinstance(place, str) or not place or "\0" in place):
-                    raise SettingError(f"{key} must be a path, not {place!r}")
-            return cls(TrainConfig.from_dict(values), **places)
-        except SettingError as error:
-            raise SettingError(f"{path}: {error}", *error.parameters) from error
-
-
-def _toml(value: object) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # A path that is no Unicode cannot stand in TOML, and is told with question marks.
-        value = value.encode(errors="replace").decode()
-        # TOML's escapes in a basic string are JSON's, but it wants DEL escaped as well.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
-
-
-def _known(what: str, given: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
-    for key in given:
-        if key not in allowed:
-            raise SettingError(f"unknown {what}: {key!r}; allowed are {', '.join(allowed)}")
-
-
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise SettingError(f"{name} must be one of {', '.join(allowed)}, not {value!r}", name)
-
-
-def _switch(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise SettingError(f"{name} must be true or false, not {value!r}", name)
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise SettingError(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}", name)
-
-
-def _is_finite(value: int | float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
-
-
-def _number(
-    section: object, name: str, low: float, high: float, *, above_low: bool = False, below_high: bool = False
-) -> None:
-    """Check a number, and keep it as a float, so that 5 and 5.0 are written alike."""
-    value = getattr(section, name)
-    ends = f"{'above' if above_low else 'from'} {low:g} {'to below' if below_high else 'to'} {high:g}"
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not _is_finite(value)
-        or not low <= value <= high
-        or (above_low and value == low)
-        or (below_high and value == high)
-    ):
-        raise SettingError(f"{name} must be a number {ends}, not {value!r}", name)
-    object.__setattr__(section, name, float(value))
+    for name in names:
+        if name not in CHANGEABLE:
+            raise SettingError(
+                f"{name} cannot be changed when a run is resumed; only {', '.join(CHANGEABLE)} can",
+                name,
+                *CHANGEABLE,
+            )

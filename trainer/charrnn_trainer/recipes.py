@@ -40,5 +40,5 @@ def recipe(name: str) -> TrainConfig:
         SettingError: there is none of that name.
     """
     if name not in RECIPES:
-        raise SettingError(f"--recipe must be one of {', '.join(RECIPES)}, not {name!r}")
+        raise SettingError(f"recipe must be one of {', '.join(RECIPES)}, not {name!r}", "recipe")
     return TrainConfig().replace(**RECIPES[name])

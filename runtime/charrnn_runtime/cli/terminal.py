@@ -251,9 +251,12 @@ def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) ->
     said = str(error)
     for name in error.parameters:
         option = (options or {}).get(name, "--" + name.replace("_", "-"))
-        said = re.sub(rf"(?<![\w-]){name}=True(?!\w)", option, said)  # a switch
-        said = re.sub(rf"""(?<![\w-]){name}=(["']?)([\w.]+)\1""", rf"{option} \2", said)
-        said = re.sub(rf"(?<![\w-]){name}(?![\w-])", option, said)
+        if not re.search(rf"(?<![\w/-]){name}=", said):
+            said = re.sub(rf"(?<![\w/-]){name}(?![\w/-])", option, said)  # "/": it is a part of a path
+            continue
+        # Where it stands with a value, the bare name is a word: steps=3, and 12 steps are done.
+        said = re.sub(rf"(?<![\w/-]){name}=True(?!\w)", option, said)  # a switch
+        said = re.sub(rf"""(?<![\w/-]){name}=(["']?)([\w.]+)\1""", rf"{option} \2", said)
     return said
 
 

@@ -17,7 +17,6 @@ from typing import IO, Any, Final
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError, is_part, remove_parts, write_whole
-from charrnn_trainer.config import RunFile
 from charrnn_trainer.runs.checkpoint import (
     CONFIG_FILE,
     CheckpointError,
@@ -26,6 +25,7 @@ from charrnn_trainer.runs.checkpoint import (
     is_run,
     read_header,
 )
+from charrnn_trainer.runs.run_file import RunFile
 
 if sys.platform == "win32":
     import msvcrt
@@ -216,15 +216,22 @@ class Run:
             raise WriteError(path, error) from error
 
 
+def check_free(folder: Path) -> None:
+    """Check that a run could begin in a folder: that it is new, or empty but for what a killed one left.
+
+    Raises:
+        SettingError: there is something in it.
+    """
+    if folder.is_dir():
+        _check_empty(folder)
+
+
 def _check_empty(folder: Path) -> None:
     if is_run(folder):
-        raise SettingError(
-            f"--out {folder} holds a run already; give a new folder, or go on with that run "
-            f"(--resume {folder})"
-        )
+        raise SettingError(f"{folder} holds a run already; give a new folder, or resume that run")
     leftovers = {_LOCK_FILE, TOKENS_FILE}
     if any(entry.name not in leftovers and not is_part(entry) for entry in folder.iterdir()):
-        raise SettingError(f"--out {folder} is not empty; give a new folder")
+        raise SettingError(f"{folder} is not empty; give a new folder")
 
 
 def _is_until(line: bytes, step: int) -> bool:

@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import RunFile, TrainConfig
+from charrnn_trainer.config import CHANGEABLE, TrainConfig, check_changes
 from charrnn_trainer.data.batches import fit_batch
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import split_text
@@ -23,6 +23,7 @@ from charrnn_trainer.runs.checkpoint import (
     load_checkpoint,
 )
 from charrnn_trainer.runs.folder import Run
+from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import (
     Listener,
@@ -38,12 +39,6 @@ from charrnn_trainer.training.torch_settings import (
     threads,
 )
 from charrnn_trainer.training.trainer import Trainer
-
-CHANGEABLE: Final = (
-    *("steps", "minutes", "eval_every", "save_every", "log_every", "keep", "patience"),
-    *("tensorboard", "device", "threads"),
-)
-"""The settings that may be changed when a run is resumed; all others would make it another run."""
 
 
 def train(
@@ -117,8 +112,8 @@ def resume(
     Args:
         folder: the run's folder.
         on_event: is called with every event.
-        changes: settings to change, of those in `CHANGEABLE`; more ``steps`` train a finished run further.
-            What was changed stays changed when the run is resumed again.
+        changes: settings to change, of those in `charrnn_trainer.config.CHANGEABLE`; more ``steps`` train a
+            finished run further. What was changed stays changed when the run is resumed again.
         should_stop: as for `train`.
         group: as for `train`.
         began: as for `train`.
@@ -126,12 +121,7 @@ def resume(
     Raises:
         CharRNNError: the folder holds no run, its files do not belong together, another process trains there.
     """
-    for name in changes or {}:
-        if name not in CHANGEABLE:
-            raise SettingError(
-                f"--{name.replace('_', '-')} cannot be changed when a run is resumed; "
-                f"only {', '.join('--' + item.replace('_', '-') for item in CHANGEABLE)} can"
-            )
+    check_changes(changes or {})
     group, clock = group or ProcessGroup(), RunClock(began)
     with memory_errors(), group.watch(), Run.open(folder) as run:
         file = run.read_config()
@@ -146,7 +136,8 @@ def resume(
         steps = config.optimization.steps
         if checkpoint is not None and steps < checkpoint.step:
             raise SettingError(
-                f"--steps {steps}: {checkpoint.step} steps are done already; give as many or more"
+                f"steps={steps}: {checkpoint.step} steps are done already; give as many or more",
+                "steps",
             )
         corpus = Corpus.open(run.tokens_path)
         if checkpoint is None:

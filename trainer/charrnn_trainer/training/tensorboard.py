@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,19 @@ FOLDER: Final = "tensorboard"
 _SAMPLE_LENGTH: Final = 500
 
 
+def check_installed() -> None:
+    """Check that the package is installed.
+
+    Raises:
+        CharRNNError: it is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise CharRNNError(
+            "tensorboard=True needs the package tensorboard, which is not installed; pip install tensorboard",
+            "tensorboard",
+        )
+
+
 class TensorBoardLog:
     """Writes the losses, the learning rate, the speed and samples of a run; a training's listener.
 
@@ -32,12 +46,9 @@ class TensorBoardLog:
         Raises:
             CharRNNError: the package is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise CharRNNError(
-                "--tensorboard needs the package tensorboard, which is not installed; pip install tensorboard"
-            ) from error
+        check_installed()
+        from torch.utils.tensorboard import SummaryWriter
+
         self._make: Callable[[int], SummaryWriter] = lambda step: SummaryWriter(
             str(run / FOLDER), purge_step=step + 1
         )

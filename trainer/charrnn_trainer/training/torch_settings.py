@@ -32,7 +32,7 @@ def choose_device(wanted: str) -> torch.device:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise DeviceError(
-            "--device cuda: PyTorch finds no GPU here; install a PyTorch with CUDA, or use the CPU"
+            "device=cuda: PyTorch finds no GPU here; install a PyTorch with CUDA, or use the CPU", "device"
         )
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 

@@ -1,0 +1,128 @@
+"""The options that the table of settings gives to a command: with their help, short forms and completion."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from charrnn_runtime.errors import SettingError
+from charrnn_trainer.config import SETTINGS
+from charrnn_trainer.setting import Group, Setting
+
+FILES: Final = "Runs and files"
+OTHER: Final = "Other options"
+"""The groups of options that are no settings."""
+
+_COLUMN: Final = 30
+"""All groups of the help have their second column at the same place."""
+
+_ELSEWHERE: Final = {
+    "--epochs": "--steps",
+    "--max-iters": "--steps",
+    "--iterations": "--steps",
+    "--time": "--minutes",
+    "--hours": "--minutes",
+    "--model": "--cell",
+    "--rnn-type": "--cell",
+    "--num-layers": "--layers",
+    "--nlayers": "--layers",
+    "--rnn-size": "--hidden-size",
+    "--nhid": "--hidden-size",
+    "--units": "--hidden-size",
+    "--emsize": "--embedding-size",
+    "--tied": "--tie-weights",
+    "--block-size": "--seq-length",
+    "--bptt": "--seq-length",
+    "--eval-interval": "--eval-every",
+    "--log-interval": "--log-every",
+    "--output": "--out",
+    "--continue": "--resume",
+    "--gpu": "--device",
+    "--cuda": "--device",
+    "--dtype": "--precision",
+}
+"""What options are called in other programs for the same purpose, where spelling alone does not tell."""
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options by group, and which knows what a wrong option may have meant."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in (*Group, FILES, OTHER)}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = getattr(parameter, "rich_help_panel", None) or OTHER
+                groups[group].append((record[0].ljust(_COLUMN), record[1]))
+        for group, records in groups.items():
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            option = getattr(error, "option_name", None)
+            if option is None or not hasattr(error, "possibilities"):
+                raise  # another mistake than an unknown option
+            meant = _ELSEWHERE.get(option) or next(iter(error.possibilities or ()), None)  # the closest first
+            advice = f"; did you mean {meant}?" if meant else ""
+            raise SettingError(
+                f"there is no option {option}{advice} (see {ctx.command_path} --help)"
+            ) from error
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes ``**settings`` an option for each setting of the table.
+
+    It gets those that were given on the command line, by name.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+
+    @functools.wraps(command)
+    def with_those_given(**values: Any) -> None:
+        left_out = [name for name in SETTINGS if values[name] is None]
+        command(**{name: value for name, value in values.items() if name not in left_out})
+
+    options = [
+        inspect.Parameter(
+            setting.name, inspect.Parameter.KEYWORD_ONLY, default=_option(setting), annotation=setting.kind
+        )
+        for setting in SETTINGS.values()
+    ]
+    with_those_given.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + options
+    )
+    return with_those_given
+
+
+def completed_from(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """What the shell asks for the words that an option can have."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+def _option(setting: Setting) -> Any:
+    """A setting's option; its default is None, which stands for what was not given."""
+    names = [setting.option, *setting.short]
+    if setting.kind is bool:
+        names = [f"{setting.option}/--no{setting.option[1:]}"]
+    return typer.Option(
+        None,
+        *names,
+        help=f"{setting.help} [default: {setting.default_words}]",
+        show_default=False,
+        metavar="|".join(setting.choices) or setting.unit.upper() or None,
+        autocompletion=completed_from(setting.choices) if setting.choices else None,
+        rich_help_panel=setting.group,
+    )

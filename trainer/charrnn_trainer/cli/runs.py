@@ -1,0 +1,227 @@
+"""Begins runs and goes on with them, for charrnn-train."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.files import WriteError
+from charrnn_trainer.cli import text as texts
+from charrnn_trainer.config import SETTINGS, TrainConfig, check_changes
+from charrnn_trainer.runs.run_file import RunFile
+
+if TYPE_CHECKING:
+    from charrnn_runtime.vocabulary import Vocabulary
+    from charrnn_trainer.cli.display import Display
+    from charrnn_trainer.cli.stop_signals import StopSignals
+    from charrnn_trainer.data.scanning import ScannedText
+    from charrnn_trainer.data.token_file import Source
+    from charrnn_trainer.runs.folder import Run
+    from charrnn_trainer.training.distributed import ProcessGroup
+    from charrnn_trainer.training.events import Event, Listener, TrainResult
+    from charrnn_trainer.training.time_budget import Plan
+
+RUNS_FOLDER: Final = Path("ckpt")
+
+
+def begin_run(
+    text: Source | None,
+    config: TrainConfig,
+    given: dict[str, Any],
+    *,
+    out: Path | None,
+    init_from: Path | None,
+    stop: StopSignals,
+    group: ProcessGroup | None,
+    began: float,
+    plans: bool,
+) -> TrainResult:
+    """Begin a run.
+
+    Args:
+        text: the path of the text, or "-", or the paths of several texts; None is the default one.
+        config: the settings.
+        given: those that were given on the command line.
+        out: the run's folder; None makes one.
+        init_from: where the checkpoint lies that the weights come from.
+        stop: asks the training to stop.
+        group: the processes that train together, if there are several.
+        began: what `time.perf_counter` gave when the command began.
+        plans: whether to choose what was not given for the best network in the time.
+    """
+    from charrnn_trainer.cli.display import Display
+
+    _check_machine(config, out)
+    vocabulary: Vocabulary | None = None
+    if init_from is not None:
+        config, init_from, vocabulary = texts.start_from(init_from, config, given)
+    with texts.scan(text, config, vocabulary) as scanned, Display() as display:
+        display.show_text(scanned)
+        if vocabulary is not None:
+            texts.say_what_is_added(scanned, vocabulary)
+        if config.data.lines:
+            from charrnn_trainer.data.lines import newline_of
+
+            newline_of(scanned.vocabulary, scanned.name)  # before anything is measured
+
+        # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
+        from charrnn_trainer.training.api import train as train_network
+
+        plan: Plan | None = None
+        if plans:
+            processes = group.size if group else 1
+            plan = _plan(
+                config, given, scanned, processes=processes, fine_tunes=init_from is not None, began=began
+            )
+            config = plan.config
+        with _claim(out, config) as run, _word_on_write_errors(run.folder):
+            source = None if text is None else scanned.source
+            with texts.reading(scanned.size, "preparing the text") as progress:
+                corpus = scanned.encode_to(run.tokens_path, source=source, on_progress=progress)
+            with stop, _listeners(config, run.folder, display) as listener:
+                return train_network(
+                    config,
+                    corpus,
+                    listener,
+                    out=run,
+                    init_from=init_from,
+                    should_stop=stop,
+                    group=group,
+                    began=began,
+                    plan=plan,
+                )
+
+
+def resume_run(
+    path: Path, changes: dict[str, Any], *, stop: StopSignals, group: ProcessGroup | None, began: float
+) -> TrainResult:
+    """Go on with a run, or with the newest in a folder of runs."""
+    check_changes(changes)
+
+    from charrnn_trainer.cli.display import Display
+    from charrnn_trainer.runs.checkpoint import CONFIG_FILE, newest_run
+    from charrnn_trainer.training.api import resume as resume_network
+
+    folder = newest_run(path)
+    terminal.say(f"resuming {folder}")
+    config = RunFile.read(folder / CONFIG_FILE).config.replace(**changes)
+    with (
+        Display() as display,
+        stop,
+        _word_on_write_errors(folder),
+        _listeners(config, folder, display) as listener,
+    ):
+        return resume_network(folder, listener, changes=changes, should_stop=stop, group=group, began=began)
+
+
+def _check_machine(config: TrainConfig, out: Path | None) -> None:
+    """Find what cannot work here before a text is read, which may take long.
+
+    Raises:
+        CharRNNError: a device or a package is missing, or the run's folder is not free.
+    """
+    if config.run.device == "cuda":
+        from charrnn_trainer.training.torch_settings import choose_device
+
+        choose_device(config.run.device)
+    if config.run.tensorboard:
+        from charrnn_trainer.training.tensorboard import check_installed
+
+        check_installed()
+    if out is not None:
+        _check_out(out)
+
+
+def _check_out(out: Path) -> None:
+    """Check that a run could begin in a folder."""
+    from charrnn_trainer.runs.checkpoint import is_run
+    from charrnn_trainer.runs.folder import check_free
+
+    if is_run(out):
+        raise SettingError(
+            f"--out {out} holds a run already; give a new folder, or go on: --resume {shlex.quote(str(out))}"
+        )
+    try:
+        check_free(out)
+    except SettingError as error:
+        raise SettingError(f"--out {error}") from error
+
+
+def _plan(
+    config: TrainConfig,
+    given: dict[str, Any],
+    text: ScannedText,
+    *,
+    processes: int,
+    fine_tunes: bool,
+    began: float,
+) -> Plan:
+    """Choose what is not fixed for the best network in the time, and say what was chosen."""
+    from charrnn_trainer.data.split import split_text
+    from charrnn_trainer.training.time_budget import plan_for_minutes
+
+    fixed = set(given)
+    if fine_tunes:
+        fixed |= {name for name, setting in SETTINGS.items() if setting.from_weights}
+    terminal.say("measuring how fast this machine learns")
+    split = split_text(text.length, config.data, text.train_length)
+    plan = plan_for_minutes(
+        config,
+        fixed,
+        split.train_tokens,
+        len(text.vocabulary),
+        validation=split.rows() if split.validation_tokens else None,
+        processes=processes,
+        began=began,
+        fine_tunes=fine_tunes,
+    )
+    terminal.say(plan.words)
+    return plan
+
+
+@contextlib.contextmanager
+def _claim(out: Path | None, config: TrainConfig) -> Iterator[Run]:
+    from charrnn_trainer.runs.folder import Run
+
+    run = Run.create_in(RUNS_FOLDER, config.network.cell) if out is None else Run.create(out)
+    with run:
+        yield run
+
+
+@contextlib.contextmanager
+def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[Listener]:
+    """Who listens to the training: the display, and TensorBoard's log where it is wanted."""
+    if not config.run.tensorboard:
+        yield display
+        return
+    from charrnn_trainer.training.tensorboard import TensorBoardLog
+
+    log = TensorBoardLog(folder)
+
+    def both(event: Event) -> None:
+        display(event)
+        log(event)
+
+    try:
+        yield both
+    finally:
+        log.close()
+
+
+@contextlib.contextmanager
+def _word_on_write_errors(folder: Path) -> Iterator[None]:
+    """Say how to go on when a disk is full and there is something to go on from."""
+    try:
+        yield
+    except WriteError:
+        if any(folder.glob("*.safetensors")):
+            terminal.say(
+                "the checkpoints that were saved before are whole; when there is room again, go on with: "
+                f"charrnn-train --resume {shlex.quote(str(folder))}"
+            )
+        raise

@@ -1,0 +1,57 @@
+"""Ctrl-C and other signals that ask a training to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from charrnn_runtime.cli import terminal
+
+
+class StopSignals:
+    """Asks the training to stop after its step when Ctrl-C, SIGTERM or SIGHUP comes; for ``with``.
+
+    The first one is acknowledged at once, and a second one ends the process. Signals that were ignored before
+    (by nohup, say) stay so.
+    """
+
+    def __init__(self, *, speaks: bool = True) -> None:
+        self.number = 0
+        self._speaks = speaks
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+    def __enter__(self) -> StopSignals:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+        if self._speaks:
+            _say_at_once("stopping after this step, to save it; once more ends at once, without saving")
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+def _say_at_once(message: str) -> None:
+    """Write a line to stderr from a signal's handler, past a buffer that may be in use."""
+    if terminal.is_quiet() or sys.stderr is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # no terminal, or no file at all
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())

@@ -1,0 +1,140 @@
+"""The text that a run reads, and the checkpoint that it may start from: what is known before it begins."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.errors import SettingError
+from charrnn_trainer.config import SETTINGS, TrainConfig
+from charrnn_trainer.setting import option_of
+
+if TYPE_CHECKING:
+    from charrnn_runtime.vocabulary import Vocabulary
+    from charrnn_trainer.data.scanning import ScannedText
+    from charrnn_trainer.data.token_file import Source
+
+
+@contextlib.contextmanager
+def reading(size: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar for a text that takes its time."""
+    bar = terminal.LateBar(size, what)
+    try:
+        yield bar.advance
+    finally:
+        bar.close()
+
+
+def find(given: Sequence[str], pattern: str | None) -> Source:
+    """The paths of the texts that were given: files as they are, and of folders what the pattern finds.
+
+    Raises:
+        SettingError: a folder was given without a pattern or has no such file, or a pattern without a folder.
+    """
+    paths: list[str] = []
+    for path in given:
+        if not os.path.isdir(path):
+            paths.append(path)
+            continue
+        if pattern is None:
+            raise SettingError(
+                f"{path} is a folder; say which of its files to read, such as --glob '*.txt', or "
+                "--glob '**/*.txt' for those in the folders within, too"
+            )
+        found = _files_in(path, pattern)
+        if not found:
+            raise SettingError(
+                f"{path} has no file that --glob {shlex.quote(pattern)} finds; give another pattern"
+            )
+        paths += found
+    if pattern is not None and paths == list(given):
+        raise SettingError("--glob finds files in a folder; give a folder as TEXT, or leave --glob out")
+    return paths[0] if len(paths) == 1 else tuple(paths)
+
+
+def _files_in(folder: str, pattern: str) -> list[str]:
+    """The files in a folder that a pattern finds, in the order of their paths; hidden ones only by name."""
+    try:
+        found = glob.glob(pattern, root_dir=folder, recursive=True)
+    except (ValueError, OSError) as error:
+        raise SettingError(f"--glob {shlex.quote(pattern)} cannot be read: {error}") from error
+    files = (os.path.join(folder, name) for name in sorted(found))
+    return [path for path in files if os.path.isfile(path)]
+
+
+def scan(text: Source | None, config: TrainConfig, vocabulary: Vocabulary | None) -> ScannedText:
+    """Read the text, or several, or the default one, once."""
+    from charrnn_trainer.data.scanning import scan_text, scan_texts
+
+    data = config.data
+    level: Literal["char", "byte"] = "byte" if data.level == "byte" else "char"
+    if text is not None:
+        paths = [text] if isinstance(text, str) else text
+        size = sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
+        with reading(size, "reading the text" if len(paths) == 1 else "reading the texts") as progress:
+            scanned = scan_texts(
+                paths,
+                level=level,
+                vocabulary=vocabulary,
+                on_progress=progress,
+                unix_lines=data.lines,
+                separator=data.separator,
+                # Lines, and blocks all over the text, are drawn from all texts alike.
+                val_fraction=0.0 if data.lines or data.split == "spread" else data.val_fraction,
+            )
+        if len(scanned.files) > 1:
+            terminal.say(_about_texts(scanned, config))
+        return scanned
+
+    from charrnn_trainer.cli.display import download_progress
+    from charrnn_trainer.data.default_corpus import default_corpus
+
+    with download_progress() as progress:
+        found = default_corpus(terminal.say, progress)
+    unix = data.lines
+    return scan_text(str(found.path), level=level, vocabulary=vocabulary, name=found.name, unix_lines=unix)
+
+
+def _about_texts(scanned: ScannedText, config: TrainConfig) -> str:
+    """How several texts are read as one, in one line."""
+    separator = config.data.separator.encode("unicode_escape").decode("ascii")
+    between = f'"{separator}" between them' if separator else "nothing between them"
+    held_out = ""
+    if scanned.train_length is not None:
+        held_out = f", the last {config.data.val_fraction * 100:g} % of each held out for validation"
+    return f"texts: {len(scanned.files):,}, read as one with {between}{held_out}"
+
+
+def start_from(
+    path: Path, config: TrainConfig, given: dict[str, Any]
+) -> tuple[TrainConfig, Path, Vocabulary]:
+    """The settings that the network of a checkpoint asks for, its file, and its vocabulary."""
+    from charrnn_trainer.runs.checkpoint import find_checkpoint, read_header
+
+    path = find_checkpoint(path)
+    header = read_header(path)
+    known = header.config.flat()
+    fixed = {name: known[name] for name, setting in SETTINGS.items() if setting.from_weights}
+    for name, value in fixed.items():
+        if name in given and given[name] != value:
+            raise SettingError(
+                f"{option_of(name, given[name])} does not fit --init-from {path}, which was trained with "
+                f"{option_of(name, value)}; leave it out"
+            )
+    terminal.say(f"starting from {path}")
+    return config.replace(**fixed), path, header.vocabulary
+
+
+def say_what_is_added(text: ScannedText, known: Vocabulary) -> None:
+    """Say which characters a network to start from does not know."""
+    from charrnn_trainer.data.vocabulary_growth import words_on_growth
+
+    words = words_on_growth(text.name, known, text.vocabulary)
+    if words is not None:
+        terminal.say(words)

@@ -1,0 +1,84 @@
+"""The ``config.toml`` of a run: all that is needed to make it again."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_trainer.config import SECTIONS, TrainConfig
+from charrnn_trainer.data.token_file import Source
+from charrnn_trainer.setting import check_names
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """What a ``config.toml`` holds: all that is needed to make a run again.
+
+    Attributes:
+        config: the settings.
+        text: the path of the text, or the paths of several; None for the default corpus.
+        init_from: the path of the checkpoint that the weights come from; None starts at random.
+    """
+
+    config: TrainConfig
+    text: Source | None = None
+    init_from: str | None = None
+
+    def to_toml(self) -> str:
+        """The file's text."""
+        lines = ["# Trains the same model again: charrnn-train --config THIS_FILE"]
+        for key in ("text", "init_from"):
+            if getattr(self, key) is not None:
+                lines.append(f"{key} = {_toml(getattr(self, key))}")
+        for section, values in self.config.to_dict().items():
+            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> RunFile:
+        """Read a ``config.toml``.
+
+        Raises:
+            CharRNNError: the file cannot be read, or is no TOML.
+            SettingError: an unknown setting, or a value that is not allowed.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CharRNNError(f"cannot read the settings in {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise CharRNNError(f"{path} is no TOML file: {' '.join(str(error).split())}") from error
+        try:
+            check_names("section or key", values, ("text", "init_from", *SECTIONS))
+            places = {key: values.pop(key, None) for key in ("text", "init_from")}
+            if isinstance(places["text"], list):
+                if not places["text"] or not all(map(_is_path, places["text"])):
+                    raise SettingError(f"text must be a path or a list of paths, not {places['text']!r}")
+                places["text"] = tuple(places["text"])
+            for key, place in places.items():
+                if not (place is None or isinstance(place, tuple) or _is_path(place)):
+                    raise SettingError(f"{key} must be a path, not {place!r}")
+            return cls(TrainConfig.from_dict(values), **places)
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}", *error.parameters) from error
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, tuple):
+        return "[" + "".join(f"\n    {_toml(each)}," for each in value) + "\n]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # A path that is no Unicode cannot stand in TOML, and is told with question marks.
+        value = value.encode(errors="replace").decode()
+        # TOML's escapes in a basic string are JSON's, but it wants DEL escaped as well.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

@@ -1,0 +1,236 @@
+"""What is known about a setting of a training run, and the checks that follow from it.
+
+A setting is a field of one of the dataclasses in `charrnn_trainer.config`:
+
+    layers: int = whole(2, 1, 32, "layers", NETWORK, "Number of stacked recurrent layers.")
+
+Everything else is made from that one place: the check of its value, the command's option with its help and
+its completion, the key in a ``config.toml``, and the entry in docs/settings.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from charrnn_runtime.errors import SettingError
+
+
+class Group(StrEnum):
+    """Where a setting is listed, in the order of ``charrnn-train --help`` and of docs/settings.md."""
+
+    TEXT = "Text"
+    TRAINING = "Training"
+    NETWORK = "Network"
+    BATCHES = "Batches"
+    VALIDATION = "Validation"
+    CHECKPOINTS = "Checkpoints and logs"
+    MACHINE = "Machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is known about a setting.
+
+    Attributes:
+        kind: its type: bool, int, float or str.
+        default: its default value.
+        group: where it is listed, a `Group`.
+        help: what it does, in a sentence or two, for ``--help``.
+        details: what docs/settings.md says besides, such as the source.
+        choices: the values that are allowed, for text; none for any text of at most ``high`` characters.
+        low: the lowest value that is allowed, for numbers.
+        high: the highest.
+        above_low: whether ``low`` itself is not allowed.
+        below_high: whether ``high`` itself is not allowed.
+        unit: what a number counts or measures.
+        unset: what a default of None stands for, in words; None is then allowed, and leaves the choice to the
+            program.
+        short: shorter names that the command accepts for the option, such as ``--lr``.
+        on_resume: whether it may be changed when a run is resumed.
+        planned: whether a plan for a time budget chooses it where it is not given.
+        from_weights: whether a network that starts from a checkpoint takes it from there.
+        name: the field's name, which `settings_of` fills in.
+    """
+
+    kind: type
+    default: Any
+    group: Group
+    help: str
+    details: str = ""
+    choices: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    above_low: bool = False
+    below_high: bool = False
+    unit: str = ""
+    unset: str = ""
+    short: tuple[str, ...] = ()
+    on_resume: bool = False
+    planned: bool = False
+    from_weights: bool = False
+    name: str = ""
+
+    @property
+    def option(self) -> str:
+        """The command's option, such as ``--batch-size``."""
+        return option_of(self.name)
+
+    @property
+    def allowed(self) -> str:
+        """Which values are allowed, in words that go on from "must be"."""
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return (
+                f"one of {', '.join(self.choices)}" if self.choices else f"at most {self.high:,} characters"
+            )
+        if self.kind is int:
+            return f"a whole number from {self.low:,} to {self.high:,}"
+        begin = "above" if self.above_low else "from"
+        return f"a number {begin} {self.low:g} {'to below' if self.below_high else 'to'} {self.high:g}"
+
+    @property
+    def default_words(self) -> str:
+        """The default, as ``--help`` shows it."""
+        if self.default is None:
+            return self.unset
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        if isinstance(self.default, str) and not self.choices:
+            return self.default.encode("unicode_escape").decode("ascii") or "nothing"
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    def checked(self, value: Any) -> Any:
+        """The value, if it is allowed; a number as a float where the setting is one, so that 5 is 5.0.
+
+        Raises:
+            SettingError: it is not; the message names the setting, the value and what is allowed.
+        """
+        if value is None and self.default is None:
+            return None
+        if not self._allows(value):
+            raise SettingError(f"{self.name} must be {self.allowed}, not {value!r}", self.name)
+        return float(value) if self.kind is float else value
+
+    def _allows(self, value: Any) -> bool:
+        if self.kind is str:
+            return isinstance(value, str) and (
+                value in self.choices if self.choices else _is_text(value, self.high)
+            )
+        if self.kind is bool or isinstance(value, bool):
+            return self.kind is bool and isinstance(value, bool)
+        if not isinstance(value, int if self.kind is int else int | float) or not _is_finite(value):
+            return False
+        at_end = (self.above_low and value == self.low) or (self.below_high and value == self.high)
+        return self.low <= value <= self.high and not at_end
+
+
+def option_of(name: str, value: object = None) -> str:
+    """The option of a setting, as the command line gives it: ``--layers``, ``--layers 2``, ``--no-lines``."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option}" if value is None else f"--{option} {value}"
+
+
+# --- what fields are declared with: each gives a dataclass field, and ``more`` goes to `Setting` -----------
+
+
+def whole(default: int | None, low: int, high: int, unit: str, group: Group, what: str, **more: Any) -> Any:
+    """A field for a whole number from ``low`` to ``high``."""
+    limits: dict[str, Any] = {"low": low, "high": high, "unit": unit}
+    return _field(Setting(kind=int, default=default, group=group, help=what, **limits, **more))
+
+
+def number(default: float, low: float, high: float, unit: str, group: Group, what: str, **more: Any) -> Any:
+    """A field for a number from ``low`` to ``high``."""
+    limits: dict[str, Any] = {"low": low, "high": high, "unit": unit}
+    return _field(Setting(kind=float, default=default, group=group, help=what, **limits, **more))
+
+
+def choice(default: str, choices: tuple[str, ...], group: Group, what: str, **more: Any) -> Any:
+    """A field for one of some words."""
+    return _field(Setting(kind=str, default=default, choices=choices, group=group, help=what, **more))
+
+
+def words(default: str, longest: int, group: Group, what: str, **more: Any) -> Any:
+    """A field for any text of at most ``longest`` characters."""
+    return _field(Setting(kind=str, default=default, high=longest, group=group, help=what, **more))
+
+
+def switch(default: bool | None, group: Group, what: str, **more: Any) -> Any:
+    """A field for true or false."""
+    return _field(Setting(kind=bool, default=default, group=group, help=what, **more))
+
+
+def _field(setting: Setting) -> Any:
+    return dataclasses.field(default=setting.default, metadata={"setting": setting})
+
+
+# --- what is made of them ----------------------------------------------------------------------------------
+
+
+_FOUND: dict[type, tuple[Setting, ...]] = {}
+
+
+def settings_of(section: type[Any]) -> tuple[Setting, ...]:
+    """The settings that the fields of a dataclass declare, in their order."""
+    if section not in _FOUND:
+        _FOUND[section] = tuple(
+            dataclasses.replace(item.metadata["setting"], name=item.name)
+            for item in dataclasses.fields(section)
+        )
+    return _FOUND[section]
+
+
+class Section:
+    """The base of dataclasses of settings: checks each field by what it declares, and documents it.
+
+    Raises:
+        SettingError: on construction, where a value is not allowed.
+    """
+
+    def __init_subclass__(cls) -> None:
+        lines = [cls.__doc__ or "", "", "    Attributes:"]
+        for name, item in vars(cls).items():
+            if isinstance(item, dataclasses.Field):
+                setting: Setting = item.metadata["setting"]
+                about = f"{setting.help} {setting.details}".strip()
+                lines.append(f"        {name}: {setting.allowed}. {about}")
+        cls.__doc__ = "\n".join(lines)
+
+    def __post_init__(self) -> None:
+        for setting in settings_of(type(self)):
+            # Numbers are kept as floats where the setting is one.
+            object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name)))
+
+
+def check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Check that names are known.
+
+    Raises:
+        SettingError: one is not.
+    """
+    for name in given:
+        if name not in allowed:
+            raise SettingError(f"unknown {what}: {name!r}; allowed are {', '.join(allowed)}")
+
+
+def _is_text(value: str, longest: float) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return len(value) <= longest
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
