@@ -169,7 +169,7 @@ class DataConfig(Section):
 
         if self.lines and self.separator != "\n":
             raise SettingError(
-                f"separator={self.separator!r} cannot be given with lines=True, which puts a newline between "
+                "separator cannot be given with lines=True, which puts a newline between "
                 "texts; leave one of the two out",
                 "separator", "lines",
             )
