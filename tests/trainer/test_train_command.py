@@ -139,6 +139,7 @@ def test_only_newlines_end_the_lines_that_are_shown(program: Program) -> None:
         (["--val-lines", "3"], "--val-lines 3 is for lists; give --lines with it"),
         (["--lines", "--split", "spread"], "with --lines, which holds back items from all over"),
         (["--lines", "--val-lines", "0", "--patience", "2"], "--val-lines 0 keeps no text"),
+        (["--deterministic", "--minutes", "1"], "--deterministic cannot be given with --minutes"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -238,6 +239,41 @@ def test_what_a_resumed_run_cannot_change_is_refused(program: Program, words: tu
     done = program("--resume", "ckpt", *words)
     assert done.code == 2
     assert "cannot be" in done.err.splitlines()[-1]
+
+
+def test_what_resuming_cannot_change_a_new_run_from_the_weights_can(program: Program) -> None:
+    assert program("my.txt", *TRAIN, *TINY_FLAGS).code == 0
+    done = program("--resume", "ckpt/lstm", "--learning-rate", "0.001")
+    assert (done.code, done.out) == (2, "")
+    assert (
+        "to train its network on with another --learning-rate, start a new run with --init-from" in done.err
+    )
+    done = program("my.txt", "--init-from", "ckpt/lstm", "--learning-rate", "0.001", *TRAIN, *TINY_FLAGS)
+    assert done.code == 0, done.err
+
+
+def test_deterministic_runs_measure_nothing_and_give_the_same_model(program: Program) -> None:
+    for _ in range(2):
+        done = program("my.txt", "--deterministic", "--cell", "gru", "--steps", "6", "--layers", "1")
+        assert done.code == 0, done.err
+        assert "measur" not in done.err
+    assert RunFile.read(Path("ckpt/gru/config.toml")).config.run.threads == 1
+    first, again = (load_checkpoint(find_checkpoint(Path(f"ckpt/gru{end}"))) for end in ("", "-2"))
+    for name, tensor in first.tensors.items():
+        assert tensor.equal(again.tensors[name]), name
+
+
+def test_what_was_measured_is_told_with_what_repeats_it(program: Program) -> None:
+    done = program("my.txt", "--cell", "gru", "--steps", "6", "--layers", "1")
+    found = re.search(
+        r"to repeat this run exactly, give it the same seed and (.*), or its config.toml", done.err
+    )
+    assert found, done.err
+    again = program("my.txt", "--cell", "gru", "--steps", "6", "--layers", "1", *found[1].split())
+    assert "measur" not in again.err
+    first, second = (load_checkpoint(find_checkpoint(Path(f"ckpt/gru{end}"))) for end in ("", "-2"))
+    for name, tensor in first.tensors.items():
+        assert tensor.equal(second.tensors[name]), name
 
 
 def test_a_network_learns_on_from_another_run(program: Program) -> None:

@@ -240,7 +240,18 @@ class RunConfig(Section):
         "Stop after so many validations without a new best; 0 never does.", on_resume=True,
     )
     tensorboard: bool = switch(False, CHECKPOINTS, "Log for TensorBoard in the run's folder.", on_resume=True)
-    seed: int = whole(0, 0, 2**63 - 1, "integer", TRAINING, "Seed of everything random.")
+    seed: int = whole(
+        0, 0, 2**63 - 1, "integer", TRAINING,
+        "Seed of everything random. The same model again needs the same --precision, --onednn and --threads, "
+        "too; see --deterministic.",
+    )
+    deterministic: bool = switch(
+        False, MACHINE,
+        "Compute alike whatever else the machine does, so that a seed gives one model.",
+        details="Nothing is measured at the start: fp32, with oneDNN on a CPU, on one thread, each unless it "
+        "is given. It is for runs of a number of steps, on one kind of processor with one version of PyTorch; "
+        "on a GPU, sums may still differ in their last bits.",
+    )
     device: str = choice(
         "auto", ("auto", "cpu", "cuda"), MACHINE, "Where to train; auto takes a GPU if there is one.",
         on_resume=True,
@@ -269,6 +280,14 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        if self.run.deterministic and self.optimization.minutes:
+            raise SettingError(
+                "deterministic=True cannot be given with minutes, whose steps depend on the clock; give "
+                "steps instead of minutes",
+                "deterministic",
+                "minutes",
+                "steps",
+            )
         if self.run.patience and not self.data.validates:
             name = "val_fraction" if self.data.val_lines is None else "val_lines"
             raise SettingError(
@@ -353,8 +372,12 @@ def check_changes(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in CHANGEABLE:
+            advice = ""
+            if name in SETTINGS and not SETTINGS[name].from_weights:
+                advice = f"; to train its network on with another {name}, start a new run with init_from"
             raise SettingError(
-                f"{name} cannot be changed when a run is resumed; only {', '.join(CHANGEABLE)} can",
+                f"{name} cannot be changed when a run is resumed; only {', '.join(CHANGEABLE)} can{advice}",
                 name,
+                "init_from",
                 *CHANGEABLE,
             )

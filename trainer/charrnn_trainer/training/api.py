@@ -24,6 +24,7 @@ from charrnn_trainer.runs.checkpoint import (
 )
 from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.runs.run_file import RunFile
+from charrnn_trainer.setting import option_of
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import (
     Listener,
@@ -35,6 +36,7 @@ from charrnn_trainer.training.precision import choose_compute_mode, has_fast_bf1
 from charrnn_trainer.training.run_clock import RunClock
 from charrnn_trainer.training.time_budget import Plan, choose_threads, threads_are_open
 from charrnn_trainer.training.torch_settings import (
+    is_gpu,
     memory_errors,
     threads,
 )
@@ -240,6 +242,8 @@ def _resolve_settings(
         config = _fit_batch(
             config, split_text(len(corpus), config.data, corpus.train_length).train_tokens, emit
         )
+    if config.run.deterministic:
+        config = _with_fixed_arithmetic(config, device)
     rows = group.rows(config.data.batch_size)
     measured = config.replace(batch_size=rows.stop - rows.start)
     # Under a time budget the number of threads changes with the machine, and stays open.
@@ -259,7 +263,24 @@ def _resolve_settings(
         config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
         if config.run.threads != most:
             emit(Notice(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
+    if (choice.milliseconds or open_threads) and not config.optimization.minutes:
+        needed = " ".join(
+            option_of(name, value)
+            for name, value in config.flat().items()
+            if name in ("precision", "onednn", "threads") and value is not None
+        )
+        emit(Notice(f"to repeat this run exactly, give it the same seed and {needed}, or its config.toml"))
     return config
+
+
+def _with_fixed_arithmetic(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """The settings with what would be measured chosen alike on every machine, where it was not given."""
+    run = config.run
+    return config.replace(
+        precision="fp32" if run.precision == "auto" else run.precision,
+        onednn=torch.backends.mkldnn.is_available() if run.onednn is None else run.onednn,
+        threads=1 if run.threads is None and not is_gpu(device) else run.threads,
+    )
 
 
 def _count(number: int, what: str) -> str:
