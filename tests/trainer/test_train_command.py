@@ -19,6 +19,7 @@ from charrnn_runtime.cli import terminal
 from charrnn_trainer import default_corpus as default_corpus_module
 from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.cli import display as display_module
+from charrnn_trainer.cli.live import printable
 from charrnn_trainer.cli.train import app
 from charrnn_trainer.config import RunFile
 from charrnn_trainer.loop import resume
@@ -461,17 +462,28 @@ def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: 
     out, _ = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, b"ckpt/lstm\n")
     words = " ".join(shown.decode().split())  # lines break where the terminal ends
-    for expected in ("6/6", "100%", "s/batch", "characters/s", "validation", "rate 0.005", "it writes now:"):
+    for expected in (
+        "6/6",
+        "100%",
+        "s/batch",
+        "characters/s",
+        "validation",
+        "rate 0.005",
+        "step 6 it writes:",
+    ):
         assert expected in words, expected
     assert "next: charrnn-export ckpt/lstm" in words
 
 
 def test_what_could_harm_a_terminal_is_replaced() -> None:
-    assert display_module._printable("a\tb\x1b[1m\x07é\u202e") == "a   b·[1m·é·"
+    assert printable("a\tb\x1b[1m\x07é\u202e") == "a   b·[1m·é·"
 
 
 def test_a_mapping_is_shortened() -> None:
-    assert display_module._mapping(("\n", "a")) == r"'\n' 0, 'a' 1"
-    assert display_module._mapping(tuple("abcdefghijklmnopqrstuvwxyz")) == (
+    assert display_module._mapping(("\n", "a"), 100) == r"'\n' 0, 'a' 1"
+    alphabet = tuple("abcdefghijklmnopqrstuvwxyz")
+    assert display_module._mapping(alphabet, 100) == (
         "'a' 0, 'b' 1, 'c' 2, 'd' 3, 'e' 4, 'f' 5, 'g' 6, 'h' 7, 'i' 8, ..., 'y' 24, 'z' 25"
     )
+    assert display_module._mapping(alphabet, 30) == "'a' 0, ..., 'y' 24, 'z' 25"
+    assert display_module._mapping(alphabet, 1) == "'a' 0, ..., 'y' 24, 'z' 25"
