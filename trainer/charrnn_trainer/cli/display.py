@@ -16,20 +16,20 @@ from charrnn_runtime.cli import terminal
 from charrnn_trainer.cli.live import LiveDisplay, cut, printable
 from charrnn_trainer.cli.region import has_terminal, terminal_size
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.split import ROWS
+from charrnn_trainer.data.split import ROWS
 
 if TYPE_CHECKING:
-    from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.events import (
-        Evaluated,
-        EvaluatedWhole,
+    from charrnn_trainer.data.corpus import ScannedText
+    from charrnn_trainer.training.events import (
         Event,
         Logged,
-        Noted,
+        Notice,
         Saved,
         Started,
         Stepped,
         TrainResult,
+        Validated,
+        ValidatedWhole,
     )
 
 _LINES_SHOWN = 5
@@ -118,7 +118,7 @@ class Display:
 
     # --- events --------------------------------------------------------------------------------------------
 
-    def _on_noted(self, event: Noted) -> None:
+    def _on_notice(self, event: Notice) -> None:
         terminal.say(event.message)
 
     def _on_started(self, event: Started) -> None:
@@ -193,15 +193,15 @@ class Display:
                 f"{event.seconds_per_batch:.3f} s/batch"
             )
 
-    def _on_evaluated(self, event: Evaluated) -> None:
+    def _on_validated(self, event: Validated) -> None:
         line = f"step {event.step}: validation loss {_with_bits(event.validation_loss)}"
         line += f" on {event.characters:,} {self._unit}" if self._samples else ""
         line += ", the best so far" if event.best else ""
         terminal.say(line)
         if self._live is not None:
-            self._live.evaluate(event)
+            self._live.validated(event)
 
-    def _on_evaluatedwhole(self, event: EvaluatedWhole) -> None:
+    def _on_validatedwhole(self, event: ValidatedWhole) -> None:
         line = (
             f"step {event.step}: validation loss {_with_bits(event.validation_loss)} on {event.characters:,} "
             f"{self._unit}, "

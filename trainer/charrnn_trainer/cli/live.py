@@ -25,7 +25,7 @@ from charrnn_trainer.cli.region import Region
 from charrnn_trainer.config import MOST_STEPS
 
 if TYPE_CHECKING:
-    from charrnn_trainer.events import Evaluated, Logged, Started, Stepped
+    from charrnn_trainer.training.events import Logged, Started, Stepped, Validated
 
 _FIRST_SAMPLE: Final = 10.0
 """So many seconds after the start the first sample is taken, and further ones with every validation."""
@@ -97,7 +97,7 @@ class LiveDisplay:
         if not self._validates:
             self._take_sample()
 
-    def evaluate(self, event: Evaluated) -> None:
+    def validated(self, event: Validated) -> None:
         """Take a validation's loss, and a sample of the network that has it."""
         self._validation = event.validation_loss
         self._validation_curve.add(event.step, event.validation_loss)
