@@ -26,7 +26,7 @@ from charrnn_trainer.training import api
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Started, Stepped, Validated
 from charrnn_trainer.training.precision import choose_compute_mode
-from charrnn_trainer.training.trainer import DivergedError
+from charrnn_trainer.training.divergence import DivergedError
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")

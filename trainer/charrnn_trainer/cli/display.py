@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 import statistics
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from charrnn_trainer.cli.live import LiveDisplay, cut, printable
 from charrnn_trainer.cli.region import has_terminal, terminal_size
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.data.split import ROWS
+from charrnn_trainer.training.events import with_bits
 
 if TYPE_CHECKING:
     from charrnn_trainer.data.corpus import ScannedText
@@ -104,14 +104,14 @@ class Display:
         if result.best is not None:
             best = result.best
             loss = best.validation_loss if result.whole_loss is None else result.whole_loss
-            terminal.say(f"best: validation loss {_with_bits(loss)} at step {best.step:,}")
+            terminal.say(f"best: validation loss {with_bits(loss)} at step {best.step:,}")
             if best.step < _EARLY * result.step:
                 terminal.say(
                     f"  of {result.step:,}: from there on it learned its text by heart; the best is what is "
                     "exported"
                 )
         elif result.train_loss is not None:
-            terminal.say(f"last: training loss {_with_bits(result.train_loss)}")
+            terminal.say(f"last: training loss {with_bits(result.train_loss)}")
         terminal.say(
             f"next: charrnn-export {shlex.quote(str(result.run))} models/{result.config.network.cell}.onnx"
         )
@@ -194,7 +194,7 @@ class Display:
             )
 
     def _on_validated(self, event: Validated) -> None:
-        line = f"step {event.step}: validation loss {_with_bits(event.validation_loss)}"
+        line = f"step {event.step}: validation loss {with_bits(event.validation_loss)}"
         line += f" on {event.characters:,} {self._unit}" if self._samples else ""
         line += ", the best so far" if event.best else ""
         terminal.say(line)
@@ -203,7 +203,7 @@ class Display:
 
     def _on_validatedwhole(self, event: ValidatedWhole) -> None:
         line = (
-            f"step {event.step}: validation loss {_with_bits(event.validation_loss)} on {event.characters:,} "
+            f"step {event.step}: validation loss {with_bits(event.validation_loss)} on {event.characters:,} "
             f"{self._unit}, "
         )
         whole = event.characters >= self._validation_tokens - ROWS
@@ -251,10 +251,6 @@ def _split(event: Started, unit: str) -> str:
     if event.config.data.split == "spread":
         return f"{train}, {validation} in blocks all over the text for validation"
     return f"the first {train}, the last {validation} for validation"
-
-
-def _with_bits(loss: float) -> str:
-    return f"{loss:.4f} ({loss / math.log(2):.3f} bits per character)"
 
 
 def _mapping(symbols: tuple[str, ...], columns: int) -> str:

@@ -19,6 +19,7 @@ import typer
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
+from charrnn_trainer.cli.torch_installed import need_torch
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
 from charrnn_trainer.recipes import recipe as named_recipe
 from charrnn_trainer.training.spinning import limit_spinning
@@ -234,6 +235,7 @@ def train(
     Without TEXT, it learns tinyshakespeare. The checkpoints and all else about the run lie in one folder,
     whose path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
     """
+    need_torch()
     given = {name: context.params[name] for name in _SETTINGS if context.params[name] is not None}
     with _joined() as group:
         stop = _StopSignals(speaks=group is None or group.is_main)
@@ -362,7 +364,7 @@ def _joined() -> Iterator[ProcessGroup | None]:
         yield None
         return
     from charrnn_trainer.training.distributed import WorkerLostError, join
-    from charrnn_trainer.training.trainer import DivergedError
+    from charrnn_trainer.training.divergence import DivergedError
 
     sys.stderr = sys.__stderr__
     with join() as group:

@@ -218,10 +218,9 @@ class Run:
 
 def _check_empty(folder: Path) -> None:
     if is_run(folder):
-        raise SettingError(
-            f"--out {folder} holds a run already; give a new folder, or go on with that run "
-            f"(--resume {folder})"
-        )
+        # A run without a checkpoint may have diverged, and would again.
+        way_on = f", or go on with that run (--resume {folder})" if checkpoint_files(folder) else ""
+        raise SettingError(f"--out {folder} holds a run already; give a new folder{way_on}")
     leftovers = {_LOCK_FILE, TOKENS_FILE}
     if any(entry.name not in leftovers and not is_part(entry) for entry in folder.iterdir()):
         raise SettingError(f"--out {folder} is not empty; give a new folder")
