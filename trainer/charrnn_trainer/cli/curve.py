@@ -143,7 +143,7 @@ class _Scale(NamedTuple):
         first, last = min(step for step, _ in points), max(step for step, _ in points)
         late = [loss for step, loss in points if step >= first + _WARM_UP * (last - first)]
         top, bottom = max(late), min(late)
-        room = max(0.02 * (top - bottom), 5e-4)  # the labels differ, and nothing is divided by 0
+        room = max(0.02 * (top - bottom), 1e-3)  # the labels differ, and nothing is divided by 0
         return cls(first, last, top + room, max(0.0, bottom - room))
 
     def place(self, point: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:

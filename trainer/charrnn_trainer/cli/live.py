@@ -7,6 +7,7 @@ import datetime
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
@@ -46,7 +47,9 @@ _MEANS: Final = 0.95
 class LiveDisplay:
     """Shows a training at the bottom of a terminal, from its first step on until `close`."""
 
-    def __init__(self, console: Console, started: Started) -> None:
+    def __init__(
+        self, console: Console, started: Started, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         config = started.config
         self._console = console
         self._braille = _shows_braille(console)
@@ -55,7 +58,8 @@ class LiveDisplay:
         self._of = f"/{steps}" if steps < MOST_STEPS else ""
         self._step = started.step
         self._done_before = self._done = started.done
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
         self._batch_characters = config.data.batch_size * config.data.seq_length
         self._unit = "bytes" if config.data.level == "byte" else "characters"
         self._validates = config.data.validates
@@ -86,7 +90,7 @@ class LiveDisplay:
             self._knows_every_loss = True
             self._training_curve.add(event.step, event.loss)
         self._seconds = _mean(self._seconds, event.seconds)
-        if self._sample is None and time.monotonic() - self._began >= _FIRST_SAMPLE:
+        if self._sample is None and self._clock() - self._began >= _FIRST_SAMPLE:
             self._take_sample()
 
     def log(self, event: Logged) -> None:
@@ -124,7 +128,7 @@ class LiveDisplay:
 
     def _progress(self, columns: int) -> list[Text]:
         """A bar between the step and the time; without it where there is no room."""
-        now = time.monotonic() - self._began
+        now = self._clock() - self._began
         left = "-:--:--"
         if self._done > self._done_before:
             seconds = now * (1.0 - self._done) / (self._done - self._done_before)
@@ -164,7 +168,8 @@ class LiveDisplay:
         if self._sample is None:
             return []
         step, written = self._sample
-        shown = [Text(f"at step {step} it writes:", "dim")]
+        header = f"at step {step} it writes:"
+        shown = [Text(row, "dim") for row in _folded(header, columns)]
         for line in written.strip("\n").split("\n"):
             encoding = self._console.encoding
             # What the terminal's encoding lacks would be written as longer codes.
