@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -16,12 +18,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from charrnn_runtime.cli import terminal
 from charrnn_trainer.cli import display as display_module
+from charrnn_trainer.cli import torch_installed
+from charrnn_trainer.cli.live import printable
 from charrnn_trainer.cli.train import app
 from charrnn_trainer.data import default_corpus as default_corpus_module
 from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn import network as network_module
 from charrnn_trainer.recipes import recipe
 from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.runs.run_file import RunFile
@@ -454,6 +460,61 @@ def test_a_byte_order_mark_and_a_short_text_are_told(program: Program) -> None:
     assert "\x1b" not in done.err  # what would move the cursor is not sent to a terminal
 
 
+@pytest.mark.parametrize("saved", [False, True], ids=["before any checkpoint", "after one"])
+def test_what_is_advised_after_divergence_works(
+    program: Program, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    real, calls = network_module.next_token_loss, 0
+
+    def exploding(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real(logits, targets) * (math.inf if calls == 5 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network_module, "next_token_loss", exploding)
+        words = ("--steps", "6", "--learning-rate", "0.9", "--val-fraction", "0")
+        done = program("my.txt", *words, "--save-every", "4" if saved else "6", *TINY_FLAGS)
+    assert done.code == 1
+    advice = re.search(r": (charrnn-train --config .*) \(a lower --clip", done.err)
+    assert advice is not None, done.err
+    assert "--resume" not in done.err
+    command = shlex.split(advice[1])
+    assert command[-2:] == ["--learning-rate", "0.005"]
+    assert ("--init-from" in command) == saved
+    again = program(*command[1:])
+    assert (again.code, again.out) == (0, "ckpt/lstm-2\n")
+    file = RunFile.read(Path("ckpt/lstm-2/config.toml"))
+    assert file.config.optimization.learning_rate == 0.005
+
+    # Into the same folder it cannot go, and to resume it is advised only where that may help.
+    refused = program("my.txt", "--out", "ckpt/lstm", *TINY_FLAGS)
+    assert refused.code == 2
+    assert ("--resume" in refused.err) == saved
+
+
+def test_a_text_from_standard_input_is_not_named_in_the_advice_after_divergence(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    words = (
+        "--cell",
+        "rnn",
+        "--steps",
+        "500",
+        "--learning-rate",
+        "900",
+        "--clip",
+        "0",
+        "--val-fraction",
+        "0",
+    )
+    done = program("-", *words, *TINY_FLAGS)
+    assert done.code == 1
+    assert "try a lower rate (--learning-rate 0.005), --clip 1, or --warmup-steps" in done.err
+    assert "--config" not in done.err
+
+
 def test_a_full_disk_is_told_with_the_way_to_go_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.replace
 
@@ -505,6 +566,24 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, numbe
     assert resume(tmp_path / "ckpt" / "lstm", changes={"steps": step + 1}).step == step + 1
 
 
+@pytest.mark.parametrize("command", ["train", "export", "compare"])
+def test_without_torch_a_command_says_in_one_line_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr(torch_installed, "find_spec", lambda name: None)
+    module = importlib.import_module(f"charrnn_trainer.cli.{command}")
+    monkeypatch.setattr(
+        sys, "argv", [f"charrnn-{command}", "a", *(["b.onnx"] if command == "export" else [])]
+    )
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(module.app, f"charrnn-{command}", dies_of_closed_pipe=False)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    first = "PyTorch is not installed; for a CPU: pip install torch --index-url https://download.pytorch.org/whl/cpu;"
+    assert said.startswith(f"charrnn-{command}: error: {first}")
+
+
 def test_help_comes_without_waiting_for_torch() -> None:
     done = run_program(
         "-c",
@@ -545,17 +624,28 @@ def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: 
     out, _ = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, b"ckpt/lstm\n")
     words = " ".join(shown.decode().split())  # lines break where the terminal ends
-    for expected in ("6/6", "100%", "s/batch", "characters/s", "validation", "rate 0.005", "it writes now:"):
+    for expected in (
+        "6/6",
+        "100%",
+        "s/batch",
+        "characters/s",
+        "validation",
+        "rate 0.005",
+        "step 6 it writes:",
+    ):
         assert expected in words, expected
     assert "next: charrnn-export ckpt/lstm" in words
 
 
 def test_what_could_harm_a_terminal_is_replaced() -> None:
-    assert display_module._printable("a\tb\x1b[1m\x07é\u202e") == "a   b·[1m·é·"
+    assert printable("a\tb\x1b[1m\x07é\u202e") == "a   b·[1m·é·"
 
 
 def test_a_mapping_is_shortened() -> None:
-    assert display_module._mapping(("\n", "a")) == r"'\n' 0, 'a' 1"
-    assert display_module._mapping(tuple("abcdefghijklmnopqrstuvwxyz")) == (
+    assert display_module._mapping(("\n", "a"), 100) == r"'\n' 0, 'a' 1"
+    alphabet = tuple("abcdefghijklmnopqrstuvwxyz")
+    assert display_module._mapping(alphabet, 100) == (
         "'a' 0, 'b' 1, 'c' 2, 'd' 3, 'e' 4, 'f' 5, 'g' 6, 'h' 7, 'i' 8, ..., 'y' 24, 'z' 25"
     )
+    assert display_module._mapping(alphabet, 30) == "'a' 0, ..., 'y' 24, 'z' 25"
+    assert display_module._mapping(alphabet, 1) == "'a' 0, ..., 'y' 24, 'z' 25"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         load_checkpoint,
     )
     from charrnn_trainer.training.api import resume, train
+    from charrnn_trainer.training.divergence import DivergedError
     from charrnn_trainer.training.events import (
         Event,
         Logged,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
         Validated,
         ValidatedWhole,
     )
-    from charrnn_trainer.training.trainer import DivergedError
 
 __all__ = [
     "CharNetwork",
@@ -115,7 +115,7 @@ _HOMES = {
         "TrainResult",
     ),
     "charrnn_trainer.training.api": ("resume", "train"),
-    "charrnn_trainer.training.trainer": ("DivergedError",),
+    "charrnn_trainer.training.divergence": ("DivergedError",),
     "charrnn_trainer.nn.network": ("CharNetwork",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

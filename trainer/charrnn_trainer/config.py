@@ -249,7 +249,7 @@ class RunConfig(Section):
         False, MACHINE,
         "Compute alike whatever else the machine does, so that a seed gives one model.",
         details="Nothing is measured at the start: fp32, with oneDNN on a CPU, on one thread, each unless it "
-        "is given. It is for runs of a number of steps, on one kind of processor with one version of PyTorch; "
+        "is given. It is for runs of a number of steps, on one kind of processor and with one PyTorch; "
         "on a GPU, sums may still differ in their last bits.",
     )
     device: str = choice(

@@ -12,8 +12,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 
@@ -26,6 +26,7 @@ from charrnn_runtime.files import written_whole
 class _Talk:
     debug = False
     quiet = False
+    through: Callable[[str], None] | None = None  # what shows lines while it draws on the terminal
 
 
 _talk = _Talk()
@@ -70,9 +71,65 @@ def new_app() -> typer.Typer:
 
 
 def say(message: str) -> None:
-    """Write a line to stderr, unless ``--quiet``; a stderr that is closed is no error."""
-    if not _talk.quiet:
-        _write_stderr(message + "\n")
+    """Write a line to stderr, unless ``--quiet``; a stderr that is closed is no error.
+
+    On a terminal, a line that is longer than a row is broken between words.
+    """
+    if _talk.quiet:
+        return
+    if _talk.through is not None:
+        _talk.through(message)
+    else:
+        _write_stderr(_fitted(message) + "\n")
+
+
+def say_at_once(message: str) -> None:
+    """Write a line as `say` does from a signal's handler, past a buffer that may be in use."""
+    if _talk.quiet or sys.stderr is None:
+        return
+    if _talk.through is not None:
+        _talk.through(message)
+        return
+    with suppress(OSError, ValueError):  # no terminal, or no file at all
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())
+
+
+@contextmanager
+def speaking_through(show: Callable[[str], None]) -> Iterator[None]:
+    """Let something else show the lines that are said, while it draws on the terminal."""
+    _talk.through = show
+    try:
+        yield
+    finally:
+        _talk.through = None
+
+
+def broken(line: str, columns: int) -> str:
+    """A line that is longer than a terminal's row in rows, broken between words; words stay whole."""
+    if len(line) < columns:
+        return line
+    import textwrap  # few lines are so long
+
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return textwrap.fill(
+        line,
+        columns - 1,
+        subsequent_indent=indent if columns > 2 * len(indent) else "",
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,  # an option, --top-k, is a word
+    )
+
+
+def _fitted(line: str) -> str:
+    """A line in rows of the terminal behind stderr, if there is one."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return line
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return line
+    return broken(line, columns) if columns else line  # a terminal need not know its size
 
 
 def is_quiet() -> bool:

@@ -12,6 +12,7 @@ import typer
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
+from charrnn_trainer.cli.torch_installed import need_torch
 from charrnn_trainer.version import __version__
 
 app = terminal.new_app()
@@ -74,6 +75,7 @@ def compare(
     The report is a folder with one page, report.html, that holds everything, and the pictures as PNG files.
     Its path is printed at the end. A report that is there is replaced.
     """
+    need_torch()
     from charrnn_trainer.compare import check_installed
 
     check_installed()

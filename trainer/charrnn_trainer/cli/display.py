@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 import statistics
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from charrnn_runtime.cli import terminal
+from charrnn_trainer.cli.live import LiveDisplay, cut, printable
+from charrnn_trainer.cli.region import has_terminal, terminal_size
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.data.split import ROWS
+from charrnn_trainer.training.events import with_bits
 
 if TYPE_CHECKING:
     from charrnn_trainer.data.scanning import ScannedText
@@ -40,10 +33,10 @@ if TYPE_CHECKING:
     )
 
 _LINES_SHOWN = 5
+_LINE_SHOWN = 76
+_ANY_WIDTH = 10_000
 _SYMBOLS_SHOWN = 12
-_SAMPLE_LENGTH = 240
-_SAMPLE_LINES = 6
-_REFRESH_PER_SECOND = 4
+_FEWEST_SHOWN = 4
 _MEASURED_STEPS = 5
 _MINUTES = 3
 _EARLY = 0.7
@@ -54,8 +47,8 @@ class Display:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._live: _LiveDisplay | None = None
-        self._console = console if console.is_terminal and not console.is_dumb_terminal else None
+        self._live: LiveDisplay | None = None
+        self._console = console if has_terminal(console) else None
         self._steps = 0
         self._of = ""
         self._width = 0
@@ -89,9 +82,10 @@ class Display:
 
     def show_text(self, text: ScannedText) -> None:
         """Show what was read: its length, its symbols, its first lines."""
+        columns = _ANY_WIDTH if self._console is None else terminal_size()[0] - 1
         unit = "bytes" if text.vocabulary.level == "byte" else "characters"
         terminal.say(
-            f"text: {_printable(text.name)}, {text.length:,} {unit}, {text.distinct:,} of them distinct"
+            f"text: {printable(text.name)}, {text.length:,} {unit}, {text.distinct:,} of them distinct"
         )
         if text.had_bom:
             terminal.say("  (a byte-order mark at its start was left out)")
@@ -100,23 +94,24 @@ class Display:
         # A carriage return, say, ends no line of --lines either.
         lines = text.beginning.replace("\r\n", "\n").removesuffix("\n").split("\n")[:_LINES_SHOWN]
         for line in lines:
-            terminal.say(f"  | {_printable(line[:76])}")
+            shown = printable(line[:_LINE_SHOWN])
+            terminal.say(f"  | {shown if self._console is None else cut(shown, columns - len('  | '))}")
         if text.vocabulary.level == "char":
-            terminal.say(f"ids: {_mapping(text.vocabulary.symbols)}")
+            terminal.say(f"ids: {_mapping(text.vocabulary.symbols, columns - len('ids: '))}")
 
     def show_result(self, result: TrainResult) -> None:
         """Say what came of a run that has ended."""
         if result.best is not None:
             best = result.best
             loss = best.validation_loss if result.whole_loss is None else result.whole_loss
-            terminal.say(f"best: validation loss {_with_bits(loss)} at step {best.step:,}")
+            terminal.say(f"best: validation loss {with_bits(loss)} at step {best.step:,}")
             if best.step < _EARLY * result.step:
                 terminal.say(
                     f"  of {result.step:,}: from there on it learned its text by heart; the best is what is "
                     "exported"
                 )
         elif result.train_loss is not None:
-            terminal.say(f"last: training loss {_with_bits(result.train_loss)}")
+            terminal.say(f"last: training loss {with_bits(result.train_loss)}")
         terminal.say(
             f"next: charrnn-export {shlex.quote(str(result.run))} models/{result.config.network.cell}.onnx"
         )
@@ -124,14 +119,7 @@ class Display:
     # --- events --------------------------------------------------------------------------------------------
 
     def _on_notice(self, event: Notice) -> None:
-        self._say(event.message)
-
-    def _say(self, line: str) -> None:
-        """Write a line that stays, above the live display where there is one."""
-        if self._live is not None:
-            self._live.say(line)
-        else:
-            terminal.say(line)
+        terminal.say(event.message)
 
     def _on_started(self, event: Started) -> None:
         config = event.config
@@ -175,7 +163,7 @@ class Display:
             f"{size}, into {event.run}"
         )
         if self._console is not None:
-            self._live = _LiveDisplay(self._console, event)
+            self._live = LiveDisplay(self._console, event)
 
     def _on_stepped(self, event: Stepped) -> None:
         if self._live is not None:
@@ -194,7 +182,7 @@ class Display:
         line = f"the {left:,} steps that are left take about {minutes:,.0f} minutes here"
         if self._course and minutes > _MINUTES:
             line += f"; --minutes {_MINUTES:g} makes a better model in less"
-        self._say(line)
+        terminal.say(line)
 
     def _on_logged(self, event: Logged) -> None:
         if self._live is not None:
@@ -206,110 +194,24 @@ class Display:
             )
 
     def _on_validated(self, event: Validated) -> None:
-        line = f"step {event.step}: validation loss {_with_bits(event.validation_loss)}"
+        line = f"step {event.step}: validation loss {with_bits(event.validation_loss)}"
         line += f" on {event.characters:,} {self._unit}" if self._samples else ""
         line += ", the best so far" if event.best else ""
+        terminal.say(line)
         if self._live is not None:
-            self._live.evaluate(event, line)
-        else:
-            terminal.say(line)
+            self._live.validated(event)
 
     def _on_validatedwhole(self, event: ValidatedWhole) -> None:
         line = (
-            f"step {event.step}: validation loss {_with_bits(event.validation_loss)} on {event.characters:,} "
+            f"step {event.step}: validation loss {with_bits(event.validation_loss)} on {event.characters:,} "
             f"{self._unit}, "
         )
         whole = event.characters >= self._validation_tokens - ROWS
-        self._say(line + ("all that are for validation" if whole else "as many as there was time for"))
+        terminal.say(line + ("all that are for validation" if whole else "as many as there was time for"))
 
     def _on_saved(self, event: Saved) -> None:
         if self._live is not None:
-            self._live.say(f"saved {event.path.name}")
-
-
-class _LiveDisplay:
-    """A bar, the figures of now, and a sample of what the network writes now."""
-
-    def __init__(self, console: Console, started: Started) -> None:
-        config = started.config
-        self._console = console
-        self._write = started.write
-        self._bar = Progress(
-            TextColumn("step {task.fields[step]}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            expand=True,
-        )
-        steps = config.optimization.steps
-        self._of = f"/{steps}" if steps < MOST_STEPS else ""
-        self._task = self._bar.add_task("train", total=1.0, step=f"{started.step}{self._of}")
-        self._bar.update(self._task, completed=started.done)
-        self._batch_characters = config.data.batch_size * config.data.seq_length
-        self._validates = config.data.validates
-        self._loss: float | None = None
-        self._seconds: float | None = None
-        self._rate = config.optimization.learning_rate
-        self._validation: float | None = None
-        self._sample = ""
-        self._live = Live(
-            console=console,
-            get_renderable=self._render,
-            refresh_per_second=_REFRESH_PER_SECOND,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._live.start()
-
-    def close(self) -> None:
-        self._live.stop()
-
-    def say(self, line: str) -> None:
-        """Write a line that stays, above the display."""
-        self._console.print(Text(line))
-
-    def step(self, event: Stepped) -> None:
-        self._bar.update(self._task, completed=event.done, step=f"{event.step}{self._of}")
-        self._rate = event.learning_rate
-        # Means over about the last 20 steps, so that the figures can be read.
-        if event.loss is not None:
-            self._loss = event.loss if self._loss is None else 0.95 * self._loss + 0.05 * event.loss
-        old = self._seconds
-        self._seconds = event.seconds if old is None else 0.95 * old + 0.05 * event.seconds
-
-    def log(self, event: Logged) -> None:
-        self._loss = event.train_loss
-        self._seconds = event.seconds_per_batch
-        if not self._validates:
-            self._take_sample()
-
-    def evaluate(self, event: Validated, line: str) -> None:
-        self._validation = event.validation_loss
-        self.say(line)
-        self._take_sample()
-
-    def _take_sample(self) -> None:
-        self._sample = self._write(_SAMPLE_LENGTH)
-
-    def _render(self) -> Group:
-        figures = []
-        if self._loss is not None:
-            figures.append(f"loss {_briefly(self._loss)}")
-        if self._validation is not None:
-            figures.append(f"validation {_briefly(self._validation)}")
-        if self._seconds is not None:
-            figures.append(f"{self._seconds:.3f} s/batch")
-            figures.append(f"{self._batch_characters / self._seconds:,.0f} characters/s")
-        figures.append(f"rate {self._rate:.2g}")
-        parts: list[RenderableType] = [self._bar, Text(" · ".join(figures))]
-        if self._sample:
-            lines = self._sample.strip("\n").split("\n")[:_SAMPLE_LINES]
-            shown = "\n".join(f"  {_printable(line)}" for line in lines)
-            parts.append(Text(f"it writes now:\n{shown}", style="dim", overflow="fold"))
-        return Group(*parts)
+            terminal.say(f"saved {event.path.name}")
 
 
 @contextlib.contextmanager
@@ -351,22 +253,10 @@ def _split(event: Started, unit: str) -> str:
     return f"the first {train}, the last {validation} for validation"
 
 
-def _with_bits(loss: float) -> str:
-    return f"{loss:.4f} ({loss / math.log(2):.3f} bits per character)"
-
-
-def _briefly(loss: float) -> str:
-    return f"{loss:.3f} ({loss / math.log(2):.3f} bits)"
-
-
-def _mapping(symbols: tuple[str, ...]) -> str:
+def _mapping(symbols: tuple[str, ...], columns: int) -> str:
     """Which symbol has which id, shortened."""
     pairs = [f"{symbol!r} {index}" for index, symbol in enumerate(symbols)]
-    if len(pairs) > _SYMBOLS_SHOWN:
-        pairs = [*pairs[: _SYMBOLS_SHOWN - 3], "...", *pairs[-2:]]
-    return ", ".join(pairs)
-
-
-def _printable(line: str) -> str:
-    """A line without what would move the cursor or change colours."""
-    return "".join(character if character.isprintable() else "·" for character in line.expandtabs(4))
+    shown = pairs if len(pairs) <= _SYMBOLS_SHOWN else [*pairs[: _SYMBOLS_SHOWN - 3], "...", *pairs[-2:]]
+    while len(shown) > _FEWEST_SHOWN and len(", ".join(shown)) > columns:
+        shown = [*pairs[: len(shown) - 4], "...", *pairs[-2:]]
+    return ", ".join(shown)

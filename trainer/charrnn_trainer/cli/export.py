@@ -11,6 +11,7 @@ import typer
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
+from charrnn_trainer.cli.torch_installed import need_torch
 from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def export(
     if not list_them and destination is None:
         raise SettingError("give the file to write, such as models/lstm.onnx; or --list to see what there is")
 
+    need_torch()
     from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 
     if list_them:

@@ -139,13 +139,13 @@ def _check_machine(config: TrainConfig, out: Path | None) -> None:
 
 def _check_out(out: Path) -> None:
     """Check that a run could begin in a folder."""
-    from charrnn_trainer.runs.checkpoint import is_run
+    from charrnn_trainer.runs.checkpoint import checkpoint_files, is_run
     from charrnn_trainer.runs.folder import check_free
 
     if is_run(out):
-        raise SettingError(
-            f"--out {out} holds a run already; give a new folder, or go on: --resume {shlex.quote(str(out))}"
-        )
+        # A run without a checkpoint may have diverged, and would again.
+        way_on = f", or go on: --resume {shlex.quote(str(out))}" if checkpoint_files(out) else ""
+        raise SettingError(f"--out {out} holds a run already; give a new folder{way_on}")
     try:
         check_free(out)
     except SettingError as error:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import sys
 from types import FrameType
 from typing import Any
 
@@ -41,17 +38,11 @@ class StopSignals:
         self.number = number
         self._restore()
         if self._speaks:
-            _say_at_once("stopping after this step, to save it; once more ends at once, without saving")
+            terminal.say_at_once(
+                "stopping after this step, to save it; once more ends at once, without saving"
+            )
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
-
-
-def _say_at_once(message: str) -> None:
-    """Write a line to stderr from a signal's handler, past a buffer that may be in use."""
-    if terminal.is_quiet() or sys.stderr is None:
-        return
-    with contextlib.suppress(OSError, ValueError):  # no terminal, or no file at all
-        os.write(sys.stderr.fileno(), f"{message}\n".encode())

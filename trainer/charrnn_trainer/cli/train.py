@@ -20,6 +20,7 @@ from charrnn_trainer.cli.options import FILES, GroupedCommand, completed_from, w
 from charrnn_trainer.cli.runs import RUNS_FOLDER, begin_run, resume_run
 from charrnn_trainer.cli.stop_signals import StopSignals
 from charrnn_trainer.cli.text import find as find_texts
+from charrnn_trainer.cli.torch_installed import need_torch
 from charrnn_trainer.config import CHANGEABLE, TrainConfig
 from charrnn_trainer.recipes import RECIPES
 from charrnn_trainer.recipes import recipe as named_recipe
@@ -128,6 +129,7 @@ def train(
     Without TEXT, it learns tinyshakespeare. The checkpoints and all else about the run lie in one folder,
     whose path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
     """
+    need_torch()
     with _joined() as group:
         stop = StopSignals(speaks=group is None or group.is_main)
         if group is not None and not group.is_main:
@@ -196,7 +198,7 @@ def _joined() -> Iterator[ProcessGroup | None]:
         yield None
         return
     from charrnn_trainer.training.distributed import WorkerLostError, join
-    from charrnn_trainer.training.trainer import DivergedError
+    from charrnn_trainer.training.divergence import DivergedError
 
     sys.stderr = sys.__stderr__
     with join() as group:

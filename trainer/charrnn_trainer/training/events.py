@@ -1,14 +1,18 @@
-"""What a training tells whoever listens to it."""
+"""What a training tells whoever listens to it. Printed, each event is one line."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import Evaluation, Kind
+
+if TYPE_CHECKING:
+    from charrnn_trainer.nn.network import CharNetwork
+    from charrnn_trainer.runs.checkpoint import Evaluation, Kind
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Notice:
     """
 
     message: str
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,14 @@ class Started:
     run: Path | None
     write: Callable[[int], str]
 
+    def __str__(self) -> str:
+        network = self.config.network
+        shape = f"{network.cell.upper()}, {network.layers} x {network.hidden_size}"
+        return (
+            f"training from step {self.step}: {shape}, {self.parameters:,} parameters, on {self.device}, "
+            f"into {self.run or 'no folder'}"
+        )
+
 
 @dataclass(frozen=True)
 class Stepped:
@@ -66,6 +81,10 @@ class Stepped:
     learning_rate: float
     seconds: float
     done: float
+
+    def __str__(self) -> str:
+        loss = "" if self.loss is None else f"loss {self.loss:.4f}, "
+        return f"step {self.step}: {loss}learning rate {self.learning_rate:.2g}, {self.seconds:.3f} s"
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,12 @@ class Logged:
     seconds_per_batch: float
     characters_per_second: float
 
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}: training loss {with_bits(self.train_loss)} since the last report, "
+            f"{self.seconds_per_batch:.3f} s/batch"
+        )
+
 
 @dataclass(frozen=True)
 class Validated:
@@ -103,6 +128,10 @@ class Validated:
     best: bool
     characters: int
 
+    def __str__(self) -> str:
+        best = ", the best so far" if self.best else ""
+        return f"step {self.step}: validation loss {with_bits(self.validation_loss)}{best}"
+
 
 @dataclass(frozen=True)
 class ValidatedWhole:
@@ -118,6 +147,10 @@ class ValidatedWhole:
     validation_loss: float
     characters: int
 
+    def __str__(self) -> str:
+        loss = with_bits(self.validation_loss)
+        return f"step {self.step}: validation loss {loss} on {self.characters:,} characters"
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -132,6 +165,9 @@ class Saved:
     step: int
     path: Path
     kind: Kind
+
+    def __str__(self) -> str:
+        return f"step {self.step}: saved {self.path} ({self.kind})"
 
 
 Event = Notice | Started | Stepped | Logged | Validated | ValidatedWhole | Saved
@@ -166,6 +202,11 @@ class TrainResult:
     def best(self) -> Evaluation | None:
         """The evaluation with the lowest validation loss."""
         return min(self.evaluations, key=lambda item: item.validation_loss, default=None)
+
+
+def with_bits(loss: float) -> str:
+    """A loss in nats per character, and in bits, such as ``1.5000 (2.164 bits per character)``."""
+    return f"{loss:.4f} ({loss / math.log(2):.3f} bits per character)"
 
 
 Listener = Callable[[Event], None]

@@ -12,13 +12,11 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.format.spec import DEFAULT_TEMPERATURE
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.batches import Streams
@@ -44,6 +42,7 @@ from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.training.cuda_graph import choose_step
 from charrnn_trainer.training.device_batches import HostBatches, batches_on
 from charrnn_trainer.training.distributed import ProcessGroup
+from charrnn_trainer.training.divergence import DivergedError, diverged
 from charrnn_trainer.training.events import (
     Listener,
     Logged,
@@ -91,10 +90,6 @@ _LATE: Final = 0.03
 _AHEAD: Final = 8
 """A GPU has at most so many steps before it that it has not done: enough never to wait for the host, and few
 enough for the clock of a time budget to be right."""
-
-
-class DivergedError(CharRNNError):
-    """The loss or the gradient is not a finite number any more, or the loss has exploded."""
 
 
 def _split(corpus: Corpus, config: TrainConfig) -> Split | LineSplit:
@@ -346,21 +341,9 @@ class Trainer:
                 )
 
     def _diverged(self, step: int, loss: float, norm: float) -> DivergedError:
-        what = "the gradient is not finite" if math.isfinite(loss) and not math.isfinite(norm) else None
-        kept: list[Path] = []
         if self._run is not None:
             self._run.flush_history()  # it shows how it came to this
-            kept = self._run.checkpoints()
-        optimization = self.config.optimization
-        rate = f"--learning-rate {optimization.learning_rate / 3:.2g}"
-        clip = "a lower --clip" if optimization.clip else "--clip 1"
-        way_on = (
-            f"; the last good checkpoint is {kept[-1]}: --init-from it with {rate} goes on" if kept else ""
-        )
-        return DivergedError(
-            f"training diverged at step {step}: {what or f'the loss is {loss:.4g}'}; try a lower rate "
-            f"({rate}), {clip}, or --warmup-steps{way_on}"
-        )
+        return diverged(step, loss, norm, self.config, self._corpus, self._run)
 
     # --- on a GPU ------------------------------------------------------------------------------------------
 

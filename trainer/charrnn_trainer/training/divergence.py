@@ -1,0 +1,64 @@
+"""What to do when a run diverges."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import Final
+
+from charrnn_runtime.errors import CharRNNError
+from charrnn_trainer.config import OptimizationConfig, TrainConfig
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.default_corpus import PLAYS_SHA256, SHA256
+from charrnn_trainer.runs.folder import Run
+
+_LOWER: Final = 3.0
+"""The learning rate that is advised is that of the run divided by this, and at most the default."""
+
+
+class DivergedError(CharRNNError):
+    """The loss or the gradient is not a finite number any more, or the loss has exploded."""
+
+
+def diverged(
+    step: int, loss: float, norm: float, config: TrainConfig, corpus: Corpus, run: Run | None
+) -> DivergedError:
+    """The error for a run that diverged, with a way to go on.
+
+    To resume the run is none: it repeats its steps exactly, and diverges again.
+
+    Args:
+        step: where it diverged.
+        loss: the loss there.
+        norm: the norm of the gradient there.
+        config: the run's settings.
+        corpus: the text.
+        run: the run's folder, if it has one.
+    """
+    what = f"the loss is {loss:.4g}"
+    if math.isfinite(loss) and not math.isfinite(norm):
+        what = "the gradient is not finite"
+    optimization = config.optimization
+    rate = min(optimization.learning_rate / _LOWER, OptimizationConfig().learning_rate)
+    lower = f"--learning-rate {rate:.2g}"
+    clip = "a lower --clip" if optimization.clip else "--clip 1"
+    kept = run.checkpoints() if run is not None else []
+    if run is None or not _can_be_read_again(corpus):
+        good = f"; the last good checkpoint is {kept[-1]}, to start from with --init-from" if kept else ""
+        return DivergedError(
+            f"training diverged at step {step}: {what}; try a lower rate ({lower}), {clip}, or "
+            f"--warmup-steps{good}"
+        )
+    start = f" --init-from {shlex.quote(str(kept[-1]))}" if kept else ""
+    place = "from the last good checkpoint" if kept else "from the beginning"
+    return DivergedError(
+        f"training diverged at step {step}: {what}; to try a lower rate {place}: charrnn-train --config "
+        f"{shlex.quote(str(run.config_path))}{start} {lower} ({clip}, or --warmup-steps, may help, too)"
+    )
+
+
+def _can_be_read_again(corpus: Corpus) -> bool:
+    """Whether the run's settings say where its text is: a file, or by saying nothing the default corpus."""
+    if corpus.source is None:
+        return corpus.sha256 in (SHA256, PLAYS_SHA256)
+    return corpus.source != "-"  # standard input
