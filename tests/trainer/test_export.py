@@ -31,13 +31,9 @@ from charrnn_trainer.export import build as export_module
 from charrnn_trainer.export.build import ExportError, build, compare_with_torch, export_checkpoint, verify
 from charrnn_trainer.export.graph.weights import StepWeights, fold_weights, step_model_bytes
 from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    find_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-)
+from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
+from charrnn_trainer.runs.header import CheckpointError
 from charrnn_trainer.training.api import train
 from reference import naive_step
 from step_graphs import Stepper, metadata
@@ -177,7 +173,7 @@ def test_the_proof_finds_the_largest_difference_to_torch(runs: dict[str, Path], 
     # A file of another checkpoint: then the difference is large, and easily told from rounding.
     loaded = load_checkpoint(find_checkpoint(runs[cell], 9))
     other = build(load_checkpoint(find_checkpoint(runs[cell], 6)), "fp32")
-    network = CharNetwork.from_checkpoint(loaded).eval()
+    network = loaded.network().eval()
     stepper = Stepper(onnx.load_from_string(other.data))
     state = network.initial_state(4)
     largest = largest_of_states = 0.0

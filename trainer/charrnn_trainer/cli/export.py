@@ -14,7 +14,7 @@ from charrnn_runtime.errors import SettingError
 from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
-    from charrnn_trainer.runs.checkpoint import CheckpointEntry
+    from charrnn_trainer.runs.finding import CheckpointEntry
 
 app = terminal.new_app()
 
@@ -60,7 +60,8 @@ def export(
     if not list_them and destination is None:
         raise SettingError("give the file to write, such as models/lstm.onnx; or --list to see what there is")
 
-    from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+    from charrnn_trainer.runs.checkpoint import load_checkpoint
+    from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 
     if list_them:
         _show(list_checkpoints(source))

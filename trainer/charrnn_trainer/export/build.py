@@ -28,7 +28,7 @@ from charrnn_trainer.data.lines import split_lines
 from charrnn_trainer.data.split import ROWS, split_text
 from charrnn_trainer.export.graph.step_model import build_step_model
 from charrnn_trainer.export.graph.weights import check_step_model_fits, fold_weights
-from charrnn_trainer.nn.network import CharNetwork, State
+from charrnn_trainer.nn.network import State
 from charrnn_trainer.runs.checkpoint import Checkpoint
 from charrnn_trainer.runs.folder import TOKENS_FILE
 
@@ -245,7 +245,7 @@ def compare_with_torch(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
     """
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, len(checkpoint.vocabulary), (VERIFY_STEPS, VERIFY_STREAMS))  # (T, B)
-    network = CharNetwork.from_checkpoint(checkpoint).eval()
+    network = checkpoint.network().eval()
     state = network.initial_state(VERIFY_STREAMS)
     engine = Engine(model.file, "cpu")
     logits_apart, states_apart = 0.0, 0.0
