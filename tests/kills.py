@@ -80,7 +80,7 @@ EXPORTER: Final = "charrnn_trainer.cli.export"
 GENERATOR: Final = "charrnn_runtime.cli.gen"
 PRELOADED: Final = (
     *(TRAINER, EXPORTER, GENERATOR, "charrnn_trainer.cli.display", "charrnn_trainer.training.api"),
-    *("charrnn_trainer.export.build", "charrnn_runtime.model"),
+    *("charrnn_trainer.export.api", "charrnn_runtime.model"),
 )
 
 

@@ -27,9 +27,12 @@ from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.export import build as export_module
-from charrnn_trainer.export.build import ExportError, build, compare_with_torch, export_checkpoint, verify
+from charrnn_trainer.export import build as build_module
+from charrnn_trainer.export import verify as verify_module
+from charrnn_trainer.export.api import export_checkpoint
+from charrnn_trainer.export.build import ExportError, build
 from charrnn_trainer.export.graph.weights import StepWeights, fold_weights, step_model_bytes
+from charrnn_trainer.export.verify import compare_with_torch, verify
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
@@ -208,10 +211,10 @@ def test_a_chaotic_network_is_exported(tmp_path: Path) -> None:
 
 
 def test_the_proof_covers_at_least_200_steps_of_several_streams() -> None:
-    assert export_module.VERIFY_STEPS >= 200
-    assert export_module.VERIFY_STREAMS >= 2
-    assert export_module.FP32_BOUND == 1e-4
-    assert export_module.LOSS_BOUND == 0.01
+    assert verify_module.VERIFY_STEPS >= 200
+    assert verify_module.VERIFY_STREAMS >= 2
+    assert verify_module.FP32_BOUND == 1e-4
+    assert verify_module.LOSS_BOUND == 0.01
 
 
 def test_it_tells_the_proof_and_the_comparison(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -311,7 +314,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     def wrong(*arguments: Any) -> StepWeights:
         return change(fold_weights(*arguments))  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(export_module, "fold_weights", wrong)
+    monkeypatch.setattr(build_module, "fold_weights", wrong)
 
 
 def _one_weight_is_off(weights: StepWeights) -> StepWeights:
@@ -413,8 +416,8 @@ def test_a_state_that_is_wrong_is_found_even_where_no_logit_shows_it(
 def test_a_precision_that_loses_too_much_is_not_written(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    monkeypatch.setattr(export_module, "LOSS_BOUND", -0.5)
-    monkeypatch.setattr(export_module, "LOSS_FLOOR", -9.0)
+    monkeypatch.setattr(verify_module, "LOSS_BOUND", -0.5)
+    monkeypatch.setattr(verify_module, "LOSS_FLOOR", -9.0)
     with pytest.raises(ExportError, match=rf"the {precision} model needs .* export it as fp32"):
         export_checkpoint(checkpoint, tmp_path / "m.onnx", precision=precision)
     assert list(tmp_path.iterdir()) == []

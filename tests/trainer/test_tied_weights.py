@@ -14,7 +14,7 @@ from charrnn_runtime import CharRNN
 from charrnn_runtime.format import spec
 from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.api import export_checkpoint
 from charrnn_trainer.export.graph.weights import fold_weights
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint

@@ -12,7 +12,7 @@ from charrnn_runtime import CharRNN
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.vocabulary_growth import grow_vocabulary, words_on_growth
-from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.api import export_checkpoint
 from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
 from charrnn_trainer.runs.header import CheckpointError

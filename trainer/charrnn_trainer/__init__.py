@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from charrnn_trainer.data.batches import get_batches
     from charrnn_trainer.data.corpus import Corpus
-    from charrnn_trainer.export.build import export_checkpoint
+    from charrnn_trainer.export.api import export_checkpoint
     from charrnn_trainer.nn.network import CharNetwork
     from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
     from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
@@ -94,7 +94,7 @@ _HOMES = {
         "TrainConfig",
     ),
     "charrnn_trainer.data.corpus": ("Corpus",),
-    "charrnn_trainer.export.build": ("export_checkpoint",),
+    "charrnn_trainer.export.api": ("export_checkpoint",),
     "charrnn_trainer.training.events": (
         "Validated",
         "ValidatedWhole",

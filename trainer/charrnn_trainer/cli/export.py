@@ -71,7 +71,7 @@ def export(
     which = "best" if checkpoint == "best" else "last" if checkpoint == "last" else int(checkpoint)
     path = find_checkpoint(source, which)
 
-    from charrnn_trainer.export.build import export_checkpoint
+    from charrnn_trainer.export.api import export_checkpoint
 
     loaded = load_checkpoint(path)
     terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded.validation_loss)}")

@@ -16,7 +16,7 @@ from charrnn_trainer.training.events import (
     Notice,
 )
 from charrnn_trainer.training.precision import choose_compute_mode, has_fast_bf16, is_open
-from charrnn_trainer.training.time_budget import choose_threads, threads_are_open
+from charrnn_trainer.training.step_timing import choose_threads, threads_are_open
 from charrnn_trainer.training.torch_settings import (
     threads,
 )
