@@ -145,9 +145,24 @@ class ScannedText:
                 raise CharRNNError(f"{file.name} changed while it was being read; start again")
 
 
-def scan_text(path: str, *, name: str | None = None, **options: Any) -> ScannedText:
-    """Read one text once, to learn what it holds: `scan_texts` of one path."""
-    return scan_texts([path], name=name, **options)
+def scan_text(
+    path: str,
+    *,
+    level: Level = "char",
+    vocabulary: Vocabulary | None = None,
+    name: str | None = None,
+    on_progress: Progress | None = None,
+    unix_lines: bool = False,
+) -> ScannedText:
+    """Read one text once, to learn what it holds; see `scan_texts`."""
+    return scan_texts(
+        [path],
+        level=level,
+        vocabulary=vocabulary,
+        name=name,
+        on_progress=on_progress,
+        unix_lines=unix_lines,
+    )
 
 
 def scan_texts(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_trainer.config import DataConfig
+from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.token_file import windows
 
 ROWS: Final = 64
@@ -127,3 +128,8 @@ def split_text(tokens: int, data: DataConfig, train_length: int | None = None) -
     stretch = tokens // blocks
     block = (tokens - end) // blocks
     return Split(tokens, blocks, block, stretch - block)
+
+
+def split_characters(corpus: Corpus, data: DataConfig) -> Split:
+    """How a corpus is split; see `split_text`."""
+    return split_text(len(corpus), data, corpus.train_length)

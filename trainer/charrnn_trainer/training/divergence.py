@@ -1,4 +1,4 @@
-"""What to do when a run diverges."""
+"""Training that diverges: how it is noticed, and what is said of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from charrnn_trainer.config import OptimizationConfig, TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.default_corpus import PLAYS_SHA256, SHA256
 from charrnn_trainer.runs.folder import Run
+from charrnn_trainer.training.context import RunContext
+
+_EXPLODED: Final = 10.0
+"""A loss of so many times that of guessing blindly, ln V, ends a run."""
 
 _LOWER: Final = 3.0
 """The learning rate that is advised is that of the run divided by this, and at most the default."""
@@ -18,6 +22,33 @@ _LOWER: Final = 3.0
 
 class DivergedError(CharRNNError):
     """The loss or the gradient is not a finite number any more, or the loss has exploded."""
+
+
+def check_training_loss(context: RunContext, step: int, loss: float, norm: float) -> None:
+    """Check the loss and the gradient's norm of a step.
+
+    Raises:
+        DivergedError: one of them is no finite number, or the loss is too large to come back.
+    """
+    highest = _EXPLODED * math.log(context.network.vocabulary_size)
+    if not (math.isfinite(loss) and math.isfinite(norm) and loss <= highest):
+        raise _diverged(context, step, loss, norm)
+
+
+def check_validation_loss(context: RunContext, loss: float) -> None:
+    """Check the validation loss of the network as it is now.
+
+    Raises:
+        DivergedError: it is no finite number.
+    """
+    if not math.isfinite(loss):
+        raise _diverged(context, context.step, loss, 0.0)
+
+
+def _diverged(context: RunContext, step: int, loss: float, norm: float) -> DivergedError:
+    if context.run is not None:
+        context.run.flush_history()  # it shows how it came to this
+    return diverged(step, loss, norm, context.config, context.corpus, context.run)
 
 
 def diverged(
