@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer import __version__
 from charrnn_trainer.compare.cell_table import LEVEL_SHARE, CellTable, compare_cells
 from charrnn_trainer.compare.comparable import WINDOW, same_split
 from charrnn_trainer.compare.figures import batch_time, bits, duration, listed, nats, shortened, size
@@ -32,6 +31,7 @@ from charrnn_trainer.compare.pictures import CELL_COLOURS, CELL_COLOURS_DARK, Pi
 from charrnn_trainer.compare.plots import draw_curves, draw_gaps
 from charrnn_trainer.compare.records import RunRecord, read_runs
 from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.version import __version__
 
 PAGE: Final = "report.html"
 PICTURES: Final = ("curves", "gap")
