@@ -158,7 +158,7 @@ def test_noise_that_the_runs_show_is_taken_where_it_is_more() -> None:
     ],
 )
 def test_only_runs_equal_in_all_but_the_seed_show_noise(other: dict[str, Any]) -> None:
-    arguments = {"losses": (2.0, 1.9), "cell": "lstm", "validations": {2: 1.9}, "seed": 1}
+    arguments: dict[str, Any] = {"losses": (2.0, 1.9), "cell": "lstm", "validations": {2: 1.9}, "seed": 1}
     one = record("lstm", (2.0, 1.9), {2: 1.5})
     assert noise_of([one, record(**arguments)]).measured
     assert not noise_of([one, record(**{**arguments, **other})]).measured
@@ -221,8 +221,8 @@ def test_what_stretched_the_times_is_named_beside_them() -> None:
     assert "slowed some runs down (lstm: mean 3 s, median 1 s)" in budget
     assert "precision: bf16, fp32" in budget
     assert better(slowed, even)["seconds per training step"] == "level"  # the median is compared
-    budget = findings(record("lstm", losses, seconds=2.0), record("gru", losses, seconds=1.0))
-    assert "slowed" not in budget["Training budget"]
+    said = findings(record("lstm", losses, seconds=2.0), record("gru", losses, seconds=1.0))
+    assert "slowed" not in said["Training budget"]
 
 
 # --- the course of a run -----------------------------------------------------------------------------------

@@ -82,11 +82,11 @@ def _losses(lstm: RunRecord, gru: RunRecord, noise: Noise) -> list[Row]:
         one, other = lstm.train_loss(step, WINDOW), gru.train_loss(step, WINDOW)
         if one is not None and other is not None:
             rows.append(_loss(f"training loss after {step:,} steps", one, other, noise))
-    gaps = [_gap(run) for run in pair]
-    if gaps[0] is not None and gaps[1] is not None:
+    one, other = _gap(lstm), _gap(gru)
+    if one is not None and other is not None:
         # It is stated and not judged: a network that is better on both texts may have the larger gap.
-        change = signed(gaps[1] - gaps[0])
-        rows.append(Row("validation less training loss at the end", *map(nats, gaps), change, "-"))
+        figure = "validation less training loss at the end"
+        rows.append(Row(figure, nats(one), nats(other), signed(other - one), "-"))
     return rows
 
 

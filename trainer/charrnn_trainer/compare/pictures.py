@@ -139,7 +139,8 @@ def svg(name: str, draw: Draw, height: float, *, narrow: bool = False) -> str:
     form: Form = "narrow" if narrow else "wide"
     figure, values, content = _drawn(name, draw, form, (NARROW if narrow else WIDE, height))
     element = _inline(content.decode(), f"{name}-{form}")
-    return element.removesuffix("</svg>") + _hover(figure, values) + "</svg>"
+    element = element.removesuffix("</svg>") + _hover(figure, values) + "</svg>"
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "·", element)  # control characters in runs' names
 
 
 def png(name: str, draw: Draw, height: float, width: float = WIDE) -> bytes:
@@ -200,7 +201,6 @@ def _inline(document: str, name: str) -> str:
     """The ``<svg>`` element of an SVG document: colours as the page's, ids that no other picture has."""
     element = document[document.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    element = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "·", element)  # of runs' names
     element = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', element)
     element = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", element)
     # The page's own font, in the two ways in which matplotlib's versions name theirs.
