@@ -28,7 +28,7 @@ _IGNORED: Final = (
     *("eval_every", "save_every", "log_every", "keep", "tensorboard"),
     *("device", "onednn", "threads"),
 )
-"""The settings that are compared, or are chance, or take no part in what is learned."""
+"""The settings that are the subject of a comparison, or a matter of chance, or do not affect losses."""
 
 
 @dataclass(frozen=True)

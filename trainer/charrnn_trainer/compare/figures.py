@@ -56,7 +56,7 @@ def listed(items: list[str]) -> str:
 
 
 def shortened(items: Sequence[str], rest: str = "more") -> list[str]:
-    """The first `MOST_LISTED` of some items, and how many there are besides: ``a``, ``b``, ``3 more``."""
+    """The first `MOST_LISTED` of some items and the number of the others: ``a``, ``b``, ``3 more``."""
     if len(items) <= MOST_LISTED + 1:
         return list(items)
     return [*items[:MOST_LISTED], f"{len(items) - MOST_LISTED} {rest}"]

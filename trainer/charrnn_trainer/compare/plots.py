@@ -27,11 +27,11 @@ from charrnn_trainer.compare.records import RunRecord
 from charrnn_trainer.compare.reference import ReferenceTable
 
 POINTS: Final = 300
-"""A curve of more steps is drawn as the means of so many equal stretches of it."""
+"""A curve of more steps is drawn as the means of this many equal stretches."""
 _PLACES: Final = 40
 """A panel shows its values at this many places at most."""
 _LABEL: Final = 34
-"""A run's name has so many characters at most in a picture."""
+"""A picture shows at most this many characters of a run's name."""
 _DASHED: Final = (0, (4, 2))
 _PANEL: Final = 2.9
 _NARROW_PANEL: Final = 2.3
@@ -295,7 +295,7 @@ def _by_step(runs: Sequence[RunRecord], validation: bool) -> tuple[list[float], 
 
 
 def _by_time(runs: Sequence[RunRecord], validation: bool, scale: float) -> tuple[list[float], list[str]]:
-    """Places along an axis of time, in units of so many seconds, and the losses of all runs there."""
+    """Places along an axis of time, in units of ``scale`` seconds, and the losses of all runs there."""
     longest = max(run.total_seconds for run in runs)
     seconds = np.linspace(longest / _PLACES, longest, _PLACES)
     done = []
@@ -310,7 +310,7 @@ def _by_time(runs: Sequence[RunRecord], validation: bool, scale: float) -> tuple
 
 
 def _losses(heading: str, runs: Sequence[RunRecord], steps: Sequence[int], validation: bool) -> str:
-    """The losses of runs, each after so many steps, the lowest first; those of no step are left out."""
+    """The losses of runs, each after its own number of steps, lowest first; 0 leaves a run out."""
     losses = []
     for run, step in zip(runs, steps, strict=True):
         if validation:
