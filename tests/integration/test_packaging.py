@@ -66,11 +66,11 @@ def metadata_of(wheel: zipfile.ZipFile) -> email.message.Message:
 
 
 def modules(root: Path, part: str) -> set[str]:
-    """All modules of a part's source, and its mark of being typed."""
+    """All modules of a part's source, its templates, and its mark of being typed."""
     source = root / part
     package = source / f"charrnn_{part}"
-    names = {path.relative_to(source).as_posix() for path in package.rglob("*.py")}
-    return names | {f"charrnn_{part}/py.typed"}
+    paths = [*package.rglob("*.py"), *package.rglob("templates/*")]
+    return {path.relative_to(source).as_posix() for path in paths} | {f"charrnn_{part}/py.typed"}
 
 
 @parts
@@ -93,6 +93,11 @@ def test_a_wheel_carries_licence_readme_version_and_commands(dist: Path, part: s
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     for command in COMMANDS[part]:
         assert f"{command} = charrnn_{part}.cli." in scripts
+
+
+def test_the_trainer_carries_the_template_of_its_report(dist: Path) -> None:
+    names = set(wheel_of(dist, "charrnn_trainer").namelist())
+    assert {f"charrnn_trainer/compare/templates/report.{ending}" for ending in ("html", "css")} <= names
 
 
 @parts

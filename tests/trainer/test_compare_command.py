@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.files import WriteError
 from charrnn_trainer.cli.compare import main
 from charrnn_trainer.compare import measure, output
@@ -100,7 +101,7 @@ def test_as_a_program_it_writes_a_report_and_prints_its_path(work: Path) -> None
     assert done.stdout.decode() == f"{Path('report', 'report.html')}\n"
     assert names(work / "report") == ["curves.png", "gap.png", "report.html"]
     said = done.stderr.decode().splitlines()
-    assert said[0] == "gru, step 6: writing 20 characters"
+    assert said[0] == "gru, step 6: generating 20 characters"
     assert said[-1] == "drawing"
     assert names(work) == ["ckpt", "losses.csv", "report"]
 
@@ -121,7 +122,7 @@ def test_a_file_that_is_no_part_of_a_report_is_replaced_by_force_alone(
 ) -> None:
     (work / "mine").mkdir()
     (work / "mine" / name).write_text("mine")
-    fails(compare("ckpt", "--out", "mine", "--length", "5"), 1, f"{name} is already there", "--force")
+    fails(compare("ckpt", "--out", "mine", "--length", "5"), 1, f"{name} exists", "--force")
     assert names(work / "mine") == [name]
     assert (work / "mine" / name).read_text() == "mine"
     assert compare("ckpt", "--out", "mine", "--length", "5", "--force").returncode == 0
@@ -156,7 +157,7 @@ def test_a_page_beside_a_reference_is_made_by_the_command_that_it_names(compare:
 def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None:
     done = compare("ckpt/gru", "--reference", "losses.csv")
     assert done.returncode == 0
-    assert "warning: the reference's losses of lstm are left out" in done.stderr
+    assert "warning: the reference's losses of lstm are ignored" in done.stderr
     assert done.stdout == "reference.md\n"
 
 
@@ -169,15 +170,15 @@ def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None
         ((), ("RUN", "--help")),
         (("ckpt", "--no-such"), ("--no-such", "--help")),
         (("ckpt", "ckpt/lstm"), ("lstm is given twice",)),
-        (("ckpt", "--title", "x"), ("--title belongs to", "--reference")),
-        (("ckpt", "--reference-name", "x"), ("--reference-name belongs to",)),
-        (("ckpt", "--reference", "losses.csv", "--out", "docs"), ("--out docs must be a Markdown page",)),
+        (("ckpt", "--title", "x"), ("--title needs --reference",)),
+        (("ckpt", "--reference-name", "x"), ("--reference-name needs --reference",)),
+        (("ckpt", "--reference", "losses.csv", "--out", "docs"), ("--out must be a .md file", "not docs")),
         (("ckpt", "--temperature", "0"), ("temperature",)),
         (("ckpt", "--checkpoints", "0"), ("--checkpoints must be from 1 to 50, not 0",)),
         (("ckpt", "--length", "-1"), ("length",)),
     ],
 )
-def test_an_option_that_makes_no_sense_is_told_with_exit_code_2(
+def test_an_invalid_option_is_an_error_with_exit_code_2(
     compare: Compare, work: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     fails(compare(*arguments), 2, *words)
@@ -196,24 +197,36 @@ def test_what_cannot_be_done_is_told_and_nothing_is_written(compare: Compare, wo
     assert names(work) == ["ckpt", "losses.csv"]
 
 
-def test_without_matplotlib_one_line_says_how_to_install_it(
-    compare: Compare, work: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        (("matplotlib",), "a comparison needs matplotlib; install with: pip install matplotlib"),
+        (("jinja2",), "a comparison needs Jinja2; install with: pip install Jinja2"),
+        (
+            ("matplotlib", "jinja2"),
+            "needs matplotlib and Jinja2; install with: pip install matplotlib Jinja2",
+        ),
+    ],
+)
+def test_without_what_a_report_needs_one_line_says_how_to_install_it(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...], words: str
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
         "charrnn_trainer.compare.find_spec",
-        lambda name: None if name == "matplotlib" else found(name),
+        lambda name: None if name in missing else found(name),
     )
     done = compare("ckpt")
-    fails(done, 1, "matplotlib is missing", "pip install matplotlib")
+    fails(done, 1, words)
     assert len(done.stderr.splitlines()) == 1
-    with pytest.raises(Exception, match="matplotlib is missing"):
+    with pytest.raises(CharRNNError, match="a comparison needs"):
         from charrnn_trainer.compare import compare_runs  # noqa: F401
 
 
-def test_the_other_commands_do_not_wait_for_matplotlib() -> None:
-    done = run_program("-c", "import sys, charrnn_trainer.cli.compare; print('matplotlib' in sys.modules)")
-    assert done.stdout == b"False\n", done.stderr.decode()
+def test_the_help_does_not_wait_for_what_a_report_needs() -> None:
+    program = "import sys, charrnn_trainer.cli.compare; print({'matplotlib', 'jinja2'} & set(sys.modules))"
+    done = run_program("-c", program)
+    assert done.stdout == b"set()\n", done.stderr.decode()
 
 
 # --- whole or not at all -----------------------------------------------------------------------------------

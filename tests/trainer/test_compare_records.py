@@ -114,14 +114,21 @@ def test_a_mean_of_steps_that_the_history_lacks_is_none() -> None:
     assert run.train_loss(0, 2) is None
 
 
-@given(st.lists(st.floats(0.1, 5.0), min_size=1, max_size=30), st.integers(1, 8), st.floats(0.1, 5.0))
-def test_the_first_step_below_a_loss_is_the_first(losses: list[float], window: int, wanted: float) -> None:
+@given(st.lists(st.floats(0.1, 5.0), min_size=1, max_size=30), st.integers(1, 8))
+def test_the_lowest_training_loss_is_the_lowest_mean_of_steps_in_a_row(
+    losses: list[float], window: int
+) -> None:
     run = record(losses=losses)
-    means = {step: float(np.mean(losses[step - window : step])) for step in range(window, len(losses) + 1)}
-    found = run.first_step_below(wanted, window)
-    below = [step for step, mean in means.items() if mean <= wanted]
-    close = [step for step, mean in means.items() if abs(mean - wanted) < 1e-6]
-    assert found == min(below, default=None) or found in close
+    window = min(window, len(losses))
+    means = [float(np.mean(losses[end - window : end])) for end in range(window, len(losses) + 1)]
+    assert run.lowest_train_loss(window) == pytest.approx(min(means))
+    assert run.lowest_train_loss(100) == pytest.approx(np.mean(losses))
+
+
+def test_the_best_validation_until_a_step_knows_nothing_of_later_ones() -> None:
+    run = record(losses=[2.0] * 9, validations={3: 2.0, 6: 2.5, 9: 1.5})
+    found = [run.best_until(step) for step in (2, 3, 8, 9)]
+    assert [item and item.loss for item in found] == [None, 2.0, 2.0, 1.5]
 
 
 # --- which checkpoints write -------------------------------------------------------------------------------
@@ -219,7 +226,7 @@ def test_a_line_that_makes_no_sense_is_named(runs: Path, line: str) -> None:
     history = runs / "lstm" / "history.jsonl"
     before = history.read_bytes().splitlines(keepends=True)
     history.write_bytes(b"".join(before[:2]) + line.encode("latin-1") + b"\n" + b"".join(before[2:]))
-    with pytest.raises(CharRNNError, match=r"history.jsonl: line 3 is no line of a history"):
+    with pytest.raises(CharRNNError, match=r"history.jsonl: line 3 is not a line of a history"):
         read_runs([runs / "lstm"])
 
 

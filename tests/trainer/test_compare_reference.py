@@ -56,14 +56,14 @@ def test_what_is_said_of_a_table_is_what_it_shows(apart: float, words: str) -> N
     (beside,) = beside_reference([run], {"gru": losses})
     assert words in beside.summary
     sign = "+" if apart > 0 else "−"
-    assert f"the difference is {sign}{abs(apart):.4f} in the mean" in beside.summary
+    assert f"the mean difference is {sign}{abs(apart):.4f}, and the largest" in beside.summary
 
 
 def test_a_run_that_has_not_come_so_far_says_so() -> None:
     run = record("gru", [2.0] * 1_100)
     (beside,) = beside_reference([run], {"gru": {1_000: 2.0, 1_200: 2.0}})
     assert "at all 1 steps" in beside.summary
-    assert "no loss yet for 1 of the 2 steps" in beside.summary
+    assert "no loss yet at 1 of the 2 steps" in beside.summary
     (short,) = beside_reference([record("gru", [2.0] * 30)], {"gru": {20: 2.0, 1_200: 2.0}})
     assert short.summary.startswith("there is nothing to compare from step 1,000 on")
 
@@ -105,23 +105,23 @@ def test_a_cell_that_the_reference_lacks_is_refused() -> None:
         ("", "has no column cell"),
         ("cell,step\nlstm,1\n", "has no column training_loss_nats"),
         ("cell,step,training_loss_nats\n", "has no row"),
-        ("cell,step,training_loss_nats\nlstm,x,1\n", "makes no sense"),
-        ("cell,step,training_loss_nats\nlstm,1\n", "makes no sense"),
-        ("cell,step,training_loss_nats\nlstm,1,nan\n", "makes no sense"),
-        ("cell,step,training_loss_nats\nlstm,0,1\n", "makes no sense"),
-        ("cell,step,training_loss_nats\nlstm,1,1\nlstm,1,2\n", "makes no sense"),
-        ("cell,step,training_loss_nats\nlstm,1,1\x00\n", "makes no sense"),
-        (f'cell,step,training_loss_nats\nlstm,1,"{"1" * 200_000}"\n', "makes no sense"),
+        ("cell,step,training_loss_nats\nlstm,x,1\n", "is not a valid table"),
+        ("cell,step,training_loss_nats\nlstm,1\n", "is not a valid table"),
+        ("cell,step,training_loss_nats\nlstm,1,nan\n", "is not a valid table"),
+        ("cell,step,training_loss_nats\nlstm,0,1\n", "is not a valid table"),
+        ("cell,step,training_loss_nats\nlstm,1,1\nlstm,1,2\n", "is not a valid table"),
+        ("cell,step,training_loss_nats\nlstm,1,1\x00\n", "is not a valid table"),
+        (f'cell,step,training_loss_nats\nlstm,1,"{"1" * 200_000}"\n', "is not a valid table"),
     ],
 )
-def test_a_table_that_makes_no_sense_is_refused(text: str, words: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match=words):
         read_reference(table(text, tmp_path))
 
 
 def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "losses.csv").write_bytes(b"\xff\xfe\x00cell")
-    with pytest.raises(CharRNNError, match="makes no sense"):
+    with pytest.raises(CharRNNError, match="is not a valid table"):
         read_reference(tmp_path / "losses.csv")
     with pytest.raises(CharRNNError, match="cannot read the reference"):
         read_reference(tmp_path / "nowhere.csv")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format.reader import check_model_bytes
 from charrnn_trainer.compare.figures import bits, nats
+from charrnn_trainer.compare.findings import find
+from charrnn_trainer.compare.pictures import CELL_COLOURS, run_styles
 from charrnn_trainer.compare.plots import draw_curves, draw_gaps, draw_reference
 from charrnn_trainer.compare.reference import beside_reference
 from charrnn_trainer.compare.report import Comparison, compare_runs
@@ -108,13 +112,17 @@ def test_what_a_picture_refers_to_is_in_that_picture(page: Page) -> None:
 
 
 def test_every_picture_says_what_it_shows_in_figures(comparison: Comparison, page: Page) -> None:
-    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert [attributes["role"] for attributes in pictures] == ["img", "img"]
+    pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    # Each in its wide form and its narrow one, of which a page shows one.
+    assert [attributes["class"] for attributes in pictures] == ["wide", "narrow"] * 2
     run = comparison.runs[0]
     assert run.best is not None
     for attributes in pictures:
         assert run.name in str(attributes["aria-label"])
     assert nats(run.best.loss) in str(pictures[0]["aria-label"])
+    drawn = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert all(found.get("class") == "swatch" or "viewbox" in found for found in drawn)
+    assert all(found.get("aria-hidden") for found in drawn if found.get("class") == "swatch")
 
 
 def test_colours_follow_the_page_in_light_and_dark(comparison: Comparison) -> None:
@@ -125,9 +133,51 @@ def test_colours_follow_the_page_in_light_and_dark(comparison: Comparison) -> No
     assert set(re.findall(r"var\(--(\w+)\)", html)) <= defined[0]
     assert "prefers-color-scheme: dark" in html
     for picture in comparison.pictures.values():
-        assert "#fe1d" not in picture.svg
-        assert not re.search(r"(?:fill|stroke): #(?!000000)", picture.svg)
-        assert "var(--run0)" in picture.svg
+        for svg in (picture.wide, picture.narrow):
+            assert "#fe1d" not in svg
+            assert not re.search(r"(?:fill|stroke): #(?!000000)", svg)
+            assert "var(--cell0)" in svg
+
+
+def test_a_cell_has_one_colour_whatever_the_order_of_runs() -> None:
+    runs = [record("gru", name="a"), record("lstm", name="b"), record("rnn"), record("gru", name="c")]
+    for ordered in (runs, runs[::-1]):
+        styles = dict(zip([run.name for run in ordered], run_styles(ordered), strict=True))
+        colours = {name: CELL_COLOURS[style.colour] for name, style in styles.items()}
+        assert colours["b"] == CELL_COLOURS[0]
+        assert colours["a"] == colours["c"] == CELL_COLOURS[1]
+        assert colours["rnn"] == CELL_COLOURS[2]
+        assert styles["a"].dashes != styles["c"].dashes  # which tells them apart
+        for picture in (draw_curves(ordered), draw_curves([ordered[0]])):
+            assert "var(--cell1)" in picture.wide
+
+
+def test_every_place_of_a_run_has_the_colour_of_its_cell(comparison: Comparison) -> None:
+    turned = compare_runs([run.folder for run in comparison.runs[::-1]], prime=PRIME, length=5)
+    for shown in (comparison, turned):
+        rows = re.findall(r"--cell(\d).*?</svg><span>(.*?)<", shown.html())
+        cells = {run.name: "01"[run.config.network.cell == "gru"] for run in shown.runs}
+        assert {unescape(name.strip()) for _, name in rows} == set(cells)
+        assert all(cells[unescape(name.strip())] == colour for colour, name in rows)
+
+
+def test_a_pointer_is_shown_the_values_of_its_place() -> None:
+    lstm = record("lstm", [3.0, 2.0, 1.0, 0.5], {2: 2.5, 4: 1.5}, seconds=1.0)
+    gru = record("gru", [3.0, 2.0], {2: 2.25}, seconds=2.0, name="<g>")
+    for svg in (draw_curves([lstm, gru]).wide, draw_curves([lstm, gru]).narrow):
+        titles = re.findall(r'<rect class="values"[^>]*><title>([^<]*)</title>', svg)
+        assert "step 2\n&lt;g&gt;: 2.0000\nlstm: 2.0000" in titles  # training
+        assert "step 2\n&lt;g&gt;: 2.2500\nlstm: 2.5000" in titles  # validation
+        assert "step 4\nlstm: 1.5000" in titles  # the other did not come so far
+        assert "after 4 s\nlstm: 1.5000\n&lt;g&gt;: 2.2500" in titles
+        strips = re.findall(r'<rect class="values" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', svg)
+        assert len(strips) == len(titles)
+        width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+        assert all(0 <= float(x) <= float(x) + float(w) <= width for x, _, w in strips)
+        assert all(0 <= float(y) <= height for _, y, _ in strips)
+    gaps = draw_gaps([lstm])
+    assert gaps is not None
+    assert "lstm, step 2\nvalidation 2.5000\ntraining 2.5000\ngap 0.0000" in gaps.narrow
 
 
 def test_names_and_texts_are_shown_as_they_are_and_never_as_markup(
@@ -136,7 +186,7 @@ def test_names_and_texts_are_shown_as_they_are_and_never_as_markup(
     assert ODD_NAME in page.text
     assert '<b>&"gru' not in comparison.html()
     # In the pictures, too: a dollar is no formula.
-    assert "$x_1$" in comparison.pictures["curves"].svg
+    assert "$x_1$" in comparison.pictures["gap"].wide
 
 
 def test_the_table_holds_the_figures(comparison: Comparison, folder: Path) -> None:
@@ -144,15 +194,16 @@ def test_the_table_holds_the_figures(comparison: Comparison, folder: Path) -> No
     run, model = comparison.runs[0], comparison.models[0]
     assert run.best is not None
     figures = dict(zip(headings, lstm, strict=True))
-    assert figures["cell"].startswith("LSTM 2")
+    assert figures["network"].startswith("LSTM 2")
     assert figures["parameters"] == f"{run.parameters:,}"
-    assert figures["best validation loss"] == f"{nats(run.best.loss)} at step {run.best.step}"
+    assert figures["validation loss"] == nats(run.best.loss)
+    assert figures["best at step"] == f"{run.best.step}"
     assert figures["bits per character"] == bits(run.best.loss)
     assert figures["steps"] == "12"
     built = build(load_checkpoint(run.best_checkpoint.path), "fp32")
     assert model.file_bytes == len(built.data)
     assert model.state_size == check_model_bytes(built.data, "it").info.state_size == 32
-    assert float(figures["characters a second"].replace(",", "")) > 0
+    assert float(figures["characters per second"].replace(",", "")) > 0
     assert gru[0] == ODD_NAME
 
 
@@ -170,12 +221,12 @@ def test_samples_are_those_that_the_exported_model_writes(comparison: Comparison
 
 def test_the_same_figures_draw_the_same_pictures(comparison: Comparison) -> None:
     again = draw_curves(comparison.runs)
-    assert (again.svg, again.png) == (comparison.pictures["curves"].svg, comparison.pictures["curves"].png)
+    assert again == comparison.pictures["curves"]
 
 
 def test_a_users_settings_of_matplotlib_change_nothing(comparison: Comparison) -> None:
     with matplotlib.rc_context({"font.size": 30.0, "svg.fonttype": "path"}):
-        assert draw_curves(comparison.runs).svg == comparison.pictures["curves"].svg
+        assert draw_curves(comparison.runs) == comparison.pictures["curves"]
         assert matplotlib.rcParams["font.size"] == 30.0
 
 
@@ -189,13 +240,34 @@ def test_the_files_are_the_page_and_its_pictures(comparison: Comparison) -> None
         assert b"charrnn-compare" in content[:1024]
 
 
-def test_the_text_form_holds_the_table_and_the_answers(comparison: Comparison) -> None:
+def test_the_text_form_holds_the_tables_and_the_findings(comparison: Comparison) -> None:
     text = comparison.text()
     assert comparison.table()[1][3] in text.splitlines()[1]
-    for item in comparison.answers:
-        assert item.question in text
-        for line in (*item.paragraphs, *item.gains, *item.losses, *item.even, *item.after):
-            assert line in " ".join(text.split())
+    words = " ".join(text.split())
+    assert comparison.cells is not None
+    for row in comparison.cells.rows:
+        assert f"{row.figure} {row.lstm} {row.gru} {row.better} {row.change}" in words
+    for finding in comparison.findings:
+        assert f"{finding.title}: {finding.text}" in words
+
+
+def test_the_page_holds_the_tables_and_the_findings(comparison: Comparison, page: Page) -> None:
+    assert comparison.cells is not None
+    for row in comparison.cells.rows:
+        for text in (row.figure, row.lstm, row.gru, row.better, row.change):
+            assert text in page.text
+    for finding in comparison.findings:
+        assert finding.title in page.text
+        assert finding.text in page.text
+
+
+def test_the_lowest_validation_loss_stands_out_where_losses_can_be_compared(comparison: Comparison) -> None:
+    best = re.findall(r'<td class="best">([\d.]+)<', comparison.html())
+    assert best == [nats(min(run.best.loss for run in comparison.runs if run.best is not None))]
+    first, second = comparison.runs
+    other = dataclasses.replace(first.corpus, sha256="another text's")
+    apart = dataclasses.replace(comparison, runs=(first, dataclasses.replace(second, corpus=other)))
+    assert 'class="best"' not in apart.html()
 
 
 # --- other runs --------------------------------------------------------------------------------------------
@@ -208,7 +280,7 @@ def test_one_run_without_validation_makes_a_report(tmp_path: Path) -> None:
     assert [len(row) for row in comparison.samples] == [1]
     page = Page(comparison.html())
     assert page.open == []
-    assert "none kept" in page.text
+    assert "kept no text for validation" in page.text
     assert "without a prime" in page.text
 
 
@@ -219,8 +291,42 @@ def test_a_network_of_bytes_makes_a_report(tmp_path: Path) -> None:
     assert Page(comparison.html()).open == []
 
 
-def test_control_characters_of_a_sample_do_not_reach_the_page(comparison: Comparison) -> None:
+def test_control_characters_do_not_reach_the_page(comparison: Comparison) -> None:
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", comparison.html())
+    named = [dataclasses.replace(run, name=f"\x1b[1m{run.name}\x07") for run in comparison.runs]
+    gap = draw_gaps(named)
+    assert gap is not None
+    pictures = {"curves": draw_curves(named), "gap": gap}
+    hostile = dataclasses.replace(comparison, runs=tuple(named), pictures=pictures)
+    assert "[1mlstm" in hostile.html()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", hostile.html())
+
+
+@pytest.mark.parametrize(
+    "hostile", ["</title><script>x()</script>", "\"' onload=x() ", "{{ 7 * 7 }}", "</pre>"]
+)
+def test_hostile_texts_are_shown_as_they_are(comparison: Comparison, hostile: str) -> None:
+    runs = [dataclasses.replace(run, name=f"{hostile}{run.name}") for run in comparison.runs]
+    corpus = dataclasses.replace(runs[0].corpus, name=hostile)
+    runs = [dataclasses.replace(run, corpus=corpus) for run in runs]
+    samples = [
+        [sample and dataclasses.replace(sample, text=hostile) for sample in row] for row in comparison.samples
+    ]
+    gap = draw_gaps(runs)
+    assert gap is not None
+    html = dataclasses.replace(
+        comparison,
+        runs=tuple(runs),
+        samples=tuple(map(tuple, samples)),
+        settings=dataclasses.replace(comparison.settings, prime=hostile),
+        pictures={"curves": draw_curves(runs), "gap": gap},
+        findings=find(runs, comparison.cells),
+    ).html()
+    page = Page(html)
+    assert page.open == []
+    assert not {tag for tag, _ in page.tags} & {"script", "iframe", "img"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert page.text.count(hostile) > 20
 
 
 def test_many_runs_of_any_length_can_be_drawn() -> None:
@@ -233,11 +339,11 @@ def test_many_runs_of_any_length_can_be_drawn() -> None:
     assert draw_curves(runs).png.startswith(PNG)
     gaps = draw_gaps(runs)
     assert gaps is not None
-    assert gaps.svg.count("best ") == 9
+    assert gaps.wide.count("best ") == gaps.narrow.count("best ") == 9
     assert draw_gaps([record()]) is None
     # A curve of many steps is drawn as few means.
     long = draw_curves([record(losses=[1.0] * 50_000)])
-    assert len(long.svg) < 100_000
+    assert len(long.wide) < 100_000
 
 
 def test_a_reference_can_be_drawn_beside_a_run_that_has_not_come_so_far() -> None:
@@ -259,6 +365,6 @@ def test_a_prime_that_a_run_does_not_know_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     "settings", [{"checkpoints": 0}, {"checkpoints": 51}, {"temperature": 0.0}, {"length": -1}, {"seed": -1}]
 )
-def test_settings_that_make_no_sense_are_refused(folder: Path, settings: dict[str, int]) -> None:
+def test_invalid_settings_are_refused(folder: Path, settings: dict[str, int]) -> None:
     with pytest.raises(SettingError):
         compare_runs([folder / "lstm"], **settings)  # type: ignore[arg-type]

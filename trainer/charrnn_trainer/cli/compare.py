@@ -31,49 +31,49 @@ _REFERENCE_PAGE: Final = Path("reference.md")
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Runs' folders, or a folder of runs, of which all are taken."),
+        typer.Argument(metavar="RUN...", help="Folders of runs, or a folder that holds several runs."),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The report's folder; with --reference the page, a .md file. [default: report, reference.md]"
+            help="The folder of the report; with --reference a Markdown page. [default: report, reference.md]"
         ),
     ] = None,
     # --- samples
-    prime: Annotated[str, typer.Option("--prime", "-p", help="What all samples go on from.")] = "",
-    length: Annotated[int, typer.Option(help="Characters of a sample.")] = 300,
-    seed: Annotated[int, typer.Option(help="What decides the samples' random numbers.")] = 1,
+    prime: Annotated[str, typer.Option("--prime", "-p", help="The text that all samples continue.")] = "",
+    length: Annotated[int, typer.Option(help="Characters per sample.")] = 300,
+    seed: Annotated[int, typer.Option(help="The seed of the samples' random numbers.")] = 1,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="The samples' temperature.")
     ] = spec.DEFAULT_TEMPERATURE,
     checkpoints: Annotated[
-        int, typer.Option(help="At how many checkpoints of a run to write samples; its best comes besides.")
+        int, typer.Option(help="Checkpoints of each run to generate samples from, besides its best.")
     ] = 3,
     # --- a reference
     reference: Annotated[
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="Instead of the report, a page that sets the runs' training losses beside those of a table "
-            "with the columns cell, step and training_loss_nats.",
+            help="Instead of the report, make a page that compares the runs' training losses with a table "
+            "that has the columns cell, step and training_loss_nats.",
         ),
     ] = None,
     reference_name: Annotated[
-        str | None, typer.Option(help="What the page calls the reference. [default: its file's name]")
+        str | None, typer.Option(help="The name of the reference on the page. [default: its file name]")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="The page's heading.")] = None,
+    title: Annotated[str | None, typer.Option(help="The heading of the page.")] = None,
     # ---
     force: Annotated[
-        bool, typer.Option("--force", help="Replace files that charrnn-compare did not write.")
+        bool, typer.Option("--force", help="Replace files that charrnn-compare did not write, too.")
     ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-trainer", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Compare runs: curves, figures, samples, and how their results differ and why.
+    """Compare runs in a report: figures, findings, curves and samples.
 
-    The report is a folder with one page, report.html, that holds everything, and the pictures as PNG files.
-    Its path is printed at the end. A report that is there is replaced.
+    The report is a folder with one self-contained page, report.html, and the pictures as PNG files. The path
+    of the page is printed at the end. An existing report is replaced.
     """
     need_torch()
     from charrnn_trainer.compare import check_installed
@@ -82,7 +82,7 @@ def compare(
     if reference is None:
         for flag, value in (("--reference-name", reference_name), ("--title", title)):
             if value is not None:
-                raise SettingError(f"{flag} belongs to the page that --reference makes; give --reference CSV")
+                raise SettingError(f"{flag} needs --reference; give --reference CSV, or leave {flag} out")
         _report(runs, out or _REPORT, prime, length, seed, temperature, checkpoints, force)
     else:
         _page(runs, out or _REFERENCE_PAGE, reference, reference_name or reference.name, title, force)
@@ -124,13 +124,13 @@ def _page(
     from charrnn_trainer.compare.reference import beside_reference, page, read_reference
 
     if out.suffix != ".md":
-        raise SettingError(f"--out {out} must be a Markdown page with --reference, such as reference.md")
+        raise SettingError(f"with --reference, --out must be a .md file, such as reference.md, not {out}")
     picture_name = f"{out.stem}.png"
     check_output(out.parent, [out.name, picture_name], force=force)
     losses = read_reference(reference)
     tables = beside_reference(read_runs(runs), losses)
     for cell in sorted(set(losses) - {table.run.config.network.cell for table in tables}):
-        terminal.warn(f"the reference's losses of {cell} are left out: none of the runs is one")
+        terminal.warn(f"the reference's losses of {cell} are ignored: there is no {cell} run")
     for table in tables:
         terminal.say(f"{table.label}: {table.summary}")
     picture = draw_reference(tables)
@@ -147,7 +147,7 @@ def _page(
 
 
 def _print(path: Path) -> None:
-    if sys.stdout is not None:  # where it is closed, nobody asked for the path
+    if sys.stdout is not None:  # it is None where it was closed
         terminal.product().write(f"{path}\n")
 
 

@@ -1,6 +1,6 @@
-"""Runs side by side: curves, figures, samples, and what they say of the cells.
+"""Runs side by side: curves, figures, samples, and what they show.
 
-It needs matplotlib, which the extra ``compare`` of charrnn-trainer brings.
+It needs matplotlib and Jinja2, which the extra ``compare`` of charrnn-trainer brings.
 
     from charrnn_trainer.compare.report import compare_runs
 
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare_runs"]
 
-INSTALL: Final = "pip install matplotlib"
+NEEDED: Final = {"matplotlib": "matplotlib", "jinja2": "Jinja2"}
+"""The modules that a report needs besides the trainer's own, and the distributions that bring them."""
 
 
 def check_installed() -> None:
-    """Check that what draws the pictures is installed, without importing it.
+    """Check that what makes a report is installed, without importing it.
 
     Raises:
         CharRNNError: it is not.
     """
-    if find_spec("matplotlib") is None:
-        raise CharRNNError(f"matplotlib is missing, which draws the pictures; install it with: {INSTALL}")
+    missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise CharRNNError(
+            f"a comparison needs {' and '.join(missing)}; install with: pip install {' '.join(missing)}"
+        )
 
 
 def __getattr__(name: str) -> object:

@@ -1,11 +1,14 @@
-"""How figures are written in reports."""
+"""How numbers are written in reports."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 MINUS: Final = "\N{MINUS SIGN}"
+MOST_LISTED: Final = 6
+"""A sentence names this many items of a long list."""
 
 
 def nats(loss: float) -> str:
@@ -29,7 +32,7 @@ def batch_time(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time that a reader can take in: ``12.3 s``, ``5.2 min``, ``3.1 h``."""
+    """A time with its unit: ``12.3 s``, ``5.2 min``, ``3.1 h``."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     if seconds < 7200:
@@ -50,3 +53,10 @@ def share(part: float, whole: float) -> str:
 def listed(items: list[str]) -> str:
     """Items in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def shortened(items: Sequence[str], rest: str = "more") -> list[str]:
+    """The first `MOST_LISTED` of some items and the number of the others: ``a``, ``b``, ``3 more``."""
+    if len(items) <= MOST_LISTED + 1:
+        return list(items)
+    return [*items[:MOST_LISTED], f"{len(items) - MOST_LISTED} {rest}"]

@@ -1,6 +1,6 @@
-"""What the exported step models of runs do: what they write, how fast, and how large their files are.
+"""What the exported step models of runs generate, how fast, and how large their files are.
 
-The models are built in memory, read back by the runtime's loader, and run as users' programs run them.
+The models are built in memory and read back by the runtime's loader, as users' programs do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from charrnn_trainer.runs.finding import CheckpointEntry
 
 SPEED_LENGTH: Final = 2_000
 SPEED_REPEATS: Final = 5
-"""A model's speed is the median of so many texts of so many characters, the models taking turns."""
+"""A model's speed is the median of 5 texts of 2,000 characters, with the models taking turns."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class SampleSettings:
     """How samples are written.
 
     Attributes:
-        prime: what every sample goes on from; empty starts each with the model's start token.
-        length: how many characters are generated.
-        seed: what decides the random numbers, the same for every sample.
+        prime: the text that every sample continues; empty starts each with the model's start token.
+        length: the number of characters to generate.
+        seed: decides the random numbers, the same for every sample.
         temperature: see `charrnn_runtime.sampling.Sampling`.
     """
 
@@ -60,9 +60,9 @@ class ModelMeasures:
     """What was measured of a run's exported model.
 
     Attributes:
-        exported: the checkpoint that export takes, from which the figures come.
+        exported: the checkpoint that export takes, and that was measured.
         file_bytes: the size of the step model in fp32.
-        state_size: S, the numbers that a stream carries from character to character.
+        state_size: S, the number of values that a stream carries from character to character.
         characters_per_second: how fast it generates one stream on one thread of the CPU.
     """
 
@@ -155,10 +155,10 @@ def _spread(steps: Sequence[int], count: int) -> list[int]:
 def write_samples(
     runs: Sequence[RunRecord], settings: SampleSettings, rows: int, report: Callable[[str], None]
 ) -> list[list[Sample | None]]:
-    """Let the runs write at several of their checkpoints: a list of rows, each with a sample of every run.
+    """Generate samples at several checkpoints of each run: a list of rows, each with a sample of every run.
 
     Raises:
-        SettingError: a setting makes no sense.
+        SettingError: a setting is invalid.
         CharRNNError: a run does not know a character of the prime, or a checkpoint is broken.
     """
     Sampling(settings.temperature)  # checks it before anything is loaded
@@ -169,7 +169,7 @@ def write_samples(
             if entry is None:
                 samples.append(None)
                 continue
-            report(f"{run.name}, step {entry.step:,}: writing {settings.length:,} characters")
+            report(f"{run.name}, step {entry.step:,}: generating {settings.length:,} characters")
             samples.append(Sample(entry, _write(run, entry, settings)))
         table.append(samples)
     return table

@@ -1,4 +1,4 @@
-"""Writes the files of a report, and replaces none that is something else."""
+"""Writes the files of a report, and replaces no other files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_output(folder: Path, names: list[str], *, force: bool) -> None:
     """Check that files may be written to a folder, before the work begins.
 
     Raises:
-        CharRNNError: the folder is a file, or one of the files is there and is no part of a report.
+        CharRNNError: the folder is a file, or one of the files exists and is not part of a report.
     """
     if folder.exists() and not folder.is_dir():
         raise CharRNNError(f"{folder} is a file; give the folder of the report")
@@ -32,7 +32,7 @@ def check_output(folder: Path, names: list[str], *, force: bool) -> None:
             )
         if not force and path.exists() and not _is_ours(path):
             raise CharRNNError(
-                f"{path} is already there and was not written by charrnn-compare; give another --out, or "
+                f"{path} exists and was not written by charrnn-compare; give another --out, or "
                 "--force to replace it"
             )
 
@@ -46,15 +46,15 @@ def _is_ours(path: Path) -> bool:
 
 
 def write_output(folder: Path, files: Mapping[str, bytes], *, force: bool) -> list[Path]:
-    """Write files to a folder: all of them whole before the first takes its place.
+    """Write files to a folder: all are complete before the first is moved into place.
 
-    A folder that is not there yet appears with all its files in it. In one that is there, other files stay,
-    and the files take their places one after the other.
+    A new folder appears with all its files in it. In one that exists, other files stay, and the files are
+    moved into place one after the other.
 
     Args:
         folder: the folder.
         files: the content of each file, by its name; each holds `MARK` near its start.
-        force: replace files that are no part of a report.
+        force: replace files that are not part of a report, too.
 
     Raises:
         CharRNNError: see `check_output`; or they cannot be written.

@@ -1,4 +1,4 @@
-"""What runs noted of themselves: settings, losses and times, read from their folders."""
+"""What runs recorded: settings, losses and times, read from their folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_RUNS: Final = 100
 
 @dataclass(frozen=True)
 class Validation:
-    """A validation loss in nats per character, and the step that it was measured after."""
+    """A validation loss in nats per character, and the step after which it was measured."""
 
     step: int
     loss: float
@@ -36,16 +36,16 @@ class Validation:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What a run noted of itself.
+    """What a run recorded.
 
     Attributes:
-        name: what it is called beside the others: the end of its folder's path.
+        name: its name in the comparison: the end of its folder's path.
         folder: its folder.
         config: its settings.
         corpus: its text.
-        symbols: V, how many symbols its vocabulary has.
-        parameters: how many numbers its network learns.
-        finished: whether it came to its end.
+        symbols: V, the size of its vocabulary.
+        parameters: the number of its network's parameters.
+        finished: whether it has ended.
         checkpoints: its checkpoints, by step.
         steps: int64 ``[N]``, the steps that its history holds, ascending.
         losses: float64 ``[N]``, their training losses in nats per character.
@@ -68,12 +68,12 @@ class RunRecord:
 
     @property
     def cell(self) -> str:
-        """The cell's name as it is written in a text: LSTM, GRU or RNN."""
+        """The cell's name as written in a text: LSTM, GRU or RNN."""
         return self.config.network.cell.upper()
 
     @property
     def size(self) -> str:
-        """Layers and units, with a multiplication sign between."""
+        """Layers and hidden size, with a multiplication sign between."""
         return f"{self.config.network.layers} × {self.config.network.hidden_size}"  # noqa: RUF001
 
     @property
@@ -83,7 +83,7 @@ class RunRecord:
 
     @property
     def elapsed(self) -> NDArray[np.float64]:
-        """float64 ``[N]``: the seconds spent in steps up to and with each (validation not counted)."""
+        """float64 ``[N]``: the seconds spent in steps up to and including each (without validation)."""
         return np.cumsum(self.seconds)
 
     @property
@@ -106,8 +106,12 @@ class RunRecord:
         """The checkpoint that export takes: the best by validation loss, else the last."""
         return next(entry for entry in self.checkpoints if entry.best)
 
+    def best_until(self, step: int) -> Validation | None:
+        """The lowest validation loss measured up to and including a step; None where there was none yet."""
+        return min((v for v in self.validations if v.step <= step), key=lambda v: v.loss, default=None)
+
     def train_loss(self, step: int, window: int) -> float | None:
-        """The mean training loss of the ``window`` steps up to and with ``step`` (of all, if they are fewer).
+        """The mean training loss of the last ``window`` steps up to ``step`` (of all, if they are fewer).
 
         None where the history lacks some of these steps.
         """
@@ -119,28 +123,25 @@ class RunRecord:
         """The mean training loss of the last ``window`` steps."""
         return float(self.losses[-window:].mean())
 
-    def seconds_until(self, step: int) -> float:
-        """The seconds spent in training steps up to and with a step."""
-        return float(self.seconds[self.steps <= step].sum())
-
-    def first_step_below(self, loss: float, window: int) -> int | None:
-        """The first step at which the mean training loss of ``window`` steps is at most ``loss``."""
-        if len(self.losses) < window:
-            return None
+    def lowest_train_loss(self, window: int) -> float:
+        """The lowest mean training loss of ``window`` steps in a row (of all, if they are fewer)."""
+        window = min(window, len(self.losses))
         sums = np.cumsum(np.concatenate([[0.0], self.losses]))
-        means = (sums[window:] - sums[:-window]) / window  # [N - window + 1]
-        below = np.flatnonzero(means <= loss + 1e-9)  # running sums round
-        return int(self.steps[below[0] + window - 1]) if len(below) else None
+        return float((sums[window:] - sums[:-window]).min() / window)
+
+    def seconds_until(self, step: int) -> float:
+        """The seconds spent in training steps up to and including a step."""
+        return float(self.seconds[self.steps <= step].sum())
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
-    """Read the runs that some paths mean.
+    """Read the runs at some paths.
 
     Args:
         paths: runs' folders, and folders of runs, of which all runs are taken, by name.
 
     Raises:
-        SettingError: a run is meant twice, or there are too many.
+        SettingError: a run is given twice, or there are too many.
         CheckpointError: there is no run, it has no checkpoint yet, or one of its checkpoints is broken.
         CharRNNError: a run's history is missing or broken.
     """
@@ -166,7 +167,7 @@ def _runs_in(path: Path) -> Iterator[Path]:
             return
     if path.is_file():
         raise CharRNNError(f"{path} is a file; give a run's folder, such as ckpt/lstm")
-    yield path  # what is wrong with it, if anything, is told when it is read
+    yield path  # reading it reports what is wrong with it
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -184,7 +185,7 @@ def _read_run(folder: Path, name: str) -> RunRecord:
     lines = list(_history(folder / HISTORY_FILE))
     steps = {line["step"]: line for line in lines if "loss" in line}
     if not steps:
-        raise CharRNNError(f"{folder / HISTORY_FILE} holds no step, so there is nothing to compare")
+        raise CharRNNError(f"{folder / HISTORY_FILE} holds no step yet, so there is nothing to compare")
     ordered = [steps[step] for step in sorted(steps)]
     validations = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     return RunRecord(
@@ -210,16 +211,16 @@ def _has_ended(header: CheckpointHeader) -> bool:
 
 
 def count_parameters(header: CheckpointHeader) -> int:
-    """How many numbers the network of a checkpoint learns."""
+    """The number of parameters of a checkpoint's network."""
     with torch.device("meta"):  # shapes without memory
         return CharNetwork(header.config.network, len(header.vocabulary)).parameter_count()
 
 
 def _history(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a history; a last line that is not whole yet, since the run goes on, is left out.
+    """The lines of a history; a last line that is still being written is left out.
 
     Raises:
-        CharRNNError: it cannot be read, or a line makes no sense.
+        CharRNNError: it cannot be read, or a line is invalid.
     """
     try:
         content = path.read_bytes()
@@ -232,16 +233,16 @@ def _history(path: Path) -> Iterator[dict[str, Any]]:
             values = json.loads(line)
             _check_line(values)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise CharRNNError(f"{path}: line {number} is no line of a history: {error}") from error
+            raise CharRNNError(f"{path}: line {number} is not a line of a history: {error}") from error
         yield values
 
 
 def _check_line(values: Any) -> None:
     if not isinstance(values, dict):
-        raise TypeError("it is no object")
+        raise TypeError("it is not a JSON object")
     step = values["step"]
     if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step < 2**53:
-        raise ValueError(f"{step!r} is no step")
+        raise ValueError(f"step is {step!r}")
     for key in ("loss", "validation_loss", "seconds"):
         value = values.get(key)
         if key in values and (

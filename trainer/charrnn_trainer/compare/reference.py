@@ -1,4 +1,4 @@
-"""Training losses that somebody else printed, and ours beside them."""
+"""Our training losses beside published ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from charrnn_trainer.compare.figures import nats, signed
 from charrnn_trainer.compare.records import RunRecord
 
 WINDOW: Final = 20
-"""Our loss at a step is the mean of so many steps up to it: that of a single batch jumps."""
+"""Our loss at a step is the mean of the last 20 steps up to it: that of a single batch is noisy."""
 SETTLED: Final = 1_000
-"""From this step on, a difference counts: before, the loss falls too fast to be compared closely."""
+"""Differences count from this step on: before, the loss falls too fast for a close comparison."""
 TOLERANCE: Final = 0.03
-"""How far above the reference, in nats, a loss may lie and still be called level with it."""
+"""A loss less than this many nats above the reference is level with it."""
 
 _COLUMNS: Final = ("cell", "step", "training_loss_nats")
 
@@ -70,9 +70,9 @@ class ReferenceTable:
 
     @property
     def summary(self) -> str:
-        """What the table says, in a sentence or two."""
+        """What the table shows, in a sentence or two."""
         missing = sum(row.ours is None for row in self.rows)
-        gap = f" The run has no loss yet for {missing} of the {len(self.rows)} steps." if missing else ""
+        gap = f" The run has no loss yet at {missing} of the {len(self.rows)} steps." if missing else ""
         if not self.settled:
             return f"there is nothing to compare from step {SETTLED:,} on.{gap}"
         differences = [row.difference or 0.0 for row in self.settled]
@@ -85,18 +85,18 @@ class ReferenceTable:
             verdict += f", and more than {TOLERANCE} above it at {above or 'none'}"
         mean = signed(float(np.mean(differences)))
         return (
-            f"from step {SETTLED:,} on, {verdict}; the difference is {mean} in the mean and "
-            f"{signed(max(differences))} where it is highest, at step {worst.step:,}.{gap}"
+            f"from step {SETTLED:,} on, {verdict}; the mean difference is {mean}, and the largest "
+            f"{signed(max(differences))}, at step {worst.step:,}.{gap}"
         )
 
 
 def read_reference(path: Path) -> dict[str, dict[int, float]]:
     """Read a CSV file of training losses: for each cell, the loss at each step.
 
-    The columns ``cell``, ``step`` and ``training_loss_nats`` are needed; others are left out.
+    The columns ``cell``, ``step`` and ``training_loss_nats`` are needed; others are ignored.
 
     Raises:
-        CharRNNError: it cannot be read, lacks a column or any row, or a row makes no sense.
+        CharRNNError: it cannot be read, lacks a column or any row, or a row is invalid.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -118,7 +118,7 @@ def read_reference(path: Path) -> dict[str, dict[int, float]]:
     except OSError as error:
         raise CharRNNError(f"cannot read the reference {path}: {error.strerror or error}") from error
     except (ValueError, csv.Error) as error:
-        raise CharRNNError(f"{path} makes no sense as a table of losses: {_line(error)}") from error
+        raise CharRNNError(f"{path} is not a valid table of losses: {_line(error)}") from error
     if not cells:
         raise CharRNNError(f"{path} has no row; give a CSV file with the columns {', '.join(_COLUMNS)}")
     return cells
@@ -167,7 +167,7 @@ def page(
         "",
         (
             f"Training losses in nats per character. The reference is {_text(reference)}. Ours at a step is "
-            f"the mean of the {WINDOW} steps up to it, since the loss of a single batch jumps; below zero, a "
+            f"the mean of the {WINDOW} steps up to it, since the loss of a single batch is noisy; a negative "
             "difference means that ours is lower."
         ),
         "",

@@ -1,0 +1,162 @@
+"""Whether the losses of runs can be compared: the same text, settings and budget, and seed-to-seed noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from charrnn_trainer.compare.figures import duration, nats
+from charrnn_trainer.compare.records import RunRecord
+
+WINDOW: Final = 100
+"""A training loss at a step is the mean of the last 100 steps up to it (of all, where there are fewer)."""
+NOISE: Final = 0.01
+"""Losses in nats closer than this are level, unless the runs themselves show that seeds make more of it."""
+DIVERGED: Final = 0.5
+"""A run whose training loss ends this many nats above its lowest has diverged."""
+EQUAL_TIME: Final = 1.05
+"""Training times within this factor of one another are one budget."""
+BUSY: Final = 1.2
+"""Where the mean time of a step is this many times the median, other programs slowed the run down."""
+
+_COMPUTING: Final = ("device", "precision", "onednn", "threads")
+"""The settings that decide how fast a step is computed."""
+_IGNORED: Final = (
+    *("cell", "seed"),
+    *("eval_every", "save_every", "log_every", "keep", "tensorboard"),
+    *("device", "onednn", "threads"),
+)
+"""The settings that are the subject of a comparison, or a matter of chance, or do not affect losses."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far apart the losses of two runs may be by chance.
+
+    Attributes:
+        nats: smaller differences are level.
+        measured: whether runs among these, equal in all but their seed, were found this far apart.
+    """
+
+    nats: float
+    measured: bool
+
+    @property
+    def sentence(self) -> str:
+        """What is treated as level, and why."""
+        if self.measured:
+            return (
+                f"Runs that differ only in their seed are up to {nats(self.nats)} nats apart, so smaller "
+                "differences are treated as level."
+            )
+        return (
+            f"Differences below {self.nats:g} nats are treated as level: they are within seed-to-seed noise."
+        )
+
+    def level(self, one: float, other: float) -> bool:
+        """Whether two losses are too close to tell which is better."""
+        return abs(one - other) < self.nats or one == other
+
+
+def noise_of(runs: Sequence[RunRecord]) -> Noise:
+    """The seed-to-seed noise: `NOISE`, or what runs with the same settings and other seeds show, if more."""
+    repeated: dict[str, list[float]] = {}
+    for run in runs:
+        if run.best is not None and run.finished and not diverged(run):
+            settings = {name: value for name, value in _settings(run).items() if name not in _IGNORED}
+            key = repr((run.config.network.cell, sorted(settings.items()), split_of(run)))
+            repeated.setdefault(key, []).append(run.best.loss)
+    widest = max((max(losses) - min(losses) for losses in repeated.values()), default=0.0)
+    # The widest pair is itself level, so the limit lies just above it.
+    return Noise(math.nextafter(widest, math.inf), measured=True) if widest >= NOISE else Noise(NOISE, False)
+
+
+def diverged(run: RunRecord) -> bool:
+    """Whether a run's training loss rose far above what it had reached, or above that of a uniform guess."""
+    lowest = run.lowest_train_loss(WINDOW)
+    uniform = math.log(run.symbols)
+    worse_than_guessing = float(run.losses[-1]) > uniform and lowest < uniform - DIVERGED
+    return run.last_train_loss(WINDOW) > lowest + DIVERGED or worse_than_guessing
+
+
+# --- the same text and settings ----------------------------------------------------------------------------
+
+
+def same_text(runs: Sequence[RunRecord]) -> bool:
+    """Whether all runs were trained on one text, at one level."""
+    return len({(run.corpus.sha256, run.config.data.level) for run in runs}) == 1
+
+
+def same_split(runs: Sequence[RunRecord]) -> bool:
+    """Whether all runs keep the same part of the same text for validation."""
+    return same_text(runs) and len({split_of(run) for run in runs}) == 1
+
+
+def split_of(run: RunRecord) -> tuple[object, ...]:
+    """All that decides which characters of which text validate."""
+    data = run.config.data
+    drawn_by = (run.config.run.seed, data.val_lines, data.val_fraction) if data.lines else ()
+    return run.corpus.sha256, run.corpus.train_tokens, data.split, data.lines, *drawn_by
+
+
+def differences(runs: Sequence[RunRecord]) -> list[str]:
+    """The settings that losses depend on, besides cell and seed, that differ: ``steps: 6000, 3000``."""
+    return _differing(runs, [name for run in runs for name in _settings(run) if name not in _IGNORED])
+
+
+def computing_differences(runs: Sequence[RunRecord]) -> list[str]:
+    """The settings that decide the speed of a step and differ, such as ``precision: bf16, fp32``."""
+    return _differing(runs, _COMPUTING)
+
+
+def _differing(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
+    tables = [_settings(run) for run in runs]
+    found = []
+    for name in dict.fromkeys(names):
+        values = [table.get(name) for table in tables]
+        if any(value != values[0] for value in values):
+            distinct = dict.fromkeys(str(value) for value in values)
+            found.append(f"{name.replace('_', ' ')}: {', '.join(distinct)}")
+    return found
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
+    return {name: value for section in run.config.to_dict().values() for name, value in section.items()}
+
+
+# --- the same budget ---------------------------------------------------------------------------------------
+
+
+def same_steps(runs: Sequence[RunRecord]) -> bool:
+    """Whether all runs did the same number of steps, on batches of one size."""
+    return same_batches(runs) and len({run.step for run in runs}) == 1
+
+
+def same_batches(runs: Sequence[RunRecord]) -> bool:
+    """Whether a step reads the same number of characters in all runs."""
+    return len({(run.config.data.batch_size, run.config.data.seq_length) for run in runs}) == 1
+
+
+def same_time(runs: Sequence[RunRecord]) -> bool:
+    """Whether all runs trained for about the same time, or were given the same minutes."""
+    minutes = {run.config.optimization.minutes for run in runs}
+    seconds = [run.total_seconds for run in runs]
+    given = len(minutes) == 1 and minutes != {0.0} and all(run.finished for run in runs)
+    return given or max(seconds) <= EQUAL_TIME * min(seconds)
+
+
+def step_after(run: RunRecord, seconds: float) -> int:
+    """The last step that a run had done after some seconds of training steps; 0 if none."""
+    done = run.steps[run.elapsed <= seconds * (1 + 1e-9)]
+    return int(done[-1]) if len(done) else 0
+
+
+def busy(runs: Sequence[RunRecord]) -> list[str]:
+    """The runs whose steps were slowed down by other programs, with the mean and median time of a step."""
+    return [
+        f"{run.name}: mean {duration(float(run.seconds.mean()))}, median {duration(run.batch_seconds)}"
+        for run in runs
+        if run.total_seconds > BUSY * run.batch_seconds * len(run.seconds)
+    ]

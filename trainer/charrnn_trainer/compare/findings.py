@@ -1,0 +1,273 @@
+"""What runs show side by side: a few findings, each chosen by the figures that it states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from charrnn_trainer.compare.cell_table import CellTable
+from charrnn_trainer.compare.comparable import (
+    WINDOW,
+    Noise,
+    busy,
+    computing_differences,
+    differences,
+    diverged,
+    noise_of,
+    same_batches,
+    same_split,
+    same_steps,
+    same_text,
+    same_time,
+    step_after,
+)
+from charrnn_trainer.compare.figures import bits, duration, listed, nats, shortened, signed
+from charrnn_trainer.compare.records import RunRecord
+
+OVERFIT: Final = 0.01
+"""A validation loss that ends at least this many nats above its best has risen again."""
+IMPROVING: Final = 0.005
+"""A run whose last validation lowered the loss by at least this many nats was still improving."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding.
+
+    Attributes:
+        title: what it is about, in a few words.
+        text: the finding, in whole sentences.
+    """
+
+    title: str
+    text: str
+
+
+def find(runs: Sequence[RunRecord], cells: CellTable | None) -> tuple[Finding, ...]:
+    """What some runs show, the most important first.
+
+    Args:
+        runs: the runs.
+        cells: the LSTM and the GRU among them side by side; None where one of the two is missing.
+    """
+    noise = noise_of(runs)
+    several = len(runs) > 1
+    found = {
+        "Validation loss": _validation(runs, noise) if several else _alone(runs[0]),
+        "GRU against LSTM": _gru_against_lstm(cells, noise) if cells is not None else None,
+        "Divergence": _divergence(runs),
+        "Training budget": _budget(runs, noise) if several else None,
+        "Overfitting": _overfitting(runs),
+        "Still improving": _improving(runs),
+        "Settings": _settings(runs) if several else None,
+        "Unfinished": _unfinished(runs),
+    }
+    return tuple(Finding(title, text) for title, text in found.items() if text)
+
+
+# --- which loss is lower -----------------------------------------------------------------------------------
+
+
+def _alone(run: RunRecord) -> str:
+    other = "gru" if run.config.network.cell == "lstm" else "lstm"
+    best = run.best
+    reached = (
+        f"{run.name} kept no text for validation; its training loss is "
+        f"{nats(run.last_train_loss(WINDOW))} nats per character."
+        if best is None
+        else f"{run.name} reached {nats(best.loss)} nats ({bits(best.loss)} bits) per character at step "
+        f"{best.step:,} of {run.step:,}."
+    )
+    return f"{reached} For a second run to compare it with: charrnn-train --cell {other}"
+
+
+def _validation(runs: Sequence[RunRecord], noise: Noise) -> str:
+    best = [(run, run.best.loss) for run in runs if run.best is not None]
+    if not same_text(runs):
+        return (
+            "The runs were trained on different texts, so their losses cannot be compared: a text that is "
+            "easier to predict gives a lower loss with any network."
+        )
+    if len(best) < 2:
+        kept = f"Only {best[0][0].name}" if best else "None of the runs"
+        return (
+            f"{kept} kept text for validation. Training losses alone do not tell which network is better on "
+            "new text."
+        )
+    if not same_split([run for run, _ in best]):
+        return "The runs keep different text for validation, so their validation losses cannot be compared."
+    lowest = min(loss for _, loss in best)
+    text = _ranking(best, f"validation loss, {nats(lowest)} nats ({bits(lowest)} bits) per character", noise)
+    without = [run.name for run in runs if run.best is None]
+    if without:
+        text += f" {_names(without)} kept no text for validation."
+    return f"{text} {noise.sentence}"
+
+
+def _ranking(losses: Sequence[tuple[RunRecord, float]], what: str, noise: Noise) -> str:
+    """Which run is lowest, which are level with it, and which are higher."""
+    (winner, lowest), *others = sorted(losses, key=lambda item: item[1])
+    text = f"{winner.name} has the lowest {what}."
+    for verdict, level in (("level with it", True), ("higher", False)):
+        names = [
+            f"{run.name} ({nats(loss)}, {signed(loss - lowest)})"
+            for run, loss in others
+            if noise.level(loss, lowest) == level
+        ]
+        if names:
+            text += f" {_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}."
+    return text
+
+
+def _gru_against_lstm(cells: CellTable, noise: Noise) -> str:
+    pair = [cells.lstm, cells.gru]
+    lstm, gru = cells.lstm.best, cells.gru.best
+    if not same_text(pair):
+        return "They were trained on different texts, so their losses are not compared."
+    if lstm is None or gru is None or not same_split(pair):
+        text = "They share no text for validation, so which is better on new text is unknown."
+    elif noise.level(lstm.loss, gru.loss):
+        text = (
+            f"By validation loss {cells.gru.name} and {cells.lstm.name} are level ({nats(gru.loss)} and "
+            f"{nats(lstm.loss)}, within seed-to-seed noise)."
+        )
+    else:
+        better, worse = (cells.gru, cells.lstm) if gru.loss < lstm.loss else (cells.lstm, cells.gru)
+        text = (
+            f"By validation loss the {better.cell} is better by {nats(abs(gru.loss - lstm.loss))} nats "
+            f"({better.name} {nats(min(lstm.loss, gru.loss))}, {worse.name} "
+            f"{nats(max(lstm.loss, gru.loss))})."
+        )
+    if any(diverged(run) for run in pair):
+        text += " One of them diverged, so this says little about the cells."
+    elif not noise.measured:
+        text += " This is one run of each; runs with another --seed show how much is noise."
+    return f"{text} The table shows what each of the two gains and loses."
+
+
+def _divergence(runs: Sequence[RunRecord]) -> str:
+    found = [
+        f"{run.name} diverged: its training loss had come down to {nats(run.lowest_train_loss(WINDOW))} and "
+        f"ends at {nats(float(run.losses[-1]))}. Repeat it with a learning rate below "
+        f"{run.config.optimization.learning_rate:g}."
+        for run in runs
+        if diverged(run)
+    ]
+    return " ".join(shortened(found, "more runs diverged."))
+
+
+# --- what each run was given -------------------------------------------------------------------------------
+
+
+def _budget(runs: Sequence[RunRecord], noise: Noise) -> str:
+    """How the runs compare after the same steps and the same time, where they had more or less of either."""
+    step, seconds = min(run.step for run in runs), min(run.total_seconds for run in runs)
+    spent = _names([f"{run.name}: {run.step:,} steps in {duration(run.total_seconds)}" for run in runs])
+    at_equal = []
+    if same_time(runs):
+        if same_steps(runs):
+            return ""
+        said = f"All runs trained for about the same time ({spent})."
+    elif same_steps(runs):
+        said = f"All runs did the same number of steps in different times ({spent})."
+    else:
+        said = f"The budgets are unequal ({spent}), so the final losses do not compare the networks alone."
+        if same_batches(runs):
+            at_equal.append((f"After {step:,} steps each", [step for _ in runs]))
+    if not same_time(runs):
+        at_equal.append((f"After {duration(seconds)} each", [step_after(run, seconds) for run in runs]))
+    if same_text(runs):
+        for when, steps in at_equal:
+            said += _standing(when, list(zip(runs, steps, strict=True)), noise)
+        cut = any(run.step > min(steps) for _, steps in at_equal for run in runs)
+        if cut and any(run.config.optimization.schedule != "constant" for run in runs):
+            said += " (A run whose learning rate has not yet decayed is at a disadvantage there.)"
+    computed, slowed = computing_differences(runs), busy(runs)
+    if computed:
+        said += f" The times also depend on {'; '.join(computed)}."
+    if slowed:
+        said += f" Other programs slowed some runs down ({_names(slowed)}), so the times are rough."
+    return said
+
+
+def _standing(when: str, limits: Sequence[tuple[RunRecord, int]], noise: Noise) -> str:
+    """How the runs stood when each had done a number of steps; empty where that is not known."""
+    what = "validation loss so far"
+    losses = [(run, found.loss) for run, step in limits if (found := run.best_until(step)) is not None]
+    if len(losses) < len(limits) or not same_split([run for run, _ in limits]):
+        what = "training loss"
+        losses = [(run, loss) for run, step in limits if (loss := run.train_loss(step, WINDOW)) is not None]
+    if len(losses) < 2:
+        return ""
+    return f" {when}, {_ranking(losses, f'{what}, {nats(min(loss for _, loss in losses))}', noise)}"
+
+
+def _settings(runs: Sequence[RunRecord]) -> str:
+    differing = differences(runs)
+    if not same_text(runs):
+        differing.append("the text")
+    cells = {run.config.network.cell for run in runs}
+    seeds = {run.config.run.seed for run in runs}
+    if differing and len(cells) == 1:
+        return f"The runs have the same cell, and differ in {'; '.join(differing)}."
+    if differing:
+        return (
+            f"The runs differ in more than the cell ({'; '.join(differing)}), so the cell alone does not "
+            "explain their results."
+        )
+    if len(cells) == 1:
+        seed = "only in the seed: what separates them is seed-to-seed noise"
+        return f"The runs differ {seed}." if len(seeds) > 1 else "All settings are the same, the seed too."
+    return (
+        f"All settings but the cell{' and the seed' if len(seeds) > 1 else ''} are the same. Per layer, an "
+        "LSTM has four blocks of weights and carries a hidden and a cell state; a GRU has three and a plain "
+        "RNN one, and they carry a hidden state alone."
+    )
+
+
+def _unfinished(runs: Sequence[RunRecord]) -> str:
+    names = [run.name for run in runs if not run.finished]
+    have = "has" if len(names) == 1 else "have"
+    return f"{_names(names)} {have} not finished; these are the figures so far." if names else ""
+
+
+# --- the course of each run --------------------------------------------------------------------------------
+
+
+def _overfitting(runs: Sequence[RunRecord]) -> str:
+    """The runs whose validation loss rose again while their training loss fell."""
+    return " ".join(shortened([text for run in runs if (text := _overfits(run))], "more runs overfit."))
+
+
+def _overfits(run: RunRecord) -> str:
+    if run.best is None or diverged(run):
+        return ""
+    best, last = run.best, run.validations[-1]
+    before, after = run.train_loss(best.step, WINDOW), run.train_loss(last.step, WINDOW)
+    if last.loss - best.loss < OVERFIT or before is None or after is None or after >= before:
+        return ""
+    return (
+        f"{run.name} overfits after step {best.step:,} of {last.step:,}: its validation loss rises from "
+        f"{nats(best.loss)} to {nats(last.loss)} while its training loss falls from {nats(before)} to "
+        f"{nats(after)}. Export takes the checkpoint of step {run.best_checkpoint.step:,}."
+    )
+
+
+def _improving(runs: Sequence[RunRecord]) -> str:
+    """The runs whose last validation was their best by far."""
+    names = [
+        f"{run.name} (step {run.step:,})"
+        for run in runs
+        if len(run.validations) > 1
+        and run.best == run.validations[-1]
+        and run.validations[-2].loss - run.validations[-1].loss >= IMPROVING
+    ]
+    if not names:
+        return ""
+    was = "was" if len(names) == 1 else "were"
+    return f"{_names(names)} {was} still improving at the end: longer training may lower the loss further."
+
+
+def _names(names: Sequence[str]) -> str:
+    return listed(shortened(names))
