@@ -31,6 +31,7 @@ from charrnn_runtime import (
     session,
 )
 from charrnn_runtime.buffers import BLOCK, Buffers, Given
+from charrnn_runtime.cpu_graph import cpu_graph
 from charrnn_runtime.device import cuda_missing
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, read_model_file
@@ -379,11 +380,10 @@ def test_buffers_read_the_same_with_any_sampler_and_without_one(small: SmallMode
 
 def test_each_variant_of_the_graph_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
-    make = session.cpu_graph
 
     def counted(*given: Any) -> Any:
         made.append(given)
-        return make(*given)
+        return cpu_graph(*given)
 
     monkeypatch.setattr(session, "cpu_graph", counted)
     samplers: tuple[Cuts | None, ...] = (*get_args(Cuts), None)
