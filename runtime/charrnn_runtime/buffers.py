@@ -8,12 +8,14 @@ wrote.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.cpu_graph import StatePart, mass_limits, rounded
 from charrnn_runtime.device import error_of, ort
 from charrnn_runtime.errors import OutOfMemoryError
 from charrnn_runtime.format import spec
@@ -95,8 +97,8 @@ class Buffers:
     device = "cpu"
     is_released = False
 
-    def __init__(self, session: Any, sizes: Sizes) -> None:
-        """Allocate and bind.
+    def __init__(self, session: Any, sizes: Sizes, parts: Sequence[StatePart] = ()) -> None:
+        """Allocate and bind, to a session of a graph of `cpu_graph` that keeps states in ``parts``.
 
         Raises:
             MemoryError: memory is too little; or whatever onnxruntime raises then.
@@ -108,6 +110,7 @@ class Buffers:
         self.settings = {name: np.ones(self.rows, kind) for name, kind in SETTING_TYPES.items()}
         kept = self.steps if sizes.keeps_logits else 0
         self.logits = np.zeros((kept, self.rows, sizes.vocabulary_size), np.float32)
+        self._parts = tuple(parts) or (StatePart(0, sizes.state_size, "state", "next_state"),)
         self._current = 0  # which of the two state buffers holds the streams' states
         self._session = session
         self._run_bound = session._sess.run_with_iobinding
@@ -117,7 +120,15 @@ class Buffers:
         self._allocate()
 
     def _allocate(self) -> None:
-        self._states = [np.zeros((self.rows, self.sizes.state_size), np.float32) for _ in range(2)]
+        def states(kind: Any) -> list[list[NDArray[Any]]]:
+            return [[np.zeros((self.rows, part.size), kind) for part in self._parts] for _ in range(2)]
+
+        self._states = states(np.float32)  # of both buffers: the parts
+        self._rounded = states(np.uint8) if any(part.rounded for part in self._parts) else self._states
+        self._limits = np.zeros((self.rows, 0), np.float32)
+        self._ranked = np.zeros(1, np.int64)
+        self._greedy = np.zeros(0, np.int64)  # rows
+        self._prepared = b""  # the settings that these are of
 
     def release(self) -> None:
         """Let go of all memory; the buffers are of no use any more, whoever still holds them."""
@@ -126,12 +137,15 @@ class Buffers:
 
     def write_state(self, rows: Any, states: NDArray[np.float32] | float) -> None:
         """Set the states of some rows (an index, a slice or an array of indices)."""
-        self._states[self._current][rows] = states
+        for index, part in enumerate(self._parts):
+            block = states if isinstance(states, float) else states[..., part.start : part.start + part.size]
+            self._states[self._current][index][rows] = block
+            if part.rounded is not None:
+                self._rounded[self._current][index][rows] = rounded(block)
 
     def read_state(self, rows: Any) -> NDArray[np.float32]:
         """A copy of the states of some rows."""
-        states: NDArray[np.float32] = self._states[self._current][rows]
-        return states.copy()
+        return np.concatenate([block[rows] for block in self._states[self._current]], axis=-1)
 
     def run(self, steps: int, given: Given | None = None, stops: Callable[[int], bool] | None = None) -> int:
         """Run some steps on all rows.
@@ -185,10 +199,20 @@ class Buffers:
     def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
         """Bind the buffers of a slot that reads one of the two state buffers and writes the other."""
         binding = self._session.io_binding()
-        inputs = {"token": self.tokens[slot], "state": self._states[reads]}
-        outputs = {"next_state": self._states[1 - reads]}
+        inputs: dict[str, NDArray[Any]] = {"token": self.tokens[slot]}
+        outputs: dict[str, NDArray[Any]] = {}
+        for index, part in enumerate(self._parts):
+            if part.reads is not None:
+                inputs[part.reads] = self._states[reads][index]
+            outputs[part.writes] = self._states[1 - reads][index]
+            if part.rounded is not None:
+                inputs[part.rounded[0]] = self._rounded[reads][index]
+                outputs[part.rounded[1]] = self._rounded[1 - reads][index]
         if self.sizes.samples:
-            inputs |= {"uniform": self.uniforms[slot], **self.settings}
+            settings = {"uniform": self.uniforms[slot], **self.settings}
+            prepared = {name: array[:, np.newaxis] for name, array in settings.items()}
+            prepared |= {"top_k": self._ranked, "top_p": self._limits}
+            inputs |= {name: array for name, array in prepared.items() if name in self._read}
             outputs["next_token"] = self.tokens[slot + 1]
         if len(self.logits):
             outputs["logits"] = self.logits[slot]
@@ -197,10 +221,28 @@ class Buffers:
                 bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         return binding._iobinding, self._options
 
+    @cached_property
+    def _read(self) -> set[str]:
+        return {value.name for value in self._session.get_inputs()}
+
     # What moves between the arrays and the device, where these are two.
 
     def _send(self, steps: int) -> None:
-        """Send what the coming steps read."""
+        """Send what the coming steps read; here, prepare the settings for them."""
+        if self.sizes.sampler not in ("any", "few"):
+            return
+        top_k, top_p = self.settings["top_k"], self.settings["top_p"]
+        settings = top_k.tobytes() + top_p.tobytes()
+        if settings != self._prepared:
+            limits = mass_limits(top_k, top_p, self.sizes.vocabulary_size)
+            if limits.shape == self._limits.shape:
+                self._limits[:] = limits
+            else:
+                self._limits, self._bound = limits, ([], [])
+                self._ranked[:] = limits.shape[1]
+            self._greedy = np.flatnonzero(top_k == 1)
+            self._prepared = settings
+        self.uniforms[:steps, self._greedy] = 0.0
 
     def _send_tokens(self, slot: int) -> None:
         """Send the tokens of a slot."""

@@ -33,6 +33,22 @@ none: the same, and min_p = 0.
 greedy: top_k = 1. It is for the CPU: CUDA has no ArgMax in this operator set.
 """
 
+PREPARED: Final[dict[str, tuple[int, tuple[int | str, ...]]]] = {
+    "uniform": (spec.FLOAT, (spec.BATCH_AXIS, 1)),
+    "temperature": (spec.FLOAT, (spec.BATCH_AXIS, 1)),
+    "top_k": (spec.INT64, (1,)),
+    "top_p": (spec.FLOAT, (spec.BATCH_AXIS, "ranked")),
+    "min_p": (spec.FLOAT, (spec.BATCH_AXIS, 1)),
+}
+"""The inputs of prepared samplers: their types and shapes. Settings stay over many steps, so a host prepares
+them once and no step need do it:
+
+uniform, temperature, min_p: as in the format, in a column; the uniform numbers of greedy streams are 0.
+top_k: n, how many symbols are ranked for all streams: top_k_max of them, or at least the largest top_k.
+top_p: for each of n ranks the mass at which it ends what is kept: below 0 from rank top_k on, which any mass
+    reaches; before it top_p, or what no mass reaches where that is off.
+"""
+
 FEW: Final = 64
 """How many symbols the sampler for a small top_k ranks."""
 
@@ -53,7 +69,9 @@ class Builder(Protocol):
         """Add a node with several outputs; gives their names."""
 
 
-def add_sampler(builder: Builder, logits: str, vocabulary_size: int, cuts: Cuts = "any") -> None:
+def add_sampler(
+    builder: Builder, logits: str, vocabulary_size: int, cuts: Cuts = "any", *, prepared: bool = False
+) -> None:
     """Add the nodes from ``logits`` (float32 ``[B, V]``) to the output ``next_token`` (int64 ``[B]``).
 
     All but the greedy one are made of operators that the CPU, CUDA (without cuDNN) and WebGPU have: positions
@@ -65,8 +83,10 @@ def add_sampler(builder: Builder, logits: str, vocabulary_size: int, cuts: Cuts 
         logits: the name of the logits.
         vocabulary_size: V.
         cuts: which settings the sampler serves.
+        prepared: read `PREPARED` in place of the format's settings; for the CPU.
     """
-    _Sampler(builder, vocabulary_size).add(logits, cuts)
+    sampler = (_PreparedSampler if prepared else _Sampler)(builder, vocabulary_size)
+    sampler.add(logits, cuts)
 
 
 class _Sampler:
@@ -77,7 +97,7 @@ class _Sampler:
         self._nodes = builder.nodes
         self._constant = builder.constant
         self._size = vocabulary_size
-        self._axis = self._constant("column", np.array([1], np.int64))
+        self._columns = self._constant("column", np.array([1], np.int64))
         self._sum_axis = self._constant("axis", np.array(1, np.int64))
 
     def add(self, logits: str, cuts: Cuts) -> None:
@@ -98,7 +118,7 @@ class _Sampler:
             self._draw(self._kept(p, self._threshold(p, top_k, cuts)), share)
 
     def _column(self, name: str) -> str:
-        return self._node("Unsqueeze", name, self._axis)  # (B) -> (B, 1)
+        return self._node("Unsqueeze", name, self._columns)  # (B) -> (B, 1)
 
     def _largest(self, values: str) -> str:
         """The largest number of each row: (B, n) -> (B, 1)."""
@@ -142,3 +162,33 @@ class _Sampler:
         count = node("MatMul", node("Cast", within, to=spec.FLOAT), constant("ones", ones))  # (B, 1)
         flat = node("Reshape", count, constant("flat", np.array([-1], np.int64)))  # (B, 1) -> (B)
         node("Cast", flat, to=spec.INT64, name="next_token")
+
+
+class _PreparedSampler(_Sampler):
+    """Writes the nodes of one sampler that reads `PREPARED`."""
+
+    def add(self, logits: str, cuts: Cuts) -> None:
+        if cuts in ("any", "few"):
+            p = self._node("Softmax", self._node("Div", logits, "temperature"), axis=1)
+            self._draw(self._kept(p, self._prepared_threshold(p)), "uniform")
+        else:
+            super().add(logits, cuts)
+
+    def _column(self, name: str) -> str:
+        return name
+
+    def _prepared_threshold(self, p: str) -> str:
+        """The least p that is kept: (B, V) -> (B, 1)."""
+        node = self._node
+        ranked = self._nodes("TopK", p, "top_k", outputs=2, axis=1)[0]  # (B, V) -> (B, n), largest first
+        sums = node("CumSum", ranked, self._sum_axis)
+        ends = node("Cast", node("GreaterOrEqual", sums, "top_p"), to=spec.FLOAT)
+        return self._largest(node("Mul", ranked, node("Max", ends, "min_p")))
+
+    def _draw(self, kept: str, share: str) -> None:
+        node = self._node
+        sums = node("CumSum", kept, self._sum_axis)
+        last = self._constant("last_symbol", np.array([self._size - 1], np.int64))
+        beyond = node("Greater", sums, node("Mul", node("Gather", sums, last, axis=1), share))
+        # The first of them. Where logits are no numbers there is none, and it is symbol 0, as in counting.
+        node("ArgMax", node("Cast", beyond, to=spec.UINT8), axis=1, keepdims=0, name="next_token")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import keep_outputs, parse_again, part_tensors
+from charrnn_runtime.format.proto import keep_outputs, parse_again
 from charrnn_runtime.sampler_graph import Cuts, add_sampler
 
 _ELEMENT_TYPES: Final = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): spec.INT64}
@@ -50,28 +50,34 @@ def serves(sampler: Cuts | None, wanted: Cuts | None) -> bool:
     return sampler_for((sampler, wanted)) == sampler
 
 
-def with_sampler(data: bytes, cuts: Cuts) -> bytes:
+def with_sampler(small: bytes, taken: Iterable[str], cuts: Cuts) -> bytes:
     """A model with another sampler.
 
     Args:
-        data: a model that the loader has checked.
+        small: a model that the loader has checked, without its large tensors (see `part_tensors`).
+        taken: the names of these.
         cuts: which settings the sampler serves; all inputs stay, also those that it has no use for.
 
     Raises:
         MemoryError: there is too little of it.
     """
-    small, large, names = part_tensors(data)
     graph = parse_again(small).graph
     model = parse_again(keep_outputs(small, ("logits", "next_state")))
     for kept, all_of_them in ((model.graph.input, graph.input), (model.graph.output, graph.output)):
         del kept[:]
         kept.extend(all_of_them)
+    add_sampler(GraphWriter(model.graph, taken), "logits", vocabulary_size(graph), cuts)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def vocabulary_size(graph: Any) -> int:
+    """V, by the shape of a parsed graph's logits."""
     logits = next(value for value in graph.output if value.name == "logits")
-    add_sampler(_Builder(model.graph, names), "logits", logits.type.tensor_type.shape.dim[1].dim_value, cuts)
-    return b"".join((model.SerializeToString(), *large))
+    return int(logits.type.tensor_type.shape.dim[1].dim_value)
 
 
-class _Builder:
+class GraphWriter:
     """Adds nodes and constants to a parsed graph, under names that nothing in it has."""
 
     def __init__(self, graph: Any, taken: Iterable[str]) -> None:

@@ -26,15 +26,20 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallModel], CharRNN
     monkeypatch.setattr(session, "CudaBuffers", OnCpu)
 
     def load(small: SmallModel) -> CharRNN:
-        file = read_model_file(small.path)
-        engine = Engine(file, "cpu")
-        monkeypatch.setattr(engine, "device", "cuda")
-        monkeypatch.setattr(
-            engine, "_create_session", lambda _, **how: Engine._create_session(engine, "cpu", **how)
-        )
-        return CharRNN(file.info, engine)
+        engine = _engine_of_gpu(small, monkeypatch)
+        return CharRNN(engine.info, engine)
 
     return load
+
+
+def _engine_of_gpu(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine whose graphs are those of a GPU, which run on the CPU."""
+    engine = Engine(read_model_file(small.path), "cpu")
+    monkeypatch.setattr(engine, "device", "cuda")
+    monkeypatch.setattr(
+        engine, "_create_session", lambda _, graph: Engine._create_session(engine, "cpu", graph)
+    )
+    return engine
 
 
 def test_they_write_what_those_of_the_cpu_write(
@@ -105,7 +110,7 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
         return real()  # the CPU has no graphs to capture
 
     monkeypatch.setattr(buffers, "_run_options", without_graph)
-    engine = Engine(read_model_file(exact.path), "cpu")
+    engine = _engine_of_gpu(exact, monkeypatch)
     for _ in range(2):
         made = OnCpu(engine._session(2, "any"), _sizes(engine, rows=2), graphs=True)
         for steps in (BLOCK, 3, BLOCK):  # an odd number of steps turns the two state buffers around
@@ -115,8 +120,10 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
     assert len(graphs) == len(set(graphs)) == 2 * 2 * BLOCK
 
 
-def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(exact: SmallModel) -> None:
-    engine = Engine(read_model_file(exact.path), "cpu")
+def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(
+    exact: SmallModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine_of_gpu(exact, monkeypatch)
     made = OnCpu(engine._session(3, "any"), _sizes(engine, rows=3))
     assert made._uniform_stride * 4 % 256 == 0
     assert made._uniform_stride >= 3

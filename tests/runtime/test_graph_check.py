@@ -509,6 +509,23 @@ def test_symbols_may_be_counted_in_any_way_that_stays_in_range() -> None:
         assert check_model_bytes(changed(_numbers(COUNT, 1, numbers)), "x").info.cell == "lstm"
 
 
+@pytest.mark.parametrize("setting", ["uniform", "temperature", "top_p", "min_p"])
+def test_logits_that_depend_on_how_they_are_sampled_are_refused(setting: str) -> None:
+    def change(model: Any) -> None:
+        first = next(each for each in model.graph.node if each.op_type == "Add" and "Gather" in each.input)
+        made = [type(each).FromString(each.SerializeToString()) for each in model.graph.node]
+        place = [each.output[0] for each in made].index(first.output[0]) + 1
+        del model.graph.node[:]
+        model.graph.node.extend(made[:place])
+        model.graph.node[-1].output[0] = "sum"
+        add_node(model, "Unsqueeze", [setting, "column"], ["the setting"])
+        add_node(model, "Mul", ["sum", "the setting"], [first.output[0]])
+        model.graph.node.extend(made[place:])
+
+    message = f"its logits or next_state depend on {setting}; they follow from token and state alone"
+    assert message in refusal(changed(change))
+
+
 # --- memory ------------------------------------------------------------------------------------------------
 
 

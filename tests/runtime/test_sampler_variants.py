@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from charrnn_runtime import Sampling
 from charrnn_runtime.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import parse_model
+from charrnn_runtime.format.proto import parse_model, part_tensors
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.sampler_graph import FEW, Cuts, add_sampler
-from charrnn_runtime.sampler_variants import _Builder, sampler_for, serves, with_sampler
+from charrnn_runtime.sampler_variants import GraphWriter, sampler_for, serves, with_sampler
 from hostile_files import add_node, add_tensor, changed
 from make_models import SmallModel
 
@@ -38,6 +38,11 @@ def _session(data: bytes) -> ort.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _with_sampler(data: bytes, cuts: Cuts) -> bytes:
+    small, large, names = part_tensors(data)
+    return b"".join((with_sampler(small, names, cuts), *large))
 
 
 def _walk(session: ort.InferenceSession, sampling: Sampling, size: int, symbols: int) -> list[NDArray[Any]]:
@@ -66,7 +71,7 @@ def test_the_sampler_for_some_settings_gives_what_the_file_gives(
     size, symbols = file.info.state_size, len(file.info.vocabulary)
     expected = _walk(_session(file.onnx_bytes), sampling, size, symbols)
     for cuts in {"any", sampling.cuts(file.info.top_k_max)}:
-        found = _walk(_session(with_sampler(file.onnx_bytes, cuts)), sampling, size, symbols)
+        found = _walk(_session(_with_sampler(file.onnx_bytes, cuts)), sampling, size, symbols)
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -107,7 +112,7 @@ def _sampled(logits: NDArray[np.float32], feeds: dict[str, NDArray[Any]], cuts: 
             tensor.shape.dim.add(dim_value=length)
     model.graph.output.add(name="next_token").type.tensor_type.elem_type = spec.INT64
     model.graph.name = "sampler"
-    add_sampler(_Builder(model.graph, ()), "logits", logits.shape[1], cuts)
+    add_sampler(GraphWriter(model.graph, ()), "logits", logits.shape[1], cuts)
     (tokens,) = _session(model.SerializeToString()).run(None, {"logits": logits, **feeds})
     found: NDArray[np.int64] = tokens
     return found
@@ -115,7 +120,7 @@ def _sampled(logits: NDArray[np.float32], feeds: dict[str, NDArray[Any]], cuts: 
 
 @pytest.mark.parametrize("cuts", get_args(Cuts))
 def test_a_variant_keeps_the_inputs_and_outputs_of_the_file(small: SmallModel, cuts: Cuts) -> None:
-    session = _session(with_sampler(read_model_file(small.path).onnx_bytes, cuts))
+    session = _session(_with_sampler(read_model_file(small.path).onnx_bytes, cuts))
     assert [value.name for value in session.get_inputs()] == [each.name for each in spec.INPUTS]
     assert [value.name for value in session.get_outputs()] == [each.name for each in spec.OUTPUTS]
 
@@ -132,7 +137,7 @@ def test_names_in_the_file_do_not_matter() -> None:
 
     data = changed(change)
     for cuts in get_args(Cuts):
-        _session(with_sampler(data, cuts))
+        _session(_with_sampler(data, cuts))
 
 
 def test_settings_say_what_they_cut() -> None:

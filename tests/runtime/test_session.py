@@ -31,6 +31,7 @@ from charrnn_runtime import (
     session,
 )
 from charrnn_runtime.buffers import BLOCK, Buffers, Given
+from charrnn_runtime.cpu_graph import cpu_graph
 from charrnn_runtime.device import cuda_missing
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, read_model_file
@@ -126,8 +127,8 @@ def lost_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "preload_dlls", types.FunctionType(printing, vars(ort)))
     create = Engine._create_session
 
-    def without_cuda(self: Engine, device: str, **options: Any) -> Any:
-        return create(self, "cpu", **options)
+    def without_cuda(self: Engine, device: str, graph: bytes, **options: Any) -> Any:
+        return create(self, "cpu", graph, **options)
 
     monkeypatch.setattr(Engine, "_create_session", without_cuda)
 
@@ -158,7 +159,7 @@ def test_a_session_on_cuda_lacks_nothing_but_cuda(engine: Engine) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         with pytest.raises(Exception, match="assigned to the default CPU EP"):
-            engine._create_session("cuda")
+            engine._create_session("cuda", engine._file)
 
 
 @pytest.mark.skipif(
@@ -192,7 +193,7 @@ def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
     monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
 
-    def fail(self: Engine, device: str, **_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("CUDA driver version is insufficient\nsecond line")
 
     monkeypatch.setattr(Engine, "_create_session", fail)
@@ -304,9 +305,9 @@ def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_buffers
     del streams, cycle  # now nothing but the collector of cycles can find it
     create = Engine._create_session
 
-    def collecting(self: Engine, device: str, **options: Any) -> Any:
+    def collecting(self: Engine, *given: Any, **options: Any) -> Any:
         gc.collect()
-        return create(self, device, **options)
+        return create(self, *given, **options)
 
     monkeypatch.setattr(Engine, "_create_session", collecting)
     work = threading.Thread(target=model.generate, args=(["a"] * 11, 5), daemon=True)
@@ -375,27 +376,22 @@ def test_buffers_read_the_same_with_any_sampler_and_without_one(small: SmallMode
     for logits, states in read[1:]:
         np.testing.assert_array_equal(logits, read[0][0])
         np.testing.assert_array_equal(states, read[0][1])
-    for sampler in samplers:
-        inputs = [value.name for value in engine._session(3, sampler).get_inputs()]
-        assert inputs == ([feed.name for feed in spec.INPUTS] if sampler else ["token", "state"])
 
 
 def test_each_variant_of_the_graph_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
-    for name in ("keep_outputs", "with_sampler"):
-        make = getattr(session, name)
 
-        def counted(*given: Any, make: Callable[..., bytes] = make) -> bytes:
-            made.append(given)
-            return make(*given)
+    def counted(*given: Any) -> Any:
+        made.append(given)
+        return cpu_graph(*given)
 
-        monkeypatch.setattr(session, name, counted)
+    monkeypatch.setattr(session, "cpu_graph", counted)
     samplers: tuple[Cuts | None, ...] = (*get_args(Cuts), None)
     for rows in (1, 2, 3):
         for sampler in samplers:
             with engine.buffers(rows, keeps_logits=True, sampler=sampler):
                 pass
-    assert len(made) == len(samplers) - 1  # "any" is the file's own
+    assert len(made) == len(samplers)
 
 
 def test_too_many_streams_for_the_memory_are_an_error_that_says_what_to_lower(

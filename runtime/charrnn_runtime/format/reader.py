@@ -282,6 +282,15 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
                     f"node {node.name!r} is a {node.op_type}, which runs on the CPU alone; files of "
                     f"precision {info.precision} have none, int8 files may"
                 )
+    needed = {"logits", "next_state"}
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+    for each in spec.INPUTS[2:]:
+        if each.name in needed:
+            raise ModelFormatError(
+                f"its logits or next_state depend on {each.name}; they follow from token and state alone"
+            )
     vocabulary_size, hidden_size = len(info.vocabulary), info.hidden_size
     gates = info.layers * spec.GATES[info.cell] * hidden_size
     check_graph(

@@ -1,0 +1,198 @@
+"""The form of a checked step model in which it runs fastest on a CPU: the same numbers with less copying.
+
+The file keeps a stream's state in one row, which its graph splits at the beginning of a step and puts
+together at the end. A host that keeps each block of it in a buffer of its own saves both. In int8 files
+products read each h as uint8: the step before has rounded it already, for the layer above, and hands that
+over. And samplers read settings that were prepared once (see `sampler_graph.PREPARED`). Network and weights
+stay those of the file, and every number that comes of a step is the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.proto import keep_outputs, parse_again
+from charrnn_runtime.record import Record
+from charrnn_runtime.sampler_graph import PREPARED, Cuts, add_sampler
+from charrnn_runtime.sampler_variants import GraphWriter, vocabulary_size
+
+_RANKS: Final = 8
+
+
+class StatePart(Record):
+    """A block of the streams' states that goes from step to step in buffers of its own.
+
+    Attributes:
+        start: its first column in a state row.
+        size: n, how many columns it has.
+        reads: the graph's input, float32 ``[B, n]``; None where the graph reads it rounded only.
+        writes: the graph's output, float32 ``[B, n]``.
+        rounded: input and output of the same as uint8, see `rounded`; None where nothing reads that.
+    """
+
+    start: int
+    size: int
+    reads: str | None
+    writes: str
+    rounded: tuple[str, str] | None = None
+
+
+def rounded(values: NDArray[np.float32] | float) -> NDArray[np.uint8]:
+    """Hidden states as int8 files read them, as ONNX's QuantizeLinear rounds: halves to even."""
+    with np.errstate(over="ignore"):
+        steps = np.rint(np.asarray(values, np.float32) / np.float32(spec.ACTIVATION_SCALE))
+    return np.clip(steps + np.float32(spec.ACTIVATION_ZERO_POINT), 0, 255).astype(np.uint8)
+
+
+def mass_limits(
+    top_k: NDArray[np.int64], top_p: NDArray[np.float32], vocabulary_size: int
+) -> NDArray[np.float32]:
+    """The ``top_p`` of `PREPARED` for the settings of some streams: float32 ``[B, n]``.
+
+    No more symbols are ranked than the largest top_k needs, to the next multiple of `_RANKS`, so that few
+    widths are met.
+    """
+    most = spec.top_k_max(vocabulary_size)
+    ranked = min(-(-int(top_k.max()) // _RANKS) * _RANKS, most)
+    limits = np.where(top_p < 1, top_p, np.float32(2))[:, np.newaxis].repeat(ranked, axis=1)
+    ends = np.where(top_k < most, top_k, most + 1)[:, np.newaxis]  # the rank that ends what is kept
+    limits[np.arange(1, ranked + 1) >= ends] = -1
+    return limits
+
+
+def cpu_graph(
+    small: bytes, taken: Iterable[str], layout: Sequence[spec.StateBlock], sampler: Cuts | None
+) -> tuple[bytes, tuple[StatePart, ...]]:
+    """A model for the CPU.
+
+    Args:
+        small: a model that the loader has checked, without its large tensors (see `part_tensors`).
+        taken: the names of these.
+        layout: the blocks of its state.
+        sampler: which settings it samples by; None to read only.
+
+    Returns:
+        The model, again without its large tensors, and the parts in which its states are kept, which are the
+        same for every sampler. A graph that is not as export writes it may keep its states whole.
+
+    Raises:
+        MemoryError: there is too little of it.
+    """
+    model = parse_again(keep_outputs(small, ("logits", "next_state")))
+    graph = model.graph
+    if sampler is not None:
+        writer = GraphWriter(graph, (*taken, *PREPARED))
+        add_sampler(writer, "logits", vocabulary_size(graph), sampler, prepared=True)
+        read = {name for node in graph.node for name in node.input}
+        for name, (kind, axes) in PREPARED.items():
+            if name in read:
+                _add_value(graph.input, name, kind, axes)
+        _add_value(graph.output, "next_token", spec.INT64, (spec.BATCH_AXIS,))
+    parts = _Network(graph).part_state(layout)
+    data: bytes = model.SerializeToString()
+    return data, parts
+
+
+class _Network:
+    """A parsed graph, by what makes and reads its values."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._outputs = {value.name for value in graph.output}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in {*node.input}:
+                self._readers.setdefault(name, []).append(node)
+
+    def part_state(self, layout: Sequence[spec.StateBlock]) -> tuple[StatePart, ...]:
+        """Let each block of the state come and go alone, where the graph takes and gives it in blocks."""
+        reads = self._blocks_read(layout)
+        writes = self._blocks_written(reads)
+        if not writes:
+            return (StatePart(0, sum(block.size for block in layout), "state", "next_state"),)
+        gone = {"next_state", *(reads if reads != ["state"] else ())}  # the outputs of nodes
+        parts = []
+        for block, read, written in zip(layout, reads, writes, strict=True):
+            carried = self._rounded_alike(read, written) if block.name.startswith("h") else None
+            if carried is not None:
+                gone.add(carried[0])
+            left = any(gone.isdisjoint(node.output) for node in self._readers.get(read, ()))
+            parts.append(StatePart(block.start, block.size, read if left else None, written, carried))
+        self._replace(gone, parts)
+        return tuple(parts)
+
+    def _blocks_read(self, layout: Sequence[spec.StateBlock]) -> list[str]:
+        """The values into which the state is split, block by block; empty where it is not."""
+        if len(layout) == 1:
+            return ["state"]
+        readers = self._readers.get("state", [])
+        sizes = np.array([block.size for block in layout], "<i8").tobytes()
+        if len(readers) != 1 or readers[0].op_type != "Split" or self._axis(readers[0]) != 1:
+            return []
+        parted = [*readers[0].output]
+        given = self._tensors.get(readers[0].input[1]) if len(readers[0].input) > 1 else None
+        return parted if given is not None and given.raw_data == sizes else []
+
+    def _blocks_written(self, reads: list[str]) -> list[str]:
+        """The values of which the next state is put together; empty where they cannot stand alone."""
+        joined = self._makers["next_state"]
+        whole = joined.op_type == "Identity" or (joined.op_type == "Concat" and self._axis(joined) == 1)
+        writes = [*joined.input]
+        made = set(self._makers) - self._outputs - {*reads}
+        alone = made.issuperset(writes) and len({*writes}) == len(writes) == len(reads)
+        return writes if whole and alone and "next_state" not in self._readers else []
+
+    def _rounded_alike(self, read: str, written: str) -> tuple[str, str] | None:
+        """The values to which a block is rounded before and after a step, if as the format has it."""
+        before, after = self._rounding(read), self._rounding(written)
+        if before is None or after is None or not self._rounds_by_the_format(before):
+            return None
+        return (before.output[0], after.output[0]) if before.input[1:] == after.input[1:] else None
+
+    def _rounding(self, name: str) -> Any:
+        readers = self._readers.get(name, ())
+        return next((node for node in readers if node.op_type == "QuantizeLinear"), None)
+
+    def _rounds_by_the_format(self, node: Any) -> bool:
+        given = [self._tensors.get(name) for name in node.input[1:]]
+        found = [tensor and (tensor.data_type, [*tensor.dims], tensor.raw_data) for tensor in given]
+        return found == [
+            (spec.FLOAT, [], np.array(spec.ACTIVATION_SCALE, "<f4").tobytes()),
+            (spec.UINT8, [], bytes([spec.ACTIVATION_ZERO_POINT])),
+        ]
+
+    def _axis(self, node: Any) -> int:
+        return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+
+    def _replace(self, gone: set[str], parts: list[StatePart]) -> None:
+        """Take out nodes by what they make, and let the parts of the state come and go in their place."""
+        graph = self._graph
+        for index in reversed(range(len(graph.node))):
+            if not gone.isdisjoint(graph.node[index].output):
+                del graph.node[index]
+        for values, name in ((graph.input, "state"), (graph.output, "next_state")):
+            index = next(index for index, value in enumerate(values) if value.name == name)
+            del values[index]
+        for part in parts:
+            axes = (spec.BATCH_AXIS, part.size)
+            if part.reads is not None:
+                _add_value(graph.input, part.reads, spec.FLOAT, axes)
+            _add_value(graph.output, part.writes, spec.FLOAT, axes)
+            if part.rounded is not None:
+                _add_value(graph.input, part.rounded[0], spec.UINT8, axes)
+                _add_value(graph.output, part.rounded[1], spec.UINT8, axes)
+
+
+def _add_value(values: Any, name: str, kind: int, axes: tuple[int | str, ...]) -> None:
+    """Add an input or output to a graph."""
+    tensor = values.add(name=name).type.tensor_type
+    tensor.elem_type = kind
+    for axis in axes:
+        tensor.shape.dim.add(**{"dim_param" if isinstance(axis, str) else "dim_value": axis})
