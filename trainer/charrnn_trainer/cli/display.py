@@ -218,7 +218,7 @@ class Display:
 def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar for a download, which appears with its first bytes; None where no terminal shows it."""
     console = Console(stderr=True)
-    if terminal.is_quiet() or not console.is_terminal or console.is_dumb_terminal:
+    if terminal.is_quiet() or not has_terminal(console):
         yield None
         return
     bar = Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True)
