@@ -47,6 +47,10 @@ def test_a_run_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run") as run:
         run.write_config(FILE)
+    # Without a checkpoint there is nothing to go on from, and the run may have diverged.
+    with pytest.raises(SettingError, match=r"--out .*run holds a run already; give a new folder$"):
+        Run.create(tmp_path / "run")
+    (tmp_path / "run" / "lstm-2x256-step1.safetensors").touch()
     with pytest.raises(SettingError, match=r"--out .*run holds a run already.*--resume"):
         Run.create(tmp_path / "run")
     (tmp_path / "notes").mkdir()
