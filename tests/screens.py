@@ -48,7 +48,9 @@ class Screen(io.StringIO):
 
     def resize(self, columns: int) -> None:
         """Make it narrower or wider; the cursor stays at the beginning of its row."""
-        rows, goes_on, cursor = [], [], 0
+        rows: list[str] = []
+        goes_on: list[bool] = []
+        cursor = 0
         joined = ""
         for number, (row, more) in enumerate(zip(self._rows, self._goes_on, strict=True)):
             if number == self._row:

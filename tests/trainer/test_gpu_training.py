@@ -21,10 +21,10 @@ from charrnn_trainer.data.batches import Streams
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import split_text
 from charrnn_trainer.nn.network import CharNetwork, State
-from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
-from charrnn_trainer.training import cuda_graph, device_batches
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint
+from charrnn_trainer.training import cuda_graph, device_batches, gpu, trainer
 from charrnn_trainer.training import step as step_module
-from charrnn_trainer.training import trainer as loop_module
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.cuda_graph import Play, StaticStep, choose_step
 from charrnn_trainer.training.device_batches import Batches, HostBatches, ResidentBatches, batches_on
@@ -224,7 +224,7 @@ def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() 
 @pytest.fixture
 def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is taken for a GPU; what would ask CUDA does the like on the CPU, or nothing."""
-    for module in (loop_module, step_module, cuda_graph, device_batches):
+    for module in (trainer, gpu, step_module, cuda_graph, device_batches):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
     for name in ("Event", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
@@ -253,7 +253,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
         if isinstance(event, Stepped):
             stepped.append(event)
 
-    with mock.patch.object(loop_module, "choose_step", try_and_take):
+    with mock.patch.object(gpu, "choose_step", try_and_take):
         assert train(config, CORPUS, listen, out=run, should_stop=lambda: len(stepped) == 7).step == 7
         resume(run, listen)
     assert {event.loss for event in stepped} == {None}  # nobody waited for them
@@ -390,10 +390,10 @@ def test_a_step_can_be_captured_and_learns_the_same(
         return choice
 
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.training.trainer.choose_step", plainly)
+        patch.setattr("charrnn_trainer.training.gpu.choose_step", plainly)
         expected, _ = losses_and_notes(config)
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.training.trainer.choose_step", captured)
+        patch.setattr("charrnn_trainer.training.gpu.choose_step", captured)
         seen, _ = losses_and_notes(config)
     assert seen == pytest.approx(expected, rel=1e-2)
 

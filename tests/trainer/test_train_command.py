@@ -27,7 +27,8 @@ from charrnn_trainer.cli.train import app
 from charrnn_trainer.data import default_corpus as default_corpus_module
 from charrnn_trainer.nn import network as network_module
 from charrnn_trainer.recipes import recipe
-from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training.api import resume
 from tiny_runs import TEXT, TINY_FLAGS, environment, run_program
@@ -542,7 +543,8 @@ def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: 
     os.close(ours)
     out, _ = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, b"ckpt/lstm\n")
-    words = " ".join(shown.decode().split())  # lines break where the terminal ends
+    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.decode())
+    words = " ".join(plain.split())  # lines break where the terminal ends
     for expected in (
         "6/6",
         "100%",

@@ -124,7 +124,7 @@ class Display:
         """Say of a run that was finished before where its best checkpoint is, and how to train on."""
         if not self._finished or result.run is None:
             return
-        from charrnn_trainer.runs.checkpoint import find_checkpoint
+        from charrnn_trainer.runs.finding import find_checkpoint
 
         terminal.say(f"its best checkpoint: {find_checkpoint(result.run)}")
         optimization = result.config.optimization
@@ -231,7 +231,7 @@ class Display:
 def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar for a download, which appears with its first bytes; None where no terminal shows it."""
     console = Console(stderr=True)
-    if terminal.is_quiet() or not console.is_terminal or console.is_dumb_terminal:
+    if terminal.is_quiet() or not has_terminal(console):
         yield None
         return
     bar = Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True)

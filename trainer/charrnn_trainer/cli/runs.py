@@ -104,7 +104,7 @@ def resume_run(
     check_changes(changes)
 
     from charrnn_trainer.cli.display import Display
-    from charrnn_trainer.runs.checkpoint import CONFIG_FILE, newest_run
+    from charrnn_trainer.runs.finding import CONFIG_FILE, newest_run
     from charrnn_trainer.training.api import resume as resume_network
 
     folder = newest_run(path)
@@ -141,7 +141,7 @@ def _check_machine(config: TrainConfig, out: Path | None) -> None:
 
 def _check_out(out: Path) -> None:
     """Check that a run could begin in a folder."""
-    from charrnn_trainer.runs.checkpoint import checkpoint_files, is_run
+    from charrnn_trainer.runs.finding import checkpoint_files, is_run
     from charrnn_trainer.runs.folder import check_free
 
     if is_run(out):

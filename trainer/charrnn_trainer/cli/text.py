@@ -57,7 +57,8 @@ def start_from(
     path: Path, config: TrainConfig, given: dict[str, Any]
 ) -> tuple[TrainConfig, Path, Vocabulary]:
     """The settings that the network of a checkpoint asks for, its file, and its vocabulary."""
-    from charrnn_trainer.runs.checkpoint import find_checkpoint, read_header
+    from charrnn_trainer.runs.checkpoint import read_header
+    from charrnn_trainer.runs.finding import find_checkpoint
 
     path = find_checkpoint(path)
     header = read_header(path)

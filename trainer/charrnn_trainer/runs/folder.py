@@ -17,14 +17,9 @@ from typing import IO, Any, Final
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError, is_part, remove_parts, write_whole
-from charrnn_trainer.runs.checkpoint import (
-    CONFIG_FILE,
-    CheckpointError,
-    CheckpointHeader,
-    checkpoint_files,
-    is_run,
-    read_header,
-)
+from charrnn_trainer.runs.checkpoint import read_header
+from charrnn_trainer.runs.finding import CONFIG_FILE, checkpoint_files, is_run
+from charrnn_trainer.runs.header import CheckpointError, CheckpointHeader
 from charrnn_trainer.runs.run_file import RunFile
 
 if sys.platform == "win32":

@@ -12,7 +12,7 @@ from charrnn_trainer.config import TrainConfig
 
 if TYPE_CHECKING:
     from charrnn_trainer.nn.network import CharNetwork
-    from charrnn_trainer.runs.checkpoint import Evaluation, Kind
+    from charrnn_trainer.runs.header import Evaluation, Kind
 
 
 @dataclass(frozen=True)
