@@ -307,6 +307,13 @@ def models(session: nox.Session) -> None:
         full.run("charrnn-compare", *runs, "--prime", PRIME, "--out", "docs/compare")
 
 
+@nox.session(venv_backend="none")
+def picture(session: nox.Session) -> None:
+    """Make docs/train.svg anew: a training of three minutes in a terminal (tmux); after -- stand options."""
+    full = FullEnvironment(session)
+    full.run("python", "tests/terminal_picture.py", *session.posargs)
+
+
 BENCHMARKS = {
     "generation": "characters a second, against PyTorch and NumPy, and how far from the limit",
     "scheduler": "the time that the scheduler itself takes, and its memory over a million short requests",

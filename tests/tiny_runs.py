@@ -55,9 +55,8 @@ def run_program(*words: str | Path, **options: Any) -> subprocess.CompletedProce
     """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes."""
     return subprocess.run(
         [sys.executable, *words],
-        env=environment(),
         capture_output=True,
         check=False,
         timeout=300,
-        **{"stdin": subprocess.DEVNULL, **options},
+        **{"stdin": subprocess.DEVNULL, "env": environment(), **options},
     )

@@ -23,7 +23,8 @@ from charrnn_trainer.cli.region import Region
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.training.events import Logged, Started, Stepped, Validated
 from screens import Screen
-from tiny_runs import environment
+from terminal_picture import as_svg
+from tiny_runs import environment, run_program
 
 FALLING = [(float(step), 4.0 - step / 100.0) for step in range(1, 301)]
 
@@ -262,6 +263,47 @@ print("done")
 """
 
 
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"])
+def test_a_file_gets_plain_lines_whatever_colours_are_asked_for(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "enough").touch()
+    done = run_program("-c", DRIVER, cwd=tmp_path, env={**environment(), variable: "1", "TERM": "xterm"})
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stderr
+    assert b"step 50: validation loss 3.0000 (4.328 bits per character), the best so far\n" in done.stderr
+
+
+@pytest.mark.parametrize(("variables", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_no_color_is_honoured(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], colours: bool
+) -> None:
+    for name in ("NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**variables, "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    written: list[str] = []
+    monkeypatch.setattr(screen, "write", written.append)
+    lines = draw_curve(FALLING, FALLING[::50], 40, 4, braille=True)
+    Region(Console(file=screen, force_terminal=True), lambda *_: lines).say("said")
+    assert ("\x1b[36m" in "".join(written)) == colours
+    assert ("\x1b[33m" in "".join(written)) == colours
+
+
+def test_a_terminal_whose_encoding_lacks_braille_gets_ascii_alone(
+    shown: Shown, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "encoding", "iso8859-1")
+    display, _, _ = shown()
+    for step in range(1, 101):
+        display.step(Stepped(step, 4.0 - step / 50.0, 0.005, 0.0123, step / 400))
+    display.validated(Validated(100, 2.1, True, 100))
+    display.close()
+    text = "\n".join(screen.lines)
+    text.encode("ascii")
+    assert "loss: - training" in text
+    assert "question, ?????" in text
+    assert re.search(r"step 100/400 =+-+ ", text)
+
+
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_a_real_terminal_that_is_resized_shows_one_whole_display(tmp_path: Path) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
@@ -300,3 +342,12 @@ def test_a_real_terminal_that_is_resized_shows_one_whole_display(tmp_path: Path)
         assert sum(line.startswith(beginning) for line in lines) == 1, lines
     assert sum("it writes" in line for line in lines) == 1
     assert "done" in lines
+
+
+def test_the_picture_of_a_terminal_shows_its_colours_and_fetches_nothing() -> None:
+    svg = as_svg("plain\n\x1b[36mcoloured\x1b[0m & <more>\n\n")
+    assert "coloured" in svg
+    assert "&lt;more&gt;" in svg
+    assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
+    assert "url(" not in re.sub(r"url\(#", "", svg)
+    assert svg == as_svg("plain\n\x1b[36mcoloured\x1b[0m & <more>\n")

@@ -161,6 +161,43 @@ def test_without_time_to_measure_speed_is_reckoned_by_the_work(measured: Machine
     assert machine.seconds_a_step(config.replace(batch_size=64)) == pytest.approx(1.2)
 
 
+def test_a_list_is_measured_in_batches_of_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int]] = []
+
+    def time_steps(_: object, config: TrainConfig, *__: object, **___: object) -> tuple[int, float]:
+        shapes.append((config.data.batch_size, config.data.seq_length))
+        return 1, 0.01
+
+    monkeypatch.setattr(time_budget, "time_steps", time_steps)
+    config = SIZED.replace(minutes=1, precision="fp32", onednn=False, device="cpu", hidden_size=8)
+    for length in (0, 8, 63, 64, 500):
+        task = Task(4_500_000, 65, line_length=length)
+        time_budget.Measured(task, None, RunClock()).seconds_a_step(config)
+    assert shapes == [(32, 64), (256, 8), (32, 63), (32, 64), (32, 64)]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "settings", "words"),
+    [
+        (3, {}, f"3 minutes are about {180 / 0.1:,.0f} steps: LSTM, "),
+        (3, {"steps": 10**6}, f"3 minutes are about {180 / 0.1:,.0f} of the 1,000,000 steps given: LSTM, "),
+        (3, {"steps": 60}, f"the 60 steps given take about {60 * 0.1 / 60:g} of the 3 minutes: LSTM, "),
+        (
+            900,
+            {"batch_size": 100, "seq_length": 100},
+            f"{150 * MILLION / 10_000:,.0f} steps are enough, and take about 25 of the 900 minutes: LSTM, ",
+        ),
+    ],
+)
+def test_it_is_said_whether_the_time_or_the_steps_end_the_run(
+    speed: dict[str, float], minutes: float, settings: dict[str, Any], words: str
+) -> None:
+    speed["seconds"] = 0.1  # of 512 units
+    settings = {"hidden_size": 512, "cell": "lstm", **settings}
+    config = TrainConfig().replace(minutes=minutes, **settings)
+    assert plan_for_minutes(config, set(settings), MILLION, 65).words.startswith(words)
+
+
 @pytest.mark.usefixtures("speed")
 def test_a_plan_looks_up_as_often_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for count, expected in ((0, MOST_STEPS), (3, 2_351)):

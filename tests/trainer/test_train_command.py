@@ -161,7 +161,8 @@ def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -
     done = program("my.txt", "--minutes", "50", "--cell", "lstm", *TRAIN, *TINY_FLAGS)
     assert (done.code, done.out) == (0, "ckpt/lstm\n")
     assert "measuring how fast this machine learns\n" in done.err
-    assert "50 minutes are about 6 steps of LSTM, 1 x 8" in done.err
+    assert "\nthe 6 steps given take about " in done.err
+    assert " of the 50 minutes: LSTM, 1 x 8, " in done.err
     config = load_checkpoint(find_checkpoint("ckpt/lstm", "last")).config
     assert (config.optimization.schedule, config.data.random_start) == ("cosine", True)
     assert config.network.embedding_size == 22
@@ -171,7 +172,8 @@ def test_a_time_budget_from_a_networks_weights_plans_what_is_dropped_anew(progra
     program("my.txt", *TRAIN, *TINY_FLAGS)
     done = program("my.txt", "--minutes", "50", "--init-from", "ckpt", "--steps", "60", *TINY_FLAGS[4:])
     assert done.code == 0, done.err
-    assert "about 60 steps of LSTM, 1 x 8, 2.5 passes over the text: dropout 0" in done.err
+    assert "\nthe 60 steps given take about " in done.err
+    assert " of the 50 minutes: LSTM, 1 x 8, 2.5 passes over the text, dropout 0" in done.err
     assert "learning rate 0.002" in done.err  # a third of what starting anew takes
     config = load_checkpoint(find_checkpoint("ckpt/lstm-2", "last")).config
     assert config.network.hidden_size == 8
@@ -624,7 +626,8 @@ def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: 
     os.close(ours)
     out, _ = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, b"ckpt/lstm\n")
-    words = " ".join(shown.decode().split())  # lines break where the terminal ends
+    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.decode())
+    words = " ".join(plain.split())  # lines break where the terminal ends
     for expected in (
         "6/6",
         "100%",

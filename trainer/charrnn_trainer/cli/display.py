@@ -15,7 +15,7 @@ from charrnn_runtime.cli import terminal
 from charrnn_trainer.cli.live import LiveDisplay, cut, printable
 from charrnn_trainer.cli.region import has_terminal, terminal_size
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.data.split import ROWS
+from charrnn_trainer.data.split import ROWS, split_text
 from charrnn_trainer.training.events import with_bits
 
 if TYPE_CHECKING:
@@ -50,8 +50,11 @@ class Display:
         self._live: LiveDisplay | None = None
         self._console = console if has_terminal(console) else None
         self._steps = 0
+        self._finished = False
+        self._timed = False
         self._of = ""
         self._width = 0
+        self._level = "char"
         self._unit = "characters"
         self._course = False
         self._samples = False
@@ -101,20 +104,34 @@ class Display:
 
     def show_result(self, result: TrainResult) -> None:
         """Say what came of a run that has ended."""
+        level = result.config.data.level
         if result.best is not None:
             best = result.best
             loss = best.validation_loss if result.whole_loss is None else result.whole_loss
-            terminal.say(f"best: validation loss {with_bits(loss)} at step {best.step:,}")
+            terminal.say(f"best: validation loss {with_bits(loss, level)} at step {best.step:,}")
             if best.step < _EARLY * result.step:
                 terminal.say(
                     f"  of {result.step:,}: from there on it learned its text by heart; the best is what is "
                     "exported"
                 )
         elif result.train_loss is not None:
-            terminal.say(f"last: training loss {with_bits(result.train_loss)}")
+            terminal.say(f"last: training loss {with_bits(result.train_loss, level)}")
         terminal.say(
             f"next: charrnn-export {shlex.quote(str(result.run))} models/{result.config.network.cell}.onnx"
         )
+
+    def show_finished(self, result: TrainResult) -> None:
+        """Say of a run that was finished before where its best checkpoint is, and how to train on."""
+        if not self._finished or result.run is None:
+            return
+        from charrnn_trainer.runs.finding import find_checkpoint
+
+        terminal.say(f"its best checkpoint: {find_checkpoint(result.run)}")
+        optimization = result.config.optimization
+        by_steps = result.step >= optimization.steps
+        more = f" --steps {min(2 * result.step, MOST_STEPS)}" if by_steps else ""
+        more += f" --minutes {2 * optimization.minutes:g}" if optimization.minutes else ""
+        terminal.say(f"to train on: charrnn-train --resume {shlex.quote(str(result.run))}{more}")
 
     # --- events --------------------------------------------------------------------------------------------
 
@@ -129,7 +146,8 @@ class Display:
         self._validation_tokens = event.validation_tokens
         self._measured = []
         self._steps = config.optimization.steps
-        self._unit = "bytes" if config.data.level == "byte" else "characters"
+        self._level = config.data.level
+        self._unit = "bytes" if self._level == "byte" else "characters"
         reads = f"an embedding of {network.embedding_size}" if network.embedding_size else "one-hot"
         if network.tie_weights:
             reads += " tied to the output"
@@ -140,16 +158,13 @@ class Display:
         terminal.say(f"split: {_split(event, self._unit)}")
         minutes = config.optimization.minutes
         limited = self._steps < MOST_STEPS
+        self._timed = minutes > 0.0
         self._of = f"/{self._steps}" if limited else ""
         self._width = len(self._of) - 1 if limited else 5
         if event.done >= 1.0:
-            what = (
-                f"all {event.step:,} steps are"
-                if event.step >= self._steps
-                else f"the {minutes:g} minutes are"
-            )
-            more = "--steps" if event.step >= self._steps else "--minutes"
-            terminal.say(f"{what} done; to train on, give more {more}")
+            what = f"all {event.step:,} steps" if event.step >= self._steps else f"its {minutes:g} minutes"
+            terminal.say(f"{event.run} is finished: {what} are done")
+            self._finished = True
             return
         where = f" from step {event.step:,}" if event.step else ""
         length = " or ".join(
@@ -168,7 +183,7 @@ class Display:
     def _on_stepped(self, event: Stepped) -> None:
         if self._live is not None:
             self._live.step(event)
-        if self._of and len(self._measured) < _MEASURED_STEPS:
+        if self._of and not self._timed and len(self._measured) < _MEASURED_STEPS:
             self._measured.append(event.seconds)
             if len(self._measured) == _MEASURED_STEPS:
                 self._say_how_long(event)
@@ -194,7 +209,7 @@ class Display:
             )
 
     def _on_validated(self, event: Validated) -> None:
-        line = f"step {event.step}: validation loss {with_bits(event.validation_loss)}"
+        line = f"step {event.step}: validation loss {with_bits(event.validation_loss, self._level)}"
         line += f" on {event.characters:,} {self._unit}" if self._samples else ""
         line += ", the best so far" if event.best else ""
         terminal.say(line)
@@ -202,10 +217,8 @@ class Display:
             self._live.validated(event)
 
     def _on_validatedwhole(self, event: ValidatedWhole) -> None:
-        line = (
-            f"step {event.step}: validation loss {with_bits(event.validation_loss)} on {event.characters:,} "
-            f"{self._unit}, "
-        )
+        loss = with_bits(event.validation_loss, self._level)
+        line = f"step {event.step}: validation loss {loss} on {event.characters:,} {self._unit}, "
         whole = event.characters >= self._validation_tokens - ROWS
         terminal.say(line + ("all that are for validation" if whole else "as many as there was time for"))
 
@@ -218,7 +231,7 @@ class Display:
 def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar for a download, which appears with its first bytes; None where no terminal shows it."""
     console = Console(stderr=True)
-    if terminal.is_quiet() or not console.is_terminal or console.is_dumb_terminal:
+    if terminal.is_quiet() or not has_terminal(console):
         yield None
         return
     bar = Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True)
@@ -244,12 +257,14 @@ def is_course(config: TrainConfig) -> bool:
 def _split(event: Started, unit: str) -> str:
     """Which part of the text is for what."""
     train, validation = f"{event.train_tokens:,} {unit} for training", f"{event.validation_tokens:,}"
+    data = event.config.data
     if not event.validation_tokens:
-        return f"all {train}" if event.config.data.lines else f"the first {train}"
-    if event.config.data.lines:
+        return f"all {train}"
+    if data.lines:
         return f"{train}, {validation} in lines that were held back for validation"
-    if event.config.data.split == "spread":
-        return f"{train}, {validation} in blocks all over the text for validation"
+    blocks = split_text(event.train_tokens + event.validation_tokens, data).blocks
+    if data.split == "spread" and blocks > 1:
+        return f"{train}, {validation} in {blocks} blocks all over the text for validation"
     return f"the first {train}, the last {validation} for validation"
 
 

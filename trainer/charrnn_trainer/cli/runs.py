@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,7 +117,9 @@ def resume_run(
         _word_on_write_errors(folder),
         _listeners(config, folder, display) as listener,
     ):
-        return resume_network(folder, listener, changes=changes, should_stop=stop, group=group, began=began)
+        result = resume_network(folder, listener, changes=changes, should_stop=stop, group=group, began=began)
+        display.show_finished(result)
+        return result
 
 
 def _check_machine(config: TrainConfig, out: Path | None) -> None:
@@ -169,7 +172,8 @@ def _plan(
     if fine_tunes:
         fixed |= {name for name, setting in SETTINGS.items() if setting.from_weights}
     terminal.say("measuring how fast this machine learns")
-    split = split_text(text.length, config.data, text.train_length)
+    data = config.data if config.data.validates else dataclasses.replace(config.data, val_fraction=0.0)
+    split = split_text(text.length, data, text.train_length)
     plan = plan_for_minutes(
         config,
         fixed,
@@ -179,9 +183,16 @@ def _plan(
         processes=processes,
         began=began,
         fine_tunes=fine_tunes,
+        line_length=_line_length(text) if config.data.lines else 0,
     )
     terminal.say(plan.words)
     return plan
+
+
+def _line_length(text: ScannedText) -> int:
+    """How many characters a line at the text's beginning has in the mean, with its newline."""
+    lines = [line for line in text.beginning.split("\n") if line]
+    return round(sum(map(len, lines)) / max(1, len(lines))) + 1
 
 
 @contextlib.contextmanager

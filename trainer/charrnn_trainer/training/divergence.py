@@ -7,17 +7,16 @@ import shlex
 from typing import Final
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer.config import OptimizationConfig, TrainConfig
+from charrnn_trainer.config import OptimizationConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.default_corpus import PLAYS_SHA256, SHA256
-from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.training.context import RunContext
 
 _EXPLODED: Final = 10.0
 """A loss of so many times that of guessing blindly, ln V, ends a run."""
 
 _LOWER: Final = 3.0
-"""The learning rate that is advised is that of the run divided by this, and at most the default."""
+"""The learning rate that is advised then is the run's divided by this, and at most the default."""
 
 
 class DivergedError(CharRNNError):
@@ -46,35 +45,18 @@ def check_validation_loss(context: RunContext, loss: float) -> None:
 
 
 def _diverged(context: RunContext, step: int, loss: float, norm: float) -> DivergedError:
-    if context.run is not None:
-        context.run.flush_history()  # it shows how it came to this
-    return diverged(step, loss, norm, context.config, context.corpus, context.run)
-
-
-def diverged(
-    step: int, loss: float, norm: float, config: TrainConfig, corpus: Corpus, run: Run | None
-) -> DivergedError:
-    """The error for a run that diverged, with a way to go on.
-
-    To resume the run is none: it repeats its steps exactly, and diverges again.
-
-    Args:
-        step: where it diverged.
-        loss: the loss there.
-        norm: the norm of the gradient there.
-        config: the run's settings.
-        corpus: the text.
-        run: the run's folder, if it has one.
-    """
+    """The error, with a way to go on; to resume is none, since a run repeats its steps and diverges again."""
     what = f"the loss is {loss:.4g}"
     if math.isfinite(loss) and not math.isfinite(norm):
         what = "the gradient is not finite"
-    optimization = config.optimization
+    run, optimization = context.run, context.config.optimization
+    if run is not None:
+        run.flush_history()  # it shows how it came to this
+    kept = run.checkpoints() if run is not None else []
     rate = min(optimization.learning_rate / _LOWER, OptimizationConfig().learning_rate)
     lower = f"--learning-rate {rate:.2g}"
     clip = "a lower --clip" if optimization.clip else "--clip 1"
-    kept = run.checkpoints() if run is not None else []
-    if run is None or not _can_be_read_again(corpus):
+    if run is None or not _can_be_read_again(context.corpus):
         good = f"; the last good checkpoint is {kept[-1]}, to start from with --init-from" if kept else ""
         return DivergedError(
             f"training diverged at step {step}: {what}; try a lower rate ({lower}), {clip}, or "
@@ -92,4 +74,5 @@ def _can_be_read_again(corpus: Corpus) -> bool:
     """Whether the run's settings say where its text is: a file, or by saying nothing the default corpus."""
     if corpus.source is None:
         return corpus.sha256 in (SHA256, PLAYS_SHA256)
-    return corpus.source != "-"  # standard input
+    paths = (corpus.source,) if isinstance(corpus.source, str) else corpus.source
+    return "-" not in paths  # standard input

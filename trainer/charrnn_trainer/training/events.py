@@ -204,9 +204,12 @@ class TrainResult:
         return min(self.evaluations, key=lambda item: item.validation_loss, default=None)
 
 
-def with_bits(loss: float) -> str:
-    """A loss in nats per character, and in bits, such as ``1.5000 (2.164 bits per character)``."""
-    return f"{loss:.4f} ({loss / math.log(2):.3f} bits per character)"
+def with_bits(loss: float, level: str = "char") -> str:
+    """A loss in nats per character, and in bits, such as ``1.5000 (2.164 bits per character)``.
+
+    At level "byte" both are per byte.
+    """
+    return f"{loss:.4f} ({loss / math.log(2):.3f} bits per {'byte' if level == 'byte' else 'character'})"
 
 
 Listener = Callable[[Event], None]

@@ -63,12 +63,14 @@ class Task:
         vocabulary_size: V.
         processes: how many train together.
         fine_tunes: whether the network has learned another text before.
+        line_length: of a list, the mean length of a line, with its newline; 0 for other texts.
     """
 
     train_tokens: int
     vocabulary_size: int
     processes: int = 1
     fine_tunes: bool = False
+    line_length: int = 0
 
 
 class Machine(Protocol):

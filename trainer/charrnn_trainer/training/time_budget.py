@@ -80,8 +80,7 @@ class Plan:
             seconds_a_step: the time that a step takes now.
             seconds: the time that is left for steps.
         """
-        left = seconds / seconds_a_step
-        steps = step + left
+        steps = min(step + seconds / seconds_a_step, config.optimization.steps)
         values = derived(config, steps, self.task)
         if step >= config.optimization.warmup_steps:
             values.pop("warmup_steps", None)  # the rate would fall, and rise again
@@ -89,8 +88,8 @@ class Plan:
         network = config.network
         words = (
             f"a step takes {seconds_a_step:.3g} s now, and {self.seconds_a_step:.3g} s were planned: about "
-            f"{left:,.0f} more steps, dropout {network.dropout:g}, weight drop {network.weight_drop:g}, "
-            f"learning rate {config.optimization.learning_rate:g}"
+            f"{steps - step:,.0f} more steps, dropout {network.dropout:g}, "
+            f"weight drop {network.weight_drop:g}, learning rate {config.optimization.learning_rate:g}"
         )
         return Plan(config, words, seconds_a_step, self.threads, self.fixed, self.task, self.validations)
 
@@ -105,6 +104,7 @@ def plan_for_minutes(
     processes: int = 1,
     began: float | None = None,
     fine_tunes: bool = False,
+    line_length: int = 0,
 ) -> Plan:
     """The settings that give the best network that ``config.optimization.minutes`` can give on this machine.
 
@@ -121,8 +121,9 @@ def plan_for_minutes(
         processes: how many train together; what their exchange of gradients takes is not measured.
         began: what `time.perf_counter` gave when the command began; None is now.
         fine_tunes: whether the network has learned another text before.
+        line_length: of a list, the mean length of a line, with its newline; 0 for other texts.
     """
-    task = Task(train_tokens, vocabulary_size, processes, fine_tunes)
+    task = Task(train_tokens, vocabulary_size, processes, fine_tunes, line_length)
     if "val_sample" not in fixed:
         config = config.replace(val_sample=SAMPLE)
     machine = Measured(task, validation, RunClock(began))
@@ -134,7 +135,7 @@ def plan_for_minutes(
         planned = replace_open(planned, fixed, settled)  # measuring it again would take time that is short
     return Plan(
         planned,
-        _words(choice, task),
+        _words(choice, fixed, task, machine),
         machine.seconds_a_step(choice.config),
         machine.threads(choice.config),
         frozenset(fixed),
@@ -143,12 +144,24 @@ def plan_for_minutes(
     )
 
 
-def _words(choice: Choice, task: Task) -> str:
-    network, optimization = choice.config.network, choice.config.optimization
-    passes = passes_over_text(choice.config, choice.steps, task)
+def _words(choice: Choice, fixed: Collection[str], task: Task, machine: Measured) -> str:
+    """What was chosen, and whether the time or the number of steps ends the run."""
+    config, network, optimization = choice.config, choice.config.network, choice.config.optimization
+    minutes, steps, given = optimization.minutes, f"{choice.steps:,.0f}", "steps" in fixed
+    in_time = machine.seconds_for_steps(config) / machine.seconds_a_step(config)
+    if choice.steps < in_time:
+        taken = f"about {minutes * choice.steps / in_time:.2g} of the {minutes:g} minutes"
+        length = (
+            f"the {steps} steps given take {taken}"
+            if given
+            else f"{steps} steps are enough, and take {taken}"
+        )
+    else:
+        share = f"of the {optimization.steps:,} steps given" if given else "steps"
+        length = f"{minutes:g} minutes are about {steps} {share}"
     return (
-        f"{optimization.minutes:g} minutes are about {choice.steps:,.0f} steps of {network.cell.upper()}, "
-        f"{network.layers} x {network.hidden_size}, {passes:.1f} passes over the text: "
+        f"{length}: {network.cell.upper()}, {network.layers} x {network.hidden_size}, "
+        f"{passes_over_text(config, choice.steps, task):.1f} passes over the text, "
         f"dropout {network.dropout:g}, weight drop {network.weight_drop:g}, "
         f"learning rate {optimization.learning_rate:g}"
     )
@@ -184,6 +197,7 @@ class Measured:
 
     def __init__(self, task: Task, validation: HeldOut | None, clock: RunClock) -> None:
         self._vocabulary_size, self._processes = task.vocabulary_size, task.processes
+        self._line_length = task.line_length
         self._validation, self._clock = validation, clock
         self.compute_mode: ComputeMode | None = None
         self._known: dict[tuple[Any, ...], _Speed] = {}
@@ -266,6 +280,10 @@ class Measured:
 
     def _measure(self, whole: TrainConfig, device: torch.device) -> _Speed:
         config = whole.replace(batch_size=max(1, whole.data.batch_size // self._processes))
+        if 0 < self._line_length < config.data.seq_length:
+            # Batches of a list are as large and take fewer turns, for which a GRU above all takes less time.
+            rows = config.data.batch_size * config.data.seq_length // self._line_length
+            config = config.replace(batch_size=rows, seq_length=self._line_length)
         if self.compute_mode is None:
             self.compute_mode = choose_compute_mode(config, self._vocabulary_size, device).compute_mode
         network = CharNetwork(config.network, self._vocabulary_size).to(device)

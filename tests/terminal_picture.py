@@ -1,0 +1,70 @@
+"""Makes docs/train.svg: what charrnn-train shows in a terminal, when two of its three minutes are over.
+
+    python tests/terminal_picture.py [--after SECONDS] [--out FILE.svg]
+
+The training is a real one, in a folder of its own, and is ended after the picture. The terminal is tmux's,
+which must be installed. The text is the default one, from data/ where it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "charrnn-train --minutes 3"
+COLUMNS, ROWS = 80, 48
+FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--after", type=float, default=120.0, help="seconds until the picture")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "train.svg")
+    options = parser.parse_args()
+    options.out.write_text(as_svg(f"$ {COMMAND}\n{shown(options.after)}"), encoding="utf-8")
+    print(options.out)
+
+
+def shown(after: float) -> str:
+    """What a terminal shows some seconds after the command began, with the codes of its colours."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "data").symlink_to(ROOT / "data", target_is_directory=True)
+
+        def tmux(*words: str) -> str:
+            command = ["tmux", "-S", f"{folder}/tmux", "-f", "/dev/null", *words]
+            done = subprocess.run(command, cwd=folder, check=True, capture_output=True, encoding="utf-8")
+            return done.stdout
+
+        program = f"PATH={Path(sys.executable).parent}:$PATH; export LC_ALL=C.UTF-8; {COMMAND}; sleep 60"
+        tmux("new-session", "-d", "-x", str(COLUMNS), "-y", str(ROWS), program)
+        try:
+            time.sleep(after)
+            return tmux("capture-pane", "-e", "-p")
+        finally:
+            tmux("kill-server")  # which ends the training, too
+            time.sleep(5.0)
+
+
+def as_svg(captured: str) -> str:
+    """A picture of what a terminal shows, which fetches nothing."""
+    text = Text.from_ansi(captured.rstrip())
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
+    console.print(text, no_wrap=True)
+    svg = console.export_svg(title="charrnn-train", unique_id="train")
+    svg = re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = svg.replace("Fira Code, monospace", FONTS)
+    return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
+
+
+if __name__ == "__main__":
+    main()
