@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _FIRST_SAMPLE: Final = 10.0
 _NEXT_SAMPLE: Final = 60.0
-"""So many seconds after the start the first sample is taken; further ones come with every validation, and where
-that is rare, so many seconds after the last."""
+"""So many seconds after the start the first sample is taken; further ones come with every validation, and so
+many seconds after the last where that is rare."""
 
 _SAMPLE_LENGTH: Final = 240
 _SAMPLE_ROWS: Final = 4
