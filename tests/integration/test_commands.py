@@ -15,7 +15,10 @@ import pytest
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENTS = ("README.md", "runtime/README.md", "trainer/README.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    *("README.md", "runtime/README.md", "trainer/README.md", "CONTRIBUTING.md"),
+    *("docs/cookbook.md", "docs/format.md", "docs/fine-tuning.md"),
+)
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 COMMANDS = sorted(
     script.name for script in entry_points(group="console_scripts") if script.name.startswith("charrnn-")
@@ -141,7 +144,7 @@ def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_code_2(
 
 def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
     assert set(jobs) == {
-        *("demo", "tests", "runtime_tests", "lint", "build", "models", "bench"),
+        *("demo", "tests", "runtime_tests", "lint", "docs", "build", "models", "bench"),
         *("mutations", "fuzz", "kills", "minimums", "platforms", "container"),
     }
 
