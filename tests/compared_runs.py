@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from charrnn_trainer.checkpoint import CheckpointEntry, CorpusInfo
 from charrnn_trainer.compare.measure import ModelMeasures
 from charrnn_trainer.compare.records import RunRecord, Validation
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.loop import train
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.runs.checkpoint import CheckpointEntry, CorpusInfo
+from charrnn_trainer.training.api import train
 from tiny_runs import TEXT, TINY
 
 PARAMETERS = {"lstm": 4_000, "gru": 3_000, "rnn": 1_000}

@@ -112,7 +112,7 @@ def search(name: str, corpus: Path, words: list[str]) -> None:
         from mutations import Draw, changed_model
 
         if name == "checkpoints":
-            importlib.import_module("charrnn_trainer.checkpoint")
+            importlib.import_module("charrnn_trainer.runs.checkpoint")
     read, change = {
         "models": (subjects.read_model, changed_model),
         "checkpoints": (subjects.read_checkpoint, changed_checkpoint),

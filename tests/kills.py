@@ -79,8 +79,8 @@ TRAINER: Final = "charrnn_trainer.cli.train"
 EXPORTER: Final = "charrnn_trainer.cli.export"
 GENERATOR: Final = "charrnn_runtime.cli.gen"
 PRELOADED: Final = (
-    *(TRAINER, EXPORTER, GENERATOR, "charrnn_trainer.cli.display", "charrnn_trainer.loop"),
-    *("charrnn_trainer.export", "charrnn_runtime.model"),
+    *(TRAINER, EXPORTER, GENERATOR, "charrnn_trainer.cli.display", "charrnn_trainer.training.trainer"),
+    *("charrnn_trainer.export.build", "charrnn_runtime.model"),
 )
 
 
@@ -323,7 +323,7 @@ class Workshop:
 
     def _learn_train(self) -> None:
         """One run with every checkpoint copied that it ever saves, and two for the pace."""
-        loop: Any = importlib.import_module("charrnn_trainer.loop")
+        loop: Any = importlib.import_module("charrnn_trainer.training.trainer")
         kept = _fresh_folder(self.folder / "every")
         save = loop.save_checkpoint
 
@@ -408,7 +408,7 @@ def _fresh_folder(folder: Path) -> Path:
 
 def check_run(run: Path, shop: Workshop, saved_before: set[str]) -> None:
     """What must hold for a run's folder after a kill at any moment."""
-    from charrnn_trainer.checkpoint import load_checkpoint
+    from charrnn_trainer.runs.checkpoint import load_checkpoint
 
     if not (run / "config.toml").is_file():
         if any(".safetensors" in name and "-step" in name for name in _visible(run)):

@@ -58,8 +58,8 @@ MODELS = (
 def make(model: SmallModel) -> bytes:
     """The bytes of a model."""
     from charrnn_runtime.vocabulary import Vocabulary
-    from charrnn_trainer.graph.step_model import build_step_model
-    from charrnn_trainer.graph.weights import fold_weights
+    from charrnn_trainer.export.graph.step_model import build_step_model
+    from charrnn_trainer.export.graph.weights import fold_weights
 
     vocabulary = Vocabulary(sorted(SYMBOLS)) if model.level == "char" else Vocabulary.of_bytes()
     training = {"corpus": {"name": "none: random weights for tests"}, "step": 0}

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from charrnn_runtime.format import spec
 from charrnn_runtime.sampler_graph import Cuts, add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.graph.builder import GraphBuilder
-from charrnn_trainer.graph.step_model import build_step_model
-from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.export.graph.builder import GraphBuilder
+from charrnn_trainer.export.graph.step_model import build_step_model
+from charrnn_trainer.export.graph.weights import fold_weights
 from reference import random_weights
 
 SYMBOLS = "\n abcdefghijklmnopqrstuvwxyz.é中"

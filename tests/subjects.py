@@ -64,8 +64,8 @@ def read_checkpoint(path: Path) -> str:
     """Load a checkpoint that may be anything; one that loads must make a network that computes."""
     import torch
 
-    from charrnn_trainer.checkpoint import CheckpointError, load_checkpoint, read_header
-    from charrnn_trainer.network import CharNetwork
+    from charrnn_trainer.nn.network import CharNetwork
+    from charrnn_trainer.runs.checkpoint import CheckpointError, load_checkpoint, read_header
 
     try:
         read_header(path)
@@ -90,9 +90,9 @@ def _check_message(message: str) -> None:
 @functools.cache
 def small_checkpoints() -> tuple[bytes, ...]:
     """Checkpoints of an LSTM, a GRU, an RNN and LSTMs with an embedding, each trained for an instant."""
-    from charrnn_trainer.checkpoint import find_checkpoint
-    from charrnn_trainer.corpus import Corpus
-    from charrnn_trainer.loop import train
+    from charrnn_trainer.data.corpus import Corpus
+    from charrnn_trainer.runs.checkpoint import find_checkpoint
+    from charrnn_trainer.training.api import train
     from tiny_runs import TEXT, TINY
 
     tiny = TINY.replace(hidden_size=6, batch_size=3, steps=2, eval_every=1, save_every=2, log_every=1)

@@ -134,7 +134,7 @@ def train(text: Path, run: Path, *more: str) -> Usage:
 
 def prepare(text: str, tokens: str, level: str) -> None:
     """Prepare one text as charrnn-train does, and print how long that took."""
-    from charrnn_trainer.corpus import scan_text
+    from charrnn_trainer.data.corpus import scan_text
 
     begin, processor = time.perf_counter(), time.process_time()
     with scan_text(text, level="byte" if level == "byte" else "char") as scanned:

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.contenders import bare_products, charrnn_runner, numpy_runner, torch_runner
 from benchmarks.machine import describe_machine, measure
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.graph.step_model import build_step_model
-from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.export.graph.step_model import build_step_model
+from charrnn_trainer.export.graph.weights import fold_weights
 from reference import random_weights
 
 VOCABULARY_SIZE = 65

@@ -30,9 +30,9 @@ from charrnn_runtime import CharRNN, Sampling
 from charrnn_runtime.device import cuda_missing
 from charrnn_runtime.sampler_graph import add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.graph.builder import GraphBuilder
-from charrnn_trainer.graph.step_model import build_step_model
-from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.export.graph.builder import GraphBuilder
+from charrnn_trainer.export.graph.step_model import build_step_model
+from charrnn_trainer.export.graph.weights import fold_weights
 from reference import random_weights
 
 VOCABULARY_SIZE = 65

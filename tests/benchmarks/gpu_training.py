@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
 from benchmarks.tutorial import TutorialNetwork
-from charrnn_trainer import Corpus, Event, Logged, Noted, TrainConfig, get_batches, train
-from charrnn_trainer.default_corpus import default_corpus
+from charrnn_trainer import Corpus, Event, Logged, Notice, TrainConfig, get_batches, train
+from charrnn_trainer.data.default_corpus import default_corpus
 
 NETWORKS = ("lstm-2x256-100x100", "gru-2x256-100x100", "lstm-1x1024-64x128")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
@@ -102,7 +102,7 @@ def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], 
     def listen(event: Event) -> None:
         if isinstance(event, Logged):  # the losses were asked for, so all steps are done
             marks.append(time.perf_counter())
-        elif isinstance(event, Noted):
+        elif isinstance(event, Notice):
             notes.append(event.message)
 
     train(config, corpus, listen)

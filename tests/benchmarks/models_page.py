@@ -21,13 +21,13 @@ from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.logprobs import losses_at
 from charrnn_runtime.scoring import score_tokens
 from charrnn_runtime.session import Engine
-from charrnn_trainer.checkpoint import CONFIG_FILE, Checkpoint, find_checkpoint, load_checkpoint
 from charrnn_trainer.config import RunFile
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.evaluation import COLD_WINDOW, cold_loss, validation_loss, validation_rows
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.recipes import recipe
-from charrnn_trainer.runs import TOKENS_FILE
+from charrnn_trainer.runs.checkpoint import CONFIG_FILE, Checkpoint, find_checkpoint, load_checkpoint
+from charrnn_trainer.runs.folder import TOKENS_FILE
+from charrnn_trainer.training.validation import COLD_WINDOW, cold_loss, validation_loss, validation_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = {"length": 300, "seed": 2}

@@ -37,7 +37,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.ngram import ORDERS, best_order, bits_by_order, read_corpus
 from benchmarks.table import _head, _machine, _row
 from charrnn_trainer import Corpus, find_checkpoint
-from charrnn_trainer.checkpoint import read_header
+from charrnn_trainer.runs.checkpoint import read_header
 
 PPMD_ORDERS = (4, 6, 8, 12, 16)
 PPMD_MEMORY = 1 << 30

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
 from benchmarks.tutorial import TutorialNetwork
-from charrnn_trainer import Corpus, Event, Noted, Started, Stepped, TrainConfig, train
-from charrnn_trainer.default_corpus import default_corpus
+from charrnn_trainer import Corpus, Event, Notice, Started, Stepped, TrainConfig, train
+from charrnn_trainer.data.default_corpus import default_corpus
 
 NETWORKS = ("lstm-2x256-100x100", "gru-2x256-100x100", "lstm-1x512-32x64", "gru-1x512-32x64")
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -124,7 +124,7 @@ def measure_network(network: Network, corpus: Corpus, arguments: Any) -> dict[st
         def listen(event: Event) -> None:
             """Let the others make a step after each of ours."""
             nonlocal limit, precision
-            if isinstance(event, Noted):
+            if isinstance(event, Notice):
                 notes.append(event.message)
             elif isinstance(event, Started):
                 precision = event.config.run.precision

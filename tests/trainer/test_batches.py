@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.batches import Streams, fit_batch, get_batches
-from charrnn_trainer.corpus import Corpus
+from charrnn_trainer.data.batches import Streams, fit_batch, get_batches
+from charrnn_trainer.data.corpus import Corpus
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(2, 6), st.integers(0, 40))
 

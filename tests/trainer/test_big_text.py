@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import text_source, token_file
-from charrnn_trainer.batches import Streams, get_batches
 from charrnn_trainer.config import NetworkConfig
-from charrnn_trainer.corpus import Corpus, scan_text
-from charrnn_trainer.evaluation import validation_loss
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.data import text_source, token_file
+from charrnn_trainer.data.batches import Streams, get_batches
+from charrnn_trainer.data.corpus import Corpus, scan_text
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.validation import validation_loss
 from tiny_runs import TINY
 
 LENGTH = 4_000_000

@@ -18,7 +18,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer.checkpoint import (
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     find_checkpoint,
@@ -28,9 +30,7 @@ from charrnn_trainer.checkpoint import (
     read_header,
     save_checkpoint,
 )
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.training.api import train
 from tiny_runs import TEXT, TINY
 
 
@@ -248,7 +248,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def with_values(content: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     """The checkpoint with another header, and a hash that fits it."""
-    from charrnn_trainer import checkpoint as module
+    from charrnn_trainer.runs import checkpoint as module
 
     size = int.from_bytes(content[:8], "little")
     about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["charrnn"])

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.checkpoint import load_checkpoint, read_header
 from charrnn_trainer.compare.measure import choose_checkpoints
 from charrnn_trainer.compare.records import read_runs
 from charrnn_trainer.config import MOST_STEPS
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import load_checkpoint, read_header
+from charrnn_trainer.training.api import train
 from compared_runs import record, train_tiny
 from tiny_runs import TEXT, TINY
 

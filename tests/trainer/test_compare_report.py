@@ -12,13 +12,13 @@ import pytest
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format.reader import check_model_bytes
-from charrnn_trainer.checkpoint import load_checkpoint
 from charrnn_trainer.compare import compare_runs
 from charrnn_trainer.compare.figures import bits, nats
 from charrnn_trainer.compare.plots import draw_curves, draw_gaps, draw_reference
 from charrnn_trainer.compare.reference import beside_reference
 from charrnn_trainer.compare.report import Comparison
-from charrnn_trainer.export import build
+from charrnn_trainer.export.build import build
+from charrnn_trainer.runs.checkpoint import load_checkpoint
 from compared_runs import record, train_tiny
 from tiny_runs import TEXT
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.format import spec
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import text_source, token_file
-from charrnn_trainer.corpus import Corpus, scan_text
+from charrnn_trainer.data import text_source, token_file
+from charrnn_trainer.data.corpus import Corpus, scan_text
 
 HAIKU = "古池や\r\n蛙飛びこむ\r\n水の音\r\n" * 4
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=32).filter(

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer import default_corpus as module
-from charrnn_trainer.default_corpus import DefaultCorpus, default_corpus, play_from_markdown
+from charrnn_trainer.data import default_corpus as module
+from charrnn_trainer.data.default_corpus import DefaultCorpus, default_corpus, play_from_markdown
 
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 5000
 PLAY = "# {title}\n\n**Fool**  \nHey, ho,  \nthe wind.\n"

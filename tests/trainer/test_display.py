@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from charrnn_trainer.checkpoint import Evaluation
 from charrnn_trainer.cli.display import Display
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.events import EvaluatedWhole, Started, Stepped, TrainResult
+from charrnn_trainer.runs.checkpoint import Evaluation
+from charrnn_trainer.training.events import Started, Stepped, TrainResult, ValidatedWhole
 
 COURSE = TrainConfig()
 
@@ -76,7 +76,7 @@ def test_the_loss_at_the_end_says_how_much_it_is_of(
     capsys: pytest.CaptureFixture[str], characters: int, words: str
 ) -> None:
     config = COURSE.replace(val_sample=50)
-    said = told(capsys, config, 0.1, EvaluatedWhole(7, 1.5, characters))
+    said = told(capsys, config, 0.1, ValidatedWhole(7, 1.5, characters))
     assert (
         f"step 7: validation loss 1.5000 (2.164 bits per character) on {characters} characters, {words}"
         in said

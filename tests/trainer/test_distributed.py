@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.distributed import Team, join
-from charrnn_trainer.events import Event, Stepped
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.time_budget import plan_for_minutes
-from teams import Pair, environment_of, free_port
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.runs.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.distributed import ProcessGroup, join
+from charrnn_trainer.training.events import Event, Stepped
+from charrnn_trainer.training.time_budget import plan_for_minutes
+from process_groups import Pair, environment_of, free_port
 from tiny_runs import TEXT, TINY, TINY_FLAGS, environment
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -149,7 +149,7 @@ def test_all_stop_after_the_same_step_whichever_is_asked_to(pair: Pair, tmp_path
     assert saved.tensors["state.h"].shape == (2, 8, 8)
 
 
-ENDED = "TeammateError: another process of this training has ended"
+ENDED = "WorkerLostError: another process of this training has ended"
 
 
 @pytest.mark.parametrize(
@@ -192,30 +192,30 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused_and_leaves_nothing(
 
 def test_a_process_alone_is_a_team_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join() as team:
-        assert (team.rank, team.size, team.leads) == (0, 1, True)
-        assert team.rows(7) == slice(0, 7)
-        assert team.agree(True)
-        assert not team.agree(False)
-        assert team.first(lambda: 5) == 5
+    with join() as group:
+        assert (group.rank, group.size, group.is_main) == (0, 1, True)
+        assert group.rows(7) == slice(0, 7)
+        assert group.agree(True)
+        assert not group.agree(False)
+        assert group.first(lambda: 5) == 5
 
 
 def test_rows_are_shared_out_without_gap_or_overlap() -> None:
     shares = []
     for rank in range(3):
-        team = Team()
-        team.rank, team.size = rank, 3
-        shares += list(np.arange(12)[team.rows(12)])
+        group = ProcessGroup()
+        group.rank, group.size = rank, 3
+        shares += list(np.arange(12)[group.rows(12)])
         with pytest.raises(SettingError, match="give --batch-size 3, or start"):
-            team.rows(2)
+            group.rows(2)
     assert shares == list(range(12))
 
 
 def test_several_processes_need_a_folder() -> None:
-    team = Team()
-    team.size = 2
+    group = ProcessGroup()
+    group.size = 2
     with pytest.raises(SettingError, match="several processes need a run's folder"):
-        train(TINY, CORPUS, team=team)
+        train(TINY, CORPUS, group=group)
 
 
 def test_a_plan_for_several_processes_has_rows_for_all() -> None:

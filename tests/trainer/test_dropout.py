@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from charrnn_trainer.dropout import dropout
+from charrnn_trainer.nn.dropout import dropout
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.5, 0.9])

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer import evaluation, split
 from charrnn_trainer.config import NetworkConfig
-from charrnn_trainer.evaluation import cold_loss, validation_loss, validation_rows
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.data import split
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.training import validation
+from charrnn_trainer.training.validation import cold_loss, validation_loss, validation_rows
 
 VOCABULARY = 5
 
@@ -51,7 +52,7 @@ def test_the_loss_is_that_of_the_stated_rule(
 ) -> None:
     if chunk == 1 and tokens > 1_000:
         pytest.skip("a step at a time is slow, and shows nothing new on a longer text")
-    monkeypatch.setattr(evaluation, "_CHUNK", chunk)
+    monkeypatch.setattr(validation, "_CHUNK", chunk)
     ids = np.random.RandomState(tokens).randint(0, VOCABULARY, tokens).astype(np.uint8)
     assert validation_loss(network, ids, start) == pytest.approx(naive_loss(network, ids, start), rel=1e-5)
 
@@ -96,7 +97,7 @@ def test_a_large_vocabulary_is_evaluated_in_shorter_pieces(
 ) -> None:
     ids = np.arange(900, dtype=np.uint8) % VOCABULARY
     whole = validation_loss(network, ids, 450)
-    monkeypatch.setattr(evaluation, "_LOGITS", 1)  # room for no logits at all: one step at a time
+    monkeypatch.setattr(validation, "_LOGITS", 1)  # room for no logits at all: one step at a time
     assert validation_loss(network, ids, 450) == pytest.approx(whole, rel=1e-6)
 
 

@@ -25,20 +25,20 @@ from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import export as export_module
-from charrnn_trainer.checkpoint import (
+from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.export import build as export_module
+from charrnn_trainer.export.build import ExportError, build, compare_with_torch, export_checkpoint, verify
+from charrnn_trainer.export.graph.weights import StepWeights, fold_weights, step_model_bytes
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
 )
-from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.export import ExportError, build, compare_with_torch, export_checkpoint, prove
-from charrnn_trainer.graph.weights import StepWeights, fold_weights, step_model_bytes
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.training.api import train
 from reference import naive_step
 from step_graphs import Stepper, metadata
 
@@ -212,8 +212,8 @@ def test_a_chaotic_network_is_exported(tmp_path: Path) -> None:
 
 
 def test_the_proof_covers_at_least_200_steps_of_several_streams() -> None:
-    assert export_module.PROOF_STEPS >= 200
-    assert export_module.PROOF_STREAMS >= 2
+    assert export_module.VERIFY_STEPS >= 200
+    assert export_module.VERIFY_STREAMS >= 2
     assert export_module.FP32_BOUND == 1e-4
     assert export_module.LOSS_BOUND == 0.01
 
@@ -222,7 +222,7 @@ def test_it_tells_the_proof_and_the_comparison(checkpoint: Checkpoint, tmp_path:
     lines: list[str] = []
     report = export_checkpoint(checkpoint, tmp_path / "m.onnx", precision="int8", report=lines.append)
     assert len(lines) == 2
-    assert lines[0].startswith("proved against torch: 256 steps of 4 streams, largest logit difference ")
+    assert lines[0].startswith("verified against torch: 256 steps of 4 streams, largest logit difference ")
     assert report.bits_per_character is not None
     small, exact = report.bits_per_character
     assert lines[1].startswith(f"int8: {small:.4f} bits per character on the run's validation text, ")
@@ -387,7 +387,7 @@ def test_logits_that_are_not_numbers_are_found_wherever_they_stand(
 
     monkeypatch.setattr(CharNetwork, "forward", strange)
     with pytest.raises(ExportError, match="logits differ from torch's by up to nan"):
-        prove(checkpoint, built)
+        verify(checkpoint, built)
     assert next(steps) == 256
 
 

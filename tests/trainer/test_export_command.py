@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints
 from charrnn_trainer.cli.export import main
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.loop import train
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints
+from charrnn_trainer.training.api import train
 
 TEXT = "to be, or not to be, that is the question:\n" * 80
 TEXT += TEXT[: len(TEXT) // 9 : -1]  # its end reads backwards: what is learned soon hurts there
@@ -134,7 +134,7 @@ def test_the_best_checkpoint_of_the_newest_run_is_exported(work: Path) -> None:
         told[0]
         == f"{path}: step 10, validation loss {loss:.4f} ({loss / math.log(2):.4f} bits per character)"
     )
-    assert told[1].startswith("proved against torch: 256 steps of 4 streams, largest logit difference ")
+    assert told[1].startswith("verified against torch: 256 steps of 4 streams, largest logit difference ")
     assert told[2:] == [f"wrote models/gru.onnx: gru 1x12 fp32, {info.file_bytes:,} bytes"]
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import token_file
 from charrnn_trainer.config import NetworkConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.first_guess import guess_by_frequency
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
+from charrnn_trainer.data import token_file
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn.first_guess import guess_by_frequency
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.training.api import train
 from tiny_runs import TINY
 
 

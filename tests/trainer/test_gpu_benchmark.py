@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.gpu import _operators, operators_model
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.graph.step_model import build_step_model
-from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.export.graph.step_model import build_step_model
+from charrnn_trainer.export.graph.weights import fold_weights
 from reference import random_weights
 
 STREAMS, SYMBOLS = 5, 65

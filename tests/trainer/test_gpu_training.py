@@ -16,21 +16,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charrnn_trainer import cuda_graph, device_batches
-from charrnn_trainer import learner as learner_module
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer.batches import Streams
-from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.cuda_graph import Play, StaticStep, choose_step
-from charrnn_trainer.device_batches import Batches, HostBatches, ResidentBatches, batches_on
-from charrnn_trainer.events import Event, Noted, Stepped
-from charrnn_trainer.learner import Learn, Learner
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork, State
-from charrnn_trainer.precision import Arithmetic, choose_arithmetic
-from charrnn_trainer.split import split_text
+from charrnn_trainer.data.batches import Streams
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.split import split_text
+from charrnn_trainer.nn.network import CharNetwork, State
+from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.training import cuda_graph, device_batches
+from charrnn_trainer.training import step as step_module
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.cuda_graph import Play, StaticStep, choose_step
+from charrnn_trainer.training.device_batches import Batches, HostBatches, ResidentBatches, batches_on
+from charrnn_trainer.training.events import Event, Notice, Stepped
+from charrnn_trainer.training.precision import ComputeMode, choose_compute_mode
+from charrnn_trainer.training.step import StepFunction, TrainStep
 from tiny_runs import TEXT, TINY
 
 CPU = torch.device("cpu")
@@ -85,17 +85,17 @@ class Learning:
         config = {"layers": 1, "hidden_size": 8, **settings}
         torch.manual_seed(0)
         self.network = CharNetwork(NetworkConfig(**config), len(CORPUS.vocabulary))  # type: ignore[arg-type]
-        self.learner = Learner(
-            self.network, OptimizationConfig(clip=0.5), Arithmetic("fp32", False), torch.device("cpu")
+        self.train_step = TrainStep(
+            self.network, OptimizationConfig(clip=0.5), ComputeMode("fp32", False), torch.device("cpu")
         )
         self.batches = HostBatches(Streams(CORPUS.ids, 8, 16), CPU)
         self.state: State = self.network.initial_state(8)
 
-    def steps(self, learn: Learn, count: int) -> list[tuple[float, float]]:
+    def steps(self, learn: StepFunction, count: int) -> list[tuple[float, float]]:
         """Losses and norms; in the middle, half of the streams forget."""
         results = []
         for index in range(count):
-            self.learner.set_rate(0.01 / (index + 1))
+            self.train_step.set_rate(0.01 / (index + 1))
             if index == count // 2:
                 stays = torch.arange(8) < 4
                 self.state = tuple(part * stays[:, None] for part in self.state)
@@ -106,7 +106,7 @@ class Learning:
     def all_of_it(self) -> list[torch.Tensor]:
         """Weights, what the optimizer remembers (once it does), and the random numbers."""
         weights = [weight.detach().clone() for weight in self.network.parameters()]
-        kept = [part.clone() for part in self.learner.optimizer_tensors().values() if part.any()]
+        kept = [part.clone() for part in self.train_step.optimizer_tensors().values() if part.any()]
         return [*weights, *kept, torch.get_rng_state()]
 
 
@@ -114,8 +114,8 @@ class Learning:
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str, tied: bool) -> None:
     plain, static = (Learning(cell=cell, embedding_size=5, tie_weights=tied) for _ in range(2))
-    step = StaticStep(static.learner.learn, *static.batches.batch(0), static.state)
-    assert static.steps(step, 12) == plain.steps(plain.learner.learn, 12)
+    step = StaticStep(static.train_step.learn, *static.batches.batch(0), static.state)
+    assert static.steps(step, 12) == plain.steps(plain.train_step.learn, 12)
     for one, other in zip(plain.network.parameters(), static.network.parameters(), strict=True):
         assert torch.equal(one, other)
     places = [part.data_ptr() for part in static.state]
@@ -126,16 +126,16 @@ def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str, tied: 
 def test_a_rate_in_a_tensor_is_changed_at_its_place() -> None:
     learning = Learning()
     rate = torch.tensor(0.5)
-    for group in learning.learner._optimizer.param_groups:
+    for group in learning.train_step._optimizer.param_groups:
         group["lr"] = rate
-    learning.learner.set_rate(0.25)
+    learning.train_step.set_rate(0.25)
     assert rate.item() == 0.25
-    assert all(group["lr"] is rate for group in learning.learner._optimizer.param_groups)
+    assert all(group["lr"] is rate for group in learning.train_step._optimizer.param_groups)
 
 
 def choose(learning: Learning, capture: Callable[[Play], Play]) -> cuda_graph.StepChoice:
     return choose_step(
-        learning.learner, learning.network, learning.batches, 3, learning.state, capture=capture
+        learning.train_step, learning.network, learning.batches, 3, learning.state, capture=capture
     )
 
 
@@ -175,14 +175,14 @@ def test_a_captured_step_is_tried_and_whatever_comes_of_it_taken_back(
 ) -> None:
     learning = Learning(dropout=dropout, input_dropout=dropout / 2)
     if begun:
-        learning.steps(learning.learner.learn, 3)
+        learning.steps(learning.train_step.learn, 3)
     before = learning.all_of_it()
     state = [part.clone() for part in learning.state]
     choice = choose(learning, capture)
     assert words in choice.words
     assert "\n" not in choice.words
     if capture is not captured_rightly:
-        assert choice.learn == learning.learner.learn
+        assert choice.learn == learning.train_step.learn
     after = learning.all_of_it()
     assert len(after) == len(before)
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
@@ -192,7 +192,7 @@ def test_a_captured_step_is_tried_and_whatever_comes_of_it_taken_back(
 def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() -> None:
     plain, quick = Learning(dropout=0.3), Learning(dropout=0.3)
     slow = True
-    learn = quick.learner.learn
+    learn = quick.train_step.learn
 
     def slowly(inputs: torch.Tensor, targets: torch.Tensor, state: State) -> tuple[torch.Tensor, ...]:
         if slow:
@@ -208,12 +208,12 @@ def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() 
 
         return play
 
-    quick.learner.learn = slowly  # type: ignore[assignment, method-assign]
+    quick.train_step.learn = slowly  # type: ignore[assignment, method-assign]
     choice = choose(quick, capture)
     assert isinstance(choice.learn, StaticStep)
     assert "every step runs as one CUDA graph, measured as faster" in choice.words
     torch.manual_seed(7)
-    expected = plain.steps(plain.learner.learn, 8)
+    expected = plain.steps(plain.train_step.learn, 8)
     torch.manual_seed(7)
     assert quick.steps(choice.learn, 8) == expected
 
@@ -224,7 +224,7 @@ def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() 
 @pytest.fixture
 def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is taken for a GPU; what would ask CUDA does the like on the CPU, or nothing."""
-    for module in (loop_module, learner_module, cuda_graph, device_batches):
+    for module in (loop_module, step_module, cuda_graph, device_batches):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
     for name in ("Event", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
@@ -239,13 +239,13 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
     """The checkpoints of a run that was stopped once, with steps in fixed memory or plain ones."""
 
     def try_and_take(
-        learner: Learner, network: CharNetwork, batches: Batches, first: int, state: State
+        train_step: TrainStep, network: CharNetwork, batches: Batches, first: int, state: State
     ) -> cuda_graph.StepChoice:
-        choice = choose_step(learner, network, batches, first, state, capture=captured_rightly)
+        choice = choose_step(train_step, network, batches, first, state, capture=captured_rightly)
         assert "measured as faster" in choice.words
         assert isinstance(batches, ResidentBatches)
-        step = StaticStep(learner.learn, *batches.batch(first), state)
-        return cuda_graph.StepChoice(step if captured else learner.learn, choice.words)
+        step = StaticStep(train_step.learn, *batches.batch(first), state)
+        return cuda_graph.StepChoice(step if captured else train_step.learn, choice.words)
 
     stepped: list[Stepped] = []
 
@@ -286,7 +286,7 @@ def test_the_gpus_way_through_a_training_leads_to_the_same_place(
 def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> None:
     notes: list[str] = []
     result = train(
-        TINY, CORPUS, lambda event: notes.append(event.message) if isinstance(event, Noted) else None
+        TINY, CORPUS, lambda event: notes.append(event.message) if isinstance(event, Notice) else None
     )
     assert result.step == 12
     assert any("since as a graph they failed" in note for note in notes)
@@ -335,7 +335,7 @@ def test_fp32_on_a_gpu_means_fp32_unless_tf32_was_asked_for(precision: str, prod
     before = [user.fp32_precision for user in users]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there is no GPU
-        with Arithmetic(precision, True).on(torch.device("cuda")):
+        with ComputeMode(precision, True).on(torch.device("cuda")):
             within = [user.fp32_precision for user in users]
     assert within == [products, products]
     assert [user.fp32_precision for user in users] == before
@@ -348,7 +348,7 @@ def losses_and_notes(config: TrainConfig) -> tuple[list[float], list[str]]:
     notes: list[str] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, Noted):
+        if isinstance(event, Notice):
             notes.append(event.message)
 
     result = train(config, CORPUS, listen)
@@ -380,20 +380,20 @@ def test_a_step_can_be_captured_and_learns_the_same(
     )
     real = choose_step
 
-    def plainly(learner: Learner, *rest: object) -> cuda_graph.StepChoice:
-        return cuda_graph.StepChoice(learner.learn, "plain")
+    def plainly(train_step: TrainStep, *rest: object) -> cuda_graph.StepChoice:
+        return cuda_graph.StepChoice(train_step.learn, "plain")
 
-    def captured(learner: Learner, *rest: object) -> cuda_graph.StepChoice:
-        choice = real(learner, *rest)  # type: ignore[arg-type]
+    def captured(train_step: TrainStep, *rest: object) -> cuda_graph.StepChoice:
+        choice = real(train_step, *rest)  # type: ignore[arg-type]
         assert "failed" not in choice.words
         assert "something else" not in choice.words
         return choice
 
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.loop.choose_step", plainly)
+        patch.setattr("charrnn_trainer.training.trainer.choose_step", plainly)
         expected, _ = losses_and_notes(config)
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.loop.choose_step", captured)
+        patch.setattr("charrnn_trainer.training.trainer.choose_step", captured)
         seen, _ = losses_and_notes(config)
     assert seen == pytest.approx(expected, rel=1e-2)
 
@@ -427,7 +427,7 @@ def test_the_text_lies_on_the_gpu_or_comes_from_the_host_all_the_same(
 @pytest.mark.gpu
 def test_all_ways_of_computing_are_measured_on_a_gpu() -> None:
     auto = TINY.replace(precision="auto", onednn=None, device="cuda", embedding_size=0)
-    choice = choose_arithmetic(auto, 22, torch.device("cuda"))
+    choice = choose_compute_mode(auto, 22, torch.device("cuda"))
     assert {way.precision for way in choice.milliseconds} == {"fp32", "tf32", "bf16"}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn_trainer.checkpoint import CheckpointError, load_checkpoint, read_header
+from charrnn_trainer.runs.checkpoint import CheckpointError, load_checkpoint, read_header
 from checkpoint_files import (
     DTYPES,
     Tensors,

@@ -11,12 +11,12 @@ import torch
 from charrnn_runtime import CharRNN
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.format import spec
-from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.config import NetworkConfig
-from charrnn_trainer.corpus import scan_text
-from charrnn_trainer.export import export_checkpoint
-from charrnn_trainer.graph.weights import check_step_model_fits, step_model_bytes
-from charrnn_trainer.loop import train
+from charrnn_trainer.data.corpus import scan_text
+from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.graph.weights import check_step_model_fits, step_model_bytes
+from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.training.api import train
 from tiny_runs import TINY
 
 SYMBOLS = 20_000

@@ -14,18 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer import evaluation, line_batches, lines
-from charrnn_trainer.batches import IGNORED
-from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.config import DataConfig, NetworkConfig
-from charrnn_trainer.corpus import Corpus, scan_text
-from charrnn_trainer.evaluation import lines_loss
-from charrnn_trainer.events import Event, Noted, Started, Stepped
-from charrnn_trainer.export import export_checkpoint
-from charrnn_trainer.line_batches import LineBatches
-from charrnn_trainer.lines import Lines, LineSplit, split_lines
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork, masked_loss
+from charrnn_trainer.data import line_batches, lines
+from charrnn_trainer.data.batches import IGNORED
+from charrnn_trainer.data.corpus import Corpus, scan_text
+from charrnn_trainer.data.line_batches import LineBatches
+from charrnn_trainer.data.lines import Lines, LineSplit, split_lines
+from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.nn.network import CharNetwork, masked_loss
+from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.training import validation
+from charrnn_trainer.training.api import train
+from charrnn_trainer.training.events import Event, Notice, Started, Stepped
+from charrnn_trainer.training.validation import lines_loss
 from tiny_runs import TINY
 
 ITEMS = st.lists(st.text("abc", max_size=9), min_size=15, max_size=80)
@@ -130,7 +131,7 @@ def test_what_was_found_is_said() -> None:
 def test_windows_line_ends_are_newlines_in_a_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, piece: int
 ) -> None:
-    monkeypatch.setattr("charrnn_trainer.text_source.PIECE", piece)
+    monkeypatch.setattr("charrnn_trainer.data.text_source.PIECE", piece)
     raw = b"ab\r\nc\rd\r\r\n\r\nefgh, ijkl, mnop, qrst\r\nlast\r"
     (tmp_path / "text").write_bytes(raw)
     with scan_text(str(tmp_path / "text"), level=level, unix_lines=True) as scanned:  # type: ignore[arg-type]
@@ -330,8 +331,8 @@ def spans(some: Lines) -> list[tuple[int, int]]:
 def test_the_validation_loss_is_that_of_a_loop_over_single_lines(
     monkeypatch: pytest.MonkeyPatch, chunk: int, characters: int
 ) -> None:
-    monkeypatch.setattr(evaluation, "_CHUNK", chunk)
-    monkeypatch.setattr(evaluation, "_LINE_CHARACTERS", characters)
+    monkeypatch.setattr(validation, "_CHUNK", chunk)
+    monkeypatch.setattr(validation, "_LINE_CHARACTERS", characters)
     network = network_of("lstm", len(LIST.vocabulary)).train()
     held = split_lines(LIST, DataConfig(lines=True, val_lines=40), 0).validation
     loss = lines_loss(network, held)
@@ -351,7 +352,7 @@ def test_a_run_on_lines_says_what_it_found_and_its_export_is_compared_on_the_sam
     events: list[Event] = []
     train(TINY.replace(lines=True, val_lines=50), LIST, events.append, out=tmp_path / "run")
     found = split_lines(LIST, DataConfig(lines=True, val_lines=50), TINY.run.seed)
-    assert Noted(found.words) in events
+    assert Notice(found.words) in events
     (started,) = [event for event in events if isinstance(event, Started)]
     assert (started.train_tokens, started.validation_tokens) == (found.train_tokens, found.validation_tokens)
     checkpoint = load_checkpoint(find_checkpoint(tmp_path / "run"))

@@ -16,16 +16,17 @@ import torch
 
 from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer import network as network_module
-from charrnn_trainer.batches import get_batches
-from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.config import RunFile, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
-from charrnn_trainer.loop import DivergedError, resume, train
-from charrnn_trainer.network import CharNetwork, next_token_loss
-from charrnn_trainer.precision import choose_arithmetic
+from charrnn_trainer.data.batches import get_batches
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn import network as network_module
+from charrnn_trainer.nn.network import CharNetwork, next_token_loss
+from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.training import api
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Started, Stepped, Validated
+from charrnn_trainer.training.precision import choose_compute_mode
+from charrnn_trainer.training.trainer import DivergedError
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -130,7 +131,7 @@ def test_events_come_in_order_and_agree_with_the_history(tmp_path: Path) -> None
     assert [event.train_loss for event in logged] == pytest.approx(
         [sum(step_losses[first : first + 4]) / 4 for first in (0, 4, 8)]
     )
-    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    evaluated = [event for event in events if isinstance(event, Validated)]
     assert [event.step for event in evaluated] == [3, 6, 9, 12]
     lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == step_losses
@@ -180,7 +181,7 @@ def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest
 def test_without_validation_nothing_is_validated(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(TINY.replace(val_fraction=0.0), CORPUS, events.append)
-    assert not [event for event in events if isinstance(event, Evaluated)]
+    assert not [event for event in events if isinstance(event, Validated)]
     assert (result.evaluations, result.best) == ((), None)
 
 
@@ -216,7 +217,7 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path: Path) -> None:
     corpus = Corpus.from_text("to be, or not to be, that is the question")
     result = train(TINY.replace(batch_size=100, seq_length=100), corpus, events.append, out=tmp_path / "run")
     assert (result.config.data.batch_size, result.config.data.seq_length) == (3, 6)
-    assert isinstance(events[0], Noted)
+    assert isinstance(events[0], Notice)
     assert "3 streams of 6 characters" in events[0].message
     assert RunFile.read(tmp_path / "run" / "config.toml").config == result.config
 
@@ -226,7 +227,7 @@ def test_the_shortest_text_trains() -> None:
     assert train(TINY, corpus).step == 12
     events: list[Event] = []
     assert train(TINY.replace(val_fraction=0.9), corpus, events.append).step == 12
-    assert isinstance(events[0], Noted)
+    assert isinstance(events[0], Notice)
     assert events[0].message.endswith("halved until they do: 1 stream of 1 character")
 
 
@@ -362,32 +363,36 @@ def test_tokens_of_ones_own_train() -> None:
 def test_the_way_to_compute_is_measured_only_where_there_is_a_choice() -> None:
     cpu = torch.device("cpu")
     auto = TINY.replace(precision="auto", onednn=None, embedding_size=0)
-    choice = choose_arithmetic(auto, 22, cpu)
+    choice = choose_compute_mode(auto, 22, cpu)
     assert len(choice.milliseconds) >= 1
     if choice.milliseconds:
-        assert choice.milliseconds[choice.arithmetic] == min(choice.milliseconds.values())
-    fixed = choose_arithmetic(TINY, 22, cpu)
-    assert (fixed.arithmetic.precision, fixed.arithmetic.onednn, fixed.milliseconds) == ("fp32", False, {})
+        assert choice.milliseconds[choice.compute_mode] == min(choice.milliseconds.values())
+    fixed = choose_compute_mode(TINY, 22, cpu)
+    assert (fixed.compute_mode.precision, fixed.compute_mode.onednn, fixed.milliseconds) == (
+        "fp32",
+        False,
+        {},
+    )
 
 
 def test_a_processor_that_is_slow_at_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(api, "has_fast_bf16", lambda: False)
     events: list[Event] = []
     train(TINY.replace(steps=1, precision="bf16", onednn=True), CORPUS, events.append)
-    assert Noted("this processor is slow at bf16; --precision fp32 would be faster") in events
+    assert Notice("this processor is slow at bf16; --precision fp32 would be faster") in events
 
 
 def test_measuring_changes_no_random_numbers() -> None:
     torch.manual_seed(9)
     before = torch.get_rng_state()
-    choose_arithmetic(TINY.replace(precision="auto", onednn=None), 22, torch.device("cpu"))
+    choose_compute_mode(TINY.replace(precision="auto", onednn=None), 22, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_was_measured_is_said_and_kept(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(TINY.replace(precision="auto", onednn=None), CORPUS, events.append, out=tmp_path / "run")
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    notes = [event.message for event in events if isinstance(event, Notice)]
     assert any("measured as the fastest" in note and result.config.run.precision in note for note in notes)
     assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).config == result.config
     assert replace(result.config.run, precision="auto", onednn=None) == replace(

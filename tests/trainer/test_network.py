@@ -9,8 +9,8 @@ from torch import nn
 
 from charrnn_runtime.format import spec
 from charrnn_trainer.config import NetworkConfig
-from charrnn_trainer.dropout import dropout
-from charrnn_trainer.network import CharNetwork, next_token_loss, write_sample
+from charrnn_trainer.nn.dropout import dropout
+from charrnn_trainer.nn.network import CharNetwork, next_token_loss, write_sample
 from reference import naive_step, random_weights
 
 CELLS = ("lstm", "gru", "rnn")

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn_trainer import network as network_module
-from charrnn_trainer import output_loss as output_loss_module
 from charrnn_trainer.config import NetworkConfig
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.output_loss import output_loss
+from charrnn_trainer.nn import network as network_module
+from charrnn_trainer.nn import output_loss as output_loss_module
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.nn.output_loss import output_loss
 
 ROWS, SIZE, SYMBOLS = 29, 6, 300
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from charrnn_trainer import watch as watch_module
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.pace import SpeedWatch, ThreadPace, fastest_count, thread_counts
-from charrnn_trainer.rule import Task
-from charrnn_trainer.spinning import SPIN_COUNT, limit_spinning
-from charrnn_trainer.time_budget import Plan
-from charrnn_trainer.watch import Watch
+from charrnn_trainer.training import watch as watch_module
+from charrnn_trainer.training.pace import SpeedWatch, ThreadPace, fastest_count, thread_counts
+from charrnn_trainer.training.rule import Task
+from charrnn_trainer.training.spinning import SPIN_COUNT, limit_spinning
+from charrnn_trainer.training.time_budget import Plan
+from charrnn_trainer.training.watch import Watch
 
 IDLE = {1: 0.09, 2: 0.06}
 ONE_BUSY = {1: 0.1, 2: 0.5}

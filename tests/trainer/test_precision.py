@@ -13,28 +13,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer import TrainConfig, precision
-from charrnn_trainer.precision import Arithmetic, choose_arithmetic
+from charrnn_trainer import TrainConfig
+from charrnn_trainer.training import precision
+from charrnn_trainer.training.precision import ComputeMode, choose_compute_mode
 
 CPU = torch.device("cpu")
 TINY = TrainConfig().replace(layers=1, hidden_size=4, batch_size=2, seq_length=3, precision="auto")
-WAYS = (Arithmetic("fp32", True), Arithmetic("fp32", False), Arithmetic("bf16", True))
+WAYS = (ComputeMode("fp32", True), ComputeMode("fp32", False), ComputeMode("bf16", True))
 
 
-def _choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[Arithmetic, list[float]]) -> Counter[Arithmetic]:
+def _choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[ComputeMode, list[float]]) -> Counter[ComputeMode]:
     """Let the ways take these times, one after the other; gives how often each was tried."""
-    tried: Counter[Arithmetic] = Counter()
+    tried: Counter[ComputeMode] = Counter()
 
-    def time_step(network: Any, config: Any, way: Arithmetic, device: Any) -> float:
+    def time_step(network: Any, config: Any, way: ComputeMode, device: Any) -> float:
         tried[way] += 1
         return seconds[way][min(tried[way], len(seconds[way])) - 1]
 
     monkeypatch.setattr(precision, "_candidates", lambda config, device: list(seconds))
     monkeypatch.setattr(precision, "_time_step", time_step)
-    choice = choose_arithmetic(TINY, 5, CPU)
+    choice = choose_compute_mode(TINY, 5, CPU)
     least = {way: min(values[: tried[way]]) for way, values in seconds.items()}
     assert choice.milliseconds == {way: value * 1e3 for way, value in least.items()}
-    assert least[choice.arithmetic] == min(least.values())
+    assert least[choice.compute_mode] == min(least.values())
     return tried
 
 
@@ -69,7 +70,7 @@ def test_time_in_which_the_thread_does_not_compute_does_not_count(monkeypatch: p
         perf_counter=lambda: float(next(waiting)), thread_time=lambda: float(next(computing))
     )
     monkeypatch.setattr(precision, "time", clocks)
-    choice = choose_arithmetic(TINY, 5, CPU)
+    choice = choose_compute_mode(TINY, 5, CPU)
     assert set(choice.milliseconds.values()) == {1000.0}
 
 
@@ -77,6 +78,6 @@ def test_measuring_leaves_random_generators_and_settings_as_they_were() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    choose_arithmetic(TINY, 5, CPU)
+    choose_compute_mode(TINY, 5, CPU)
     assert torch.equal(torch.rand(4), expected)
     assert not torch.is_autocast_enabled("cpu")

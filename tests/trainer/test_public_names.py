@@ -13,9 +13,10 @@ from tiny_runs import run_program
 
 NAMES = {
     "CharNetwork", "CharRNNError", "Checkpoint", "CheckpointError", "Corpus", "DataConfig", "DivergedError",
-    "Evaluated", "EvaluatedWhole", "Event", "Logged", "NetworkConfig", "Noted", "OptimizationConfig",
-    "RunConfig", "Saved", "SettingError", "Started", "Stepped", "TrainConfig", "TrainResult", "Vocabulary",
-    "__version__", "find_checkpoint", "get_batches", "list_checkpoints", "load_checkpoint", "resume", "train",
+    "Event", "Logged", "NetworkConfig", "Notice", "OptimizationConfig", "RunConfig", "Saved", "SettingError",
+    "Started", "Stepped", "TrainConfig", "TrainResult", "Validated", "ValidatedWhole", "Vocabulary",
+    "__version__", "export_checkpoint", "find_checkpoint", "get_batches", "list_checkpoints",
+    "load_checkpoint", "resume", "train",
 }  # fmt: skip
 
 
@@ -38,7 +39,11 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["batches", "corpus", "evaluation", "loop", "network", "pace", "validating"]
+    "module",
+    [
+        *("data.batches", "data.corpus", "data.vocabulary_growth", "nn.network"),
+        *("training.api", "training.held_out", "training.pace", "training.validation"),
+    ],
 )
 def test_the_examples_of_docstrings_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"charrnn_trainer.{module}"), extraglobs={})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from charrnn_trainer.graph.quantize import quantize_matrix
+from charrnn_trainer.export.graph.quantize import quantize_matrix
 from step_graphs import Network, Stepper, initializers
 
 CELLS = ("lstm", "gru", "rnn")

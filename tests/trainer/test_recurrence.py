@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from charrnn_trainer.recurrence import gru
+from charrnn_trainer.nn.gru import gru
 
 
 def _case(

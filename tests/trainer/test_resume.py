@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.checkpoint import checkpoint_files, load_checkpoint
 from charrnn_trainer.config import RunFile
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Evaluated, Event, Logged, Saved, Stepped
-from charrnn_trainer.loop import resume, train
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.runs.checkpoint import checkpoint_files, load_checkpoint
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.events import Event, Logged, Saved, Stepped, Validated
 from tiny_runs import TEXT, TINY, run_program
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -60,7 +60,7 @@ def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
     assert content(run) == undisturbed
 
 
-@pytest.mark.parametrize("kind", [Logged, Evaluated, Saved])
+@pytest.mark.parametrize("kind", [Logged, Validated, Saved])
 def test_a_run_killed_between_its_looks_up_ends_as_if_it_had_not_been(
     tmp_path: Path, undisturbed: dict[str, bytes], kind: type
 ) -> None:
@@ -181,10 +181,10 @@ def test_a_process_killed_for_real_leaves_a_run_that_ends_as_if_it_had_not_been(
 ) -> None:
     program = f"""
 import os, signal, sys
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Stepped
-from charrnn_trainer.loop import train
-from charrnn_trainer.runs import Run
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.training.events import Stepped
+from charrnn_trainer.training.api import train
+from charrnn_trainer.runs.folder import Run
 from tiny_runs import TEXT, TINY
 
 real = os.replace

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.rule import FINE_TUNING, MOST_PASSES, Choice, Task, choose, derived, passes_over_text
+from charrnn_trainer.training.rule import (
+    FINE_TUNING,
+    MOST_PASSES,
+    Choice,
+    Task,
+    choose,
+    derived,
+    passes_over_text,
+)
 
 
 @dataclass

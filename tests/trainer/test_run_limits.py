@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer import pace
-from charrnn_trainer.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
 from charrnn_trainer.config import MOST_STEPS, RunFile
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Evaluated, Event, Logged, Noted, Saved, Started, Stepped
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork, State
-from charrnn_trainer.rule import Task
-from charrnn_trainer.time_budget import Plan
-from charrnn_trainer.validating import ReadingTimes
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.nn.network import CharNetwork, State
+from charrnn_trainer.runs.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
+from charrnn_trainer.training import api, pace
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Started, Stepped, Validated
+from charrnn_trainer.training.held_out import ReadingTimes
+from charrnn_trainer.training.rule import Task
+from charrnn_trainer.training.time_budget import Plan
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -76,10 +76,10 @@ def test_a_run_that_patience_ended_says_so_and_reports_its_last_step(
     assert train(config, CORPUS, events.append, out=tmp_path / "run").step == 4
     assert [event.step for event in events if isinstance(event, Logged)][-1] == 4
     told = "the run is over: 2 validations in a row were no new best; a larger --patience"
-    assert [event.message for event in events if isinstance(event, Noted)][-1].startswith(told)
+    assert [event.message for event in events if isinstance(event, Notice)][-1].startswith(told)
     events.clear()
     assert resume(tmp_path / "run", events.append).step == 4
-    assert [event.message for event in events if isinstance(event, Noted)][-1].startswith(told)
+    assert [event.message for event in events if isinstance(event, Notice)][-1].startswith(told)
 
 
 def test_patience_needs_validations() -> None:
@@ -188,7 +188,7 @@ def test_validations_on_the_way_take_a_twentieth_of_the_time_at_most(
     monkeypatch.setattr(ReadingTimes, "expected", lambda *_: 1.0)
     events: list[Event] = []
     train(TINY.replace(minutes=5, steps=MOST_STEPS, eval_every=1, save_every=1), CORPUS, events.append)
-    validations = sum(isinstance(event, Evaluated) for event in events)
+    validations = sum(isinstance(event, Validated) for event in events)
     assert 3 <= validations <= 0.05 * 300 + 1
 
 
@@ -201,7 +201,7 @@ def test_a_plan_that_was_made_anew_is_what_the_run_goes_on_with(
     plan = Plan(config, "", 100.0, 1, frozenset({"layers"}), Task(1_530, 22), 0)
     events: list[Event] = []
     result = train(config, CORPUS, events.append, out=tmp_path / "run", plan=plan)
-    assert any("s were planned: about" in event.message for event in events if isinstance(event, Noted))
+    assert any("s were planned: about" in event.message for event in events if isinstance(event, Notice))
     assert result.config.network.dropout > 0.0
     assert result.network.config.dropout == result.config.network.dropout
     assert result.network.rnn.dropout == result.config.network.dropout
@@ -268,10 +268,10 @@ def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(loop_module, "choose_threads", lambda *_: 1)
+    monkeypatch.setattr(api, "choose_threads", lambda *_: 1)
     events: list[Event] = []
     train(TINY.replace(threads=None), CORPUS, events.append, out=tmp_path / "run")
-    told = [event.message for event in events if isinstance(event, Noted)]
+    told = [event.message for event in events if isinstance(event, Notice)]
     assert told == [
         "measuring how this machine computes fastest",
         "computing with 1 of 2 threads, measured as the fastest",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
 from charrnn_trainer.config import RunFile, TrainConfig
-from charrnn_trainer.runs import Run
+from charrnn_trainer.runs.folder import Run
 from tiny_runs import run_program
 
 FILE = RunFile(TrainConfig())
@@ -86,7 +86,7 @@ def test_a_second_process_is_refused_while_the_first_lives_and_welcome_after_it(
         pass
     killed = run_program(
         "-c",
-        "import os, sys; from charrnn_trainer.runs import Run; run = Run.open(sys.argv[1]);"
+        "import os, sys; from charrnn_trainer.runs.folder import Run; run = Run.open(sys.argv[1]);"
         "print('locked', flush=True); os.kill(os.getpid(), 9)",
         tmp_path / "run",
     )

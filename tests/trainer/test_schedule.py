@@ -7,12 +7,12 @@ import math
 import pytest
 
 from charrnn_trainer.config import OptimizationConfig
-from charrnn_trainer.schedule import learning_rate, share_done
+from charrnn_trainer.training.schedule import learning_rate, progress
 
 
 def rates(schedule: str, warmup_steps: int = 0) -> list[float]:
     config = OptimizationConfig(steps=8, learning_rate=2.0, schedule=schedule, warmup_steps=warmup_steps)
-    return [learning_rate(config, step, share_done(config, step, 0.0)) for step in range(8)]
+    return [learning_rate(config, step, progress(config, step, 0.0)) for step in range(8)]
 
 
 def test_constant_stays() -> None:
@@ -41,17 +41,17 @@ def test_a_warm_up_longer_than_the_run_is_no_error(schedule: str) -> None:
 
 def test_under_a_time_budget_the_time_decides_how_much_is_done() -> None:
     config = OptimizationConfig(steps=1_000_000, minutes=2, schedule="linear", learning_rate=1.0)
-    assert share_done(config, 10, 30.0) == 0.25
-    assert learning_rate(config, 10, share_done(config, 10, 30.0)) == 0.75
-    assert share_done(config, 10, 500.0) == 1.0
+    assert progress(config, 10, 30.0) == 0.25
+    assert learning_rate(config, 10, progress(config, 10, 30.0)) == 0.75
+    assert progress(config, 10, 500.0) == 1.0
 
 
 def test_under_a_time_budget_the_steps_still_end_a_run() -> None:
     config = OptimizationConfig(steps=10, minutes=2)
-    assert share_done(config, 10, 1.0) == 1.0
+    assert progress(config, 10, 1.0) == 1.0
 
 
 def test_a_run_shorter_than_its_warm_up_ends_too() -> None:
     config = OptimizationConfig(steps=8, warmup_steps=16)
-    assert share_done(config, 7, 0.0) < 1.0
-    assert share_done(config, 8, 0.0) == 1.0
+    assert progress(config, 7, 0.0) < 1.0
+    assert progress(config, 8, 0.0) == 1.0

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer.batches import Streams, fit_batch
-from charrnn_trainer.checkpoint import find_checkpoint, load_checkpoint
 from charrnn_trainer.config import DataConfig, NetworkConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.evaluation import validation_loss
-from charrnn_trainer.events import Event, Started
-from charrnn_trainer.export import export_checkpoint
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.split import Split, split_text
+from charrnn_trainer.data.batches import Streams, fit_batch
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.split import Split, split_text
+from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.training.api import train
+from charrnn_trainer.training.events import Event, Started
+from charrnn_trainer.training.validation import validation_loss
 from tiny_runs import TINY
 
 TOKENS = st.integers(32, 20_000)

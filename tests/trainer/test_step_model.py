@@ -15,8 +15,8 @@ import pytest
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import check_model_bytes
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.graph.step_model import build_step_model
-from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.export.graph.step_model import build_step_model
+from charrnn_trainer.export.graph.weights import fold_weights
 from reference import naive_generate, naive_uniform
 from step_graphs import SYMBOLS, Network, Stepper, element_types, initializers, metadata
 

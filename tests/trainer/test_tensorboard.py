@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Evaluated, Event, Logged
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.tensorboard import FOLDER, TensorBoardLog
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.events import Event, Logged, Validated
+from charrnn_trainer.training.tensorboard import FOLDER, TensorBoardLog
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -37,7 +37,7 @@ def test_losses_rates_and_speed_are_logged_by_step(tmp_path: Path) -> None:
     log.close()
     seen = scalars(tmp_path)
     logged = {event.step: event for event in events if isinstance(event, Logged)}
-    evaluated = {event.step: event for event in events if isinstance(event, Evaluated)}
+    evaluated = {event.step: event for event in events if isinstance(event, Validated)}
     assert seen["loss/training"] == pytest.approx({step: e.train_loss for step, e in logged.items()})
     assert seen["learning_rate"] == pytest.approx({step: e.learning_rate for step, e in logged.items()})
     assert seen["loss/validation"] == pytest.approx(

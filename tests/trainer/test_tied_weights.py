@@ -12,23 +12,23 @@ import torch
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.format import spec
-from charrnn_trainer.checkpoint import (
+from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.graph.weights import fold_weights
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoint_files,
     find_checkpoint,
     load_checkpoint,
 )
-from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Event, Stepped
-from charrnn_trainer.export import export_checkpoint
-from charrnn_trainer.graph.weights import fold_weights
-from charrnn_trainer.learner import Learner
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.precision import Arithmetic
-from charrnn_trainer.time_budget import plan_for_minutes
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.events import Event, Stepped
+from charrnn_trainer.training.precision import ComputeMode
+from charrnn_trainer.training.step import TrainStep
+from charrnn_trainer.training.time_budget import plan_for_minutes
 from reference import naive_step
 from step_graphs import Stepper
 from tiny_runs import TEXT, TINY
@@ -113,10 +113,10 @@ def test_the_matrix_is_one_parameter() -> None:
 
 def test_the_optimizer_knows_and_decays_it_once() -> None:
     network = network_of("gru", 3)
-    learner = Learner(
+    train_step = TrainStep(
         network,
         OptimizationConfig(learning_rate=0.01, weight_decay=1.0, clip=0.0),
-        Arithmetic("fp32", False),
+        ComputeMode("fp32", False),
         torch.device("cpu"),
     )
     before = network.output.weight.detach().clone()
@@ -124,8 +124,8 @@ def test_the_optimizer_knows_and_decays_it_once() -> None:
     tokens = torch.tensor([[0, 1, 2]])
     loss, _ = network(tokens, network.initial_state(1), tokens)
     (gradient, by_bias) = torch.autograd.grad(loss, [network.output.weight, network.output.bias])
-    learner.learn(tokens, tokens, network.initial_state(1))
-    names = {name.rsplit(".", 1)[0] for name in learner.optimizer_tensors()}
+    train_step.learn(tokens, tokens, network.initial_state(1))
+    names = {name.rsplit(".", 1)[0] for name in train_step.optimizer_tensors()}
     assert names == set(network.state_dict())
     # AdamW's first step is the rate times the gradient's sign, after the decay.
     expected = before * (1 - 0.01) - 0.01 * gradient / (gradient.abs() + 1e-8)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from charrnn_trainer import time_budget
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.data.split import split_text
 from charrnn_trainer.recipes import RECIPES, recipe
-from charrnn_trainer.rule import SMALL_SIZE, STEPS_A_UNIT, Task
-from charrnn_trainer.run_clock import RunClock
-from charrnn_trainer.split import split_text
-from charrnn_trainer.time_budget import plan_for_minutes
-from charrnn_trainer.validating import SAMPLE, read_characters, sample_rows
+from charrnn_trainer.training import time_budget
+from charrnn_trainer.training.held_out import SAMPLE, read_characters, sample_rows
+from charrnn_trainer.training.rule import SMALL_SIZE, STEPS_A_UNIT, Task
+from charrnn_trainer.training.run_clock import RunClock
+from charrnn_trainer.training.time_budget import plan_for_minutes
 
 MILLION = 1_003_854
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from charrnn_trainer.torch_settings import freed_memory_kept, threads
+from charrnn_trainer.training.torch_settings import freed_memory_kept, threads
 
 resource = pytest.importorskip("resource", reason="Windows has none")
 

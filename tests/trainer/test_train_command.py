@@ -16,13 +16,13 @@ from typing import NamedTuple
 import pytest
 
 from charrnn_runtime.cli import terminal
-from charrnn_trainer import default_corpus as default_corpus_module
-from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.cli import display as display_module
 from charrnn_trainer.cli.train import app
 from charrnn_trainer.config import RunFile
-from charrnn_trainer.loop import resume
+from charrnn_trainer.data import default_corpus as default_corpus_module
 from charrnn_trainer.recipes import recipe
+from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.training.api import resume
 from tiny_runs import TEXT, TINY_FLAGS, environment, run_program
 
 

@@ -9,10 +9,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Event, Noted
-from charrnn_trainer.loop import train
-from charrnn_trainer.unlike import SAMPLE, part_bits, what_is_unlike
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.unlike import SAMPLE, part_bits, what_is_unlike
+from charrnn_trainer.training.api import train
+from charrnn_trainer.training.events import Event, Notice
 from tiny_runs import TINY
 
 RANDOM = Random(0)
@@ -151,6 +151,6 @@ def test_a_training_says_it_before_its_first_step(split: str, warnings: int) -> 
     events: list[Event] = []
     corpus = Corpus.from_text(UNLIKE["code behind prose"][0])
     train(TINY.replace(steps=1, split=split, val_fraction=0.1), corpus, events.append)
-    said = [event for event in events if isinstance(event, Noted) and "unlike" in event.message]
+    said = [event for event in events if isinstance(event, Notice) and "unlike" in event.message]
     assert len(said) == warnings
     assert events[:1] == said[:1] or not said

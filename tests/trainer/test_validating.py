@@ -12,17 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer import loop as loop_module
-from charrnn_trainer.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from charrnn_trainer.config import DataConfig
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.evaluation import validation_loss
-from charrnn_trainer.events import Evaluated, EvaluatedWhole, Event
-from charrnn_trainer.export import training_metadata
-from charrnn_trainer.loop import train
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.split import Rows, split_text
-from charrnn_trainer.validating import PIECE, SAMPLE, WARM_UP, ReadingTimes, read_characters, sample_rows
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.split import Rows, split_text
+from charrnn_trainer.export.build import training_metadata
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training.api import train
+from charrnn_trainer.training.events import Event, Validated, ValidatedWhole
+from charrnn_trainer.training.held_out import (
+    PIECE,
+    SAMPLE,
+    WARM_UP,
+    ReadingTimes,
+    read_characters,
+    sample_rows,
+)
+from charrnn_trainer.training.validation import validation_loss
 from tiny_runs import TINY
 
 
@@ -110,9 +117,9 @@ def whole_losses(run: Path, corpus: Corpus) -> dict[int, float]:
 def test_samples_choose_the_best_and_the_whole_is_read_for_it_at_the_end(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(CONFIG, CORPUS, events.append, out=tmp_path / "run")
-    seen = [event for event in events if isinstance(event, Evaluated)]
+    seen = [event for event in events if isinstance(event, Validated)]
     assert [event.step for event in seen] == [3, 6, 9]
-    whole = [event for event in events if isinstance(event, EvaluatedWhole)]
+    whole = [event for event in events if isinstance(event, ValidatedWhole)]
     assert len(whole) == 1
     assert result.best is not None
     assert whole[0].step == result.best.step
@@ -149,7 +156,7 @@ def test_an_earlier_best_is_read_whole_too_and_its_file_says_so(
 def test_where_the_sample_is_the_whole_nothing_is_read_twice(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(CONFIG.replace(val_sample=10**6), CORPUS, events.append, out=tmp_path / "run")
-    assert not [event for event in events if isinstance(event, EvaluatedWhole)]
+    assert not [event for event in events if isinstance(event, ValidatedWhole)]
     assert result.whole_loss is None
     plain = train(CONFIG.replace(val_sample=0), CORPUS)
     assert [item.validation_loss for item in plain.evaluations] == [

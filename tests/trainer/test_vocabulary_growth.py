@@ -10,20 +10,20 @@ import torch
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.checkpoint import (
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.vocabulary_growth import grow_vocabulary, words_on_growth
+from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.nn.weight_growth import grow_weights
+from charrnn_trainer.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoint_files,
     find_checkpoint,
     load_checkpoint,
 )
-from charrnn_trainer.corpus import Corpus
-from charrnn_trainer.events import Event, Stepped
-from charrnn_trainer.export import export_checkpoint
-from charrnn_trainer.loop import resume, train
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.vocabulary_growth import grow_vocabulary, words_on_growth
-from charrnn_trainer.weight_growth import grow_weights
+from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.events import Event, Stepped
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charrnn_trainer.graph.weights import fold_weights
+from charrnn_trainer.export.graph.weights import fold_weights
 from reference import random_weights
 
 CELLS = ("lstm", "gru", "rnn")

@@ -13,19 +13,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.errors import CharRNNError, SettingError
     from charrnn_runtime.vocabulary import Vocabulary
-    from charrnn_trainer.batches import get_batches
-    from charrnn_trainer.checkpoint import (
-        Checkpoint,
-        CheckpointError,
-        find_checkpoint,
-        list_checkpoints,
-        load_checkpoint,
-    )
     from charrnn_trainer.config import (
         DataConfig,
         NetworkConfig,
@@ -33,20 +25,30 @@ if TYPE_CHECKING:
         RunConfig,
         TrainConfig,
     )
-    from charrnn_trainer.corpus import Corpus
-    from charrnn_trainer.events import (
-        Evaluated,
-        EvaluatedWhole,
+    from charrnn_trainer.data.batches import get_batches
+    from charrnn_trainer.data.corpus import Corpus
+    from charrnn_trainer.export.build import export_checkpoint
+    from charrnn_trainer.nn.network import CharNetwork
+    from charrnn_trainer.runs.checkpoint import (
+        Checkpoint,
+        CheckpointError,
+        find_checkpoint,
+        list_checkpoints,
+        load_checkpoint,
+    )
+    from charrnn_trainer.training.api import resume, train
+    from charrnn_trainer.training.events import (
         Event,
         Logged,
-        Noted,
+        Notice,
         Saved,
         Started,
         Stepped,
         TrainResult,
+        Validated,
+        ValidatedWhole,
     )
-    from charrnn_trainer.loop import DivergedError, resume, train
-    from charrnn_trainer.network import CharNetwork
+    from charrnn_trainer.training.trainer import DivergedError
 
 __all__ = [
     "CharNetwork",
@@ -56,12 +58,10 @@ __all__ = [
     "Corpus",
     "DataConfig",
     "DivergedError",
-    "Evaluated",
-    "EvaluatedWhole",
     "Event",
     "Logged",
     "NetworkConfig",
-    "Noted",
+    "Notice",
     "OptimizationConfig",
     "RunConfig",
     "Saved",
@@ -70,8 +70,11 @@ __all__ = [
     "Stepped",
     "TrainConfig",
     "TrainResult",
+    "Validated",
+    "ValidatedWhole",
     "Vocabulary",
     "__version__",
+    "export_checkpoint",
     "find_checkpoint",
     "get_batches",
     "list_checkpoints",
@@ -83,8 +86,8 @@ __all__ = [
 _HOMES = {
     "charrnn_runtime.errors": ("CharRNNError", "SettingError"),
     "charrnn_runtime.vocabulary": ("Vocabulary",),
-    "charrnn_trainer.batches": ("get_batches",),
-    "charrnn_trainer.checkpoint": (
+    "charrnn_trainer.data.batches": ("get_batches",),
+    "charrnn_trainer.runs.checkpoint": (
         "Checkpoint",
         "CheckpointError",
         "find_checkpoint",
@@ -98,20 +101,22 @@ _HOMES = {
         "RunConfig",
         "TrainConfig",
     ),
-    "charrnn_trainer.corpus": ("Corpus",),
-    "charrnn_trainer.events": (
-        "Evaluated",
-        "EvaluatedWhole",
+    "charrnn_trainer.data.corpus": ("Corpus",),
+    "charrnn_trainer.export.build": ("export_checkpoint",),
+    "charrnn_trainer.training.events": (
+        "Validated",
+        "ValidatedWhole",
         "Event",
         "Logged",
-        "Noted",
+        "Notice",
         "Saved",
         "Started",
         "Stepped",
         "TrainResult",
     ),
-    "charrnn_trainer.loop": ("DivergedError", "resume", "train"),
-    "charrnn_trainer.network": ("CharNetwork",),
+    "charrnn_trainer.training.api": ("resume", "train"),
+    "charrnn_trainer.training.trainer": ("DivergedError",),
+    "charrnn_trainer.nn.network": ("CharNetwork",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

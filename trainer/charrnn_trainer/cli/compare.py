@@ -12,7 +12,7 @@ import typer
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
-from charrnn_trainer import __version__
+from charrnn_trainer.version import __version__
 
 app = terminal.new_app()
 

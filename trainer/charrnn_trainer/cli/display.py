@@ -23,20 +23,20 @@ from rich.text import Text
 
 from charrnn_runtime.cli import terminal
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.split import ROWS
+from charrnn_trainer.data.split import ROWS
 
 if TYPE_CHECKING:
-    from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.events import (
-        Evaluated,
-        EvaluatedWhole,
+    from charrnn_trainer.data.corpus import ScannedText
+    from charrnn_trainer.training.events import (
         Event,
         Logged,
-        Noted,
+        Notice,
         Saved,
         Started,
         Stepped,
         TrainResult,
+        Validated,
+        ValidatedWhole,
     )
 
 _LINES_SHOWN = 5
@@ -123,7 +123,7 @@ class Display:
 
     # --- events --------------------------------------------------------------------------------------------
 
-    def _on_noted(self, event: Noted) -> None:
+    def _on_notice(self, event: Notice) -> None:
         self._say(event.message)
 
     def _say(self, line: str) -> None:
@@ -205,7 +205,7 @@ class Display:
                 f"{event.seconds_per_batch:.3f} s/batch"
             )
 
-    def _on_evaluated(self, event: Evaluated) -> None:
+    def _on_validated(self, event: Validated) -> None:
         line = f"step {event.step}: validation loss {_with_bits(event.validation_loss)}"
         line += f" on {event.characters:,} {self._unit}" if self._samples else ""
         line += ", the best so far" if event.best else ""
@@ -214,7 +214,7 @@ class Display:
         else:
             terminal.say(line)
 
-    def _on_evaluatedwhole(self, event: EvaluatedWhole) -> None:
+    def _on_validatedwhole(self, event: ValidatedWhole) -> None:
         line = (
             f"step {event.step}: validation loss {_with_bits(event.validation_loss)} on {event.characters:,} "
             f"{self._unit}, "
@@ -286,7 +286,7 @@ class _LiveDisplay:
         if not self._validates:
             self._take_sample()
 
-    def evaluate(self, event: Evaluated, line: str) -> None:
+    def evaluate(self, event: Validated, line: str) -> None:
         self._validation = event.validation_loss
         self.say(line)
         self._take_sample()

@@ -19,19 +19,19 @@ import typer
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
-from charrnn_trainer import __version__
 from charrnn_trainer.config import SECTIONS, NetworkConfig, RunFile, TrainConfig
 from charrnn_trainer.recipes import recipe as named_recipe
-from charrnn_trainer.spinning import limit_spinning
+from charrnn_trainer.training.spinning import limit_spinning
+from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary
     from charrnn_trainer.cli.display import Display
-    from charrnn_trainer.corpus import ScannedText
-    from charrnn_trainer.distributed import Team
-    from charrnn_trainer.events import Event, Listener, TrainResult
-    from charrnn_trainer.runs import Run
-    from charrnn_trainer.time_budget import Plan
+    from charrnn_trainer.data.corpus import ScannedText
+    from charrnn_trainer.runs.folder import Run
+    from charrnn_trainer.training.distributed import ProcessGroup
+    from charrnn_trainer.training.events import Event, Listener, TrainResult
+    from charrnn_trainer.training.time_budget import Plan
 
 app = terminal.new_app()
 
@@ -235,10 +235,10 @@ def train(
     whose path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
     """
     given = {name: context.params[name] for name in _SETTINGS if context.params[name] is not None}
-    with _joined() as team:
-        stop = _StopSignals(speaks=team is None or team.leads)
-        if team is not None and not team.leads:
-            result = _follow(team, stop)
+    with _joined() as group:
+        stop = _StopSignals(speaks=group is None or group.is_main)
+        if group is not None and not group.is_main:
+            result = _run_worker(group, stop)
         elif resume is not None:
             others = {
                 "TEXT": text,
@@ -252,15 +252,15 @@ def train(
                     raise SettingError(
                         f"{flag} cannot be given with --resume, which goes on with the run as it is"
                     )
-            result = _resume(resume, given, stop, team)
+            result = _resume(resume, given, stop, group)
         else:
             file = _settings_to_begin_with(config, recipe)
             settings = file.config.replace(**given)
             # A recipe or a file of settings leaves nothing open.
             plans = minutes is not None and settings.optimization.minutes > 0 and not (config or recipe)
             start = init_from or (Path(file.init_from) if file.init_from else None)
-            result = _train(text or file.text, settings, given, out, start, stop, team, plans=plans)
-    _finish(result, stop, speaks=team is None or team.leads)
+            result = _train(text or file.text, settings, given, out, start, stop, group, plans=plans)
+    _finish(result, stop, speaks=group is None or group.is_main)
 
 
 def _settings_to_begin_with(config: Path | None, recipe: str | None) -> RunFile:
@@ -279,7 +279,7 @@ def _train(
     out: Path | None,
     init_from: Path | None,
     stop: _StopSignals,
-    team: Team | None,
+    group: ProcessGroup | None,
     *,
     plans: bool,
 ) -> TrainResult:
@@ -294,17 +294,17 @@ def _train(
         if vocabulary is not None:
             _say_what_is_added(scanned, vocabulary)
         if config.data.lines:
-            from charrnn_trainer.lines import newline_of
+            from charrnn_trainer.data.lines import newline_of
 
             newline_of(scanned.vocabulary, scanned.name)  # before anything is measured
 
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
-        from charrnn_trainer.loop import train as train_network
+        from charrnn_trainer.training.api import train as train_network
 
         plan: Plan | None = None
         if plans:
             fixed = {*given, *(_shaping() if init_from else ())}
-            processes = team.size if team else 1
+            processes = group.size if group else 1
             plan = _plan(config, fixed, scanned, processes=processes, fine_tunes=init_from is not None)
             config = plan.config
         with _claim(out, config) as run, _word_on_write_errors(run.folder):
@@ -319,17 +319,19 @@ def _train(
                     out=run,
                     init_from=init_from,
                     should_stop=stop,
-                    team=team,
+                    group=group,
                     began=_BEGAN,
                     plan=plan,
                 )
 
 
-def _resume(path: Path, changes: dict[str, Any], stop: _StopSignals, team: Team | None) -> TrainResult:
+def _resume(
+    path: Path, changes: dict[str, Any], stop: _StopSignals, group: ProcessGroup | None
+) -> TrainResult:
     """Go on with a run."""
-    from charrnn_trainer.checkpoint import newest_run
     from charrnn_trainer.cli.display import Display
-    from charrnn_trainer.loop import resume as resume_network
+    from charrnn_trainer.runs.checkpoint import newest_run
+    from charrnn_trainer.training.api import resume as resume_network
 
     folder = newest_run(path)
     terminal.say(f"resuming {folder}")
@@ -339,19 +341,19 @@ def _resume(path: Path, changes: dict[str, Any], stop: _StopSignals, team: Team 
         _word_on_write_errors(folder),
         _listeners(_settings_of(folder, changes), folder, display) as listener,
     ):
-        return resume_network(folder, listener, changes=changes, should_stop=stop, team=team, began=_BEGAN)
+        return resume_network(folder, listener, changes=changes, should_stop=stop, group=group, began=_BEGAN)
 
 
-def _follow(team: Team, stop: _StopSignals) -> TrainResult:
+def _run_worker(group: ProcessGroup, stop: _StopSignals) -> TrainResult:
     """Take part in what the first process does; it alone reads the command line's settings, and speaks."""
-    from charrnn_trainer.loop import follow
+    from charrnn_trainer.training.api import run_worker
 
     with stop:
-        return follow(team, should_stop=stop)
+        return run_worker(group, should_stop=stop)
 
 
 @contextlib.contextmanager
-def _joined() -> Iterator[Team | None]:
+def _joined() -> Iterator[ProcessGroup | None]:
     """The processes that torchrun started with this one; None where there are none.
 
     Of what they all run into, only the first one tells.
@@ -359,21 +361,21 @@ def _joined() -> Iterator[Team | None]:
     if not _has_company():
         yield None
         return
-    from charrnn_trainer.distributed import TeammateError, join
-    from charrnn_trainer.loop import DivergedError
+    from charrnn_trainer.training.distributed import WorkerLostError, join
+    from charrnn_trainer.training.trainer import DivergedError
 
     sys.stderr = sys.__stderr__
-    with join() as team:
+    with join() as group:
         try:
-            yield team
-        except (TeammateError, DivergedError):
-            if team.leads:
+            yield group
+        except (WorkerLostError, DivergedError):
+            if group.is_main:
                 raise
             raise typer.Exit(1) from None
         except CharRNNError as error:
-            if team.leads:
+            if group.is_main:
                 raise
-            raise CharRNNError(f"process {team.rank} of {team.size}: {error}", *error.parameters) from error
+            raise CharRNNError(f"process {group.rank} of {group.size}: {error}", *error.parameters) from error
 
 
 def _has_company() -> bool:
@@ -383,7 +385,7 @@ def _has_company() -> bool:
 
 def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
     """The settings that a run goes on with."""
-    from charrnn_trainer.checkpoint import CONFIG_FILE
+    from charrnn_trainer.runs.checkpoint import CONFIG_FILE
 
     return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
 
@@ -392,8 +394,8 @@ def _plan(
     config: TrainConfig, fixed: set[str], text: ScannedText, *, processes: int, fine_tunes: bool
 ) -> Plan:
     """Choose what is not fixed for the best network in the time, and say what was chosen."""
-    from charrnn_trainer.split import split_text
-    from charrnn_trainer.time_budget import plan_for_minutes
+    from charrnn_trainer.data.split import split_text
+    from charrnn_trainer.training.time_budget import plan_for_minutes
 
     terminal.say("measuring how fast this machine learns")
     split = split_text(text.length, config.data)
@@ -417,7 +419,7 @@ def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[
     if not config.run.tensorboard:
         yield display
         return
-    from charrnn_trainer.tensorboard import TensorBoardLog
+    from charrnn_trainer.training.tensorboard import TensorBoardLog
 
     log = TensorBoardLog(folder)
 
@@ -466,7 +468,7 @@ def _word_on_write_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _claim(out: Path | None, config: TrainConfig) -> Iterator[Run]:
-    from charrnn_trainer.runs import Run
+    from charrnn_trainer.runs.folder import Run
 
     run = Run.create_in(RUNS_FOLDER, config.network.cell) if out is None else Run.create(out)
     with run:
@@ -485,7 +487,7 @@ def _reading(size: int, what: str) -> Iterator[Callable[[int], None]]:
 
 def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) -> ScannedText:
     """Read the text, or the default one, once."""
-    from charrnn_trainer.corpus import scan_text
+    from charrnn_trainer.data.corpus import scan_text
 
     level: Literal["char", "byte"] = "byte" if config.data.level == "byte" else "char"
     if text is not None:
@@ -500,7 +502,7 @@ def _scan(text: str | None, config: TrainConfig, vocabulary: Vocabulary | None) 
             )
 
     from charrnn_trainer.cli.display import download_progress
-    from charrnn_trainer.default_corpus import default_corpus
+    from charrnn_trainer.data.default_corpus import default_corpus
 
     with download_progress() as progress:
         found = default_corpus(terminal.say, progress)
@@ -512,7 +514,7 @@ def _start_from(
     path: Path, config: TrainConfig, given: dict[str, Any]
 ) -> tuple[TrainConfig, Path, Vocabulary]:
     """The settings that the network of a checkpoint asks for, its file, and its vocabulary."""
-    from charrnn_trainer.checkpoint import find_checkpoint, read_header
+    from charrnn_trainer.runs.checkpoint import find_checkpoint, read_header
 
     path = find_checkpoint(path)
     header = read_header(path)
@@ -538,7 +540,7 @@ def _option(name: str, value: object) -> str:
 
 def _say_what_is_added(text: ScannedText, known: Vocabulary) -> None:
     """Say which characters a network to start from does not know."""
-    from charrnn_trainer.vocabulary_growth import words_on_growth
+    from charrnn_trainer.data.vocabulary_growth import words_on_growth
 
     words = words_on_growth(text.name, known, text.vocabulary)
     if words is not None:

@@ -15,9 +15,9 @@ from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
 from charrnn_runtime.model import CharRNN
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.session import Engine
-from charrnn_trainer.checkpoint import CheckpointEntry, load_checkpoint
 from charrnn_trainer.compare.records import RunRecord
-from charrnn_trainer.export import build
+from charrnn_trainer.export.build import build
+from charrnn_trainer.runs.checkpoint import CheckpointEntry, load_checkpoint
 
 SPEED_LENGTH: Final = 2_000
 SPEED_REPEATS: Final = 5

@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.checkpoint import (
+from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import (
     CheckpointEntry,
     CheckpointHeader,
     CorpusInfo,
@@ -22,11 +24,9 @@ from charrnn_trainer.checkpoint import (
     list_checkpoints,
     read_header,
 )
-from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.ending import why_ended
-from charrnn_trainer.network import CharNetwork
-from charrnn_trainer.runs import HISTORY_FILE
-from charrnn_trainer.schedule import share_done
+from charrnn_trainer.runs.folder import HISTORY_FILE
+from charrnn_trainer.training.schedule import progress
+from charrnn_trainer.training.stopping import why_ended
 
 _MOST_RUNS: Final = 100
 
@@ -210,7 +210,7 @@ def _read_run(folder: Path, name: str) -> RunRecord:
 
 def _has_ended(header: CheckpointHeader) -> bool:
     """Whether a checkpoint that was due by its step was the last, too."""
-    done = share_done(header.config.optimization, header.step, header.seconds or 0.0)
+    done = progress(header.config.optimization, header.step, header.seconds or 0.0)
     return why_ended(header.config, header.step, done, header.evaluations) is not None
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer import __version__
 from charrnn_trainer.compare.answers import WINDOW, Answer, answer
 from charrnn_trainer.compare.figures import batch_time, bits, duration, listed, nats, size
 from charrnn_trainer.compare.measure import (
@@ -27,6 +26,7 @@ from charrnn_trainer.compare.measure import (
 from charrnn_trainer.compare.plots import RUN_COLOURS, RUN_COLOURS_DARK, Picture, draw_curves, draw_gaps
 from charrnn_trainer.compare.records import RunRecord, read_runs
 from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.version import __version__
 
 PAGE: Final = "report.html"
 PICTURES: Final = ("curves", "gap")

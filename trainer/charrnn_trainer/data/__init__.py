@@ -1,0 +1,1 @@
+"""Text: from any file to tokens, splits and batches."""

@@ -1,0 +1,1 @@
+"""The network: cells, dropout, loss, and what its weights start from."""

@@ -1,0 +1,68 @@
+"""The weights of a network whose vocabulary has grown.
+
+Ids change, since vocabularies are in code-point order; what the network has learned of a symbol moves with
+it. A new symbol starts near the mean of those that are known, so that it disturbs no prediction (Hewitt 2021,
+"Initializing New Word Embeddings for Pretrained Language Models"): as output it is drawn close to the mean,
+as input as far from it as others are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer.runs.checkpoint import Checkpoint, CheckpointError
+
+_OUTPUT_SPREAD: Final = 0.1
+"""How far from their mean new output weights are drawn, as a share of how far the others are."""
+
+
+def grow_weights(checkpoint: Checkpoint, vocabulary: Vocabulary, seed: int) -> Checkpoint:
+    """A checkpoint's weights, and nothing else of its tensors, for a larger vocabulary.
+
+    Args:
+        checkpoint: where the weights come from.
+        vocabulary: the checkpoint's symbols and more, in any order.
+        seed: decides what the new symbols' weights are.
+
+    Raises:
+        CheckpointError: the vocabulary lacks symbols of the checkpoint's, or has another level.
+    """
+    before = checkpoint.vocabulary
+    if before == vocabulary:
+        return checkpoint
+    if before.level != vocabulary.level or not set(before.symbols) <= set(vocabulary.symbols):
+        raise CheckpointError(
+            f"{checkpoint.path} knows characters that the text's vocabulary lacks; encode the text with the "
+            "checkpoint's vocabulary, to which others may be added"
+        )
+    place = {symbol: index for index, symbol in enumerate(vocabulary.symbols)}
+    places = torch.from_numpy(np.array([place[symbol] for symbol in before.symbols]))  # new ids, by old ones
+    draw = torch.Generator().manual_seed(seed)
+    weights = checkpoint.weights
+
+    def grow(name: str, spread: float) -> None:
+        weights[name] = _grown(weights[name], places, len(vocabulary), spread, draw)
+
+    if checkpoint.config.network.embedding_size == 0:  # one-hot: a column a symbol
+        name = "rnn.weight_ih_l0"
+        weights[name] = _grown(weights[name].t(), places, len(vocabulary), 1.0, draw).t().contiguous()
+    elif not checkpoint.config.network.tie_weights:
+        grow("embedding.weight", 1.0)
+    grow("output.weight", _OUTPUT_SPREAD)
+    grow("output.bias", _OUTPUT_SPREAD)
+    tensors = {f"model.{name}": weight for name, weight in weights.items()}
+    return dataclasses.replace(checkpoint, vocabulary=vocabulary, tensors=tensors)
+
+
+def _grown(rows: Tensor, places: Tensor, size: int, spread: float, draw: torch.Generator) -> Tensor:
+    """``[V, ...] -> [size, ...]``: rows at their new places, the others drawn around the rows' mean."""
+    noise = torch.randn((size, *rows.shape[1:]), generator=draw)
+    grown = rows.mean(0) + spread * rows.std(0, correction=0) * noise
+    grown[places] = rows
+    return grown

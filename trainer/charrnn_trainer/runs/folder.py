@@ -1,0 +1,261 @@
+"""Runs and their folders: who may write there, what lies there, and what is kept.
+
+A run's folder holds ``config.toml`` (which repeats the run), ``tokens.safetensors`` (the text as ids, so that
+the run can go on when its text is gone), ``history.jsonl`` (a line a step), the checkpoints, and ``.lock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import WriteError, is_part, remove_parts, write_whole
+from charrnn_trainer.config import RunFile
+from charrnn_trainer.runs.checkpoint import (
+    CONFIG_FILE,
+    CheckpointError,
+    CheckpointHeader,
+    checkpoint_files,
+    is_run,
+    read_header,
+)
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+TOKENS_FILE: Final = "tokens.safetensors"
+HISTORY_FILE: Final = "history.jsonl"
+_LOCK_FILE: Final = ".lock"
+_MOST_RUNS: Final = 100_000
+
+
+class Run:
+    """A run's folder that this process, and no other, may write to.
+
+    Use it in a ``with`` statement, whose end ends the claim; so does the end of the process, however it ends.
+    Where no ``config.toml`` was written until then, the run did not begin, and what it left is removed.
+    """
+
+    def __init__(self, folder: Path, lock: IO[bytes], *, made: bool = False) -> None:
+        self.folder = folder
+        self._made = made
+        self.tokens_path = folder / TOKENS_FILE
+        self.config_path = folder / CONFIG_FILE
+        self._lock = lock
+        self._history: list[str] = []
+
+    @classmethod
+    def create(cls, folder: str | Path) -> Run:
+        """Claim a new folder, or one that is empty but for what a killed preparation left.
+
+        Raises:
+            SettingError: there is something in it.
+            CharRNNError: it cannot be made.
+        """
+        folder = Path(folder)
+        try:
+            made = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_empty(folder)
+        except OSError as error:
+            raise _cannot_make(folder, error) from error
+        run = cls(folder, _lock(folder), made=made)
+        try:
+            _check_empty(folder)  # another process may have used it in between
+        except SettingError:
+            run.close()
+            raise
+        run.remove_leftovers()
+        return run
+
+    @classmethod
+    def create_in(cls, parent: str | Path, name: str) -> Run:
+        """Claim a new folder for a run: ``parent/name``, or where that is taken ``name-2``, and so on.
+
+        Raises:
+            CharRNNError: it cannot be made.
+        """
+        parent = Path(parent)
+        for number in range(1, _MOST_RUNS):
+            folder = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir(parents=True)  # fails where it exists, also when two processes try at once
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _cannot_make(folder, error) from error
+            return cls(folder, _lock(folder), made=True)
+        raise CharRNNError(f"{parent} has too many runs named {name}; remove some, or give --out FOLDER")
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Claim the folder of a run to go on with it.
+
+        Raises:
+            CharRNNError: it is no run, or another process trains there.
+        """
+        folder = Path(folder)
+        if not (folder / CONFIG_FILE).is_file():
+            raise CharRNNError(f"{folder} is no run: it has no {CONFIG_FILE}; give a run's folder")
+        run = cls(folder, _lock(folder))
+        remove_parts(folder)
+        return run
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.config_path.exists():
+            self._discard()
+        self.close()
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        self._lock.close()
+
+    def remove_leftovers(self) -> None:
+        """Remove what a run that did not begin leaves: its text, or a part of it."""
+        remove_parts(self.folder)
+        with contextlib.suppress(OSError):
+            self.tokens_path.unlink()
+
+    def _discard(self) -> None:
+        self.remove_leftovers()
+        with contextlib.suppress(OSError):
+            (self.folder / _LOCK_FILE).unlink()
+        if self._made:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
+    # --- settings ------------------------------------------------------------------------------------------
+
+    def write_config(self, file: RunFile) -> None:
+        """Write ``config.toml``: from then on the folder is a run."""
+        write_whole(self.config_path, file.to_toml().encode())
+
+    def read_config(self) -> RunFile:
+        """Read ``config.toml``."""
+        return RunFile.read(self.config_path)
+
+    # --- checkpoints ---------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Path]:
+        """The files of the checkpoints, by step."""
+        return checkpoint_files(self.folder)
+
+    def remove_superseded(self, best_step: int | None, keep: int = 0) -> None:
+        """Remove checkpoints that are not needed any more.
+
+        The best and the last stay, and besides them the newest ``keep`` of those that were due by their step,
+        or with 0 all of them.
+        """
+        headers = list(self._headers(self.checkpoints()))
+        due = [header.step for header in headers if header.kind == "scheduled"]
+        kept = {best_step, *due[-keep:]}
+        for header in headers[:-1]:
+            if header.step not in kept:
+                with contextlib.suppress(OSError):
+                    header.path.unlink()
+
+    def _headers(self, paths: list[Path]) -> Iterator[CheckpointHeader]:
+        for path in paths:
+            with contextlib.suppress(CheckpointError):  # not ours to remove
+                yield read_header(path)
+
+    # --- history -------------------------------------------------------------------------------------------
+
+    def note(self, **values: Any) -> None:
+        """Add a line to the history; it is on the disk after the next `flush_history`."""
+        self._history.append(json.dumps(values) + "\n")
+
+    def flush_history(self) -> None:
+        """Write what was noted to ``history.jsonl``.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        if not self._history:
+            return
+        path = self.folder / HISTORY_FILE
+        try:
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.writelines(self._history)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise WriteError(path, error) from error
+        self._history.clear()
+
+    def cut_history(self, step: int) -> None:
+        """Cut ``history.jsonl`` after the last whole line of step ``step`` or before.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        path = self.folder / HISTORY_FILE
+        try:
+            with path.open("r+b") as file:
+                kept = 0
+                for line in file:
+                    if not line.endswith(b"\n") or not _is_until(line, step):
+                        break
+                    kept += len(line)
+                file.truncate(kept)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise WriteError(path, error) from error
+
+
+def _check_empty(folder: Path) -> None:
+    if is_run(folder):
+        raise SettingError(
+            f"--out {folder} holds a run already; give a new folder, or go on with that run "
+            f"(--resume {folder})"
+        )
+    leftovers = {_LOCK_FILE, TOKENS_FILE}
+    if any(entry.name not in leftovers and not is_part(entry) for entry in folder.iterdir()):
+        raise SettingError(f"--out {folder} is not empty; give a new folder")
+
+
+def _is_until(line: bytes, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Lock a folder for this process; however the process ends, the system then lets go of the lock."""
+    path = folder / _LOCK_FILE
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise CharRNNError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        if sys.platform == "win32":
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            raise CharRNNError(
+                f"another process is training in {folder}; wait until it ends, or train into another folder"
+            ) from error
+        raise CharRNNError(f"cannot lock {folder}: {error.strerror or error}") from error
+    return file
+
+
+def _cannot_make(folder: Path, error: OSError) -> CharRNNError:
+    return CharRNNError(f"cannot make the folder {folder}: {error.strerror or error}")

@@ -1,0 +1,1 @@
+"""Training: settings made whole, the loop, its steps, its clock and its reports."""

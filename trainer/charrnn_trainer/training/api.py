@@ -1,0 +1,296 @@
+"""Train a network, go on with a run, and take part in both as one of several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from charrnn_runtime.errors import SettingError
+from charrnn_trainer.config import RunFile, TrainConfig
+from charrnn_trainer.data.batches import fit_batch
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.split import split_text
+from charrnn_trainer.data.unlike import what_is_unlike
+from charrnn_trainer.export.graph.weights import check_step_model_fits
+from charrnn_trainer.runs.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+)
+from charrnn_trainer.runs.folder import Run
+from charrnn_trainer.training.distributed import ProcessGroup
+from charrnn_trainer.training.events import (
+    Listener,
+    Notice,
+    TrainResult,
+    ignore,
+)
+from charrnn_trainer.training.precision import choose_compute_mode, has_fast_bf16, is_open
+from charrnn_trainer.training.run_clock import RunClock
+from charrnn_trainer.training.time_budget import Plan, choose_threads, threads_are_open
+from charrnn_trainer.training.torch_settings import (
+    memory_errors,
+    threads,
+)
+from charrnn_trainer.training.trainer import Trainer
+
+CHANGEABLE: Final = (
+    *("steps", "minutes", "eval_every", "save_every", "log_every", "keep", "patience"),
+    *("tensorboard", "device", "threads"),
+)
+"""The settings that may be changed when a run is resumed; all others would make it another run."""
+
+
+def train(
+    config: TrainConfig,
+    tokens: Corpus,
+    on_event: Listener | None = None,
+    *,
+    out: str | Path | Run | None = None,
+    init_from: str | Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    group: ProcessGroup | None = None,
+    began: float | None = None,
+    plan: Plan | None = None,
+) -> TrainResult:
+    """Train a network.
+
+    Args:
+        config: the settings. Batches are shrunk where the text does not fill two (`fit_batch`).
+        tokens: the text.
+        on_event: is called with every event.
+        out: the folder of the run, new or empty, for checkpoints and all that `resume` needs; None writes
+            nothing.
+        init_from: a checkpoint to take the weights from; its network must be the same, and its vocabulary may
+            lack symbols of the text's (`grow_weights`).
+        should_stop: is asked after every step; True ends the run, with a checkpoint.
+        group: the processes that train together, of which this is the first; the others call `run_worker`.
+            The run then needs a folder, which all of them can read.
+        began: what `time.perf_counter` gave when the time of ``minutes`` began to count; None is now.
+        plan: where ``config`` comes from; it is made anew where the machine turns out faster or slower.
+
+    Raises:
+        CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
+
+    Example:
+        >>> from charrnn_trainer import Corpus, TrainConfig, train
+        >>> corpus = Corpus.from_text("to be, or not to be, that is the question. " * 20)
+        >>> config = TrainConfig().replace(layers=1, hidden_size=32, steps=100, batch_size=8, seq_length=16)
+        >>> result = train(config, corpus)
+        >>> result.step, result.train_loss < 2.0
+        (100, True)
+    """
+    if not isinstance(tokens, Corpus):
+        raise SettingError(
+            "train needs a Corpus: Corpus.from_text(text), or Corpus.from_ids(ids, vocabulary) for tokens"
+        )
+    group, clock = group or ProcessGroup(), RunClock(began)
+    if group.size > 1 and out is None:
+        raise SettingError("several processes need a run's folder to train together; give out=FOLDER")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_errors())
+        stack.enter_context(group.watch())
+        run = out if out is None or isinstance(out, Run) else stack.enter_context(Run.create(out))
+        return _begin(config, tokens, on_event, run, init_from, should_stop, group, clock, plan)
+
+
+def resume(
+    folder: str | Path,
+    on_event: Listener | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    group: ProcessGroup | None = None,
+    began: float | None = None,
+) -> TrainResult:
+    """Go on with a run exactly where its last checkpoint was saved (without one, from its start).
+
+    On a CPU and with the same number of threads, the checkpoints that follow are byte for byte those of a
+    run that was not interrupted. (With several processes, or another number of them than before, sums are
+    rounded otherwise, and all but the first draw their random numbers anew.)
+
+    Args:
+        folder: the run's folder.
+        on_event: is called with every event.
+        changes: settings to change, of those in `CHANGEABLE`; more ``steps`` train a finished run further.
+            What was changed stays changed when the run is resumed again.
+        should_stop: as for `train`.
+        group: as for `train`.
+        began: as for `train`.
+
+    Raises:
+        CharRNNError: the folder holds no run, its files do not belong together, another process trains there.
+    """
+    for name in changes or {}:
+        if name not in CHANGEABLE:
+            raise SettingError(
+                f"--{name.replace('_', '-')} cannot be changed when a run is resumed; "
+                f"only {', '.join('--' + item.replace('_', '-') for item in CHANGEABLE)} can"
+            )
+    group, clock = group or ProcessGroup(), RunClock(began)
+    with memory_errors(), group.watch(), Run.open(folder) as run:
+        file = run.read_config()
+        files = run.checkpoints()
+        checkpoint = load_checkpoint(files[-1]) if files else None
+        config = file.config
+        if checkpoint is not None:
+            # Of what may be changed the file knows more: a run may be killed before its next checkpoint.
+            held = file.config.flat()
+            config = checkpoint.config.replace(**{name: held[name] for name in CHANGEABLE})
+        config = config.replace(**changes or {})
+        steps = config.optimization.steps
+        if checkpoint is not None and steps < checkpoint.step:
+            raise SettingError(
+                f"--steps {steps}: {checkpoint.step} steps are done already; give as many or more"
+            )
+        corpus = Corpus.open(run.tokens_path)
+        if checkpoint is None:
+            run.cut_history(0)
+            return _begin(config, corpus, on_event, run, file.init_from, should_stop, group, clock)
+        _check_same_text(checkpoint, corpus)
+        settled = _resolve_settings(config, corpus, on_event, group, batches_fit=True)
+        _start_workers(group, settled, run, checkpoint)
+        training = Trainer(settled, corpus, run, on_event, group, clock)
+        training.restore(checkpoint)
+        if training.config != file.config:
+            run.write_config(dataclasses.replace(file, config=training.config))
+        return training.run_steps(should_stop)
+
+
+def run_worker(group: ProcessGroup, *, should_stop: Callable[[], bool] | None = None) -> TrainResult:
+    """Take part in what the first process of a group begins with `train` or goes on with by `resume`.
+
+    Args:
+        group: the processes that train together, of which this is not the first.
+        should_stop: as for `train`; True ends the run for all.
+
+    Raises:
+        CharRNNError: the run's folder cannot be read from here, another process has ended, ...
+    """
+    with memory_errors(), group.watch():
+        call: dict[str, Any] = group.first(dict)
+        config = TrainConfig.from_dict(call["config"])
+        training = Trainer(config, Corpus.open(Path(call["tokens"])), None, None, group, RunClock())
+        if call["checkpoint"]:
+            training.restore(load_checkpoint(call["checkpoint"]))
+        return training.run_steps(should_stop)
+
+
+def _begin(
+    config: TrainConfig,
+    corpus: Corpus,
+    on_event: Listener | None,
+    run: Run | None,
+    init_from: str | Path | None,
+    should_stop: Callable[[], bool] | None,
+    group: ProcessGroup,
+    clock: RunClock,
+    plan: Plan | None = None,
+) -> TrainResult:
+    _say_if_unlike(config, corpus, on_event or ignore)
+    config = _resolve_settings(config, corpus, on_event, group)
+    if run is not None:
+        if not run.tokens_path.exists():
+            corpus.save(run.tokens_path)
+        _start_workers(group, config, run)
+    training = Trainer(config, corpus, run, on_event, group, clock, plan)
+    if init_from is not None:
+        training.take_weights(load_checkpoint(init_from))
+    if run is not None:
+        start = None if init_from is None else str(Path(init_from).absolute())
+        run.write_config(RunFile(config, corpus.source, start))
+    return training.run_steps(should_stop)
+
+
+def _say_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
+    if config.data.split == "end" and not config.data.lines:
+        train_tokens = split_text(len(corpus), config.data).train_tokens
+        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
+        if warning is not None:
+            emit(Notice(warning))
+
+
+def _start_workers(
+    group: ProcessGroup, config: TrainConfig, run: Run, checkpoint: Checkpoint | None = None
+) -> None:
+    """Tell the processes that call `run_worker` what to do."""
+    if group.size > 1:
+        call = {
+            "config": config.to_dict(),
+            "tokens": str(run.tokens_path.absolute()),
+            "checkpoint": str(checkpoint.path.absolute()) if checkpoint else None,
+        }
+        group.first(lambda: call)
+
+
+def _resolve_settings(
+    config: TrainConfig,
+    corpus: Corpus,
+    on_event: Listener | None,
+    group: ProcessGroup,
+    *,
+    batches_fit: bool = False,
+) -> TrainConfig:
+    """The settings with all that is left open in them decided for this text and this machine."""
+    emit = on_event or ignore
+    device = group.device(config.run.device)
+    config = config.replace(
+        level=corpus.vocabulary.level,
+        embedding_size=config.network.resolve(len(corpus.vocabulary)).embedding_size,
+        device=device.type,
+    )
+    check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
+    if not batches_fit and not config.data.lines:
+        config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
+    rows = group.rows(config.data.batch_size)
+    measured = config.replace(batch_size=rows.stop - rows.start)
+    # Under a time budget the number of threads changes with the machine, and stays open.
+    open_threads = not config.optimization.minutes and threads_are_open(config, device, group.size)
+    if open_threads or is_open(measured, device):
+        emit(Notice("measuring how this machine computes fastest"))
+    with threads(config.run.threads):
+        choice = choose_compute_mode(measured, len(corpus.vocabulary), device)
+    if choice.milliseconds:
+        times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
+        emit(Notice(f"computing in {choice.compute_mode}, measured as the fastest ({times})"))
+    elif choice.compute_mode.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
+        emit(Notice("this processor is slow at bf16; --precision fp32 would be faster"))
+    config = config.replace(precision=choice.compute_mode.precision, onednn=choice.compute_mode.onednn)
+    if open_threads:
+        most = torch.get_num_threads()
+        config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
+        if config.run.threads != most:
+            emit(Notice(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
+    return config
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainConfig:
+    wanted = (config.data.batch_size, config.data.seq_length)
+    fitting = fit_batch(train_tokens, *wanted)
+    if fitting == wanted:
+        return config
+    emit(
+        Notice(
+            f"the text is short: its {train_tokens:,} characters for training do not fill two "
+            f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
+            f"they do: {_count(fitting[0], 'stream')} of {_count(fitting[1], 'character')}"
+        )
+    )
+    return config.replace(batch_size=fitting[0], seq_length=fitting[1])
+
+
+def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    if checkpoint.corpus.sha256 != corpus.sha256 or checkpoint.vocabulary != corpus.vocabulary:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on another text than the run's folder holds; put the run's own "
+            "files back, or start a new run with --init-from"
+        )

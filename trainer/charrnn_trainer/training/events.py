@@ -1,0 +1,176 @@
+"""What a training tells whoever listens to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.runs.checkpoint import Evaluation, Kind
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A setting was chosen or adjusted.
+
+    Attributes:
+        message: what, and why.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The steps begin.
+
+    Attributes:
+        config: all settings, with what "auto" chose in its place.
+        step: how many steps were done before.
+        done: how much of the run lies behind, from 0 to 1.
+        parameters: how many numbers the network learns.
+        train_tokens: how many characters of the text are trained on.
+        validation_tokens: how many are kept for validation.
+        device: where it computes.
+        run: the run's folder, if it has one.
+        write: lets the network, as it is when this is called, write so many characters.
+    """
+
+    config: TrainConfig
+    step: int
+    done: float
+    parameters: int
+    train_tokens: int
+    validation_tokens: int
+    device: str
+    run: Path | None
+    write: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step is done.
+
+    Attributes:
+        step: how many steps are done.
+        loss: its loss in nats per character; None on a GPU, where asking at every step would cost time.
+        learning_rate: its learning rate.
+        seconds: the time that it took.
+        done: how much of the run lies behind, from 0 to 1, by steps or by its time budget.
+    """
+
+    step: int
+    loss: float | None
+    learning_rate: float
+    seconds: float
+    done: float
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A report, every ``log_every`` steps and at the end.
+
+    Attributes:
+        step: how many steps are done.
+        train_loss: the mean loss since the last report, in nats per character.
+        learning_rate: the learning rate now.
+        seconds_per_batch: the mean time of a step since the last report (or since the start).
+        characters_per_second: how fast the text is read.
+    """
+
+    step: int
+    train_loss: float
+    learning_rate: float
+    seconds_per_batch: float
+    characters_per_second: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The validation loss was measured.
+
+    Attributes:
+        step: how many steps are done.
+        validation_loss: in nats per character.
+        best: whether it is the lowest so far.
+        characters: how many characters it is the mean over.
+    """
+
+    step: int
+    validation_loss: float
+    best: bool
+    characters: int
+
+
+@dataclass(frozen=True)
+class ValidatedWhole:
+    """At the end of a run that validated on a sample, the best network has read the whole validation text.
+
+    Attributes:
+        step: the best network's step.
+        validation_loss: in nats per character.
+        characters: how many characters it is the mean over.
+    """
+
+    step: int
+    validation_loss: float
+    characters: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written.
+
+    Attributes:
+        step: how many steps are done.
+        path: its file.
+        kind: why.
+    """
+
+    step: int
+    path: Path
+    kind: Kind
+
+
+Event = Notice | Started | Stepped | Logged | Validated | ValidatedWhole | Saved
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """What a training came to.
+
+    Attributes:
+        network: the network after the last step, in evaluation mode.
+        config: all settings, with what "auto" chose in its place.
+        step: how many steps are done.
+        stopped: whether it was stopped before its last step.
+        train_loss: the mean loss since the last report, in nats per character.
+        evaluations: all validation losses.
+        whole_loss: the best network's loss over the whole validation text, where ``evaluations`` are of a
+            sample of it and the run has come to its end now; else None.
+        run: the run's folder, if it has one.
+    """
+
+    network: CharNetwork
+    config: TrainConfig
+    step: int
+    stopped: bool
+    train_loss: float | None
+    evaluations: tuple[Evaluation, ...]
+    whole_loss: float | None
+    run: Path | None
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation with the lowest validation loss."""
+        return min(self.evaluations, key=lambda item: item.validation_loss, default=None)
+
+
+Listener = Callable[[Event], None]
+"""Is called with every event."""
+
+
+def ignore(event: Event) -> None:
+    """Listens to nothing."""
