@@ -214,7 +214,7 @@ def docs(session: nox.Session) -> None:
     isolate(session)
     session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement
     session.install(*DOCS_TOOLS)
-    session.run("mkdocs", "build", "--strict", "--quiet", *session.posargs)
+    session.run("mkdocs", "build", "--strict", *session.posargs)
     session.run("python", "docs/tools/check_site.py", "site")
 
 

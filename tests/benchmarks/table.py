@@ -18,16 +18,18 @@ FOLDER = Path(__file__).resolve().parent
 
 def main() -> None:
     """Put each table between its marks."""
-    for page, mark, figures, make in (
-        ("README.md", "speed in short", "generation.json", make_short_table),
-        ("docs/performance.md", "speed", "generation.json", make_table),
-        ("docs/performance.md", "training speed", "training.json", make_training_table),
-    ):
+    for page in PAGES:
         path = ROOT / page
+        path.write_text(with_tables(page, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_tables(page: str, text: str) -> str:
+    """The text of a page with its tables made anew."""
+    for mark, figures, make in PAGES[page]:
         table = make(json.loads((FOLDER / figures).read_text(encoding="utf-8")))
         begin, end = f"<!-- {mark}: made by tests/benchmarks/table.py -->", f"<!-- end of {mark} -->"
-        text = put_between(path.read_text(encoding="utf-8"), begin, end, table, page)
-        path.write_text(text, encoding="utf-8")
+        text = put_between(text, begin, end, table, page)
+    return text
 
 
 def put_between(text: str, begin: str, end: str, table: str, page: str) -> str:
@@ -177,6 +179,16 @@ def _threads(figures: dict[str, Any]) -> str:
 
 def _machine(figures: dict[str, Any]) -> str:
     return f"Measured on: {'; '.join(f'{name} {value}' for name, value in figures['machine'].items())}."
+
+
+PAGES = {
+    "README.md": [("speed in short", "generation.json", make_short_table)],
+    "docs/performance.md": [
+        ("speed", "generation.json", make_table),
+        ("training speed", "training.json", make_training_table),
+    ],
+}
+"""For each page the marks of its tables, the figures, and what makes a table of them."""
 
 
 if __name__ == "__main__":
