@@ -87,7 +87,7 @@ TRAINER = "./trainer"
 TEST_TOOLS = ("pytest", "hypothesis")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
 BUILD_TOOLS = ("build", "hatchling", "editables")
-DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python")
+DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 PRIME = "LORD "
