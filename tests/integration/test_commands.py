@@ -98,10 +98,10 @@ def is_setup(line: str, shell: Shell, jobs: dict[str, str]) -> bool:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_python_example_of_a_document_runs(document: str, used_clone: Path, shell: Shell) -> None:
-    """Each on its own, in a clone in which a model was trained."""
+    """Each on its own, pasted twice, in a clone in which a model was trained."""
     for number, block in enumerate(fenced((ROOT / document).read_text(encoding="utf-8"), "python")):
         script = used_clone / f"example{number}.py"
-        script.write_text(block, encoding="utf-8")
+        script.write_text(f"{block}\n{block}", encoding="utf-8")
         assert_it_ran(shell(f"python {script.name}", used_clone), block)
 
 
