@@ -87,6 +87,7 @@ TRAINER = "./trainer"
 TEST_TOOLS = ("pytest", "hypothesis")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
 BUILD_TOOLS = ("build", "hatchling", "editables")
+DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 PRIME = "LORD "
@@ -175,12 +176,13 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run all that CI runs: lint, runtime_tests, all other tests; what follows -- goes to pytest alone."""
+    """Run all that CI runs: lint, docs, runtime_tests, other tests; what follows -- goes to pytest alone."""
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
         return
     session.notify("lint")
+    session.notify("docs")
     session.notify("runtime_tests")
     full.run("pytest", "tests/trainer", "tests/integration")
 
@@ -204,6 +206,16 @@ def lint(session: nox.Session) -> None:
     full.run("mypy")
     full.run("lint-imports")
     full.run("python", "tests/environments/advisories.py", str(CONSTRAINTS))
+
+
+@nox.session(reuse_venv=True)
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, warnings being errors, and check its links."""
+    isolate(session)
+    session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement
+    session.install(*DOCS_TOOLS)
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+    session.run("python", "docs/tools/check_site.py", "site")
 
 
 @nox.session(venv_backend="none")

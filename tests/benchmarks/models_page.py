@@ -36,20 +36,22 @@ SETTLED = {"device", "onednn", "embedding_size"}
 
 HEAD = """# The models that ship
 
-Any of them runs with `charrnn-gen models/NAME.onnx --prime "LORD "`, and `charrnn-info models/NAME.onnx`
-shows all that it says of itself. `python3 noxfile.py models` makes them again from nothing, goes on where
-that was stopped, and writes this page from the runs and the files.
+Run any of them with `charrnn-gen models/NAME.onnx --prime "LORD "`; `charrnn-info models/NAME.onnx` shows
+what the file contains. `python3 noxfile.py models` trains them again from scratch (or resumes where that
+was stopped), exports them, and writes this page from the runs and the files.
 
-All learned tinyshakespeare (1,115,394 characters, 65 distinct), the first 90 %; the last 10 % is the
-validation text. Losses are nats per character on that text. *Carried* is what training reports: 64 rows, each
-warmed on the 512 characters before it. *Cold* reads windows of 256 characters from nothing, as models without
-a state are measured. Bits per character are the carried loss by ln 2. All are computed in fp32 by the network
-that was trained, those of int8 from the file itself. Training losses, on the training text, are means of the
-steps since the report before (200, or fewer).
+All were trained on the first 90 % of tinyshakespeare (1,115,394 characters, 65 distinct); the last 10 %
+is the validation text. Losses are nats per character on that text. *Carried* is what training reports:
+the text is cut into 64 rows, and each is read after the 512 characters before it. *Cold* reads windows of
+256 characters, each from a zero state, which is how models without a state are measured. Bits per
+character are the carried loss divided by ln 2. Losses are computed in fp32 by the trained network, those
+of int8 by the exported file. Training losses are means over the steps since the previous report (200, or
+fewer).
 
 """
 
-FOOT = """Trained on public-domain text (Shakespeare's plays); the models are under the project's MIT licence.
+FOOT = """\
+The training text, Shakespeare's plays, is in the public domain. The models are under the MIT licence.
 """
 
 
@@ -160,7 +162,7 @@ def section(name: str, command: str, checkpoint: Checkpoint, last: Checkpoint) -
     lines = [
         f"## {name}",
         "",
-        f"`charrnn-train {command}`: {optimization.steps:,} steps; exported is step {checkpoint.step:,}.",
+        f"`charrnn-train {command}`: {optimization.steps:,} steps; step {checkpoint.step:,} is exported.",
         "",
         "| step | training loss | validation loss | bits per character |",
         "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Writes the README's tables of speeds from the figures that generation.py and training.py wrote down.
+"""Writes the tables of speeds in docs/performance.md and README.md from the figures that were written down.
 
 python tests/benchmarks/generation.py --json tests/benchmarks/generation.json
 python tests/benchmarks/training.py --json tests/benchmarks/training.json
@@ -17,27 +17,38 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Put the tables between their marks in README.md."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for mark, figures, make in (
-        ("speed", "generation.json", make_table),
-        ("training speed", "training.json", make_training_table),
-    ):
+    """Put each table between its marks."""
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(with_tables(page, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_tables(page: str, text: str) -> str:
+    """The text of a page with its tables made anew."""
+    for mark, figures, make in PAGES[page]:
         table = make(json.loads((FOLDER / figures).read_text(encoding="utf-8")))
-        text = put_between(
-            text, f"<!-- {mark}: made by tests/benchmarks/table.py -->", f"<!-- end of {mark} -->", table
-        )
-    readme.write_text(text, encoding="utf-8")
+        begin, end = f"<!-- {mark}: made by tests/benchmarks/table.py -->", f"<!-- end of {mark} -->"
+        text = put_between(text, begin, end, table, page)
+    return text
 
 
-def put_between(text: str, begin: str, end: str, table: str) -> str:
+def put_between(text: str, begin: str, end: str, table: str, page: str) -> str:
     """``text`` with what stands between two marks replaced."""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     if not after:
-        raise SystemExit(f"README.md has no marks for a table: {begin} and {end}")
+        raise SystemExit(f"{page} has no marks for a table: {begin} and {end}")
     return f"{before}{begin}\n{table}{end}{after}"
+
+
+def make_short_table(figures: dict[str, Any]) -> str:
+    """The speeds of the network that ships as lstm.onnx, of one stream and of many."""
+    lines = _head(("network, streams", "int8", "fp32", "PyTorch eager", "NumPy"))
+    for row in figures["speed"]:
+        if (row["cell"], row["layers"], row["hidden_size"]) == ("lstm", 2, 256):
+            lines.append(_row((_name(row), *_speeds(row))))
+    measured = f"{_threads(figures)} each{_numpy_threads(figures)} on {figures['machine']['processor']}."
+    return "\n".join([*lines, "", f"Measured with {measured}"]) + "\n"
 
 
 def make_table(figures: dict[str, Any]) -> str:
@@ -46,33 +57,22 @@ def make_table(figures: dict[str, Any]) -> str:
     ratios = ("int8 to PyTorch", "fp32 to PyTorch", "int8's time to its limit")
     lines = _head((*columns, *ratios))
     for row in figures["speed"]:
-        speed = {name: 1e6 / value for name, value in row["microseconds"].items()}
-        eager = max(speed["torch eager"], speed["torch eager, no oneDNN"])
         ratio = row["times_fastest_eager"]
-        name = f"{row['cell'].upper()} {row['layers']}x{row['hidden_size']}, {row['streams']}"
-        cells = [
-            f"{value:,.0f}" for value in (speed["charrnn int8"], speed["charrnn fp32"], eager, speed["numpy"])
-        ]
-        cells += [f"{ratio['charrnn int8']:.1f} x", f"{ratio['charrnn fp32']:.1f} x"]
+        cells = [*_speeds(row), f"{ratio['charrnn int8']:.1f} x", f"{ratio['charrnn fp32']:.1f} x"]
         cells.append(f"{row['times_limit']['charrnn int8']:.2f} x")
-        lines.append(_row((name, *cells)))
+        lines.append(_row((_name(row), *cells)))
     lines += _cores(figures)
     startup = figures["startup"]
     bare = startup["import numpy, onnxruntime"]["milliseconds"]
-    started = "; ".join(
-        f"{name} {item['milliseconds']:.0f} ms ({item['milliseconds'] / bare:.1f} x), "
-        f"{item['peak_megabytes']:.0f} MB"
-        for name, item in startup.items()
-    )
     installed = "; ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in figures["installed"].items())
     if "runs" not in figures:
         raise SystemExit("generation.json does not say what is of one run: measure anew with generation.py")
     runs = figures["runs"]
     others = sorted(part for part in runs if runs[part] != runs["speed"])
-    apart = f" ({' and '.join(others)}: of a run of their own)" if others else ""
+    apart = f" ({' and '.join(others)}: from separate runs)" if others else ""
     numpy = _numpy_threads(figures)
     explained = (
-        f"Characters a second, {_threads(figures)} each{numpy}, medians of one run{apart}. "
+        f"Characters per second, {_threads(figures)} each{numpy}, medians of one run{apart}. "
         "PyTorch eager is the faster of with and without oneDNN. The limit is the bare matrix products of "
         "the same shapes in int8, by the fastest of onnxruntime's operators and PyTorch's."
     )
@@ -80,7 +80,18 @@ def make_table(figures: dict[str, Any]) -> str:
         "",
         explained,
         "",
-        f"Start-up to the first character, and peak memory: {started}.",
+        *_head(("start-up to the first character", "milliseconds", "to the bare imports", "peak memory")),
+        *(
+            _row(
+                (
+                    name,
+                    f"{item['milliseconds']:.0f}",
+                    f"{item['milliseconds'] / bare:.1f} x",
+                    f"{item['peak_megabytes']:.0f} MB",
+                )
+            )
+            for name, item in startup.items()
+        ),
         "",
         f"Installed: {installed}.",
         "",
@@ -99,11 +110,23 @@ def _cores(figures: dict[str, Any]) -> list[str]:
     lines = ["", *_head(columns)]
     for row in rows:
         times, beside = row["microseconds"], row["microseconds_beside_a_busy_process"]
-        name = f"{row['cell'].upper()} {row['layers']}x{row['hidden_size']}, {row['streams']}"
         speeds = (f"{1e6 / times[threads]:,.0f}" for threads in ("1 thread", "all cores"))
         gains = (f"{each['1 thread'] / each['all cores']:.2f} x" for each in (times, beside))
-        lines.append(_row((name, *speeds, *gains)))
+        lines.append(_row((_name(row), *speeds, *gains)))
     return lines
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['cell'].upper()} {row['layers']}x{row['hidden_size']}, {row['streams']}"
+
+
+def _speeds(row: dict[str, Any]) -> list[str]:
+    """Characters per second in int8, fp32, PyTorch eager (with or without oneDNN) and NumPy."""
+    speed = {name: 1e6 / value for name, value in row["microseconds"].items()}
+    eager = max(speed["torch eager"], speed["torch eager, no oneDNN"])
+    return [
+        f"{value:,.0f}" for value in (speed["charrnn int8"], speed["charrnn fp32"], eager, speed["numpy"])
+    ]
 
 
 def make_training_table(figures: dict[str, Any]) -> str:
@@ -114,8 +137,8 @@ def make_training_table(figures: dict[str, Any]) -> str:
             "a step",
             "plain loop",
             "bare products",
-            "to plain",
-            "of the limit",
+            "speed-up over plain",
+            "share of the limit",
             "loss",
             "in fp32",
         )
@@ -146,7 +169,7 @@ def _numpy_threads(figures: dict[str, Any]) -> str:
     """What must be said of NumPy's threads: figures that do not name them were measured with all cores."""
     if figures.get("numpy_threads") == figures["threads"]:
         return ""
-    return f" (the matrix products of NumPy: on all {figures['machine']['cores']} cores)"
+    return f" (NumPy's matrix products on all {figures['machine']['cores']} cores)"
 
 
 def _threads(figures: dict[str, Any]) -> str:
@@ -156,6 +179,16 @@ def _threads(figures: dict[str, Any]) -> str:
 
 def _machine(figures: dict[str, Any]) -> str:
     return f"Measured on: {'; '.join(f'{name} {value}' for name, value in figures['machine'].items())}."
+
+
+PAGES = {
+    "README.md": [("speed in short", "generation.json", make_short_table)],
+    "docs/performance.md": [
+        ("speed", "generation.json", make_table),
+        ("training speed", "training.json", make_training_table),
+    ],
+}
+"""For each page the marks of its tables, the figures, and what makes a table of them."""
 
 
 if __name__ == "__main__":

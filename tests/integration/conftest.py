@@ -127,6 +127,7 @@ def fill_clone(folder: Path, tinyshakespeare: Path) -> None:
         "max",
     )
     (folder / "names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    (folder / "my.bin").write_bytes(bytes(range(256)) * 16)
     (folder / "my.log").write_text("started at 10:02\nzzz {#!} 0xdeadbeef\n", encoding="utf-8")
     (folder / "prime.txt").write_text("LORD ", encoding="utf-8")
     (folder / "primes.txt").write_text("LORD \nKING\n", encoding="utf-8")

@@ -15,7 +15,10 @@ import pytest
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENTS = ("README.md", "runtime/README.md", "trainer/README.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    *("README.md", "runtime/README.md", "trainer/README.md", "CONTRIBUTING.md"),
+    *("docs/cookbook.md", "docs/format.md", "docs/fine-tuning.md"),
+)
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 COMMANDS = sorted(
     script.name for script in entry_points(group="console_scripts") if script.name.startswith("charrnn-")
@@ -95,10 +98,10 @@ def is_setup(line: str, shell: Shell, jobs: dict[str, str]) -> bool:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_python_example_of_a_document_runs(document: str, used_clone: Path, shell: Shell) -> None:
-    """Each on its own, in a clone in which a model was trained."""
+    """Each on its own, pasted twice, in a clone in which a model was trained."""
     for number, block in enumerate(fenced((ROOT / document).read_text(encoding="utf-8"), "python")):
         script = used_clone / f"example{number}.py"
-        script.write_text(block, encoding="utf-8")
+        script.write_text(f"{block}\n{block}", encoding="utf-8")
         assert_it_ran(shell(f"python {script.name}", used_clone), block)
 
 
@@ -141,7 +144,7 @@ def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_code_2(
 
 def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
     assert set(jobs) == {
-        *("demo", "tests", "runtime_tests", "lint", "build", "models", "bench"),
+        *("demo", "tests", "runtime_tests", "lint", "docs", "build", "models", "bench"),
         *("mutations", "fuzz", "kills", "minimums", "platforms", "container"),
     }
 
