@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes
 from charrnn_runtime.device import CUDA_PROVIDER, choose_device, error_of, first_line, ort, usable_cores
-from charrnn_runtime.errors import ModelFormatError, SettingError
+from charrnn_runtime.errors import DeviceError, ModelFormatError, SettingError
+from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs
 from charrnn_runtime.format.reader import ModelFile
@@ -33,6 +35,8 @@ class Engine:
 
     Attributes:
         info: what the model says of itself.
+        file: the model.
+        asked: device, threads and CUDA graphs, as they were asked for.
         threads: how many threads run streams on the CPU.
         device: "cpu" or "cuda", what really runs.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
@@ -65,16 +69,31 @@ class Engine:
         if not 1 <= self.threads <= _MOST_THREADS:
             raise SettingError(f"threads must be between 1 and {_MOST_THREADS}, not {threads}", "threads")
         self.info = model.info
+        self.file = model
+        self.asked = {"device": device, "threads": threads, "cuda_graphs": cuda_graphs}
         self._cuda_graphs = cuda_graphs
         self._graphs: dict[Cuts | None, bytes] = {"any": model.onnx_bytes}  # by their samplers
         # Reentrant: while it is held, Python may collect a generator that gives its buffers back.
         self._lock = threading.RLock()
         self._sessions: dict[tuple[int, Cuts | None], Any] = {}  # by rows and sampler
         self._free: dict[Sizes, list[Buffers]] = {}
+        self._in_use: set[Buffers] = set()
+        self._device_is_the_parents = False
+        renew_after_fork(self)
         self.device, self.device_note = choose_device(
             device, self.info.precision, lambda: self._create_session("cuda")
         )
         self._try_one_step()
+
+    def after_fork(self) -> None:
+        """In a forked child, make sessions anew when they are needed."""
+        keep_for_ever((self._sessions, self._free))
+        self._lock = threading.RLock()
+        self._sessions, self._free = {}, {}
+        self._device_is_the_parents = self.device == "cuda"
+        for buffers in self._in_use:
+            if not buffers.is_released:
+                buffers.after_fork(partial(self._session, *buffers.sizes.key))
 
     @contextlib.contextmanager
     def buffers(
@@ -109,6 +128,7 @@ class Engine:
                     self._sessions[key] = self._sessions.pop(key)  # the newest last
             if buffers is None:
                 buffers = self._new_buffers(sizes)
+            self._in_use.add(buffers)
             yield buffers
         except MemoryError as error:
             if buffers is not None:
@@ -116,6 +136,8 @@ class Engine:
             raise error_of(error, "", self.device, sizes.rows) from error
         finally:
             with self._lock:
+                if buffers is not None:
+                    self._in_use.discard(buffers)
                 if buffers is None or buffers.is_released:
                     # Memory was too little: what is kept for the next time goes, too.
                     self._sessions.pop(key, None)
@@ -125,6 +147,12 @@ class Engine:
                     self._free.setdefault(sizes, []).append(buffers)
 
     def _new_buffers(self, sizes: Sizes) -> Buffers:
+        if self._device_is_the_parents:
+            raise DeviceError(
+                "a process that was forked from one that uses CUDA cannot use it; start it with the method "
+                '"spawn" or "forkserver" of multiprocessing, or load the model there with device="cpu"',
+                "device",
+            )
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
@@ -168,7 +196,10 @@ class Engine:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         graph = self._graph(sampler)
         # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
-        return ort.InferenceSession(graph, sess_options=options, providers=providers, enable_fallback=False)
+        with making():
+            return ort.InferenceSession(
+                graph, sess_options=options, providers=providers, enable_fallback=False
+            )
 
     def _graph(self, sampler: Cuts | None) -> bytes:
         """The file's graph with another sampler, or without one."""
