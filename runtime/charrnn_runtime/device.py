@@ -23,7 +23,7 @@ def _import_onnxruntime() -> Any:
 
     From 1.29 on, its builds for Linux and macOS, too, report processes and sessions, and keep a database for
     it in the home folder. Whether they do is settled for the whole process by a variable of the environment,
-    which is looked at once: at the first import. So it is set for that moment alone, and not for the processes
+    which is looked at once: at the first import. So it is set for that moment alone, and not for processes
     that this one starts later. `disable_telemetry_events` stops what there is on Windows. A program
     that has imported onnxruntime, or a user who has set the variable, has decided already.
     """
