@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, SettingError, one_line
-from charrnn_runtime.forks import making
+from charrnn_runtime.forks import let_children_end_early, making
 from charrnn_runtime.process import only_in_commands
 
 _NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
@@ -37,6 +37,8 @@ def _import_onnxruntime() -> Any:
             os.environ.pop(_NO_TELEMETRY, None)
     if undecided:
         onnxruntime.disable_telemetry_events()
+    elif os.environ.get(_NO_TELEMETRY) != "1":
+        let_children_end_early()
     return onnxruntime
 
 

@@ -39,6 +39,7 @@ class _Making:
 
 
 _making = _Making()
+_children_end_early = threading.Event()
 
 
 def renew_after_fork(thing: _Renewable) -> None:
@@ -69,6 +70,23 @@ def making() -> Iterator[None]:
             making.condition.notify_all()
 
 
+def let_children_end_early() -> None:
+    """Let children that are forked from now on skip the exit handlers of C that they inherit.
+
+    Where onnxruntime's telemetry runs, its handler waits for a thread that only the parent has, and the child
+    would never end, whether it uses this package or not. Python's own handlers run, as ever.
+    """
+    _children_end_early.set()
+
+
+def _end_early() -> None:
+    # The last that is registered runs first: what is buffered is written, and then the process ends.
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries than glibc
+        library = ctypes.CDLL(None)
+        library.on_exit(library._exit, None)
+        library.__cxa_atexit(library.fcloseall, None, None)
+
+
 def _before_fork() -> None:
     _making.condition.acquire()
     _making.condition.wait_for(lambda: not _making.threads, _PATIENCE)
@@ -81,6 +99,8 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _making
     _making = _Making()
+    if _children_end_early.is_set():
+        _end_early()
     for thing in list(_renewables.values()):
         thing.after_fork()
 

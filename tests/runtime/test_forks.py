@@ -300,6 +300,39 @@ thread.join()
     )
 
 
+def test_a_child_ends_though_its_program_lets_onnxruntime_report(tmp_path: Path) -> None:
+    # Its telemetry has a thread, for which the child would wait at its end.
+    said = run_limited(
+        "import onnxruntime, time\ntime.sleep(0.3)\n"
+        + HEAD
+        + """
+import atexit, ctypes
+model = CharRNN.load(path, device="cpu", threads=2)
+expected = model.generate(["LORD "] * 20, 20, seed=1)
+
+def work():
+    atexit.register(print, "Python's handlers run")
+    assert model.generate(["LORD "] * 20, 20, seed=1) == expected
+    ctypes.CDLL(None).puts(b"what C has buffered is written")
+    in_child(lambda: None)
+
+in_child(work)
+sys.stdout.flush()
+child = os.fork()
+if not child:
+    sys.exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+""",
+        tmp_path,
+        MODEL,
+        ORT_DISABLE_TELEMETRY=None,
+        HOME=str(tmp_path),
+        XDG_CACHE_HOME=None,
+    )
+    assert "Python's handlers run" in said
+    assert "what C has buffered is written" in said
+
+
 # --- those who fork for others -----------------------------------------------------------------------------
 
 POOLS = """
