@@ -311,6 +311,7 @@ BENCHMARKS = {
     "generation": "characters a second, against PyTorch and NumPy, and how far from the limit",
     "scheduler": "the time that the scheduler itself takes, and its memory over a million short requests",
     "long": "whether memory and speed stay flat over millions of characters",
+    "processes": "whether memory and open files stay flat over a thousand forks and a thousand pickles",
     "big": "MB a second and peak memory for texts of up to 1,000 MB",
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
