@@ -84,7 +84,7 @@ EVERYTHING = "."
 WITH_EXTRAS = ".[compare,tensorboard]"
 RUNTIME = "./runtime"
 TRAINER = "./trainer"
-TEST_TOOLS = ("pytest", "hypothesis")
+TEST_TOOLS = ("pytest", "hypothesis", "gunicorn")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
 BUILD_TOOLS = ("build", "hatchling", "editables")
 DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
@@ -330,6 +330,7 @@ BENCHMARKS = {
     "generation": "characters a second, against PyTorch and NumPy, and how far from the limit",
     "scheduler": "the time that the scheduler itself takes, and its memory over a million short requests",
     "long": "whether memory and speed stay flat over millions of characters",
+    "processes": "whether memory and open files stay flat over a thousand forks and a thousand pickles",
     "big": "MB a second and peak memory for texts of up to 1,000 MB",
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",

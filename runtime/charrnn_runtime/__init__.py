@@ -99,7 +99,10 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``--help`` does not wait for onnxruntime."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from charrnn_runtime.forks import making  # threading
+
+    with making():
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

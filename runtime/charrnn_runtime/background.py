@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Self
 
+from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.request import Output, Request
 from charrnn_runtime.scheduler import Scheduler
 from charrnn_runtime.state import State
@@ -25,6 +28,13 @@ class Background:
         self._takers: dict[Request, _Give] = {}
         self._abandoned: deque[Request] = deque()
         self._thread: threading.Thread | None = None
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child, begin with nothing: the thread and all that it ran are the parent's."""
+        self._lock = threading.Lock()
+        self._takers, self._thread = {}, None
+        self._scheduler.close()  # it was renewed before, as it is older
 
     def submit(self, request: Request, give: _Give) -> None:
         """Run a request; ``give`` is called in the thread with each of its outputs, or with an error.
@@ -101,6 +111,7 @@ class AsyncText:
         self._prime = prime  # what comes before all else, if it is wanted
         self._arrived: asyncio.Queue[Output | BaseException] | None = None
         self._ended = False
+        self._process = 0  # in which it was begun
 
     def __aiter__(self) -> Self:
         return self
@@ -113,6 +124,12 @@ class AsyncText:
         while not self._ended:
             if self._arrived is None:
                 self._arrived = self._begin()
+            if self._process != os.getpid():
+                self._ended = True
+                raise CharRNNError(
+                    "this text was begun before the process was forked, and goes on in the parent alone; "
+                    "begin it anew in the child"
+                )
             text = self._take(await self._arrived.get())
             while not self._arrived.empty():  # a slow reader gets all that came meanwhile
                 text += self._take(self._arrived.get_nowait())
@@ -123,6 +140,7 @@ class AsyncText:
     def _begin(self) -> asyncio.Queue[Output | BaseException]:
         loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Output | BaseException]()
         background, request = self._background, self._request
+        self._process = os.getpid()
 
         def give(what: Output | BaseException) -> None:
             try:

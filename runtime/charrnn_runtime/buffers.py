@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.cpu_graph import StatePart, mass_limits, rounded
 from charrnn_runtime.device import error_of, ort
 from charrnn_runtime.errors import OutOfMemoryError
+from charrnn_runtime.forks import keep_for_ever
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 from charrnn_runtime.sampler_graph import Cuts
@@ -112,12 +113,23 @@ class Buffers:
         self.logits = np.zeros((kept, self.rows, sizes.vocabulary_size), np.float32)
         self._parts = tuple(parts) or (StatePart(0, sizes.state_size, "state", "next_state"),)
         self._current = 0  # which of the two state buffers holds the streams' states
-        self._session = session
-        self._run_bound = session._sess.run_with_iobinding
+        self._use(session)
         self._options = _run_options()
         # For each state buffer that slot 0 may read: the slots' bindings, and the options each runs with.
         self._bound: tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]] = ([], [])
         self._allocate()
+
+    def _use(self, session: Any) -> None:
+        self._session = session
+        self._run_bound = session._sess.run_with_iobinding
+        self._make_session: Callable[[], Any] | None = None
+
+    def after_fork(self, make_session: Callable[[], Any]) -> None:
+        """In a forked child, go on with a session of its own, which is made when it is needed."""
+        keep_for_ever((self._session, self._run_bound, self._bound, self._options))
+        self._options = _run_options()
+        self._bound = ([], [])
+        self._make_session = make_session
 
     def _allocate(self) -> None:
         def states(kind: Any) -> list[list[NDArray[Any]]]:
@@ -198,6 +210,8 @@ class Buffers:
 
     def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
         """Bind the buffers of a slot that reads one of the two state buffers and writes the other."""
+        if self._make_session is not None:
+            self._use(self._make_session())
         binding = self._session.io_binding()
         inputs: dict[str, NDArray[Any]] = {"token": self.tokens[slot]}
         outputs: dict[str, NDArray[Any]] = {}
@@ -282,6 +296,10 @@ class CudaBuffers(Buffers):
         self._staged_uniforms = np.zeros((self.steps, self._uniform_stride), np.float32)
         for value in self._device_states:
             value.update_inplace(np.zeros((rows, self.sizes.state_size), np.float32))
+
+    def after_fork(self, make_session: Callable[[], Any]) -> None:
+        keep_for_ever(dict(self.__dict__))  # what is on the GPU is the parent's
+        self.release()
 
     def _new(self, shape: list[int], kind: Any) -> Any:
         """A value on the device, of the session's own memory: freed with it, and free for what comes next."""

@@ -12,15 +12,41 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, SettingError, one_line
+from charrnn_runtime.forks import let_children_end_early, making
+from charrnn_runtime.process import only_in_commands
 
-# From 1.29 on, onnxruntime's builds for Linux and macOS, too, report processes and sessions to their maker,
-# and keep a database for it in the home folder. This stops all of it if it is set before the import, and
-# `disable_telemetry_events` what there is on Windows. A value that the user has set stays. The other modules
-# take onnxruntime from here, so that none imports it earlier.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime
+_NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 
-ort: Any = onnxruntime
+
+def _import_onnxruntime() -> Any:
+    """onnxruntime, which reports nothing to its maker unless somebody else has decided on that.
+
+    From 1.29 on, its builds for Linux and macOS, too, report processes and sessions, and keep a database for
+    it in the home folder. Whether they do is settled for the whole process by a variable of the environment,
+    which is looked at once: at the first import. So it is set for that moment alone, and not for processes
+    that this one starts later. `disable_telemetry_events` stops what there is on Windows. A program
+    that has imported onnxruntime, or a user who has set the variable, has decided already.
+    """
+    undecided = "onnxruntime" not in sys.modules and _NO_TELEMETRY not in os.environ
+    if undecided:
+        os.environ[_NO_TELEMETRY] = "1"
+    try:
+        import onnxruntime
+    finally:
+        if undecided:
+            os.environ.pop(_NO_TELEMETRY, None)
+    if undecided:
+        onnxruntime.disable_telemetry_events()
+    elif os.environ.get(_NO_TELEMETRY) != "1":
+        let_children_end_early()
+    return onnxruntime
+
+
+# The other modules take it from here, so that none imports it earlier.
+ort: Any = _import_onnxruntime()
+
+# What it says beside its sessions: stderr is the command's.
+only_in_commands(lambda: ort.set_default_logger_severity(4))
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
@@ -29,9 +55,6 @@ _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
 _PRELOADING: Final = threading.Lock()
-
-ort.disable_telemetry_events()
-ort.set_default_logger_severity(4)  # what it says beside its sessions: stderr is the command's
 
 
 def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) -> tuple[str, str]:
@@ -113,7 +136,7 @@ def _cuda_refusal(start_cuda: Callable[[], Any]) -> str | None:
 def _preload_cuda() -> list[str]:
     """Load CUDA's libraries from where pip or the system put them; gives the names of those missing."""
     said: list[str] = []
-    with _PRELOADING:
+    with making(), _PRELOADING:
         # It prints what it misses. stdout is the product of a command, and other threads may be writing to
         # it, so it is not redirected: onnxruntime gets a print of its own meanwhile.
         ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))

@@ -7,6 +7,7 @@ given, what is allowed, and how to mend it, in one line.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class CharRNNError(Exception):
@@ -22,6 +23,10 @@ class CharRNNError(Exception):
     def __init__(self, message: str = "", *parameters: str) -> None:
         super().__init__(message)
         self.parameters = parameters
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by its arguments: those of some errors are not their message.
+        return _anew, (type(self), self.args, self.__dict__)
 
 
 class SettingError(CharRNNError, ValueError):
@@ -93,6 +98,18 @@ class UnknownCharacterError(CharRNNError):
     def of(self, index: int | None, name: str = "") -> UnknownCharacterError:
         """The same error, said of one among several texts, or of the only one."""
         return UnknownCharacterError(self.characters, self.positions, self.known, index=index, name=name)
+
+
+def _anew(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
+    """The error of a pickle, which may hold anything."""
+    try:
+        if issubclass(cls, CharRNNError):
+            error: CharRNNError = cls.__new__(cls, *arguments)
+            error.__dict__.update(attributes)
+            return error
+    except Exception as wrong:
+        raise CharRNNError(f"a pickled error was cut or altered: {one_line(str(wrong), most=200)}") from wrong
+    raise CharRNNError("a pickled error was cut or altered: it is none of charrnn's")
 
 
 def one_line(message: str, most: int = 500) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.errors import ModelFormatError, SettingError
+from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.reader import ModelInfo, read_model_file
+from charrnn_runtime.format.reader import ModelFile, ModelInfo
+from charrnn_runtime.format.sources import Packed, Readable, model_of_bytes, read_model
 from charrnn_runtime.options import Options, Settings
 from charrnn_runtime.request import Request
 from charrnn_runtime.sampling import whole_number
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 
 class LoadedModel:
-    """The part of `CharRNN` that needs no text: loading, fresh states, and requests for a scheduler.
+    """The part of `CharRNN` that needs no text: loading, copies, fresh states, and requests for a scheduler.
+
+    Copies and pickles are made anew from the bytes that were checked, which are checked again, with the
+    device and the threads that were asked for. They share nothing that changes.
 
     Attributes:
         info: all that the file says of itself.
@@ -40,11 +45,16 @@ class LoadedModel:
         self._engine = engine
         self._background: Background | None = None
         self._background_lock = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child, let nobody hold the lock."""
+        self._background_lock = threading.Lock()
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str] | Readable,
         *,
         device: str = "auto",
         threads: int | None = None,
@@ -53,7 +63,7 @@ class LoadedModel:
         """Load a step model.
 
         Args:
-            path: the file.
+            path: the file; or a binary file that is open, which is read to its end, and stays open.
             device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
             threads: how many threads run streams on the CPU, where there are enough streams for them; None
                 for as many as the process may use cores. A single stream always runs on one.
@@ -65,8 +75,26 @@ class LoadedModel:
             DeviceError: CUDA was asked for and cannot be used.
             CharRNNError: the file cannot be read.
         """
-        file = read_model_file(path)
-        return cls(file.info, Engine(file, device, threads, cuda_graphs=cuda_graphs))
+        return cls._of(read_model(path), device=device, threads=threads, cuda_graphs=cuda_graphs)
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes | bytearray | memoryview,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        cuda_graphs: bool = False,
+    ) -> Self:
+        """A step model from the bytes of its file; for the rest see `load`."""
+        return cls._of(model_of_bytes(data), device=device, threads=threads, cuda_graphs=cuda_graphs)
+
+    @classmethod
+    def _of(cls, file: ModelFile, **asked: Any) -> Self:
+        return cls(file.info, Engine(file, **asked))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), Packed(self._engine.file), self._engine.asked)
 
     def __repr__(self) -> str:
         info = self.info
@@ -128,3 +156,20 @@ class LoadedModel:
         if streams is not None:
             scheduler.max_batch_size = max(1, min(scheduler.max_batch_size, streams))
         return scheduler
+
+
+def _unpickled(cls: Any, packed: Any, asked: Any) -> LoadedModel:
+    """The model of a pickle, which may hold anything.
+
+    Raises:
+        ModelFormatError: it holds no model.
+        SettingError: device or threads make no sense.
+        DeviceError: CUDA was asked for and cannot be used.
+    """
+    if (
+        not (isinstance(cls, type) and issubclass(cls, LoadedModel) and isinstance(packed, Packed))
+        or not isinstance(asked, dict)
+        or asked.keys() != {"device", "threads", "cuda_graphs"}
+    ):
+        raise ModelFormatError("the pickled model was cut or altered; pickle it anew, or load its file")
+    return cls._of(packed.unpacked(), **asked)

@@ -8,9 +8,24 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, dataclass_transform
 
+from charrnn_runtime.errors import CharRNNError, one_line
+
+
+class MadeAnew:
+    """The base of what copies and pickles make anew: checked again, and without what was only remembered."""
+
+    __slots__ = ()
+
+    def made_of(self) -> dict[str, Any]:
+        """The arguments that make such a thing, by their names."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _anew, (type(self), self.made_of())
+
 
 @dataclass_transform(frozen_default=True)
-class Record:
+class Record(MadeAnew):
     """The base of such values. What a child annotates are its fields, in order; a value makes it a default.
 
     Two records are equal when their class and all fields are.
@@ -69,5 +84,25 @@ class Record:
     def __hash__(self) -> int:
         return hash(self._values())
 
+    def made_of(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._fields}
+
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self._fields)
+
+
+def _anew(cls: Any, fields: Any) -> Any:
+    """The thing of a pickle, which may hold anything.
+
+    Raises:
+        CharRNNError: it makes no sense.
+    """
+    try:
+        if issubclass(cls, MadeAnew):
+            return cls(**fields)
+        wrong = "it is none of charrnn's"
+    except CharRNNError:
+        raise
+    except Exception as error:
+        wrong = one_line(str(error), most=200)
+    raise CharRNNError(f"the pickled {getattr(cls, '__name__', 'object')} was cut or altered: {wrong}")

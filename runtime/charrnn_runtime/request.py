@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.logprobs import LogProbs
+from charrnn_runtime.record import MadeAnew
 from charrnn_runtime.sampling import Sampling, whole_number
 from charrnn_runtime.state import State
 from charrnn_runtime.uniforms import check_seed
@@ -18,7 +19,7 @@ _LONGEST: Final = 1 << 60
 """More characters than any stream will live to see."""
 
 
-class Request:
+class Request(MadeAnew):
     """A stream to run: it reads a prompt, and goes on with what it samples.
 
     A request is compared by identity, and can be submitted once.
@@ -94,6 +95,10 @@ class Request:
         self.reading = len(prompt) - 1
         self.steps = self.reading + self.max_length
         self.first_token = int(prompt[0])
+
+    def made_of(self) -> dict[str, Any]:
+        derived = ("first_token", "reading", "steps", "wants_logprobs")
+        return {name: getattr(self, name) for name in self.__slots__ if name not in derived}
 
 
 class Output:

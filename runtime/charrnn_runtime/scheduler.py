@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from charrnn_runtime.device import error_of
-from charrnn_runtime.errors import QueueFullError, SettingError
+from charrnn_runtime.errors import CharRNNError, QueueFullError, SettingError
+from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.lane import Lane
 from charrnn_runtime.logprobs import LogProbs
@@ -96,11 +97,22 @@ class Scheduler:
         self._lanes: list[Lane] = []
         self._pool: ThreadPoolExecutor | None = None
         self._blocks: dict[Future[None], Lane] = {}  # blocks that run in the pool
+        self._lost = False  # whether requests were running in other threads when the process was forked
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child, go on where all streams were at rest; what other threads ran is the parent's."""
+        at_rest = not (self._blocks or self._lock.locked() or self._one_at_a_time.locked())
+        self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
+        self._pool, self._blocks = None, {}
+        self._lost = self._lost or (self.busy and (not at_rest or self._engine.device == "cuda"))
+        if not at_rest:
+            self._lanes = []
 
     @property
     def busy(self) -> bool:
         """Whether anything runs or waits."""
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._running or self._lost)
 
     @property
     def room(self) -> int:
@@ -160,6 +172,11 @@ class Scheduler:
                 raise
 
     def _run_block(self) -> list[Output]:
+        if self._lost:
+            raise CharRNNError(
+                "these streams were running when the process was forked, and go on in the parent alone; "
+                "begin them anew in the child"
+            )
         outputs = self._admit()
         ready = [lane for lane in self._lanes if lane.running and lane not in self._blocks.values()]
         if len(ready) == 1 and not self._blocks:
@@ -250,6 +267,7 @@ class Scheduler:
             self._waiting.clear()
             self._running.clear()
             self._cancelled.clear()
+            self._lost = False
 
 
 def _unrun(request: Request, engine: Engine) -> Output:

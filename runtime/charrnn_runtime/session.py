@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,8 @@ import numpy as np
 from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes
 from charrnn_runtime.cpu_graph import StatePart, cpu_graph
 from charrnn_runtime.device import CUDA_PROVIDER, choose_device, error_of, first_line, ort, usable_cores
-from charrnn_runtime.errors import ModelFormatError, SettingError
+from charrnn_runtime.errors import DeviceError, ModelFormatError, SettingError
+from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs, part_tensors
 from charrnn_runtime.format.reader import ModelFile
@@ -39,6 +40,8 @@ class Engine:
 
     Attributes:
         info: what the model says of itself.
+        file: the model.
+        asked: device, threads and CUDA graphs, as they were asked for.
         threads: how many threads run streams on the CPU.
         device: "cpu" or "cuda", what really runs.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
@@ -71,6 +74,8 @@ class Engine:
         if not 1 <= self.threads <= _MOST_THREADS:
             raise SettingError(f"threads must be between 1 and {_MOST_THREADS}, not {threads}", "threads")
         self.info = model.info
+        self.file = model
+        self.asked = {"device": device, "threads": threads, "cuda_graphs": cuda_graphs}
         self._cuda_graphs = cuda_graphs
         self._file = model.onnx_bytes
         # By their samplers, and whether they compute gates apart; without large tensors.
@@ -80,10 +85,23 @@ class Engine:
         self._lock = threading.RLock()
         self._sessions: dict[tuple[int, Cuts | None], Any] = {}  # by rows and sampler
         self._free: dict[Sizes, list[Buffers]] = {}
+        self._in_use: set[Buffers] = set()
+        self._device_is_the_parents = False
+        renew_after_fork(self)
         self.device, self.device_note = choose_device(
             device, self.info.precision, lambda: self._create_session("cuda", self._file)
         )
         self._try_one_step()
+
+    def after_fork(self) -> None:
+        """In a forked child, make sessions anew when they are needed."""
+        keep_for_ever((self._sessions, self._free))
+        self._lock = threading.RLock()
+        self._sessions, self._free = {}, {}
+        self._device_is_the_parents = self.device == "cuda"
+        for buffers in self._in_use:
+            if not buffers.is_released:
+                buffers.after_fork(partial(self._session, *buffers.sizes.key))
 
     @contextlib.contextmanager
     def buffers(
@@ -118,6 +136,7 @@ class Engine:
                     self._sessions[key] = self._sessions.pop(key)  # the newest last
             if buffers is None:
                 buffers = self._new_buffers(sizes)
+            self._in_use.add(buffers)
             yield buffers
         except MemoryError as error:
             if buffers is not None:
@@ -125,6 +144,8 @@ class Engine:
             raise error_of(error, "", self.device, sizes.rows) from error
         finally:
             with self._lock:
+                if buffers is not None:
+                    self._in_use.discard(buffers)
                 if buffers is None or buffers.is_released:
                     # Memory was too little: what is kept for the next time goes, too.
                     self._sessions.pop(key, None)
@@ -134,6 +155,12 @@ class Engine:
                     self._free.setdefault(sizes, []).append(buffers)
 
     def _new_buffers(self, sizes: Sizes) -> Buffers:
+        if self._device_is_the_parents:
+            raise DeviceError(
+                "a process that was forked from one that uses CUDA cannot use it; start it with the method "
+                '"spawn" or "forkserver" of multiprocessing, or load the model there with device="cpu"',
+                "device",
+            )
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
@@ -177,7 +204,10 @@ class Engine:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
-        return ort.InferenceSession(graph, sess_options=options, providers=providers, enable_fallback=False)
+        with making():
+            return ort.InferenceSession(
+                graph, sess_options=options, providers=providers, enable_fallback=False
+            )
 
     def _graph(self, rows: int, sampler: Cuts | None) -> bytes:
         """The file's graph as the device runs it for some rows, with a sampler or without one."""

@@ -58,10 +58,6 @@ class State(Record):
         array.flags.writeable = False
         object.__setattr__(self, name, array)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Copies and pickles are made anew, so that they cannot be written to either.
-        return State, (self.rows, self.tokens, self.numbers, self.positions)
-
     @classmethod
     def start(cls, batch: int, state_size: int) -> State:
         """The state of ``batch`` streams, numbered from 0, that have read nothing."""

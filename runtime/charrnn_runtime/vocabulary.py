@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
 from charrnn_runtime.format import spec
+from charrnn_runtime.record import MadeAnew
 
 Level = Literal["char", "byte"]
 Unknown = Literal["error", "skip"]
@@ -22,7 +23,7 @@ _CODE_POINTS = 0x110000
 _ABSENT = -1
 
 
-class Vocabulary:
+class Vocabulary(MadeAnew):
     """Maps text to ids and back.
 
     Ids count from 0 in the order of ``symbols``. A vocabulary never changes; two are equal when their
@@ -76,6 +77,9 @@ class Vocabulary:
     def of_bytes(cls) -> Vocabulary:
         """The vocabulary of all 256 bytes."""
         return cls((), "byte")
+
+    def made_of(self) -> dict[str, Any]:
+        return {"symbols": self.symbols, "level": self.level}
 
     def __len__(self) -> int:
         """V, the number of symbols."""

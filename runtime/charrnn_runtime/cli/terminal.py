@@ -21,6 +21,7 @@ import typer
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import written_whole
+from charrnn_runtime.process import take_for_a_command
 
 
 class _Talk:
@@ -254,6 +255,7 @@ def run(
         options: the options of parameters that errors name, where these are not called alike: ``--top-k`` is
             that of ``top_k`` unless said otherwise.
     """
+    take_for_a_command()
     if dies_of_closed_pipe and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     _talk.debug = _talk.quiet = False

@@ -1,0 +1,123 @@
+"""Where a step model can be read from: a path, a binary file that is open, or its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from charrnn_runtime.errors import CharRNNError, ModelFormatError, SettingError, one_line
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import ModelFile, ModelInfo, check_model_bytes, read_model_file
+
+_PIECE: Final = 1 << 20
+
+
+class Readable(Protocol):
+    """A file that is open for reading bytes: of the disk, of memory, within an archive."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """At most so many bytes; none at the end."""
+
+
+def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
+    """Read and check a step model.
+
+    Args:
+        source: a path; or a binary file, which is read from where it stands to its end, and stays open.
+
+    Raises:
+        ModelFormatError: it breaks a rule of the format; the message says which.
+        SettingError: it is neither a path nor a binary file.
+        CharRNNError: there is no such file, or it cannot be read.
+    """
+    if isinstance(source, str | os.PathLike):
+        return read_model_file(Path(source))
+    if not callable(getattr(source, "read", None)):
+        raise SettingError(
+            f"a model is loaded from a path or from a binary file that is open, not from "
+            f"{type(source).__name__}; CharRNN.from_bytes takes its bytes"
+        )
+    name = getattr(source, "name", None)
+    return model_of_bytes(_read_all(source), name if isinstance(name, str) and name else "<file>")
+
+
+def model_of_bytes(data: Any, name: str = "<bytes>") -> ModelFile:
+    """Check a step model that lies in memory.
+
+    Args:
+        data: the bytes of a model file, as bytes or whatever gives its memory as such.
+        name: what the model and errors call it.
+
+    Raises:
+        ModelFormatError: it breaks a rule of the format; the message says which.
+        SettingError: these are no bytes.
+    """
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise SettingError(
+            f"a model's bytes are wanted, not {type(data).__name__}; CharRNN.load takes a path"
+        ) from None
+    if view.nbytes > spec.MAX_FILE_BYTES:
+        raise ModelFormatError(
+            f"{name} is not a charrnn model that can be run: it has {view.nbytes:,} bytes, and at most "
+            f"{spec.MAX_FILE_BYTES:,} are read"
+        )
+    try:
+        return check_model_bytes(bytes(view), name)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{name} is not a charrnn model that can be run: {error}") from None
+
+
+def _read_all(file: Readable) -> bytes:
+    """All that is left of a file, which may give less at a time than is asked for; or a byte too many."""
+    data = bytearray()
+    while len(data) <= spec.MAX_FILE_BYTES:
+        try:
+            piece: Any = file.read(min(_PIECE, spec.MAX_FILE_BYTES + 1 - len(data)))
+        except (OSError, EOFError, ValueError) as error:  # EOFError: a compressed file that was cut
+            said = getattr(error, "strerror", None) or one_line(str(error), most=200)
+            raise CharRNNError(f"the model's file cannot be read: {said}") from error
+        if isinstance(piece, str):
+            raise SettingError('the model\'s file is open as text; open it with mode "rb"')
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise CharRNNError("the model's file cannot be read: it gives no bytes, but waits for more")
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+class Packed:
+    """A checked model as it stands in a pickle: the bytes for onnxruntime, and what they do not say.
+
+    These bytes are not the file's own, whose hash and size are kept beside them.
+    """
+
+    def __init__(self, file: ModelFile) -> None:
+        info = file.info
+        self.data = file.onnx_bytes
+        self.digest = hashlib.sha256(self.data).hexdigest()
+        self.of_file = {"path": info.path, "sha256": info.sha256, "file_bytes": info.file_bytes}
+
+    def unpacked(self) -> ModelFile:
+        """The model, checked as if it came from a stranger, as it may.
+
+        Raises:
+            ModelFormatError: it is not what was packed.
+        """
+        packed = self.__dict__
+        data, digest, of_file = packed.get("data"), packed.get("digest"), packed.get("of_file")
+        if (
+            not isinstance(data, bytes)
+            or not isinstance(of_file, dict)
+            or {name: type(value) for name, value in of_file.items()}
+            != {"path": str, "sha256": str, "file_bytes": int}
+            or hashlib.sha256(data).hexdigest() != digest
+        ):
+            raise ModelFormatError("the pickled model was cut or altered; pickle it anew, or load its file")
+        file = model_of_bytes(data, of_file["path"])
+        fields = {name: getattr(file.info, name) for name in file.info._fields}
+        return ModelFile(ModelInfo(**(fields | of_file)), file.onnx_bytes)

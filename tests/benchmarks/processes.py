@@ -1,0 +1,116 @@
+"""Whether memory and open files stay flat over many forks and many pickles.
+
+    python tests/benchmarks/processes.py [MODEL.onnx] [--forks N] [--generations N] [--pickles N]
+
+A process with a model on two threads, and with streams that have begun, forks; each child uses them, lets them go
+and ends as a program does. Then the model is pickled, made anew and used. Each tenth of the work is a line: how
+many a second, and the process's resident memory. Last, children fork children, each from the one before it, and
+show the memory of each generation. The exit code is 1 where memory grew in the second half, or files stayed open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.long_runs import Meter
+from benchmarks.machine import describe_machine
+from charrnn_runtime import CharRNN
+
+MODEL = Path(__file__).resolve().parents[1] / "models" / "lstm-2x12-fp32.onnx"
+PRIMES = ["LORD "] * 20
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", default=MODEL)
+    parser.add_argument("--forks", type=int, default=1000)
+    parser.add_argument("--generations", type=int, default=30)
+    parser.add_argument("--pickles", type=int, default=1000)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python's own: threads run while it forks
+    print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print(f"{arguments.model.name}, two threads")
+    flat = [forks(arguments.model, arguments.forks), pickles(arguments.model, arguments.pickles)]
+    generations(arguments.model, arguments.generations)
+    sys.exit(0 if all(flat) else 1)
+
+
+def forks(path: Path, count: int) -> bool:
+    """Fork, let the child work, and wait for it."""
+    model = CharRNN.load(path, device="cpu", threads=2)
+    expected = model.generate(PRIMES, 20, seed=1)
+    begun = model.generate_each(iter(PRIMES), 50, seed=1, max_batch_size=4)
+    next(begun)
+    files = open_files()
+    meter = Meter("fork, use the model in the child, end", count, "times")
+    for _ in range(count):
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            assert model.generate(PRIMES, 20, seed=1) == expected
+            assert len(list(begun)) == len(PRIMES) - 1
+            del model, begun
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        meter.add(1)
+    return meter.verdict() and closed(files)
+
+
+def pickles(path: Path, count: int) -> bool:
+    """Pickle the model, make it anew, and use it."""
+    model = CharRNN.load(path, device="cpu", threads=2)
+    pickle.loads(pickle.dumps(model)).generate(PRIMES, 20, seed=1)
+    files = open_files()
+    print(f"\n{len(pickle.dumps(model)):,} bytes a pickle, {path.stat().st_size:,} the file")
+    meter = Meter("pickle, make anew, use, drop", count, "times")
+    for _ in range(count):
+        model = pickle.loads(pickle.dumps(model))
+        model.generate(PRIMES, 20, seed=1)
+        meter.add(1)
+    return meter.verdict() and closed(files)
+
+
+def generations(path: Path, count: int) -> None:
+    """Let every child fork the next one, so that the last has inherited the sessions of all; shows memory."""
+    model = CharRNN.load(path, device="cpu", threads=2)
+    expected = model.generate(PRIMES, 20, seed=1)
+    print(f"\n{count} generations of children, each forked from the one before it", flush=True)
+    for generation in range(1, count + 1):
+        child = os.fork()
+        if child:
+            status = os.waitpid(child, 0)[1]
+            assert status == 0
+            if generation > 1:
+                sys.exit(0)
+            return
+        assert model.generate(PRIMES, 20, seed=1) == expected
+        if generation % max(1, count // 5) == 0:
+            status_lines = Path("/proc/self/status").read_text().splitlines()
+            resident = next(line for line in status_lines if line.startswith("VmRSS:"))
+            print(f"  {generation:>5}  {int(resident.split()[1]) / 1024:8.1f} MB", flush=True)
+    sys.exit(0)
+
+
+def closed(before: int) -> bool:
+    """Say whether as many files are open as before."""
+    after = open_files()
+    print(f"  open files: {before} before, {after} after")
+    return after == before
+
+
+def open_files() -> int:
+    """How many files this process has open (Linux; 0 elsewhere)."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+if __name__ == "__main__":
+    main()

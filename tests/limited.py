@@ -1,0 +1,45 @@
+"""Runs programs that may hang: with a limit in time, after which they are ended with all their children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from run_commands import command_environment
+
+SECONDS = 120
+"""For what takes seconds where nothing is wrong, on a machine that has other work, too."""
+
+
+def run_limited(program: str, folder: Path, *words: object, **environment: str | None) -> str:
+    """Run a program from a file of its own, and give what it wrote. The test fails if it fails or hangs.
+
+    Args:
+        program: its source.
+        folder: where its file is made.
+        words: its arguments.
+        environment: changes of the environment; None removes a variable.
+    """
+    file = folder / "program.py"
+    file.write_text(program, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, file, *map(str, words)],
+        env=command_environment(**environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"it hangs; until then it wrote:\n{process.communicate()[0]}")
+    assert process.returncode == 0, said
+    return said
