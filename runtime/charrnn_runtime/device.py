@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, SettingError, one_line
+from charrnn_runtime.arguments import choice
+from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, one_line
+from charrnn_runtime.format import spec
 
 # From 1.29 on, onnxruntime's builds for Linux and macOS, too, report processes and sessions to their maker,
 # and keep a database for it in the home folder. This stops all of it if it is set before the import, and
@@ -22,7 +24,6 @@ import onnxruntime
 
 ort: Any = onnxruntime
 
-DEVICES: Final = ("auto", "cpu", "cuda")
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 
 _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
@@ -38,7 +39,7 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
     """The device that runs, and a note on why it is not CUDA where that might be expected.
 
     Args:
-        device: what was asked for, one of `DEVICES`.
+        device: what was asked for, one of `spec.DEVICES`.
         precision: the model's.
         start_cuda: makes a session of the model on CUDA.
 
@@ -46,8 +47,7 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
         SettingError: there is no such device.
         DeviceError: CUDA was asked for and cannot be used.
     """
-    if device not in DEVICES:
-        raise SettingError(f"device must be auto, cpu or cuda, not {device!r}", "device")
+    choice("device", device, spec.DEVICES)
     if device == "cpu":
         return "cpu", ""
     if precision == "int8":

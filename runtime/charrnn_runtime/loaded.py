@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.arguments import file_path, switch, text, whole_number_from
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelInfo, read_model_file
 from charrnn_runtime.options import Options, Settings
 from charrnn_runtime.request import Request
-from charrnn_runtime.sampling import whole_number
 from charrnn_runtime.scheduler import MAX_WAITING, Scheduler
 from charrnn_runtime.session import Engine
 from charrnn_runtime.state import State
@@ -44,7 +43,7 @@ class LoadedModel:
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         device: str = "auto",
         threads: int | None = None,
@@ -65,7 +64,7 @@ class LoadedModel:
             DeviceError: CUDA was asked for and cannot be used.
             CharRNNError: the file cannot be read.
         """
-        file = read_model_file(path)
+        file = read_model_file(file_path("path", path))
         return cls(file.info, Engine(file, device, threads, cuda_graphs=cuda_graphs))
 
     def __repr__(self) -> str:
@@ -75,9 +74,7 @@ class LoadedModel:
 
     def initial_state(self, batch: int = 1) -> State:
         """The state of ``batch`` streams, numbered from 0, that have read nothing."""
-        if not 1 <= whole_number("batch", batch) <= spec.MAX_STREAMS:
-            raise SettingError(f"batch must be between 1 and {spec.MAX_STREAMS:,} streams, not {batch:,}")
-        return State.start(batch, self.info.state_size)
+        return State.start(whole_number_from("batch", batch, 1, spec.MAX_STREAMS), self.info.state_size)
 
     def scheduler(self, *, max_batch_size: int | None = None, max_waiting: int = MAX_WAITING) -> Scheduler:
         """A `Scheduler` for requests that come and go, as in a server; what it runs shares this model."""
@@ -106,9 +103,10 @@ class LoadedModel:
             options: see `Options`.
         """
         settings = Settings.of(self.vocabulary, logprobs=logprobs, **options)
+        number = whole_number_from("number", number, 0, spec.MAX_NUMBER)
         start = self.initial_state(1).fork(1, number) if state is None else state
         check_state(start, self.info, 1)
-        ids = self.vocabulary.encode(prime, settings.unknown)
+        ids = self.vocabulary.encode(text("prime", prime, self.vocabulary.level), settings.unknown)
         return make_request(self.info, ids, length, settings, start, live=live)
 
     def _live(
@@ -116,9 +114,10 @@ class LoadedModel:
     ) -> tuple[State, Request, Settings, bytes]:
         """The request of one live stream; gives its state before, its settings and what is echoed, too."""
         settings = Settings.of(self.vocabulary, **options)
+        switch("echo", echo)
         start = self.initial_state(1) if state is None else state
         check_state(start, self.info, 1)
-        ids = self.vocabulary.encode(prime, settings.unknown)
+        ids = self.vocabulary.encode(text("prime", prime, self.vocabulary.level), settings.unknown)
         request = make_request(self.info, ids, length, settings, start, live=True)
         return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
 

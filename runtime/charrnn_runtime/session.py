@@ -14,15 +14,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from charrnn_runtime.arguments import switch, whole_number_from
 from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes
 from charrnn_runtime.device import CUDA_PROVIDER, choose_device, error_of, first_line, ort, usable_cores
-from charrnn_runtime.errors import ModelFormatError, SettingError
+from charrnn_runtime.errors import ModelFormatError
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs
 from charrnn_runtime.format.reader import ModelFile
 from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.sampler_variants import with_sampler
-from charrnn_runtime.sampling import Sampling, whole_number
+from charrnn_runtime.sampling import Sampling
 
 _KEPT_SESSIONS: Final = 8
 _MOST_THREADS: Final = 1024
@@ -61,11 +62,11 @@ class Engine:
             DeviceError: CUDA was asked for and cannot be used.
             ModelFormatError: the graph does not run, or gives nonsense.
         """
-        self.threads = usable_cores() if threads is None else whole_number("threads", threads)
-        if not 1 <= self.threads <= _MOST_THREADS:
-            raise SettingError(f"threads must be between 1 and {_MOST_THREADS}, not {threads}", "threads")
+        self.threads = (
+            usable_cores() if threads is None else whole_number_from("threads", threads, 1, _MOST_THREADS)
+        )
         self.info = model.info
-        self._cuda_graphs = cuda_graphs
+        self._cuda_graphs = switch("cuda_graphs", cuda_graphs)
         self._graphs: dict[Cuts | None, bytes] = {"any": model.onnx_bytes}  # by their samplers
         # Reentrant: while it is held, Python may collect a generator that gives its buffers back.
         self._lock = threading.RLock()

@@ -19,8 +19,10 @@ from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 
 import typer
 
+from charrnn_runtime.cli.command_line import App, among
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import written_whole
+from charrnn_runtime.format import spec
 
 
 class _Talk:
@@ -45,6 +47,7 @@ DebugOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Say nothing on stderr but errors.")
 ]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(spec.DEVICES))]
 
 
 def version_option(distribution: str, version: str) -> typer.models.OptionInfo:
@@ -62,7 +65,7 @@ def version_option(distribution: str, version: str) -> typer.models.OptionInfo:
 
 def new_app() -> typer.Typer:
     """An app for one command: its help keeps the line breaks of its examples."""
-    return typer.Typer(
+    return App(
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -252,7 +255,7 @@ def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) ->
     for name in error.parameters:
         option = (options or {}).get(name, "--" + name.replace("_", "-"))
         said = re.sub(rf"(?<![\w-]){name}=True(?!\w)", option, said)  # a switch
-        said = re.sub(rf"""(?<![\w-]){name}=(["']?)([\w.]+)\1""", rf"{option} \2", said)
+        said = re.sub(rf"""(?<![\w-]){name}=(["']?)([\w.-]*\w)\1""", rf"{option} \2", said)
         said = re.sub(rf"(?<![\w-]){name}(?![\w-])", option, said)
     return said
 
