@@ -183,19 +183,14 @@ class TextDecoder:
     def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
         where = ""
         if isinstance(error, UnicodeDecodeError):
-            where = f": byte 0x{error.object[error.start]:02x} at offset {begin + error.start:,}"
+            where = f": byte {begin + error.start} is 0x{error.object[error.start]:02x}"
         advice = (
             "it looks like binary data, and not like text"
             if _looks_binary(block)
             else "give the encoding that it has, such as "
             f'encoding="{_other_than(self.encoding, _likely_encoding(block))}"'
         )
-        return CharRNNError(
-            f"{self._name} is no text in {self.encoding.upper()}{where} cannot be read; {advice}"
-            if where
-            else f"{self._name} is no text in {self.encoding.upper()} ({error}); {advice}",
-            "encoding",
-        )
+        return CharRNNError(f"{self._name} is no {self.encoding.upper()} text{where}; {advice}", "encoding")
 
 
 def decoded(

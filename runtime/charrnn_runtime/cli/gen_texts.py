@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from charrnn_runtime.cli import terminal, texts
 from charrnn_runtime.cli.gen_inputs import stop_texts
+from charrnn_runtime.cli.line_editor import edited_line, line_editor_is_there
 from charrnn_runtime.errors import UnknownCharacterError, one_line
 from charrnn_runtime.record import Record
 
@@ -318,10 +319,11 @@ def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
 def _lines(model: CharRNN, source: BinaryIO, asks: bool, first: str | bytes | None) -> Iterator[str | bytes]:
     if first is not None:
         yield first
+    edits = asks and line_editor_is_there()
     while True:
         if asks:
             terminal.say("prime (an empty line goes on, Ctrl-D ends):")
-        line = source.readline()
+        line = edited_line() if edits else source.readline()
         if not line:
             return
         line = line.rstrip(b"\r\n")

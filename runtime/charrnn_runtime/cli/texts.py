@@ -88,6 +88,20 @@ def unix_lines(text: str | bytes) -> str | bytes:
     return text.replace("\r\n", "\n") if isinstance(text, str) else text.replace(b"\r\n", b"\n")
 
 
+def with_unix_lines(chunks: Iterator[Any]) -> Iterator[Any]:
+    """The chunks of a text whose CR LF are LF, also where a chunk ends between the two."""
+    held: Any = None
+    for chunk in chunks:
+        whole = chunk if held is None else held + chunk
+        cr = b"\r" if isinstance(chunk, bytes) else "\r"
+        held = cr if whole.endswith(cr) else None
+        whole = unix_lines(whole if held is None else whole[:-1])
+        if whole:
+            yield whole
+    if held is not None:
+        yield held
+
+
 def split_lines(text: str | bytes) -> list[str] | list[bytes]:
     """The lines of a text. str.splitlines would part lines at form feeds and other characters, too."""
     lines = (text.encode() if isinstance(text, str) else text).split(b"\n")
