@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from charrnn_runtime.background import AsyncText
+    from charrnn_runtime.beam import Continuation
     from charrnn_runtime.errors import (
         CharRNNError,
         DeviceError,
@@ -41,6 +42,7 @@ __all__ = [
     "AsyncText",
     "CharRNN",
     "CharRNNError",
+    "Continuation",
     "DeviceError",
     "Generated",
     "Item",
@@ -70,6 +72,7 @@ __all__ = [
 
 _MODULES = {
     "background": ("AsyncText",),
+    "beam": ("Continuation",),
     "errors": (
         "CharRNNError",
         "DeviceError",

@@ -92,6 +92,7 @@ class AsyncText:
         seed: the seed that is used.
         state: where the stream stands: where it stood before, until the text is through.
         generated: how many characters (bytes, at the byte level) were sampled so far.
+        finish_reason: why it ended: see `LiveText`.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class AsyncText:
         self.seed = request.seed
         self.state = state
         self.generated = 0
+        self.finish_reason: str | None = None
         self._background = background
         self._request = request
         self._written = written
@@ -159,7 +161,7 @@ class AsyncText:
         text = self._written.push(what.tokens)
         if what.finished:
             self._ended = True
-            self.state = what.state
+            self.state, self.finish_reason = what.state, what.finished
             text += self._written.finish()
         return text
 
@@ -168,6 +170,8 @@ class AsyncText:
         self._end()
 
     def _end(self) -> None:
+        if not self._ended:
+            self.finish_reason = "cancelled"
         if self._arrived is not None and not self._ended:
             self._background.abandon(self._request)
         self._ended = True

@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, SettingError, one_line
+from charrnn_runtime.arguments import choice
+from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, one_line
 from charrnn_runtime.forks import let_children_end_early, making
+from charrnn_runtime.format import spec
 from charrnn_runtime.process import only_in_commands
 
 _NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
@@ -48,7 +50,6 @@ ort: Any = _import_onnxruntime()
 # What it says beside its sessions: stderr is the command's.
 only_in_commands(lambda: ort.set_default_logger_severity(4))
 
-DEVICES: Final = ("auto", "cpu", "cuda")
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 
 _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
@@ -61,7 +62,7 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
     """The device that runs, and a note on why it is not CUDA where that might be expected.
 
     Args:
-        device: what was asked for, one of `DEVICES`.
+        device: what was asked for, one of `spec.DEVICES`.
         precision: the model's.
         start_cuda: makes a session of the model on CUDA.
 
@@ -69,8 +70,7 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
         SettingError: there is no such device.
         DeviceError: CUDA was asked for and cannot be used.
     """
-    if device not in DEVICES:
-        raise SettingError(f"device must be auto, cpu or cuda, not {device!r}", "device")
+    choice("device", device, spec.DEVICES)
     if device == "cpu":
         return "cpu", ""
     if precision == "int8":

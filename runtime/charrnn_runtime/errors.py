@@ -57,6 +57,9 @@ class UnknownCharacterError(CharRNNError):
         positions: for each of them, the index of its first appearance in the text, from 0.
         known: how many characters the vocabulary has.
         index: which text it is, from 0, where several were given; else None.
+        written: a part of the text that is unknown as it is written there, but known in its other Unicode
+            form, such as "e" and a combining accent; else "".
+        known_as: that form, such as "é"; else "".
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class UnknownCharacterError(CharRNNError):
         *,
         index: int | None = None,
         name: str = "",
+        written: str = "",
+        known_as: str = "",
     ) -> None:
         """Say what is unknown.
 
@@ -76,11 +81,14 @@ class UnknownCharacterError(CharRNNError):
             known: see the attributes.
             index: see the attributes.
             name: what the message calls the text, such as "line 3".
+            written: see the attributes.
+            known_as: see the attributes.
         """
         self.characters = tuple(characters)
         self.positions = tuple(positions)
         self.known = known
         self.index = index
+        self.written, self.known_as = written, known_as
         shown = ", ".join(
             f"{character!r} (U+{ord(character):04X}) at position {position}"
             for character, position in zip(self.characters[:5], self.positions[:5], strict=True)
@@ -89,15 +97,38 @@ class UnknownCharacterError(CharRNNError):
         if more > 0:
             shown += f" and {more} more"
         name = name or ("the text" if index is None else f"the text of index {index}")
-        super().__init__(
-            f"{name} has characters that the model does not know: {shown}; it knows {known} characters: "
-            'leave these out, or let them be dropped with unknown="skip"',
-            "unknown",
+        if known_as:
+            advice = (
+                f"{_code_points(written)} ({written!r}) it knows as {_code_points(known_as)} ({known_as!r}), "
+                'which means the same: let it be written so with unknown="normalize"'
+            )
+        else:
+            advice = (
+                f'it knows {known} characters: leave these out, or let them be dropped with unknown="skip"'
+            )
+        super().__init__(f"{name} has characters that the model does not know: {shown}; {advice}", "unknown")
+
+    def at(self, positions: Sequence[int]) -> UnknownCharacterError:
+        """The same error, with positions in a longer text."""
+        return UnknownCharacterError(
+            self.characters, positions, self.known, written=self.written, known_as=self.known_as
         )
 
     def of(self, index: int | None, name: str = "") -> UnknownCharacterError:
         """The same error, said of one among several texts, or of the only one."""
-        return UnknownCharacterError(self.characters, self.positions, self.known, index=index, name=name)
+        return UnknownCharacterError(
+            self.characters,
+            self.positions,
+            self.known,
+            index=index,
+            name=name,
+            written=self.written,
+            known_as=self.known_as,
+        )
+
+
+def _code_points(text: str) -> str:
+    return " ".join(f"U+{ord(character):04X}" for character in text)
 
 
 def _anew(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:

@@ -13,12 +13,22 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Self, Unpack
 
+from charrnn_runtime.arguments import (
+    call_back,
+    instance,
+    several,
+    switch,
+    whole_number,
+    whole_number_from,
+    wrong,
+)
+from charrnn_runtime.arguments import text as check_text
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.model import CharRNN
 from charrnn_runtime.options import SamplingOptions, Settings
 from charrnn_runtime.record import Record
-from charrnn_runtime.sampling import Sampling, whole_number
+from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.state import State
 from charrnn_runtime.texts import Generated
 from charrnn_runtime.vocabulary import Unknown
@@ -265,7 +275,7 @@ def draw_items(
         new: leave out these texts; the lines of an open file do, too (line ends do not count).
         seed: decides the random numbers; drawn if left out.
         sampling: how the next character is chosen.
-        unknown: what happens to characters of the prime that the model does not know: "error", or "skip".
+        unknown: what happens to characters of the prime that the model does not know: see `Options`.
         max_batch_size: how many streams run at once; by default as many as run well on the device.
         on_progress: called now and then with the number of characters sampled since its last call.
         fields: the fields of `Sampling`, in its place.
@@ -276,27 +286,32 @@ def draw_items(
 
     Raises:
         SettingError: a setting makes no sense, the prime has a newline, or the model never writes one.
-        UnknownCharacterError: the prime has unknown characters, and ``unknown`` is "error".
+        UnknownCharacterError: the prime has unknown characters, and ``unknown`` is not "skip".
 
     Example:
         >>> with open("names.txt", encoding="utf-8") as known:  # doctest: +SKIP
         ...     for item in draw_items(model, 20, unique=True, new=known, seed=1):
         ...         print(item.text)
     """
+    vocabulary = instance("model", model, CharRNN).vocabulary
     if count is not None and whole_number("count", count) < 1:
-        raise SettingError(f"count must be 1 or more, not {count}")
+        raise wrong("count", "1 or more", count)
     if whole_number("length", length) < 1:
-        raise SettingError(f"length must be 1 or more for items, not {length}")
-    if isinstance(new, str | bytes):
-        raise SettingError("new must be several texts, as in a list or an open file, and not one text")
-    vocabulary = model.vocabulary
+        raise wrong("length", "1 or more for items", length)
+    if max_batch_size is not None:
+        whole_number_from("max_batch_size", max_batch_size, 1, spec.MAX_STREAMS)
+    switch("unique", unique)
+    call_back("on_progress", on_progress)
+    check_text("prime", prime, vocabulary.level)
+    known = _known_texts(new)
     settings = Settings.of(vocabulary, seed=seed, sampling=sampling, unknown=unknown, **fields)
     if vocabulary.unknown_characters("\n"):
         raise SettingError("this model has no items: it never writes a newline, at which an item ends")
-    known = frozenset(map(_without_line_end, new))
     head = vocabulary.decode_bytes(vocabulary.encode(prime, unknown))
     if b"\n" in head:
-        raise SettingError("prime: an item is one line, so what it begins with cannot have a newline")
+        raise SettingError(
+            "prime: an item is one line, so what it begins with cannot have a newline", "prime"
+        )
     given = b"\n" + head
     start = model.prime(given if vocabulary.level == "byte" else given.decode())
 
@@ -314,6 +329,11 @@ def draw_items(
 
     end = int(vocabulary.encode("\n")[0])
     return Items(draw, start, head, end, count, unique, known, settings.seed)
+
+
+def _known_texts(new: Iterable[str]) -> frozenset[str]:
+    texts = (str(check_text("new", each, "char")) for each in several("new", new, "texts"))
+    return frozenset(map(_without_line_end, texts))
 
 
 def _without_line_end(line: str) -> str:

@@ -6,14 +6,14 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from charrnn_runtime.errors import ModelFormatError, SettingError
+from charrnn_runtime.arguments import switch, text, whole_number_from
+from charrnn_runtime.errors import ModelFormatError
 from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, ModelInfo
 from charrnn_runtime.format.sources import Packed, Readable, model_of_bytes, read_model
 from charrnn_runtime.options import Options, Settings
 from charrnn_runtime.request import Request
-from charrnn_runtime.sampling import whole_number
 from charrnn_runtime.scheduler import MAX_WAITING, Scheduler
 from charrnn_runtime.session import Engine
 from charrnn_runtime.state import State
@@ -103,9 +103,7 @@ class LoadedModel:
 
     def initial_state(self, batch: int = 1) -> State:
         """The state of ``batch`` streams, numbered from 0, that have read nothing."""
-        if not 1 <= whole_number("batch", batch) <= spec.MAX_STREAMS:
-            raise SettingError(f"batch must be between 1 and {spec.MAX_STREAMS:,} streams, not {batch:,}")
-        return State.start(batch, self.info.state_size)
+        return State.start(whole_number_from("batch", batch, 1, spec.MAX_STREAMS), self.info.state_size)
 
     def scheduler(self, *, max_batch_size: int | None = None, max_waiting: int = MAX_WAITING) -> Scheduler:
         """A `Scheduler` for requests that come and go, as in a server; what it runs shares this model."""
@@ -134,9 +132,10 @@ class LoadedModel:
             options: see `Options`.
         """
         settings = Settings.of(self.vocabulary, logprobs=logprobs, **options)
+        number = whole_number_from("number", number, 0, spec.MAX_NUMBER)
         start = self.initial_state(1).fork(1, number) if state is None else state
         check_state(start, self.info, 1)
-        ids = self.vocabulary.encode(prime, settings.unknown)
+        ids = self.vocabulary.encode(text("prime", prime, self.vocabulary.level), settings.unknown)
         return make_request(self.info, ids, length, settings, start, live=live)
 
     def _live(
@@ -144,9 +143,10 @@ class LoadedModel:
     ) -> tuple[State, Request, Settings, bytes]:
         """The request of one live stream; gives its state before, its settings and what is echoed, too."""
         settings = Settings.of(self.vocabulary, **options)
+        switch("echo", echo)
         start = self.initial_state(1) if state is None else state
         check_state(start, self.info, 1)
-        ids = self.vocabulary.encode(prime, settings.unknown)
+        ids = self.vocabulary.encode(text("prime", prime, self.vocabulary.level), settings.unknown)
         request = make_request(self.info, ids, length, settings, start, live=True)
         return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
+from charrnn_runtime.arguments import call_back, each_text, instance, switch
+from charrnn_runtime.arguments import text as check_text
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
-from charrnn_runtime.loaded import LoadedModel
+from charrnn_runtime.likelihood import LikelihoodModel
 from charrnn_runtime.options import Options, SamplingOptions, Settings
 from charrnn_runtime.request import Request, check_length
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.scheduler import in_order
-from charrnn_runtime.scoring import Score, encode_chunks, encode_texts, score_stream, score_tokens
 from charrnn_runtime.session import width
 from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.streaming import ByteStream, LiveBytes, LiveText, TextStream
@@ -28,6 +29,7 @@ from charrnn_runtime.texts import (
     generated_each,
     make_request,
     naming,
+    read_first,
     run_one,
 )
 from charrnn_runtime.uniforms import stream_keys, uniforms_at
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.background import AsyncText
 
 
-class CharRNN(LoadedModel):
+class CharRNN(LikelihoodModel):
     """A character-level RNN that was loaded from a step model file.
 
     A model may be shared by threads: every call takes buffers of its own, and states never change. (One of
@@ -62,24 +64,26 @@ class CharRNN(LoadedModel):
         Args:
             text: one text for all streams, or a list with one text a stream; bytes at the byte level, too.
             state: where the streams stand; fresh ones if left out.
-            unknown: what happens to characters that the model does not know: "error", or "skip".
+            unknown: what happens to characters that the model does not know: see `Options`.
 
         Returns:
             The state after the text, whose last character is read by the next step.
 
         Raises:
-            UnknownCharacterError: the text has unknown characters, and ``unknown`` is "error".
+            UnknownCharacterError: the text has unknown characters, and ``unknown`` is not "skip".
         """
-        texts = [text] if isinstance(text, str | bytes) else list(text)
-        if state is None:
-            state = self.initial_state(max(1, len(texts)))
+        alone, level = isinstance(text, str | bytes), self.vocabulary.level
+        texts = [check_text("text", text, level)] if alone else list(each_text("text", text, level))
+        if not texts:
+            raise SettingError("text must be a text, or a list of one or more", "text")
+        state = self.initial_state(len(texts)) if state is None else instance("state", state, State)
         if len(texts) == 1:
             texts *= len(state)
         check_state(state, self.info, len(texts))
         settings = Settings.of(self.vocabulary, seed=0, unknown=unknown)
         requests = []
         for i, each in enumerate(texts):
-            with naming(None if isinstance(text, str | bytes) else i):
+            with naming(None if alone else i):
                 ids = self.vocabulary.encode(each, unknown)
                 requests.append(make_request(self.info, ids, 0, settings, state, index=i))
         return State.concatenate([each.state for each in in_order(self._scheduler(len(texts)), requests)])
@@ -105,7 +109,7 @@ class CharRNN(LoadedModel):
             >>> step = model.step(step.state, seed=1)  # doctest: +SKIP
         """
         settings = Settings.of(self.vocabulary, seed=seed, sampling=sampling, **fields)
-        streams = len(state)
+        streams = len(instance("state", state, State))
         check_state(state, self.info, streams)
         with self._engine.buffers(width(streams), steps=1, keeps_logits=True) as buffers:
             begun = state.tokens != UNSTARTED
@@ -165,10 +169,13 @@ class CharRNN(LoadedModel):
 
         Raises:
             SettingError: a setting makes no sense.
-            UnknownCharacterError: a prime has unknown characters, and ``unknown`` is "error".
+            UnknownCharacterError: a prime has unknown characters, and ``unknown`` is not "skip".
         """
         alone = isinstance(prime, str | bytes)
-        primes: Any = [prime] if alone else prime
+        primes: Any = prime
+        if not isinstance(prime, State):
+            primes = list(each_text("prime", [prime] if alone else prime, self.vocabulary.level))
+        switch("echo", echo)
         streams = self.generate_each(primes, length, max_batch_size=max_batch_size, **options)
         with naming(None) if alone else contextlib.nullcontext():
             # Of all bytes together: a prime of bytes may end within a sequence that the model completes.
@@ -197,8 +204,8 @@ class CharRNN(LoadedModel):
             on_progress: called now and then with the number of characters sampled since its last call.
             options: see `Options`.
         """
-        if isinstance(primes, str | bytes):
-            raise SettingError("generate_each: primes must be several texts, as in a list, and not one text")
+        texts = iter(()) if isinstance(primes, State) else each_text("primes", primes, self.vocabulary.level)
+        call_back("on_progress", on_progress)
         settings = Settings.of(self.vocabulary, logprobs=logprobs, **options)
         length = check_length(length)
         streams = len(primes) if isinstance(primes, State | list | tuple) else None
@@ -212,10 +219,13 @@ class CharRNN(LoadedModel):
                     yield make_request(self.info, np.empty(0, np.int64), length, settings, primes, index=i)
                 return
             fresh = self.initial_state(1)
-            for i, prime in enumerate(primes):
+            for i, prime in enumerate(texts):
                 with naming(i):
                     ids = self.vocabulary.encode(prime, settings.unknown)
                 request = make_request(self.info, ids, length, settings, fresh, number=i)
+                if streams == 1:
+                    with closing(self._scheduler(1)) as alone:
+                        request = read_first(alone, request)
                 heads[request] = self.vocabulary.decode_bytes(ids)
                 yield request
 
@@ -241,8 +251,9 @@ class CharRNN(LoadedModel):
             options: see `Options`.
 
         Returns:
-            An iterator of chunks of text. When it is through, its ``state`` is where the stream stands. One
-            that is not read to its end is best closed, or used in a ``with`` statement.
+            An iterator of chunks of text. When it is through, its ``state`` is where the stream stands, and
+            its ``finish_reason`` why it ended. One that is not read to its end is best closed, or used in a
+            ``with`` statement.
 
         Example:
             >>> text = model.stream("LORD ", 500, seed=1)  # doctest: +SKIP
@@ -256,7 +267,7 @@ class CharRNN(LoadedModel):
 
     def stream_bytes(
         self,
-        prime: str | bytes = b"",
+        prime: str | bytes = "",
         length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
@@ -301,49 +312,3 @@ class CharRNN(LoadedModel):
             if self._background is None:
                 self._background = Background(self.scheduler())
         return AsyncText(self._background, request, TextStream(self.vocabulary, settings.stop), start, head)
-
-    @overload
-    def score(self, texts: str | bytes, *, unknown: Unknown = ...) -> Score: ...
-    @overload
-    def score(self, texts: Texts, *, unknown: Unknown = ...) -> list[Score]: ...
-    def score(self, texts: str | bytes | Texts, *, unknown: Unknown = "error") -> Score | list[Score]:
-        """How well the model predicts a text, or each of several.
-
-        The first character of a text is predicted from the start token at a zero state.
-
-        Args:
-            texts: a text, or a list of them, which share each step; at the byte level, bytes too.
-            unknown: what happens to characters that the model does not know: "error", or "skip".
-
-        Raises:
-            UnknownCharacterError: a text has unknown characters, and ``unknown`` is "error".
-            OutOfMemoryError: memory is too little.
-        """
-        if not isinstance(texts, str | bytes):
-            return list(self.score_each(texts, unknown=unknown))
-        with naming(None):
-            return next(self.score_each([texts], unknown=unknown))
-
-    def score_each(
-        self,
-        texts: Iterable[str | bytes],
-        *,
-        unknown: Unknown = "error",
-        max_batch_size: int | None = None,
-    ) -> Iterator[Score]:
-        """Score texts in the order in which they come, however many they are; `score` has the arguments."""
-        if isinstance(texts, str | bytes):
-            raise SettingError("score_each: texts must be several texts, as in a list, and not one text")
-
-        tokens = encode_texts(self.vocabulary, texts, unknown)
-        return map(Score.of, score_tokens(self._engine, tokens, max_batch_size=max_batch_size))
-
-    def score_stream(
-        self, chunks: Iterable[str | bytes], *, unknown: Unknown = "error"
-    ) -> Iterator[NDArray[np.float32]]:
-        """The losses of one text that comes in chunks: float32 ``[n]`` for each chunk, in nats.
-
-        It takes no more memory for a long text than for a short one: a chunk is scored before the next one
-        is asked for.
-        """
-        return score_stream(self._engine, encode_chunks(self.vocabulary, chunks, unknown))

@@ -7,12 +7,13 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.arguments import instance, stop_texts, whole_number, wrong
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
 from charrnn_runtime.record import Record
-from charrnn_runtime.sampling import Sampling, whole_number
-from charrnn_runtime.streaming import Stop, stop_texts
+from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.streaming import Stop
 from charrnn_runtime.uniforms import check_seed, draw_seed
-from charrnn_runtime.vocabulary import Unknown, Vocabulary
+from charrnn_runtime.vocabulary import Unknown, Vocabulary, check_unknown
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -31,7 +32,9 @@ class Options(SamplingOptions, total=False):
         seed: decides the random numbers, with each stream's number; drawn if left out.
         sampling: how the next character is chosen; its fields may be given in its place.
         stop: end a stream before this text, or before the first of several.
-        unknown: what happens to characters of a prime that the model does not know: "error", or "skip".
+        unknown: what happens to characters of a prime that the model does not know: "error"; "skip" to drop
+            them; or "normalize" to write them in their other Unicode form (composed or decomposed) where the
+            model knows that.
     """
 
     seed: int | None
@@ -77,23 +80,23 @@ class Settings(Record):
             SettingError: one makes no sense, or ``sampling`` is given beside its fields.
             TypeError: there is no such option.
         """
-        if wrong := fields.keys() - SamplingOptions.__annotations__:
-            raise TypeError(f"there is no option {sorted(wrong)[0]!r}; see charrnn_runtime.options.Options")
+        if surplus := fields.keys() - SamplingOptions.__annotations__:
+            raise TypeError(f"there is no option {sorted(surplus)[0]!r}; see charrnn_runtime.options.Options")
         if sampling is not None and fields:
-            raise SettingError(f"give sampling or {', '.join(fields)}, not both: these are its fields")
-        if logprobs is not None and not 0 <= whole_number("logprobs", logprobs) <= len(vocabulary):
             raise SettingError(
-                f"logprobs must be between 0 and {len(vocabulary):,}, the number of this model's symbols, "
-                f"not {logprobs}",
-                "logprobs",
+                f"give sampling or {', '.join(fields)}, not both: these are its fields", "sampling"
+            )
+        if logprobs is not None and not 0 <= whole_number("logprobs", logprobs) <= len(vocabulary):
+            raise wrong(
+                "logprobs", f"between 0 and {len(vocabulary):,}, the number of this model's symbols", logprobs
             )
         texts = stop_texts(stop)
         return cls(
-            sampling=Sampling(**fields) if sampling is None else sampling,
+            sampling=Sampling(**fields) if sampling is None else instance("sampling", sampling, Sampling),
             seed=draw_seed() if seed is None else check_seed(seed),
             stop=texts,
             stop_ids=tuple(_stop_ids(vocabulary, text) for text in texts),
-            unknown=unknown,
+            unknown=check_unknown(unknown),
             logprobs=logprobs,
         )
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.arguments import (
+    ids_array,
+    instance,
+    several,
+    switch,
+    whole_number,
+    whole_number_from,
+    wrong,
+)
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
 from charrnn_runtime.logprobs import LogProbs
 from charrnn_runtime.record import MadeAnew
-from charrnn_runtime.sampling import Sampling, whole_number
+from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.state import State
 from charrnn_runtime.uniforms import check_seed
-
-_LONGEST: Final = 1 << 60
-"""More characters than any stream will live to see."""
 
 
 class Request(MadeAnew):
@@ -75,26 +82,28 @@ class Request(MadeAnew):
         """See the attributes.
 
         Raises:
-            SettingError: the prompt is empty, or the length or the seed makes no sense.
+            SettingError: the prompt is empty, or an argument has a wrong type or is out of range.
         """
-        if not len(prompt):
-            raise SettingError("prompt must have an id or more, which the stream reads first")
-        self.prompt = prompt
-        self.max_length = check_length(max_length)
-        self.state = state
-        self.number = number
-        self.position = position
-        self.sampling = sampling
+        self.prompt = ids_array("prompt", prompt)
+        if not len(self.prompt):
+            raise SettingError("prompt must have an id or more, which the stream reads first", "prompt")
+        self.max_length = check_length(max_length, "max_length")
+        self.state = None if state is None else _check_row(state)
+        self.number = whole_number_from("number", number, 0, spec.MAX_NUMBER)
+        self.position = whole_number_from("position", position, 0, spec.MAX_NUMBER)
+        self.sampling = instance("sampling", sampling, Sampling)
         self.seed = check_seed(seed)
-        self.stop = stop
-        self.live = live
-        self.logprobs = logprobs
-        self.prompt_logprobs = prompt_logprobs
+        self.stop = _check_stop(stop)
+        self.live = switch("live", live)
+        self.logprobs = (
+            None if logprobs is None else whole_number_from("logprobs", logprobs, 0, spec.MAX_NUMBER)
+        )
+        self.prompt_logprobs = switch("prompt_logprobs", prompt_logprobs)
         self.wants_logprobs = prompt_logprobs or logprobs is not None
         # What the scheduler goes by: the steps that only read, all steps, and what the first one reads.
-        self.reading = len(prompt) - 1
+        self.reading = len(self.prompt) - 1
         self.steps = self.reading + self.max_length
-        self.first_token = int(prompt[0])
+        self.first_token = int(self.prompt[0])
 
     def made_of(self) -> dict[str, Any]:
         derived = ("first_token", "reading", "steps", "wants_logprobs")
@@ -144,13 +153,29 @@ class Output:
         )
 
 
-def check_length(length: int) -> int:
+def check_length(length: int, name: str = "length") -> int:
     """A number of characters to generate, if it is one.
 
     Raises:
-        SettingError: it is not.
+        SettingError: it is not; the message calls it ``name``.
     """
-    length = whole_number("length", length)
+    length = whole_number(name, length)
     if length < 0:
-        raise SettingError(f"length must be 0 or more, not {length}", "length")
-    return length if length < _LONGEST else _LONGEST
+        raise wrong(name, "0 or more", length)
+    return length if length < spec.MAX_NUMBER else spec.MAX_NUMBER
+
+
+def _check_row(state: Any) -> NDArray[np.float32]:
+    """The state of one stream, if it is one."""
+    if isinstance(state, np.ndarray) and state.ndim == 1 and state.dtype.kind == "f":
+        return state
+    raise wrong("state", "a row of numbers, as State.rows has them", state)
+
+
+def _check_stop(stop: Any) -> Sequence[NDArray[np.int64]]:
+    """Sequences of ids, if they are such."""
+    arrays = several("stop", stop, "arrays of ids")
+    texts = [ids_array("stop", each).astype(np.int64, copy=False) for each in arrays]
+    if not all(map(len, texts)):
+        raise SettingError("stop must have an id or more in each of its arrays", "stop")
+    return texts

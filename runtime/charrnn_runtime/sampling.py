@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any
 
 import numpy as np
 
+from charrnn_runtime.arguments import real_number, whole_number, wrong
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 from charrnn_runtime.sampler_graph import FEW, Cuts
-
-
-def whole_number(name: str, value: Any) -> int:
-    """A setting as an int, whatever integer type it has.
-
-    Raises:
-        SettingError: it is no integer.
-    """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise SettingError(f"{name} must be a whole number, not {value!r}", name) from None
 
 
 class Sampling(Record):
@@ -45,20 +32,25 @@ class Sampling(Record):
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", whole_number("top_k", self.top_k))
         # The graph computes in float32, where smaller temperatures overflow and smaller masses vanish.
-        if not (math.isfinite(self.temperature) and self.temperature >= 1e-4):
+        if self.temperature < 1e-4:
             raise SettingError(
                 f"temperature must be at least 0.0001, not {self.temperature}; for always the likeliest "
                 "character use top_k=1",
                 "temperature",
                 "top_k",
             )
-        if self.temperature > 1e4:
-            raise SettingError(f"temperature must be at most 10000, not {self.temperature}", "temperature")
-        if self.top_k is not None and whole_number("top_k", self.top_k) < 1:
+        if not self.temperature <= 1e4:
             raise SettingError(
-                f"top_k must be 1 or more, not {self.top_k}; leave it out to turn it off", "top_k"
+                f"temperature must be at least 0.0001 and at most 10000, not {self.temperature}",
+                "temperature",
             )
+        if self.top_k is not None and self.top_k < 1:
+            raise wrong("top_k", "1 or more, or left out to turn it off", self.top_k)
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
             raise SettingError(
                 f"top_p must be above 0 and at most 1, not {self.top_p}; 1 turns it off", "top_p"

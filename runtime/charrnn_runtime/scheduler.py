@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from charrnn_runtime.arguments import instance, whole_number_from
 from charrnn_runtime.device import error_of
-from charrnn_runtime.errors import CharRNNError, QueueFullError, SettingError
+from charrnn_runtime.errors import CharRNNError, QueueFullError
 from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.lane import Lane
 from charrnn_runtime.logprobs import LogProbs
 from charrnn_runtime.request import Output, Request
-from charrnn_runtime.sampling import whole_number
 from charrnn_runtime.session import Engine
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ gains nothing beyond 64 (measured): the batch's numbers then leave its caches.""
 
 MAX_WAITING: Final = 16_384
 """How many requests may wait, unless the caller says otherwise."""
+
+_MOST_WAITING: Final = 1 << 40
 
 WORTH_A_LANE: Final = 8
 """How many streams a lane needs for another thread to pay."""
@@ -79,13 +81,8 @@ class Scheduler:
         self._lane_count = 1 if engine.device == "cuda" else engine.threads
         if max_batch_size is None:
             max_batch_size = CUDA_ROWS if engine.device == "cuda" else CPU_ROWS * self._lane_count
-        self.max_batch_size = whole_number("max_batch_size", max_batch_size)
-        if not 1 <= self.max_batch_size <= spec.MAX_STREAMS:
-            raise SettingError(
-                f"max_batch_size must be between 1 and {spec.MAX_STREAMS:,}, not {max_batch_size:,}",
-                "max_batch_size",
-            )
-        self.max_waiting = max_waiting
+        self.max_batch_size = whole_number_from("max_batch_size", max_batch_size, 1, spec.MAX_STREAMS)
+        self.max_waiting = whole_number_from("max_waiting", max_waiting, 0, _MOST_WAITING)
         self._engine = engine
         self._lock = threading.Lock()  # of the next four
         self._waiting: deque[Request] = deque()
@@ -129,7 +126,10 @@ class Scheduler:
 
         Raises:
             QueueFullError: so many wait already; none of these is taken.
+            SettingError: one is no request; none of these is taken.
         """
+        for each in requests:
+            instance("requests", each, Request)
         with self._lock:
             if len(self._waiting) + len(requests) > self.max_waiting:
                 raise QueueFullError(
@@ -145,6 +145,7 @@ class Scheduler:
 
         One that has finished, or was never submitted, is no error.
         """
+        instance("request", request, Request)
         with self._lock:
             if request in self._running:
                 self._cancelled.add(request)

@@ -127,7 +127,7 @@ def encode_chunks(
             yield vocabulary.encode(chunk, unknown)
         except UnknownCharacterError as error:
             positions = [before + position for position in error.positions]
-            raise UnknownCharacterError(error.characters, positions, error.known) from None
+            raise error.at(positions) from None
         before += len(chunk)
 
 

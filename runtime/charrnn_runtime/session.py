@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from charrnn_runtime.arguments import switch, whole_number_from
 from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes
 from charrnn_runtime.cpu_graph import StatePart, cpu_graph
 from charrnn_runtime.device import CUDA_PROVIDER, choose_device, error_of, first_line, ort, usable_cores
-from charrnn_runtime.errors import DeviceError, ModelFormatError, SettingError
+from charrnn_runtime.errors import DeviceError, ModelFormatError
 from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs, part_tensors
@@ -26,7 +27,7 @@ from charrnn_runtime.format.reader import ModelFile
 from charrnn_runtime.gates_apart import gates_apart
 from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.sampler_variants import with_sampler
-from charrnn_runtime.sampling import Sampling, whole_number
+from charrnn_runtime.sampling import Sampling
 
 _KEPT_SESSIONS: Final = 8
 _MOST_THREADS: Final = 1024
@@ -70,13 +71,13 @@ class Engine:
             DeviceError: CUDA was asked for and cannot be used.
             ModelFormatError: the graph does not run, or gives nonsense.
         """
-        self.threads = usable_cores() if threads is None else whole_number("threads", threads)
-        if not 1 <= self.threads <= _MOST_THREADS:
-            raise SettingError(f"threads must be between 1 and {_MOST_THREADS}, not {threads}", "threads")
+        self.threads = (
+            usable_cores() if threads is None else whole_number_from("threads", threads, 1, _MOST_THREADS)
+        )
         self.info = model.info
         self.file = model
         self.asked = {"device": device, "threads": threads, "cuda_graphs": cuda_graphs}
-        self._cuda_graphs = cuda_graphs
+        self._cuda_graphs = switch("cuda_graphs", cuda_graphs)
         self._file = model.onnx_bytes
         # By their samplers, and whether they compute gates apart; without large tensors.
         self._graphs: dict[tuple[Cuts | None, bool], bytes] = {}

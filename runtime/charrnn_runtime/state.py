@@ -8,7 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.arguments import instance, several, shown, whole_number, whole_number_from, wrong
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 
 UNSTARTED: Final = -1
@@ -42,25 +44,41 @@ class State(Record):
             self._freeze(name, kind)
         self._freeze("positions", np.int64)
         lengths = {len(self.rows), len(self.tokens), len(self.numbers), len(self.positions)}
-        if len(lengths) != 1 or self.rows.ndim != 2:
+        if len(lengths) != 1:
             raise SettingError(
                 f"state: rows {self.rows.shape}, tokens {self.tokens.shape}, numbers {self.numbers.shape} "
-                f"and positions {self.positions.shape} must have one entry a stream each"
+                f"and positions {self.positions.shape} must have one entry a stream each",
+                *self._fields,
             )
-        if len(self) and (self.numbers.min() < 0 or self.positions.min() < 0):
-            raise SettingError("state: numbers and positions count from 0")
+        for name in ("numbers", "positions"):
+            if len(self) and getattr(self, name).min() < 0:
+                raise SettingError(f"state: {name} must be 0 or more, since they count from 0", name)
 
     __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
     __hash__ = object.__hash__
 
     def _freeze(self, name: str, kind: Any) -> None:
-        array = np.array(getattr(self, name), dtype=kind)  # a copy: nobody else holds it
+        given = getattr(self, name)
+        wanted = "numbers of the shape [N, S]" if name == "rows" else "N whole numbers"
+        try:
+            array = np.asarray(given)
+        except ValueError:  # of rows that differ in length
+            raise wrong(name, wanted, given) from None
+        if array.ndim != (2 if name == "rows" else 1) or (array.size and array.dtype.kind not in "iuf"):
+            raise wrong(name, wanted, given)
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused below
+            array, before = array.astype(kind), array  # a copy: nobody else holds it
+            fits = np.isfinite(array).all() if name == "rows" else np.array_equal(array, before)
+        if not fits:
+            raise wrong(name, f"{wanted}, all of them finite", given)
         array.flags.writeable = False
         object.__setattr__(self, name, array)
 
     @classmethod
     def start(cls, batch: int, state_size: int) -> State:
         """The state of ``batch`` streams, numbered from 0, that have read nothing."""
+        batch = whole_number_from("batch", batch, 0, spec.MAX_STREAMS)
+        state_size = whole_number_from("state_size", state_size, 1, spec.MAX_NUMBER)
         return cls(
             rows=np.zeros((batch, state_size), np.float32),
             tokens=np.full(batch, UNSTARTED, np.int64),
@@ -70,7 +88,19 @@ class State(Record):
 
     @classmethod
     def concatenate(cls, states: Sequence[State]) -> State:
-        """The streams of several states as one, in order; they keep their numbers."""
+        """The streams of several states as one, in order; they keep their numbers.
+
+        Raises:
+            SettingError: they are no states, or of models with other states.
+        """
+        states = [instance("states", each, State) for each in several("states", states, "states")]
+        sizes = {each.rows.shape[1] for each in states}
+        if len(sizes) != 1:
+            raise SettingError(
+                "states must be one or more, all of one model: the rows of these have "
+                f"{sorted(sizes) or 'no'} numbers",
+                "states",
+            )
         return cls(
             rows=np.concatenate([state.rows for state in states]),
             tokens=np.concatenate([state.tokens for state in states]),
@@ -83,11 +113,19 @@ class State(Record):
         return len(self.tokens)
 
     def __getitem__(self, streams: int | slice | Sequence[int] | NDArray[Any]) -> State:
-        """Some of the streams, with the numbers that they have."""
-        if isinstance(streams, int | np.integer):
-            index: Any = [streams]
-        else:
-            index = streams
+        """Some of the streams, with the numbers that they have.
+
+        Raises:
+            IndexError: there is no such stream.
+            SettingError: no stream is picked by what was given.
+        """
+        index: Any = streams
+        if isinstance(streams, int | np.integer) and not isinstance(streams, bool):
+            index = [streams]
+        elif not isinstance(streams, slice) and not _picks(streams):
+            raise wrong("streams", "a whole number, a slice, or several whole numbers", streams)
+        if isinstance(index, list | tuple):
+            index = np.array(index, np.bool_ if index and isinstance(index[0], bool | np.bool_) else np.int64)
         return State(self.rows[index], self.tokens[index], self.numbers[index], self.positions[index])
 
     def fork(self, copies: int, first_number: int = 0) -> State:
@@ -100,9 +138,14 @@ class State(Record):
         Raises:
             SettingError: fewer than one copy, or a negative number.
         """
-        if copies < 1 or first_number < 0:
+        copies = whole_number("copies", copies)
+        first_number = whole_number("first_number", first_number)
+        if not (1 <= copies <= spec.MAX_STREAMS and 0 <= first_number <= spec.MAX_NUMBER):
             raise SettingError(
-                f"fork: copies must be 1 or more and first_number 0 or more, not {copies} and {first_number}"
+                "fork: copies must be 1 or more and first_number 0 or more, and no copies more than "
+                f"{spec.MAX_STREAMS:,}, not {shown(copies)} and {shown(first_number)}",
+                "copies",
+                "first_number",
             )
         return State(
             rows=np.repeat(self.rows, copies, axis=0),
@@ -110,3 +153,14 @@ class State(Record):
             numbers=np.arange(first_number, first_number + len(self) * copies, dtype=np.int64),
             positions=np.repeat(self.positions, copies),
         )
+
+
+def _picks(streams: Any) -> bool:
+    """Whether something is several whole numbers, or a truth for each stream."""
+    if not isinstance(streams, list | tuple | np.ndarray):
+        return False
+    try:
+        array = np.asarray(streams)
+    except ValueError:  # of rows that differ in length
+        return False
+    return array.ndim == 1 and (array.dtype.kind in "iub" or not array.size)

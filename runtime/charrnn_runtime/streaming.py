@@ -7,18 +7,18 @@ and what may be the beginning of the stop text.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any, AnyStr, Self
 
 from numpy.typing import NDArray
 
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.arguments import stop_texts
 from charrnn_runtime.request import Output
 from charrnn_runtime.state import State
 from charrnn_runtime.vocabulary import Vocabulary
 
-Stop = str | Sequence[str] | None
-"""A stop text, or several, or none."""
+Stop = str | Collection[str] | None
+"""A stop text, or several in a list, tuple or set, or none."""
 
 
 class ByteStream:
@@ -139,6 +139,7 @@ class _Live(Iterator[AnyStr]):
         self.state = state
         self.seed = seed
         self.generated = 0
+        self.finish_reason: str | None = None
 
     def __next__(self) -> AnyStr:
         if self._prime:
@@ -156,13 +157,14 @@ class _Live(Iterator[AnyStr]):
         self.generated += len(output.tokens)
         text: AnyStr = self._written.push(output.tokens)
         if output.finished:
-            self.state = output.state
+            self.state, self.finish_reason = output.state, output.finished
             text += self._written.finish()
         return text
 
     def close(self) -> None:
         """End it here, and let go of the buffers that it runs in; what was held back is dropped."""
         self._outputs.close()
+        self.finish_reason = self.finish_reason or "cancelled"
 
     def __enter__(self) -> Self:
         return self
@@ -178,28 +180,13 @@ class LiveText(_Live[str]):
         seed: the seed that is used.
         state: where the stream stands: where it stood before, until the text is through.
         generated: how many characters (bytes, at the byte level) were sampled so far.
+        finish_reason: why it ended: "stop" where a stop text came, "length" where it was long enough, and
+            "cancelled" where it was closed before; None until then.
     """
 
 
 class LiveBytes(_Live[bytes]):
     """What one stream writes as bytes, as it comes; in all else it is like `LiveText`."""
-
-
-def stop_texts(stop: Stop) -> tuple[str, ...]:
-    """The stop texts that were given, as a tuple.
-
-    Raises:
-        SettingError: one is empty, or is no text.
-    """
-    texts = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
-    for each in texts:
-        if not isinstance(each, str) or not each:
-            raise SettingError(
-                f"stop must be a text of one character or more, or several, not {each!r}; leave it out to "
-                "never stop",
-                "stop",
-            )
-    return texts
 
 
 def _overlap(text: bytes, stop: bytes) -> int:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.arguments import instance
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
 from charrnn_runtime.format.reader import ModelInfo
 from charrnn_runtime.logprobs import LogProbs
 from charrnn_runtime.options import Settings
 from charrnn_runtime.record import Record
-from charrnn_runtime.request import Output, Request
+from charrnn_runtime.request import Output, Request, check_length
 from charrnn_runtime.scheduler import Scheduler
 from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.streaming import ByteStream
 from charrnn_runtime.vocabulary import Vocabulary
+
+_LONG: Final = 2048
+"""From how many characters on a prompt is worth sessions of its own to be read in."""
 
 Texts = list[str] | list[bytes] | tuple[str | bytes, ...]
 """Several texts. Not any sequence of str, since a str is one too. Bytes are for models at the byte level."""
@@ -51,6 +55,7 @@ class Generated(Record):
         state: the stream's state at the end.
         data: prime and text as bytes: UTF-8, but at the byte level the very bytes that the model wrote.
         seed: the seed that was used.
+        finish_reason: why it ended: "stop" where a stop text came, "length" where it was long enough.
         logprobs: the log-probabilities of the text's characters (bytes, at the byte level), if asked for.
     """
 
@@ -60,6 +65,7 @@ class Generated(Record):
     state: State
     data: bytes
     seed: int
+    finish_reason: str
     logprobs: LogProbs | None = None
 
 
@@ -86,6 +92,7 @@ def make_request(
         number: its number, if not the one that the state says.
         live: whether what it samples is wanted as it comes.
     """
+    length = check_length(length)
     pending = int(state.tokens[index])
     if pending != UNSTARTED:
         ids = np.concatenate([[pending], ids])
@@ -112,21 +119,49 @@ def check_state(state: State, info: ModelInfo, streams: int) -> None:
     Raises:
         SettingError: it is not.
     """
+    instance("state", state, State)
     if state.rows.shape[1] != info.state_size:
         raise SettingError(
             f"state: its rows have {state.rows.shape[1]} numbers, and this model's have "
-            f"{info.state_size}; a state belongs to the model that it came from"
+            f"{info.state_size}; a state belongs to the model that it came from",
+            "state",
         )
     if len(state) != streams or not streams:
-        raise SettingError(f"state: it has {len(state)} streams, and {max(streams, 1)} are wanted")
+        raise SettingError(f"state: it has {len(state)} streams, and {max(streams, 1)} are wanted", "state")
     if len(state) and not (state.tokens.min() >= UNSTARTED and state.tokens.max() < len(info.vocabulary)):
-        raise SettingError("state: it has tokens that are not in this model's vocabulary")
+        raise SettingError("state: it has tokens that are not in this model's vocabulary", "state")
+
+
+def read_first(scheduler: Scheduler, request: Request) -> Request:
+    """Let a stream with a long prompt read it, with all but its last character; gives what is left of it.
+
+    A text that is only read runs without a sampler, in two thirds of the time.
+    """
+    if request.reading < _LONG or not request.max_length or request.prompt_logprobs:
+        return request
+    reading = Request(request.prompt, 0, state=request.state)
+    scheduler.submit(reading)
+    outputs: list[Output] = []
+    while not outputs:
+        outputs = scheduler.run_block()
+    return Request(
+        request.prompt[-1:],
+        request.max_length,
+        state=outputs[0].state.rows[0],
+        number=request.number,
+        position=request.position,
+        sampling=request.sampling,
+        seed=request.seed,
+        stop=request.stop,
+        live=request.live,
+        logprobs=request.logprobs,
+    )
 
 
 def run_one(scheduler: Scheduler, request: Request) -> Generator[Output, None, None]:
     """All outputs of one request; the scheduler is closed in the end."""
     with closing(scheduler):
-        scheduler.submit(request)
+        scheduler.submit(read_first(scheduler, request))
         while scheduler.busy:
             yield from scheduler.run_block()
 
@@ -160,6 +195,7 @@ def generated_each(
                 state=output.state,
                 data=head + data,
                 seed=settings.seed,
+                finish_reason=output.finished or "length",
                 logprobs=logprobs,
             )
 

@@ -18,9 +18,9 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from charrnn_runtime.arguments import shown, whole_number
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
-from charrnn_runtime.sampling import whole_number
 
 _G = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -104,7 +104,7 @@ def check_seed(seed: int) -> int:
     """
     number = whole_number("seed", seed)
     if not 0 <= number <= spec.MAX_SEED:
-        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {number}", "seed")
+        raise SettingError(f"seed must be between 0 and 2**64 - 1, not {shown(number)}", "seed")
     return number
 
 

@@ -12,12 +12,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
+from charrnn_runtime.arguments import choice, ids_array, several, shown, wrong
+from charrnn_runtime.arguments import text as check_text
+from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
 from charrnn_runtime.format import spec
+from charrnn_runtime.normalization import equivalents, known_form
 from charrnn_runtime.record import MadeAnew
 
 Level = Literal["char", "byte"]
-Unknown = Literal["error", "skip"]
+Unknown = Literal["error", "skip", "normalize"]
+"""What happens to characters that a model does not know: an error, they are dropped, or they are written in
+their other Unicode form (composed or decomposed) where the model knows that, and are an error elsewhere."""
 
 _CODE_POINTS = 0x110000
 _ABSENT = -1
@@ -46,10 +51,10 @@ class Vocabulary(MadeAnew):
             CharRNNError: a symbol is not one character, appears twice, or is half a surrogate pair; there
                 are none or too many; or symbols were given at level "byte", which has its own.
         """
-        if level not in spec.LEVELS:
-            raise CharRNNError(f"vocabulary: level must be char or byte, not {level!r}")
+        choice("level", level, spec.LEVELS)
         self.level: Level = level
-        self.symbols: tuple[str, ...] = tuple(symbols)
+        given = symbols if isinstance(symbols, str) else several("symbols", symbols, "characters")
+        self.symbols: tuple[str, ...] = tuple(given)
         if level == "byte":
             if self.symbols:
                 raise CharRNNError("vocabulary: the byte level has its own 256 symbols, and takes no others")
@@ -69,7 +74,8 @@ class Vocabulary(MadeAnew):
             CharRNNError: the text is empty, or has more distinct characters than a model can hold.
         """
         seen = np.zeros(_CODE_POINTS, dtype=np.bool_)
-        for piece in (text,) if isinstance(text, str) else text:
+        for piece in (text,) if isinstance(text, str) else several("text", text, "texts"):
+            check_text("text", piece, "char")
             seen[_code_points(piece)] = True
         return cls([chr(code) for code in np.flatnonzero(seen)])
 
@@ -109,38 +115,38 @@ class Vocabulary(MadeAnew):
         Args:
             text: any text. Lone surrogates are never known, at either level. The byte level takes any bytes,
                 too, as they are.
-            unknown: what happens to characters without an id: "error", or "skip" to drop them.
+            unknown: what happens to characters without an id: "error", "skip" to drop them, or "normalize"
+                to write them as `normalize` does.
             dtype: the integer type of the result; it must hold V - 1.
 
         Returns:
             ``dtype [T]``, one id a character (at the byte level, one a byte of the UTF-8 form).
 
         Raises:
-            UnknownCharacterError: the text has unknown characters, and ``unknown`` is "error".
-            CharRNNError: bytes were given at the character level.
+            UnknownCharacterError: the text has unknown characters, and ``unknown`` is not "skip".
+            SettingError: it is no text, such as bytes at the character level.
         """
-        if unknown not in ("error", "skip"):
-            raise CharRNNError(f'unknown must be "error" or "skip", not {unknown!r}')
+        check_unknown(unknown)
+        check_text("text", text, self.level)
+        dtype = self._integer_type(dtype)
         if isinstance(text, bytes):
-            if self.level != "byte":
-                raise CharRNNError(
-                    "this model reads characters and not bytes; give a str, as of text.decode()"
-                )
             return np.frombuffer(text, dtype=np.uint8).astype(dtype)
+        if unknown == "normalize":
+            text = self.normalize(text)
         codes = _code_points(text)  # [T]
         if self.level == "byte":
             lone = (codes >= 0xD800) & (codes <= 0xDFFF)
             if not lone.any():
                 return np.frombuffer(text.encode(), dtype=np.uint8).astype(dtype)
-            if unknown == "error":
-                raise self._unknown_error(codes, lone)
+            if unknown != "skip":
+                raise self._unknown_error(text, codes, lone)
             return np.frombuffer(text.encode(errors="ignore"), dtype=np.uint8).astype(dtype)
         # Code points past the table's end all meet its last entry, which is absent.
         ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
         absent = ids == _ABSENT
         if absent.any():
-            if unknown == "error":
-                raise self._unknown_error(codes, absent)
+            if unknown != "skip":
+                raise self._unknown_error(text, codes, absent)
             ids = ids[~absent]
         return ids.astype(dtype)
 
@@ -151,6 +157,33 @@ class Vocabulary(MadeAnew):
         except UnknownCharacterError as error:
             return list(error.characters)
         return []
+
+    def normalize(self, text: str) -> str:
+        """A text with its unknown characters written in their other Unicode form, where that is known.
+
+        "é" may be one character or two, "e" and a combining accent: what has no id in one of these forms may
+        have it in the other. What has none in both stays as it is, and so does all that is known.
+        """
+        check_text("text", text, "char")
+        if self.level == "byte":
+            return text
+        codes = _code_points(text)
+        absent = self._ids[np.minimum(codes, len(self._ids) - 1)] == _ABSENT
+        return known_form(text, np.flatnonzero(absent).tolist(), self._knows) if absent.any() else text
+
+    def _integer_type(self, dtype: Any) -> np.dtype[Any]:
+        kind: np.dtype[Any]
+        try:
+            kind = np.dtype(dtype)
+        except (TypeError, ValueError):
+            kind = np.dtype(np.float64)
+        if kind.kind not in "iu" or np.iinfo(kind).max < len(self) - 1:
+            raise wrong("dtype", f"an integer type that holds {len(self) - 1:,}", dtype)
+        return kind
+
+    def _knows(self, text: str) -> bool:
+        codes = _code_points(text)
+        return bool((self._ids[np.minimum(codes, len(self._ids) - 1)] != _ABSENT).all())
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """The text of some ids.
@@ -172,18 +205,40 @@ class Vocabulary(MadeAnew):
         return self.decode(ids).encode()
 
     def _checked(self, ids: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
-        array = np.asarray(ids, dtype=np.int64)
+        array = ids_array("ids", ids)
         if array.size and not (array.min() >= 0 and array.max() < len(self)):
             wrong = array[(array < 0) | (array >= len(self))][0]
             raise CharRNNError(f"id {wrong} is not in the vocabulary: ids go from 0 to {len(self) - 1}")
-        return array
+        return array.astype(np.int64, copy=False)
 
-    def _unknown_error(self, codes: NDArray[np.uint32], absent: NDArray[np.bool_]) -> UnknownCharacterError:
+    def _unknown_error(
+        self, text: str, codes: NDArray[np.uint32], absent: NDArray[np.bool_]
+    ) -> UnknownCharacterError:
         positions = np.flatnonzero(absent)
+        begin, end, form = 0, 0, ""
+        if self.level == "char":
+            found = equivalents(text, positions[:1000].tolist(), self._knows)
+            begin, end, form = next(found, (begin, end, form))
         _, first = np.unique(codes[positions], return_index=True)
         positions = positions[np.sort(first)]
         characters = [chr(codes[position]) for position in positions]
-        return UnknownCharacterError(characters, [int(position) for position in positions], len(self))
+        return UnknownCharacterError(
+            characters,
+            [int(position) for position in positions],
+            len(self),
+            written=text[begin:end],
+            known_as=form,
+        )
+
+
+def check_unknown(unknown: Any) -> Unknown:
+    """What happens to unknown characters, if it is one of `spec.UNKNOWN`.
+
+    Raises:
+        SettingError: it is not.
+    """
+    choice("unknown", unknown, spec.UNKNOWN)
+    return unknown  # type: ignore[no-any-return]
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
@@ -203,7 +258,10 @@ def _check_symbols(symbols: tuple[str, ...]) -> None:
     seen: set[str] = set()
     for index, symbol in enumerate(symbols):
         if not isinstance(symbol, str) or len(symbol) != 1:
-            raise CharRNNError(f"vocabulary: symbol {index} must be one character, not {symbol!r}")
+            raise SettingError(
+                f"vocabulary: symbol {index} must be one character, as all symbols are, not {shown(symbol)}",
+                "symbols",
+            )
         if 0xD800 <= ord(symbol) <= 0xDFFF:
             raise CharRNNError(f"vocabulary: symbol {index} is {symbol!r}, half a surrogate pair")
         if symbol in seen:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import gen_items, gen_texts, terminal, texts
+from charrnn_runtime.cli import gen_beam, gen_inputs, gen_items, gen_texts, terminal, texts
+from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
-
-if TYPE_CHECKING:
-    from charrnn_runtime.model import CharRNN
 
 app = terminal.new_app()
 
@@ -50,7 +47,8 @@ def generate(
         ),
     ] = spec.DEFAULT_LENGTH,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
+        float,
+        typer.Option("--temperature", "--temp", "-t", help="Below 1 the likely becomes likelier."),
     ] = spec.DEFAULT_TEMPERATURE,
     top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
     top_p: Annotated[
@@ -82,12 +80,30 @@ def generate(
         ),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help="End a text before this one appears; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="End a text before this one appears; may be given several times. \\n in it is a newline "
+            "(\\t a tab, \\r a carriage return), unless the model writes backslashes: then it is taken as it "
+            "stands.",
+        ),
+    ] = None,
+    beam: Annotated[
+        int | None,
+        typer.Option(
+            help="Search for the likeliest text with this many beams, instead of sampling. With --json all "
+            "that are found, the likeliest first."
+        ),
     ] = None,
     unknown: Annotated[
-        str, typer.Option(help="Characters of a prime that the model does not know: error, or skip.")
+        str,
+        typer.Option(
+            help="Characters of a prime that the model does not know: error, skip (leave them out), or "
+            "normalize (write é and the like in the Unicode form that it knows).",
+            autocompletion=among(spec.UNKNOWN),
+        ),
     ] = "error",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    encoding: texts.EncodingOption = None,
+    device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads; one stream takes one. [default: as many as there are cores]"),
@@ -132,12 +148,12 @@ def generate(
     are no items and are counted on stderr. It gives up, with what was found, when 10,000 streams in a row (or
     a million characters in them) gave no item. --streams 1 gives running text from every model.
     """
-    if unknown not in ("error", "skip"):
-        raise SettingError(f"--unknown must be error or skip, not {unknown!r}")
+    check_choice("--unknown", unknown, spec.UNKNOWN)
     if greedy and top_k is not None:
         raise SettingError("--greedy and --top-k exclude each other: --greedy is --top-k 1")
     if sum(given is not None for given in (prime, prime_file, primes_file)) > 1:
         raise SettingError("give one of --prime, --prime-file and --primes-file")
+    gen_inputs.check_encoding(encoding, files=bool(prime_file or primes_file or new))
     items_wanted = gen_items.are_wanted(
         lines,
         unique=unique,
@@ -152,8 +168,25 @@ def generate(
             "--logprobs": logprobs is not None,
             "--raw": raw,
             "--interactive": interactive,
+            "--beam": beam is not None,
         },
     )
+    if beam is not None:
+        gen_beam.check(
+            beam,
+            {
+                "--temperature": temperature != spec.DEFAULT_TEMPERATURE,
+                "--top-k": top_k is not None,
+                "--top-p": top_p != 1.0,
+                "--min-p": min_p != 0.0,
+                "--greedy": greedy,
+                "--seed": seed is not None,
+                "--streams": streams is not None,
+                "--primes-file": primes_file is not None,
+                "--logprobs": logprobs is not None,
+                "--interactive": interactive,
+            },
+        )
     streams = 1 if streams is None else streams
     if streams < 1 or streams > spec.MAX_STREAMS:
         raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
@@ -186,13 +219,13 @@ def generate(
 
     sampling = Sampling(temperature, 1 if greedy else top_k, top_p, min_p)
     request = gen_texts.TextRequest(
-        primes=_primes(prime, prime_file, primes_file, streams),
+        primes=gen_inputs.primes(prime, prime_file, primes_file, streams, encoding),
         streams=streams if primes_file is None else None,
         length=length,
         sampling=sampling,
-        stop=list(map(texts.given_text, stop or ())),
+        stop=tuple(stop or ()),
         seed=draw_seed() if seed is None else check_seed(seed),
-        unknown="skip" if unknown == "skip" else "error",
+        unknown=unknown,  # type: ignore[arg-type]
         batch=batch,
         with_prime=not no_prime,
         raw=raw,
@@ -210,14 +243,16 @@ def generate(
         items_wanted = info.lines
         if not items_wanted:
             _refuse_batch(batch)
+    how = f"{beam} beams" if beam is not None else f"seed {request.seed}"
     terminal.say(
         f"{model_path}: {info.cell} {info.layers}x{info.hidden_size} {info.precision} on {model.device}, "
-        f"seed {request.seed}"
+        f"{how}"
     )
     if model.device_note:
         terminal.say(f"running on the CPU: {model.device_note}")
     begin = time.perf_counter()
     failure: CharRNNError | None = None
+    clock = gen_texts.ReadingClock()
     if interactive:
         characters = gen_texts.converse(model, request, prime)
     else:
@@ -245,7 +280,7 @@ def generate(
                     unique=unique,
                     new=frozenset()
                     if new is None or known is None
-                    else _known_items(model, known, texts.name_of(new)),
+                    else gen_inputs.known_items(model, known, texts.name_of(new), encoding),
                     new_name=None if new is None else texts.name_of(new),
                     sampling=request.sampling,
                     seed=request.seed,
@@ -258,15 +293,20 @@ def generate(
                 characters, failure = gen_items.write_items(
                     model, items, write, bar_wanted=shown is not gen_texts.Shown.now
                 )
+            elif beam is not None:
+                characters = gen_beam.write(model, request, beam, write)
             else:
                 single = request.streams == 1 and not as_json
                 work = gen_texts.write_one if single else gen_texts.write_many
-                characters = work(model, request, write, shown)
+                characters = work(model, request, write, shown, clock)
     seconds = time.perf_counter() - begin
     if stats:
+        seconds -= clock.seconds
+        read = f"; {clock.characters:,} characters of primes read in {clock.seconds:.3f} s"
         terminal.say(
             f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} "
             f"characters a second on {model.device}; loaded in {load_seconds * 1000:.0f} ms"
+            f"{read if clock.characters else ''}"
         )
     if failure is not None:
         raise failure
@@ -280,35 +320,13 @@ def _refuse_batch(batch: int | None) -> None:
         )
 
 
-def _known_items(model: CharRNN, data: bytes, name: str) -> frozenset[str]:
-    """The lines of a file of items, as a model of the same level writes them."""
-    lines = texts.split_lines(_form(model, data, name))
-    return frozenset(line if isinstance(line, str) else line.decode(errors="replace") for line in lines)
-
-
-def _primes(
-    prime: str | None, prime_file: Path | None, primes_file: Path | None, streams: int
-) -> Callable[[CharRNN], Iterator[str | bytes]]:
-    """The primes of all streams, in the form that a model reads."""
-    if primes_file is not None:
-        many = texts.read_bytes(primes_file)
-        return lambda model: iter(texts.split_lines(_form(model, many, texts.name_of(primes_file))))
-    if prime_file is not None:
-        data = texts.read_bytes(prime_file)
-        return lambda model: iter([_form(model, data, texts.name_of(prime_file))] * streams)
-    given = texts.given_text(prime or "")
-    as_bytes = texts.given_bytes(given)
-    return lambda model: iter([as_bytes if model.vocabulary.level == "byte" else given] * streams)
-
-
-def _form(model: CharRNN, data: bytes, name: str) -> str | bytes:
-    """What was read in the form that a model reads: the very bytes, or the text of UTF-8."""
-    return texts.text_of(data, name, as_bytes=model.vocabulary.level == "byte")
-
-
 def main() -> NoReturn:
     """The entry point of charrnn-gen."""
-    terminal.run(app, "charrnn-gen", options={"max_batch_size": "--batch", "count": "--lines"})
+    terminal.run(
+        app,
+        "charrnn-gen",
+        options={"max_batch_size": "--batch", "count": "--lines", "beams": "--beam"},
+    )
 
 
 if __name__ == "__main__":

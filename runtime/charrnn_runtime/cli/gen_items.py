@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.items import Item, LeftOut, TooFewItemsError
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.sampling import Sampling
+    from charrnn_runtime.vocabulary import Unknown
 
 
 class ItemsRequest(Record):
@@ -43,7 +44,7 @@ class ItemsRequest(Record):
     new_name: str | None
     sampling: Sampling
     seed: int
-    unknown: Literal["error", "skip"]
+    unknown: Unknown
     rows: int | None
     with_prime: bool
     as_json: bool

@@ -7,11 +7,14 @@ import enum
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from charrnn_runtime.cli import terminal, texts
-from charrnn_runtime.errors import UnknownCharacterError
+from charrnn_runtime.cli.gen_inputs import stop_texts
+from charrnn_runtime.cli.line_editor import edited_line, line_editor_is_there
+from charrnn_runtime.errors import UnknownCharacterError, one_line
 from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.options import Options
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.texts import Generated
-    from charrnn_runtime.vocabulary import Vocabulary
+    from charrnn_runtime.vocabulary import Unknown, Vocabulary
 
 _Write = Callable[[bytes], None]
 
@@ -32,7 +35,7 @@ class TextRequest(Record):
         streams: how many they are; None for one for each line of a file.
         length: how many characters each generates.
         sampling: how the next character is chosen.
-        stop: the texts that end a stream.
+        stop: the texts that end a stream, as the command line has them; see `gen_inputs.stop_texts`.
         seed: the seed.
         unknown: what happens to characters of a prime that the model does not know.
         batch: how many streams run at once; None for the device's default.
@@ -46,9 +49,9 @@ class TextRequest(Record):
     streams: int | None
     length: int
     sampling: Sampling
-    stop: list[str]
+    stop: tuple[str, ...]
     seed: int
-    unknown: Literal["error", "skip"]
+    unknown: Unknown
     batch: int | None
     with_prime: bool
     raw: bool
@@ -57,12 +60,18 @@ class TextRequest(Record):
 
 
 def say_skipped(model: CharRNN, prime: str | bytes, unknown: str) -> None:
-    """Say which characters of a prime are dropped, where they are."""
-    if unknown == "skip":
-        dropped = model.vocabulary.unknown_characters(prime)
-        if dropped:
-            shown = ", ".join(repr(character) for character in dropped[:10])
-            terminal.say(f"dropped from the prime, since the model does not know them: {shown}")
+    """Say what a prime is without the characters that are dropped, or written otherwise, where some are."""
+    vocabulary = model.vocabulary
+    if unknown == "error" or not isinstance(prime, str):
+        return
+    dropped = vocabulary.unknown_characters(prime)
+    other = vocabulary.normalize(prime) if dropped else prime
+    if dropped and unknown == "skip":
+        shown = ", ".join(repr(character) for character in dropped[:10])
+        kept = "" if other == prime else "; --unknown normalize keeps those that it knows in their other form"
+        terminal.say(f"dropped from the prime, since the model does not know them: {shown}{kept}")
+    elif other != prime:
+        terminal.say(f"the prime is read as {one_line(other)!r}, in the Unicode form that the model knows")
 
 
 class Shown(enum.Enum):
@@ -84,22 +93,58 @@ def how_shown(stream: BinaryIO) -> Shown:
     return Shown.perhaps if is_pipe else Shown.not_at_all
 
 
-def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown) -> int:
+class ReadingClock:
+    """How long primes were read before the first character was sampled.
+
+    Attributes:
+        characters: how many were read.
+        seconds: how long that took.
+    """
+
+    def __init__(self) -> None:
+        self.characters, self.seconds = 0, 0.0
+        self._begin: float | None = None
+
+    def begin(self, characters: int) -> None:
+        """So many characters are read from now on."""
+        self.characters, self._begin = characters, time.perf_counter()
+
+    def sampled(self, characters: int) -> None:
+        """So many characters came, perhaps none."""
+        if characters and self._begin is not None:
+            self.seconds, self._begin = time.perf_counter() - self._begin, None
+
+
+def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown, clock: ReadingClock) -> int:
     """One stream, as it comes; gives the number of characters."""
     prime = next(request.primes(model))
     say_skipped(model, prime, request.unknown)
+    stop = stop_texts(model, request.stop)
+    clock.begin(_size(model, prime))
     show = _Writer(model, write, raw=request.raw)
     done = 0
     with (
         terminal.LateBar(request.length, "generating", wanted=shown is Shown.not_at_all) as bar,
-        model.stream_bytes(prime, request.length, echo=request.with_prime, **_options(request)) as chunks,
+        model.stream_bytes(
+            prime, request.length, echo=request.with_prime, **_options(request, stop)
+        ) as chunks,
     ):
         for chunk in chunks:
+            clock.sampled(chunks.generated)
             show(chunk)
             bar.advance(chunks.generated - done)
             done = chunks.generated
     show.finish(ends_line=shown is Shown.now and not request.raw)
     return chunks.generated
+
+
+def _size(model: CharRNN, prime: str | bytes) -> int:
+    """How many characters a model reads of a prime: bytes, at the byte level."""
+    return len(
+        prime.encode(errors="ignore")
+        if isinstance(prime, str) and model.vocabulary.level == "byte"
+        else prime
+    )
 
 
 class _Writer:
@@ -125,14 +170,16 @@ class _Writer:
             self._write(b"\n")
 
 
-def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown) -> int:
+def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown, clock: ReadingClock) -> int:
     """Many streams, each when it and those before it are done; gives the number of characters."""
     characters = 0
     given = list(request.primes(model))
+    stop = stop_texts(model, request.stop)
     bar = terminal.LateBar(len(given) * request.length, "generating", wanted=shown is not Shown.now)
 
     def progress(amount: int) -> None:
         nonlocal characters
+        clock.sampled(amount)
         characters += amount
         bar.advance(amount)
 
@@ -145,6 +192,7 @@ def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown
             yield prime
 
     ends_line = True
+    clock.begin(sum(_size(model, each) for each in given))
     try:
         for done in model.generate_each(
             primes(),
@@ -152,11 +200,11 @@ def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown
             logprobs=request.logprobs,
             max_batch_size=request.batch,
             on_progress=progress,
-            **_options(request),
+            **_options(request, stop),
         ):
             if request.as_json:
                 # The model's path may hold what is no UTF-8 (surrogates in Python): JSON escapes it just so.
-                line = json.dumps(_record(model, request, done), ensure_ascii=False)
+                line = json.dumps(_record(model, request, stop, done), ensure_ascii=False)
                 write(line.encode(errors="backslashreplace") + b"\n")
                 continue
             text = _text(request, done)
@@ -178,14 +226,15 @@ def _text(request: TextRequest, done: Generated) -> str:
     return done.data.decode(errors="replace") if request.with_prime else done.text
 
 
-def _record(model: CharRNN, request: TextRequest, done: Generated) -> dict[str, Any]:
+def _record(model: CharRNN, request: TextRequest, stop: list[str], done: Generated) -> dict[str, Any]:
     """One stream as a JSON object."""
     record = {
         "stream": done.index,
         "prime": done.prime,
         "text": _text(request, done),
         "seed": request.seed,
-        "settings": {"length": request.length, **request.sampling.as_dict(), "stop": _as_given(request.stop)},
+        "settings": {"length": request.length, **request.sampling.as_dict(), "stop": as_given(stop)},
+        "finish_reason": done.finish_reason,
         "device": model.device,
         "model": {"path": model.info.path, "sha256": model.info.sha256},
     }
@@ -217,17 +266,17 @@ def _logprobs(vocabulary: Vocabulary, done: Generated) -> list[dict[str, Any]]:
     ]
 
 
-def _as_given(stop: list[str]) -> list[str] | str | None:
+def as_given(stop: list[str]) -> list[str] | str | None:
     """Stop texts as Python takes them: one, several, or none."""
     return stop if len(stop) > 1 else stop[0] if stop else None
 
 
-def _options(request: TextRequest) -> Options:
+def _options(request: TextRequest, stop: list[str]) -> Options:
     """What all ways of generating are given."""
     return {
         "seed": request.seed,
         "sampling": request.sampling,
-        "stop": request.stop,
+        "stop": stop,
         "unknown": request.unknown,
     }
 
@@ -239,6 +288,7 @@ def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
     first = None if prime is None else next(request.primes(model))
     asks = source.isatty()
     state = model.initial_state()
+    stop = stop_texts(model, request.stop)
     characters = 0
     for line in _lines(model, source, asks, first):
         say_skipped(model, line, request.unknown)
@@ -247,7 +297,7 @@ def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
                 line,
                 request.length,
                 state=state,
-                **_options(request),
+                **_options(request, stop),
             )
         except UnknownCharacterError as error:
             if not asks:
@@ -269,11 +319,12 @@ def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
 def _lines(model: CharRNN, source: BinaryIO, asks: bool, first: str | bytes | None) -> Iterator[str | bytes]:
     if first is not None:
         yield first
+    edits = asks and line_editor_is_there()
     while True:
         if asks:
             terminal.say("prime (an empty line goes on, Ctrl-D ends):")
-        line = source.readline()
+        line = edited_line() if edits else source.readline()
         if not line:
             return
         line = line.rstrip(b"\r\n")
-        yield line if model.vocabulary.level == "byte" else texts.decode(line, "the line")
+        yield texts.text_of(line, "the line", as_bytes=model.vocabulary.level == "byte")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -10,8 +11,11 @@ import typer
 
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli.quality_rows import record_of, table
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
+from charrnn_runtime.text_files import check_encoding
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
@@ -37,7 +41,7 @@ def quality(
         list[Path], typer.Argument(metavar="MODEL.onnx...", help="The models that write.", show_default=False)
     ],
     text_path: Annotated[
-        Path, typer.Option("--text", metavar="TRAINING.txt", help="The UTF-8 text that they were trained on.")
+        Path, typer.Option("--text", metavar="TRAINING.txt", help="The text that they were trained on.")
     ],
     held_out: Annotated[
         Path | None,
@@ -56,7 +60,8 @@ def quality(
         typer.Option("--prime", "-p", help="The text that every stream goes on from; it is not measured."),
     ] = "",
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="Below 1 the likely becomes likelier.")
+        float,
+        typer.Option("--temperature", "--temp", "-t", help="Below 1 the likely becomes likelier."),
     ] = spec.DEFAULT_TEMPERATURE,
     top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
     top_p: Annotated[
@@ -65,7 +70,8 @@ def quality(
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    encoding: texts.EncodingOption = None,
+    device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads. [default: as many as there are cores]")
     ] = None,
@@ -88,6 +94,8 @@ def quality(
     Of models that were trained with --lines, whole items are measured, each written by a stream of its own,
     until they have --length characters. Three columns more are the number of items, the share of them that
     repeats an earlier one, and the share that is a line of the training text.
+
+    Of byte-level models, a text that is no UTF-8 is measured in bytes, each of which counts as a character.
     """
     if length < 1:
         raise SettingError(f"--length must be 1 or more, not {length}")
@@ -103,11 +111,21 @@ def quality(
 
     sampling = Sampling(temperature, top_k, top_p)
     chosen = draw_seed() if seed is None else check_seed(seed)
-    text, digest = _read_text(text_path)
-    other = _read_text(held_out)[0] if held_out is not None else None
+    if encoding is not None:
+        check_encoding(encoding)
+    data = texts.read_bytes(text_path)
+    beside_data = None if held_out is None else texts.read_bytes(held_out)
     models = [CharRNN.load(path, device=device, threads=threads) for path in model_paths]
+    of_lines = any(model.info.lines for model in models)
+    byte_level = all(model.vocabulary.level == "byte" for model in models)
+    in_bytes = byte_level and encoding is None and not all(map(_is_utf_8, (data, beside_data or b"")))
+    if in_bytes:
+        terminal.say("not all of the text is UTF-8, so bytes are measured, and not characters")
+    reading = _Reading(encoding, in_bytes=in_bytes, of_lines=of_lines)
+    text, digest = reading.text(data, text_path), hashlib.sha256(data).hexdigest()
+    other = None if held_out is None or beside_data is None else reading.text(beside_data, held_out)
     terminal.say(f"seed {chosen}, running on {models[0].device}")
-    split = _trained_on(models, text, digest, text_path)
+    split = _trained_on(models, text, digest, text_path, in_bytes=in_bytes)
     reference = Reference(text[:split], window=window)
     each = -(-length // streams)  # rounded up: the last stream is cut
     settings = {
@@ -119,15 +137,15 @@ def quality(
         **sampling.as_dict(),
     }
     stream = terminal.product()
+    unit = "byte" if in_bytes else "character"
     rows: list[tuple[str, TextQuality, ItemQuality | None]] = []
-    of_lines = any(model.info.lines for model in models)
     listed = frozenset(_items_of(text)) if of_lines else frozenset()
 
     def report(name: str, pieces: list[str], items: list[str] | None, about: dict[str, Any]) -> None:
         found = reference.measure(pieces)
         of_items = None if items is None else measure_items(items, listed)
         if as_json:
-            record = {"text": name, **_record(found, of_items), **about}
+            record = {"text": name, **record_of(found, of_items, unit), **about}
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             stream.flush()
         rows.append((name, found, of_items))
@@ -139,7 +157,15 @@ def quality(
             report(model.info.path, pieces, items, about)
             continue
         pieces = _written(
-            model, prime, length, each, streams=streams, seed=chosen, sampling=sampling, batch=batch
+            model,
+            prime,
+            length,
+            each,
+            streams=streams,
+            seed=chosen,
+            sampling=sampling,
+            batch=batch,
+            in_bytes=in_bytes,
         )
         report(model.info.path, pieces, None, about)
     beside = text[split:] if other is None else other
@@ -159,7 +185,7 @@ def quality(
             f"no text is held out of {text_path}: the models were trained on all of it; see --held-out"
         )
     if not as_json:
-        for line in _table(rows, window):
+        for line in table(rows, window, unit):
             stream.write(line + "\n")
 
 
@@ -173,6 +199,7 @@ def _written(
     seed: int,
     sampling: Sampling,
     batch: int | None,
+    in_bytes: bool,
 ) -> list[str]:
     """What a model writes: pieces of ``each`` characters, ``length`` in all."""
     bar = terminal.LateBar(length, f"writing with {model.info.path}")
@@ -185,7 +212,11 @@ def _written(
             max_batch_size=batch,
             on_progress=bar.advance,
         )
-        pieces = [stream.text for stream in generated]
+        # Bytes stand for themselves, as those of the text that they are compared with.
+        pieces = [
+            each.data[len(prime.encode()) :].decode("latin-1") if in_bytes else each.text
+            for each in generated
+        ]
     finally:
         bar.close()
     left = length
@@ -241,7 +272,7 @@ def _whole_lines(text: str, length: int) -> str:
     return text[: text.rfind("\n", 0, length) + 1]
 
 
-def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path) -> int:
+def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path, *, in_bytes: bool) -> int:
     """How many characters of the text, from its start, any of the models was trained on."""
     ends = []
     for model in models:
@@ -257,65 +288,42 @@ def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path) -> in
         elif corpus.get("sha256") == digest and isinstance(end, int) and end >= 0:
             # At the byte level it counts bytes.
             byte_level = model.vocabulary.level == "byte"
-            ends.append(len(text.encode()[:end].decode(errors="ignore")) if byte_level else end)
+            counts_bytes = byte_level and not in_bytes
+            ends.append(len(text.encode()[:end].decode(errors="ignore")) if counts_bytes else end)
     if not ends:
         terminal.say(f"the first 90 % of {path} are taken for what was trained on")
     return max(ends, default=int(_TRAINED_ON * len(text)))
 
 
-def _read_text(path: Path) -> tuple[str, str]:
-    """A UTF-8 file's text without its byte-order mark, and the hash of its bytes."""
-    import hashlib
+class _Reading(Record):
+    """How the bytes of texts become what is measured.
 
-    data = texts.read_bytes(path)
-    return str(texts.text_of(data, texts.name_of(path))), hashlib.sha256(data).hexdigest()
+    Attributes:
+        encoding: their encoding, if it was given.
+        in_bytes: whether each byte counts as a character.
+        of_lines: whether they are lists, whose Windows line ends are read as newlines.
+    """
 
+    encoding: str | None
+    in_bytes: bool
+    of_lines: bool
 
-def _record(found: TextQuality, items: ItemQuality | None) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "characters": found.characters,
-        "words": found.words,
-        "known_words": _rounded(found.known_words),
-        "windows": found.windows,
-        "copied_windows": _rounded(found.copied_windows),
-        "distinct": [_rounded(share) for share in found.distinct],
-    }
-    if items is not None:
-        record |= {
-            "items": items.items,
-            "repeated_items": _rounded(items.repeated),
-            "listed_items": _rounded(items.listed),
-        }
-    return record
+    def text(self, data: bytes, path: Path) -> str:
+        """The text of a file's bytes."""
+        if not self.in_bytes:
+            text = str(texts.text_of(data, texts.name_of(path), self.encoding))
+        else:
+            # Items come as text, with replacement characters.
+            text = data.decode(errors="replace") if self.of_lines else data.decode("latin-1")
+        return str(texts.unix_lines(text)) if self.of_lines else text
 
 
-def _rounded(share: float | None) -> float | None:
-    return None if share is None else round(share, 6)
-
-
-def _table(rows: list[tuple[str, TextQuality, ItemQuality | None]], window: int) -> list[str]:
-    header = ["text", "characters", "words", "known", f"copied ({window})"]
-    header += [f"distinct-{n}" for n in range(1, 1 + len(rows[0][1].distinct))]
-    of_items = any(items is not None for _, _, items in rows)
-    header += ["items", "repeated", "listed"] if of_items else []
-    cells = [header]
-    for name, found, items in rows:
-        shares = [_percent(found.known_words), _percent(found.copied_windows)]
-        distinct = ["-" if share is None else f"{share:.3f}" for share in found.distinct]
-        row = [name, f"{found.characters:,}", f"{found.words:,}", *shares, *distinct]
-        if items is not None:
-            row += [f"{items.items:,}", _percent(items.repeated), _percent(items.listed)]
-        elif of_items:
-            row += ["-"] * 3
-        cells.append(row)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
+def _is_utf_8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def main() -> NoReturn:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import array
 import itertools
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli import score_rows, terminal, texts
+from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.cli.score_rows import EachLine, Sum, nothing_in
+from charrnn_runtime.cli.score_rows import Options as _Options
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
-from charrnn_runtime.record import Record
+from charrnn_runtime.format import spec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.scoring import Score
+    from charrnn_runtime.vocabulary import Unknown
 
 app = terminal.new_app()
 
@@ -33,8 +30,7 @@ Examples:
   charrnn-score models/lstm.onnx README.md --unknown skip --by-line --json
 """
 
-_STRIDE = 1 << 12  # characters scored between two looks at the progress
-_LN2 = math.log(2)
+_STRIDE = score_rows.STRIDE
 
 
 @app.command(epilog=EXAMPLES)
@@ -44,21 +40,32 @@ def score(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A UTF-8 text, or any file for a byte-level model; - reads standard input.",
+            help="A text, or any file for a byte-level model; - reads standard input.",
         ),
     ],
     by_line: Annotated[
-        bool, typer.Option("--by-line", help="Score each line by itself, without its line end.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--by-line/--whole",
+            help="Show each line by itself, scored without its line end; or the whole as one running text. "
+            "[default: the whole, but of models trained with --lines the sum of all lines]",
+        ),
+    ] = None,
     per_char: Annotated[bool, typer.Option("--per-char", help="Show each character's bits too.")] = False,
     compare: Annotated[
         Path | None, typer.Option(metavar="OTHER.onnx", help="Score with this model too, and say which fits.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text, one a line.")] = False,
     unknown: Annotated[
-        str, typer.Option(help="Characters that the model does not know: error, or skip.")
+        str,
+        typer.Option(
+            help="Characters that the model does not know: error, skip (leave them out), or normalize (read "
+            "é and the like in the Unicode form that it knows).",
+            autocompletion=among(spec.UNKNOWN),
+        ),
     ] = "error",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    encoding: texts.EncodingOption = None,
+    device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads; one text takes one. [default: as many as there are cores]"),
@@ -71,93 +78,85 @@ def score(
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Say how well a model predicts a text, in bits per character: the fewer, the likelier the text.
+    """Say how well a model predicts a text, in bits per character: lower is better.
 
-    The columns are bits per character, perplexity, number of characters, and the text (or the file).
+    The columns are bits per character (per byte, of a byte-level model), perplexity, number of characters,
+    and the text (or the file).
+
+    Of a model that was trained with --lines, each line is scored from a fresh state and with its line end, as
+    it was learned: Windows line ends are read as newlines, and empty lines are left out.
     """
-    if unknown not in ("error", "skip"):
-        raise SettingError(f"--unknown must be error or skip, not {unknown!r}")
+    check_choice("--unknown", unknown, spec.UNKNOWN)
+    if encoding is not None:
+        from charrnn_runtime.text_files import check_encoding
+
+        check_encoding(encoding)
 
     from charrnn_runtime.model import CharRNN
 
-    if batch is not None and not by_line:
-        raise SettingError("--batch is for many texts: give --by-line too, or leave it out")
-    options = _Options("skip" if unknown == "skip" else "error", per_char, as_json, batch)
     models = [CharRNN.load(model_path, device=device, threads=threads)]
     if compare is not None:
         models.append(CharRNN.load(compare, device=device, threads=threads))
+    of_lines = [model.info.path for model in models if model.info.lines]
+    if batch is not None and not (by_line or (of_lines and by_line is None)):
+        raise SettingError("--batch is for many texts: give --by-line too, or leave it out")
+    options = _Options(
+        unknown,  # type: ignore[arg-type]
+        per_char,
+        as_json,
+        batch,
+        encoding,
+        ends=bool(of_lines),
+        sums=by_line is None,
+    )
     for model in models:
         terminal.say(f"{model.info.path}: running on {model.device}")
+    if of_lines and by_line is not False:
+        terminal.say(
+            f"{of_lines[0]} was trained with --lines, so each line is scored by itself, from a fresh state "
+            "and with its line end (--whole scores a running text)"
+        )
     stream = terminal.product()
     with texts.opened(text_path) as file:
-        if by_line:
+        if by_line or (of_lines and by_line is None):
             _score_lines(models, file, text_path, options, stream, stream.isatty())
         else:
             _score_whole(models, file, text_path, options, stream, stream.isatty())
-
-
-class _Options(Record):
-    """How texts are scored and shown."""
-
-    unknown: Literal["error", "skip"]
-    per_char: bool
-    as_json: bool
-    batch: int | None = None
-
-
-class _Total(Record):
-    """What a model makes of a text, or of as much of it as was read.
-
-    Attributes:
-        characters: how many it was scored on (bytes, at the byte level).
-        nats: the sum of their losses.
-    """
-
-    characters: int
-    nats: float
 
 
 def _score_lines(
     models: list[CharRNN], file: BinaryIO, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
     """Each line by itself; many share each step, and no more are held than that takes."""
-    copies = itertools.tee(texts.lines(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
+    lines = texts.lines(file, path, options.encoding, as_bytes=_read_bytes(models))
+    prepared = (_prepared_line(models[0], line, options) for line in lines)
+    copies = itertools.tee(prepared, len(models) + 1)
     scored = [
-        model.score_each(lines, unknown=options.unknown, max_batch_size=options.batch)
-        for model, lines in zip(models, copies[1:], strict=True)
+        model.score_each(each, unknown=_strict(options), max_batch_size=options.batch)
+        for model, each in zip(models, copies[1:], strict=True)
     ]
-    with terminal.LateBar(texts.size_of(file), "scoring", wanted=not at_terminal) as bar:
+    shown = Sum(models, path, options, stream) if options.sums else EachLine(models, options, stream)
+    wanted = not (at_terminal and (options.per_char or not options.sums))
+    number = 0
+    with terminal.LateBar(texts.size_of(file), "scoring", wanted=wanted) as bar:
         try:
             for number, (line, *scores) in enumerate(zip(copies[0], *scored, strict=True), start=1):
-                _show_line(models, number, line, scores, options, stream)
+                shown.add(number, line, scores)
                 bar.advance(_bytes_of(line) + 1)
         except UnknownCharacterError as error:
             raise error.of(None, "" if error.index is None else f"line {error.index + 1}") from None
+    if not number:
+        raise nothing_in(path)
+    shown.end()
 
 
-def _show_line(
-    models: list[CharRNN],
-    number: int,
-    line: str | bytes,
-    scores: list[Score],
-    options: _Options,
-    stream: Any,
-) -> None:
-    totals = [_Total(each.characters, each.nats) for each in scores]
-    alike = _know_alike(models, line)
-    bits = [
-        _bits(model, line, each.per_character, options.unknown)
-        for model, each in zip(models, scores if options.per_char else [], strict=False)
-    ]
-    if options.as_json:
-        record = {"line": number, "text": _shown(line), **_record(models, totals, alike)}
-        for name, each in zip(("bits", "other_bits"), bits, strict=False):
-            record[name] = each
-        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-        return
-    stream.write(_row(models, totals, alike, _shown(line)) + "\n")
-    if options.per_char:
-        _write_bits(line, bits, stream)
+def _prepared_line(model: CharRNN, line: str | bytes, options: _Options) -> str | bytes:
+    """A line as it is scored: in the form that the model knows, and with its end where that counts."""
+    if options.unknown == "normalize" and isinstance(line, str):
+        line = model.vocabulary.normalize(line)
+    if not options.ends or not line:
+        return line
+    return line + "\n" if isinstance(line, str) else line + b"\n"
 
 
 def _score_whole(
@@ -165,144 +164,24 @@ def _score_whole(
 ) -> None:
     """The text as one stream, of which no more is held than a piece."""
     # Each piece goes through all models before the next, so that none falls behind and text piles up for it.
-    copies = itertools.tee(_strides(file, path, as_bytes=_read_bytes(models)), len(models) + 1)
+    pieces = _strides(file, path, options, models)
+    copies = itertools.tee(pieces, len(models) + 1)
     scored = [
-        model.score_stream(pieces, unknown=options.unknown)
-        for model, pieces in zip(models, copies[1:], strict=True)
+        model.score_stream(each, unknown=_strict(options))
+        for model, each in zip(models, copies[1:], strict=True)
     ]
-    totals = [_Total(0, 0.0)] * len(models)
-    alike = True
-    record = _BitsRecord(stream, path) if options.per_char and options.as_json else None
+    sums = Sum(models, path, options, stream)
     shown = at_terminal and options.per_char
     with terminal.LateBar(texts.size_of(file), "scoring", wanted=not shown) as bar:
         for piece, *parts in zip(copies[0], *scored, strict=True):
-            for index, losses in enumerate(parts):
-                before = totals[index]
-                nats = before.nats + float(losses.sum(dtype=float))
-                totals[index] = _Total(before.characters + len(losses), nats)
-            alike = alike and _know_alike(models, piece)
+            sums.add_piece(piece, parts)
             bar.advance(_bytes_of(piece))
-            if options.per_char:
-                bits = [
-                    _bits(model, piece, losses, options.unknown)
-                    for model, losses in zip(models, parts, strict=True)
-                ]
-                if record is not None:
-                    record.add(bits)
-                else:
-                    _write_bits(piece, bits, stream)
-    if record is not None:
-        record.end(_record(models, totals, alike))
-    elif options.as_json:
-        everything = {"file": str(path), **_record(models, totals, alike)}
-        stream.write(json.dumps(everything, ensure_ascii=False) + "\n")
-    else:
-        stream.write(_row(models, totals, alike, str(path)) + "\n")
+    sums.end()
 
 
-class _BitsRecord:
-    """A file's JSON object, written as its bits come: they may be more than memory holds.
-
-    The other model's come after all of the first one's, so these are held, in 4 bytes a character.
-    """
-
-    def __init__(self, stream: Any, path: Path) -> None:
-        self._stream = stream
-        self._before = f'{{"file": {json.dumps(str(path), ensure_ascii=False)}, "bits": ['
-        self._others: array.array[float] | None = None
-
-    def add(self, bits: list[list[float | None]]) -> None:
-        first, *others = bits
-        if first:
-            self._stream.write(self._before + json.dumps(first)[1:-1])
-            self._before = ", "
-        for other in others:
-            if self._others is None:
-                self._others = array.array("f")
-            self._others.extend(math.nan if each is None else each for each in other)
-
-    def end(self, record: dict[str, Any]) -> None:
-        self._stream.write(("" if self._before == ", " else self._before) + "]")
-        if self._others is not None:
-            self._stream.write(', "other_bits": [')
-            for first in range(0, len(self._others), _STRIDE):
-                some = [
-                    None if math.isnan(each) else round(each, 4)
-                    for each in self._others[first : first + _STRIDE]
-                ]
-                self._stream.write((", " if first else "") + json.dumps(some)[1:-1])
-            self._stream.write("]")
-        self._stream.write(f", {json.dumps(record, ensure_ascii=False)[1:]}\n")
-
-
-def _record(models: list[CharRNN], totals: list[_Total], alike: bool) -> dict[str, Any]:
-    mean = _per_character(totals[0])
-    record: dict[str, Any] = {
-        "bits_per_character": round(mean / _LN2, 6),
-        "perplexity": round(math.exp(min(mean, 700.0)), 6),
-        "characters": totals[0].characters,
-    }
-    if len(models) > 1:
-        record["other_bits_per_character"] = round(_per_character(totals[1]) / _LN2, 6)
-        record["other_characters"] = totals[1].characters
-        record["likelier"] = _likelier(models, totals, alike)
-    return record
-
-
-def _row(models: list[CharRNN], totals: list[_Total], alike: bool, text: str) -> str:
-    mean = _per_character(totals[0])
-    columns = [f"{mean / _LN2:9.4f}", f"{math.exp(min(mean, 700.0)):10.3f}", f"{totals[0].characters:9,}"]
-    if len(models) > 1:
-        columns += [f"{_per_character(totals[1]) / _LN2:9.4f}", _likelier(models, totals, alike) or "neither"]
-    return "  ".join([*columns, text])
-
-
-def _likelier(models: list[CharRNN], totals: list[_Total], alike: bool) -> str | None:
-    """The model that gives the text the higher probability: whether it reads characters or bytes is the same.
-
-    None where both give it the same, or where one leaves out more of the text than the other.
-    """
-    first, second = totals
-    if not alike or first.nats == second.nats:
-        return None
-    return models[0 if first.nats < second.nats else 1].info.path
-
-
-def _know_alike(models: list[CharRNN], text: str | bytes) -> bool:
-    """Whether all models know the same of a text, so that what they make of it can be compared."""
-    if len(models) == 1:
-        return True
-    unknown = [set(model.vocabulary.unknown_characters(text)) for model in models]
-    return all(each == unknown[0] for each in unknown)
-
-
-def _per_character(total: _Total) -> float:
-    return total.nats / total.characters if total.characters else 0.0
-
-
-def _bits(
-    model: CharRNN, text: str | bytes, losses: NDArray[np.float32], unknown: Literal["error", "skip"]
-) -> list[float | None]:
-    """The bits of each character of a text (of each byte, if it is in bytes); None for what was skipped.
-
-    A character that a model reads in several bytes has the sum of their bits.
-    """
-    each = iter((losses / _LN2).tolist())
-    if isinstance(text, bytes):
-        return [round(bits, 4) for bits in each]
-    if model.vocabulary.level == "byte":
-        lengths = (len(character.encode()) for character in text)
-        return [round(sum(itertools.islice(each, length)), 4) for length in lengths]
-    skipped = set(model.vocabulary.unknown_characters(text) if unknown == "skip" else ())
-    return [None if character in skipped else round(next(each), 4) for character in text]
-
-
-def _write_bits(text: str | bytes, bits: list[list[float | None]], stream: Any) -> None:
-    """A line for each character: its bits by each model, and the character; - for what a model skipped."""
-    symbols = map(repr, text) if isinstance(text, str) else (f"0x{byte:02x}" for byte in text)
-    for symbol, *each in zip(symbols, *bits, strict=False):
-        columns = ["        -" if one is None else f"{one:9.4f}" for one in each]
-        stream.write("  ".join([*columns, symbol]) + "\n")
+def _strict(options: _Options) -> Unknown:
+    """What models do with unknown characters: what can be written in another form was by then."""
+    return "skip" if options.unknown == "skip" else "error"
 
 
 def _read_bytes(models: list[CharRNN]) -> bool:
@@ -310,18 +189,20 @@ def _read_bytes(models: list[CharRNN]) -> bool:
     return all(model.vocabulary.level == "byte" for model in models)
 
 
-def _shown(line: str | bytes) -> str:
-    """A line as text: where bytes are no UTF-8, with replacement characters."""
-    return line if isinstance(line, str) else line.decode(errors="replace")
-
-
 def _bytes_of(text: str | bytes) -> int:
     return len(text.encode() if isinstance(text, str) else text)
 
 
-def _strides(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str | bytes]:
+def _strides(file: BinaryIO, path: Path, options: _Options, models: list[CharRNN]) -> Iterator[str | bytes]:
     """The text in pieces that are scored in a moment, so that what shows the progress moves on."""
-    for chunk in texts.chunks(file, path, as_bytes=as_bytes):
+    chunks: Iterator[Any] = texts.chunks(file, path, options.encoding, as_bytes=_read_bytes(models))
+    if options.ends:
+        chunks = texts.with_unix_lines(chunks)
+    if options.unknown == "normalize" and not _read_bytes(models):
+        from charrnn_runtime.normalization import at_whole_characters
+
+        chunks = map(models[0].vocabulary.normalize, at_whole_characters(chunks))
+    for chunk in chunks:
         for start in range(0, len(chunk), _STRIDE):
             yield chunk[start : start + _STRIDE]
 

@@ -19,8 +19,10 @@ from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 
 import typer
 
+from charrnn_runtime.cli.command_line import App, among
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import written_whole
+from charrnn_runtime.format import spec
 from charrnn_runtime.process import take_for_a_command
 
 
@@ -47,6 +49,7 @@ DebugOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Say nothing on stderr but errors.")
 ]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(spec.DEVICES))]
 
 
 def version_option(distribution: str, version: str) -> typer.models.OptionInfo:
@@ -64,7 +67,7 @@ def version_option(distribution: str, version: str) -> typer.models.OptionInfo:
 
 def new_app() -> typer.Typer:
     """An app for one command: its help keeps the line breaks of its examples."""
-    return typer.Typer(
+    return App(
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -315,7 +318,7 @@ def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) ->
             continue
         # Where it stands with a value, the bare name is a word: steps=3, and 12 steps are done.
         said = re.sub(rf"(?<![\w/-]){name}=True(?!\w)", option, said)  # a switch
-        said = re.sub(rf"""(?<![\w/-]){name}=(["']?)([\w.]+)\1""", rf"{option} \2", said)
+        said = re.sub(rf"""(?<![\w/-]){name}=(["']?)([\w.-]*\w)\1""", rf"{option} \2", said)
     return said
 
 

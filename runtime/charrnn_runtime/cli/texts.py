@@ -1,25 +1,34 @@
-"""How commands read text: UTF-8 from a file or standard input, whole, by line or in chunks.
+"""How commands read text from a file or standard input: whole, by line or in chunks.
 
-A byte-order mark, as Windows programs write it, is no part of a text; training leaves it out, too. Models at
-the byte level read the bytes of a file as they are.
+`text_files` decodes it, as it does for training. Models at the byte level read the bytes of a file as they
+are, unless ``--encoding`` says what they mean: then they read the UTF-8 of that.
 """
 
 from __future__ import annotations
 
-import codecs
-import itertools
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
+
+import typer
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.text_files import decoded
 
 _CHUNK = 1 << 20  # bytes read at a time
-_MARK = "\ufeff"
+
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The encoding of the texts that are read from files: any that Python knows, such as latin-1, "
+        "cp1252 or gb18030. [default: UTF-8, or what a byte-order mark says]",
+    ),
+]
 
 
 def name_of(path: Path) -> str:
@@ -58,21 +67,39 @@ def read_bytes(path: Path) -> bytes:
             raise CharRNNError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def decode(data: bytes, name: str) -> str:
-    """The text of some UTF-8 bytes, with a byte-order mark if they have one.
+def text_of(data: bytes, name: str, encoding: str | None = None, *, as_bytes: bool = False) -> str | bytes:
+    """The text of a file's bytes; as bytes, these as they are, unless an encoding says what they mean.
 
     Raises:
-        CharRNNError: they are no UTF-8; the message names the first wrong byte.
+        CharRNNError: they are no text in this encoding.
     """
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise _no_utf8(name, error.start, data[error.start]) from None
+    if as_bytes and encoding is None:
+        return data
+    text = "".join(decoded([data], name, encoding, _say_notice))
+    return text.encode() if as_bytes else text
 
 
-def text_of(data: bytes, name: str, *, as_bytes: bool = False) -> str | bytes:
-    """The text of a file's bytes; as bytes, these as they are."""
-    return data if as_bytes else decode(data, name).removeprefix(_MARK)
+def _say_notice(message: str) -> None:
+    terminal.warn(terminal.in_options(CharRNNError(message, "encoding")))
+
+
+def unix_lines(text: str | bytes) -> str | bytes:
+    """A text whose CR LF are LF, as training reads lists (``--lines``)."""
+    return text.replace("\r\n", "\n") if isinstance(text, str) else text.replace(b"\r\n", b"\n")
+
+
+def with_unix_lines(chunks: Iterator[Any]) -> Iterator[Any]:
+    """The chunks of a text whose CR LF are LF, also where a chunk ends between the two."""
+    held: Any = None
+    for chunk in chunks:
+        whole = chunk if held is None else held + chunk
+        cr = b"\r" if isinstance(chunk, bytes) else "\r"
+        held = cr if whole.endswith(cr) else None
+        whole = unix_lines(whole if held is None else whole[:-1])
+        if whole:
+            yield whole
+    if held is not None:
+        yield held
 
 
 def split_lines(text: str | bytes) -> list[str] | list[bytes]:
@@ -93,34 +120,24 @@ def size_of(file: BinaryIO) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def chunks(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str] | Iterator[bytes]:
-    """A text a chunk at a time."""
+def chunks(
+    file: BinaryIO, path: Path, encoding: str | None = None, *, as_bytes: bool = False
+) -> Iterator[str] | Iterator[bytes]:
+    """A text a chunk at a time; see `text_of`."""
     raw = iter(lambda: file.read(_CHUNK), b"")
-    return raw if as_bytes else _decoded(raw, path)
+    if as_bytes and encoding is None:
+        return raw
+    text = decoded(raw, name_of(path), encoding, _say_notice)
+    return (chunk.encode() for chunk in text) if as_bytes else text
 
 
-def _decoded(raw: Iterator[bytes], path: Path) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    begun = False
-    for data in itertools.chain(raw, [b""]):
-        held = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise _no_utf8(str(path), offset - held + error.start, error.object[error.start]) from None
-        if text and not begun:
-            begun, text = True, text.removeprefix(_MARK)
-        if text:
-            yield text
-        offset += len(data)
-
-
-def lines(file: BinaryIO, path: Path, *, as_bytes: bool = False) -> Iterator[str | bytes]:
-    """The lines of a text, without their ends, as they are read."""
+def lines(
+    file: BinaryIO, path: Path, encoding: str | None = None, *, as_bytes: bool = False
+) -> Iterator[str | bytes]:
+    """The lines of a text, without their ends, as they are read; see `text_of`."""
     end: Any = b"\n" if as_bytes else "\n"
     parts: list[Any] = []  # of a line whose end has not come; all str or all bytes
-    for chunk in chunks(file, path, as_bytes=as_bytes):
+    for chunk in chunks(file, path, encoding, as_bytes=as_bytes):
         first, *others = chunk.split(end)
         parts.append(first)
         for other in others:
@@ -135,13 +152,6 @@ def _joined(parts: list[Any]) -> str | bytes:
     if isinstance(parts[0], str):
         return "".join(parts).removesuffix("\r")
     return b"".join(parts).removesuffix(b"\r")
-
-
-def _no_utf8(name: str, place: int, byte: int) -> CharRNNError:
-    return CharRNNError(
-        f"{name} is no UTF-8 text: byte {place} is 0x{byte:02x}; convert it first, "
-        "as with iconv -f LATIN1 -t UTF-8, where it is Latin-1"
-    )
 
 
 def given_text(argument: str) -> str:

@@ -36,8 +36,9 @@ def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
         return read_model_file(Path(source))
     if not callable(getattr(source, "read", None)):
         raise SettingError(
-            f"a model is loaded from a path or from a binary file that is open, not from "
-            f"{type(source).__name__}; CharRNN.from_bytes takes its bytes"
+            f"path must be a path, or a binary file that is open, not {type(source).__name__}; "
+            "CharRNN.from_bytes takes the bytes of a model",
+            "path",
         )
     name = getattr(source, "name", None)
     return model_of_bytes(_read_all(source), name if isinstance(name, str) and name else "<file>")

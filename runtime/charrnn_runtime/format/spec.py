@@ -120,11 +120,20 @@ TOP_K_LIMIT: Final = 1_024
 """The sampler sorts at most this many symbols; what would keep more of them by rank or mass keeps all."""
 
 BYTE_VOCABULARY: Final = 256
+UNKNOWN: Final = ("error", "skip", "normalize")
+"""What may happen to characters that a model does not know; see `Vocabulary.encode`."""
+
+DEVICES: Final = ("auto", "cpu", "cuda")
+
+MAX_NUMBER: Final = 1 << 60
+"""The largest number and position of a stream, and the longest text: more than anything will live to see."""
+
 MAX_SEED: Final = 2**64 - 1
 
 DEFAULT_TEMPERATURE: Final = 0.8
 DEFAULT_LENGTH: Final = 1_000
 DEFAULT_ITEMS: Final = 20
+DEFAULT_BEAMS: Final = 8
 
 # --- quantization ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,43 @@
+"""``python -m charrnn_runtime``: the commands, for where their scripts are not on the path.
+
+``python -m charrnn_runtime gen MODEL.onnx ...`` is ``charrnn-gen MODEL.onnx ...``; without a command it lists
+them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+_COMMANDS: Final = {
+    "gen": "generates text with a model",
+    "score": "says how well a model predicts a text",
+    "quality": "says in numbers how good the text is that models write",
+    "info": "shows what a model file says of itself",
+}
+
+
+def main() -> None:
+    """Run the command that the first word names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in _COMMANDS:
+        sys.argv[0:2] = [f"charrnn-{name}"]
+        importlib.import_module(f"charrnn_runtime.cli.{name}").main()
+    if name in ("-h", "--help"):
+        lines = ["Usage: python -m charrnn_runtime COMMAND ...", "", "Commands, each with its own --help:"]
+        lines += [f"  {each:<8} (charrnn-{each}) {what}" for each, what in _COMMANDS.items()]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
+    if name == "--version":
+        from charrnn_runtime import __version__
+
+        sys.stdout.write(f"charrnn-runtime {__version__}\n")
+        return
+    known = ", ".join(_COMMANDS)
+    sys.stderr.write(f"python -m charrnn_runtime: error: no command {name!r}; there are {known}\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

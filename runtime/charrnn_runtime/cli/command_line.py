@@ -1,0 +1,87 @@
+"""How command lines are read, where typer is not strict or not helpful enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import typer
+import typer.core
+
+from charrnn_runtime.errors import SettingError
+
+_KNOWN_ELSEWHERE: Final = {
+    "--batch-size": ("--batch",),
+    "--beams": ("--beam",),
+    "--chars": ("--length",),
+    "--max-length": ("--length",),
+    "--max-new-tokens": ("--length",),
+    "--max-tokens": ("--length",),
+    "--num-beams": ("--beam",),
+    "--num-samples": ("--streams", "--lines"),
+    "--num-steps": ("--steps",),
+    "--epochs": ("--steps",),
+    "--prompt": ("--prime",),
+    "--samples": ("--streams", "--lines"),
+    "--tokens": ("--length",),
+}
+"""What other programs of the kind call some options; only those that a command has are suggested."""
+
+
+class App(typer.Typer):
+    """An app whose commands are of the class `Command`."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        return super().command(name, **{"cls": Command, **options})
+
+
+class Command(typer.core.TyperCommand):
+    """A command that says so when an option that counts once is given twice, and suggests the right ones."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a command line; ``ctx`` takes what they say."""
+        try:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        except Exception as error:  # typer's own, of a class that it does not export
+            self._suggest(ctx, error)
+            raise
+        self._refuse_repeated(ctx, given)
+        return super().parse_args(ctx, args)
+
+    def _suggest(self, ctx: Any, error: Exception) -> None:
+        """Add what an unknown option may have been meant for to the error about it."""
+        name = getattr(error, "option_name", "")
+        if getattr(error, "possibilities", None) is not None and name in _KNOWN_ELSEWHERE:
+            options = {option for each in self.get_params(ctx) for option in each.opts}
+            meant = [option for option in _KNOWN_ELSEWHERE[name] if option in options]
+            error.possibilities = meant or error.possibilities  # type: ignore[attr-defined]
+
+    def _refuse_repeated(self, ctx: Any, given: list[Any]) -> None:
+        """End where an option is given again, of which only the last would count."""
+        if ctx.resilient_parsing:  # for completion
+            return
+        for each in given:
+            loses = not getattr(each, "is_flag", False) or each.secondary_opts
+            if loses and not getattr(each, "multiple", False) and given.count(each) > 1:
+                names = " or ".join(sorted({*each.opts, *each.secondary_opts}, key=len, reverse=True))
+                ctx.fail(f"{names} is given {_times(given.count(each))}; give it once")
+
+
+def among(choices: Sequence[str]) -> Callable[[], list[str]]:
+    """The choices that a shell completes an option with, for ``typer.Option(autocompletion=...)``."""
+    return lambda: list(choices)
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
+    """The value of an option, if it is one of its choices.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if value not in choices:
+        raise SettingError(f"{option} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
+    return value
+
+
+def _times(count: int) -> str:
+    return "twice" if count == 2 else f"{count} times"

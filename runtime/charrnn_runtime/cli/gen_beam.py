@@ -1,0 +1,86 @@
+"""charrnn-gen --beam: the likeliest text that a beam search finds, instead of a sampled one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli.gen_inputs import stop_texts
+from charrnn_runtime.cli.gen_texts import TextRequest, as_given, say_skipped
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
+
+if TYPE_CHECKING:
+    from charrnn_runtime.beam import Continuation
+    from charrnn_runtime.model import CharRNN
+
+
+def check(beams: int, others: Mapping[str, bool]) -> None:
+    """Refuse a number of beams that is out of range, and options that a search has no use for.
+
+    Args:
+        beams: ``--beam``.
+        others: such options, and whether they were given.
+
+    Raises:
+        SettingError: something is refused.
+    """
+    if not 1 <= beams <= spec.MAX_STREAMS:
+        raise SettingError(f"--beam must be between 1 and {spec.MAX_STREAMS:,}, not {beams:,}")
+    surplus = [option for option, is_given in others.items() if is_given]
+    if surplus:
+        raise SettingError(
+            f"--beam searches for the likeliest text and samples nothing, so it takes no {surplus[0]}: leave "
+            "one of them out"
+        )
+
+
+def write(model: CharRNN, request: TextRequest, beams: int, give: Callable[[bytes], None]) -> int:
+    """Write the likeliest text, or as JSON all that were found; gives the number of its characters.
+
+    Of a model that was trained on lines, it is the rest of a line, unless a stop text was given.
+    """
+    prime = next(request.primes(model))
+    stop = stop_texts(model, request.stop)
+    read = prime
+    if model.info.lines and not stop:
+        stop = ["\n"]
+        read = b"\n" + prime if isinstance(prime, bytes) else "\n" + prime
+    say_skipped(model, prime, request.unknown)
+    found = model.beam(read, request.length, beams=beams, stop=stop, unknown=request.unknown)
+    head = model.vocabulary.decode_bytes(model.vocabulary.encode(prime, request.unknown))
+    best = found[0]
+    unit = "byte" if model.vocabulary.level == "byte" else "character"
+    terminal.say(
+        f"the likeliest of {len(found):,}: {best.nats:.4f} nats, {best.bits:.4f} bits, "
+        f"{best.bits_per_character:.4f} bits per {unit}"
+    )
+    if request.as_json:
+        for rank, each in enumerate(found):
+            record = _record(model, request, stop, head, each)
+            line = json.dumps({"rank": rank, **record}, ensure_ascii=False)
+            give(line.encode(errors="backslashreplace") + b"\n")
+    else:
+        shown = (head if request.with_prime else b"") + best.data
+        give(shown if request.raw else shown.decode(errors="replace").encode())
+        if not request.raw and not shown.endswith(b"\n"):
+            give(b"\n")
+    return best.characters
+
+
+def _record(
+    model: CharRNN, request: TextRequest, stop: list[str], head: bytes, found: Continuation
+) -> dict[str, object]:
+    return {
+        "prime": head.decode(errors="replace"),
+        "text": ((head if request.with_prime else b"") + found.data).decode(errors="replace"),
+        "nats": round(found.nats, 6),
+        "bits": round(found.bits, 6),
+        "characters": found.characters,
+        "settings": {"length": request.length, "stop": as_given(stop)},
+        "finish_reason": found.finish_reason,
+        "device": model.device,
+        "model": {"path": model.info.path, "sha256": model.info.sha256},
+    }

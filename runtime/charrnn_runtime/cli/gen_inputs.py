@@ -1,0 +1,83 @@
+r"""What charrnn-gen is given to read: primes, items that are known, and stop texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model import CharRNN
+
+_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r"}
+
+
+def primes(
+    prime: str | None,
+    prime_file: Path | None,
+    primes_file: Path | None,
+    streams: int,
+    encoding: str | None,
+) -> Callable[[CharRNN], Iterator[str | bytes]]:
+    """The primes of all streams, in the form that a model reads."""
+    if primes_file is not None:
+        many = texts.read_bytes(primes_file)
+        return lambda model: iter(texts.split_lines(_form(model, many, texts.name_of(primes_file), encoding)))
+    if prime_file is not None:
+        data = texts.read_bytes(prime_file)
+        return lambda model: iter([_form(model, data, texts.name_of(prime_file), encoding)] * streams)
+    given = texts.given_text(prime or "")
+    as_bytes = texts.given_bytes(given)
+    return lambda model: iter([as_bytes if model.vocabulary.level == "byte" else given] * streams)
+
+
+def known_items(model: CharRNN, data: bytes, name: str, encoding: str | None) -> frozenset[str]:
+    """The lines of a file of items, as a model of the same level writes them."""
+    lines = texts.split_lines(_form(model, data, name, encoding))
+    return frozenset(line if isinstance(line, str) else line.decode(errors="replace") for line in lines)
+
+
+def _form(model: CharRNN, data: bytes, name: str, encoding: str | None) -> str | bytes:
+    """What was read in the form that a model reads: the very bytes, or a text."""
+    text = texts.text_of(data, name, encoding, as_bytes=model.vocabulary.level == "byte")
+    return texts.unix_lines(text) if model.info.lines else text
+
+
+def check_encoding(encoding: str | None, *, files: bool) -> None:
+    """Refuse an encoding that there is not, or that nothing is read in.
+
+    Raises:
+        SettingError: it is refused.
+    """
+    if encoding is not None:
+        from charrnn_runtime.text_files import check_encoding as check
+
+        check(encoding)
+        if not files:
+            raise SettingError("--encoding is for --prime-file, --primes-file and --new: give one of them")
+
+
+def stop_texts(model: CharRNN, given: Sequence[str]) -> list[str]:
+    r"""The stop texts of a command line, in which ``\n``, ``\t`` and ``\r`` mean what they mean in Python.
+
+    A model that writes backslashes may write these very characters, so there they stay, with a word on how to
+    write the other.
+    """
+    stops = [texts.given_text(each) for each in given]
+    for index, each in enumerate(stops):
+        plain = each
+        for escape, character in _ESCAPES.items():
+            plain = plain.replace(escape, character)
+        if plain == each:
+            continue
+        if model.vocabulary.unknown_characters("\\"):
+            stops[index] = plain
+        else:
+            terminal.say(
+                f"--stop {each!r} is taken as it stands, since this model writes backslashes; to stop at the "
+                f"control characters give these themselves, in bash as --stop $'{each}'"
+            )
+    return stops

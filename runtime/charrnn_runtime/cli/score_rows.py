@@ -1,0 +1,324 @@
+"""What charrnn-score shows: rows under column headings, or JSON."""
+
+from __future__ import annotations
+
+import array
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.record import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.scoring import Score
+    from charrnn_runtime.vocabulary import Unknown
+
+STRIDE = 1 << 12  # characters scored between two looks at the progress
+_LN2 = math.log(2)
+
+
+class Total(Record):
+    """What a model makes of a text, or of as much of it as was read.
+
+    Attributes:
+        characters: how many it was scored on (bytes, at the byte level).
+        nats: the sum of their losses.
+    """
+
+    characters: int
+    nats: float
+
+
+def unit_of(model: CharRNN) -> str:
+    """What a model's bits are per: "character", or "byte"."""
+    return "byte" if model.vocabulary.level == "byte" else "character"
+
+
+def write_heading(models: list[CharRNN], what: str, stream: Any) -> None:
+    """The names of the columns of `row`, the last of which is ``what``."""
+    names = _headings(models)
+    stream.write("  ".join([*names, "likelier", what] if len(models) > 1 else [*names, what]) + "\n")
+
+
+def _headings(models: list[CharRNN]) -> list[str]:
+    names = [f"bits per {unit_of(models[0])}", "perplexity", f"{unit_of(models[0]) + 's':>10}"]
+    return [*names, f"other's bits per {unit_of(models[1])}"] if len(models) > 1 else names
+
+
+class BitsRecord:
+    """A file's JSON object, written as its bits come: they may be more than memory holds.
+
+    The other model's come after all of the first one's, so these are held, in 4 bytes a character.
+    """
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream = stream
+        self._before = f'{{"file": {json.dumps(str(path), ensure_ascii=False)}, "bits": ['
+        self._others: array.array[float] | None = None
+
+    def add(self, bits: list[list[float | None]]) -> None:
+        first, *others = bits
+        if first:
+            self._stream.write(self._before + json.dumps(first)[1:-1])
+            self._before = ", "
+        for other in others:
+            if self._others is None:
+                self._others = array.array("f")
+            self._others.extend(math.nan if each is None else each for each in other)
+
+    def end(self, record: dict[str, Any]) -> None:
+        self._stream.write(("" if self._before == ", " else self._before) + "]")
+        if self._others is not None:
+            self._stream.write(', "other_bits": [')
+            for first in range(0, len(self._others), STRIDE):
+                some = [
+                    None if math.isnan(each) else round(each, 4)
+                    for each in self._others[first : first + STRIDE]
+                ]
+                self._stream.write((", " if first else "") + json.dumps(some)[1:-1])
+            self._stream.write("]")
+        self._stream.write(f", {json.dumps(record, ensure_ascii=False)[1:]}\n")
+
+
+def record_of(models: list[CharRNN], totals: list[Total], alike: bool) -> dict[str, Any]:
+    """A text's figures as a JSON object."""
+    mean = _per_character(totals[0])
+    record: dict[str, Any] = {
+        "unit": unit_of(models[0]),
+        "bits_per_character": round(mean / _LN2, 6),
+        "perplexity": round(math.exp(min(mean, 700.0)), 6),
+        "characters": totals[0].characters,
+    }
+    if len(models) > 1:
+        record["other_unit"] = unit_of(models[1])
+        record["other_bits_per_character"] = round(_per_character(totals[1]) / _LN2, 6)
+        record["other_characters"] = totals[1].characters
+        record["likelier"] = _likelier(models, totals, alike)
+    return record
+
+
+def row(models: list[CharRNN], totals: list[Total], alike: bool, text: str) -> str:
+    """A text's figures under `write_heading`, and the text; - where there is nothing to predict."""
+    mean = _per_character(totals[0])
+    values = (
+        [f"{mean / _LN2:.4f}", f"{math.exp(min(mean, 700.0)):.3f}"] if totals[0].characters else ["-"] * 2
+    )
+    values.append(f"{totals[0].characters:,}")
+    if len(models) > 1:
+        values.append(f"{_per_character(totals[1]) / _LN2:.4f}" if totals[1].characters else "-")
+    columns = [value.rjust(len(heading)) for value, heading in zip(values, _headings(models), strict=True)]
+    if len(models) > 1:
+        columns.append(_likelier(models, totals, alike) or "neither")
+    return "  ".join([*columns, text])
+
+
+def _likelier(models: list[CharRNN], totals: list[Total], alike: bool) -> str | None:
+    """The model that gives the text the higher probability: whether it reads characters or bytes is the same.
+
+    None where both give it the same, or where one leaves out more of the text than the other.
+    """
+    first, second = totals
+    if not alike or first.nats == second.nats:
+        return None
+    return models[0 if first.nats < second.nats else 1].info.path
+
+
+def know_alike(models: list[CharRNN], text: str | bytes) -> bool:
+    """Whether all models know the same of a text, so that what they make of it can be compared."""
+    if len(models) == 1:
+        return True
+    unknown = [set(model.vocabulary.unknown_characters(text)) for model in models]
+    return all(each == unknown[0] for each in unknown)
+
+
+def _per_character(total: Total) -> float:
+    return total.nats / total.characters if total.characters else 0.0
+
+
+def bits_of(
+    model: CharRNN, text: str | bytes, losses: NDArray[np.float32], unknown: Unknown
+) -> list[float | None]:
+    """The bits of each character of a text (of each byte, if it is in bytes); None for what was skipped.
+
+    A character that a model reads in several bytes has the sum of their bits.
+    """
+    each = iter((losses / _LN2).tolist())
+    if isinstance(text, bytes):
+        return [round(bits, 4) for bits in each]
+    if model.vocabulary.level == "byte":
+        lengths = (len(character.encode()) for character in text)
+        return [round(sum(itertools.islice(each, length)), 4) for length in lengths]
+    skipped = set(model.vocabulary.unknown_characters(text) if unknown == "skip" else ())
+    return [None if character in skipped else round(next(each), 4) for character in text]
+
+
+def write_bits_heading(models: list[CharRNN], stream: Any) -> None:
+    """The names of the columns of `write_bits`."""
+    names = [f"{name:>9}" for name in ("bits", "other's")[: len(models)]]
+    stream.write("  ".join([*names, unit_of(models[0])]) + "\n")
+
+
+def write_bits(text: str | bytes, bits: list[list[float | None]], stream: Any) -> None:
+    """A line for each character: its bits by each model, and the character; - for what a model skipped."""
+    symbols = map(repr, text) if isinstance(text, str) else (f"0x{byte:02x}" for byte in text)
+    for symbol, *each in zip(symbols, *bits, strict=False):
+        columns = ["        -" if one is None else f"{one:9.4f}" for one in each]
+        stream.write("  ".join([*columns, symbol]) + "\n")
+
+
+class Options(Record):
+    """How texts are scored and shown.
+
+    Attributes:
+        unknown: what happens to unknown characters.
+        per_char: whether each character's bits are shown.
+        as_json: whether each text is an object.
+        batch: how many lines are read at once; None for the device's default.
+        encoding: the text's, if it was given.
+        ends: whether lines are scored with their ends, and CR LF are read as these.
+        sums: whether all lines are one text in what is shown.
+    """
+
+    unknown: Unknown
+    per_char: bool
+    as_json: bool
+    batch: int | None = None
+    encoding: str | None = None
+    ends: bool = False
+    sums: bool = False
+
+
+class EachLine:
+    """Shows each line by itself."""
+
+    def __init__(self, models: list[CharRNN], options: Options, stream: Any) -> None:
+        self._models, self._options, self._stream = models, options, stream
+        self._skipped = Skipped(models[0])
+        if not options.as_json:
+            write_heading(models, "text", stream)
+
+    def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
+        """Show what a line came to."""
+        models, options, stream = self._models, self._options, self._stream
+        totals = [Total(each.characters, each.nats) for each in scores]
+        alike = know_alike(models, line)
+        self._skipped.add(line, scores[0].characters)
+        bits = [
+            bits_of(model, line, each.per_character, options.unknown)
+            for model, each in zip(models, scores if options.per_char else [], strict=False)
+        ]
+        text = _shown(line).removesuffix("\n")
+        if options.as_json:
+            record = {"line": number, "text": text, **record_of(models, totals, alike)}
+            for name, each in zip(("bits", "other_bits"), bits, strict=False):
+                record[name] = each
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            return
+        stream.write(row(models, totals, alike, text) + "\n")
+        if options.per_char:
+            write_bits(line, bits, stream)
+
+    def end(self) -> None:
+        """Say what was left out."""
+        self._skipped.say()
+
+
+class Sum:
+    """Shows several pieces of a text, or all its lines, as one."""
+
+    def __init__(self, models: list[CharRNN], path: Path, options: Options, stream: Any) -> None:
+        self._models, self._path, self._options, self._stream = models, path, options, stream
+        self._totals = [Total(0, 0.0)] * len(models)
+        self._alike = True
+        self._begun = False
+        self._skipped = Skipped(models[0])
+        self._record = BitsRecord(stream, path) if options.per_char and options.as_json else None
+        self._lines = 0
+
+    def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
+        """Count a line."""
+        self._lines += bool(line)
+        self.add_piece(line, [each.per_character for each in scores])
+
+    def add_piece(self, piece: str | bytes, parts: list[Any]) -> None:
+        """Count a piece of the text, with each model's losses of it."""
+        models, options = self._models, self._options
+        for index, losses in enumerate(parts):
+            before = self._totals[index]
+            nats = before.nats + float(losses.sum(dtype=float))
+            self._totals[index] = Total(before.characters + len(losses), nats)
+        self._alike = self._alike and know_alike(models, piece)
+        self._skipped.add(piece, len(parts[0]))
+        if options.per_char:
+            bits = [
+                bits_of(model, piece, losses, options.unknown)
+                for model, losses in zip(models, parts, strict=True)
+            ]
+            if self._record is not None:
+                self._record.add(bits)
+            else:
+                if not self._begun:
+                    write_bits_heading(models, self._stream)
+                    self._begun = True
+                write_bits(piece, bits, self._stream)
+
+    def end(self) -> None:
+        """Show what all of it came to."""
+        models, totals, stream = self._models, self._totals, self._stream
+        if not totals[0].characters:
+            raise nothing_in(self._path, skipped=self._skipped.count)
+        figures = record_of(models, totals, self._alike)
+        if self._options.ends and self._lines:
+            figures["lines"] = self._lines
+        if self._record is not None:
+            self._record.end(figures)
+        elif self._options.as_json:
+            stream.write(json.dumps({"file": str(self._path), **figures}, ensure_ascii=False) + "\n")
+        else:
+            write_heading(models, "file", stream)
+            stream.write(row(models, totals, self._alike, str(self._path)) + "\n")
+        self._skipped.say()
+
+
+class Skipped:
+    """Counts the characters that a model leaves out."""
+
+    def __init__(self, model: CharRNN) -> None:
+        self._model = model
+        self.count = 0
+        self._kinds: dict[str, None] = {}
+
+    def add(self, text: str | bytes, scored: int) -> None:
+        """Count those of a text of which so many were scored."""
+        if isinstance(text, str) and self._model.vocabulary.level == "char" and scored < len(text):
+            self.count += len(text) - scored
+            if len(self._kinds) < 10:
+                self._kinds |= dict.fromkeys(self._model.vocabulary.unknown_characters(text)[:10])
+
+    def say(self) -> None:
+        """Say how many they are."""
+        if self.count:
+            shown = ", ".join(map(repr, list(self._kinds)[:10]))
+            terminal.say(
+                f"{self.count:,} characters were left out, since {self._model.info.path} does not know them: "
+                f"{shown}"
+            )
+
+
+def nothing_in(path: Path, *, skipped: int = 0) -> CharRNNError:
+    """The error about a text in which nothing is predicted."""
+    why = "the model knows none of its characters" if skipped else "it is empty"
+    return CharRNNError(f"there is nothing to score in {texts.name_of(path)}: {why}")
+
+
+def _shown(line: str | bytes) -> str:
+    """A line as text: where bytes are no UTF-8, with replacement characters."""
+    return line if isinstance(line, str) else line.decode(errors="replace")

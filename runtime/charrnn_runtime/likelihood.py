@@ -1,0 +1,136 @@
+"""What a loaded model says of texts: how likely it finds those that are given, and which are likeliest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.arguments import each_text, instance, whole_number_from
+from charrnn_runtime.arguments import text as check_text
+from charrnn_runtime.beam import Continuation, likeliest_paths
+from charrnn_runtime.format import spec
+from charrnn_runtime.loaded import LoadedModel
+from charrnn_runtime.options import Settings
+from charrnn_runtime.request import check_length
+from charrnn_runtime.scoring import Score, encode_chunks, encode_texts, score_stream, score_tokens
+from charrnn_runtime.state import State
+from charrnn_runtime.streaming import ByteStream, Stop
+from charrnn_runtime.texts import Texts, check_state, make_request, naming, run_one
+from charrnn_runtime.vocabulary import Unknown, check_unknown
+
+
+class LikelihoodModel(LoadedModel):
+    """The part of `CharRNN` that computes probabilities of texts."""
+
+    @overload
+    def score(self, texts: str | bytes, *, unknown: Unknown = ...) -> Score: ...
+    @overload
+    def score(self, texts: Texts, *, unknown: Unknown = ...) -> list[Score]: ...
+    def score(self, texts: str | bytes | Texts, *, unknown: Unknown = "error") -> Score | list[Score]:
+        """How well the model predicts a text, or each of several.
+
+        The first character of a text is predicted from the start token at a zero state.
+
+        Args:
+            texts: a text, or a list of them, which share each step; at the byte level, bytes too.
+            unknown: what happens to characters that the model does not know: see `Options`.
+
+        Raises:
+            UnknownCharacterError: a text has unknown characters, and ``unknown`` is not "skip".
+            OutOfMemoryError: memory is too little.
+        """
+        alone = isinstance(texts, str | bytes)
+        checked = list(each_text("texts", [texts] if alone else texts, self.vocabulary.level))
+        if not alone:
+            return list(self.score_each(checked, unknown=unknown))
+        with naming(None):
+            return next(self.score_each(checked, unknown=unknown))
+
+    def score_each(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        unknown: Unknown = "error",
+        max_batch_size: int | None = None,
+    ) -> Iterator[Score]:
+        """Score texts in the order in which they come, however many they are; `score` has the arguments."""
+        checked = each_text("texts", texts, self.vocabulary.level)
+        tokens = encode_texts(self.vocabulary, checked, check_unknown(unknown))
+        return map(Score.of, score_tokens(self._engine, tokens, max_batch_size=max_batch_size))
+
+    def score_stream(
+        self, chunks: Iterable[str | bytes], *, unknown: Unknown = "error"
+    ) -> Iterator[NDArray[np.float32]]:
+        """The losses of one text that comes in chunks: float32 ``[n]`` for each chunk, in nats.
+
+        It takes no more memory for a long text than for a short one: a chunk is scored before the next one
+        is asked for.
+        """
+        checked = each_text("chunks", chunks, self.vocabulary.level)
+        return score_stream(self._engine, encode_chunks(self.vocabulary, checked, check_unknown(unknown)))
+
+    def beam(
+        self,
+        prime: str | bytes = "",
+        length: int = spec.DEFAULT_LENGTH,
+        *,
+        beams: int = spec.DEFAULT_BEAMS,
+        state: State | None = None,
+        stop: Stop = None,
+        unknown: Unknown = "error",
+    ) -> list[Continuation]:
+        r"""Search for the likeliest continuations of a text, instead of sampling one.
+
+        Nothing is random, and no setting of sampling changes what is found. The more beams, the less is
+        dropped on the way. What is likeliest is often dull: a model's likeliest texts repeat themselves.
+
+        Args:
+            prime: a text to go on from; at the byte level, bytes too.
+            length: how many characters (bytes, at the byte level) a continuation has at most.
+            beams: how many continuations are followed at once, all in one batch.
+            state: the state of one stream to go on from; a fresh one if left out.
+            stop: a continuation ends before this text, or before the first of several. Its probability is
+                part of the score, so that continuations of any lengths compare.
+            unknown: what happens to characters of the prime that the model does not know: see `Options`.
+
+        Returns:
+            As many as there are beams (fewer, if there are not so many), the likeliest first. Their scores
+            are exact.
+
+        Raises:
+            UnknownCharacterError: the prime has unknown characters, and ``unknown`` is not "skip".
+            OutOfMemoryError: memory is too little for so many beams.
+
+        Example:
+            >>> best, *others = model.beam("KING ", 20, beams=16, stop="\n")  # doctest: +SKIP
+            >>> print(best.text, best.bits)  # doctest: +SKIP
+        """
+        settings = Settings.of(self.vocabulary, seed=0, stop=stop, unknown=unknown)
+        length = check_length(length)
+        beams = whole_number_from("beams", beams, 1, spec.MAX_STREAMS)
+        start = self.initial_state(1) if state is None else instance("state", state, State)
+        check_state(start, self.info, 1)
+        with naming(None):
+            ids = self.vocabulary.encode(check_text("prime", prime, self.vocabulary.level), settings.unknown)
+        if len(ids):
+            request = make_request(self.info, ids, 0, settings, start)
+            *_, output = run_one(self._scheduler(1), request)
+            start = output.state
+        found = []
+        for path in likeliest_paths(self._engine, start, length, beams, settings.stop_ids):
+            written = ByteStream(self.vocabulary, settings.stop)
+            data = written.push(path.ids) + written.finish()
+            found.append(
+                Continuation(
+                    text=data.decode(errors="replace"),
+                    data=data,
+                    nats=path.nats,
+                    characters=len(path.ids),
+                    finish_reason="stop" if path.stopped else "length",
+                    state=path.state,
+                )
+            )
+        return found

@@ -1,0 +1,75 @@
+"""Unicode's two ways to write one character: "é" as one code point, or as "e" and a combining accent.
+
+They look alike and mean the same (canonical equivalence, Unicode 16, section 3.7), but to a model they are
+different characters: one that learned from text in NFC, as most text is, knows no combining accents. macOS
+gives the names of files in NFD.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Literal
+
+_FORMS: Final[tuple[Literal["NFC", "NFD"], ...]] = ("NFC", "NFD")
+
+Knows = Callable[[str], bool]
+"""Whether all characters of a text are known."""
+
+
+def known_form(text: str, unknown: Iterable[int], knows: Knows) -> str:
+    """A text with what is unknown written in its other form, wherever all of that is known.
+
+    Args:
+        text: any text.
+        unknown: the positions of its unknown characters, in their order.
+        knows: what is known.
+    """
+    parts, done = [], 0
+    for begin, end, form in equivalents(text, unknown, knows):
+        parts += [text[done:begin], form]
+        done = end
+    return "".join(parts) + text[done:]
+
+
+def equivalents(text: str, unknown: Iterable[int], knows: Knows) -> Iterator[tuple[int, int, str]]:
+    """The unknown parts of a text that are known in their other form.
+
+    Yields:
+        Where the part begins, the place after its end, and its other form.
+    """
+    end = 0
+    for position in unknown:
+        if position < end:
+            continue
+        begin, end = position, position + 1
+        while begin > 0 and extends(text[begin]):
+            begin -= 1
+        while end < len(text) and extends(text[end]):
+            end += 1
+        part = text[begin:end]
+        for form in _FORMS:
+            other = unicodedata.normalize(form, part)
+            if other != part and knows(other):
+                yield begin, end, other
+                break
+
+
+def extends(character: str) -> bool:
+    """Whether a character may belong to the one before it: a mark, or a Hangul vowel or final consonant."""
+    return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"
+
+
+def at_whole_characters(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a text, cut so that none begins with what belongs to the character before it."""
+    held = ""
+    for piece in pieces:
+        piece = held + piece
+        cut = len(piece) - 1
+        while cut > 0 and extends(piece[cut]):
+            cut -= 1
+        held = piece[max(cut, 0) :]
+        if cut > 0:
+            yield piece[:cut]
+    if held:
+        yield held

@@ -1,0 +1,225 @@
+"""Text files: which encoding they have, and what they are where they are no text.
+
+A text is UTF-8 unless its byte-order mark or the caller says otherwise. It is decoded a block at a time, so
+that it may be longer than memory. A mark at its start is no part of it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Final
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+
+MARK: Final = "\ufeff"
+
+Notice = Callable[[str], None]
+"""Takes a line about a text that may be other than it seems. It names the parameter ``encoding``."""
+
+_MARKS: Final = (  # longer ones first: that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+_COMPRESSED: Final = (
+    (b"\x1f\x8b", "a file that gzip compressed", "gzip -dc"),
+    (b"\xfd7zXZ\0", "a file that xz compressed", "xz -dc"),
+    (b"\x28\xb5\x2f\xfd", "a file that zstd compressed", "zstd -dc"),
+    (b"BZh", "a file that bzip2 compressed", "bzip2 -dc"),
+    (b"PK\x03\x04", "a zip archive, as .docx, .xlsx, .epub and .npz files are, too", "unzip -p"),
+)
+
+_BINARY: Final = (
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"\x7fELF", "a program"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"PAR1", "a Parquet file"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x80\x04\x95", "a Python pickle"),
+)
+
+
+def check_encoding(encoding: str) -> str:
+    """The name of one of Python's text encodings.
+
+    Raises:
+        SettingError: it is none.
+    """
+    try:
+        b"".decode(encoding)
+        if codecs.lookup(encoding).incrementaldecoder is not None:
+            return encoding
+    except (LookupError, TypeError, ValueError):  # UnicodeError is a ValueError
+        pass
+    raise SettingError(
+        f"encoding must be one that Python knows, such as utf-8, latin-1, cp1252, utf-16 or gb18030, not "
+        f"{encoding!r}",
+        "encoding",
+    )
+
+
+def what_it_is(head: bytes, name: str = "") -> str:
+    """What a file is that begins with some bytes, where these are not the beginning of a text; else "".
+
+    Args:
+        head: its first bytes; a few dozen are enough.
+        name: its name, for a command that makes a text of it; none is given for "".
+    """
+    for magic, kind, command in _COMPRESSED:
+        if head.startswith(magic) and not (magic == b"BZh" and head[4:10] != b"1AY&SY"):
+            words = f"{command} {shlex.quote(name)} > text.txt"
+            return f"{kind}: unpack it first, as with {words}" if name else kind
+    for magic, kind in _BINARY:
+        if head.startswith(magic):
+            return kind
+    if len(head) > 9 and head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 28:
+        return "a safetensors file"
+    # An ONNX file begins with its IR version, and then the name of what made it, or the graph.
+    if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42):
+        return "an ONNX model"
+    return ""
+
+
+def wide_encoding(block: bytes) -> str:
+    """The encoding that many NUL bytes hint at: one of UTF-16 or UTF-32 without a mark, or ""."""
+    if block.count(0) * 50 < len(block) or not block:
+        return ""
+    nuls = [block[place::4].count(0) for place in range(4)]
+    quarter = len(block) / 4
+    if min(nuls[2], nuls[3]) > 0.9 * quarter:
+        return "utf-32-le"
+    if min(nuls[0], nuls[1]) > 0.9 * quarter:
+        return "utf-32-be"
+    if nuls[1] + nuls[3] > 0.9 * sum(nuls):
+        return "utf-16-le"
+    if nuls[0] + nuls[2] > 0.9 * sum(nuls):
+        return "utf-16-be"
+    return ""
+
+
+class TextDecoder:
+    """Decodes one text as its blocks come.
+
+    Attributes:
+        encoding: which encoding it has; known from the first block on, if it was not given.
+        had_mark: whether a byte-order mark at the start was left out.
+    """
+
+    def __init__(self, name: str, encoding: str | None = None, notice: Notice | None = None) -> None:
+        """A text of which nothing has come yet.
+
+        Args:
+            name: what messages call it.
+            encoding: one of Python's encodings; None for what a byte-order mark says, or UTF-8.
+            notice: is told what the reader should know: a mark that is not UTF-8's, or many NULs.
+
+        Raises:
+            SettingError: there is no such encoding.
+        """
+        self.encoding = "utf-8" if encoding is None else check_encoding(encoding)
+        self.had_mark = False
+        self._name, self._notice = name, notice
+        self._is_given = encoding is not None
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._offset = 0
+        self._begun = False
+
+    def decode(self, block: bytes, *, final: bool = False) -> str:
+        """The text of the next block; what its end cuts comes with the one after it.
+
+        Raises:
+            CharRNNError: it is no text of this encoding; the message says what it may be.
+        """
+        if self._decoder is None:
+            self._begin(block)
+            self._decoder = codecs.getincrementaldecoder(self.encoding)()
+        pending = len(self._decoder.getstate()[0])
+        try:
+            text = self._decoder.decode(block, final)
+        except UnicodeError as error:
+            raise self._undecodable(error, block, self._offset - pending) from None
+        self._offset += len(block)
+        if text and not self._begun:
+            self._begun = True
+            if text.startswith(MARK):
+                self.had_mark, text = True, text[1:]
+        return text
+
+    def _begin(self, head: bytes) -> None:
+        """Find out from the first block what the text is."""
+        if self._is_given:
+            return
+        kind = what_it_is(head, self._name)
+        if kind:
+            raise CharRNNError(f"{self._name} is no text but {kind}")
+        self.encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+        if self._notice is None:
+            return
+        if self.encoding != "utf-8":
+            self.had_mark = True
+            shown = self.encoding.upper()
+            self._notice(f"{self._name} is read as {shown}, as the byte-order mark at its start says")
+            return
+        wide = wide_encoding(head)
+        if wide:
+            self._notice(
+                f"{self._name} has many NUL bytes and looks like {wide.upper()}, but is read as UTF-8; if it "
+                f'is that, give encoding="{wide}"'
+            )
+        elif head.count(0) * 50 > len(head):
+            self._notice(f"{self._name} has many NUL bytes, as texts have not; is it one?")
+
+    def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
+        where = ""
+        if isinstance(error, UnicodeDecodeError):
+            where = f": byte {begin + error.start} is 0x{error.object[error.start]:02x}"
+        advice = (
+            "it looks like binary data, and not like text"
+            if _looks_binary(block)
+            else "give the encoding that it has, such as "
+            f'encoding="{_other_than(self.encoding, _likely_encoding(block))}"'
+        )
+        return CharRNNError(f"{self._name} is no {self.encoding.upper()} text{where}; {advice}", "encoding")
+
+
+def decoded(
+    blocks: Iterable[bytes], name: str, encoding: str | None = None, notice: Notice | None = None
+) -> Iterator[str]:
+    """The text of some blocks of bytes; see `TextDecoder`, whose arguments and errors these are."""
+    decoder = TextDecoder(name, encoding, notice)
+    for block in chain(blocks, [b""]):
+        text = decoder.decode(block, final=not block)
+        if text:
+            yield text
+
+
+def _likely_encoding(block: bytes) -> str:
+    """An encoding that a text may have which is no UTF-8."""
+    marked = next((name for mark, name in _MARKS if block.startswith(mark)), "")
+    found = marked or wide_encoding(block)
+    if found:
+        return found
+    # Windows' Western encoding has quotation marks and dashes where Latin-1 has control characters.
+    return "cp1252" if re.search(rb"[\x80-\x9f]", block) else "latin-1"
+
+
+def _other_than(encoding: str, likely: str) -> str:
+    same = codecs.lookup(encoding).name == codecs.lookup(likely).name
+    return ("latin-1" if likely != "latin-1" else "utf-8") if same else likely
+
+
+def _looks_binary(block: bytes) -> bool:
+    """Whether so many bytes are control characters that no usual encoding of a text has them."""
+    controls = sum(block.count(byte) for byte in range(32) if byte not in b"\t\n\f\r\x1b")
+    return controls * 20 > len(block) and not wide_encoding(block) and _likely_encoding(block)[:3] != "utf"
