@@ -60,6 +60,14 @@ def _texts(value: Any) -> Any:
     return isinstance(value, list | set | dict | np.ndarray) and _all_str(value)
 
 
+def _buffer(value: Any) -> bool:
+    try:
+        memoryview(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _all_str(value: Any) -> bool:
     return (np.ndim(value) != 0 and all(isinstance(each, str) for each in value)) or isinstance(
         value, set | dict
@@ -94,6 +102,7 @@ TAKES: dict[str, Callable[[Any], Any]] = {
     "prompt": lambda value: isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "i",
     "empty": lambda value: isinstance(value, list | set | dict) and not value,
     "dtype": lambda value: isinstance(value, np.integer),
+    "buffer": _buffer,
     "symbols": lambda value: isinstance(value, str) or (_texts(value) and len(value)),
 }  # fmt: skip
 
@@ -119,6 +128,9 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
     def load(path: Any = MODEL, **options: Any) -> CharRNN:
         return CharRNN.load(MODEL if isinstance(path, str) else path, **options)  # one that is there
 
+    def from_bytes(data: Any = b"", **options: Any) -> CharRNN:
+        return CharRNN.from_bytes(MODEL.read_bytes() if _buffer(data) else data, **options)
+
     def each(call: Callable[..., Any], **given: Any) -> Callable[..., Any]:
         def run(**values: Any) -> Any:
             result = call(**{**given, **values})
@@ -130,6 +142,10 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
         CharRNN.load: (
             each(load),
             {"path": "path", "device": "nothing", "threads": "whole or none", "cuda_graphs": "switch"},
+        ),
+        CharRNN.from_bytes: (
+            each(from_bytes),
+            {"data": "buffer", "device": "nothing", "threads": "whole or none", "cuda_graphs": "switch"},
         ),
         CharRNN.prime: (
             each(model.prime, text="a"),

@@ -59,7 +59,7 @@ def model_of_bytes(data: Any, name: str = "<bytes>") -> ModelFile:
         view = memoryview(data)
     except TypeError:
         raise SettingError(
-            f"a model's bytes are wanted, not {type(data).__name__}; CharRNN.load takes a path"
+            f"data must be the bytes of a model, not {type(data).__name__}; CharRNN.load takes a path", "data"
         ) from None
     if view.nbytes > spec.MAX_FILE_BYTES:
         raise ModelFormatError(
