@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
+from charrnn_runtime.text_files import check_encoding
 from charrnn_trainer.setting import (
     Group,
     Section,
@@ -140,8 +141,12 @@ class DataConfig(Section):
         details="Each line is read from a zero state, and whole lines, drawn by the seed, are held out for "
         "validation. Every pass shuffles the lines, so random_start and reset_chance have no effect.",
     )
+    encoding: str = words(
+        "auto", 40, TEXT, "Encoding of the text, such as latin-1, cp1252 or gb18030; any that Python knows.",
+        details="auto reads UTF-8, or what a byte-order mark says. The run's config.toml has what was read.",
+    )
     separator: str = words(
-        "\n", 1_000, TEXT, "What stands between several texts.",
+        "\n", 1_000, TEXT, r"What stands between several texts; \n in it is a newline, \t a tab.",
         details="With lines, nothing is added to a text that ends with a newline.",
     )
     val_lines: int | None = whole(
@@ -156,6 +161,14 @@ class DataConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.encoding != "auto":
+            check_encoding(self.encoding)
+            if self.level == "byte":
+                raise SettingError(
+                    f"encoding={self.encoding} cannot be given with level=byte, which reads plain bytes; "
+                    "leave one of the two out",
+                    "encoding", "level",
+                )
         if self.val_lines is not None and not self.lines:
             raise SettingError(
                 f"val_lines={self.val_lines} is for lists; give lines=True with it", "val_lines", "lines"

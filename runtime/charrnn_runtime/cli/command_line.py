@@ -83,5 +83,12 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def without_escapes(text: str) -> str:
+    r"""A text in which \n stands for a newline, \t for a tab and \r for a carriage return."""
+    for escape, character in (("\\n", "\n"), ("\\t", "\t"), ("\\r", "\r")):
+        text = text.replace(escape, character)
+    return text
+
+
 def _times(count: int) -> str:
     return "twice" if count == 2 else f"{count} times"

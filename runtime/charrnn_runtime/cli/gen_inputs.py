@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli import command_line, terminal, texts
 from charrnn_runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
-
-_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r"}
 
 
 def primes(
@@ -68,9 +66,7 @@ def stop_texts(model: CharRNN, given: Sequence[str]) -> list[str]:
     """
     stops = [texts.given_text(each) for each in given]
     for index, each in enumerate(stops):
-        plain = each
-        for escape, character in _ESCAPES.items():
-            plain = plain.replace(escape, character)
+        plain = command_line.without_escapes(each)
         if plain == each:
             continue
         if model.vocabulary.unknown_characters("\\"):

@@ -75,11 +75,12 @@ def text_of(data: bytes, name: str, encoding: str | None = None, *, as_bytes: bo
     """
     if as_bytes and encoding is None:
         return data
-    text = "".join(decoded([data], name, encoding, _say_notice))
+    text = "".join(decoded([data], name, encoding, say_notice))
     return text.encode() if as_bytes else text
 
 
-def _say_notice(message: str) -> None:
+def say_notice(message: str) -> None:
+    """Say what `text_files` noticed about a text, with the command's option for its parameter."""
     terminal.warn(terminal.in_options(CharRNNError(message, "encoding")))
 
 
@@ -127,7 +128,7 @@ def chunks(
     raw = iter(lambda: file.read(_CHUNK), b"")
     if as_bytes and encoding is None:
         return raw
-    text = decoded(raw, name_of(path), encoding, _say_notice)
+    text = decoded(raw, name_of(path), encoding, say_notice)
     return (chunk.encode() for chunk in text) if as_bytes else text
 
 

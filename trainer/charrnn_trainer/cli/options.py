@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import typer
-from typer.core import TyperCommand
 
+from charrnn_runtime.cli.command_line import Command, without_escapes
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer.config import SETTINGS
 from charrnn_trainer.setting import Group, Setting
@@ -49,7 +49,7 @@ _ELSEWHERE: Final = {
 """What options are called in other programs for the same purpose, where spelling alone does not tell."""
 
 
-class GroupedCommand(TyperCommand):
+class GroupedCommand(Command):
     """A command whose help lists its options by group, and which knows what a wrong option may have meant."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -89,6 +89,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_those_given(**values: Any) -> None:
         left_out = [name for name in SETTINGS if values[name] is None]
+        for name, setting in SETTINGS.items():
+            if values[name] is not None and setting.kind is str and not setting.choices:
+                values[name] = without_escapes(values[name])
         command(**{name: value for name, value in values.items() if name not in left_out})
 
     options = [

@@ -63,6 +63,8 @@ def begin_run(
         config, init_from, vocabulary = texts.start_from(init_from, config, given)
     with texts.scan(text, config, vocabulary) as scanned, Display() as display:
         display.show_text(scanned)
+        if scanned.encoding is not None:
+            config = config.replace(encoding=scanned.encoding)
         if vocabulary is not None:
             texts.say_what_is_added(scanned, vocabulary)
         if config.data.lines:

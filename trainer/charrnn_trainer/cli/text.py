@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli.texts import say_notice
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer.config import SETTINGS, TrainConfig
 from charrnn_trainer.setting import option_of
@@ -84,6 +85,8 @@ def scan(text: Source | None, config: TrainConfig, vocabulary: Vocabulary | None
                 vocabulary=vocabulary,
                 on_progress=progress,
                 unix_lines=data.lines,
+                encoding=None if data.encoding == "auto" else data.encoding,
+                on_notice=say_notice,
                 separator=data.separator,
                 # Lines, and blocks all over the text, are drawn from all texts alike.
                 val_fraction=0.0 if data.lines or data.split == "spread" else data.val_fraction,

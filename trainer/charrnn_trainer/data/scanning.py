@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.text_files import Notice
 from charrnn_runtime.vocabulary import Level, Vocabulary
 from charrnn_trainer.data.corpus import Corpus, check_text
 from charrnn_trainer.data.text_source import Pieces, Progress, TextSource
@@ -39,6 +40,7 @@ class ScannedFile:
         length: its characters (at the byte level, its bytes).
         train_length: how many of them, from the first, are for training.
         ended: whether it ends with the separator already, so that none is added.
+        encoding: which encoding it has, at level "char".
     """
 
     name: str
@@ -46,6 +48,7 @@ class ScannedFile:
     length: int
     train_length: int
     ended: bool
+    encoding: str
     _text: TextSource = field(repr=False, compare=False)
 
 
@@ -68,6 +71,7 @@ class ScannedText:
         source: the path that it was read from, as an absolute one; "-" for standard input. Of several texts,
             all their paths.
         size: its bytes as they lie in the files.
+        encoding: which encoding it has; None at the byte level, or if there are several.
         files: the texts that it consists of.
     """
 
@@ -82,6 +86,7 @@ class ScannedText:
     had_crlf: bool
     source: Source
     size: int
+    encoding: str | None
     files: tuple[ScannedFile, ...]
     _separator: str | bytes = field(repr=False, compare=False)
     _unix_lines: bool = field(repr=False, compare=False)
@@ -133,7 +138,8 @@ class ScannedText:
         """The ids of a text from one place to another."""
         with file._text.opened() as opened:
             level = self.vocabulary.level
-            pieces = Pieces(opened, file.name, level, on_progress, unix_lines=self._unix_lines)
+            unix, encoding = self._unix_lines, file.encoding
+            pieces = Pieces(opened, file.name, level, on_progress, encoding=encoding, unix_lines=unix)
             begin = 0
             for piece in pieces:
                 wanted = _codes(piece)[max(first - begin, 0) : max(last - begin, 0)]
@@ -175,6 +181,8 @@ def scan_texts(
     unix_lines: bool = False,
     separator: str = "\n",
     val_fraction: float = 0.0,
+    encoding: str | None = None,
+    on_notice: Notice | None = None,
 ) -> ScannedText:
     """Read texts once, to learn what they hold.
 
@@ -191,11 +199,14 @@ def scan_texts(
         separator: what stands between texts.
         val_fraction: the share of the end of each text that is kept for validation; of one text, and with 0
             of several, where the text is split is settled later.
+        encoding: one of Python's encodings, at level "char"; None reads UTF-8, or what a byte-order mark
+            says.
+        on_notice: is told, in a line each, of texts that may be other than they seem.
 
     Raises:
-        CharRNNError: one cannot be read, or is no UTF-8 (the message names the byte); all together are
-            shorter than 32 characters, or have one distinct character or too many; or they are of another
-            level than ``vocabulary``.
+        CharRNNError: one cannot be read, or is no text in that encoding (the message names the byte); all
+            together have less than 32 characters, or one distinct character, or too many; or they are of
+            another level than ``vocabulary``.
         SettingError: two of the paths are of the same file.
     """
     if not paths:
@@ -210,13 +221,23 @@ def scan_texts(
                 own_name = name
             text = TextSource(path)
             _check_new(text, files)
-            files.append(ScannedFile(own_name, "", 0, 0, False, text))  # closed if reading fails
+            files.append(ScannedFile(own_name, "", 0, 0, False, "", text))  # closed if reading fails
             with text.opened() as opened:
-                pieces = Pieces(opened, own_name, level, on_progress, unix_lines=unix_lines)
+                pieces = Pieces(
+                    opened,
+                    own_name,
+                    level,
+                    on_progress,
+                    encoding=encoding,
+                    on_notice=on_notice,
+                    unix_lines=unix_lines,
+                )
                 codes = np.union1d(codes, _distinct_codes(pieces, level))
             trained = int((1.0 - val_fraction) * pieces.length)
             ended = unix_lines and pieces.ending in (separator, separator.encode())
-            files[-1] = ScannedFile(own_name, pieces.sha256, pieces.length, trained, ended, text)
+            files[-1] = ScannedFile(
+                own_name, pieces.sha256, pieces.length, trained, ended, pieces.encoding, text
+            )
             beginning = beginning or pieces.beginning
             had_bom, had_crlf = had_bom or pieces.had_bom, had_crlf or pieces.had_crlf
         for file in [file for file in files if not file.length][: len(files) - 1]:
@@ -252,6 +273,7 @@ def scan_texts(
         had_crlf=had_crlf,
         source=sources if several else sources[0],
         size=sum(file._text.size for file in files),
+        encoding=_joint_encoding(files) if level == "char" else None,
         files=tuple(files),
         _separator=between,
         _unix_lines=unix_lines,
@@ -284,6 +306,11 @@ def _joint_name(files: Sequence[ScannedFile]) -> str:
     if len(files) <= 3:
         return ", ".join(file.name for file in files)
     return f"{files[0].name} and {len(files) - 1:,} more"
+
+
+def _joint_encoding(files: Sequence[ScannedFile]) -> str | None:
+    encodings = {file.encoding for file in files}
+    return encodings.pop() if len(encodings) == 1 else None
 
 
 def _joint_hash(files: Sequence[ScannedFile], separator: str | bytes) -> str:

@@ -7,7 +7,6 @@ process has already: both count more than the number of calls.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import hashlib
 import os
@@ -19,13 +18,13 @@ from typing import IO, Final, cast
 
 from charrnn_runtime.compressed import Readable, decompressed
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.text_files import Notice, TextDecoder
 
 PIECE: Final = 64 * 1024
 """How many bytes are read at a time."""
 
 _BEGINNING: Final = 2_000
 _MEMORY: Final = 64 * 1024 * 1024
-_BOM: Final = "\ufeff"
 
 Progress = Callable[[int], None]
 """Takes the number of bytes that were read since the last call."""
@@ -93,8 +92,8 @@ class OpenText:
 class Pieces:
     """The pieces of a text: str at level "char", bytes at level "byte"; counts and hashes as it goes.
 
-    A UTF-8 sequence that a piece's end cuts comes whole with the next piece, and a byte-order mark at the
-    start is left out. All attributes are complete when the last piece was taken.
+    A character that a piece's end cuts comes whole with the next piece, and a byte-order mark at the start is
+    left out. All attributes are complete when the last piece was taken.
 
     Attributes:
         length: the characters so far; at level "byte", the bytes.
@@ -102,6 +101,7 @@ class Pieces:
         ending: the last character, or the last byte.
         had_bom: whether a byte-order mark was left out.
         had_crlf: whether Windows line ends were replaced.
+        encoding: which encoding it has, at level "char".
     """
 
     def __init__(
@@ -111,9 +111,13 @@ class Pieces:
         level: str,
         on_progress: Progress | None = None,
         *,
+        encoding: str | None = None,
+        on_notice: Notice | None = None,
         unix_lines: bool = False,
     ) -> None:
         """Read a text that is open at its start; with ``unix_lines``, its CR LF become LF."""
+        self.encoding = encoding or "utf-8"
+        self._encoding, self._on_notice = encoding, on_notice
         self.length = 0
         self.beginning = ""
         self.ending: str | bytes = ""
@@ -129,8 +133,7 @@ class Pieces:
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[str | bytes]:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        consumed = 0
+        decoder = TextDecoder(self._name, self._encoding, self._on_notice)
         cut = False  # whether the piece before ended with a CR that an LF may follow
         while True:
             try:
@@ -140,15 +143,12 @@ class Pieces:
             self._hash.update(raw)
             piece: str | bytes = raw
             if self._level == "char":
-                pending = len(decoder.getstate()[0])
                 try:
                     piece = decoder.decode(raw, final=not raw)
-                except UnicodeDecodeError as error:
-                    offset = consumed - pending + error.start
-                    raise self._not_utf8(error.object[error.start], offset) from error
-                if self.length == 0 and not self.had_bom and piece.startswith(_BOM):
-                    self.had_bom, piece = True, piece[1:]
-            consumed += len(raw)
+                except CharRNNError as error:
+                    advice = '; to train on its bytes as they are, give level="byte"'
+                    raise CharRNNError(f"{error}{advice}", *error.parameters, "level") from error
+                self.had_bom, self.encoding = decoder.had_mark, decoder.encoding
             if self._unix_lines:
                 piece, cut = self._with_unix_lines(piece, cut, at_end=not raw)
             if piece:
@@ -173,13 +173,6 @@ class Pieces:
         text = whole.removesuffix("\r" * cut).replace("\r\n", "\n")
         self.had_crlf |= len(text) + cut < len(whole)
         return text, cut
-
-    def _not_utf8(self, byte: int, offset: int) -> CharRNNError:
-        hint = "it looks like UTF-16; " if offset == 0 and byte in (0xFE, 0xFF) else ""
-        return CharRNNError(
-            f"{self._name} is not UTF-8: byte 0x{byte:02X} at offset {offset:,} cannot be read; {hint}"
-            "convert it to UTF-8, or train on its bytes with --level byte"
-        )
 
 
 def _keep_aside(path: str) -> IO[bytes] | None:
