@@ -14,6 +14,7 @@ from charrnn_runtime.cli import terminal
 LONG = "error-like words with --learning-rate 0.0017 and more of them, " * 4
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text("ab-/.é春", min_size=1, max_size=30), min_size=1), st.integers(0, 6), st.integers(10, 90)
 )
