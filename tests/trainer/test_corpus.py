@@ -20,7 +20,7 @@ from charrnn_runtime.format import spec
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.data import text_source, token_file
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.data.scanning import scan_text
+from charrnn_trainer.data.scanning import scan_text, scan_texts
 
 HAIKU = "古池や\r\n蛙飛びこむ\r\n水の音\r\n" * 4
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=32).filter(
@@ -131,23 +131,75 @@ def test_a_byte_order_mark_is_left_out_at_the_start_alone(tmp_path: Path, piece_
 @pytest.mark.parametrize(
     ("before", "wrong", "byte"),
     [
-        ("é" * 20, b"\xff", "0xFF"),
-        ("e" * 41, b"\xc3", "0xC3"),  # a sequence that the end cuts short
-        ("é€😀" * 5, b"\xe2\x82a", "0xE2"),
-        ("x" * 40, b"\xed\xa0\x80", "0xED"),  # half a surrogate pair
+        ("é" * 20, b"\xff", "0xff"),
+        ("e" * 41, b"\xc3", "0xc3"),  # a sequence that the end cuts short
+        ("é€😀" * 5, b"\xe2\x82a", "0xe2"),
+        ("x" * 40, b"\xed\xa0\x80", "0xed"),  # half a surrogate pair
     ],
 )
 def test_what_is_not_utf8_is_told_by_its_byte(
     tmp_path: Path, piece_size: int, before: str, wrong: bytes, byte: str
 ) -> None:
     offset = len(before.encode())
-    with pytest.raises(CharRNNError, match=f"byte {byte} at offset {offset} .*--level byte"):
+    expected = f"text.txt is no UTF-8 text: byte {offset} is {byte}; .*level=\"byte\""
+    with pytest.raises(CharRNNError, match=expected):
         scan_text(written(tmp_path, before.encode() + wrong))
 
 
-def test_utf16_is_recognised(tmp_path: Path) -> None:
-    with pytest.raises(CharRNNError, match="UTF-16"):
-        scan_text(written(tmp_path, ("hello " * 10).encode("utf-16")))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_an_encoding_with_a_byte_order_mark_is_recognised(
+    tmp_path: Path, piece_size: int, encoding: str
+) -> None:
+    notices: list[str] = []
+    path = written(tmp_path, HAIKU.encode(encoding))
+    scanned = scan_texts([path], on_notice=notices.append)
+    assert (scanned.had_bom, scanned.encoding) == (True, encoding.removesuffix("-sig"))
+    corpus = scanned.encode_to(tmp_path / "tokens", source=None)
+    assert corpus.vocabulary.decode(corpus.ids) == HAIKU
+    assert [encoding.upper() in notice for notice in notices] == [True] * (encoding != "utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("latin-1", "déjà vu, naïve café\r\n" * 4),
+        ("cp1252", "“smart” – quotes… " * 4),
+        ("gb18030", HAIKU),
+        ("shift_jis", HAIKU),
+        ("utf-16-le", HAIKU),
+        ("utf-7", HAIKU),
+    ],
+)
+def test_a_text_in_any_encoding_is_read_as_its_characters(
+    tmp_path: Path, piece_size: int, encoding: str, text: str
+) -> None:
+    scanned = scan_texts([written(tmp_path, text.encode(encoding))], encoding=encoding)
+    corpus = scanned.encode_to(tmp_path / "tokens", source=None)
+    assert scanned.encoding == encoding
+    assert corpus.vocabulary.decode(corpus.ids) == text
+
+
+def test_a_wide_encoding_without_a_mark_is_noticed(tmp_path: Path) -> None:
+    notices: list[str] = []
+    scan_texts([written(tmp_path, ("hello " * 10).encode("utf-16-le"))], on_notice=notices.append)
+    assert len(notices) == 1
+    assert 'looks like UTF-16-LE, but is read as UTF-8; if it is that, give encoding="utf-16-le"' in notices[0]
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"PK\x03\x04", "zip archive.*unzip -p"),
+        (b"\x28\xb5\x2f\xfd", "zstd.*zstd -dc"),
+        (b"%PDF-1.7", "PDF document"),
+        (b"\x08\x09\x12\x07charrnn", "ONNX model"),
+    ],
+)
+def test_files_that_are_no_texts_are_told_as_what_they_are(tmp_path: Path, head: bytes, kind: str) -> None:
+    path = written(tmp_path, head + bytes(range(256)))
+    with pytest.raises(CharRNNError, match=f"text.txt is no text but .*{kind}.*level=\"byte\""):
+        scan_text(path)
+    assert scan_text(path, level="byte").length == len(head) + 256
 
 
 @pytest.mark.parametrize(
