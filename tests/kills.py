@@ -79,8 +79,8 @@ TRAINER: Final = "charrnn_trainer.cli.train"
 EXPORTER: Final = "charrnn_trainer.cli.export"
 GENERATOR: Final = "charrnn_runtime.cli.gen"
 PRELOADED: Final = (
-    *(TRAINER, EXPORTER, GENERATOR, "charrnn_trainer.cli.display", "charrnn_trainer.training.trainer"),
-    *("charrnn_trainer.export.build", "charrnn_runtime.model"),
+    *(TRAINER, EXPORTER, GENERATOR, "charrnn_trainer.cli.display", "charrnn_trainer.training.api"),
+    *("charrnn_trainer.export.api", "charrnn_runtime.model"),
 )
 
 
@@ -323,9 +323,11 @@ class Workshop:
 
     def _learn_train(self) -> None:
         """One run with every checkpoint copied that it ever saves, and two for the pace."""
-        loop: Any = importlib.import_module("charrnn_trainer.training.trainer")
+        modules: list[Any] = [
+            importlib.import_module(f"charrnn_trainer.training.{name}") for name in ("saving", "validator")
+        ]
         kept = _fresh_folder(self.folder / "every")
-        save = loop.save_checkpoint
+        save = modules[0].save_checkpoint
 
         def save_and_copy(header, tensors):  # type: ignore[no-untyped-def]
             save(header, tensors)
@@ -334,11 +336,13 @@ class Workshop:
         place = _fresh_folder(self.folder / "reference")
         self.run = place / "run"
         self.end: Files = {}  # so that the work can be named before its files are known
-        loop.save_checkpoint = save_and_copy
+        for module in modules:
+            module.save_checkpoint = save_and_copy
         try:
             self.training(place).start().finish()
         finally:
-            loop.save_checkpoint = save
+            for module in modules:
+                module.save_checkpoint = save
         self.end = content(self.run)
         self.checkpoints = {path.name: path.read_bytes() for path in kept.iterdir()}
         self.tokens = self.end["tokens.safetensors"]

@@ -24,8 +24,7 @@ from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn import network as network_module
 from charrnn_trainer.nn.network import next_token_loss
-from charrnn_trainer.training import torch_settings
-from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.training import torch_settings, trainer, validator
 from charrnn_trainer.training.api import resume, run_worker, train
 from charrnn_trainer.training.distributed import ProcessGroup, join
 from charrnn_trainer.training.events import Event, Stepped, TrainResult
@@ -178,7 +177,7 @@ def _nothing() -> Iterator[None]:
         _random_after.append(states["cpu"].numpy().tobytes())
         return states
 
-    with mock.patch.object(loop_module, "random_states", noting):
+    with mock.patch.object(trainer, "random_states", noting):
         yield
 
 
@@ -221,11 +220,11 @@ def _unreadable_text() -> Any:
 
 
 def _interrupted_validation() -> Any:
-    return mock.patch.object(loop_module, "validation_loss", side_effect=KeyboardInterrupt)
+    return mock.patch.object(validator, "validation_loss", side_effect=KeyboardInterrupt)
 
 
 def _worse_and_worse() -> Any:
-    return mock.patch.object(loop_module, "validation_loss", side_effect=map(float, itertools.count(1)))
+    return mock.patch.object(validator, "validation_loss", side_effect=map(float, itertools.count(1)))
 
 
 def _clock(seconds: float) -> Any:

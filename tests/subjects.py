@@ -64,8 +64,8 @@ def read_checkpoint(path: Path) -> str:
     """Load a checkpoint that may be anything; one that loads must make a network that computes."""
     import torch
 
-    from charrnn_trainer.nn.network import CharNetwork
-    from charrnn_trainer.runs.checkpoint import CheckpointError, load_checkpoint, read_header
+    from charrnn_trainer.runs.checkpoint import load_checkpoint, read_header
+    from charrnn_trainer.runs.header import CheckpointError
 
     try:
         read_header(path)
@@ -73,7 +73,7 @@ def read_checkpoint(path: Path) -> str:
     except CheckpointError as error:
         _check_message(str(error))
         return "refused"
-    network = CharNetwork.from_checkpoint(checkpoint)
+    network = checkpoint.network()
     torch.Generator().set_state(checkpoint.tensors["random.cpu"])
     with torch.inference_mode():
         logits, _ = network(torch.zeros(2, 3, dtype=torch.int64), network.initial_state(2))
@@ -91,7 +91,7 @@ def _check_message(message: str) -> None:
 def small_checkpoints() -> tuple[bytes, ...]:
     """Checkpoints of an LSTM, a GRU, an RNN and LSTMs with an embedding, each trained for an instant."""
     from charrnn_trainer.data.corpus import Corpus
-    from charrnn_trainer.runs.checkpoint import find_checkpoint
+    from charrnn_trainer.runs.finding import find_checkpoint
     from charrnn_trainer.training.api import train
     from tiny_runs import TEXT, TINY
 

@@ -23,9 +23,9 @@ from charrnn_runtime.scoring import score_tokens
 from charrnn_runtime.session import Engine
 from charrnn_trainer.config import RunFile
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.recipes import recipe
-from charrnn_trainer.runs.checkpoint import CONFIG_FILE, Checkpoint, find_checkpoint, load_checkpoint
+from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
+from charrnn_trainer.runs.finding import CONFIG_FILE, find_checkpoint
 from charrnn_trainer.runs.folder import TOKENS_FILE
 from charrnn_trainer.training.validation import COLD_WINDOW, cold_loss, validation_loss, validation_rows
 
@@ -74,7 +74,7 @@ def write_page(commands: dict[str, str]) -> None:
         checkpoint = load_checkpoint(find_checkpoint(run))
         last = load_checkpoint(find_checkpoint(run, "last"))
         corpus = Corpus.open(run / TOKENS_FILE)
-        network = CharNetwork.from_checkpoint(checkpoint).eval()
+        network = checkpoint.network().eval()
         start = checkpoint.corpus.train_tokens
         for path in model_files(name):
             info = read_model_file(path).info

@@ -15,7 +15,7 @@ import pytest
 from charrnn_runtime.cli import gen, terminal
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_trainer.cli import export, train
-from charrnn_trainer.runs.checkpoint import checkpoint_files
+from charrnn_trainer.runs.finding import checkpoint_files
 from kills import content
 from tiny_runs import TEXT, TINY_FLAGS
 

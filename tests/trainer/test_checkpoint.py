@@ -19,17 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    find_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    newest_run,
-    read_header,
-    save_checkpoint,
-)
+from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints, newest_run
+from charrnn_trainer.runs.header import CheckpointError
 from charrnn_trainer.training.api import train
 from tiny_runs import TEXT, TINY
 
@@ -97,7 +89,7 @@ def test_tensors_have_torchs_names_and_one_metadata_key_is_canonical_json(path: 
 def test_a_network_comes_out_of_a_checkpoint_as_it_went_in(tmp_path: Path) -> None:
     result = train(TINY.replace(cell="gru"), Corpus.from_text(TEXT), out=tmp_path / "run")
     before = torch.get_rng_state()
-    network = CharNetwork.from_checkpoint(load_checkpoint(find_checkpoint(tmp_path / "run", "last")))
+    network = load_checkpoint(find_checkpoint(tmp_path / "run", "last")).network()
     assert torch.equal(torch.get_rng_state(), before)
     for name, weight in result.network.state_dict().items():
         assert torch.equal(network.state_dict()[name], weight)

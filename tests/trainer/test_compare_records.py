@@ -17,7 +17,6 @@ from charrnn_trainer.compare.measure import choose_checkpoints
 from charrnn_trainer.compare.records import read_runs
 from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import load_checkpoint, read_header
 from charrnn_trainer.training.api import train
 from compared_runs import record, train_tiny
@@ -55,7 +54,7 @@ def test_a_run_is_read_as_it_was_noted(trained: Path) -> None:
     assert run.best is not None
     assert run.best.loss == min(item.loss for item in run.validations)
     assert run.best_checkpoint.step == run.best.step
-    network = CharNetwork.from_checkpoint(load_checkpoint(run.checkpoints[0].path))
+    network = load_checkpoint(run.checkpoints[0].path).network()
     assert run.parameters == network.parameter_count()
     assert (run.cell, run.step, run.finished) == ("LSTM", 12, True)
 

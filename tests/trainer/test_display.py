@@ -9,7 +9,7 @@ import pytest
 
 from charrnn_trainer.cli.display import Display
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
-from charrnn_trainer.runs.checkpoint import Evaluation
+from charrnn_trainer.runs.header import Evaluation
 from charrnn_trainer.training.events import Started, Stepped, TrainResult, ValidatedWhole
 
 COURSE = TrainConfig()

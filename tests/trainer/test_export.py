@@ -27,17 +27,16 @@ from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.export import build as export_module
-from charrnn_trainer.export.build import ExportError, build, compare_with_torch, export_checkpoint, verify
+from charrnn_trainer.export import build as build_module
+from charrnn_trainer.export import verify as verify_module
+from charrnn_trainer.export.api import export_checkpoint
+from charrnn_trainer.export.build import ExportError, build
 from charrnn_trainer.export.graph.weights import StepWeights, fold_weights, step_model_bytes
+from charrnn_trainer.export.verify import compare_with_torch, verify
 from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    find_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-)
+from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
+from charrnn_trainer.runs.header import CheckpointError
 from charrnn_trainer.training.api import train
 from reference import naive_step
 from step_graphs import Stepper, metadata
@@ -177,7 +176,7 @@ def test_the_proof_finds_the_largest_difference_to_torch(runs: dict[str, Path], 
     # A file of another checkpoint: then the difference is large, and easily told from rounding.
     loaded = load_checkpoint(find_checkpoint(runs[cell], 9))
     other = build(load_checkpoint(find_checkpoint(runs[cell], 6)), "fp32")
-    network = CharNetwork.from_checkpoint(loaded).eval()
+    network = loaded.network().eval()
     stepper = Stepper(onnx.load_from_string(other.data))
     state = network.initial_state(4)
     largest = largest_of_states = 0.0
@@ -212,10 +211,10 @@ def test_a_chaotic_network_is_exported(tmp_path: Path) -> None:
 
 
 def test_the_proof_covers_at_least_200_steps_of_several_streams() -> None:
-    assert export_module.VERIFY_STEPS >= 200
-    assert export_module.VERIFY_STREAMS >= 2
-    assert export_module.FP32_BOUND == 1e-4
-    assert export_module.LOSS_BOUND == 0.01
+    assert verify_module.VERIFY_STEPS >= 200
+    assert verify_module.VERIFY_STREAMS >= 2
+    assert verify_module.FP32_BOUND == 1e-4
+    assert verify_module.LOSS_BOUND == 0.01
 
 
 def test_it_tells_the_proof_and_the_comparison(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -315,7 +314,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     def wrong(*arguments: Any) -> StepWeights:
         return change(fold_weights(*arguments))  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(export_module, "fold_weights", wrong)
+    monkeypatch.setattr(build_module, "fold_weights", wrong)
 
 
 def _one_weight_is_off(weights: StepWeights) -> StepWeights:
@@ -417,8 +416,8 @@ def test_a_state_that_is_wrong_is_found_even_where_no_logit_shows_it(
 def test_a_precision_that_loses_too_much_is_not_written(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    monkeypatch.setattr(export_module, "LOSS_BOUND", -0.5)
-    monkeypatch.setattr(export_module, "LOSS_FLOOR", -9.0)
+    monkeypatch.setattr(verify_module, "LOSS_BOUND", -0.5)
+    monkeypatch.setattr(verify_module, "LOSS_FLOOR", -9.0)
     with pytest.raises(ExportError, match=rf"the {precision} model needs .* export it as fp32"):
         export_checkpoint(checkpoint, tmp_path / "m.onnx", precision=precision)
     assert list(tmp_path.iterdir()) == []

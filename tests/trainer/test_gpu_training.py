@@ -21,10 +21,10 @@ from charrnn_trainer.data.batches import Streams
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import split_text
 from charrnn_trainer.nn.network import CharNetwork, State
-from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
-from charrnn_trainer.training import cuda_graph, device_batches
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint
+from charrnn_trainer.training import cuda_graph, device_batches, gpu, trainer
 from charrnn_trainer.training import step as step_module
-from charrnn_trainer.training import trainer as loop_module
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.cuda_graph import Play, StaticStep, choose_step
 from charrnn_trainer.training.device_batches import Batches, HostBatches, ResidentBatches, batches_on
@@ -95,7 +95,7 @@ class Learning:
         """Losses and norms; in the middle, half of the streams forget."""
         results = []
         for index in range(count):
-            self.train_step.set_rate(0.01 / (index + 1))
+            self.train_step.optimizer.set_rate(0.01 / (index + 1))
             if index == count // 2:
                 stays = torch.arange(8) < 4
                 self.state = tuple(part * stays[:, None] for part in self.state)
@@ -106,7 +106,7 @@ class Learning:
     def all_of_it(self) -> list[torch.Tensor]:
         """Weights, what the optimizer remembers (once it does), and the random numbers."""
         weights = [weight.detach().clone() for weight in self.network.parameters()]
-        kept = [part.clone() for part in self.train_step.optimizer_tensors().values() if part.any()]
+        kept = [part.clone() for part in self.train_step.optimizer.tensors().values() if part.any()]
         return [*weights, *kept, torch.get_rng_state()]
 
 
@@ -126,11 +126,11 @@ def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str, tied: 
 def test_a_rate_in_a_tensor_is_changed_at_its_place() -> None:
     learning = Learning()
     rate = torch.tensor(0.5)
-    for group in learning.train_step._optimizer.param_groups:
+    for group in learning.train_step.optimizer._torch.param_groups:
         group["lr"] = rate
-    learning.train_step.set_rate(0.25)
+    learning.train_step.optimizer.set_rate(0.25)
     assert rate.item() == 0.25
-    assert all(group["lr"] is rate for group in learning.train_step._optimizer.param_groups)
+    assert all(group["lr"] is rate for group in learning.train_step.optimizer._torch.param_groups)
 
 
 def choose(learning: Learning, capture: Callable[[Play], Play]) -> cuda_graph.StepChoice:
@@ -224,7 +224,7 @@ def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() 
 @pytest.fixture
 def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is taken for a GPU; what would ask CUDA does the like on the CPU, or nothing."""
-    for module in (loop_module, step_module, cuda_graph, device_batches):
+    for module in (trainer, gpu, step_module, cuda_graph, device_batches):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
     for name in ("Event", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
@@ -253,7 +253,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
         if isinstance(event, Stepped):
             stepped.append(event)
 
-    with mock.patch.object(loop_module, "choose_step", try_and_take):
+    with mock.patch.object(gpu, "choose_step", try_and_take):
         assert train(config, CORPUS, listen, out=run, should_stop=lambda: len(stepped) == 7).step == 7
         resume(run, listen)
     assert {event.loss for event in stepped} == {None}  # nobody waited for them
@@ -390,10 +390,10 @@ def test_a_step_can_be_captured_and_learns_the_same(
         return choice
 
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.training.trainer.choose_step", plainly)
+        patch.setattr("charrnn_trainer.training.gpu.choose_step", plainly)
         expected, _ = losses_and_notes(config)
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.training.trainer.choose_step", captured)
+        patch.setattr("charrnn_trainer.training.gpu.choose_step", captured)
         seen, _ = losses_and_notes(config)
     assert seen == pytest.approx(expected, rel=1e-2)
 

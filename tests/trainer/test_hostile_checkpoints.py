@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn_trainer.runs.checkpoint import CheckpointError, load_checkpoint, read_header
+from charrnn_trainer.runs.checkpoint import load_checkpoint, read_header
+from charrnn_trainer.runs.header import CheckpointError
 from checkpoint_files import (
     DTYPES,
     Tensors,

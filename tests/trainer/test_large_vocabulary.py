@@ -13,9 +13,10 @@ from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.format import spec
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.data.corpus import scan_text
-from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.api import export_checkpoint
 from charrnn_trainer.export.graph.weights import check_step_model_fits, step_model_bytes
-from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint
 from charrnn_trainer.training.api import train
 from tiny_runs import TINY
 

@@ -20,9 +20,10 @@ from charrnn_trainer.data.batches import IGNORED
 from charrnn_trainer.data.corpus import Corpus, scan_text
 from charrnn_trainer.data.line_batches import LineBatches
 from charrnn_trainer.data.lines import Lines, LineSplit, split_lines
-from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.api import export_checkpoint
 from charrnn_trainer.nn.network import CharNetwork, masked_loss
-from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint
 from charrnn_trainer.training import validation
 from charrnn_trainer.training.api import train
 from charrnn_trainer.training.events import Event, Notice, Started, Stepped

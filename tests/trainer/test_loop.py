@@ -21,12 +21,13 @@ from charrnn_trainer.data.batches import get_batches
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn import network as network_module
 from charrnn_trainer.nn.network import CharNetwork, next_token_loss
-from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from charrnn_trainer.training import api
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
+from charrnn_trainer.training import resolving
 from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.divergence import DivergedError
 from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Started, Stepped, Validated
 from charrnn_trainer.training.precision import choose_compute_mode
-from charrnn_trainer.training.trainer import DivergedError
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -376,7 +377,7 @@ def test_the_way_to_compute_is_measured_only_where_there_is_a_choice() -> None:
 
 
 def test_a_processor_that_is_slow_at_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(resolving, "has_fast_bf16", lambda: False)
     events: list[Event] = []
     train(TINY.replace(steps=1, precision="bf16", onednn=True), CORPUS, events.append)
     assert Notice("this processor is slow at bf16; --precision fp32 would be faster") in events

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from charrnn_runtime import CharRNN
 from charrnn_trainer import train
 from charrnn_trainer.data.corpus import Corpus, scan_text
-from charrnn_trainer.export.build import export_checkpoint
-from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.export.api import export_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint
 from tiny_runs import TINY
 
 ONE_STEP = TINY.replace(

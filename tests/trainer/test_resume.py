@@ -13,7 +13,8 @@ import pytest
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_trainer.config import RunFile
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.runs.checkpoint import checkpoint_files, load_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import checkpoint_files
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Logged, Saved, Stepped, Validated
 from tiny_runs import TEXT, TINY, run_program

@@ -14,9 +14,9 @@ from charrnn_runtime.errors import SettingError
 from charrnn_trainer.config import MOST_STEPS, RunFile
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn.network import CharNetwork, State
-from charrnn_trainer.runs.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
-from charrnn_trainer.training import api, pace
-from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
+from charrnn_trainer.training import pace, resolving, saving, validator
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Started, Stepped, Validated
 from charrnn_trainer.training.held_out import ReadingTimes
@@ -39,7 +39,7 @@ def validations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def next_loss(*_: Any) -> float:
         return planned.pop(0) if len(planned) > 1 else planned[0]
 
-    monkeypatch.setattr(loop_module, "validation_loss", next_loss)
+    monkeypatch.setattr(validator, "validation_loss", next_loss)
     return planned
 
 
@@ -217,7 +217,7 @@ def test_checkpoints_by_time_replace_one_another_and_leave_what_a_run_ends_with(
 ) -> None:
     config = TINY.replace(eval_every=100, save_every=5)
     train(config, CORPUS, out=tmp_path / "plain")
-    monkeypatch.setattr(loop_module, "_SAVE_AFTER", 0.0)
+    monkeypatch.setattr(saving, "_SAVE_AFTER", 0.0)
     seen: list[tuple[str, list[int]]] = []
 
     def listen(event: Event) -> None:
@@ -245,7 +245,7 @@ def test_a_run_killed_after_a_checkpoint_by_time_ends_as_if_it_had_not_been(
     config = TINY.replace(val_sample=512, val_fraction=0.3)
     train(config, corpus, out=tmp_path / "whole")
     assert load_checkpoint(find_checkpoint(tmp_path / "whole")).whole_loss is not None
-    monkeypatch.setattr(loop_module, "_SAVE_AFTER", 0.0)
+    monkeypatch.setattr(saving, "_SAVE_AFTER", 0.0)
 
     def kill(event: Event) -> None:
         if isinstance(event, Saved) and event.step == step:
@@ -268,7 +268,7 @@ def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(api, "choose_threads", lambda *_: 1)
+    monkeypatch.setattr(resolving, "choose_threads", lambda *_: 1)
     events: list[Event] = []
     train(TINY.replace(threads=None), CORPUS, events.append, out=tmp_path / "run")
     told = [event.message for event in events if isinstance(event, Notice)]

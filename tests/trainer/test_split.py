@@ -15,9 +15,10 @@ from charrnn_trainer.config import DataConfig, NetworkConfig
 from charrnn_trainer.data.batches import Streams, fit_batch
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import Split, split_text
-from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.api import export_checkpoint
 from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import find_checkpoint, load_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint
 from charrnn_trainer.training.api import train
 from charrnn_trainer.training.events import Event, Started
 from charrnn_trainer.training.validation import validation_loss

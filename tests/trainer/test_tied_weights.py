@@ -14,16 +14,12 @@ from charrnn_runtime import CharRNN
 from charrnn_runtime.format import spec
 from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.export.build import export_checkpoint
+from charrnn_trainer.export.api import export_checkpoint
 from charrnn_trainer.export.graph.weights import fold_weights
 from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    checkpoint_files,
-    find_checkpoint,
-    load_checkpoint,
-)
+from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
+from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
+from charrnn_trainer.runs.header import CheckpointError
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Stepped
 from charrnn_trainer.training.precision import ComputeMode
@@ -125,7 +121,7 @@ def test_the_optimizer_knows_and_decays_it_once() -> None:
     loss, _ = network(tokens, network.initial_state(1), tokens)
     (gradient, by_bias) = torch.autograd.grad(loss, [network.output.weight, network.output.bias])
     train_step.learn(tokens, tokens, network.initial_state(1))
-    names = {name.rsplit(".", 1)[0] for name in train_step.optimizer_tensors()}
+    names = {name.rsplit(".", 1)[0] for name in train_step.optimizer.tensors()}
     assert names == set(network.state_dict())
     # AdamW's first step is the rate times the gradient's sign, after the decay.
     expected = before * (1 - 0.01) - 0.01 * gradient / (gradient.abs() + 1e-8)
@@ -183,7 +179,7 @@ def test_a_checkpoint_holds_the_matrix_once_and_gives_the_network_back(tmp_path:
     assert checkpoint.weights["output.weight"].shape == (len(CORPUS.vocabulary), 5)
     assert checkpoint.weights["projection.weight"].shape == (5, 8)
     assert "embedding.weight" not in checkpoint.weights
-    network = CharNetwork.from_checkpoint(checkpoint)
+    network = checkpoint.network()
     for name, weight in result.network.state_dict().items():
         assert torch.equal(network.state_dict()[name], weight), name
 

@@ -21,7 +21,8 @@ from charrnn_trainer.cli.train import app
 from charrnn_trainer.config import RunFile
 from charrnn_trainer.data import default_corpus as default_corpus_module
 from charrnn_trainer.recipes import recipe
-from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 from charrnn_trainer.training.api import resume
 from tiny_runs import TEXT, TINY_FLAGS, environment, run_program
 

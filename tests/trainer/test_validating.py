@@ -17,8 +17,9 @@ from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import Rows, split_text
 from charrnn_trainer.export.build import training_metadata
 from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from charrnn_trainer.training import trainer as loop_module
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
+from charrnn_trainer.training import validator
 from charrnn_trainer.training.api import train
 from charrnn_trainer.training.events import Event, Validated, ValidatedWhole
 from charrnn_trainer.training.held_out import (
@@ -109,7 +110,7 @@ def whole_losses(run: Path, corpus: Corpus) -> dict[int, float]:
     rows = split_text(len(corpus), CONFIG.data).rows()
     found = {}
     for entry in list_checkpoints(run):
-        network = CharNetwork.from_checkpoint(load_checkpoint(entry.path))
+        network = load_checkpoint(entry.path).network()
         found[entry.step] = validation_loss(network, corpus.ids, rows)
     return found
 
@@ -142,7 +143,7 @@ def test_an_earlier_best_is_read_whole_too_and_its_file_says_so(
     def loss(network: CharNetwork, ids: object, rows: Rows) -> float:
         return planned.pop(0) if planned else real(network, ids, rows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop_module, "validation_loss", loss)
+    monkeypatch.setattr(validator, "validation_loss", loss)
     result = train(CONFIG, CORPUS, out=tmp_path / "run")
     assert result.best is not None
     assert result.best.step == 3

@@ -12,16 +12,11 @@ from charrnn_runtime import CharRNN
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.vocabulary_growth import grow_vocabulary, words_on_growth
-from charrnn_trainer.export.build import export_checkpoint
-from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.nn.weight_growth import grow_weights
-from charrnn_trainer.runs.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    checkpoint_files,
-    find_checkpoint,
-    load_checkpoint,
-)
+from charrnn_trainer.export.api import export_checkpoint
+from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
+from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
+from charrnn_trainer.runs.header import CheckpointError
+from charrnn_trainer.runs.weight_growth import grow_weights
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Stepped
 from tiny_runs import TEXT, TINY
@@ -88,9 +83,9 @@ def test_what_is_added_is_told_in_one_line() -> None:
 def test_what_the_network_knew_it_reads_and_predicts_as_before(
     trained: dict[str, Checkpoint], kind: str
 ) -> None:
-    before = CharNetwork.from_checkpoint(trained[kind]).eval()
+    before = trained[kind].network().eval()
     grown = grow_weights(trained[kind], LARGER, seed=3)
-    after = CharNetwork.from_checkpoint(grown).eval()
+    after = grown.network().eval()
     assert after.vocabulary_size == len(LARGER)
     text = TEXT[:300]
     with torch.no_grad():
@@ -106,7 +101,7 @@ def test_what_the_network_knew_it_reads_and_predicts_as_before(
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_new_symbols_are_read_apart_from_one_another(trained: dict[str, Checkpoint], kind: str) -> None:
-    network = CharNetwork.from_checkpoint(grow_weights(trained[kind], LARGER, seed=3)).eval()
+    network = grow_weights(trained[kind], LARGER, seed=3).network().eval()
     new = torch.from_numpy(LARGER.encode("".join(ADDED)))
     with torch.no_grad():
         _, state = network(new[:, None], network.initial_state(len(new)))

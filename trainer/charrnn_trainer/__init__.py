@@ -27,16 +27,13 @@ if TYPE_CHECKING:
     )
     from charrnn_trainer.data.batches import get_batches
     from charrnn_trainer.data.corpus import Corpus
-    from charrnn_trainer.export.build import export_checkpoint
+    from charrnn_trainer.export.api import export_checkpoint
     from charrnn_trainer.nn.network import CharNetwork
-    from charrnn_trainer.runs.checkpoint import (
-        Checkpoint,
-        CheckpointError,
-        find_checkpoint,
-        list_checkpoints,
-        load_checkpoint,
-    )
+    from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
+    from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
+    from charrnn_trainer.runs.header import CheckpointError
     from charrnn_trainer.training.api import resume, train
+    from charrnn_trainer.training.divergence import DivergedError
     from charrnn_trainer.training.events import (
         Event,
         Logged,
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
         Validated,
         ValidatedWhole,
     )
-    from charrnn_trainer.training.trainer import DivergedError
 
 __all__ = [
     "CharNetwork",
@@ -87,13 +83,9 @@ _HOMES = {
     "charrnn_runtime.errors": ("CharRNNError", "SettingError"),
     "charrnn_runtime.vocabulary": ("Vocabulary",),
     "charrnn_trainer.data.batches": ("get_batches",),
-    "charrnn_trainer.runs.checkpoint": (
-        "Checkpoint",
-        "CheckpointError",
-        "find_checkpoint",
-        "list_checkpoints",
-        "load_checkpoint",
-    ),
+    "charrnn_trainer.runs.checkpoint": ("Checkpoint", "load_checkpoint"),
+    "charrnn_trainer.runs.finding": ("find_checkpoint", "list_checkpoints"),
+    "charrnn_trainer.runs.header": ("CheckpointError",),
     "charrnn_trainer.config": (
         "DataConfig",
         "NetworkConfig",
@@ -102,7 +94,7 @@ _HOMES = {
         "TrainConfig",
     ),
     "charrnn_trainer.data.corpus": ("Corpus",),
-    "charrnn_trainer.export.build": ("export_checkpoint",),
+    "charrnn_trainer.export.api": ("export_checkpoint",),
     "charrnn_trainer.training.events": (
         "Validated",
         "ValidatedWhole",
@@ -115,7 +107,7 @@ _HOMES = {
         "TrainResult",
     ),
     "charrnn_trainer.training.api": ("resume", "train"),
-    "charrnn_trainer.training.trainer": ("DivergedError",),
+    "charrnn_trainer.training.divergence": ("DivergedError",),
     "charrnn_trainer.nn.network": ("CharNetwork",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

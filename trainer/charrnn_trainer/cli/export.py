@@ -14,7 +14,7 @@ from charrnn_runtime.errors import SettingError
 from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
-    from charrnn_trainer.runs.checkpoint import CheckpointEntry
+    from charrnn_trainer.runs.finding import CheckpointEntry
 
 app = terminal.new_app()
 
@@ -60,7 +60,8 @@ def export(
     if not list_them and destination is None:
         raise SettingError("give the file to write, such as models/lstm.onnx; or --list to see what there is")
 
-    from charrnn_trainer.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+    from charrnn_trainer.runs.checkpoint import load_checkpoint
+    from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 
     if list_them:
         _show(list_checkpoints(source))
@@ -70,7 +71,7 @@ def export(
     which = "best" if checkpoint == "best" else "last" if checkpoint == "last" else int(checkpoint)
     path = find_checkpoint(source, which)
 
-    from charrnn_trainer.export.build import export_checkpoint
+    from charrnn_trainer.export.api import export_checkpoint
 
     loaded = load_checkpoint(path)
     terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded.validation_loss)}")

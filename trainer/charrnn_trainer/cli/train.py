@@ -330,7 +330,7 @@ def _resume(
 ) -> TrainResult:
     """Go on with a run."""
     from charrnn_trainer.cli.display import Display
-    from charrnn_trainer.runs.checkpoint import newest_run
+    from charrnn_trainer.runs.finding import newest_run
     from charrnn_trainer.training.api import resume as resume_network
 
     folder = newest_run(path)
@@ -362,7 +362,7 @@ def _joined() -> Iterator[ProcessGroup | None]:
         yield None
         return
     from charrnn_trainer.training.distributed import WorkerLostError, join
-    from charrnn_trainer.training.trainer import DivergedError
+    from charrnn_trainer.training.divergence import DivergedError
 
     sys.stderr = sys.__stderr__
     with join() as group:
@@ -385,7 +385,7 @@ def _has_company() -> bool:
 
 def _settings_of(run: Path, changes: dict[str, Any]) -> TrainConfig:
     """The settings that a run goes on with."""
-    from charrnn_trainer.runs.checkpoint import CONFIG_FILE
+    from charrnn_trainer.runs.finding import CONFIG_FILE
 
     return RunFile.read(run / CONFIG_FILE).config.replace(**changes)
 
@@ -514,7 +514,8 @@ def _start_from(
     path: Path, config: TrainConfig, given: dict[str, Any]
 ) -> tuple[TrainConfig, Path, Vocabulary]:
     """The settings that the network of a checkpoint asks for, its file, and its vocabulary."""
-    from charrnn_trainer.runs.checkpoint import find_checkpoint, read_header
+    from charrnn_trainer.runs.checkpoint import read_header
+    from charrnn_trainer.runs.finding import find_checkpoint
 
     path = find_checkpoint(path)
     header = read_header(path)

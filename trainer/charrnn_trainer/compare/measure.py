@@ -17,7 +17,8 @@ from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.session import Engine
 from charrnn_trainer.compare.records import RunRecord
 from charrnn_trainer.export.build import build
-from charrnn_trainer.runs.checkpoint import CheckpointEntry, load_checkpoint
+from charrnn_trainer.runs.checkpoint import load_checkpoint
+from charrnn_trainer.runs.finding import CheckpointEntry
 
 SPEED_LENGTH: Final = 2_000
 SPEED_REPEATS: Final = 5

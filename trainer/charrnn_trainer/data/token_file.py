@@ -7,7 +7,6 @@ and one metadata key, ``charrnn``: JSON with the text's name, hash and vocabular
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ from numpy.typing import NDArray
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.files import written_whole
 from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer.data.safetensors_header import encode_header, read_header
 
 WINDOW: Final = 64 * 1024
 """How many ids are looked at, or written, at a time."""
-
-_MAX_HEADER: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -101,18 +99,19 @@ def open_tokens(path: Path) -> tuple[TokensInfo, NDArray[Any]]:
         CharRNNError: the file is missing, cut, altered or something else.
     """
     try:
-        header, start = _read_header(path)
-        about = json.loads(header["__metadata__"]["charrnn"])
+        with path.open("rb") as file:
+            header = read_header(file)
+        table, about = header.table, header.about
         vocabulary = Vocabulary(about["symbols"], about["level"])
         info = TokensInfo(vocabulary, str(about["name"]), str(about["sha256"]), about.get("source"))
-        length = int(header["tokens"]["shape"][0])
-        if header["tokens"] != _tensor(info, length) or length < 1:
+        length = int(table["tokens"]["shape"][0])
+        if table["tokens"] != _tensor(info, length) or length < 1:
             raise ValueError("its size is not what its header says")
-        if path.stat().st_size != start + length * info.id_type.itemsize:
+        if path.stat().st_size != header.size + length * info.id_type.itemsize:
             raise ValueError("its size is not what its header says")
-        if _digest(path, start, info) != about["tokens_sha256"]:
+        if _digest(path, header.size, info) != about["tokens_sha256"]:
             raise ValueError("its bytes were altered")
-        return info, _mapped(path, info, start, length)
+        return info, _mapped(path, info, header.size, length)
     except OSError as error:
         raise _cannot_read(path, error) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -156,22 +155,7 @@ def _header(info: TokensInfo, length: int, tokens_sha256: str) -> bytes:
     }
     if info.source is not None:
         about["source"] = info.source
-    header = {
-        "__metadata__": {"charrnn": json.dumps(about, sort_keys=True, separators=(",", ":"))},
-        "tokens": _tensor(info, length),
-    }
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # so that the ids start at a multiple of 8
-    return len(encoded).to_bytes(8, "little") + encoded
-
-
-def _read_header(path: Path) -> tuple[Any, int]:
-    """The header of a safetensors file, and where its data start."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if not 2 <= size <= _MAX_HEADER:
-            raise ValueError("it has no header of a sensible size")
-        return json.loads(file.read(size)), 8 + size
+    return encode_header({"tokens": _tensor(info, length)}, about)
 
 
 def _cannot_read(path: Path, error: OSError) -> CharRNNError:

@@ -7,7 +7,7 @@ size, and E for the numbers that a symbol is read as.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,9 @@ from torch.nn import functional
 from charrnn_runtime.errors import CharRNNError
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.data.batches import IGNORED
+from charrnn_trainer.nn.cells import CELLS
 from charrnn_trainer.nn.dropout import dropout
-from charrnn_trainer.nn.gru import gru
 from charrnn_trainer.nn.output_loss import output_loss
-
-if TYPE_CHECKING:
-    from charrnn_trainer.runs.checkpoint import Checkpoint
 
 State = tuple[Tensor, ...]
 """What a stream remembers: ``(h,)``, for an LSTM ``(h, c)``, each ``[L, B, H]``."""
@@ -29,8 +26,6 @@ State = tuple[Tensor, ...]
 LARGE_VOCABULARY = 256
 """With more symbols, a loss on the CPU is computed together with its gradients (`output_loss`), and training
 begins with a guess by frequency (`guess_by_frequency`)."""
-
-_LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 class CharNetwork(nn.Module):
@@ -69,7 +64,8 @@ class CharNetwork(nn.Module):
             self.embedding = nn.Embedding(vocabulary_size, embedding_size)
             if embedding_size >= vocabulary_size:
                 nn.init.eye_(self.embedding.weight)
-        self.rnn = _LAYERS[config.cell](
+        self.cell = CELLS[config.cell]
+        self.rnn = self.cell.layers(
             embedding_size or vocabulary_size,
             config.hidden_size,
             config.layers,
@@ -85,27 +81,22 @@ class CharNetwork(nn.Module):
         nn.init.normal_(self.output.weight, std=embedding_size**-0.5)
         nn.init.zeros_(self.output.bias)
 
-    @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint) -> CharNetwork:
-        """The network of a checkpoint, on the CPU."""
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
-            network = cls(checkpoint.config.network, len(checkpoint.vocabulary))
-        network.load_weights(checkpoint)
-        return network
+    def load_weights(self, weights: Mapping[str, Tensor], source: object) -> None:
+        """Take over the weights of the same network, named as ``state_dict`` names them.
 
-    def load_weights(self, checkpoint: Checkpoint) -> None:
-        """Take over the weights of a checkpoint of the same network.
+        Args:
+            weights: the weights.
+            source: where they come from, for the error's message.
 
         Raises:
-            CharRNNError: the checkpoint's network is another one.
+            CharRNNError: they are another network's.
         """
-        weights = checkpoint.weights
         own = self.state_dict()
         for name in sorted(own.keys() | weights.keys()):
             given = tuple(weights[name].shape) if name in weights else "absent"
             wanted = tuple(own[name].shape) if name in own else "absent"
             if given != wanted:
-                raise CharRNNError(f"{checkpoint.path}: {name} is {given}, but this network's is {wanted}")
+                raise CharRNNError(f"{source}: {name} is {given}, but this network's is {wanted}")
         self.load_state_dict(weights)
 
     def drop_as(self, config: NetworkConfig) -> None:
@@ -140,7 +131,7 @@ class CharNetwork(nn.Module):
         """The state that streams start from: zeros, ``float32 [L, B, H]`` each."""
         weight = self.output.weight
         shape = (self.config.layers, batch, self.config.hidden_size)
-        return tuple(weight.new_zeros(shape) for _ in range(2 if self.config.cell == "lstm" else 1))
+        return tuple(weight.new_zeros(shape) for _ in self.cell.states)
 
     def parameter_count(self) -> int:
         """How many numbers are learned."""
@@ -160,8 +151,8 @@ class CharNetwork(nn.Module):
             # Left to itself, autocast runs cuDNN's recurrent layers in fp16, where small gradients vanish.
             with torch.autocast("cuda", enabled=False):
                 return self._recur_in(torch.get_autocast_dtype("cuda"), inputs, state)
-        if self.training and self.config.cell == "gru" and not inputs.is_cuda:
-            hidden, last = gru(inputs, state[0], self._weights_left(), self.config.dropout)
+        if self.training and self.cell.cpu_training is not None and not inputs.is_cuda:
+            hidden, last = self.cell.cpu_training(inputs, state[0], self._weights_left(), self.config.dropout)
             return hidden, (last,)
         if self.training and self.config.weight_drop:
             return self._recur_with(self._weights_left(), inputs, state)
@@ -202,12 +193,7 @@ class CharNetwork(nn.Module):
         """The recurrent layers with weights that take the place of their own for all T steps."""
         between = self.config.dropout if self.config.layers > 1 else 0.0
         options = (weights, True, self.config.layers, between, self.training, False, True)
-        if self.config.cell == "lstm":
-            hidden, h, c = torch.lstm(inputs, state, *options)
-            return hidden, (h, c)
-        recur = torch.gru if self.config.cell == "gru" else torch.rnn_tanh
-        hidden, h = recur(inputs, state[0], *options)
-        return hidden, (h,)
+        return self.cell.recur(inputs, state, *options)
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:

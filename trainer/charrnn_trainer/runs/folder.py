@@ -18,14 +18,9 @@ from typing import IO, Any, Final
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError, is_part, remove_parts, write_whole
 from charrnn_trainer.config import RunFile
-from charrnn_trainer.runs.checkpoint import (
-    CONFIG_FILE,
-    CheckpointError,
-    CheckpointHeader,
-    checkpoint_files,
-    is_run,
-    read_header,
-)
+from charrnn_trainer.runs.checkpoint import read_header
+from charrnn_trainer.runs.finding import CONFIG_FILE, checkpoint_files, is_run
+from charrnn_trainer.runs.header import CheckpointError, CheckpointHeader
 
 if sys.platform == "win32":
     import msvcrt

@@ -8,34 +8,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer.config import RunFile, TrainConfig
-from charrnn_trainer.data.batches import fit_batch
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.data.split import split_text
-from charrnn_trainer.data.unlike import what_is_unlike
-from charrnn_trainer.export.graph.weights import check_step_model_fits
-from charrnn_trainer.runs.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    load_checkpoint,
-)
+from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn_trainer.runs.folder import Run
+from charrnn_trainer.runs.header import CheckpointError
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import (
     Listener,
-    Notice,
     TrainResult,
     ignore,
 )
-from charrnn_trainer.training.precision import choose_compute_mode, has_fast_bf16, is_open
+from charrnn_trainer.training.resolving import resolve_settings, warn_if_unlike
 from charrnn_trainer.training.run_clock import RunClock
-from charrnn_trainer.training.time_budget import Plan, choose_threads, threads_are_open
+from charrnn_trainer.training.time_budget import Plan
 from charrnn_trainer.training.torch_settings import (
     memory_errors,
-    threads,
 )
 from charrnn_trainer.training.trainer import Trainer
 
@@ -153,13 +142,13 @@ def resume(
             run.cut_history(0)
             return _begin(config, corpus, on_event, run, file.init_from, should_stop, group, clock)
         _check_same_text(checkpoint, corpus)
-        settled = _resolve_settings(config, corpus, on_event, group, batches_fit=True)
+        settled = resolve_settings(config, corpus, on_event or ignore, group, batches_fit=True)
         _start_workers(group, settled, run, checkpoint)
         training = Trainer(settled, corpus, run, on_event, group, clock)
         training.restore(checkpoint)
         if training.config != file.config:
             run.write_config(dataclasses.replace(file, config=training.config))
-        return training.run_steps(should_stop)
+        return training.run(should_stop)
 
 
 def run_worker(group: ProcessGroup, *, should_stop: Callable[[], bool] | None = None) -> TrainResult:
@@ -178,7 +167,7 @@ def run_worker(group: ProcessGroup, *, should_stop: Callable[[], bool] | None = 
         training = Trainer(config, Corpus.open(Path(call["tokens"])), None, None, group, RunClock())
         if call["checkpoint"]:
             training.restore(load_checkpoint(call["checkpoint"]))
-        return training.run_steps(should_stop)
+        return training.run(should_stop)
 
 
 def _begin(
@@ -192,8 +181,8 @@ def _begin(
     clock: RunClock,
     plan: Plan | None = None,
 ) -> TrainResult:
-    _say_if_unlike(config, corpus, on_event or ignore)
-    config = _resolve_settings(config, corpus, on_event, group)
+    warn_if_unlike(config, corpus, on_event or ignore)
+    config = resolve_settings(config, corpus, on_event or ignore, group)
     if run is not None:
         if not run.tokens_path.exists():
             corpus.save(run.tokens_path)
@@ -204,15 +193,7 @@ def _begin(
     if run is not None:
         start = None if init_from is None else str(Path(init_from).absolute())
         run.write_config(RunFile(config, corpus.source, start))
-    return training.run_steps(should_stop)
-
-
-def _say_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
-    if config.data.split == "end" and not config.data.lines:
-        train_tokens = split_text(len(corpus), config.data).train_tokens
-        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
-        if warning is not None:
-            emit(Notice(warning))
+    return training.run(should_stop)
 
 
 def _start_workers(
@@ -226,66 +207,6 @@ def _start_workers(
             "checkpoint": str(checkpoint.path.absolute()) if checkpoint else None,
         }
         group.first(lambda: call)
-
-
-def _resolve_settings(
-    config: TrainConfig,
-    corpus: Corpus,
-    on_event: Listener | None,
-    group: ProcessGroup,
-    *,
-    batches_fit: bool = False,
-) -> TrainConfig:
-    """The settings with all that is left open in them decided for this text and this machine."""
-    emit = on_event or ignore
-    device = group.device(config.run.device)
-    config = config.replace(
-        level=corpus.vocabulary.level,
-        embedding_size=config.network.resolve(len(corpus.vocabulary)).embedding_size,
-        device=device.type,
-    )
-    check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
-    if not batches_fit and not config.data.lines:
-        config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
-    rows = group.rows(config.data.batch_size)
-    measured = config.replace(batch_size=rows.stop - rows.start)
-    # Under a time budget the number of threads changes with the machine, and stays open.
-    open_threads = not config.optimization.minutes and threads_are_open(config, device, group.size)
-    if open_threads or is_open(measured, device):
-        emit(Notice("measuring how this machine computes fastest"))
-    with threads(config.run.threads):
-        choice = choose_compute_mode(measured, len(corpus.vocabulary), device)
-    if choice.milliseconds:
-        times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
-        emit(Notice(f"computing in {choice.compute_mode}, measured as the fastest ({times})"))
-    elif choice.compute_mode.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
-        emit(Notice("this processor is slow at bf16; --precision fp32 would be faster"))
-    config = config.replace(precision=choice.compute_mode.precision, onednn=choice.compute_mode.onednn)
-    if open_threads:
-        most = torch.get_num_threads()
-        config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
-        if config.run.threads != most:
-            emit(Notice(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
-    return config
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainConfig:
-    wanted = (config.data.batch_size, config.data.seq_length)
-    fitting = fit_batch(train_tokens, *wanted)
-    if fitting == wanted:
-        return config
-    emit(
-        Notice(
-            f"the text is short: its {train_tokens:,} characters for training do not fill two "
-            f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
-            f"they do: {_count(fitting[0], 'stream')} of {_count(fitting[1], 'character')}"
-        )
-    )
-    return config.replace(batch_size=fitting[0], seq_length=fitting[1])
 
 
 def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.nn.network import CharNetwork
-from charrnn_trainer.runs.checkpoint import Evaluation, Kind
+from charrnn_trainer.runs.header import Evaluation, Kind
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from charrnn_runtime.format.spec import GATES
 from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, NetworkConfig, TrainConfig
 from charrnn_trainer.data.batches import fit_batch
+from charrnn_trainer.nn.cells import CELLS
 
 HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
 STEPS_A_UNIT: Final = 20.0
@@ -168,7 +168,7 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     network = config.network
     weights = _weights(network, task.vocabulary_size)
     z = passes_over_text(config, steps, task) * weights / task.train_tokens
-    rate = min(0.006, 3.1 / network.hidden_size) * (0.25 if network.cell == "rnn" else 1.0)
+    rate = min(0.006, 3.1 / network.hidden_size) * CELLS[network.cell].rate
     rate *= FINE_TUNING if task.fine_tunes else 1.0
     return {
         "dropout": 0.5 if network.tie_weights else round(min(0.6, 0.1 * math.log2(1.0 + z / 2.0)), 2),
@@ -182,7 +182,7 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
 def recurrent_weights(network: NetworkConfig, symbols: int) -> int:
     """How many weights its recurrent layers have, for what they read and for their states."""
     hidden, read = network.hidden_size, network.resolve(symbols).embedding_size or symbols
-    return GATES[network.cell] * hidden * (hidden * (2 * network.layers - 1) + read)
+    return CELLS[network.cell].gates * hidden * (hidden * (2 * network.layers - 1) + read)
 
 
 def _weights(network: NetworkConfig, symbols: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from charrnn_trainer.config import TrainConfig
-from charrnn_trainer.runs.checkpoint import Evaluation
+from charrnn_trainer.runs.header import Evaluation
 
 
 def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence[Evaluation]) -> str | None:

@@ -7,6 +7,7 @@ of all gates is a row of a table (see `weights`); the input of the others is the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def stack(
     after: list[LayerState] = []
     below: str | None = None
     for index, (layer, state) in enumerate(zip(weights.layers, states, strict=True)):
-        step = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}[weights.cell]
+        step = _STEPS[weights.cell]
         new = step(_Layer(builder, products, layer, f"layer{index}", weights.table, token), below, state)
         below = products.activation(new.h)
         after.append(new)
@@ -136,3 +137,7 @@ def _gru(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
     r, z = layer.split(node("Sigmoid", gates), [size, size])  # (B, 2H) -> 2 x (B, H)
     n = node("Tanh", node("Add", candidate, node("Mul", r, recurrent)))
     return LayerState(node("Add", n, node("Mul", z, node("Sub", state.h, n))))
+
+
+_STEPS: Final = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}
+"""What writes one layer's step, by the cell's name."""

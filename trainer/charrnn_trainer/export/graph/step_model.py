@@ -78,6 +78,4 @@ def _split_state(builder: GraphBuilder, cell: str, layers: int, hidden_size: int
         return [LayerState("state")]
     sizes = builder.constant("split", np.full(blocks, hidden_size, np.int64))
     names = builder.nodes("Split", "state", sizes, outputs=blocks, axis=1)  # (B, S) -> blocks x (B, H)
-    if cell == "lstm":
-        return [LayerState(names[i], names[layers + i]) for i in range(layers)]
-    return [LayerState(name) for name in names]
+    return [LayerState(*names[layer::layers]) for layer in range(layers)]  # all h come first, then all c

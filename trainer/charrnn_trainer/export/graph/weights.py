@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.format import spec
 from charrnn_trainer.config import NetworkConfig
+from charrnn_trainer.nn.cells import CELLS
 
 Matrix = NDArray[np.float64]
 
@@ -82,8 +83,9 @@ def step_model_bytes(network: NetworkConfig, vocabulary_size: int) -> int:
     as much in the other precisions.
     """
     hidden = network.hidden_size
-    gates = spec.GATES[network.cell]
-    looked_up = 4 if network.cell == "gru" else gates  # a GRU's candidates have a bias of their own there
+    cell = CELLS[network.cell]
+    gates = cell.gates
+    looked_up = gates + cell.candidate_apart  # candidates that stay apart have a bias of their own there
     table = vocabulary_size * looked_up * hidden
     recurrent = network.layers * hidden * gates * hidden
     above = (network.layers - 1) * (hidden + 1) * looked_up * hidden
@@ -128,9 +130,9 @@ def fold_weights(
         input_bias = tensor(f"rnn.bias_ih_l{layer}")
         recurrent_bias = tensor(f"rnn.bias_hh_l{layer}").copy()
         candidate_bias = None
-        if cell == "gru":
-            candidate_bias = recurrent_bias[2 * hidden :].copy()
-            recurrent_bias[2 * hidden :] = 0.0
+        if CELLS[cell].candidate_apart:
+            candidate_bias = recurrent_bias[-hidden:].copy()
+            recurrent_bias[-hidden:] = 0.0
         folded.append(
             LayerWeights(
                 recurrent=tensor(f"rnn.weight_hh_l{layer}").T,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.runs.checkpoint import Checkpoint, CheckpointError
+from charrnn_trainer.runs.checkpoint import Checkpoint
+from charrnn_trainer.runs.header import CheckpointError
 
 _OUTPUT_SPREAD: Final = 0.1
 """How far from their mean new output weights are drawn, as a share of how far the others are."""

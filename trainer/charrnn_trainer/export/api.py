@@ -1,0 +1,145 @@
+"""Exports a checkpoint: builds the step model, verifies it, and writes it.
+
+Nothing is written that was not read back by the runtime's own loader and compared with torch, step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import write_whole
+from charrnn_runtime.format import spec
+from charrnn_runtime.format.reader import ModelInfo, read_model_file
+from charrnn_trainer.export.build import build
+from charrnn_trainer.export.verify import (
+    FP32_BOUND,
+    LOSS_BOUND,
+    VERIFY_STEPS,
+    VERIFY_STREAMS,
+    compare_precisions,
+    compare_with_torch,
+    verify,
+)
+from charrnn_trainer.runs.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        info: what the written file says of itself.
+        logit_difference: the largest difference of a logit to torch's, over all proof steps.
+        bits_per_character: of the file and of fp32 on the same text, where the precision is another.
+        compared_on: what that text was.
+        fp32_bytes: the size of the same model in fp32.
+        replaced: what was there before, if anything.
+    """
+
+    info: ModelInfo
+    logit_difference: float
+    bits_per_character: tuple[float, float] | None
+    compared_on: str
+    fp32_bytes: int
+    replaced: str | None
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    *,
+    precision: str = "fp32",
+    force: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> ExportReport:
+    """Write a checkpoint's network as a step model.
+
+    Args:
+        checkpoint: what to export.
+        destination: the file to write. A charrnn model there is replaced; anything else only with ``force``.
+        precision: "fp32", "fp16" (for the GPU) or "int8" (for the CPU).
+        force: replace whatever file is there.
+        report: called with a line for each thing that was done.
+
+    Returns:
+        What was written, and how much it differs from torch.
+
+    Raises:
+        SettingError: the precision is none of these.
+        ExportError: the graph differs from torch by more than it may; nothing was written.
+        CharRNNError: the file is something else, or cannot be written.
+
+    Example:
+        Export the best checkpoint of a run, and let the model write::
+
+            from charrnn_runtime import CharRNN
+            from charrnn_trainer import export_checkpoint, find_checkpoint, load_checkpoint
+
+            checkpoint = load_checkpoint(find_checkpoint("ckpt/lstm"))
+            export_checkpoint(checkpoint, "my.onnx")
+            print(CharRNN.load("my.onnx").generate("LORD ", 200))
+    """
+    if precision not in spec.PRECISIONS:
+        raise SettingError(f"precision must be {' or '.join(spec.PRECISIONS)}, not {precision!r}")
+    destination = Path(destination)
+    replaced = _what_is_there(destination, force=force)
+    fp32 = build(checkpoint, "fp32")
+    difference = verify(checkpoint, fp32).logits
+    report(
+        f"verified against torch: {VERIFY_STEPS} steps of {VERIFY_STREAMS} streams, largest logit difference "
+        f"{difference:.1e} (bound {FP32_BOUND:.0e})"
+    )
+    model, loss = fp32, None
+    if precision != "fp32":
+        model = build(checkpoint, precision)
+        difference = compare_with_torch(checkpoint, model).logits
+        loss = compare_precisions(checkpoint, model, fp32)
+        report(
+            f"{precision}: {loss.bits[0]:.4f} bits per character on {loss.compared_on}, fp32 "
+            f"{loss.bits[1]:.4f} ({loss.share}, bound {LOSS_BOUND:+.0%}); largest logit difference "
+            f"{difference:.1e}"
+        )
+        loss.check()
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CharRNNError(f"cannot make the folder {destination.parent}: {error.strerror}") from error
+    write_whole(destination, model.data)
+    return ExportReport(
+        info=read_model_file(destination).info,
+        logit_difference=difference,
+        bits_per_character=loss.bits if loss else None,
+        compared_on=loss.compared_on if loss else "",
+        fp32_bytes=len(fp32.data),
+        replaced=replaced,
+    )
+
+
+def _what_is_there(destination: Path, *, force: bool) -> str | None:
+    """What an export would replace; None if nothing.
+
+    Raises:
+        CharRNNError: it may not be replaced.
+    """
+    if destination.is_dir():
+        raise CharRNNError(
+            f"{destination} is a folder; give the file to write, such as {destination / 'lstm.onnx'}"
+        )
+    if not destination.exists():
+        return None
+    if not destination.is_file():
+        raise CharRNNError(f"{destination} is no regular file (but a device or a pipe); give another name")
+    try:
+        info = read_model_file(destination).info
+    except CharRNNError:
+        if not force:
+            raise CharRNNError(
+                f"{destination} is already there and is no charrnn model; give another name, or --force to "
+                "replace it"
+            ) from None
+        return "a file that was no charrnn model"
+    step = info.training.get("step", "?")
+    return f"a charrnn model ({info.cell} {info.layers}x{info.hidden_size} {info.precision}, step {step})"

@@ -1,0 +1,214 @@
+"""What a checkpoint says of itself, as values and as the JSON in its file, every part of which is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from charrnn_runtime.errors import CharRNNError, one_line
+from charrnn_runtime.vocabulary import Vocabulary
+from charrnn_trainer.config import TrainConfig
+
+FORMAT_VERSION: Final = 1
+
+Kind = Literal["scheduled", "best", "last", "interrupted", "timed"]
+"""Why a checkpoint was saved: its step was due, it was the best so far, the run ended, or was stopped, or
+some time had gone by."""
+
+_KINDS: Final = ("scheduled", "best", "last", "interrupted", "timed")
+
+
+class CheckpointError(CharRNNError):
+    """A checkpoint cannot be found, or a file is none, or was cut or altered."""
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """The text that a run trains on.
+
+    Attributes:
+        name: what it is called.
+        sha256: the hash of its bytes.
+        characters: N, its tokens: characters, or at the byte level bytes.
+        train_tokens: how many of them are trained on; validation is the rest.
+    """
+
+    name: str
+    sha256: str
+    characters: int
+    train_tokens: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The losses at a step, in nats per character.
+
+    Attributes:
+        step: how many steps were done.
+        train_loss: the mean over the steps since the last report.
+        validation_loss: the loss on the validation text.
+    """
+
+    step: int
+    train_loss: float | None
+    validation_loss: float
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What a checkpoint says of itself, without its tensors.
+
+    Attributes:
+        path: the file.
+        kind: why it was saved.
+        config: all settings, with what "auto" chose in its place.
+        vocabulary: which id is which symbol.
+        corpus: the text.
+        step: how many steps were done.
+        batches_per_pass: how many batches a pass over the text has; ``step`` tells the place in it.
+        train_loss: the mean loss since the last report, in nats per character.
+        validation_loss: the validation loss at this step, where it was measured.
+        whole_loss: the same over the whole validation text, where validations on the way read a sample of it,
+            and this was the best checkpoint when the run ended; else None.
+        window: the sum and the number of the losses since the last report.
+        evaluations: all validation losses so far.
+        seconds: the time that was spent so far, where the run has a time budget; else None.
+        prepared: how much of it went before steps; else None.
+        trainer_version: the version of charrnn-trainer that wrote it.
+    """
+
+    path: Path
+    kind: Kind
+    config: TrainConfig
+    vocabulary: Vocabulary
+    corpus: CorpusInfo
+    step: int
+    batches_per_pass: int
+    train_loss: float | None
+    validation_loss: float | None
+    whole_loss: float | None
+    window: tuple[float, int]
+    evaluations: tuple[Evaluation, ...]
+    seconds: float | None
+    prepared: float | None
+    trainer_version: str
+
+
+# --- to and from JSON --------------------------------------------------------------------------------------
+
+
+def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
+    """A header as its file has it, but for the hash."""
+    return {
+        "batches_per_pass": header.batches_per_pass,
+        "config": header.config.to_dict(),
+        "corpus": vars(header.corpus),
+        "evaluations": [[item.step, item.train_loss, item.validation_loss] for item in header.evaluations],
+        "kind": header.kind,
+        "prepared": header.prepared,
+        "seconds": header.seconds,
+        "step": header.step,
+        "train_loss": header.train_loss,
+        "trainer_version": header.trainer_version,
+        "validation_loss": header.validation_loss,
+        "version": FORMAT_VERSION,
+        "vocabulary": {"level": header.vocabulary.level, "symbols": list(header.vocabulary.symbols)},
+        "whole_loss": header.whole_loss,
+        "window": list(header.window),
+    }
+
+
+def header_from_json(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
+    """A header from what the file ``path`` says of itself.
+
+    Raises:
+        CheckpointError: it lacks something, or says what cannot be.
+    """
+    try:
+        version = about["version"]
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} is a checkpoint of version {harmless(repr(version), 40)}, but this charrnn reads "
+                f"version {FORMAT_VERSION}; use the charrnn that wrote it, or train again"
+            )
+        return _header(path, about)
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise altered(path, f"its header lacks {error}") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, CharRNNError) as error:
+        raise altered(path, error) from error
+
+
+def _header(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
+    corpus = CorpusInfo(**about["corpus"])
+    kind = about["kind"]
+    _require(kind in _KINDS, f"kind {kind!r}")
+    for name in ("name", "sha256"):
+        _require(isinstance(getattr(corpus, name), str), f"corpus {name}")
+    _require(0 < _count(corpus.train_tokens) <= _count(corpus.characters), "corpus sizes")
+    window_sum, window_count = about["window"]
+    evaluations = tuple(
+        Evaluation(_count(step), _loss(train), _real(validation))
+        for step, train, validation in about["evaluations"]
+    )
+    config = TrainConfig.from_dict(about["config"])
+    _require(config.network.embedding_size is not None, "embedding_size")
+    vocabulary = Vocabulary(about["vocabulary"]["symbols"], about["vocabulary"]["level"])
+    _require(vocabulary.level == config.data.level, "level")
+    version = about["trainer_version"]
+    _require(isinstance(version, str), "trainer_version")
+    return CheckpointHeader(
+        path=path,
+        kind=kind,
+        config=config,
+        vocabulary=vocabulary,
+        corpus=corpus,
+        step=_count(about["step"]),
+        batches_per_pass=_count(about["batches_per_pass"]),
+        train_loss=_loss(about["train_loss"]),
+        validation_loss=_loss(about["validation_loss"]),
+        whole_loss=_loss(about["whole_loss"]),
+        window=(_real(window_sum), _count(window_count)),
+        evaluations=evaluations,
+        seconds=_loss(about.get("seconds")),
+        prepared=_loss(about.get("prepared")),
+        trainer_version=version,
+    )
+
+
+def _require(right: bool, what: str) -> None:
+    if not right:
+        raise ValueError(f"its header is invalid: {what}")
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"its header is invalid: {value!r} is no count")
+    return value
+
+
+def _real(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"its header is invalid: {value!r} is no loss")
+    return float(value)
+
+
+def _loss(value: object) -> float | None:
+    return None if value is None else _real(value)
+
+
+# --- what is said of broken files --------------------------------------------------------------------------
+
+
+def altered(path: Path, why: object) -> CheckpointError:
+    """The error for a checkpoint that was cut or altered."""
+    return CheckpointError(f"the checkpoint {path} was cut or altered: {harmless(why)}")
+
+
+def harmless(what: object, most: int = 200) -> str:
+    """What may hold anything from a file, as one line of harmless length."""
+    return one_line(" ".join(str(what)[: 2 * most].split()), most)

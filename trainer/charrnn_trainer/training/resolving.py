@@ -1,0 +1,101 @@
+"""Settings made whole: what is left open in them is decided for a text and a machine."""
+
+from __future__ import annotations
+
+import torch
+
+from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.data.batches import fit_batch
+from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.data.split import split_text
+from charrnn_trainer.data.unlike import what_is_unlike
+from charrnn_trainer.export.graph.weights import check_step_model_fits
+from charrnn_trainer.training.distributed import ProcessGroup
+from charrnn_trainer.training.events import (
+    Listener,
+    Notice,
+)
+from charrnn_trainer.training.precision import choose_compute_mode, has_fast_bf16, is_open
+from charrnn_trainer.training.step_timing import choose_threads, threads_are_open
+from charrnn_trainer.training.torch_settings import (
+    threads,
+)
+
+
+def resolve_settings(
+    config: TrainConfig,
+    corpus: Corpus,
+    emit: Listener,
+    group: ProcessGroup,
+    *,
+    batches_fit: bool = False,
+) -> TrainConfig:
+    """The settings with all that is left open in them decided for this text and this machine.
+
+    Args:
+        config: the settings.
+        corpus: the text.
+        emit: is told what was decided, and why.
+        group: the processes that train together.
+        batches_fit: whether the text is known to fill the batches.
+
+    Raises:
+        CharRNNError: the step model would be too large, or the device is not there, ...
+    """
+    device = group.device(config.run.device)
+    config = config.replace(
+        level=corpus.vocabulary.level,
+        embedding_size=config.network.resolve(len(corpus.vocabulary)).embedding_size,
+        device=device.type,
+    )
+    check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
+    if not batches_fit and not config.data.lines:
+        config = _fit_batch(config, split_text(len(corpus), config.data).train_tokens, emit)
+    rows = group.rows(config.data.batch_size)
+    measured = config.replace(batch_size=rows.stop - rows.start)
+    # Under a time budget the number of threads changes with the machine, and stays open.
+    open_threads = not config.optimization.minutes and threads_are_open(config, device, group.size)
+    if open_threads or is_open(measured, device):
+        emit(Notice("measuring how this machine computes fastest"))
+    with threads(config.run.threads):
+        choice = choose_compute_mode(measured, len(corpus.vocabulary), device)
+    if choice.milliseconds:
+        times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
+        emit(Notice(f"computing in {choice.compute_mode}, measured as the fastest ({times})"))
+    elif choice.compute_mode.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
+        emit(Notice("this processor is slow at bf16; --precision fp32 would be faster"))
+    config = config.replace(precision=choice.compute_mode.precision, onednn=choice.compute_mode.onednn)
+    if open_threads:
+        most = torch.get_num_threads()
+        config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
+        if config.run.threads != most:
+            emit(Notice(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
+    return config
+
+
+def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainConfig:
+    wanted = (config.data.batch_size, config.data.seq_length)
+    fitting = fit_batch(train_tokens, *wanted)
+    if fitting == wanted:
+        return config
+    emit(
+        Notice(
+            f"the text is short: its {train_tokens:,} characters for training do not fill two "
+            f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
+            f"they do: {_count(fitting[0], 'stream')} of {_count(fitting[1], 'character')}"
+        )
+    )
+    return config.replace(batch_size=fitting[0], seq_length=fitting[1])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def warn_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
+    """Say so where the text that validates is unlike the text that is trained on."""
+    if config.data.split == "end" and not config.data.lines:
+        train_tokens = split_text(len(corpus), config.data).train_tokens
+        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
+        if warning is not None:
+            emit(Notice(warning))
