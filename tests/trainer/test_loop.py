@@ -341,7 +341,7 @@ def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
 
     monkeypatch.setattr(network_module, "next_token_loss", fail)
-    with pytest.raises(CharRNNError, match="out of memory: lower --batch-size"):
+    with pytest.raises(CharRNNError, match="out of memory: lower batch_size"):
         train(TINY, CORPUS)
 
 
@@ -352,7 +352,7 @@ def test_a_tensor_is_no_corpus() -> None:
 
 def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="--device cuda"):
+    with pytest.raises(DeviceError, match="device=cuda"):
         train(TINY.replace(device="cuda"), CORPUS)
 
 
@@ -383,7 +383,7 @@ def test_a_processor_that_is_slow_at_bf16_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resolving, "has_fast_bf16", lambda: False)
     events: list[Event] = []
     train(TINY.replace(steps=1, precision="bf16", onednn=True), CORPUS, events.append)
-    assert Notice("this processor is slow at bf16; --precision fp32 would be faster") in events
+    assert Notice("this processor is slow at bf16; precision=fp32 would be faster", ("precision",)) in events
 
 
 def test_measuring_changes_no_random_numbers() -> None:

@@ -293,7 +293,8 @@ def _check_text(name: str, level: str, length: int, distinct: int) -> None:
     if distinct > spec.MAX_VOCABULARY:
         raise CharRNNError(
             f"{name} has {distinct:,} distinct characters, but a model holds at most "
-            f"{spec.MAX_VOCABULARY:,}; train on its bytes instead (--level byte)"
+            f"{spec.MAX_VOCABULARY:,}; train on its bytes instead (level=byte)",
+            "level",
         )
 
 
@@ -301,5 +302,6 @@ def _check_level(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:
     if own.level != vocabulary.level:
         raise CharRNNError(
             f"{name} was read at level {own.level}, but the network to start from works at level "
-            f"{vocabulary.level}; give --level {vocabulary.level}"
+            f"{vocabulary.level}; give level={vocabulary.level}",
+            "level",
         )

@@ -154,7 +154,8 @@ class Pieces:
         hint = "it looks like UTF-16; " if offset == 0 and byte in (0xFE, 0xFF) else ""
         return CharRNNError(
             f"{self._name} is not UTF-8: byte 0x{byte:02X} at offset {offset:,} cannot be read; {hint}"
-            "convert it to UTF-8, or train on its bytes with --level byte"
+            "convert it to UTF-8, or train on its bytes with level=byte",
+            "level",
         )
 
 
