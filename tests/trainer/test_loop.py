@@ -280,7 +280,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_that_it_stopped(tmp_path: Pa
 def test_a_run_that_diverges_ends_before_its_last_step(tmp_path: Path, rate: float) -> None:
     config = PLAIN.replace(cell="rnn", steps=2_000, learning_rate=rate, clip=0.0)
     # a third of such rates would diverge again; no rate above the default is advised
-    advice = re.escape("try a lower rate (--learning-rate 0.005), --clip 1, or --warmup-steps")
+    advice = re.escape("try a lower rate (learning_rate=0.005), clip=1, or warmup_steps")
     with pytest.raises(DivergedError, match=rf"diverged at step .* {advice}$"):
         train(config, CORPUS, out=tmp_path / "run")
 
@@ -301,7 +301,7 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(
     monkeypatch.setattr(network_module, "next_token_loss", spoiled)
     said = (
         rf"step 8: the loss is {loss}; try .*; the last good checkpoint is .*step7\.safetensors, to start "
-        "from with --init-from"
+        "from with init_from"
     )
     with pytest.raises(DivergedError, match=said):
         train(config, CORPUS, out=tmp_path / "run")
