@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from charrnn_trainer.config import SCHEDULES, OptimizationConfig
+from charrnn_trainer.config import SETTINGS, OptimizationConfig
 from charrnn_trainer.training.schedule import FACTORS, learning_rate, progress
 
 
@@ -16,7 +16,7 @@ def rates(schedule: str, warmup_steps: int = 0) -> list[float]:
 
 
 def test_every_schedule_that_can_be_asked_for_is_there() -> None:
-    assert tuple(FACTORS) == SCHEDULES
+    assert tuple(FACTORS) == SETTINGS["schedule"].choices
 
 
 def test_constant_stays() -> None:
