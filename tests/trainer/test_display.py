@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from charrnn_trainer.cli import display as display_module
 from charrnn_trainer.cli.display import Display
 from charrnn_trainer.config import MOST_STEPS, TrainConfig
 from charrnn_trainer.runs.header import Evaluation
@@ -82,3 +83,45 @@ def test_the_loss_at_the_end_says_how_much_it_is_of(
         f"step 7: validation loss 1.5000 (2.164 bits per character) on {characters} characters, {words}"
         in said
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens", "words"),
+    [
+        ({}, (900, 100), "the first 900 characters for training, the last 100 for validation"),
+        ({"val_fraction": 0.0}, (1_000, 0), "all 1,000 characters for training"),
+        ({"val_fraction": 0.0, "split": "spread"}, (1_000, 0), "all 1,000 characters for training"),
+        ({"lines": True, "val_lines": 0}, (1_000, 0), "all 1,000 characters for training"),
+        ({"split": "spread"}, (900, 100), "the first 900 characters for training, the last 100 for"),
+        (
+            {"split": "spread", "level": "byte"},
+            (9_000, 1_000),
+            "9,000 bytes for training, 1,000 in 15 blocks all over the text for validation",
+        ),
+        ({"lines": True}, (900, 100), "900 characters for training, 100 in lines that were held back for"),
+    ],
+)
+def test_it_is_said_which_part_of_the_text_validates(
+    capsys: pytest.CaptureFixture[str], settings: dict[str, Any], tokens: tuple[int, int], words: str
+) -> None:
+    config = COURSE.replace(**settings)
+    Display()(Started(config, 0, 0.0, 1, *tokens, "cpu", Path("run"), lambda _: ""))
+    assert f"\nsplit: {words}" in capsys.readouterr().err
+
+
+def test_a_number_of_steps_that_the_minutes_may_not_leave_room_for_gets_no_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = told(capsys, COURSE.replace(minutes=3.0), 0.4)
+    assert "training: 3 minutes or 6,000 steps, whichever is less, in" in said
+    assert "steps that are left" not in said
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "expected"),
+    [(3.0, 3.0, 6.0), (3.0, 3.2, 6.0), (3.0, 4.0, 6.7), (0.1, 0.4, 1.4), (0.1, 0.1, 1.1)],
+)
+def test_more_minutes_are_as_many_again_as_a_run_had_and_at_least_one(
+    budget: float, spent: float, expected: float
+) -> None:
+    assert display_module._more_minutes(budget, spent) == pytest.approx(expected)

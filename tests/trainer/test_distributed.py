@@ -207,7 +207,7 @@ def test_rows_are_shared_out_without_gap_or_overlap() -> None:
         group = ProcessGroup()
         group.rank, group.size = rank, 3
         shares += list(np.arange(12)[group.rows(12)])
-        with pytest.raises(SettingError, match="give --batch-size 3, or start"):
+        with pytest.raises(SettingError, match="give batch_size=3, or start"):
             group.rows(2)
     assert shares == list(range(12))
 

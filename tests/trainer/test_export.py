@@ -499,7 +499,9 @@ def test_another_file_is_replaced_only_with_force(
 ) -> None:
     path = tmp_path / "notes.onnx"
     path.write_bytes(content)
-    with pytest.raises(CharRNNError, match=r"notes\.onnx is already there and is no charrnn model.*--force"):
+    with pytest.raises(
+        CharRNNError, match=r"notes\.onnx is already there and is no charrnn model.*force=True"
+    ):
         export_checkpoint(checkpoint, path)
     assert path.read_bytes() == content
     report = export_checkpoint(checkpoint, path, force=True)
@@ -579,7 +581,7 @@ def test_a_model_that_is_too_large_to_be_loaded_is_not_written(
     weights = step_model_bytes(checkpoint.config.network, len(checkpoint.vocabulary))
     limit = weights - 1 if where == "its weights" else weights + 100
     monkeypatch.setattr(spec, "MAX_FILE_BYTES", limit)
-    with pytest.raises(CharRNNError, match=f"at most {limit:,} can be loaded; .*--level byte"):
+    with pytest.raises(CharRNNError, match=f"at most {limit:,} can be loaded; .*level=byte"):
         export_checkpoint(checkpoint, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 

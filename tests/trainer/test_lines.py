@@ -100,9 +100,9 @@ def test_bytes_have_lines_too() -> None:
     ("text", "settings", "message"),
     [
         ("abc" * 20, {}, "text has no newline"),
-        ("abc\n" * 20, {}, "--val-fraction 0.1 holds back 1 different line, and text has 1"),
-        ("abc\nab\n" * 20, {"val_lines": 2}, "--val-lines 2 holds back 2 different lines, and text has 2"),
-        ("\n" * 40 + "a", {"val_lines": 1}, "--val-lines 1 holds back 1 different line, and text has 1"),
+        ("abc\n" * 20, {}, "val_fraction=0.1 holds back 1 different line, and text has 1"),
+        ("abc\nab\n" * 20, {"val_lines": 2}, "val_lines=2 holds back 2 different lines, and text has 2"),
+        ("\n" * 40 + "a", {"val_lines": 1}, "val_lines=1 holds back 1 different line, and text has 1"),
     ],
 )
 def test_a_text_that_is_no_list_is_refused(text: str, settings: dict[str, int], message: str) -> None:

@@ -280,7 +280,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_that_it_stopped(tmp_path: Pa
 def test_a_run_that_diverges_ends_before_its_last_step(tmp_path: Path, rate: float) -> None:
     config = PLAIN.replace(cell="rnn", steps=2_000, learning_rate=rate, clip=0.0)
     # a third of such rates would diverge again; no rate above the default is advised
-    advice = re.escape("try a lower rate (--learning-rate 0.005), --clip 1, or --warmup-steps")
+    advice = re.escape("try a lower rate (learning_rate=0.005), clip=1, or warmup_steps")
     with pytest.raises(DivergedError, match=rf"diverged at step .* {advice}$"):
         train(config, CORPUS, out=tmp_path / "run")
 
@@ -301,7 +301,7 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(
     monkeypatch.setattr(network_module, "next_token_loss", spoiled)
     said = (
         rf"step 8: the loss is {loss}; try .*; the last good checkpoint is .*step7\.safetensors, to start "
-        "from with --init-from"
+        "from with init_from"
     )
     with pytest.raises(DivergedError, match=said):
         train(config, CORPUS, out=tmp_path / "run")
@@ -341,7 +341,7 @@ def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
 
     monkeypatch.setattr(network_module, "next_token_loss", fail)
-    with pytest.raises(CharRNNError, match="out of memory: lower --batch-size"):
+    with pytest.raises(CharRNNError, match="out of memory: lower batch_size"):
         train(TINY, CORPUS)
 
 
@@ -383,7 +383,7 @@ def test_a_processor_that_is_slow_at_bf16_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resolving, "has_fast_bf16", lambda: False)
     events: list[Event] = []
     train(TINY.replace(steps=1, precision="bf16", onednn=True), CORPUS, events.append)
-    assert Notice("this processor is slow at bf16; --precision fp32 would be faster") in events
+    assert Notice("this processor is slow at bf16; precision=fp32 would be faster", ("precision",)) in events
 
 
 def test_measuring_changes_no_random_numbers() -> None:

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ import torch
 from charrnn_runtime.cli import terminal
 from charrnn_trainer.cli import display as display_module
 from charrnn_trainer.cli import torch_installed
+from charrnn_trainer.cli import train as train_module
 from charrnn_trainer.cli.live import printable
 from charrnn_trainer.cli.train import app
 from charrnn_trainer.data import default_corpus as default_corpus_module
@@ -229,7 +231,50 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 9
     again = program("--resume", "ckpt/lstm")
     assert (again.code, again.out) == (0, "ckpt/lstm\n")
-    assert "all 9 steps are done; to train on, give more --steps" in again.err
+    assert "\nckpt/lstm is finished: all 9 steps are done\n" in again.err
+    assert f"\nits best checkpoint: {find_checkpoint('ckpt/lstm')}\n" in again.err
+    assert "\nto train on: charrnn-train --resume ckpt/lstm --steps 18\n" in again.err
+    assert program("--resume", "ckpt/lstm", "--steps", "18").code == 0
+    assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 18
+
+
+def test_a_run_whose_minutes_are_over_says_where_its_best_is_and_how_to_train_on(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = program("my.txt", "--minutes", "0.001", *TINY_FLAGS)
+    assert first.code == 0, first.err
+    assert re.search(
+        r"\nstarting and measuring took \d+ s, and left nothing of the 0.001 minutes: the run takes one step",
+        first.err,
+    )
+    last = list_checkpoints("ckpt")[-1]
+    again = program("--resume", "ckpt")
+    assert again.code == 0
+    run = last.path.parent
+    assert f"\n{run} is finished: its 0.001 minutes are done\n" in again.err
+    assert f"\nits best checkpoint: {last.path}\n" in again.err
+    advice = re.search(rf"\nto train on: charrnn-train (--resume {run} --minutes [\d.]+)\n", again.err)
+    assert advice is not None, again.err
+    # For a minute: the clock is at its end soon.
+    monkeypatch.setattr(train_module, "_BEGAN", time.perf_counter() - 57.0)
+    more = program(*shlex.split(advice[1]))
+    assert more.code == 0, more.err
+    assert list_checkpoints("ckpt")[-1].step > last.step
+
+
+def test_bytes_are_not_called_characters(program: Program) -> None:
+    done = program("my.txt", "--level", "byte", *TRAIN, *TINY_FLAGS)
+    assert done.code == 0
+    assert "bits per byte" in done.err
+    assert "character" not in done.err
+
+
+def test_tf32_on_a_cpu_is_said_to_be_fp32(program: Program) -> None:
+    flags = [flag if flag != "fp32" else "tf32" for flag in TINY_FLAGS]
+    done = program("my.txt", *TRAIN, *flags)
+    assert done.code == 0
+    assert "tf32 is for GPUs, and this is a CPU: computing in fp32\n" in done.err
+    assert load_checkpoint(find_checkpoint("ckpt")).config.run.precision == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +286,8 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
         ("--config", "x.toml"),
         ("--layers", "2"),
         ("--recipe", "best"),
+        ("--val-lines", "3"),  # of a run that is no list
+        ("--split", "spread", "--lines"),
     ],
 )
 def test_what_a_resumed_run_cannot_change_is_refused(program: Program, words: tuple[str, ...]) -> None:

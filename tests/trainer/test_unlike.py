@@ -82,8 +82,8 @@ def test_a_validation_part_that_is_unlike_the_rest_is_said(name: str) -> None:
     said = said_of(text)
     assert said is not None
     assert expected in said
-    assert "--split spread" in said
-    assert ("--lines" in said) == ("list" in name)
+    assert "split=spread" in said
+    assert ("lines=True" in said) == ("list" in name)
     assert "\n" not in said
 
 

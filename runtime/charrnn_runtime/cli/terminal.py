@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
@@ -310,8 +310,12 @@ def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) ->
         error: the error.
         options: see `run`.
     """
-    said = str(error)
-    for name in error.parameters:
+    return with_options(str(error), error.parameters, options)
+
+
+def with_options(said: str, parameters: Sequence[str], options: Mapping[str, str] | None = None) -> str:
+    """A message with a command's options in place of the parameters that it names (see `in_options`)."""
+    for name in parameters:
         option = (options or {}).get(name, "--" + name.replace("_", "-"))
         if not re.search(rf"(?<![\w/-]){name}=", said):
             said = re.sub(rf"(?<![\w/-]){name}(?![\w/-])", option, said)  # "/": it is a part of a path

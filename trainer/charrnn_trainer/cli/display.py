@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import statistics
 from collections.abc import Callable, Iterator
@@ -124,19 +125,22 @@ class Display:
         """Say of a run that was finished before where its best checkpoint is, and how to train on."""
         if not self._finished or result.run is None:
             return
+        from charrnn_trainer.runs.checkpoint import read_header
         from charrnn_trainer.runs.finding import find_checkpoint
 
         terminal.say(f"its best checkpoint: {find_checkpoint(result.run)}")
         optimization = result.config.optimization
         by_steps = result.step >= optimization.steps
         more = f" --steps {min(2 * result.step, MOST_STEPS)}" if by_steps else ""
-        more += f" --minutes {2 * optimization.minutes:g}" if optimization.minutes else ""
+        if optimization.minutes:
+            spent = read_header(find_checkpoint(result.run, "last")).seconds or 0.0
+            more += f" --minutes {_more_minutes(optimization.minutes, spent / 60.0):g}"
         terminal.say(f"to train on: charrnn-train --resume {shlex.quote(str(result.run))}{more}")
 
     # --- events --------------------------------------------------------------------------------------------
 
     def _on_notice(self, event: Notice) -> None:
-        terminal.say(event.message)
+        terminal.say(terminal.with_options(event.message, event.parameters))
 
     def _on_started(self, event: Started) -> None:
         config = event.config
@@ -246,6 +250,11 @@ def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
         yield show
     finally:
         bar.stop()
+
+
+def _more_minutes(budget: float, spent: float) -> float:
+    """A time budget that gives a run whose time is over as much time again, and at least a minute."""
+    return max(2.0 * budget, math.ceil(10.0 * (spent + max(budget, 1.0) - 0.1 * budget)) / 10.0)
 
 
 def is_course(config: TrainConfig) -> bool:

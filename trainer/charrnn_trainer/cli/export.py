@@ -11,10 +11,13 @@ import typer
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
+from charrnn_trainer.cli.options import completed_from
 from charrnn_trainer.cli.torch_installed import need_torch
 from charrnn_trainer.version import __version__
 
 if TYPE_CHECKING:
+    from charrnn_trainer.runs.checkpoint import Checkpoint
     from charrnn_trainer.runs.finding import CheckpointEntry
 
 app = terminal.new_app()
@@ -41,10 +44,20 @@ def export(
         Path | None, typer.Argument(metavar="MODEL.onnx", help="The file to write.")
     ] = None,
     checkpoint: Annotated[
-        str, typer.Option(help="Which one of a run: best (by validation loss), last, or a step's number.")
+        str,
+        typer.Option(
+            metavar="best|last|STEP",
+            help="Which one of a run: best (by validation loss), last, or a step's number.",
+            autocompletion=completed_from(("best", "last")),
+        ),
     ] = "best",
     precision: Annotated[
-        str, typer.Option(help="fp32 (everywhere), int8 (fastest on a CPU) or fp16 (for the GPU).")
+        str,
+        typer.Option(
+            metavar="|".join(spec.PRECISIONS),
+            help="fp32 (everywhere), int8 (fastest on a CPU) or fp16 (for the GPU).",
+            autocompletion=completed_from(spec.PRECISIONS),
+        ),
     ] = "fp32",
     list_them: Annotated[bool, typer.Option("--list", help="Show the run's checkpoints instead.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no charrnn model.")] = False,
@@ -76,7 +89,7 @@ def export(
     from charrnn_trainer.export.api import export_checkpoint
 
     loaded = load_checkpoint(path)
-    terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded.validation_loss)}")
+    terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded)}")
     report = export_checkpoint(loaded, destination, precision=precision, force=force, report=terminal.say)
     if report.replaced:
         terminal.say(f"{destination} was {report.replaced}, and is replaced")
@@ -90,7 +103,8 @@ def export(
 
 def _show(entries: list[CheckpointEntry]) -> None:
     stream = terminal.product()
-    stream.write(f"{'step':>9}  {'training':>8}  {'validation':>10}  {'bits/char':>9}  file\n")
+    bits_per = f"bits/{'byte' if entries[0].level == 'byte' else 'char'}"
+    stream.write(f"{'step':>9}  {'training':>8}  {'validation':>10}  {bits_per:>9}  file\n")
     for entry in entries:
         marks = [mark for mark, holds in (("best", entry.best), ("last", entry.last)) if holds]
         note = f"  ({', '.join(marks)})" if marks else ""
@@ -101,12 +115,17 @@ def _show(entries: list[CheckpointEntry]) -> None:
         )
 
 
+def _unit(level: str) -> str:
+    return "byte" if level == "byte" else "character"
+
+
 def _number(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.4f}"
 
 
-def _loss(loss: float | None) -> str:
-    return "not measured" if loss is None else f"{loss:.4f} ({loss / math.log(2):.4f} bits per character)"
+def _loss(checkpoint: Checkpoint) -> str:
+    loss, unit = checkpoint.validation_loss, _unit(checkpoint.vocabulary.level)
+    return "not measured" if loss is None else f"{loss:.4f} ({loss / math.log(2):.4f} bits per {unit})"
 
 
 def main() -> NoReturn:

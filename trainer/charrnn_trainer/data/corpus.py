@@ -137,5 +137,6 @@ def check_text(name: str, level: str, length: int, distinct: int) -> None:
     if distinct > spec.MAX_VOCABULARY:
         raise CharRNNError(
             f"{name} has {distinct:,} distinct characters, but a model holds at most "
-            f"{spec.MAX_VOCABULARY:,}; train on its bytes instead (--level byte)"
+            f"{spec.MAX_VOCABULARY:,}; train on its bytes instead (level=byte)",
+            "level",
         )

@@ -144,8 +144,9 @@ def newline_of(vocabulary: Vocabulary, name: str) -> int:
     """
     if vocabulary.level == "char" and vocabulary.symbols[vocabulary.start_token] != "\n":
         raise SettingError(
-            f"--lines learns lines, but {name} has no newline; give a text with one item a line, or leave "
-            "--lines out"
+            f"lines=True learns lines, but {name} has no newline; give a text with one item a line, or leave "
+            "lines=True out",
+            "lines",
         )
     return vocabulary.start_token
 
@@ -162,8 +163,9 @@ def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
     lines, empty = _find_lines(corpus.ids, newline)
     if not len(lines):
         raise SettingError(
-            f"--lines learns lines, but those of {corpus.name} are all empty; give a text with one item a "
-            "line, or leave --lines out"
+            f"lines=True learns lines, but those of {corpus.name} are all empty; give a text with one item a "
+            "line, or leave lines=True out",
+            "lines",
         )
     _, first, group, copies = np.unique(
         _hashes(lines), return_index=True, return_inverse=True, return_counts=True
@@ -173,10 +175,12 @@ def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
     if wanted is None:
         wanted = different - int((1.0 - data.val_fraction) * different)
     if wanted >= different:
-        given = f"--val-fraction {data.val_fraction:g}" if data.val_lines is None else f"--val-lines {wanted}"
+        given = f"val_fraction={data.val_fraction:g}" if data.val_lines is None else f"val_lines={wanted}"
         raise SettingError(
             f"{given} holds back {_lines(wanted, 'different ')}, and {corpus.name} has {different:,}; give a "
-            "list with more different lines, or hold back fewer (--val-lines; 0 holds back none)"
+            "list with more different lines, or hold back fewer (val_lines=0 holds back none)",
+            "val_fraction",
+            "val_lines",
         )
     drawn = np.random.default_rng((seed, 0)).permutation(different)[:wanted]  # numbers of groups
     validates = np.zeros(different, np.bool_)

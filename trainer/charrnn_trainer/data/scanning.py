@@ -357,5 +357,6 @@ def _check_level(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:
     if own.level != vocabulary.level:
         raise CharRNNError(
             f"{name} was read at level {own.level}, but the network to start from works at level "
-            f"{vocabulary.level}; give --level {vocabulary.level}"
+            f"{vocabulary.level}; give level={vocabulary.level}",
+            "level",
         )

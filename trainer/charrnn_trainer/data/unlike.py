@@ -66,14 +66,15 @@ def what_is_unlike(ids: NDArray[Any], train_tokens: int, vocabulary: Vocabulary)
     if _is_sorted_list(train, validation, vocabulary):
         return (
             f"warning: the text is a sorted list, whose last {share:.0%}, which validates, begins with other "
-            "letters than the rest; --lines mixes the lines first, --split spread takes blocks all over it"
+            "letters than the rest; lines=True mixes the lines first, split=spread takes blocks all over it"
         )
     *others, own = part_bits(train, validation, len(vocabulary))
+    unit = "byte" if vocabulary.level == "byte" else "character"
     if own > SHARE * max(others) and own > max(others) + BITS:
         return (
             f"warning: the last {share:.0%} of the text, which validates, is unlike the rest: by letter "
-            f"triples of the rest it takes {own:.1f} bits per character, and no other part more than "
-            f"{max(others):.1f}; --split spread validates on blocks all over the text"
+            f"triples of the rest it takes {own:.1f} bits per {unit}, and no other part more than "
+            f"{max(others):.1f}; split=spread validates on blocks all over the text"
         )
     return None
 

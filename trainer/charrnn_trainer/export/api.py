@@ -98,7 +98,7 @@ def export_checkpoint(
         difference = compare_with_torch(checkpoint, model).logits
         loss = compare_precisions(checkpoint, model, fp32)
         report(
-            f"{precision}: {loss.bits[0]:.4f} bits per character on {loss.compared_on}, fp32 "
+            f"{precision}: {loss.bits[0]:.4f} bits per {loss.unit} on {loss.compared_on}, fp32 "
             f"{loss.bits[1]:.4f} ({loss.share}, bound {LOSS_BOUND:+.0%}); largest logit difference "
             f"{difference:.1e}"
         )
@@ -137,8 +137,9 @@ def _what_is_there(destination: Path, *, force: bool) -> str | None:
     except CharRNNError:
         if not force:
             raise CharRNNError(
-                f"{destination} is already there and is no charrnn model; give another name, or --force to "
-                "replace it"
+                f"{destination} is already there and is no charrnn model; give another name, or force=True "
+                "to replace it",
+                "force",
             ) from None
         return "a file that was no charrnn model"
     step = info.training.get("step", "?")

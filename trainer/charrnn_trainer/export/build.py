@@ -55,7 +55,9 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
     if len(data) > spec.MAX_FILE_BYTES:
         raise ExportError(
             f"the model would have {len(data):,} bytes, and at most {spec.MAX_FILE_BYTES:,} can be "
-            "loaded; train with a smaller --hidden-size, or with --level byte"
+            "loaded; train with a smaller hidden_size, or with level=byte",
+            "hidden_size",
+            "level",
         )
     return BuiltModel(data, check_model_bytes(data, "the exported model"))
 

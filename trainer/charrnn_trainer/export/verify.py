@@ -111,11 +111,13 @@ class PrecisionLoss:
         precision: "fp16" or "int8".
         bits: bits per character of the model, and of its fp32 form, on the same text.
         compared_on: what that text was.
+        unit: "character", or at the byte level "byte".
     """
 
     precision: str
     bits: tuple[float, float]
     compared_on: str
+    unit: str = "character"
 
     @property
     def share(self) -> str:
@@ -132,7 +134,7 @@ class PrecisionLoss:
         model, fp32 = self.bits
         if not model - fp32 <= max(LOSS_BOUND * fp32, LOSS_FLOOR):  # "not" catches a NaN too
             raise ExportError(
-                f"the {self.precision} model needs {model:.4f} bits per character and fp32 {fp32:.4f} "
+                f"the {self.precision} model needs {model:.4f} bits per {self.unit} and fp32 {fp32:.4f} "
                 f"({self.share}), and at most {LOSS_BOUND:.0%} more is allowed; nothing was written: export "
                 "it as fp32"
             )
@@ -146,7 +148,8 @@ def compare_precisions(checkpoint: Checkpoint, model: BuiltModel, fp32: BuiltMod
         losses = score_tokens(Engine(each.file, "cpu"), iter(texts))
         nats = np.concatenate([loss[warm_up:] for loss in losses])
         bits.append(float(nats.mean(dtype=np.float64)) / math.log(2))
-    return PrecisionLoss(model.file.info.precision, (bits[0], bits[1]), what)
+    unit = "byte" if checkpoint.vocabulary.level == "byte" else "character"
+    return PrecisionLoss(model.file.info.precision, (bits[0], bits[1]), what, unit)
 
 
 def _comparison_text(checkpoint: Checkpoint, fp32: BuiltModel) -> tuple[list[NDArray[np.int64]], int, str]:

@@ -27,6 +27,7 @@ class CheckpointEntry:
         validation_loss: see `CheckpointHeader`.
         best: whether it is the best of its run by validation loss (without one, the last).
         last: whether it is the last of its run.
+        level: "char", or "byte" where losses are per byte.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class CheckpointEntry:
     validation_loss: float | None
     best: bool
     last: bool
+    level: str = "char"
 
 
 def is_run(folder: Path) -> bool:
@@ -102,6 +104,7 @@ def list_checkpoints(path: str | Path) -> list[CheckpointEntry]:
             validation_loss=header.validation_loss,
             best=header is best,
             last=header is last,
+            level=header.vocabulary.level,
         )
         for header in headers
     ]

@@ -89,7 +89,7 @@ class Run:
             except OSError as error:
                 raise _cannot_make(folder, error) from error
             return cls(folder, _lock(folder), made=True)
-        raise CharRNNError(f"{parent} has too many runs named {name}; remove some, or give --out FOLDER")
+        raise CharRNNError(f"{parent} has too many runs named {name}; remove some, or give out=FOLDER", "out")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:

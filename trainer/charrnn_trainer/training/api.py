@@ -75,7 +75,7 @@ def train(
         )
     group, clock = group or ProcessGroup(), RunClock(began)
     if group.size > 1 and out is None:
-        raise SettingError("several processes need a run's folder to train together; give out=FOLDER")
+        raise SettingError("several processes need a run's folder to train together; give out=FOLDER", "out")
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_errors())
         stack.enter_context(group.watch())
@@ -204,5 +204,6 @@ def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:
     if checkpoint.corpus.sha256 != corpus.sha256 or checkpoint.vocabulary != corpus.vocabulary:
         raise CheckpointError(
             f"{checkpoint.path} was trained on another text than the run's folder holds; put the run's own "
-            "files back, or start a new run with --init-from"
+            "files back, or start a new run with init_from",
+            "init_from",
         )

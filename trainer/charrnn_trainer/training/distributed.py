@@ -62,12 +62,13 @@ class ProcessGroup:
             fitting = f"{rows * self.size} or {(rows + 1) * self.size}" if rows else f"{self.size}"
             raise SettingError(
                 f"batches of {batch_size} rows cannot be shared equally by {self.size} processes; give "
-                f"--batch-size {fitting}, or start another number of processes"
+                f"batch_size={fitting}, or start another number of processes",
+                "batch_size",
             )
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
     def device(self, wanted: str) -> torch.device:
-        """The device for ``--device auto``, ``cpu`` or ``cuda``; of several GPUs each process has its own.
+        """The device for "auto", "cpu" or "cuda"; of several GPUs each process has its own.
 
         Raises:
             DeviceError: a GPU was asked for, and there is none for this process.
@@ -119,7 +120,8 @@ class WorkerGroup(ProcessGroup):
         if number >= there:
             raise DeviceError(
                 f"this machine has {there} GPU(s) for {number + 1} processes or more; start one process a "
-                f"GPU (--nproc-per-node {there}), or train on the CPU (--device cpu)"
+                f"GPU (--nproc-per-node {there}), or train on the CPU (device=cpu)",
+                "device",
             )
         torch.cuda.set_device(number)
         return torch.device("cuda", number)
@@ -167,7 +169,8 @@ class WorkerGroup(ProcessGroup):
                 raise
             raise WorkerLostError(
                 "another process of this training has ended, and the others end with it; what it said tells "
-                "why, and --resume goes on from the last checkpoint"
+                "why, and resume goes on from the last checkpoint",
+                "resume",
             ) from error
 
 

@@ -10,10 +10,13 @@ from charrnn_runtime.errors import CharRNNError
 from charrnn_trainer.config import OptimizationConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.default_corpus import PLAYS_SHA256, SHA256
+from charrnn_trainer.setting import option_of
 from charrnn_trainer.training.context import RunContext
 
 _EXPLODED: Final = 10.0
 """A loss of so many times that of guessing blindly, ln V, ends a run."""
+
+_NAMED: Final = ("learning_rate", "clip", "warmup_steps")
 
 _LOWER: Final = 3.0
 """The learning rate that is advised then is the run's divided by this, and at most the default."""
@@ -54,19 +57,23 @@ def _diverged(context: RunContext, step: int, loss: float, norm: float) -> Diver
         run.flush_history()  # it shows how it came to this
     kept = run.checkpoints() if run is not None else []
     rate = min(optimization.learning_rate / _LOWER, OptimizationConfig().learning_rate)
-    lower = f"--learning-rate {rate:.2g}"
-    clip = "a lower --clip" if optimization.clip else "--clip 1"
+    lower = f"learning_rate={rate:.2g}"
+    clip = "a lower clip" if optimization.clip else "clip=1"
     if run is None or not _can_be_read_again(context.corpus):
-        good = f"; the last good checkpoint is {kept[-1]}, to start from with --init-from" if kept else ""
+        good = f"; the last good checkpoint is {kept[-1]}, to start from with init_from" if kept else ""
         return DivergedError(
             f"training diverged at step {step}: {what}; try a lower rate ({lower}), {clip}, or "
-            f"--warmup-steps{good}"
+            f"warmup_steps{good}",
+            *_NAMED,
+            "init_from",
         )
     start = f" --init-from {shlex.quote(str(kept[-1]))}" if kept else ""
+    command = f"charrnn-train --config {shlex.quote(str(run.config_path))}{start}"
     place = "from the last good checkpoint" if kept else "from the beginning"
     return DivergedError(
-        f"training diverged at step {step}: {what}; to try a lower rate {place}: charrnn-train --config "
-        f"{shlex.quote(str(run.config_path))}{start} {lower} ({clip}, or --warmup-steps, may help, too)"
+        f"training diverged at step {step}: {what}; to try a lower rate {place}: {command} "
+        f"{option_of('learning_rate', f'{rate:.2g}')} ({clip}, or warmup_steps, may help, too)",
+        *_NAMED,
     )
 
 

@@ -21,9 +21,11 @@ class Notice:
 
     Attributes:
         message: what, and why.
+        parameters: the settings that it names, as `CharRNNError.parameters`.
     """
 
     message: str
+    parameters: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.message
@@ -97,6 +99,7 @@ class Logged:
         learning_rate: the learning rate now.
         seconds_per_batch: the mean time of a step since the last report (or since the start).
         characters_per_second: how fast the text is read.
+        level: "char", or "byte" where bytes stand for characters.
     """
 
     step: int
@@ -104,12 +107,12 @@ class Logged:
     learning_rate: float
     seconds_per_batch: float
     characters_per_second: float
+    level: str = "char"
 
     def __str__(self) -> str:
-        return (
-            f"step {self.step}: training loss {with_bits(self.train_loss)} since the last report, "
-            f"{self.seconds_per_batch:.3f} s/batch"
-        )
+        loss = with_bits(self.train_loss, self.level)
+        speed = f"{self.seconds_per_batch:.3f} s/batch"
+        return f"step {self.step}: training loss {loss} since the last report, {speed}"
 
 
 @dataclass(frozen=True)
@@ -121,16 +124,18 @@ class Validated:
         validation_loss: in nats per character.
         best: whether it is the lowest so far.
         characters: how many characters it is the mean over.
+        level: "char", or "byte" where bytes stand for characters.
     """
 
     step: int
     validation_loss: float
     best: bool
     characters: int
+    level: str = "char"
 
     def __str__(self) -> str:
         best = ", the best so far" if self.best else ""
-        return f"step {self.step}: validation loss {with_bits(self.validation_loss)}{best}"
+        return f"step {self.step}: validation loss {with_bits(self.validation_loss, self.level)}{best}"
 
 
 @dataclass(frozen=True)
@@ -141,15 +146,18 @@ class ValidatedWhole:
         step: the best network's step.
         validation_loss: in nats per character.
         characters: how many characters it is the mean over.
+        level: "char", or "byte" where bytes stand for characters.
     """
 
     step: int
     validation_loss: float
     characters: int
+    level: str = "char"
 
     def __str__(self) -> str:
-        loss = with_bits(self.validation_loss)
-        return f"step {self.step}: validation loss {loss} on {self.characters:,} characters"
+        loss = with_bits(self.validation_loss, self.level)
+        unit = "bytes" if self.level == "byte" else "characters"
+        return f"step {self.step}: validation loss {loss} on {self.characters:,} {unit}"
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Reporter:
         mean = sum(self._seconds) / len(self._seconds)
         data = self._context.config.data
         speed = data.batch_size * data.seq_length / mean
-        self._context.emit(Logged(self._context.step, loss, self._rate, mean, speed))
+        self._context.emit(Logged(self._context.step, loss, self._rate, mean, speed, data.level))
         self._seconds.clear()
         self._context.flush_history()
 

@@ -67,7 +67,9 @@ def resolve_settings(
         times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
         emit(Notice(f"computing in {choice.compute_mode}, measured as the fastest ({times})"))
     elif choice.compute_mode.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
-        emit(Notice("this processor is slow at bf16; --precision fp32 would be faster"))
+        emit(Notice("this processor is slow at bf16; precision=fp32 would be faster", ("precision",)))
+    if config.run.precision == "tf32" != choice.compute_mode.precision:
+        emit(Notice("tf32 is for GPUs, and this is a CPU: computing in fp32"))
     config = config.replace(precision=choice.compute_mode.precision, onednn=choice.compute_mode.onednn)
     if open_threads:
         most = torch.get_num_threads()
@@ -119,4 +121,5 @@ def warn_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
         train_tokens = split_characters(corpus, config.data).train_tokens
         warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
         if warning is not None:
-            emit(Notice(warning))
+            named = tuple(name for name in ("lines", "split") if f"{name}=" in warning)
+            emit(Notice(warning, named))

@@ -70,7 +70,8 @@ class TensorBoardLog:
         elif isinstance(event, Validated) and self._write is not None:
             writer.add_scalar("loss/validation", event.validation_loss, event.step)
             bits = event.validation_loss / math.log(2)
-            writer.add_scalar("bits_per_character/validation", bits, event.step)
+            unit = "byte" if event.level == "byte" else "character"
+            writer.add_scalar(f"bits_per_{unit}/validation", bits, event.step)
             sample = self._write(_SAMPLE_LENGTH)
             indented = "".join(
                 f"    {line}\n" for line in sample.splitlines()

@@ -20,11 +20,12 @@ _GLIBC_DEFAULT: Final = 128 * 1024
 """glibc's options (mallopt(3)): from how many bytes on an allocation is a mapping of its own, how much free
 memory at the heap's end is given back; what is as good as never; and what they are at first."""
 
-_ADVICE: Final = "lower --batch-size, --seq-length or --hidden-size"
+_SIZES: Final = ("batch_size", "seq_length", "hidden_size")
+_ADVICE: Final = "lower batch_size, seq_length or hidden_size"
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device for ``--device auto``, ``cpu`` or ``cuda``.
+    """The device for "auto", "cpu" or "cuda".
 
     Raises:
         DeviceError: a GPU was asked for, and there is none.
@@ -109,8 +110,8 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(f"the GPU has too little memory: {_ADVICE}") from error
+        raise DeviceError(f"the GPU has too little memory: {_ADVICE}", *_SIZES) from error
     except RuntimeError as error:
         if "allocate memory" not in str(error):
             raise
-        raise CharRNNError(f"out of memory: {_ADVICE}") from error
+        raise CharRNNError(f"out of memory: {_ADVICE}", *_SIZES) from error

@@ -249,6 +249,7 @@ class Trainer:
             self._keep_time_for_the_end()
         context.clock.begin_steps()
         context.look_at_clock()
+        self._say_if_out_of_time()
         if isinstance(split, LineSplit):
             context.emit(Notice(split.words))
         context.emit(
@@ -267,6 +268,17 @@ class Trainer:
         context.network.train()
         self._train_step.model = context.group.wrap(context.network)
 
+    def _say_if_out_of_time(self) -> None:
+        """Say so where starting and measuring took all the time of a run; it still takes one step."""
+        context, optimization = self._context, self.config.optimization
+        if optimization.minutes and not context.step and context.clock.left_for_steps(optimization) <= 0.0:
+            context.emit(
+                Notice(
+                    f"starting and measuring took {context.clock.spent():.0f} s, and left nothing of the "
+                    f"{optimization.minutes:g} minutes: the run takes one step, and ends late"
+                )
+            )
+
     def _keep_time_for_the_end(self) -> None:
         self._validator.keep_time_for_the_end(self._watch.seconds_a_step, self._watch.threads)
 
@@ -283,7 +295,9 @@ class Trainer:
         context, validator = self._context, self._validator
         why = self._why_ended()
         if why is not None and context.done < 1.0:
-            context.emit(Notice(f"the run is over: {why}; a larger --patience, or 0 for none, goes on"))
+            context.emit(
+                Notice(f"the run is over: {why}; a larger patience, or 0 for none, goes on", ("patience",))
+            )
         context.network.eval()
         return TrainResult(
             context.network,

@@ -86,7 +86,7 @@ class Validator:
         best = all(loss < item.validation_loss for item in self.evaluations)
         self.evaluations.append(Evaluation(context.step, reporter.train_loss, loss))
         context.note(step=context.step, validation_loss=loss, seconds=round(seconds, 6))
-        context.emit(Validated(context.step, loss, best, rows.characters))
+        context.emit(Validated(context.step, loss, best, rows.characters, context.config.data.level))
         return best
 
     def _loss(self, network: CharNetwork, rows: HeldOut) -> float:
@@ -128,7 +128,7 @@ class Validator:
         context.note(
             step=context.step, best_step=best, whole_loss=loss, characters=characters, seconds=seconds
         )
-        context.emit(ValidatedWhole(best, loss, characters))
+        context.emit(ValidatedWhole(best, loss, characters, context.config.data.level))
         return loss
 
     # --- time for the end ----------------------------------------------------------------------------------

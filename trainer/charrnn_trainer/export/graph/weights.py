@@ -102,8 +102,10 @@ def check_step_model_fits(network: NetworkConfig, vocabulary_size: int) -> None:
     if size > spec.MAX_FILE_BYTES:
         raise CharRNNError(
             f"the model of {network.label} with {vocabulary_size:,} symbols would have {size:,} bytes, and "
-            f"at most {spec.MAX_FILE_BYTES:,} can be loaded; give a smaller --hidden-size, or train on "
-            "bytes (--level byte)"
+            f"at most {spec.MAX_FILE_BYTES:,} can be loaded; give a smaller hidden_size, or train on "
+            "bytes (level=byte)",
+            "hidden_size",
+            "level",
         )
 
 
