@@ -62,13 +62,13 @@ class Noise:
 
 def noise_of(runs: Sequence[RunRecord]) -> Noise:
     """The seed-to-seed noise: `NOISE`, or what runs with the same settings and other seeds show, if more."""
-    repeated: dict[str, list[float]] = {}
+    repeated: dict[str, dict[int, float]] = {}  # the settings: a loss for each seed
     for run in runs:
         if run.best is not None and run.finished and not diverged(run):
             settings = {name: value for name, value in _settings(run).items() if name not in _IGNORED}
             key = repr((run.config.network.cell, sorted(settings.items()), split_of(run)))
-            repeated.setdefault(key, []).append(run.best.loss)
-    widest = max((max(losses) - min(losses) for losses in repeated.values()), default=0.0)
+            repeated.setdefault(key, {}).setdefault(run.config.run.seed, run.best.loss)
+    widest = max((max(seeds.values()) - min(seeds.values()) for seeds in repeated.values()), default=0.0)
     # The widest pair is itself level, so the limit lies just above it.
     return Noise(math.nextafter(widest, math.inf), measured=True) if widest >= NOISE else Noise(NOISE, False)
 
