@@ -141,9 +141,9 @@ def draw_gaps(runs: Sequence[RunRecord]) -> Picture | None:
     return Picture(
         "gap",
         alt=f"Training loss (solid) and validation loss (dashed) of each run, with the gap shaded. {gaps}.",
-        caption=f"{of_many}Solid: training loss; dashed: validation loss; shaded: the gap between them. A gap "
-        "alone is no fault; a validation loss that rises while the training loss falls is overfitting. The dot "
-        "is the checkpoint that export takes.",
+        caption=f"{of_many}Solid: training loss; dashed: validation loss; shaded: the gap between them. A "
+        "gap alone is no fault; a validation loss that rises while the training loss falls is overfitting. "
+        "The dot is the checkpoint that export takes.",
         png=png("gap", draw, _PANEL * rows),
         wide=svg("gap", draw, _PANEL * rows),
         narrow=svg("gap", draw, _NARROW_PANEL * len(shown), narrow=True),
