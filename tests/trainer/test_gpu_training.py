@@ -95,7 +95,7 @@ class Learning:
         """Losses and norms; in the middle, half of the streams forget."""
         results = []
         for index in range(count):
-            self.train_step.set_rate(0.01 / (index + 1))
+            self.train_step.optimizer.set_rate(0.01 / (index + 1))
             if index == count // 2:
                 stays = torch.arange(8) < 4
                 self.state = tuple(part * stays[:, None] for part in self.state)
@@ -106,7 +106,7 @@ class Learning:
     def all_of_it(self) -> list[torch.Tensor]:
         """Weights, what the optimizer remembers (once it does), and the random numbers."""
         weights = [weight.detach().clone() for weight in self.network.parameters()]
-        kept = [part.clone() for part in self.train_step.optimizer_tensors().values() if part.any()]
+        kept = [part.clone() for part in self.train_step.optimizer.tensors().values() if part.any()]
         return [*weights, *kept, torch.get_rng_state()]
 
 
@@ -126,11 +126,11 @@ def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str, tied: 
 def test_a_rate_in_a_tensor_is_changed_at_its_place() -> None:
     learning = Learning()
     rate = torch.tensor(0.5)
-    for group in learning.train_step._optimizer.param_groups:
+    for group in learning.train_step.optimizer._torch.param_groups:
         group["lr"] = rate
-    learning.train_step.set_rate(0.25)
+    learning.train_step.optimizer.set_rate(0.25)
     assert rate.item() == 0.25
-    assert all(group["lr"] is rate for group in learning.train_step._optimizer.param_groups)
+    assert all(group["lr"] is rate for group in learning.train_step.optimizer._torch.param_groups)
 
 
 def choose(learning: Learning, capture: Callable[[Play], Play]) -> cuda_graph.StepChoice:

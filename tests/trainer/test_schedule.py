@@ -6,13 +6,17 @@ import math
 
 import pytest
 
-from charrnn_trainer.config import OptimizationConfig
-from charrnn_trainer.training.schedule import learning_rate, progress
+from charrnn_trainer.config import SCHEDULES, OptimizationConfig
+from charrnn_trainer.training.schedule import FACTORS, learning_rate, progress
 
 
 def rates(schedule: str, warmup_steps: int = 0) -> list[float]:
     config = OptimizationConfig(steps=8, learning_rate=2.0, schedule=schedule, warmup_steps=warmup_steps)
     return [learning_rate(config, step, progress(config, step, 0.0)) for step in range(8)]
+
+
+def test_every_schedule_that_can_be_asked_for_is_there() -> None:
+    assert tuple(FACTORS) == SCHEDULES
 
 
 def test_constant_stays() -> None:

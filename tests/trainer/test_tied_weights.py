@@ -121,7 +121,7 @@ def test_the_optimizer_knows_and_decays_it_once() -> None:
     loss, _ = network(tokens, network.initial_state(1), tokens)
     (gradient, by_bias) = torch.autograd.grad(loss, [network.output.weight, network.output.bias])
     train_step.learn(tokens, tokens, network.initial_state(1))
-    names = {name.rsplit(".", 1)[0] for name in train_step.optimizer_tensors()}
+    names = {name.rsplit(".", 1)[0] for name in train_step.optimizer.tensors()}
     assert names == set(network.state_dict())
     # AdamW's first step is the rate times the gradient's sign, after the decay.
     expected = before * (1 - 0.01) - 0.01 * gradient / (gradient.abs() + 1e-8)

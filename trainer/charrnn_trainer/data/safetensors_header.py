@@ -56,13 +56,13 @@ def read_header(file: BinaryIO) -> SafetensorsHeader:
         OSError: it cannot be read.
     """
     start = file.read(_SIZE_BYTES)
-    if start.startswith(_PICKLES):
-        raise ForeignFileError(
-            "it is a pickle, as torch.save writes, and pickles are never loaded here, since they can run any "
-            "code"
-        )
     length = int.from_bytes(start, "little")
     if len(start) < _SIZE_BYTES or not 2 <= length <= MAX_HEADER:
+        if start.startswith(_PICKLES):  # a header of 640 bytes begins as a pickle does, too
+            raise ForeignFileError(
+                "it is a pickle, as torch.save writes, and pickles are never loaded here, since they can run "
+                "any code"
+            )
         raise ForeignFileError("it does not begin as safetensors files do")
     content = file.read(length)
     if len(content) < length:

@@ -30,6 +30,7 @@ from charrnn_trainer.data import safetensors_header
 from charrnn_trainer.data.safetensors_header import AlteredFileError, ForeignFileError, SafetensorsHeader
 from charrnn_trainer.nn.cells import CELLS
 from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.nn.optimizer import MOMENTS
 from charrnn_trainer.runs.header import (
     CheckpointError,
     CheckpointHeader,
@@ -219,9 +220,8 @@ def _expected_tensors(header: CheckpointHeader) -> dict[str, tuple[tuple[str, ..
     for name, weight in weights.items():
         shape = list(weight.shape)
         expected[f"model.{name}"] = (("F32",), shape)
-        for part in ("exp_avg", "exp_avg_sq"):
-            expected[f"optimizer.{name}.{part}"] = (("F32",), shape)
-        expected[f"optimizer.{name}.step"] = (("F32",), [])
+        for moment in MOMENTS:
+            expected[f"optimizer.{name}.{moment.name}"] = (("F32",), [] if moment.scalar else shape)
     for part in CELLS[network.cell].states:
         shape = [network.layers, header.config.data.batch_size, network.hidden_size]
         expected[f"state.{part}"] = (("F32", "BF16"), shape)
@@ -231,10 +231,11 @@ def _expected_tensors(header: CheckpointHeader) -> dict[str, tuple[tuple[str, ..
 
 def _check_numbers(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> None:
     """Check that every number is finite, and that the optimizer and the random generator can take theirs."""
+    positive = tuple(f".{moment.name}" for moment in MOMENTS if moment.positive)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             _require_tensor(header, name, bool(tensor.isfinite().all()), "finite")
-        if name.startswith("optimizer.") and name.endswith((".step", ".exp_avg_sq")):
+        if name.startswith("optimizer.") and name.endswith(positive):
             _require_tensor(header, name, bool((tensor >= 0).all()), "zero or more")
     try:
         torch.Generator().set_state(tensors["random.cpu"])

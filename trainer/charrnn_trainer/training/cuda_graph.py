@@ -154,7 +154,7 @@ class _Trial:
         self._state: State = tuple(part.clone() for part in state)
         self._device = network.output.weight.device
         self._weights = [weight.detach().clone() for weight in network.parameters()]
-        self._optimizer = {name: part.clone() for name, part in train_step.optimizer_tensors().items()}
+        self._optimizer = {name: part.clone() for name, part in train_step.optimizer.tensors().items()}
         self._random = self._random_state()
 
     def warm_up(self) -> State:
@@ -198,7 +198,7 @@ class _Trial:
         with torch.no_grad():
             for weight, before in zip(self._network.parameters(), self._weights, strict=True):
                 weight.copy_(before)
-            for name, part in self._train_step.optimizer_tensors().items():
+            for name, part in self._train_step.optimizer.tensors().items():
                 if name in self._optimizer:
                     part.copy_(self._optimizer[name])
                 else:

@@ -36,10 +36,10 @@ class WorkerLostError(CharRNNError):
 
 
 class ProcessGroup:
-    """A process that trains alone: it has nobody to agree with. `WorkerGroup` is one of several.
+    """A single-process group. `WorkerGroup` is what several processes that train together have.
 
     Attributes:
-        rank: this process's number, from 0; the first one leads.
+        rank: this process's number, from 0; 0 is the main process.
         size: how many processes there are.
     """
 
@@ -48,7 +48,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that decides and writes."""
+        """Whether this is the main process, which decides and writes."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
@@ -105,7 +105,7 @@ class ProcessGroup:
 
 
 class WorkerGroup(ProcessGroup):
-    """One of several processes that train together; `join` makes it."""
+    """A group of several processes, as one of them sees it; `join` makes it."""
 
     def __init__(self) -> None:
         self.rank = distributed.get_rank()

@@ -32,7 +32,7 @@ def choose_gpu_step(
         context.emit(Notice("the text is large for this GPU, so that its batches come from the host"))
     if context.group.size > 1:
         return train_step.learn  # the exchange of gradients has its own way of waiting
-    train_step.set_rate(learning_rate(context.config.optimization, context.step, context.done))
+    train_step.optimizer.set_rate(learning_rate(context.config.optimization, context.step, context.done))
     choice = choose_step(train_step, context.network, batches, context.step, state)
     context.emit(Notice(choice.words))
     return choice.learn

@@ -106,7 +106,7 @@ class ReadingTimes:
         self._slowness = 1.0
 
     def note(self, rows: HeldOut, seconds: float) -> None:
-        """StepFunction from how long a validation took."""
+        """Learn from how long a validation took."""
         if len(rows.begins) in self._measured:
             self._slowness = seconds / (self._measured[len(rows.begins)] * read_characters(rows))
 

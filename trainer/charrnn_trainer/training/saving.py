@@ -114,7 +114,7 @@ class Saver:
     def _tensors(self, state: State) -> dict[str, Tensor]:
         network = self._context.network
         tensors = {f"model.{name}": weight for name, weight in network.state_dict().items()}
-        for name, part in self._train_step.optimizer_tensors().items():
+        for name, part in self._train_step.optimizer.tensors().items():
             tensors[f"optimizer.{name}"] = part
         for name, part in zip(CELLS[network.config.cell].states, state, strict=True):
             tensors[f"state.{name}"] = part

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from charrnn_trainer.config import OptimizationConfig
+
+FACTORS: Final[Mapping[str, Callable[[float], float]]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+    "linear": lambda done: 1.0 - done,
+}
+"""The share of the learning rate that each schedule leaves, by how much of the run lies behind."""
 
 
 def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
@@ -20,11 +29,7 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    if config.schedule == "linear":
-        return config.learning_rate * (1.0 - done)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+    return config.learning_rate * FACTORS[config.schedule](done)
 
 
 def progress(

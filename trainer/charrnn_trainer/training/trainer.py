@@ -146,7 +146,7 @@ class Trainer:
         begin = time.perf_counter()
         inputs, targets = self._batches.batch(context.step)  # (B, T)
         self._forget_some(len(inputs))
-        self._train_step.set_rate(rate)
+        self._train_step.optimizer.set_rate(rate)
         loss, norm, self._state = self._learn(inputs, targets, self._state)
         context.step += 1
         if self._on_gpu:
@@ -221,7 +221,7 @@ class Trainer:
         context.network.load_weights(checkpoint.weights, checkpoint.path)
         self._reporter.restore(checkpoint)
         self._validator.restore(checkpoint)
-        self._train_step.restore_optimizer(checkpoint.part("optimizer."))
+        self._train_step.optimizer.restore(checkpoint.part("optimizer."))
         self._state = tuple(
             part[:, self._rows].to(context.device)  # (L, all B, H) -> (L, B, H)
             for part in saved_state(checkpoint)

@@ -1,0 +1,57 @@
+"""The table of cells: it agrees with the format and with torch, and nobody asks for a cell by its name."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+import charrnn_trainer
+from charrnn_runtime.format import spec
+from charrnn_trainer.nn.cells import CELLS
+
+SOURCES = sorted(Path(charrnn_trainer.__file__).parent.rglob("*.py"))
+
+cells = pytest.mark.parametrize("name", sorted(CELLS))
+
+
+def test_the_cells_are_those_of_the_format() -> None:
+    assert tuple(CELLS) == spec.CELLS
+
+
+@cells
+def test_a_cells_states_lie_in_a_row_as_the_format_has_them(name: str) -> None:
+    row = [block.name for block in spec.state_layout(name, 2, 8)]
+    assert row == [f"{state}{layer}" for state in CELLS[name].states for layer in range(2)]
+
+
+@cells
+def test_a_cell_has_as_many_gates_as_torchs_weights(name: str) -> None:
+    layers = CELLS[name].layers(3, 8)
+    assert layers.weight_hh_l0.shape == (CELLS[name].gates * 8, 8)
+
+
+@cells
+def test_the_function_of_a_cell_computes_what_its_module_does(name: str) -> None:
+    cell = CELLS[name]
+    torch.manual_seed(1)
+    layers = cell.layers(3, 8, 2, batch_first=True)
+    inputs = torch.randn(4, 5, 3)
+    state = tuple(torch.randn(2, 4, 8) for _ in cell.states)
+    expected, after = layers(inputs, state if len(state) > 1 else state[0])
+    weights = [weight for _, weight in layers.named_parameters()]
+    hidden, rest = cell.recur(inputs, state, weights, True, 2, 0.0, False, False, True)
+    assert torch.equal(hidden, expected)
+    assert len(rest) == len(state)
+    for part, wanted in zip(rest, after if isinstance(after, tuple) else (after,), strict=True):
+        assert torch.equal(part, wanted)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=[path.stem for path in SOURCES])
+def test_no_module_compares_with_the_name_of_a_cell(source: Path) -> None:
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            values = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+            assert not values & set(CELLS), f"{source}:{node.lineno}"
