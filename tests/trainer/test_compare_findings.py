@@ -154,6 +154,7 @@ def test_noise_that_the_runs_show_is_taken_where_it_is_more() -> None:
         {"text": "b"},
         {"train_tokens": 800},
         {"finished": False},
+        {"seed": 0},  # nor does the same seed twice
         {"losses": [2.0, 1.5, 9.0]},  # it diverged
     ],
 )

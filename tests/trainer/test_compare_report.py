@@ -341,6 +341,12 @@ def test_many_runs_of_any_length_can_be_drawn() -> None:
     assert gaps is not None
     assert gaps.wide.count("best ") == gaps.narrow.count("best ") == 9
     assert draw_gaps([record()]) is None
+    more = [record(validations={2: 1.0 + number % 7}, name=f"r{number}") for number in range(14)]
+    gaps = draw_gaps(more)
+    assert gaps is not None
+    assert gaps.wide.count("best ") == 12
+    assert "12 runs with the lowest validation loss" in gaps.caption
+    assert "r6:" not in gaps.alt  # 7.0, as r13 has
     # A curve of many steps is drawn as few means.
     long = draw_curves([record(losses=[1.0] * 50_000)])
     assert len(long.wide) < 100_000

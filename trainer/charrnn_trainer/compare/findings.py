@@ -265,8 +265,9 @@ def _improving(runs: Sequence[RunRecord]) -> str:
     ]
     if not names:
         return ""
+    who = "All runs" if len(names) == len(runs) > 1 else _names(names)
     was = "was" if len(names) == 1 else "were"
-    return f"{_names(names)} {was} still improving at the end: longer training may lower the loss further."
+    return f"{who} {was} still improving at the end: longer training may lower the loss further."
 
 
 def _names(names: Sequence[str]) -> str:

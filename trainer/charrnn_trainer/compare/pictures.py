@@ -31,7 +31,7 @@ CELL_COLOURS: Final = ("#1f6fc4", "#c8500a", "#1d7d46", "#8435b8", "#8a6a00", "#
 CELL_COLOURS_DARK: Final = ("#74b4f8", "#ff9f63", "#63cf8f", "#cf9bf5", "#dfbd4a", "#ff8fbd")
 """The colours of the cells, in the order of `spec.CELLS`, on a light page and on a dark one."""
 
-_DASHES: Final = ((), (5.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0))
+_DASHES: Final = ((), (5.0, 2.0), (1.5, 2.0), (6.0, 2.0, 1.5, 2.0))
 """Tells several runs of one cell apart: lengths of strokes and gaps, in widths of the line."""
 _PNG_DPI: Final = 160
 _POINTS_PER_INCH: Final = 72

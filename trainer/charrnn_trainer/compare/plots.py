@@ -28,6 +28,8 @@ from charrnn_trainer.compare.reference import ReferenceTable
 
 POINTS: Final = 300
 """A curve of more steps is drawn as the means of this many equal stretches."""
+_MOST_PANELS: Final = 12
+"""The gaps of this many runs are drawn at most."""
 _PLACES: Final = 40
 """A panel shows its values at this many places at most."""
 _LABEL: Final = 34
@@ -102,12 +104,15 @@ def draw_curves(runs: Sequence[RunRecord]) -> Picture:
 def draw_gaps(runs: Sequence[RunRecord]) -> Picture | None:
     """A panel for each run with its training and validation losses and what lies between them.
 
-    None where no run has a validation loss.
+    Of many runs, those with the lowest validation losses are shown. None where no run has one.
     """
     styles = run_styles(runs)
     shown = [(style, run) for style, run in zip(styles, runs, strict=True) if run.validations]
     if not shown:
         return None
+    best = sorted(run.best.loss for _, run in shown if run.best is not None)[:_MOST_PANELS]
+    of_many = f"The {len(best)} runs with the lowest validation loss. " if len(best) < len(shown) else ""
+    shown = [(style, run) for style, run in shown if run.best and run.best.loss <= best[-1]][:_MOST_PANELS]
     highest = _highest([run for _, run in shown])
     rows = -(-len(shown) // 2)
 
@@ -136,9 +141,9 @@ def draw_gaps(runs: Sequence[RunRecord]) -> Picture | None:
     return Picture(
         "gap",
         alt=f"Training loss (solid) and validation loss (dashed) of each run, with the gap shaded. {gaps}.",
-        caption="Solid: training loss; dashed: validation loss; shaded: the gap between them. A gap alone is "
-        "no fault; a validation loss that rises while the training loss falls is overfitting. The dot is the "
-        "checkpoint that export takes.",
+        caption=f"{of_many}Solid: training loss; dashed: validation loss; shaded: the gap between them. A "
+        "gap alone is no fault; a validation loss that rises while the training loss falls is overfitting. "
+        "The dot is the checkpoint that export takes.",
         png=png("gap", draw, _PANEL * rows),
         wide=svg("gap", draw, _PANEL * rows),
         narrow=svg("gap", draw, _NARROW_PANEL * len(shown), narrow=True),
