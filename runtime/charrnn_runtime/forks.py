@@ -15,18 +15,21 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 _PATIENCE: Final = 10.0
 """How many seconds a fork waits for sessions that other threads are making just now."""
 
 
-class _Renewable(Protocol):
-    def after_fork(self) -> None:
-        """Make anew, in a child, what did not survive the fork."""
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Renewable(Protocol):
+        def after_fork(self) -> None:
+            """Make anew, in a child, what did not survive the fork."""
 
 
-_renewables: Final[weakref.WeakValueDictionary[int, _Renewable]] = weakref.WeakValueDictionary()
+_renewables: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
 _numbers: Final = itertools.count()
 
 

@@ -10,7 +10,7 @@ from charrnn_runtime.errors import ModelFormatError, SettingError
 from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, ModelInfo
-from charrnn_runtime.format.sources import Packed, Readable, model_of_bytes, read_model
+from charrnn_runtime.format.sources import Packed, model_of_bytes, read_model
 from charrnn_runtime.options import Options, Settings
 from charrnn_runtime.request import Request
 from charrnn_runtime.sampling import whole_number
@@ -22,6 +22,7 @@ from charrnn_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from charrnn_runtime.background import Background
+    from charrnn_runtime.format.sources import Readable
 
 
 class LoadedModel:

@@ -79,11 +79,11 @@ class Engine:
         self._free: dict[Sizes, list[Buffers]] = {}
         self._in_use: set[Buffers] = set()
         self._device_is_the_parents = False
-        renew_after_fork(self)
         self.device, self.device_note = choose_device(
             device, self.info.precision, lambda: self._create_session("cuda")
         )
         self._try_one_step()
+        renew_after_fork(self)  # now that it is whole
 
     def after_fork(self) -> None:
         """In a forked child, make sessions anew when they are needed."""
