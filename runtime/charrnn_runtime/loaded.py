@@ -48,7 +48,7 @@ class LoadedModel:
         self._background_lock = threading.Lock()
         renew_after_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child, let nobody hold the lock."""
         self._background_lock = threading.Lock()
 

@@ -16,7 +16,15 @@ from typing import Any, Final
 import numpy as np
 
 from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes
-from charrnn_runtime.device import CUDA_PROVIDER, choose_device, error_of, first_line, ort, usable_cores
+from charrnn_runtime.device import (
+    CUDA_PROVIDER,
+    FORKED_FROM_CUDA,
+    choose_device,
+    error_of,
+    first_line,
+    ort,
+    usable_cores,
+)
 from charrnn_runtime.errors import DeviceError, ModelFormatError, SettingError
 from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 from charrnn_runtime.format import spec
@@ -85,7 +93,7 @@ class Engine:
         self._try_one_step()
         renew_after_fork(self)  # now that it is whole
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child, make sessions anew when they are needed."""
         keep_for_ever((self._sessions, self._free))
         self._lock = threading.RLock()
@@ -148,11 +156,7 @@ class Engine:
 
     def _new_buffers(self, sizes: Sizes) -> Buffers:
         if self._device_is_the_parents:
-            raise DeviceError(
-                "a process that was forked from one that uses CUDA cannot use it; start it with the method "
-                '"spawn" or "forkserver" of multiprocessing, or load the model there with device="cpu"',
-                "device",
-            )
+            raise DeviceError(FORKED_FROM_CUDA, "device")
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
