@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from charrnn_runtime.errors import CharRNNError, ModelFormatError, SettingError, one_line
@@ -36,7 +35,7 @@ def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
         CharRNNError: there is no such file, or it cannot be read.
     """
     if isinstance(source, str | os.PathLike):
-        return read_model_file(Path(source))
+        return read_model_file(os.fsdecode(source))
     if not callable(getattr(source, "read", None)):
         raise SettingError(
             f"a model is loaded from a path or from a binary file that is open, not from "
