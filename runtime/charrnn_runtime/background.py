@@ -30,7 +30,7 @@ class Background:
         self._thread: threading.Thread | None = None
         renew_after_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child, begin with nothing: the thread and all that it ran are the parent's."""
         self._lock = threading.Lock()
         self._takers, self._thread = {}, None

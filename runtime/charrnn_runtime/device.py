@@ -55,7 +55,14 @@ CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
+FORKED_FROM_CUDA: Final = (
+    "a process that was forked from one that uses CUDA cannot use it; start it with the method "
+    '"spawn" or "forkserver" of multiprocessing, or load the model there with device="cpu"'
+)
+
 _PRELOADING: Final = threading.Lock()
+_began_cuda_in: Final[set[int]] = set()
+"""The processes in which CUDA's driver was asked, of which a fork inherits all."""
 
 
 def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) -> tuple[str, str]:
@@ -160,6 +167,8 @@ def _installed_builds() -> set[str]:
 
 def _driver_problem() -> str | None:
     """Asks the NVIDIA driver itself, which takes no time where there is none."""
+    if _began_cuda_in and os.getpid() not in _began_cuda_in:
+        return FORKED_FROM_CUDA
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)
@@ -168,6 +177,7 @@ def _driver_problem() -> str | None:
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return 'the NVIDIA driver finds no GPU that it can use; use device="cpu" on this machine'
+    _began_cuda_in.add(os.getpid())
     return None
 
 

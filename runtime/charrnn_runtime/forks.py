@@ -15,18 +15,21 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 _PATIENCE: Final = 10.0
 """How many seconds a fork waits for sessions that other threads are making just now."""
 
 
-class _Renewable(Protocol):
-    def after_fork(self) -> None:
-        """Make anew, in a child, what did not survive the fork."""
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Renewable(Protocol):
+        def _after_fork(self) -> None:
+            """Make anew, in a child, what did not survive the fork."""
 
 
-_renewables: Final[weakref.WeakValueDictionary[int, _Renewable]] = weakref.WeakValueDictionary()
+_renewables: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
 _numbers: Final = itertools.count()
 
 
@@ -43,7 +46,7 @@ _children_end_early = threading.Event()
 
 
 def renew_after_fork(thing: _Renewable) -> None:
-    """Let a thing's ``after_fork`` be called in every child forked while it lives; older things first."""
+    """Let a thing's ``_after_fork`` be called in every child forked while it lives; older things first."""
     _renewables[next(_numbers)] = thing
 
 
@@ -102,7 +105,7 @@ def _after_fork_in_child() -> None:
     if _children_end_early.is_set():
         _end_early()
     for thing in list(_renewables.values()):
-        thing.after_fork()
+        thing._after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

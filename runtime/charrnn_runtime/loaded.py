@@ -11,7 +11,7 @@ from charrnn_runtime.errors import ModelFormatError
 from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, ModelInfo
-from charrnn_runtime.format.sources import Packed, Readable, model_of_bytes, read_model
+from charrnn_runtime.format.sources import Packed, model_of_bytes, read_model
 from charrnn_runtime.options import Options, Settings
 from charrnn_runtime.request import Request
 from charrnn_runtime.scheduler import MAX_WAITING, Scheduler
@@ -22,6 +22,7 @@ from charrnn_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from charrnn_runtime.background import Background
+    from charrnn_runtime.format.sources import Readable
 
 
 class LoadedModel:
@@ -47,7 +48,7 @@ class LoadedModel:
         self._background_lock = threading.Lock()
         renew_after_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child, let nobody hold the lock."""
         self._background_lock = threading.Lock()
 

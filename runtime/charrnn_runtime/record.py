@@ -16,12 +16,12 @@ class MadeAnew:
 
     __slots__ = ()
 
-    def made_of(self) -> dict[str, Any]:
+    def _made_of(self) -> dict[str, Any]:
         """The arguments that make such a thing, by their names."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _anew, (type(self), self.made_of())
+        return _anew, (type(self), self._made_of())
 
 
 @dataclass_transform(frozen_default=True)
@@ -84,7 +84,7 @@ class Record(MadeAnew):
     def __hash__(self) -> int:
         return hash(self._values())
 
-    def made_of(self) -> dict[str, Any]:
+    def _made_of(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._fields}
 
     def _values(self) -> tuple[Any, ...]:

@@ -105,7 +105,7 @@ class Request(MadeAnew):
         self.steps = self.reading + self.max_length
         self.first_token = int(self.prompt[0])
 
-    def made_of(self) -> dict[str, Any]:
+    def _made_of(self) -> dict[str, Any]:
         derived = ("first_token", "reading", "steps", "wants_logprobs")
         return {name: getattr(self, name) for name in self.__slots__ if name not in derived}
 

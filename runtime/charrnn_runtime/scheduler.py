@@ -97,7 +97,7 @@ class Scheduler:
         self._lost = False  # whether requests were running in other threads when the process was forked
         renew_after_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child, go on where all streams were at rest; what other threads ran is the parent's."""
         at_rest = not (self._blocks or self._lock.locked() or self._one_at_a_time.locked())
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()

@@ -18,7 +18,15 @@ import numpy as np
 from charrnn_runtime.arguments import switch, whole_number_from
 from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes
 from charrnn_runtime.cpu_graph import StatePart, cpu_graph
-from charrnn_runtime.device import CUDA_PROVIDER, choose_device, error_of, first_line, ort, usable_cores
+from charrnn_runtime.device import (
+    CUDA_PROVIDER,
+    FORKED_FROM_CUDA,
+    choose_device,
+    error_of,
+    first_line,
+    ort,
+    usable_cores,
+)
 from charrnn_runtime.errors import DeviceError, ModelFormatError
 from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 from charrnn_runtime.format import spec
@@ -88,13 +96,13 @@ class Engine:
         self._free: dict[Sizes, list[Buffers]] = {}
         self._in_use: set[Buffers] = set()
         self._device_is_the_parents = False
-        renew_after_fork(self)
         self.device, self.device_note = choose_device(
             device, self.info.precision, lambda: self._create_session("cuda", self._file)
         )
         self._try_one_step()
+        renew_after_fork(self)  # now that it is whole
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child, make sessions anew when they are needed."""
         keep_for_ever((self._sessions, self._free))
         self._lock = threading.RLock()
@@ -157,11 +165,7 @@ class Engine:
 
     def _new_buffers(self, sizes: Sizes) -> Buffers:
         if self._device_is_the_parents:
-            raise DeviceError(
-                "a process that was forked from one that uses CUDA cannot use it; start it with the method "
-                '"spawn" or "forkserver" of multiprocessing, or load the model there with device="cpu"',
-                "device",
-            )
+            raise DeviceError(FORKED_FROM_CUDA, "device")
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":

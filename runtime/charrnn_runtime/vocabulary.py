@@ -84,7 +84,7 @@ class Vocabulary(MadeAnew):
         """The vocabulary of all 256 bytes."""
         return cls((), "byte")
 
-    def made_of(self) -> dict[str, Any]:
+    def _made_of(self) -> dict[str, Any]:
         return {"symbols": self.symbols, "level": self.level}
 
     def __len__(self) -> int:

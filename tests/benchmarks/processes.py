@@ -2,10 +2,10 @@
 
     python tests/benchmarks/processes.py [MODEL.onnx] [--forks N] [--generations N] [--pickles N]
 
-A process with a model on two threads, and with streams that have begun, forks; each child uses them, lets them go
-and ends as a program does. Then the model is pickled, made anew and used. Each tenth of the work is a line: how
-many a second, and the process's resident memory. Last, children fork children, each from the one before it, and
-show the memory of each generation. The exit code is 1 where memory grew in the second half, or files stayed open.
+A process with a model on two threads, and with streams that have begun, forks; each child uses them, lets
+them go and ends as a program does. Then the model is pickled, made anew and used. Each tenth of the work is a
+line: how many a second, and the process's resident memory. Last, children fork children, each from the one
+before it, and show the memory of some generations. The exit code is 1 if memory grew, or files stayed open.
 """
 
 from __future__ import annotations

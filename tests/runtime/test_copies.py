@@ -7,6 +7,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ from charrnn_runtime.files import WriteError
 from charrnn_runtime.format.sources import Packed
 from make_models import FOLDER, SmallModel
 
+
+def _pickled(thing: Any, protocol: int) -> Any:
+    return pickle.loads(pickle.dumps(thing, protocol))
+
+
 WAYS: dict[str, Callable[[Any], Any]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
-    **{
-        f"pickle {protocol}": lambda thing, protocol=protocol: pickle.loads(pickle.dumps(thing, protocol))
-        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)
-    },
+    **{f"pickle {each}": partial(_pickled, protocol=each) for each in range(2, pickle.HIGHEST_PROTOCOL + 1)},
 }
 
 
@@ -124,6 +127,10 @@ def test_an_altered_pickle_is_refused_or_gives_the_same_texts(data: st.DataObjec
         pickle.loads(bytes(pickled))
 
 
+def _anything(*values: Any) -> tuple[Any, ...]:
+    return values
+
+
 def _with(**changes: Any) -> Callable[[Packed], None]:
     return lambda packed: packed.__dict__.update(changes)
 
@@ -137,9 +144,9 @@ def _without_checks(data: bytes) -> Callable[[Packed], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        *(_with(data=value) for value in (b"", None, "text", 5, b"x" * 100)),
-        *(_with(digest=value) for value in (None, "", b"")),
-        *(_with(of_file=value) for value in (None, {}, {"path": 1}, [])),
+        *(_with(data=each) for each in _anything(b"", None, "text", 5, b"x" * 100)),
+        *(_with(digest=each) for each in _anything(None, "", b"")),
+        *(_with(of_file=each) for each in _anything(None, {}, {"path": 1}, [])),
         _with(of_file={"path": "x", "sha256": "x", "file_bytes": "1"}),
         lambda packed: packed.__dict__.clear(),
         _without_checks(b"no model"),
@@ -183,7 +190,7 @@ def test_arguments_of_something_else_are_refused(
 
 def test_a_pickle_runs_nothing_but_what_makes_a_model(lstm: CharRNN) -> None:
     names = [
-        argument
+        str(argument)
         for operation, argument, _ in pickletools.genops(pickle.dumps(lstm, 2))
         if operation.name == "GLOBAL"
     ]
@@ -217,6 +224,7 @@ def test_states_and_results_come_back(again: Callable[[Any], Any], lstm: CharRNN
     copied = again(stream)
     assert (copied.text, copied.seed) == (stream.text, stream.seed)
     assert copied.logprobs is not None
+    assert stream.logprobs is not None
     np.testing.assert_array_equal(copied.logprobs.values, stream.logprobs.values)
     assert lstm.generate(copied.state, 20, seed=1) == lstm.generate(stream.state, 20, seed=1)
     step = again(lstm.step(lstm.initial_state(2), seed=1))

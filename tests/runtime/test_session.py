@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -144,6 +145,19 @@ def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
         CharRNN.load(lstm_path, device="cuda")
     assert capsys.readouterr() == ("", "")
     assert not hasattr(ort, "print")  # what it prints for others is theirs again
+
+
+def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charrnn_runtime.device._began_cuda_in", set())
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
+    assert cuda_missing() is None
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(DeviceError, match=r'forked from one that uses CUDA cannot .* method "spawn" or'):
+        CharRNN.load(lstm_path, device="cuda")
+    assert CharRNN.load(lstm_path, device="auto").device == "cpu"
 
 
 @pytest.mark.usefixtures("lost_libraries")

@@ -110,8 +110,11 @@ def test_files_within_others_and_without_a_disk_serve(tmp_path: Path, data: byte
 def test_a_path_may_be_of_any_kind(lstm_path: Path, lstm: CharRNN) -> None:
     with os.scandir(lstm_path.parent) as entries:
         entry = next(each for each in entries if each.name == lstm_path.name)
-    for path in (str(lstm_path), lstm_path, entry):
-        assert _is_that(CharRNN.load(path, device="cpu"), lstm)
+    folder = f"{lstm_path.parent}/./{lstm_path.name}"
+    for path, noted in ((folder, folder), (lstm_path, str(lstm_path)), (entry, entry.path)):
+        model = CharRNN.load(path, device="cpu")
+        assert _is_that(model, lstm)
+        assert model.info.path == noted
 
 
 def test_a_file_that_is_open_as_text_is_refused_with_the_mode(lstm_path: Path) -> None:

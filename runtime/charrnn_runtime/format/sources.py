@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from charrnn_runtime.errors import CharRNNError, ModelFormatError, SettingError, one_line
 from charrnn_runtime.format import spec
@@ -14,11 +13,14 @@ from charrnn_runtime.format.reader import ModelFile, ModelInfo, check_model_byte
 _PIECE: Final = 1 << 20
 
 
-class Readable(Protocol):
-    """A file that is open for reading bytes: of the disk, of memory, within an archive."""
+if TYPE_CHECKING:
+    from typing import Protocol
 
-    def read(self, size: int = ..., /) -> bytes:
-        """At most so many bytes; none at the end."""
+    class Readable(Protocol):
+        """A file that is open for reading bytes: of the disk, of memory, within an archive."""
+
+        def read(self, size: int = ..., /) -> bytes:
+            """At most so many bytes; none at the end."""
 
 
 def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
@@ -33,7 +35,7 @@ def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
         CharRNNError: there is no such file, or it cannot be read.
     """
     if isinstance(source, str | os.PathLike):
-        return read_model_file(Path(source))
+        return read_model_file(os.fsdecode(source))
     if not callable(getattr(source, "read", None)):
         raise SettingError(
             f"path must be a path, or a binary file that is open, not {type(source).__name__}; "
