@@ -43,7 +43,8 @@ def whole_number_from(name: str, value: Any, least: int, most: int) -> int:
     """
     number = whole_number(name, value)
     if not least <= number <= most:
-        raise wrong(name, f"between {least:,} and {most:,}", number)
+        shown_most = f"{most:,}" if most >= 10_000 else str(most)
+        raise wrong(name, f"between {least} and {shown_most}", number)
     return number
 
 

@@ -57,7 +57,7 @@ def check_encoding(encoding: str) -> str:
         SettingError: it is none.
     """
     try:
-        b"".decode(encoding)
+        "a".encode(encoding)  # refuses those that turn bytes into bytes
         if codecs.lookup(encoding).incrementaldecoder is not None:
             return encoding
     except (LookupError, TypeError, ValueError):  # UnicodeError is a ValueError

@@ -281,19 +281,8 @@ TAKES["seed"] = lambda value: value is None or TAKES["from 0"](value)
 TAKES["rank from 1"] = lambda value: value is not None and TAKES["rank"](value)
 
 RESULTS = {
-    *(
-        "AsyncText",
-        "Continuation",
-        "Generated",
-        "Item",
-        "Items",
-        "LeftOut",
-        "LiveBytes",
-        "LiveText",
-        "LogProbs",
-        "ModelInfo",
-    ),
-    *("Output", "Score", "Step", "__version__"),
+    *("AsyncText", "Continuation", "Generated", "Item", "Items", "LeftOut", "LiveBytes", "LiveText"),
+    *("LogProbs", "ModelInfo", "Output", "Score", "Step", "__version__"),
 }
 """What the package makes, and nobody else."""
 

@@ -563,7 +563,22 @@ NONSENSE = [
     ("--batch 0", "--batch must be between 1 and 1,048,576"),
     ("--threads 0", "--threads must be between 1 and 1024"),
     ("--device tpu", "--device must be auto, cpu or cuda"),
-    ("--unknown drop", "--unknown must be error or skip"),
+    ("--temperature inf", "--temperature must be at least 0.0001 and at most 10000, not inf"),
+    ("--unknown drop", "--unknown must be error, skip or normalize, not 'drop'"),
+    ("-p KING -p LORD", "--prime or -p is given twice; give it once"),
+    ("-p a --prime b --prime c", "--prime or -p is given 3 times; give it once"),
+    ("-t 1 --temp 2", "--temperature or --temp or -t is given twice"),
+    ("--length 3 -n 3", "--length or -n is given twice"),
+    ("--tempp 1", "Possible options: --streams, --temp"),
+    ("--prompt a", "Possible options: --prime"),
+    ("--max-tokens 3", "Possible options: --length"),
+    ("--encoding latin-1", "--encoding is for --prime-file, --primes-file and --new"),
+    ("--prime-file x --encoding latin-8", "--encoding must be one that Python knows"),
+    ("--prime-file x --encoding hex", "--encoding must be one that Python knows"),
+    ("--beam 0", "--beam must be between 1 and 1,048,576, not 0"),
+    ("--beam 3 -t 0.5", "--beam searches for the likeliest text and samples nothing, so it takes no --temp"),
+    ("--beam 3 --seed 3", "so it takes no --seed"),
+    ("--beam 3 --lines 3", "--lines writes items"),
     ("--stop ''", "--stop must be a text of one character or more"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
     ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
@@ -802,9 +817,9 @@ def test_bits_stand_beside_the_characters_that_they_are_of(
     expected = [bytes_in_bits[0], bytes_in_bits[1] + bytes_in_bits[2], bytes_in_bits[3]]
     assert record["other_bits"] == pytest.approx(expected, abs=1e-4)
     lines = _ok(score(MODEL, "-", *options, input=text.encode())).splitlines()
-    assert [line.split()[-1] for line in lines[1:]] == ["'a'", "'ï'", "'b'"]
-    assert lines[2].split()[0] == "-"
-    assert float(lines[2].split()[1]) == pytest.approx(expected[1], abs=1e-4)
+    assert [line.split()[-1] for line in lines[2:]] == ["'a'", "'ï'", "'b'"]
+    assert lines[3].split()[0] == "-"
+    assert float(lines[3].split()[1]) == pytest.approx(expected[1], abs=1e-4)
 
 
 def test_an_unknown_character_is_found_in_its_line(score: Command, gen: Command, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from charrnn_runtime import CharRNN
+from charrnn_runtime import CharRNN, CharRNNError
 from charrnn_runtime.cli import score as score_command
-from charrnn_runtime.cli import texts
+from charrnn_runtime.cli import score_rows, texts
 
 PIECE = 2_000
 PATH = Path("a text")
-JSON_BITS = score_command._Options("error", per_char=True, as_json=True)
+JSON_BITS = score_rows.Options("error", per_char=True, as_json=True)
 
 
 class Repeated(io.RawIOBase):
@@ -55,7 +55,7 @@ def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
     tracemalloc.start()
     try:
         file: Any = Repeated(text, size)
-        chosen = score_command._Options("skip", per_char, as_json)
+        chosen = score_rows.Options("skip", per_char, as_json)
         score_command._score_whole(models, file, PATH, chosen, Characters(), False)
         return tracemalloc.get_traced_memory()[1]
     finally:
@@ -105,22 +105,16 @@ def test_the_other_models_bits_follow_the_first_ones(lstm: CharRNN, byte_model: 
 
 
 @pytest.mark.parametrize("text", ["", "ß"])
-def test_a_text_with_nothing_to_score_is_an_object_too(lstm: CharRNN, text: str) -> None:
+def test_a_text_with_nothing_to_score_is_an_error(lstm: CharRNN, text: str) -> None:
     stream = io.StringIO()
-    options = score_command._Options("skip", per_char=True, as_json=True)
-    score_command._score_whole([lstm], io.BytesIO(text.encode()), PATH, options, stream, False)
-    assert json.loads(stream.getvalue()) == {
-        "file": str(PATH),
-        "bits": [None] * len(text),
-        "bits_per_character": 0.0,
-        "perplexity": 1.0,
-        "characters": 0,
-    }
+    options = score_rows.Options("skip", per_char=True, as_json=True)
+    with pytest.raises(CharRNNError, match="there is nothing to score in a text"):
+        score_command._score_whole([lstm], io.BytesIO(text.encode()), PATH, options, stream, False)
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_an_unknown_character_is_found_where_it_stands_in_the_whole_text(lstm: CharRNN) -> None:
     file = io.BytesIO(("x" * 3 * PIECE + "ß").encode())
-    options = score_command._Options("error", per_char=False, as_json=False)
+    options = score_rows.Options("error", per_char=False, as_json=False)
     with pytest.raises(Exception, match=f"at position {3 * PIECE};"):
         score_command._score_whole([lstm], file, PATH, options, io.StringIO(), False)

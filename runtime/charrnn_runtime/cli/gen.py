@@ -98,7 +98,7 @@ def generate(
         str,
         typer.Option(
             help="Characters of a prime that the model does not know: error, skip (leave them out), or "
-            "normalize (write é and the like in the Unicode form that it knows).",
+            "normalize (write accented letters in the Unicode form that it knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
     ] = "error",

@@ -12,7 +12,6 @@ import typer
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import one_line
-from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelInfo, read_model_file
 
 app = terminal.new_app()
@@ -36,8 +35,7 @@ def show(
     info = read_model_file(model_path).info
     stream = terminal.product()
     if as_json:
-        figures = {"parameters": _parameters(info), "validation_loss": _validation_loss(info)}
-        stream.write(json.dumps({**figures, **info.as_dict()}, ensure_ascii=False) + "\n")
+        stream.write(json.dumps(info.as_dict(), ensure_ascii=False) + "\n")
         return
     for name, value in _lines(info):
         stream.write(f"{name:<18}{value}\n")
@@ -50,11 +48,11 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
     layout = ", ".join(
         f"{block.name}[{block.start}:{block.start + block.size}]" for block in info.state_layout
     )
-    loss = _validation_loss(info)
+    loss = info.validation_loss
     unit = "byte" if level == "bytes" else "character"
     said = "not known" if loss is None else f"{loss:.4f} nats ({loss / math.log(2):.4f} bits) per {unit}"
     lines = [
-        ("parameters", f"{_parameters(info):,}"),
+        ("parameters", f"{info.parameters:,}"),
         ("validation loss", said),
         ("file", info.path),
         ("size", f"{info.file_bytes:,} bytes"),
@@ -73,30 +71,6 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
     lines += [(f"training: {name}", value) for name, value in _flat(info.training)]
     width = max(len(name) for name, _ in lines) + 2
     return [(name.ljust(width), value) for name, value in lines]
-
-
-def _parameters(info: ModelInfo) -> int:
-    """How many weights and biases the network was trained with, as PyTorch counts them.
-
-    The embedding is folded into the file's graph, so its size, and whether it is the output's weights too,
-    are read from what training noted; without a note there is none.
-    """
-    gates, hidden, symbols = spec.GATES[info.cell], info.hidden_size, len(info.vocabulary)
-    noted = info.training.get("config")
-    network = noted.get("network") if isinstance(noted, dict) else None
-    network = network if isinstance(network, dict) else {}
-    embedding = network.get("embedding_size")
-    embedding = embedding if isinstance(embedding, int) and embedding > 0 else 0
-    ties = network.get("tie_weights") is True
-    widths = [embedding or symbols, *[hidden] * (info.layers - 1)]
-    layers = sum(gates * hidden * (width + hidden + 2) for width in widths)
-    return layers + symbols * embedding + symbols * (0 if ties else hidden) + symbols
-
-
-def _validation_loss(info: ModelInfo) -> float | None:
-    """The validation loss that training noted, in nats; None if it noted none."""
-    loss = info.training.get("validation_loss")
-    return float(loss) if isinstance(loss, int | float) and not isinstance(loss, bool) else None
 
 
 def _flat(value: dict[str, Any], prefix: str = "", levels: int = 5) -> list[tuple[str, str]]:

@@ -272,7 +272,7 @@ def _whole_lines(text: str, length: int) -> str:
     return text[: text.rfind("\n", 0, length) + 1]
 
 
-def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path, *, in_bytes: bool) -> int:
+def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path, *, in_bytes: bool = False) -> int:
     """How many characters of the text, from its start, any of the models was trained on."""
     ends = []
     for model in models:

@@ -60,7 +60,7 @@ def score(
         str,
         typer.Option(
             help="Characters that the model does not know: error, skip (leave them out), or normalize (read "
-            "é and the like in the Unicode form that it knows).",
+            "accented letters in the Unicode form that it knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
     ] = "error",

@@ -202,12 +202,12 @@ class EachLine:
     def __init__(self, models: list[CharRNN], options: Options, stream: Any) -> None:
         self._models, self._options, self._stream = models, options, stream
         self._skipped = Skipped(models[0])
-        if not options.as_json:
-            write_heading(models, "text", stream)
 
     def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
         """Show what a line came to."""
         models, options, stream = self._models, self._options, self._stream
+        if number == 1 and not options.as_json:
+            write_heading(models, "text", stream)
         totals = [Total(each.characters, each.nats) for each in scores]
         alike = know_alike(models, line)
         self._skipped.add(line, scores[0].characters)

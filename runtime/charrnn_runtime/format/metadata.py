@@ -42,3 +42,29 @@ def json_value(metadata: dict[str, str], key: str, kind: type) -> Any:
             f"{spec.METADATA_PREFIX}{key} is JSON of the wrong kind; expected a {kind.__name__}"
         )
     return value
+
+
+def number(noted: dict[str, Any], key: str) -> float | None:
+    """A number among what training noted, which may be anything; None if it is none."""
+    value = noted.get(key)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53:
+        return float(value)
+    return value if isinstance(value, float) else None
+
+
+def parameter_count(cell: str, layers: int, hidden_size: int, symbols: int, training: dict[str, Any]) -> int:
+    """How many weights and biases a network was trained with, as PyTorch counts them.
+
+    The embedding is folded into a model file's graph, so its size, and whether it is the output's weights,
+    too, are read from what training noted; without a note there is none.
+    """
+    config = training.get("config")
+    network = config.get("network") if isinstance(config, dict) else None
+    network = network if isinstance(network, dict) else {}
+    noted = network.get("embedding_size")
+    embedding = noted if isinstance(noted, int) and 0 < noted <= spec.MAX_VOCABULARY else 0
+    widths = [embedding or symbols, *[hidden_size] * (layers - 1)]
+    recurrent = sum(spec.GATES[cell] * hidden_size * (width + hidden_size + 2) for width in widths)
+    projection = hidden_size * embedding if embedding != hidden_size else 0
+    output = projection if network.get("tie_weights") is True else symbols * hidden_size
+    return recurrent + symbols * embedding + output + symbols

@@ -18,7 +18,7 @@ from typing import Any, Final
 from charrnn_runtime.errors import CharRNNError, ModelFormatError, one_line
 from charrnn_runtime.format import proto, spec
 from charrnn_runtime.format.graph_check import BATCH, Sizes, Value, check_graph
-from charrnn_runtime.format.metadata import choice, integer, json_value
+from charrnn_runtime.format.metadata import choice, integer, json_value, number, parameter_count
 from charrnn_runtime.record import Record
 from charrnn_runtime.vocabulary import Vocabulary
 
@@ -78,9 +78,22 @@ class ModelInfo(Record):
         """S, the length of a stream's state row."""
         return spec.state_size(self.cell, self.layers, self.hidden_size)
 
+    @property
+    def parameters(self) -> int:
+        """How many weights and biases the network was trained with, as PyTorch counts them."""
+        symbols = len(self.vocabulary)
+        return parameter_count(self.cell, self.layers, self.hidden_size, symbols, self.training)
+
+    @property
+    def validation_loss(self) -> float | None:
+        """The validation loss that training noted, in nats per character; None if it noted none."""
+        return number(self.training, "validation_loss")
+
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
         return {
+            "parameters": self.parameters,
+            "validation_loss": self.validation_loss,
             "path": self.path,
             "sha256": self.sha256,
             "file_bytes": self.file_bytes,

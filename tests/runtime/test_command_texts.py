@@ -1,0 +1,429 @@
+"""What commands read and say of it: encodings, lists, units, headings; the advice of messages, followed."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charrnn_runtime import CharRNN
+from list_models import list_model
+from make_models import FOLDER
+from run_commands import Command, command_environment, run_module
+
+MODEL = FOLDER / "lstm-2x12-fp32.onnx"
+BYTES = FOLDER / "lstm-1x12-fp32-byte.onnx"
+COMPOSED, DECOMPOSED = "café", "cafe\u0301"
+
+Done = subprocess.CompletedProcess[bytes]
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+def quality(*arguments: object) -> Done:
+    """Runs charrnn-quality with little to write."""
+    return run_module("charrnn_runtime.cli.quality", *arguments, "-n", 200, "--streams", 2, "--seed", 1)
+
+
+def _ok(done: Done) -> str:
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def _said(done: Done, code: int = 0) -> list[str]:
+    assert done.returncode == code, done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    return done.stderr.decode().splitlines()
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that says that it was trained on lines."""
+    path = tmp_path_factory.mktemp("models") / "names.onnx"
+    path.write_bytes(list_model(MODEL, lines=True))
+    return path
+
+
+# --- encodings ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-32-be", "utf-8", "cp1252"])
+def test_every_command_reads_files_in_the_encoding_that_is_given(
+    gen: Command, score: Command, encoding: str, tmp_path: Path
+) -> None:
+    text = "Mélange\nétude é\n" * 3
+    (tmp_path / "utf8").write_bytes(text.encode())
+    (tmp_path / "other").write_bytes(text.encode(encoding))
+    plain, other = tmp_path / "utf8", [tmp_path / "other", "--encoding", encoding]
+    for options in (["--json"], ["--by-line", "--json"]):
+        expected = _ok(score(MODEL, plain, *options)).replace("utf8", "other")
+        assert _ok(score(MODEL, *other, *options)) == expected
+    for option in ("--prime-file", "--primes-file"):
+        expected = _ok(gen(MODEL, option, plain, "-n", 9, "-s", 1))
+        assert _ok(gen(MODEL, option, *other, "-n", 9, "-s", 1)) == expected
+    from_stdin = gen(
+        MODEL, "--prime-file", "-", "--encoding", encoding, "-n", 9, "-s", 1, input=text.encode(encoding)
+    )
+    assert _ok(from_stdin) == _ok(gen(MODEL, "--prime-file", plain, "-n", 9, "-s", 1))
+    expected = _ok(quality(MODEL, "--text", plain)).replace("utf8 ", "other")
+    assert _ok(quality(MODEL, "--text", *other)).split() == expected.replace("utf8", "other").split()
+
+
+def test_an_encoding_makes_utf_8_of_a_text_for_a_model_of_bytes(
+    score: Command, byte_model: CharRNN, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_bytes(COMPOSED.encode("latin-1"))
+    as_it_is = json.loads(_ok(score(BYTES, tmp_path / "text", "--json")))
+    decoded = json.loads(_ok(score(BYTES, tmp_path / "text", "--json", "--encoding", "latin-1")))
+    assert (as_it_is["characters"], decoded["characters"]) == (4, 5)
+    for record, data in ((as_it_is, COMPOSED.encode("latin-1")), (decoded, COMPOSED.encode())):
+        assert record["unit"] == "byte"
+        expected = byte_model.score(data).bits_per_character
+        assert record["bits_per_character"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "café".encode("latin-1"),
+        "“é”".encode("cp1252"),
+        "café".encode("utf-16-be"),
+        "abc café".encode("utf-16-le"),
+        "abc".encode("utf-32-le"),
+        "abc".encode("utf-32-be"),
+    ],
+    ids=repr,
+)
+def test_the_encoding_that_a_message_advises_works(
+    gen: Command, score: Command, data: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(data)
+    commands: list[tuple[Command, list[object]]] = [
+        (score, [MODEL, path, "--unknown", "skip"]),
+        (gen, [MODEL, "--prime-file", path, "--unknown", "skip", "-n", 3]),
+        (gen, [MODEL, "--primes-file", path, "--unknown", "skip", "-n", 3]),
+        (quality, [MODEL, "--text", path]),
+    ]
+    for command, words in commands:
+        said = command(*words).stderr.decode()
+        advised = re.findall(r"--encoding ([\w-]+)", said)
+        assert len(advised) == 1, said
+        done = command(*words, "--encoding", advised[0])
+        assert "--encoding" not in "\n".join(_said(done)), done.stderr.decode()
+
+
+@posix
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "zip"])
+def test_the_command_that_a_message_advises_for_a_compressed_text_works(
+    score: Command, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"my text.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("text", "LORD")
+    else:
+        compressed: dict[str, Callable[[bytes], bytes]] = {
+            "gz": gzip.compress,
+            "xz": lzma.compress,
+            "bz2": bz2.compress,
+        }
+        path.write_bytes(compressed[kind](b"LORD"))
+    said = _said(score(MODEL, path), 1)[-1]
+    line = re.search(r"unpack it first, as with (.+ > text\.txt)$", said)
+    assert line, said
+    if shutil.which(shlex.split(line[1])[0]) is None:
+        pytest.skip(f"there is no {shlex.split(line[1])[0]} here")
+    subprocess.run(["sh", "-c", line[1]], cwd=tmp_path, check=True)
+    assert (tmp_path / "text.txt").read_text() == "LORD"
+
+
+# --- Unicode forms -----------------------------------------------------------------------------------------
+
+
+def test_a_prime_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it(
+    gen: Command, lstm: CharRNN, tmp_path: Path
+) -> None:
+    said = _said(gen(MODEL, "-p", DECOMPOSED, "-n", 9), 1)[-1]
+    assert "U+0065 U+0301" in said
+    assert "it knows as U+00E9 ('é')" in said
+    advised = re.search(r"--unknown \w+", said)
+    assert advised
+    done = gen(MODEL, "-p", DECOMPOSED, "-n", 9, "-s", 1, *advised[0].split())
+    assert _ok(done) == lstm.generate(COMPOSED, 9, seed=1)
+    assert "the prime is read as 'café'" in "\n".join(_said(done))
+    assert lstm.generate(DECOMPOSED, 9, seed=1, unknown="normalize") == _ok(done)
+    (tmp_path / "primes").write_text(f"LORD\n{DECOMPOSED}\n", encoding="utf-8")
+    assert "line 2 has characters" in _said(gen(MODEL, "--primes-file", tmp_path / "primes"), 1)[-1]
+
+
+def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Command, lstm: CharRNN) -> None:
+    done = gen(MODEL, "-p", DECOMPOSED, "-n", 9, "-s", 1, "--unknown", "skip")
+    assert _ok(done) == lstm.generate("cafe", 9, seed=1)
+    assert "--unknown normalize keeps those that it knows in their other form" in "\n".join(_said(done))
+    done = score(MODEL, "-", "--unknown", "skip", input=DECOMPOSED.encode())
+    assert "1 characters were left out" in _said(done)[-1]
+
+
+@pytest.mark.parametrize("options", [["--by-line"], ["--whole"]])
+def test_scoring_reads_a_text_in_the_form_that_the_model_knows(
+    score: Command, lstm: CharRNN, options: list[str]
+) -> None:
+    done = score(MODEL, "-", "--json", "--unknown", "normalize", *options, input=DECOMPOSED.encode())
+    record = json.loads(_ok(done))
+    assert record["characters"] == 4
+    assert record["bits_per_character"] == pytest.approx(lstm.score(COMPOSED).bits_per_character, abs=1e-5)
+
+
+# --- stop texts --------------------------------------------------------------------------------------------
+
+
+def test_a_newline_to_stop_at_is_written_as_in_python_where_the_model_writes_no_backslash(
+    gen: Command, lstm: CharRNN
+) -> None:
+    whole = lstm.generate("LORD ", 400, seed=1)
+    for given, stop in (("\\n", "\n"), ("a\\n", "a\n"), ("\n", "\n")):
+        done = gen(MODEL, "-p", "LORD ", "-n", 400, "-s", 1, "--stop", given)
+        assert _ok(done) == lstm.generate("LORD ", 400, seed=1, stop=stop)
+    assert "\n" in whole
+
+
+def test_a_backslash_stays_one_where_the_model_writes_it(gen: Command, byte_model: CharRNN) -> None:
+    done = gen(BYTES, "-n", 300, "-s", 1, "--stop", "\\n", "--json")
+    record = json.loads(_ok(done))
+    assert record["settings"]["stop"] == "\\n"
+    assert record["text"] == byte_model.generate("", 300, seed=1, stop="\\n")
+    said = _said(done)[-1]
+    advised = re.search(r"in bash as (--stop \$'.+')$", said)
+    assert advised, said
+    if shutil.which("bash"):
+        command = f"{shlex.quote(sys.executable)} -m charrnn_runtime.cli.gen"
+        line = f"{command} {BYTES} -n 300 -s 1 --json {advised[1]}"
+        out = subprocess.run(
+            ["bash", "-c", line], env=command_environment(), check=True, capture_output=True
+        ).stdout
+        assert json.loads(out)["settings"]["stop"] == "\n"
+
+
+# --- why a stream ended ------------------------------------------------------------------------------------
+
+
+def test_json_says_why_a_stream_ended(gen: Command, lstm: CharRNN) -> None:
+    done = gen(MODEL, "--json", "--streams", 4, "-n", 30, "-s", 1, "--stop", "e")
+    records = [json.loads(line) for line in _ok(done).splitlines()]
+    ends = [each.finish_reason for each in lstm.generate_each([""] * 4, 30, seed=1, stop="e")]
+    assert [each["finish_reason"] for each in records] == ends
+    for each, text in zip(records, lstm.generate([""] * 4, 30, seed=1), strict=True):
+        assert each["finish_reason"] == ("stop" if "e" in text else "length")
+
+
+# --- beam search -------------------------------------------------------------------------------------------
+
+
+def test_the_likeliest_text_is_written_and_its_score_said(gen: Command, lstm: CharRNN) -> None:
+    found = lstm.beam("KING ", 12, beams=5, stop=["j", "\n"])
+    done = gen(MODEL, "-p", "KING ", "-n", 12, "--beam", 5, "--stop", "j", "--stop", "\\n")
+    assert _ok(done).removesuffix("\n") == "KING " + found[0].text
+    assert f"{found[0].nats:.4f} nats, {found[0].bits:.4f} bits" in _said(done)[-1]
+    done = gen(MODEL, "-p", "KING ", "-n", 12, "--beam", 5, "--stop", "j", "--stop", "\n", "--json")
+    records = [json.loads(line) for line in _ok(done).splitlines()]
+    assert [each["text"] for each in records] == ["KING " + each.text for each in found]
+    assert [each["finish_reason"] for each in records] == [each.finish_reason for each in found]
+    assert [each["nats"] for each in records] == pytest.approx([each.nats for each in found], abs=1e-5)
+
+
+def test_a_model_of_lines_gives_the_likeliest_line(gen: Command, names: Path) -> None:
+    model = CharRNN.load(names, device="cpu")
+    found = model.beam("\na", 30, beams=6, stop="\n")
+    assert _ok(gen(names, "-p", "a", "-n", 30, "--beam", 6)) == f"a{found[0].text}\n"
+
+
+# --- scoring lists -----------------------------------------------------------------------------------------
+
+LIST = "ab\r\n\r\ncd\r\nabc"
+
+
+def test_a_list_is_scored_line_by_line_by_a_model_that_learned_lines(
+    score: Command, names: Path, tmp_path: Path
+) -> None:
+    model = CharRNN.load(names, device="cpu")
+    assert model.vocabulary.unknown_characters("\r"), "the case of a list with Windows line ends"
+    (tmp_path / "list").write_bytes(LIST.encode())
+    done = score(names, tmp_path / "list", "--json")
+    record = json.loads(_ok(done))
+    scores = model.score(["ab\n", "cd\n", "abc\n"])
+    nats, characters = sum(each.nats for each in scores), sum(each.characters for each in scores)
+    assert (record["characters"], record["lines"]) == (characters, 3)
+    assert record["bits_per_character"] == pytest.approx(nats / math.log(2) / characters, abs=1e-5)
+    assert any("was trained with --lines, so each line is scored by itself" in line for line in _said(done))
+    each = [
+        json.loads(line) for line in _ok(score(names, tmp_path / "list", "--json", "--by-line")).splitlines()
+    ]
+    assert [line["text"] for line in each] == ["ab", "", "cd", "abc"]
+    assert [line["characters"] for line in each] == [3, 0, 3, 4]
+    whole = json.loads(_ok(score(names, tmp_path / "list", "--json", "--whole")))
+    expected = model.score(LIST.replace("\r\n", "\n"))
+    assert whole["characters"] == expected.characters
+    assert whole["bits_per_character"] == pytest.approx(expected.bits_per_character, abs=1e-5)
+
+
+def test_bits_of_a_list_are_those_of_its_lines(score: Command, names: Path) -> None:
+    model = CharRNN.load(names, device="cpu")
+    record = json.loads(_ok(score(names, "-", "--json", "--per-char", input=b"ab\nc\n")))
+    losses = [loss for each in model.score(["ab\n", "c\n"]) for loss in each.per_character.tolist()]
+    assert record["bits"] == pytest.approx([loss / math.log(2) for loss in losses], abs=1e-4)
+
+
+# --- what is shown -----------------------------------------------------------------------------------------
+
+
+def test_columns_have_headings_and_json_has_none(score: Command) -> None:
+    heading, row = _ok(score(MODEL, "-", input=b"LORD")).splitlines()
+    assert re.split(r"\s{2,}", heading.strip()) == ["bits per character", "perplexity", "characters", "file"]
+    assert len(row.split()) == 4
+    for options in (["--by-line"], ["--by-line", "--per-char"]):
+        assert _ok(score(MODEL, "-", *options, input=b"LORD")).startswith("bits per character  perplexity")
+    heading = _ok(score(BYTES, "-", "--compare", MODEL, input=b"LORD")).splitlines()[0]
+    assert heading.split("  ")[0] == "bits per byte"
+    assert "other's bits per character  likelier  file" in heading
+    for line in _ok(score(MODEL, "-", "--json", "--by-line", input=b"LORD\na")).splitlines():
+        assert json.loads(line)["unit"] == "character"
+
+
+@pytest.mark.parametrize("options", [[], ["--by-line"], ["--json"], ["--per-char"], ["--json", "--per-char"]])
+@pytest.mark.parametrize("data", [b"", "\ufeff".encode()])
+def test_an_empty_file_is_an_error(score: Command, options: list[str], data: bytes) -> None:
+    done = score(MODEL, "-", *options, input=data)
+    assert _said(done, 1)[-1].endswith("there is nothing to score in stdin: it is empty")
+    assert b"0.0" not in done.stdout
+
+
+def test_a_text_of_which_nothing_is_known_is_an_error(score: Command) -> None:
+    said = _said(score(MODEL, "-", "--unknown", "skip", input="ßß".encode()), 1)[-1]
+    assert said.endswith("the model knows none of its characters")
+
+
+def test_info_begins_with_the_number_of_parameters_and_the_validation_loss(info: Command) -> None:
+    first, second = _ok(info(MODEL)).splitlines()[:2]
+    assert re.fullmatch(r"parameters\s+[\d,]+", first)
+    assert second.startswith("validation loss")
+    record = json.loads(_ok(info(MODEL, "--json")))
+    assert list(record)[:2] == ["parameters", "validation_loss"]
+    assert f"{record['parameters']:,}" in first
+    if record["validation_loss"] is not None:
+        assert f"{record['validation_loss']:.4f} nats" in second
+
+
+def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(range(256)) * 20)
+    done = quality(BYTES, "--text", tmp_path / "data", "--json")
+    assert "bytes are measured, and not characters" in "\n".join(_said(done))
+    records = [json.loads(line) for line in _ok(done).splitlines()]
+    assert [each["unit"] for each in records] == ["byte", "byte"]
+    assert [each["characters"] for each in records] == [200, 200]
+    assert "bytes" in _ok(quality(BYTES, "--text", tmp_path / "data")).splitlines()[0]
+    assert "no UTF-8 text" in _said(quality(MODEL, "--text", tmp_path / "data"), 1)[-1]
+
+
+def test_stats_tell_the_reading_of_a_prime_from_generating(gen: Command) -> None:
+    done = gen(MODEL, "-p", "LORD " * 600, "-n", 50, "--stats", "--no-prime")
+    assert "; 3,000 characters of primes read in " in _said(done)[-1]
+    done = gen(MODEL, "-p", "LORD ", "-n", 50, "--stats", "--streams", 3)
+    assert "; 15 characters of primes read in " in _said(done)[-1]
+
+
+def test_a_long_prime_that_is_read_first_changes_nothing(gen: Command, lstm: CharRNN) -> None:
+    prime = "LORD of the text " * 200
+    state = lstm.prime(prime)
+    rest = lstm.generate(state, 60, seed=1)[0]
+    assert lstm.generate(prime, 60, seed=1, echo=False) == rest
+    assert "".join(lstm.stream(prime, 60, seed=1)) == rest
+    assert [each.text for each in lstm.generate_each([prime], 60, seed=1)] == [rest]
+    assert lstm.generate([prime, "x"], 60, seed=1)[0] == prime + rest
+
+
+# --- other ways to run them --------------------------------------------------------------------------------
+
+
+def test_the_package_runs_its_commands() -> None:
+    listed = _ok(run_module("charrnn_runtime"))
+    assert listed == _ok(run_module("charrnn_runtime", "--help"))
+    for name in ("gen", "score", "quality", "info"):
+        assert f"charrnn-{name}" in listed
+        shown = _ok(run_module("charrnn_runtime", name, "--help"))
+        assert f"Usage: charrnn-{name} " in shown
+    expected = _ok(run_module("charrnn_runtime.cli.gen", MODEL, "-n", 9, "-s", 1))
+    assert _ok(run_module("charrnn_runtime", "gen", MODEL, "-n", 9, "-s", 1)) == expected
+    assert "there are gen, score, quality, info" in _said(run_module("charrnn_runtime", "train"), 2)[-1]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "expected"),
+    [
+        ("gen", "--device", ["auto", "cpu", "cuda"]),
+        ("gen", "--unknown", ["error", "skip", "normalize"]),
+        ("score", "--device", ["auto", "cpu", "cuda"]),
+        ("score", "--unknown", ["error", "skip", "normalize"]),
+        ("quality", "--device", ["auto", "cpu", "cuda"]),
+    ],
+)
+def test_shells_complete_choices(command: str, option: str, expected: list[str]) -> None:
+    words = f"charrnn-{command} MODEL {option} "
+    variable = f"_CHARRNN_{command.upper()}_COMPLETE"
+    environment = {variable: "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
+    done = run_module(f"charrnn_runtime.cli.{command}", env=environment)
+    assert _ok(done).split() == expected
+    environment["COMP_WORDS"] = words + expected[1][:1]
+    assert expected[1] in _ok(run_module(f"charrnn_runtime.cli.{command}", env=environment)).split()
+
+
+@posix
+def test_lines_are_edited_and_remembered_at_a_terminal(lstm: CharRNN) -> None:
+    import pty
+
+    pytest.importorskip("readline")
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charrnn_runtime.cli.gen", MODEL, "-i", "-n", "20", "-s", "1"],
+        stdin=slave,
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        env=command_environment(TERM="xterm", HOME="/nonexistent"),
+    )
+    os.close(slave)
+    # A letter is deleted; the line before is called up with the arrow, and edited; the end.
+    os.write(master, b"LORDX\x7f \r")
+    os.write(master, b"\x1b[A\x7f\x7fE \r")
+    os.write(master, b"\x04")
+    out = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        out += part
+    assert process.wait(timeout=60) == 0, process.stderr and process.stderr.read().decode()
+    assert process.stderr is not None
+    process.stderr.close()
+    os.close(master)
+    first = lstm.stream("LORD ", 20, seed=1)
+    expected = ["".join(first)]
+    expected.append("".join(lstm.stream("LORE ", 20, seed=1, state=first.state)))
+    shown = out.decode(errors="replace").replace("\r\n", "\n")
+    for text in expected:
+        assert text in shown, shown
