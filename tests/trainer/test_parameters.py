@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from charrnn_trainer.network import CharNetwork
 
 from charrnn_runtime.format.reader import ModelInfo
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import NetworkConfig
+from charrnn_trainer.nn.network import CharNetwork
 
 CASES = [
     *itertools.product(["lstm", "gru", "rnn"], [1, 3], [0, 5], [False]),
