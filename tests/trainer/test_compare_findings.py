@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn_trainer.compare.cell_table import CellTable, compare_cells
+from charrnn_trainer.compare.cell_pair import CellPair, compare_cells
 from charrnn_trainer.compare.comparable import NOISE, noise_of
 from charrnn_trainer.compare.figures import listed, nats, shortened, signed
 from charrnn_trainer.compare.findings import OVERFIT, find
@@ -20,7 +20,7 @@ LOSSES = st.floats(0.5, 4.0, allow_nan=False)
 GRU = "GRU against LSTM"
 
 
-def cells_of(*runs: RunRecord, speeds: tuple[float, ...] = ()) -> CellTable | None:
+def cells_of(*runs: RunRecord, speeds: tuple[float, ...] = ()) -> CellPair | None:
     speeds = speeds or (1_000.0,) * len(runs)
     return compare_cells(runs, [measures(run, speed) for run, speed in zip(runs, speeds, strict=True)])
 

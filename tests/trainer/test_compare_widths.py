@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from charrnn_trainer.compare.cell_table import compare_cells
+from charrnn_trainer.compare.cell_pair import compare_cells
 from charrnn_trainer.compare.findings import find
 from charrnn_trainer.compare.measure import Sample, SampleSettings
 from charrnn_trainer.compare.plots import draw_curves, draw_gaps

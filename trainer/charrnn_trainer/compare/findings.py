@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from charrnn_trainer.compare.cell_table import CellTable
+from charrnn_trainer.compare.cell_pair import CellPair
 from charrnn_trainer.compare.comparable import (
     WINDOW,
     Noise,
@@ -44,7 +44,7 @@ class Finding:
     text: str
 
 
-def find(runs: Sequence[RunRecord], cells: CellTable | None) -> tuple[Finding, ...]:
+def find(runs: Sequence[RunRecord], cells: CellPair | None) -> tuple[Finding, ...]:
     """What some runs show, the most important first.
 
     Args:
@@ -120,7 +120,7 @@ def _ranking(losses: Sequence[tuple[RunRecord, float]], what: str, noise: Noise)
     return text
 
 
-def _gru_against_lstm(cells: CellTable, noise: Noise) -> str:
+def _gru_against_lstm(cells: CellPair, noise: Noise) -> str:
     pair = [cells.lstm, cells.gru]
     lstm, gru = cells.lstm.best, cells.gru.best
     if not same_text(pair):

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.compare.cell_table import LEVEL_SHARE, CellTable, compare_cells
+from charrnn_trainer.compare.cell_pair import LEVEL_SHARE, CellPair, compare_cells
 from charrnn_trainer.compare.comparable import WINDOW, same_split
 from charrnn_trainer.compare.figures import batch_time, bits, duration, listed, nats, shortened, size
 from charrnn_trainer.compare.findings import Finding, find
@@ -73,7 +73,7 @@ class Comparison:
     settings: SampleSettings
     samples: tuple[tuple[Sample | None, ...], ...]
     pictures: dict[str, Picture]
-    cells: CellTable | None
+    cells: CellPair | None
     findings: tuple[Finding, ...]
 
     def files(self) -> dict[str, bytes]:

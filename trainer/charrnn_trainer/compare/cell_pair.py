@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class CellTable:
+class CellPair:
     """An LSTM and a GRU side by side.
 
     Attributes:
@@ -52,7 +52,7 @@ class CellTable:
     rows: tuple[Row, ...]
 
 
-def compare_cells(runs: Sequence[RunRecord], models: Sequence[ModelMeasures]) -> CellTable | None:
+def compare_cells(runs: Sequence[RunRecord], models: Sequence[ModelMeasures]) -> CellPair | None:
     """The best LSTM and the best GRU by validation loss; None where one of the two is missing."""
     best = {}
     for cell in ("lstm", "gru"):
@@ -62,7 +62,7 @@ def compare_cells(runs: Sequence[RunRecord], models: Sequence[ModelMeasures]) ->
         best[cell] = min(found, key=lambda pair: _rank(pair[0]))
     (lstm, lstm_model), (gru, gru_model) = best["lstm"], best["gru"]
     rows = [*_losses(lstm, gru, noise_of(runs)), *_costs(lstm, lstm_model, gru, gru_model)]
-    return CellTable(lstm, gru, tuple(rows))
+    return CellPair(lstm, gru, tuple(rows))
 
 
 def _rank(run: RunRecord) -> tuple[bool, float]:
