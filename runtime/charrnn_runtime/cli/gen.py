@@ -25,6 +25,7 @@ Examples:
   charrnn-gen models/lstm.onnx --streams 3 --length 60 --json
   charrnn-gen models/lstm.onnx -p "ROMEO:" --stop ":" --no-prime --stats
   charrnn-gen models/lstm.onnx -p "KING " --lines 3 --unique
+  charrnn-gen models/lstm.onnx -p "KING " --beam 16 --length 40
 """
 
 
