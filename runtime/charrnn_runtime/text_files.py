@@ -20,6 +20,9 @@ MARK: Final = "\ufeff"
 Notice = Callable[[str], None]
 """Takes a line about a text that may be other than it seems. It names the parameter ``encoding``."""
 
+_HEAD: Final = 4096
+"""How many bytes at the start of a text are looked at, to say what it may be."""
+
 _MARKS: Final = (  # longer ones first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -134,6 +137,7 @@ class TextDecoder:
         self._decoder: codecs.IncrementalDecoder | None = None
         self._offset = 0
         self._begun = False
+        self._head = b""
 
     def decode(self, block: bytes, *, final: bool = False) -> str:
         """The text of the next block; what its end cuts comes with the one after it.
@@ -142,6 +146,7 @@ class TextDecoder:
             CharRNNError: it is no text of this encoding; the message says what it may be.
         """
         if self._decoder is None:
+            self._head = block[:_HEAD]
             self._begin(block)
             self._decoder = codecs.getincrementaldecoder(self.encoding)()
         pending = len(self._decoder.getstate()[0])
@@ -181,15 +186,22 @@ class TextDecoder:
             self._notice(f"{self._name} has many NUL bytes, as texts have not; is it one?")
 
     def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
+        """The error about bytes that are no text in this encoding.
+
+        Args:
+            error: Python's.
+            block: the block that has them, or that ends within a character.
+            begin: where in the text the bytes begin that the decoder had before it.
+        """
         where = ""
         if isinstance(error, UnicodeDecodeError):
             where = f": byte {begin + error.start} is 0x{error.object[error.start]:02x}"
-        advice = (
-            "it looks like binary data, and not like text"
-            if _looks_binary(block)
-            else "give the encoding that it has, such as "
-            f'encoding="{_other_than(self.encoding, _likely_encoding(block))}"'
-        )
+            block = bytes(error.object)
+        if _looks_binary(self._head):
+            advice = "it looks like binary data, and not like text"
+        else:
+            likely = _other_than(self.encoding, _likely_encoding(self._head, block))
+            advice = f'say which one it is in, as with encoding="{likely}"'
         return CharRNNError(f"{self._name} is no {self.encoding.upper()} text{where}; {advice}", "encoding")
 
 
@@ -204,14 +216,12 @@ def decoded(
             yield text
 
 
-def _likely_encoding(block: bytes) -> str:
-    """An encoding that a text may have which is no UTF-8."""
-    marked = next((name for mark, name in _MARKS if block.startswith(mark)), "")
-    found = marked or wide_encoding(block)
-    if found:
-        return found
+def _likely_encoding(head: bytes, block: bytes) -> str:
+    """An encoding that a text may have which begins with some bytes, and has others that are no UTF-8."""
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
     # Windows' Western encoding has quotation marks and dashes where Latin-1 has control characters.
-    return "cp1252" if re.search(rb"[\x80-\x9f]", block) else "latin-1"
+    western = "cp1252" if re.search(rb"[\x80-\x9f]", block) else "latin-1"
+    return marked or wide_encoding(head) or western
 
 
 def _other_than(encoding: str, likely: str) -> str:
@@ -222,4 +232,5 @@ def _other_than(encoding: str, likely: str) -> str:
 def _looks_binary(block: bytes) -> bool:
     """Whether so many bytes are control characters that no usual encoding of a text has them."""
     controls = sum(block.count(byte) for byte in range(32) if byte not in b"\t\n\f\r\x1b")
-    return controls * 20 > len(block) and not wide_encoding(block) and _likely_encoding(block)[:3] != "utf"
+    is_wide = wide_encoding(block) or block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return controls * 20 > len(block) and not is_wide
