@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -132,11 +131,9 @@ class Buffers:
         self._make_session = make_session
 
     def _allocate(self) -> None:
-        def states(kind: Any) -> list[list[NDArray[Any]]]:
-            return [[np.zeros((self.rows, part.size), kind) for part in self._parts] for _ in range(2)]
-
-        self._states = states(np.float32)  # of both buffers: the parts
-        self._rounded = states(np.uint8) if any(part.rounded for part in self._parts) else self._states
+        parts = self._parts
+        self._states = [[np.zeros((self.rows, part.size), np.float32) for part in parts] for _ in range(2)]
+        self._rounded = [[np.zeros((self.rows, part.size), np.uint8) for part in parts] for _ in range(2)]
         self._prepared = PreparedSettings(self.settings, self.sizes.vocabulary_size)
 
     def release(self) -> None:
@@ -221,7 +218,8 @@ class Buffers:
                 outputs[part.rounded[1]] = self._rounded[1 - reads][index]
         if self.sizes.samples:
             prepared = self._prepared.inputs(self.uniforms[slot])
-            inputs |= {name: array for name, array in prepared.items() if name in self._read}
+            read = (value.name for value in self._session.get_inputs())  # those that the sampler reads
+            inputs |= {name: prepared[name] for name in read if name in prepared}
             outputs["next_token"] = self.tokens[slot + 1]
         if len(self.logits):
             outputs["logits"] = self.logits[slot]
@@ -229,10 +227,6 @@ class Buffers:
             for name, array in buffers.items():
                 bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         return binding._iobinding, self._options
-
-    @cached_property
-    def _read(self) -> set[str]:
-        return {value.name for value in self._session.get_inputs()}
 
     # What moves between the arrays and the device, where these are two.
 

@@ -46,10 +46,10 @@ def rounded(values: NDArray[np.float32] | float) -> NDArray[np.uint8]:
     """Hidden states as int8 files read them, as ONNX's QuantizeLinear rounds: halves to even."""
     with np.errstate(over="ignore"):
         steps = np.rint(np.asarray(values, np.float32) / np.float32(spec.ACTIVATION_SCALE))
-    integers: NDArray[np.uint8] = np.clip(steps + np.float32(spec.ACTIVATION_ZERO_POINT), 0, 255).astype(
+    whole: NDArray[np.uint8] = np.clip(steps + np.float32(spec.ACTIVATION_ZERO_POINT), 0, 255).astype(
         np.uint8
     )
-    return integers
+    return whole
 
 
 def mass_limits(
