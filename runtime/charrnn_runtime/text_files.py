@@ -31,6 +31,8 @@ _MARKS: Final = (  # longer ones first: that of UTF-32 begins with that of UTF-1
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+_LONGEST_MARK: Final = 4
+
 _COMPRESSED: Final = (
     (b"\x1f\x8b", "a file that gzip compressed", "gzip -dc"),
     (b"\xfd7zXZ\0", "a file that xz compressed", "xz -dc"),
@@ -137,7 +139,7 @@ class TextDecoder:
         self._decoder: codecs.IncrementalDecoder | None = None
         self._offset = 0
         self._begun = False
-        self._head = b""
+        self._head = self._waiting = b""
 
     def decode(self, block: bytes, *, final: bool = False) -> str:
         """The text of the next block; what its end cuts comes with the one after it.
@@ -146,6 +148,10 @@ class TextDecoder:
             CharRNNError: it is no text of this encoding; the message says what it may be.
         """
         if self._decoder is None:
+            block, self._waiting = self._waiting + block, b""
+            if len(block) < _LONGEST_MARK and not final:
+                self._waiting = block  # a mark may be cut
+                return ""
             self._head = block[:_HEAD]
             self._begin(block)
             self._decoder = codecs.getincrementaldecoder(self.encoding)()
