@@ -90,7 +90,7 @@ def train(
             "--out",
             "-o",
             metavar="FOLDER",
-            help=f"The run's folder, new or empty. [default: {RUNS_FOLDER}/lstm, {RUNS_FOLDER}/lstm-2, ...]",
+            help=f"The run's folder, new or empty. [default: {RUNS_FOLDER}/CELL, {RUNS_FOLDER}/CELL-2, ...]",
             rich_help_panel=FILES,
         ),
     ] = None,
