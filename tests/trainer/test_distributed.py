@@ -182,7 +182,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused_and_leaves_nothing(
 ) -> None:
     leader, follower = pair(TINY.replace(batch_size=7), tmp_path / "run")
     assert leader.error.startswith(
-        "SettingError: batches of 7 rows cannot be shared equally by 2 processes; give --batch-size 6 or 8"
+        "SettingError: batches of 7 rows cannot be shared equally by 2 processes; give batch_size=6 or 8"
     )
     assert follower.error.startswith(ENDED)
     assert not (tmp_path / "run").exists()

@@ -71,6 +71,9 @@ def test_the_default_is_allowed_and_what_lies_outside_is_not(setting: Setting) -
         wrong: list[Any] = ["", "no such word", None, 1]
     elif setting.kind is bool:
         wrong = [0, 1, "yes"]
+    elif setting.kind is str:
+        assert setting.checked("x" * int(setting.high)) == "x" * int(setting.high)
+        wrong = ["x" * int(setting.high + 1), "\ud800", b"x", None, 1]
     else:
         for value, outside in ((setting.low, setting.above_low), (setting.high, setting.below_high)):
             assert outside or setting.checked(value) == value

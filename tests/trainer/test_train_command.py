@@ -100,7 +100,8 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
     flags = {
         "cell": "rnn", "layers": 2, "hidden_size": 9, "embedding_size": 4, "dropout": 0.125,
         "input_dropout": 0.25, "weight_drop": 0.5, "reset_chance": 0.75,
-        "level": "byte", "val_fraction": 0.25, "val_sample": 9, "split": "spread",
+        "level": "char", "encoding": "latin-1", "separator": "|",
+        "val_fraction": 0.25, "val_sample": 9, "split": "spread",
         "batch_size": 3, "seq_length": 7,
         "steps": 4, "minutes": 50.0, "keep": 3, "patience": 4,
         "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
@@ -109,14 +110,14 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
         "precision": "fp32", "threads": 1,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    switches = ("--tie-weights", "--random-start", "--no-onednn", "--no-tensorboard")
+    switches = ("--tie-weights", "--random-start", "--no-onednn", "--no-tensorboard", "--no-deterministic")
     done = program("my.txt", *words, *switches, "--out", "run")
     assert done.code == 0, done.err
     values = load_checkpoint(find_checkpoint("run", "last")).config.to_dict()
     flat = {name: value for section in values.values() for name, value in section.items()}
     assert flat == {
         **flags, "tie_weights": True, "random_start": True, "lines": False,
-        "onednn": False, "tensorboard": False,
+        "onednn": False, "tensorboard": False, "deterministic": False,
     }  # fmt: skip
 
 
@@ -190,6 +191,7 @@ def test_a_recipe_is_where_other_flags_start_from(program: Program) -> None:
         hidden_size=8,
         batch_size=4,
         seq_length=16,
+        encoding="utf-8",
         precision="fp32",
         onednn=False,
         threads=1,
@@ -452,8 +454,8 @@ def test_without_a_text_the_default_one_is_read(program: Program, monkeypatch: p
         (b"", "bad.txt is empty; at least 32 characters are needed"),
         (b"too short", "only 9 characters"),
         (b"x" * 1_000, "nothing to learn"),
-        (b"caf\xe9 " * 20, "byte 0xE9 at offset 3 cannot be read"),
-        (b"\xff\xfeh\0i\0" * 20, "UTF-16"),
+        (b"caf\xe9 " * 20, "bad.txt is no UTF-8 text: byte 3 is 0xe9"),
+        (b"PK\x03\x04" + bytes(60), "bad.txt is no text but a zip archive"),
     ],
 )
 def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
@@ -472,14 +474,14 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
     ("words", "code", "message"),
     [
         (("missing.txt",), 1, "there is no file missing.txt"),
-        ((".",), 1, ". is a folder"),
+        ((".",), 2, ". is a folder"),
         (("my.txt", "--layers", "0"), 2, "--layers must be a whole number from 1 to 32, not 0"),
         (("my.txt", "--cell", "cnn"), 2, "--cell must be one of lstm, gru, rnn, not 'cnn'"),
         (("my.txt", "--steps", "many"), 2, "--steps"),
         (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
         (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
         (("my.txt", "--sleeps", "3"), 2, "--sleeps"),
-        (("my.txt", "your.txt"), 2, "your.txt"),
+        (("my.txt", "your.txt"), 1, "there is no file your.txt"),
         (("my.txt", "--config", "missing.toml"), 1, "cannot read the settings in missing.toml"),
         (("my.txt", "--config", "my.txt"), 1, "my.txt is no TOML file"),
         (("my.txt", "--init-from", "missing"), 1, "there is no missing"),

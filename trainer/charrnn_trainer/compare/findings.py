@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from charrnn_trainer.compare.cell_pair import CellPair
+from charrnn_trainer.compare.cell_pair import COMPARED, CellPair
 from charrnn_trainer.compare.comparable import (
     WINDOW,
     Noise,
@@ -71,7 +71,7 @@ def find(runs: Sequence[RunRecord], cells: CellPair | None) -> tuple[Finding, ..
 
 
 def _alone(run: RunRecord) -> str:
-    other = "gru" if run.config.network.cell == "lstm" else "lstm"
+    other = next(cell for cell in COMPARED if cell != run.config.network.cell)
     best = run.best
     reached = (
         f"{run.name} kept no text for validation; its training loss is "
