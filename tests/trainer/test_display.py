@@ -38,6 +38,7 @@ def test_the_course_preset_says_how_long_it_takes_and_what_does_better(
     assert told(capsys, COURSE, 0.4).count(line) == 1
     assert "5,995 steps that are left" in told(capsys, COURSE.replace(cell="gru"), 0.4)
     assert "the 995 steps that are left" in told(capsys, COURSE, 0.4, step=5_000)
+    assert "the 995 steps that are left take about a minute here" in told(capsys, COURSE, 0.08, step=5_000)
     resumed = told(capsys, COURSE, 0.4, step=1_000)
     assert "the 4,995 steps that are left" in resumed
     assert "--minutes" not in resumed  # which would plan no other network for it

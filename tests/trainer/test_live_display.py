@@ -191,7 +191,9 @@ def shown(screen: Screen) -> Iterator[Shown]:
         display.close()
 
 
-def test_the_first_sample_comes_after_ten_seconds_and_others_with_validations(shown: Shown) -> None:
+def test_the_first_sample_comes_after_ten_seconds_and_others_with_validations_or_a_minute_later(
+    shown: Shown,
+) -> None:
     display, clock, samples = shown()
     taken = []
     for step in range(1, 31):
@@ -202,14 +204,10 @@ def test_the_first_sample_comes_after_ten_seconds_and_others_with_validations(sh
     assert taken.index(1) + 1 == 15  # 10.5 seconds
     display.validated(Validated(30, 3.9, True, 100))
     assert len(samples) == 2
-    display.log(Logged(30, 3.9, 0.005, 0.7, 100.0))
-    assert len(samples) == 2
-
-
-def test_without_validations_samples_come_with_reports(shown: Shown) -> None:
-    display, _, samples = shown(val_fraction=0.0)
-    display.log(Logged(30, 3.9, 0.005, 0.7, 100.0))
-    assert len(samples) == 1
+    for step, expected in ((31, 2), (32, 3), (33, 3)):  # a minute after the last one there is another
+        clock.now = 21.0 + 30.5 * (step - 30)
+        display.step(Stepped(step, 4.0, 0.005, 0.7, step / 400))
+        assert len(samples) == expected
 
 
 @pytest.mark.parametrize("columns", [120, 80, 60, 40, 20])

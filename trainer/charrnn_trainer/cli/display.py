@@ -198,7 +198,8 @@ class Display:
         minutes = left * statistics.median(self._measured) / 60.0
         if minutes < 1.0:
             return
-        line = f"the {left:,} steps that are left take about {minutes:,.0f} minutes here"
+        about = f"{minutes:,.0f} minutes" if round(minutes) > 1 else "a minute"
+        line = f"the {left:,} steps that are left take about {about} here"
         if self._course and minutes > _MINUTES:
             line += f"; --minutes {_MINUTES:g} makes a better model in less"
         terminal.say(line)

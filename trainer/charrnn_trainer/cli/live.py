@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from charrnn_trainer.training.events import Logged, Started, Stepped, Validated
 
 _FIRST_SAMPLE: Final = 10.0
-"""So many seconds after the start the first sample is taken, and further ones with every validation."""
+_NEXT_SAMPLE: Final = 60.0
+"""So many seconds after the start the first sample is taken; further ones come with every validation, and so
+many seconds after the last where that is rare."""
 
 _SAMPLE_LENGTH: Final = 240
 _SAMPLE_ROWS: Final = 4
@@ -60,9 +62,9 @@ class LiveDisplay:
         self._done_before = self._done = started.done
         self._clock = clock
         self._began = clock()
+        self._next_sample = self._began + _FIRST_SAMPLE
         self._batch_characters = config.data.batch_size * config.data.seq_length
         self._unit = "bytes" if config.data.level == "byte" else "characters"
-        self._validates = config.data.validates
         self._loss: float | None = None
         self._knows_every_loss = False  # on a GPU only reports have one
         self._seconds: float | None = None
@@ -90,16 +92,14 @@ class LiveDisplay:
             self._knows_every_loss = True
             self._training_curve.add(event.step, event.loss)
         self._seconds = _mean(self._seconds, event.seconds)
-        if self._sample is None and self._clock() - self._began >= _FIRST_SAMPLE:
+        if self._clock() >= self._next_sample:
             self._take_sample()
 
     def log(self, event: Logged) -> None:
-        """Take the means since the last report; without validations, a sample too."""
+        """Take the means since the last report."""
         if not self._knows_every_loss:
             self._training_curve.add(event.step, event.train_loss)
         self._loss, self._seconds = event.train_loss, event.seconds_per_batch
-        if not self._validates:
-            self._take_sample()
 
     def validated(self, event: Validated) -> None:
         """Take a validation's loss, and a sample of the network that has it."""
@@ -109,6 +109,7 @@ class LiveDisplay:
 
     def _take_sample(self) -> None:
         self._sample = (self._step, self._write(_SAMPLE_LENGTH))
+        self._next_sample = self._clock() + _NEXT_SAMPLE
 
     # --- what is shown -------------------------------------------------------------------------------------
 
