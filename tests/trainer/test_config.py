@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 
 from charrnn_runtime.cli.terminal import in_options
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.config import (
-    SECTIONS,
-    DataConfig,
-    NetworkConfig,
-    OptimizationConfig,
-    RunConfig,
-    TrainConfig,
-)
+from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, RunConfig
 from charrnn_trainer.runs.run_file import RunFile
+from charrnn_trainer.train_config import SECTIONS, TrainConfig
 
 CONFIGS = st.builds(
     TrainConfig,

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.distributed import ProcessGroup, join
 from charrnn_trainer.training.events import Event, Stepped

@@ -18,9 +18,9 @@ import settings_page
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer.cli.train import app
-from charrnn_trainer.config import CHANGEABLE, SECTIONS, SETTINGS, TrainConfig, check_changes
 from charrnn_trainer.recipes import RECIPES
 from charrnn_trainer.setting import Setting, option_of
+from charrnn_trainer.train_config import CHANGEABLE, SECTIONS, SETTINGS, TrainConfig, check_changes
 from charrnn_trainer.training import time_budget
 from charrnn_trainer.training.time_budget import plan_for_minutes
 

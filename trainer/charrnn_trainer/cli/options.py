@@ -12,8 +12,8 @@ import typer
 
 from charrnn_runtime.cli.command_line import Command, without_escapes
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import SETTINGS
 from charrnn_trainer.setting import Group, Setting
+from charrnn_trainer.train_config import SETTINGS
 
 FILES: Final = "Runs and files"
 OTHER: Final = "Other options"

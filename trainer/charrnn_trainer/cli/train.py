@@ -21,11 +21,11 @@ from charrnn_trainer.cli.runs import RUNS_FOLDER, begin_run, resume_run
 from charrnn_trainer.cli.stop_signals import StopSignals
 from charrnn_trainer.cli.text import find as find_texts
 from charrnn_trainer.cli.torch_installed import need_torch
-from charrnn_trainer.config import CHANGEABLE, TrainConfig
 from charrnn_trainer.recipes import RECIPES
 from charrnn_trainer.recipes import recipe as named_recipe
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.setting import Group, option_of
+from charrnn_trainer.train_config import CHANGEABLE, TrainConfig
 from charrnn_trainer.training.spinning import limit_spinning
 from charrnn_trainer.version import __version__
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.config import SECTIONS, TrainConfig
 from charrnn_trainer.data.token_file import Source
 from charrnn_trainer.setting import check_names
+from charrnn_trainer.train_config import SECTIONS, TrainConfig
 
 
 @dataclass(frozen=True)
