@@ -114,7 +114,7 @@ def wide_encoding(block: bytes) -> str:
 
 
 def _are_letters(block: bytes) -> bool:
-    """Whether many bytes are Latin letters: where those before and behind NULs are, NULs stand between words."""
+    """Whether many bytes are Latin letters, as they are where NULs stand between words."""
     return sum(map(block.count, b"abcdefghijklmnopqrstuvwxyz")) * 3 > len(block)
 
 
