@@ -35,7 +35,8 @@ def decompressed(file: IO[bytes], name: str) -> Readable:
     beginning = file.read(len(XZ))
     file.seek(0)
     if beginning.startswith(GZIP):
-        return _Decompressed(gzip.GzipFile(fileobj=file), name, "gzip")
+        # Its default is the mode of the file, and a temporary file's is for writing.
+        return _Decompressed(gzip.GzipFile(fileobj=file, mode="rb"), name, "gzip")
     if beginning == XZ:
         return _Decompressed(lzma.LZMAFile(file), name, "xz")
     return file

@@ -78,22 +78,28 @@ def what_it_is(head: bytes, name: str = "") -> str:
     """What a file is that begins with some bytes, where these are not the beginning of a text; else "".
 
     Args:
-        head: its first bytes; a few dozen are enough.
+        head: its first bytes; 262 are enough.
         name: its name, for a command that makes a text of it; none is given for "".
     """
     for magic, kind, command in _COMPRESSED:
         if head.startswith(magic) and not (magic == b"BZh" and head[4:10] != b"1AY&SY"):
-            words = f"{command} {shlex.quote(name)} > text.txt"
-            return f"{kind}: unpack it first, as with {words}" if name else kind
+            return _to_unpack(kind, command, name)
     for magic, kind in _BINARY:
         if head.startswith(magic):
             return kind
+    if head[257:262] == b"ustar":  # POSIX.1-1988
+        return _to_unpack("a tar archive", "tar -xOf", name)
     if len(head) > 9 and head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 28:
         return "a safetensors file"
     # An ONNX file begins with its IR version, and then the name of what made it, or the graph.
     if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42):
         return "an ONNX model"
     return ""
+
+
+def _to_unpack(kind: str, command: str, name: str) -> str:
+    words = f"{command} {shlex.quote(name)} > text.txt"
+    return f"{kind}: unpack it first, as with {words}" if name else kind
 
 
 def wide_encoding(block: bytes) -> str:
@@ -106,11 +112,15 @@ def wide_encoding(block: bytes) -> str:
         return "utf-32-le"
     if min(nuls[0], nuls[1]) > 0.9 * quarter:
         return "utf-32-be"
-    if nuls[1] + nuls[3] > 0.9 * sum(nuls):
-        return "utf-16-le"
-    if nuls[0] + nuls[2] > 0.9 * sum(nuls):
-        return "utf-16-be"
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if nuls[first] + nuls[first + 2] > 0.9 * sum(nuls):
+            return "" if block.isascii() and _are_letters(block[first::2]) else encoding
     return ""
+
+
+def _are_letters(block: bytes) -> bool:
+    """Whether many bytes are Latin letters, as they are where NULs stand between words."""
+    return sum(map(block.count, b"abcdefghijklmnopqrstuvwxyz")) * 3 > len(block)
 
 
 class TextDecoder:
@@ -189,7 +199,7 @@ class TextDecoder:
                 f'is that, give encoding="{wide}"'
             )
         elif head.count(0) * 50 > len(head):
-            self._notice(f"{self._name} has many NUL bytes, as texts have not; is it one?")
+            self._notice(f"{self._name} has many NUL bytes, which is unusual for a text")
 
     def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
         """The error about bytes that are no text in this encoding.

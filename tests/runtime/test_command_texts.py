@@ -176,7 +176,7 @@ def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Comm
     assert _ok(done) == lstm.generate("cafe", 9, seed=1)
     assert "--unknown normalize keeps those that it knows in their other form" in "\n".join(_said(done))
     done = score(MODEL, "-", "--unknown", "skip", input=DECOMPOSED.encode())
-    assert "1 characters were left out" in _said(done)[-1]
+    assert "1 character was left out" in _said(done)[-1]
 
 
 @pytest.mark.parametrize("options", [["--by-line"], ["--whole"]])

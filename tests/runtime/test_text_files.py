@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Iterator
 
@@ -117,7 +118,10 @@ def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_
 def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     said: list[str] = []
     assert "".join(decoded([b"abc\0\0" * 100], "my.txt", None, said.append)) == "abc\0\0" * 100
-    assert said == ["my.txt has many NUL bytes, as texts have not; is it one?"]
+    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]
+    said.clear()
+    assert "".join(decoded([b"hello\0world\0" * 100], "my.txt", None, said.append)) == "hello\0world\0" * 100
+    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]  # not UTF-16, at even places
     said.clear()
     assert "".join(decoded([b"abc " * 100 + b"\0"], "my.txt", None, said.append)) == "abc " * 100 + "\0"
     assert said == []  # one is a character like others
@@ -153,6 +157,13 @@ def _npy() -> bytes:
     return file.getvalue()
 
 
+def _tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("text"))
+    return file.getvalue()
+
+
 def _safetensors() -> bytes:
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(4)
@@ -169,6 +180,7 @@ def _safetensors() -> bytes:
         (_safetensors(), "a safetensors file"),
         (LSTM, "an ONNX model"),
         (pickle.dumps([1] * 100, protocol=4), "a Python pickle"),
+        (_tar(), "a tar archive: .* tar -xOf my.bin > text.txt"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
         (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     ],

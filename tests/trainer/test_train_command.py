@@ -6,6 +6,7 @@ import gzip
 import importlib
 import io
 import json
+import lzma
 import math
 import os
 import re
@@ -388,6 +389,37 @@ def test_standard_input_trains(program: Program, monkeypatch: pytest.MonkeyPatch
     assert program("--resume", "ckpt", "--steps", "7").code == 0
 
 
+def test_a_compressed_text_is_read_from_standard_input(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for compress in (gzip.compress, lzma.compress):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(compress(TEXT.encode()))))
+        done = program("-", *TRAIN, *TINY_FLAGS)
+        assert done.code == 0, done.err
+        assert f"text: standard input, {len(TEXT):,} characters" in done.err
+
+
+def test_settings_given_as_a_text_are_named_and_the_advice_works(program: Program) -> None:
+    assert program("my.txt", *TRAIN, *TINY_FLAGS).code == 0
+    done = program("ckpt/lstm/config.toml")
+    assert done.code == 2
+    assert "ckpt/lstm/config.toml holds the settings of a run and is not a text" in done.err
+    assert program(*done.err.partition(": --config")[1][2:].split(), "ckpt/lstm/config.toml").code == 0
+    Path("other.toml").write_text("[words]\n" + "a = 1\n" * 2000, encoding="utf-8")
+    assert program("other.toml", *TRAIN, *TINY_FLAGS).code == 0
+
+
+def test_an_empty_text_among_others_is_told(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("empty.txt").touch()
+    done = program("my.txt", "empty.txt", *TRAIN, *TINY_FLAGS)
+    assert done.code == 0
+    assert "warning: empty.txt is empty, so it adds nothing" in done.err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    done = program("my.txt", "-", *TRAIN, *TINY_FLAGS)
+    assert (done.code, done.out) == (1, "")
+    assert "standard input is empty; pipe a text into it, or leave - out" in done.err
+
+
 def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
     Path("more/deep").mkdir(parents=True)
     Path("more/b.txt").write_text("be that as it may " * 20, encoding="utf-8")
@@ -398,6 +430,7 @@ def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
     assert done.code == 0, done.err
     assert 'texts: 3, read as one with "|" between them, the last 10 % of each held out' in done.err
     assert "text: my.txt, b.txt, a.txt.gz, " in done.err
+    assert re.search(r"split: [\d,]+ characters for training, [\d,]+ at the ends of the texts for", done.err)
     file = RunFile.read(Path("ckpt/lstm/config.toml"))
     paths = [Path(path) for path in ("my.txt", "more/b.txt", "more/deep/a.txt.gz")]
     assert file.text == tuple(str(path.absolute()) for path in paths)

@@ -307,9 +307,10 @@ class Skipped:
         """Say how many they are."""
         if self.count:
             shown = ", ".join(map(repr, list(self._kinds)[:10]))
+            several = self.count > 1
             terminal.say(
-                f"{self.count:,} characters were left out, since {self._model.info.path} does not know them: "
-                f"{shown}"
+                f"{self.count:,} {'characters were' if several else 'character was'} left out, since "
+                f"{self._model.info.path} does not know {'them' if several else 'it'}: {shown}"
             )
 
 

@@ -47,8 +47,10 @@ _EARLY = 0.7
 class Display:
     """Shows the events of a training. Use it in a ``with`` statement, and as the training's listener."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, several_texts: bool = False) -> None:
+        """A display of a training on one text, or on several (where `show_text` is not to find out)."""
         console = Console(stderr=True)
+        self._several_texts = several_texts
         self._live: LiveDisplay | None = None
         self._console = console if has_terminal(console) else None
         self._steps = 0
@@ -87,6 +89,7 @@ class Display:
 
     def show_text(self, text: ScannedText) -> None:
         """Show what was read: its length, its symbols, its first lines."""
+        self._several_texts = len(text.files) > 1
         columns = _ANY_WIDTH if self._console is None else terminal_size()[0] - 1
         unit = "bytes" if text.vocabulary.level == "byte" else "characters"
         terminal.say(
@@ -160,7 +163,7 @@ class Display:
             f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, input {reads}, "
             f"{event.parameters:,} parameters, on {event.device} in {config.run.precision}"
         )
-        terminal.say(f"split: {_split(event, self._unit)}")
+        terminal.say(f"split: {_split(event, self._unit, several_texts=self._several_texts)}")
         minutes = config.optimization.minutes
         limited = self._steps < MOST_STEPS
         self._timed = minutes > 0.0
@@ -265,7 +268,7 @@ def is_course(config: TrainConfig) -> bool:
     return given["schedule"] == "constant" and all(given[name] == course[name] for name in names)
 
 
-def _split(event: Started, unit: str) -> str:
+def _split(event: Started, unit: str, *, several_texts: bool) -> str:
     """Which part of the text is for what."""
     train, validation = f"{event.train_tokens:,} {unit} for training", f"{event.validation_tokens:,}"
     data = event.config.data
@@ -276,6 +279,8 @@ def _split(event: Started, unit: str) -> str:
     blocks = split_text(event.train_tokens + event.validation_tokens, data).blocks
     if data.split == "spread" and blocks > 1:
         return f"{train}, {validation} in {blocks} blocks all over the text for validation"
+    if several_texts and data.split == "end":
+        return f"{train}, {validation} at the ends of the texts for validation"
     return f"the first {train}, the last {validation} for validation"
 
 

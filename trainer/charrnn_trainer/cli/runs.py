@@ -112,9 +112,10 @@ def resume_run(
 
     folder = newest_run(path)
     terminal.say(f"resuming {folder}")
-    config = RunFile.read(folder / CONFIG_FILE).config.replace(**changes)
+    file = RunFile.read(folder / CONFIG_FILE)
+    config = file.config.replace(**changes)
     with (
-        Display() as display,
+        Display(several_texts=isinstance(file.text, tuple)) as display,
         stop,
         _word_on_write_errors(folder),
         _listeners(config, folder, display) as listener,

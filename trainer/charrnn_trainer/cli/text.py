@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.texts import say_notice
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.setting import option_of
 from charrnn_trainer.train_config import SETTINGS, TrainConfig
 
@@ -77,6 +78,8 @@ def scan(text: Source | None, config: TrainConfig, vocabulary: Vocabulary | None
     level: Literal["char", "byte"] = "byte" if data.level == "byte" else "char"
     if text is not None:
         paths = [text] if isinstance(text, str) else text
+        if level == "char":
+            _refuse_settings(paths)
         size = sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
         with reading(size, "reading the text" if len(paths) == 1 else "reading the texts") as progress:
             scanned = scan_texts(
@@ -102,6 +105,21 @@ def scan(text: Source | None, config: TrainConfig, vocabulary: Vocabulary | None
         found = default_corpus(terminal.say, progress)
     unix = data.lines
     return scan_text(str(found.path), level=level, vocabulary=vocabulary, name=found.name, unix_lines=unix)
+
+
+def _refuse_settings(paths: Sequence[str]) -> None:
+    """Refuse a ``config.toml`` that was given as a text; other TOML files are texts like any."""
+    for path in paths:
+        if path.endswith(".toml"):
+            with contextlib.suppress(CharRNNError):
+                RunFile.read(Path(path))
+                settings = f"--config {shlex.quote(path)}"
+                break
+    else:
+        return
+    raise SettingError(
+        f"{path} holds the settings of a run and is not a text; to begin with them: {settings}"
+    )
 
 
 def _about_texts(scanned: ScannedText, config: TrainConfig) -> str:
