@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -111,6 +112,11 @@ def fill_clone(folder: Path, tinyshakespeare: Path) -> None:
     text = tinyshakespeare.read_text(encoding="utf-8")
     (folder / "my.txt").write_text(text[:20_000], encoding="utf-8")
     (folder / "more.txt").write_text(text[20_000:40_000], encoding="utf-8")
+    (folder / "more.txt.gz").write_bytes(gzip.compress(text[40_000:60_000].encode()))
+    (folder / "letters.txt").write_bytes("déjà vu, et à bientôt\n".encode("latin-1") * 500)
+    (folder / "letters" / "old").mkdir(parents=True)
+    (folder / "letters" / "one.txt").write_text(text[60_000:70_000], encoding="utf-8")
+    (folder / "letters" / "old" / "two.txt").write_text(text[70_000:80_000], encoding="utf-8")
     names = (
         "anna",
         "bea",

@@ -86,8 +86,8 @@ _HOMES = {
         "NetworkConfig",
         "OptimizationConfig",
         "RunConfig",
-        "TrainConfig",
     ),
+    "charrnn_trainer.train_config": ("TrainConfig",),
     "charrnn_trainer.data.corpus": ("Corpus",),
     "charrnn_trainer.export.api": ("export_checkpoint",),
     "charrnn_trainer.training.events": (
