@@ -29,20 +29,14 @@ _KNOWN_ELSEWHERE: Final = {
 
 
 class App(typer.Typer):
-    """An app whose commands are of the class `Command`, or `StrictCommand`."""
-
-    def __init__(self, *, refuses_repeats: bool, **options: Any) -> None:
-        super().__init__(**options)
-        self._command_class = StrictCommand if refuses_repeats else Command
+    """An app whose commands are of the class `Command`."""
 
     def command(self, name: str | None = None, **options: Any) -> Any:
-        return super().command(name, **{"cls": self._command_class, **options})
+        return super().command(name, **{"cls": Command, **options})
 
 
 class Command(typer.core.TyperCommand):
-    """A command that suggests the right option where there is none of a name."""
-
-    refuses_repeats = False
+    """A command that says so when an option that counts once is given twice, and suggests the right ones."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of a command line; ``ctx`` takes what they say."""
@@ -51,8 +45,7 @@ class Command(typer.core.TyperCommand):
         except Exception as error:  # typer's own, of a class that it does not export
             self._suggest(ctx, error)
             raise
-        if self.refuses_repeats:
-            self._refuse_repeated(ctx, given)
+        self._refuse_repeated(ctx, given)
         return super().parse_args(ctx, args)
 
     def _suggest(self, ctx: Any, error: Exception) -> None:
@@ -72,12 +65,6 @@ class Command(typer.core.TyperCommand):
             if loses and not getattr(each, "multiple", False) and given.count(each) > 1:
                 names = " or ".join(sorted({*each.opts, *each.secondary_opts}, key=len, reverse=True))
                 ctx.fail(f"{names} is given {_times(given.count(each))}; give it once")
-
-
-class StrictCommand(Command):
-    """One that says so, too, when an option that counts once is given twice, of which the last would win."""
-
-    refuses_repeats = True
 
 
 def among(choices: Sequence[str]) -> Callable[[], list[str]]:

@@ -15,7 +15,7 @@ from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 
-app = terminal.new_app(refuses_repeats=True)
+app = terminal.new_app()
 
 EXAMPLES = """\b
 Examples:

@@ -14,7 +14,7 @@ from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import one_line
 from charrnn_runtime.format.reader import ModelInfo, read_model_file
 
-app = terminal.new_app(refuses_repeats=True)
+app = terminal.new_app()
 
 EXAMPLES = """\b
 Examples:

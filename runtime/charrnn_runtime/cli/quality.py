@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.quality import ItemQuality, TextQuality
     from charrnn_runtime.sampling import Sampling
 
-app = terminal.new_app(refuses_repeats=True)
+app = terminal.new_app()
 
 EXAMPLES = """\b
 Examples:

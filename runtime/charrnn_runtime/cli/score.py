@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.vocabulary import Unknown
 
-app = terminal.new_app(refuses_repeats=True)
+app = terminal.new_app()
 
 EXAMPLES = """\b
 Examples:

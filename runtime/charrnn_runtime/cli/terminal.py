@@ -65,15 +65,9 @@ def version_option(distribution: str, version: str) -> typer.models.OptionInfo:
     return option
 
 
-def new_app(*, refuses_repeats: bool = False) -> typer.Typer:
-    """An app for one command: its help keeps the line breaks of its examples.
-
-    Args:
-        refuses_repeats: whether an option that counts once is refused when it is given twice; else the last
-            one wins.
-    """
+def new_app() -> typer.Typer:
+    """An app for one command: its help keeps the line breaks of its examples."""
     return App(
-        refuses_repeats=refuses_repeats,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
