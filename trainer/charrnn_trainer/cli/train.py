@@ -42,8 +42,8 @@ Examples:
   charrnn-train names.txt --lines --minutes 3
   charrnn-train my.txt --cell gru --steps 2000
   charrnn-train my.txt --layers 1 --hidden-size 512 --lr 0.002
-  charrnn-train book.txt letters.txt.gz --minutes 3
-  charrnn-train src --glob '**/*.py' --minutes 10
+  charrnn-train my.txt more.txt.gz --minutes 3
+  charrnn-train letters --glob '**/*.txt' --minutes 3
   charrnn-train --resume ckpt/lstm
   charrnn-train --config ckpt/lstm/config.toml
   charrnn-train more.txt --init-from ckpt/lstm --minutes 1
