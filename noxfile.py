@@ -219,6 +219,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def nightly(session: nox.Session) -> None:
+    """Run the tests that take long, of the runtime and of all else; what follows -- goes to pytest."""
+    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    full.run("pytest", "-m", "nightly", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def mutations(session: nox.Session) -> None:
     """Try 10,000 mutated models and 10,000 checkpoints on their readers; after -- stand options."""
     full = FullEnvironment(session)

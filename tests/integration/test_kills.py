@@ -41,6 +41,7 @@ sys.exit(kills.main(["--only", "0", "--seed", "9", "--folder", sys.argv[1]]))
 """
 
 
+@pytest.mark.nightly
 def test_files_that_are_not_written_whole_are_found(tmp_path: Path) -> None:
     # With this seed, the try kills a training late in its usual time: then its first file is half there.
     done = run_program("-c", HALF_WRITTEN, tmp_path)

@@ -61,7 +61,11 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- encodings ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-32-be", "utf-8", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["latin-1", "utf-16"]
+    + [pytest.param(name, marks=pytest.mark.nightly) for name in ("utf-32-be", "utf-8", "cp1252")],
+)
 def test_every_command_reads_files_in_the_encoding_that_is_given(
     gen: Command, score: Command, encoding: str, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def tried(subject: str, count: int = 8, longest: float = LONGEST) -> Tally:
 
 
 @needs_posix
+@pytest.mark.nightly
 def test_what_goes_well_is_counted() -> None:
     tally = tried("well", 10)
     assert (dict(tally.outcomes), tally.faults) == ({"works": 5, "refused": 5}, [])
@@ -70,6 +71,7 @@ def test_what_goes_well_is_counted() -> None:
 
 
 @needs_posix
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("subject", "seeds", "what"),
     [
@@ -90,6 +92,7 @@ def test_a_fault_is_told_with_its_seed_and_the_others_go_on(
 
 
 @needs_posix
+@pytest.mark.nightly
 def test_a_hang_is_ended_and_told() -> None:
     tally = tried("hangs_at_3", longest=10.0)
     assert tally.faults == [(3, "no answer within 10 seconds")]

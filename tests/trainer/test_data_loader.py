@@ -39,7 +39,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "method",
+    ["fork", *(pytest.param(method, marks=pytest.mark.nightly) for method in ("forkserver", "spawn"))],
+)
 def test_workers_of_a_data_loader_use_a_model(tmp_path: Path, method: str) -> None:
     if method == "fork" and not hasattr(os, "fork"):
         pytest.skip("this system does not fork")

@@ -265,8 +265,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int | N
     return made
 
 
-@pytest.mark.parametrize("precision", spec.PRECISIONS)
-@pytest.mark.parametrize("embedding_size", [None, 5])
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param(name, marks=[pytest.mark.nightly] * (name == "fp16")) for name in spec.PRECISIONS],
+)
+@pytest.mark.parametrize("embedding_size", [pytest.param(None, marks=pytest.mark.nightly), 5])
 @pytest.mark.parametrize("cell", CELLS)
 def test_exports_in_all_precisions_are_proved_against_torch(
     trained: dict[tuple[str, int | None], Checkpoint],

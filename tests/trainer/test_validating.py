@@ -62,6 +62,9 @@ def test_where_all_is_no_more_to_read_all_is_read() -> None:
     assert sample_rows(rows, 0) is rows
 
 
+NIGHTLY = pytest.mark.nightly
+
+
 def verse(random: np.random.Generator) -> str:
     words = ["to", "be", "or", "not", "question", "nobler", "mind", "suffer", "slings", "arrows", "fortune"]
     return " ".join(random.choice(words, 7)) + ".\n"
@@ -79,7 +82,7 @@ def log(random: np.random.Generator) -> str:
     return f"2026-01-{day:02} {hour:02}:00 status installed x{number}\n"
 
 
-@pytest.mark.parametrize("item", [verse, code, log])
+@pytest.mark.parametrize("item", [pytest.param(verse, marks=NIGHTLY), pytest.param(code, marks=NIGHTLY), log])
 def test_a_sample_is_within_half_a_percent_of_the_whole(
     item: Callable[[np.random.Generator], str],
 ) -> None:
