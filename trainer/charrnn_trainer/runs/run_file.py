@@ -45,6 +45,9 @@ class RunFile:
             CharRNNError: the file cannot be read, or is no TOML.
             SettingError: an unknown setting, or a value that is not allowed.
         """
+        if path.is_dir():
+            where = f"{path / 'config.toml'}" if (path / "config.toml").is_file() else "a run's config.toml"
+            raise CharRNNError(f"{path} is a folder; give {where}")
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
