@@ -10,6 +10,7 @@ import codecs
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Final
 
@@ -216,6 +217,10 @@ def decoded(
 
 def _likely_encoding(block: bytes) -> str:
     """An encoding that a text may have which is no UTF-8."""
+    with suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(block)  # which may end within a character
+        if not wide_encoding(block):
+            return "utf-8"
     marked = next((name for mark, name in _MARKS if block.startswith(mark)), "")
     found = marked or wide_encoding(block)
     if found:
