@@ -397,6 +397,16 @@ def test_a_compressed_text_is_read_from_standard_input(
         assert f"text: standard input, {len(TEXT):,} characters" in done.err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' paths are Unicode")
+def test_paths_that_are_not_unicode_are_printed_as_they_are_and_read_back(program: Program) -> None:
+    text, out = Path(os.fsdecode(b"t\xe9.txt")), os.fsdecode(b"r\xe9")
+    text.write_text(TEXT, encoding="utf-8")
+    done = run_program("-m", "charrnn_trainer.cli.train", text, "--out", out, *TRAIN, *TINY_FLAGS)
+    assert done.stdout == b"r\xe9\n", done.stderr
+    assert program("--config", f"{out}/config.toml", "--out", "again").code == 0
+    assert RunFile.read(Path("again/config.toml")).text == str(text.absolute())
+
+
 def test_settings_given_as_a_text_are_named_and_the_advice_works(program: Program) -> None:
     assert program("my.txt", *TRAIN, *TINY_FLAGS).code == 0
     done = program("ckpt/lstm/config.toml")
@@ -505,14 +515,14 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
     ("words", "code", "message"),
     [
         (("missing.txt",), 1, "there is no file missing.txt"),
-        ((".",), 1, ". is a folder"),
+        ((".",), 2, ". is a folder"),
         (("my.txt", "--layers", "0"), 2, "--layers must be a whole number from 1 to 32, not 0"),
         (("my.txt", "--cell", "cnn"), 2, "--cell must be one of lstm, gru, rnn, not 'cnn'"),
         (("my.txt", "--steps", "many"), 2, "--steps"),
         (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
         (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
         (("my.txt", "--sleeps", "3"), 2, "--sleeps"),
-        (("my.txt", "your.txt"), 2, "your.txt"),
+        (("my.txt", "your.txt"), 1, "there is no file your.txt"),
         (("my.txt", "--config", "missing.toml"), 1, "cannot read the settings in missing.toml"),
         (("my.txt", "--config", "my.txt"), 1, "my.txt is no TOML file"),
         (("my.txt", "--init-from", "missing"), 1, "there is no missing"),
