@@ -93,6 +93,17 @@ def what_it_is(head: bytes, name: str = "") -> str:
     return ""
 
 
+def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
+    """What a file is that begins with some bytes and cannot be read as an ONNX file, because of an error."""
+    kind = what_it_is(head)
+    if kind == "a safetensors file":
+        command = f"charrnn-export {shlex.quote(name)} my.onnx"
+        return f"it is {kind}; if it is a checkpoint, make a model of it: {command}"
+    if kind and kind != "an ONNX model":
+        return f"it is {kind}"
+    return f"it is no ONNX file, or was cut short or altered ({error})"
+
+
 def _to_unpack(kind: str, command: str, name: str) -> str:
     words = f"{command} {shlex.quote(name)} > text.txt"
     return f"{kind}: unpack it first, as with {words}" if name else kind
