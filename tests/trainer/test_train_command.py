@@ -78,7 +78,7 @@ def test_a_training_says_what_it_does_and_prints_its_folder(program: Program) ->
     assert [line.split("  ")[0] for line in steps] == ["step 2/6", "step 4/6", "step 6/6"]
     assert all("loss " in line for line in steps)
     assert sum("validation loss" in line and "bits per character" in line for line in lines) >= 2
-    assert lines[-1] == "next: charrnn-export ckpt/gru models/gru.onnx"
+    assert lines[-1] == "next: charrnn-export ckpt/gru my.onnx"
     assert sorted(path.name for path in Path("ckpt/gru").iterdir() if not path.name.startswith(".")) == [
         "config.toml",
         "gru-1x8-step3.safetensors",
