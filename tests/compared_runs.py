@@ -10,10 +10,10 @@ import numpy as np
 
 from charrnn_trainer.compare.measure import ModelMeasures
 from charrnn_trainer.compare.records import RunRecord, Validation
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.finding import CheckpointEntry
 from charrnn_trainer.runs.header import CorpusInfo
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import train
 from tiny_runs import TEXT, TINY
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from charrnn_runtime.errors import CharRNNError
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn import network as network_module
 from charrnn_trainer.nn.network import next_token_loss
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training import torch_settings, trainer, validator
 from charrnn_trainer.training.api import resume, run_worker, train
 from charrnn_trainer.training.distributed import ProcessGroup, join

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from charrnn_trainer.config import MOST_STEPS, SETTINGS
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.recipes import RECIPES
 from charrnn_trainer.setting import Group, Setting, option_of
+from charrnn_trainer.train_config import SETTINGS
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 

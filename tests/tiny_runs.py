@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.cpu_graph import StatePart, mass_limits, rounded
+from charrnn_runtime.cpu_graph import PreparedSettings, StatePart, rounded
 from charrnn_runtime.device import error_of, ort
 from charrnn_runtime.errors import OutOfMemoryError
 from charrnn_runtime.forks import keep_for_ever
@@ -132,15 +131,10 @@ class Buffers:
         self._make_session = make_session
 
     def _allocate(self) -> None:
-        def states(kind: Any) -> list[list[NDArray[Any]]]:
-            return [[np.zeros((self.rows, part.size), kind) for part in self._parts] for _ in range(2)]
-
-        self._states = states(np.float32)  # of both buffers: the parts
-        self._rounded = states(np.uint8) if any(part.rounded for part in self._parts) else self._states
-        self._limits = np.zeros((self.rows, 0), np.float32)
-        self._ranked = np.zeros(1, np.int64)
-        self._greedy = np.zeros(0, np.int64)  # rows
-        self._prepared = b""  # the settings that these are of
+        parts = self._parts
+        self._states = [[np.zeros((self.rows, part.size), np.float32) for part in parts] for _ in range(2)]
+        self._rounded = [[np.zeros((self.rows, part.size), np.uint8) for part in parts] for _ in range(2)]
+        self._prepared = PreparedSettings(self.settings, self.sizes.vocabulary_size)
 
     def release(self) -> None:
         """Let go of all memory; the buffers are of no use any more, whoever still holds them."""
@@ -223,10 +217,9 @@ class Buffers:
                 inputs[part.rounded[0]] = self._rounded[reads][index]
                 outputs[part.rounded[1]] = self._rounded[1 - reads][index]
         if self.sizes.samples:
-            settings = {"uniform": self.uniforms[slot], **self.settings}
-            prepared = {name: array[:, np.newaxis] for name, array in settings.items()}
-            prepared |= {"top_k": self._ranked, "top_p": self._limits}
-            inputs |= {name: array for name, array in prepared.items() if name in self._read}
+            prepared = self._prepared.inputs(self.uniforms[slot])
+            read = (value.name for value in self._session.get_inputs())  # those that the sampler reads
+            inputs |= {name: prepared[name] for name in read if name in prepared}
             outputs["next_token"] = self.tokens[slot + 1]
         if len(self.logits):
             outputs["logits"] = self.logits[slot]
@@ -235,28 +228,14 @@ class Buffers:
                 bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         return binding._iobinding, self._options
 
-    @cached_property
-    def _read(self) -> set[str]:
-        return {value.name for value in self._session.get_inputs()}
-
     # What moves between the arrays and the device, where these are two.
 
     def _send(self, steps: int) -> None:
         """Send what the coming steps read; here, prepare the settings for them."""
-        if self.sizes.sampler not in ("any", "few"):
-            return
-        top_k, top_p = self.settings["top_k"], self.settings["top_p"]
-        settings = top_k.tobytes() + top_p.tobytes()
-        if settings != self._prepared:
-            limits = mass_limits(top_k, top_p, self.sizes.vocabulary_size)
-            if limits.shape == self._limits.shape:
-                self._limits[:] = limits
-            else:
-                self._limits, self._bound = limits, ([], [])
-                self._ranked[:] = limits.shape[1]
-            self._greedy = np.flatnonzero(top_k == 1)
-            self._prepared = settings
-        self.uniforms[:steps, self._greedy] = 0.0
+        if self.sizes.sampler in ("any", "few"):
+            if self._prepared.renew():
+                self._bound = ([], [])
+            self.uniforms[:steps, self._prepared.greedy] = 0.0
 
     def _send_tokens(self, slot: int) -> None:
         """Send the tokens of a slot."""

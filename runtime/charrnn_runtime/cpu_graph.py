@@ -46,7 +46,10 @@ def rounded(values: NDArray[np.float32] | float) -> NDArray[np.uint8]:
     """Hidden states as int8 files read them, as ONNX's QuantizeLinear rounds: halves to even."""
     with np.errstate(over="ignore"):
         steps = np.rint(np.asarray(values, np.float32) / np.float32(spec.ACTIVATION_SCALE))
-    return np.clip(steps + np.float32(spec.ACTIVATION_ZERO_POINT), 0, 255).astype(np.uint8)
+    whole: NDArray[np.uint8] = np.clip(steps + np.float32(spec.ACTIVATION_ZERO_POINT), 0, 255).astype(
+        np.uint8
+    )
+    return whole
 
 
 def mass_limits(
@@ -63,6 +66,43 @@ def mass_limits(
     ends = np.where(top_k < most, top_k, most + 1)[:, np.newaxis]  # the rank that ends what is kept
     limits[np.arange(1, ranked + 1) >= ends] = -1
     return limits
+
+
+class PreparedSettings:
+    """The inputs of prepared samplers (see `PREPARED`) for the settings of some rows, which may change.
+
+    Attributes:
+        greedy: the rows whose uniform numbers must be 0.
+    """
+
+    def __init__(self, settings: dict[str, NDArray[Any]], vocabulary_size: int) -> None:
+        self.greedy = np.zeros(0, np.int64)
+        self._settings = settings
+        self._vocabulary_size = vocabulary_size
+        self._limits = np.zeros((0, 0), np.float32)
+        self._ranked = np.zeros(1, np.int64)
+        self._made_of = b""
+
+    def renew(self) -> bool:
+        """Follow the settings where they have changed; gives whether the inputs are other arrays now."""
+        top_k, top_p = self._settings["top_k"], self._settings["top_p"]
+        made_of = top_k.tobytes() + top_p.tobytes()
+        if made_of == self._made_of:
+            return False
+        self._made_of = made_of
+        self.greedy = np.flatnonzero(top_k == 1)
+        limits = mass_limits(top_k, top_p, self._vocabulary_size)
+        if limits.shape == self._limits.shape:
+            self._limits[:] = limits
+            return False
+        self._limits, self._ranked = limits, np.array([limits.shape[1]], np.int64)
+        return True
+
+    def inputs(self, uniforms: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The arrays by name, for steps with these uniform numbers: float32 ``[B]``."""
+        columns = {"uniform": uniforms, **self._settings}
+        prepared = {name: array[:, np.newaxis] for name, array in columns.items()}
+        return prepared | {"top_k": self._ranked, "top_p": self._limits}
 
 
 def cpu_graph(

@@ -52,6 +52,14 @@ only_in_commands(lambda: ort.set_default_logger_severity(4))
 
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 
+_DRIVER: Final = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_CUDA: Final = 13
+"""The major version of CUDA that builds of onnxruntime need which do not say so."""
+
+_CUDA_REASON: Final = re.compile(r"\b(CU[A-Z]+ (?:failure|error) .*?) *(?:;|$)", re.MULTILINE)
+"""As in "CUDA failure 35: CUDA driver version is insufficient ... ; GPU=0 ; hostname=...", or "CUDNN ...".
+"""
+
 _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
@@ -88,7 +96,7 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
                 "device",
             )
         return "cpu", ""
-    if device == "auto" and _driver_problem():
+    if device == "auto" and _missing_driver():
         return "cpu", ""  # nobody expects CUDA there, and why it is missing would take 18 ms to say
     missing = cuda_missing()
     if missing is None:
@@ -120,7 +128,7 @@ def cuda_missing() -> str | None:
             "this onnxruntime is a build without CUDA; replace it with: pip uninstall -y onnxruntime && "
             f"{_CUDA_INSTALL}"
         )
-    return _driver_problem()
+    return _missing_driver() or _old_driver()
 
 
 def _cuda_refusal(start_cuda: Callable[[], Any]) -> str | None:
@@ -132,7 +140,7 @@ def _cuda_refusal(start_cuda: Callable[[], Any]) -> str | None:
     except Exception as error:
         # Without its libraries CUDA is left out in silence, so that all nodes would go to the CPU.
         if not missing or "default CPU EP" not in str(error):
-            return f"onnxruntime cannot start CUDA ({first_line(error)}); install it with {_CUDA_INSTALL}"
+            return f"onnxruntime cannot start CUDA ({reason_of(error)}); install it with {_CUDA_INSTALL}"
     else:
         if session.get_providers()[0] == CUDA_PROVIDER:
             return None
@@ -165,20 +173,32 @@ def _installed_builds() -> set[str]:
     return found
 
 
-def _driver_problem() -> str | None:
+def _missing_driver() -> str | None:
     """Asks the NVIDIA driver itself, which takes no time where there is none."""
     if _began_cuda_in and os.getpid() not in _began_cuda_in:
         return FORKED_FROM_CUDA
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL(_DRIVER)
     except OSError:
-        return f"no NVIDIA driver is installed ({library} is not found); use device='cpu' on this machine"
+        return f"no NVIDIA driver is installed ({_DRIVER} is not found); use device='cpu' on this machine"
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return 'the NVIDIA driver finds no GPU that it can use; use device="cpu" on this machine'
     _began_cuda_in.add(os.getpid())
     return None
+
+
+def _old_driver() -> str | None:
+    """Whether the driver, which is there, is too old for the CUDA that onnxruntime was built with."""
+    needed = int(str(getattr(ort, "cuda_version", "")).split(".")[0] or _CUDA)
+    version = ctypes.c_int(0)
+    if ctypes.CDLL(_DRIVER).cuDriverGetVersion(ctypes.byref(version)) != 0 or version.value >= 1000 * needed:
+        return None
+    major, minor = divmod(version.value, 1000)
+    return (
+        f"the NVIDIA driver is too old: it supports CUDA up to {major}.{minor // 10}, and this onnxruntime "
+        f'needs CUDA {needed}; install a newer driver, or use device="cpu" on this machine'
+    )
 
 
 def error_of(error: BaseException, action: str, device: str, rows: int) -> CharRNNError:
@@ -201,9 +221,17 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
             f"out of memory on {device} in a batch of {streams}: {fewer}, or use a smaller model",
             "max_batch_size",
         )
-    return CharRNNError(f"onnxruntime cannot {action}: {first_line(error)}")
+    return CharRNNError(f"onnxruntime cannot {action}: {reason_of(error)}")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, of harmless length."""
-    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0], most=300)
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line of harmless length.
+
+    Of one from CUDA's libraries, the reason alone: onnxruntime puts it between hundreds of characters on the
+    place in its source, and words on the machine.
+    """
+    said = str(error).strip()
+    reason = _CUDA_REASON.search(said)
+    if reason is not None:
+        said = reason[1]
+    return one_line((said.splitlines() or [type(error).__name__])[0], most=300)

@@ -23,8 +23,8 @@ from charrnn_runtime.device import (
     FORKED_FROM_CUDA,
     choose_device,
     error_of,
-    first_line,
     ort,
+    reason_of,
     usable_cores,
 )
 from charrnn_runtime.errors import DeviceError, ModelFormatError
@@ -258,7 +258,7 @@ class Engine:
             logits, tokens, state = session.run([each.name for each in spec.OUTPUTS], feeds)
         except Exception as error:
             raise ModelFormatError(
-                f"{info.path} is not a charrnn model that can be run: onnxruntime says {first_line(error)}"
+                f"{info.path} is not a charrnn model that can be run: onnxruntime says {reason_of(error)}"
             ) from error
         wrong = None
         if logits.shape != (rows, len(info.vocabulary)) or state.shape != (rows, info.state_size):

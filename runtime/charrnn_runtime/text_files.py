@@ -21,6 +21,9 @@ MARK: Final = "\ufeff"
 Notice = Callable[[str], None]
 """Takes a line about a text that may be other than it seems. It names the parameter ``encoding``."""
 
+_HEAD: Final = 4096
+"""How many bytes at the start of a text are looked at, to say what it may be."""
+
 _MARKS: Final = (  # longer ones first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -28,6 +31,8 @@ _MARKS: Final = (  # longer ones first: that of UTF-32 begins with that of UTF-1
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+_LONGEST_MARK: Final = 4
 
 _COMPRESSED: Final = (
     (b"\x1f\x8b", "a file that gzip compressed", "gzip -dc"),
@@ -156,6 +161,7 @@ class TextDecoder:
         self._decoder: codecs.IncrementalDecoder | None = None
         self._offset = 0
         self._begun = False
+        self._head = self._waiting = b""
 
     def decode(self, block: bytes, *, final: bool = False) -> str:
         """The text of the next block; what its end cuts comes with the one after it.
@@ -164,6 +170,11 @@ class TextDecoder:
             CharRNNError: it is no text of this encoding; the message says what it may be.
         """
         if self._decoder is None:
+            block, self._waiting = self._waiting + block, b""
+            if len(block) < _LONGEST_MARK and not final:
+                self._waiting = block  # a mark may be cut
+                return ""
+            self._head = block[:_HEAD]
             self._begin(block)
             self._decoder = codecs.getincrementaldecoder(self.encoding)()
         pending = len(self._decoder.getstate()[0])
@@ -203,15 +214,22 @@ class TextDecoder:
             self._notice(f"{self._name} has many NUL bytes, which is unusual for a text")
 
     def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
+        """The error about bytes that are no text in this encoding.
+
+        Args:
+            error: Python's.
+            block: the block that has them, or that ends within a character.
+            begin: where in the text the bytes begin that the decoder had before it.
+        """
         where = ""
         if isinstance(error, UnicodeDecodeError):
             where = f": byte {begin + error.start} is 0x{error.object[error.start]:02x}"
-        advice = (
-            "it looks like binary data, and not like text"
-            if _looks_binary(block)
-            else "give the encoding that it has, such as "
-            f'encoding="{_other_than(self.encoding, _likely_encoding(block))}"'
-        )
+            block = bytes(error.object)
+        if _looks_binary(self._head):
+            advice = "it looks like binary data, and not like text"
+        else:
+            likely = _other_than(self.encoding, _likely_encoding(self._head, block))
+            advice = f'say which one it is in, as with encoding="{likely}"'
         return CharRNNError(f"{self._name} is no {self.encoding.upper()} text{where}; {advice}", "encoding")
 
 
@@ -226,16 +244,15 @@ def decoded(
             yield text
 
 
-def _likely_encoding(block: bytes) -> str:
-    """An encoding that a text may have which is no UTF-8."""
-    with suppress(UnicodeDecodeError):
-        codecs.getincrementaldecoder("utf-8")().decode(block)  # which may end within a character
-        if not wide_encoding(block):
-            return "utf-8"
-    marked = next((name for mark, name in _MARKS if block.startswith(mark)), "")
-    found = marked or wide_encoding(block)
+def _likely_encoding(head: bytes, block: bytes) -> str:
+    """An encoding that a text may have which begins with some bytes, and has others that are no UTF-8."""
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
+    found = marked or wide_encoding(head)
     if found:
         return found
+    with suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(block)  # which may end within a character
+        return "utf-8"
     # Windows' Western encoding has quotation marks and dashes where Latin-1 has control characters.
     return "cp1252" if re.search(rb"[\x80-\x9f]", block) else "latin-1"
 
@@ -248,4 +265,5 @@ def _other_than(encoding: str, likely: str) -> str:
 def _looks_binary(block: bytes) -> bool:
     """Whether so many bytes are control characters that no usual encoding of a text has them."""
     controls = sum(block.count(byte) for byte in range(32) if byte not in b"\t\n\f\r\x1b")
-    return controls * 20 > len(block) and not wide_encoding(block) and _likely_encoding(block)[:3] != "utf"
+    is_wide = wide_encoding(block) or block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return controls * 20 > len(block) and not is_wide

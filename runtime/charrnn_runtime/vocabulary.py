@@ -259,7 +259,7 @@ def _check_symbols(symbols: tuple[str, ...]) -> None:
     for index, symbol in enumerate(symbols):
         if not isinstance(symbol, str) or len(symbol) != 1:
             raise SettingError(
-                f"vocabulary: symbol {index} must be one character, as all symbols are, not {shown(symbol)}",
+                f"vocabulary: symbol {index} must be one character, not {shown(symbol)} (in symbols)",
                 "symbols",
             )
         if 0xD800 <= ord(symbol) <= 0xDFFF:

@@ -145,7 +145,7 @@ def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_code_2(
 def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
     assert set(jobs) == {
         *("demo", "tests", "runtime_tests", "lint", "docs", "build", "models", "bench"),
-        *("mutations", "fuzz", "kills", "minimums", "platforms", "container"),
+        *("mutations", "fuzz", "kills", "minimums", "platforms", "container", "picture"),
     }
 
 

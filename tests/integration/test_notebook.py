@@ -36,7 +36,7 @@ def test_every_cell_runs_in_short_form(tmp_path: Path, monkeypatch: pytest.Monke
         assert (tmp_path / "ckpt" / cell / f"{cell}-2x8-step8.safetensors").exists()
         assert f"--- {cell}, step 8\nLORD " in everything
         assert f"--- {cell}, step 4\nLORD " in everything
-    assert "What does GRU gain and lose against LSTM?" in everything
+    assert "GRU against LSTM: " in everything
     pictures = [
         output["data"] for _, outputs in ran for output in outputs if "image/png" in output.get("data", {})
     ]

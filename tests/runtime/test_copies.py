@@ -227,6 +227,8 @@ def test_states_and_results_come_back(again: Callable[[Any], Any], lstm: CharRNN
     assert stream.logprobs is not None
     np.testing.assert_array_equal(copied.logprobs.values, stream.logprobs.values)
     assert lstm.generate(copied.state, 20, seed=1) == lstm.generate(stream.state, 20, seed=1)
+    score = lstm.score("LORD ")
+    assert again(score).nats == score.nats
     step = again(lstm.step(lstm.initial_state(2), seed=1))
     assert step.state.positions.tolist() == [1, 1]
 

@@ -110,6 +110,13 @@ def test_both_builds_at_once_are_an_error_with_the_lines_that_repair_it(
 class _Driver:
     """A driver that finds one card."""
 
+    def __init__(self, version: int = 13_000) -> None:
+        self.version = version
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        version._obj.value = self.version
+        return 0
+
     def cuInit(self, _: int) -> int:  # noqa: N802
         return 0
 
@@ -184,7 +191,7 @@ def test_a_driver_without_cuda_s_libraries_is_one_line_and_auto_is_silent(lstm_p
     program = (
         "from charrnn_runtime import device\n"
         "from charrnn_runtime.cli.gen import main\n"
-        "device._driver_problem = lambda: None\n"
+        "device._missing_driver = device._old_driver = lambda: None\n"
         "main()\n"
     )
     said = {}
@@ -216,6 +223,65 @@ def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
     ) as caught:
         CharRNN.load(lstm_path, device="cuda")
     assert "\n" not in str(caught.value)
+
+
+# What onnxruntime-gpu 1.31.1 said on a driver that was too old, but for two equal parts in the middle.
+_TOLD_BY_CUDA = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, "
+    "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const "
+    "char*, const char*, int) [with ERRTYPE = cudaError; bool THRW = true; SUCCTYPE = cudaError; "
+    "std::conditional_t<THRW, void, common::Status> = void] CUDA failure 35: CUDA driver version is "
+    "insufficient for CUDA runtime version ; GPU=0 ; hostname=vm ; file=/onnxruntime_src/onnxruntime/core/"
+    "providers/cuda/cuda_execution_provider.cc ; line=355 ; expr=cudaSetDevice(info_.device_id); \n\n"
+)
+
+
+def test_why_cuda_cannot_start_is_told_without_the_place_in_onnxruntimes_source(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(Engine, "_create_session", _failing(RuntimeError(_TOLD_BY_CUDA)))
+    reason = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
+    with pytest.raises(DeviceError, match=rf"cannot start CUDA \({reason}\); install it with"):
+        CharRNN.load(lstm_path, device="cuda")
+
+
+def _failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("built_for", "version", "words"),
+    [
+        ("13.0", 12_040, "supports CUDA up to 12.4, and this onnxruntime needs CUDA 13; install a newer"),
+        ("13.0", 11_080, "supports CUDA up to 11.8, and this onnxruntime needs CUDA 13; install a newer"),
+        ("", 12_090, "supports CUDA up to 12.9, and this onnxruntime needs CUDA 13; install a newer"),
+        ("12.8", 11_080, "supports CUDA up to 11.8, and this onnxruntime needs CUDA 12; install a newer"),
+        ("13.0", 13_000, None),
+        ("13.0", 14_010, None),
+        ("12.8", 12_040, None),  # a driver for any CUDA 12 does
+    ],
+)
+def test_a_driver_that_is_too_old_is_named_before_anything_is_tried(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch, built_for: str, version: int, words: str | None
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "cuda_version", built_for, raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver(version))
+    if words is None:
+        assert cuda_missing() is None
+        return
+    words = f"the NVIDIA driver is too old: it {words} driver, or use device="
+    with pytest.raises(DeviceError, match=words):
+        CharRNN.load(lstm_path, device="cuda")
+    model = CharRNN.load(lstm_path, device="auto")
+    assert model.device == "cpu"
+    assert words in model.device_note
 
 
 @pytest.mark.usefixtures("no_driver")

@@ -124,7 +124,7 @@ def test_a_file_that_is_open_as_text_is_refused_with_the_mode(lstm_path: Path) -
 
 @pytest.mark.parametrize("wrong", [None, 5, b"models/lstm.onnx", [], object(), CharRNN])
 def test_what_is_neither_a_path_nor_a_file_is_refused(wrong: Any) -> None:
-    with pytest.raises(SettingError, match=r"loaded from a path or from a binary file .* CharRNN.from_bytes"):
+    with pytest.raises(SettingError, match=r"path must be a path, or a binary file .* CharRNN.from_bytes"):
         CharRNN.load(wrong)
 
 

@@ -111,7 +111,7 @@ def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_
         assert f"looks like {encoding.upper()}" in said[0]
         assert f'give encoding="{encoding}"' in said[0]
     else:
-        with pytest.raises(CharRNNError, match=f'such as encoding="{encoding}"'):
+        with pytest.raises(CharRNNError, match=f'as with encoding="{encoding}"'):
             "".join(decoded([data], "my.txt", None, said.append))
 
 

@@ -345,6 +345,7 @@ def test_other_settings_that_differ_are_named() -> None:
     assert "the cell alone does not explain" in said
     same = findings(record("lstm"), record("gru", seed=5, eval_every=7))["Settings"]
     assert "All settings but the cell and the seed are the same" in same
+    assert "states that they carry: LSTM 4 (h and c) and GRU 3 (h)." in same
     rates = findings(record("lstm", name="a"), record("lstm", name="b", learning_rate=0.01))["Settings"]
     assert rates == "The runs have the same cell, and differ in learning rate: 0.005, 0.01."
 

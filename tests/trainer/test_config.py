@@ -14,15 +14,9 @@ from hypothesis import strategies as st
 
 from charrnn_runtime.cli.terminal import in_options
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.config import (
-    SECTIONS,
-    DataConfig,
-    NetworkConfig,
-    OptimizationConfig,
-    RunConfig,
-    TrainConfig,
-)
+from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, RunConfig
 from charrnn_trainer.runs.run_file import RunFile
+from charrnn_trainer.train_config import SECTIONS, TrainConfig
 
 CONFIGS = st.builds(
     TrainConfig,
@@ -183,7 +177,7 @@ def test_a_wrong_file_of_settings_is_refused(tmp_path: Path, content: str, messa
 
 def test_bytes_and_missing_files_are_no_settings(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    for name, message in (("bytes", "no TOML"), ("missing", "cannot read"), (".", "cannot read")):
+    for name, message in (("bytes", "no TOML"), ("missing", "cannot read"), (".", "is a folder")):
         with pytest.raises(CharRNNError, match=message):
             RunFile.read(tmp_path / name)
 

@@ -9,8 +9,9 @@ import pytest
 
 from charrnn_trainer.cli import display as display_module
 from charrnn_trainer.cli.display import Display
-from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.runs.header import Evaluation
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.events import Started, Stepped, TrainResult, ValidatedWhole
 
 COURSE = TrainConfig()

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.distributed import ProcessGroup, join
 from charrnn_trainer.training.events import Event, Stepped
@@ -182,7 +183,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused_and_leaves_nothing(
 ) -> None:
     leader, follower = pair(TINY.replace(batch_size=7), tmp_path / "run")
     assert leader.error.startswith(
-        "SettingError: batches of 7 rows cannot be shared equally by 2 processes; give --batch-size 6 or 8"
+        "SettingError: batches of 7 rows cannot be shared equally by 2 processes; give batch_size=6 or 8"
     )
     assert follower.error.startswith(ENDED)
     assert not (tmp_path / "run").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Started, Stepped
 from tiny_runs import TEXT, TINY

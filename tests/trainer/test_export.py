@@ -25,7 +25,6 @@ from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.export import build as build_module
 from charrnn_trainer.export import verify as verify_module
@@ -37,6 +36,7 @@ from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 from charrnn_trainer.runs.header import CheckpointError
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import train
 from reference import naive_step
 from step_graphs import Stepper, metadata

@@ -15,9 +15,9 @@ import pytest
 
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_trainer.cli.export import main
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import train
 
 TEXT = "to be, or not to be, that is the question:\n" * 80

@@ -16,13 +16,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, TrainConfig
+from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig
 from charrnn_trainer.data.batches import Streams
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import split_text
 from charrnn_trainer.nn.network import CharNetwork, State
 from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import find_checkpoint
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training import cuda_graph, device_batches, gpu, trainer
 from charrnn_trainer.training import step as step_module
 from charrnn_trainer.training.api import resume, train

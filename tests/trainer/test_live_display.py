@@ -20,7 +20,7 @@ from charrnn_trainer.cli import region as region_module
 from charrnn_trainer.cli.curve import VALIDATION_MARK, Points, Series, draw_curve
 from charrnn_trainer.cli.live import LiveDisplay
 from charrnn_trainer.cli.region import Region
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.events import Logged, Started, Stepped, Validated
 from screens import Screen
 from terminal_picture import as_svg
@@ -245,7 +245,7 @@ DRIVER = """
 import time
 from pathlib import Path
 from charrnn_trainer.cli import display as module
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.events import Started, Stepped, Validated
 with module.Display() as display:
     config = TrainConfig().replace(steps=100)

@@ -16,7 +16,6 @@ import torch
 
 from charrnn_runtime.errors import CharRNNError, DeviceError, SettingError
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.batches import get_batches
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn import network as network_module
@@ -24,6 +23,7 @@ from charrnn_trainer.nn.network import CharNetwork, next_token_loss
 from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 from charrnn_trainer.runs.run_file import RunFile
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training import resolving
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.divergence import DivergedError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training import watch as watch_module
 from charrnn_trainer.training.pace import SpeedWatch, ThreadPace, fastest_count, thread_counts
 from charrnn_trainer.training.rule import Task

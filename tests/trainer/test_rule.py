@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.rule import (
     FINE_TUNING,
     MOST_PASSES,

@@ -273,9 +273,11 @@ def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
     events: list[Event] = []
     train(TINY.replace(threads=None), CORPUS, events.append, out=tmp_path / "run")
     told = [event.message for event in events if isinstance(event, Notice)]
+    again = "--precision fp32 --no-onednn --threads 1"
     assert told == [
         "measuring how this machine computes fastest",
         "computing with 1 of 2 threads, measured as the fastest",
+        f"to repeat this run exactly, give it the same seed and {again}, or its config.toml",
     ]
     assert RunFile.read(tmp_path / "run" / "config.toml").config.run.threads == 1
     assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).config.run.threads == 1

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.runs.run_file import RunFile
+from charrnn_trainer.train_config import TrainConfig
 from tiny_runs import run_program
 
 FILE = RunFile(TrainConfig())

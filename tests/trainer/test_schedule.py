@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from charrnn_trainer.config import SETTINGS, OptimizationConfig
+from charrnn_trainer.config import OptimizationConfig
+from charrnn_trainer.train_config import SETTINGS
 from charrnn_trainer.training.schedule import FACTORS, learning_rate, progress
 
 

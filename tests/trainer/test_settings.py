@@ -18,9 +18,9 @@ import settings_page
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
 from charrnn_trainer.cli.train import app
-from charrnn_trainer.config import CHANGEABLE, SECTIONS, SETTINGS, TrainConfig, check_changes
 from charrnn_trainer.recipes import RECIPES
 from charrnn_trainer.setting import Setting, option_of
+from charrnn_trainer.train_config import CHANGEABLE, SECTIONS, SETTINGS, TrainConfig, check_changes
 from charrnn_trainer.training import time_budget
 from charrnn_trainer.training.time_budget import plan_for_minutes
 
@@ -71,6 +71,9 @@ def test_the_default_is_allowed_and_what_lies_outside_is_not(setting: Setting) -
         wrong: list[Any] = ["", "no such word", None, 1]
     elif setting.kind is bool:
         wrong = [0, 1, "yes"]
+    elif setting.kind is str:
+        assert setting.checked("x" * int(setting.high)) == "x" * int(setting.high)
+        wrong = ["x" * int(setting.high + 1), "\ud800", b"x", None, 1]
     else:
         for value, outside in ((setting.low, setting.above_low), (setting.high, setting.below_high)):
             assert outside or setting.checked(value) == value
@@ -142,9 +145,9 @@ def test_the_help_lists_every_setting_with_its_default_in_groups_within_80_colum
         *("Runs and files", "Other options"),
     ]
     for setting in SETTINGS.values():
-        assert f"{setting.help} [default: {setting.default_words}]".replace("one-hot", "one- hot") in (
-            said.replace("one-hot", "one- hot")
-        ), setting.name
+        assert f" {setting.help} [default: {setting.default_words}]" in said, setting.name
+    assert "--keep, --patience, --tensorboard, --device, --threads." in said  # no name is broken over lines
+    assert not [line for line in out.splitlines() if line.endswith("[default:")]
 
 
 @BY_NAME

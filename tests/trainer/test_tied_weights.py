@@ -12,7 +12,7 @@ import torch
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.format import spec
-from charrnn_trainer.config import NetworkConfig, OptimizationConfig, TrainConfig
+from charrnn_trainer.config import NetworkConfig, OptimizationConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.export.api import export_checkpoint
 from charrnn_trainer.export.graph.weights import fold_weights
@@ -20,6 +20,7 @@ from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
 from charrnn_trainer.runs.header import CheckpointError
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Stepped
 from charrnn_trainer.training.precision import ComputeMode

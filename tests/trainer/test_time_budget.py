@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.data.split import split_text
 from charrnn_trainer.recipes import RECIPES, recipe
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training import time_budget
 from charrnn_trainer.training.held_out import SAMPLE, read_characters, sample_rows
 from charrnn_trainer.training.rule import SMALL_SIZE, STEPS_A_UNIT, Task

@@ -101,7 +101,8 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
     flags = {
         "cell": "rnn", "layers": 2, "hidden_size": 9, "embedding_size": 4, "dropout": 0.125,
         "input_dropout": 0.25, "weight_drop": 0.5, "reset_chance": 0.75,
-        "level": "byte", "val_fraction": 0.25, "val_sample": 9, "split": "spread",
+        "level": "char", "encoding": "latin-1", "separator": "|",
+        "val_fraction": 0.25, "val_sample": 9, "split": "spread",
         "batch_size": 3, "seq_length": 7,
         "steps": 4, "minutes": 50.0, "keep": 3, "patience": 4,
         "learning_rate": 0.25, "schedule": "linear", "warmup_steps": 2,
@@ -110,14 +111,14 @@ def test_every_flag_reaches_its_setting(program: Program) -> None:
         "precision": "fp32", "threads": 1,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    switches = ("--tie-weights", "--random-start", "--no-onednn", "--no-tensorboard")
+    switches = ("--tie-weights", "--random-start", "--no-onednn", "--no-tensorboard", "--no-deterministic")
     done = program("my.txt", *words, *switches, "--out", "run")
     assert done.code == 0, done.err
     values = load_checkpoint(find_checkpoint("run", "last")).config.to_dict()
     flat = {name: value for section in values.values() for name, value in section.items()}
     assert flat == {
         **flags, "tie_weights": True, "random_start": True, "lines": False,
-        "onednn": False, "tensorboard": False,
+        "onednn": False, "tensorboard": False, "deterministic": False,
     }  # fmt: skip
 
 
@@ -191,6 +192,7 @@ def test_a_recipe_is_where_other_flags_start_from(program: Program) -> None:
         hidden_size=8,
         batch_size=4,
         seq_length=16,
+        encoding="utf-8",
         precision="fp32",
         onednn=False,
         threads=1,
@@ -495,8 +497,8 @@ def test_without_a_text_the_default_one_is_read(program: Program, monkeypatch: p
         (b"", "bad.txt is empty; at least 32 characters are needed"),
         (b"too short", "only 9 characters"),
         (b"x" * 1_000, "nothing to learn"),
-        (b"caf\xe9 " * 20, "byte 0xE9 at offset 3 cannot be read"),
-        (b"\xff\xfeh\0i\0" * 20, "UTF-16"),
+        (b"caf\xe9 " * 20, "bad.txt is no UTF-8 text: byte 3 is 0xe9"),
+        (b"PK\x03\x04" + bytes(60), "bad.txt is no text but a zip archive"),
     ],
 )
 def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(

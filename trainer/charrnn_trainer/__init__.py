@@ -18,13 +18,7 @@ from charrnn_trainer.version import __version__
 if TYPE_CHECKING:
     from charrnn_runtime.errors import CharRNNError, SettingError
     from charrnn_runtime.vocabulary import Vocabulary
-    from charrnn_trainer.config import (
-        DataConfig,
-        NetworkConfig,
-        OptimizationConfig,
-        RunConfig,
-        TrainConfig,
-    )
+    from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, RunConfig
     from charrnn_trainer.data.batches import get_batches
     from charrnn_trainer.data.corpus import Corpus
     from charrnn_trainer.export.api import export_checkpoint
@@ -32,6 +26,7 @@ if TYPE_CHECKING:
     from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
     from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
     from charrnn_trainer.runs.header import CheckpointError
+    from charrnn_trainer.train_config import TrainConfig
     from charrnn_trainer.training.api import resume, train
     from charrnn_trainer.training.divergence import DivergedError
     from charrnn_trainer.training.events import (
@@ -91,8 +86,8 @@ _HOMES = {
         "NetworkConfig",
         "OptimizationConfig",
         "RunConfig",
-        "TrainConfig",
     ),
+    "charrnn_trainer.train_config": ("TrainConfig",),
     "charrnn_trainer.data.corpus": ("Corpus",),
     "charrnn_trainer.export.api": ("export_checkpoint",),
     "charrnn_trainer.training.events": (

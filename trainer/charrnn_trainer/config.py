@@ -10,9 +10,8 @@ a constant learning rate of 0.005.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
@@ -20,11 +19,8 @@ from charrnn_runtime.text_files import check_encoding
 from charrnn_trainer.setting import (
     Group,
     Section,
-    Setting,
-    check_names,
     choice,
     number,
-    settings_of,
     switch,
     whole,
     words,
@@ -279,118 +275,4 @@ class RunConfig(Section):
         details="With minutes, their number follows what else the machine does.",
     )
 
-
 # fmt: on
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All settings of a training run."""
-
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-
-    def __post_init__(self) -> None:
-        if self.run.deterministic and self.optimization.minutes:
-            raise SettingError(
-                "deterministic=True cannot be given with minutes, whose steps depend on the clock; give "
-                "steps instead of minutes",
-                "deterministic",
-                "minutes",
-                "steps",
-            )
-        if self.run.patience and not self.data.validates:
-            name = "val_fraction" if self.data.val_lines is None else "val_lines"
-            raise SettingError(
-                f"patience={self.run.patience} waits for validations, and {name}=0 keeps no text for "
-                "them; leave one of the two out",
-                "patience",
-                name,
-            )
-
-    def flat(self) -> dict[str, Any]:
-        """All settings by name, without their section."""
-        return {
-            name: value
-            for section in dataclasses.fields(self)
-            for name, value in dataclasses.asdict(getattr(self, section.name)).items()
-        }
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values by section and name, without those that are None."""
-        return {
-            section.name: {
-                key: value
-                for key, value in dataclasses.asdict(getattr(self, section.name)).items()
-                if value is not None
-            }
-            for section in dataclasses.fields(self)
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The settings in ``values``, and the defaults of those that it does not name.
-
-        Raises:
-            SettingError: an unknown section or key, or a value that is not allowed.
-        """
-        check_names("section", values, tuple(SECTIONS))
-        sections: dict[str, Any] = {}
-        for name, section in SECTIONS.items():
-            given = values.get(name, {})
-            if not isinstance(given, Mapping):
-                raise SettingError(f"[{name}] must be a section of settings, not {given!r}")
-            check_names(
-                f"setting in [{name}]", given, tuple(item.name for item in dataclasses.fields(section))
-            )
-            sections[name] = section(**given)
-        return cls(**sections)
-
-    def replace(self, **settings: Any) -> TrainConfig:
-        """The same with some settings changed, named without their section: ``replace(layers=1)``."""
-        changed: dict[str, Any] = {}
-        for section in dataclasses.fields(self):
-            old = getattr(self, section.name)
-            names = {item.name for item in dataclasses.fields(old)}
-            new = {name: settings.pop(name) for name in tuple(settings) if name in names}
-            changed[section.name] = dataclasses.replace(old, **new)
-        if settings:
-            raise SettingError(f"there is no setting named {next(iter(settings))}")
-        return TrainConfig(**changed)
-
-
-SECTIONS: Final = {
-    "network": NetworkConfig,
-    "data": DataConfig,
-    "optimization": OptimizationConfig,
-    "run": RunConfig,
-}
-
-SETTINGS: Final[Mapping[str, Setting]] = {
-    setting.name: setting for section in SECTIONS.values() for setting in settings_of(section)
-}
-"""Every setting by its name, which no two of them share."""
-
-CHANGEABLE: Final = tuple(name for name, setting in SETTINGS.items() if setting.on_resume)
-"""The settings that may be changed when a run is resumed; all others would make it another run."""
-
-
-def check_changes(names: Iterable[str]) -> None:
-    """Check that settings may be changed when a run is resumed.
-
-    Raises:
-        SettingError: one may not.
-    """
-    for name in names:
-        if name not in CHANGEABLE:
-            advice = ""
-            if name in SETTINGS and not SETTINGS[name].from_weights:
-                advice = f"; to train its network on with another {name}, start a new run with init_from"
-            raise SettingError(
-                f"{name} cannot be changed when a run is resumed; only {', '.join(CHANGEABLE)} can{advice}",
-                name,
-                "init_from",
-                *CHANGEABLE,
-            )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "course": {},

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from charrnn_runtime.cli import terminal
 from charrnn_trainer.cli.live import LiveDisplay, cut, printable
 from charrnn_trainer.cli.region import has_terminal, terminal_size
-from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.data.split import ROWS, split_text
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.events import with_bits
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -11,8 +12,8 @@ import typer
 
 from charrnn_runtime.cli.command_line import Command, without_escapes
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import SETTINGS
 from charrnn_trainer.setting import Group, Setting
+from charrnn_trainer.train_config import SETTINGS
 
 FILES: Final = "Runs and files"
 OTHER: Final = "Other options"
@@ -57,12 +58,12 @@ class GroupedCommand(Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                group = getattr(parameter, "rich_help_panel", None) or OTHER
-                groups[group].append((record[0].ljust(_COLUMN), record[1]))
+                groups[getattr(parameter, "rich_help_panel", None) or OTHER].append(record)
         for group, records in groups.items():
             if records:
                 with formatter.section(group):
-                    formatter.write_dl(records)
+                    for names, about in records:
+                        formatter.write(_entry(names, about, formatter.current_indent, formatter.width))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -76,6 +77,18 @@ class GroupedCommand(Command):
             raise SettingError(
                 f"there is no option {option}{advice} (see {ctx.command_path} --help)"
             ) from error
+
+
+def _entry(names: str, about: str, indent: int, width: int) -> str:
+    """The lines of one option in the help; an option's name and a default are not broken over two."""
+    column = indent + _COLUMN + 2
+    kept = about.replace("[default: ", "[default:\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(kept, max(10, width - column), break_on_hyphens=False) or [""]
+    if len(names) > _COLUMN:
+        lines.insert(0, "")
+    heads = [f"{'':{indent}}{names}", *[""] * (len(lines) - 1)]
+    written = [f"{head:{column}}{line}".rstrip() for head, line in zip(heads, lines, strict=True)]
+    return "".join(f"{line}\n" for line in written).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

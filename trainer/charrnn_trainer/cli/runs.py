@@ -13,8 +13,8 @@ from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.files import WriteError
 from charrnn_trainer.cli import text as texts
-from charrnn_trainer.config import SETTINGS, TrainConfig, check_changes
 from charrnn_trainer.runs.run_file import RunFile
+from charrnn_trainer.train_config import SETTINGS, TrainConfig, check_changes
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary

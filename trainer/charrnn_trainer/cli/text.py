@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.texts import say_notice
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.config import SETTINGS, TrainConfig
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.setting import option_of
+from charrnn_trainer.train_config import SETTINGS, TrainConfig
 
 if TYPE_CHECKING:
     from charrnn_runtime.vocabulary import Vocabulary

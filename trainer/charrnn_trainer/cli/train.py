@@ -21,11 +21,11 @@ from charrnn_trainer.cli.runs import RUNS_FOLDER, begin_run, resume_run
 from charrnn_trainer.cli.stop_signals import StopSignals
 from charrnn_trainer.cli.text import find as find_texts
 from charrnn_trainer.cli.torch_installed import need_torch
-from charrnn_trainer.config import CHANGEABLE, TrainConfig
 from charrnn_trainer.recipes import RECIPES
 from charrnn_trainer.recipes import recipe as named_recipe
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.setting import Group, option_of
+from charrnn_trainer.train_config import CHANGEABLE, TrainConfig
 from charrnn_trainer.training.spinning import limit_spinning
 from charrnn_trainer.version import __version__
 
@@ -42,8 +42,8 @@ Examples:
   charrnn-train names.txt --lines --minutes 3
   charrnn-train my.txt --cell gru --steps 2000
   charrnn-train my.txt --layers 1 --hidden-size 512 --lr 0.002
-  charrnn-train book.txt letters.txt.gz --minutes 3
-  charrnn-train src --glob '**/*.py' --minutes 10
+  charrnn-train my.txt more.txt.gz --minutes 3
+  charrnn-train letters --glob '**/*.txt' --minutes 3
   charrnn-train --resume ckpt/lstm
   charrnn-train --config ckpt/lstm/config.toml
   charrnn-train more.txt --init-from ckpt/lstm --minutes 1
@@ -90,7 +90,7 @@ def train(
             "--out",
             "-o",
             metavar="FOLDER",
-            help=f"The run's folder, new or empty. [default: {RUNS_FOLDER}/lstm, {RUNS_FOLDER}/lstm-2, ...]",
+            help=f"The run's folder, new or empty. [default: {RUNS_FOLDER}/CELL, {RUNS_FOLDER}/CELL-2, ...]",
             rich_help_panel=FILES,
         ),
     ] = None,

@@ -11,6 +11,9 @@ from charrnn_trainer.compare.figures import batch_time, nats, share, signed, siz
 from charrnn_trainer.compare.measure import ModelMeasures
 from charrnn_trainer.compare.records import RunRecord
 
+COMPARED: Final = ("lstm", "gru")
+"""The cells that people choose between."""
+
 LEVEL_SHARE: Final = 0.03
 """Times, speeds and sizes that differ by less than this share are level."""
 
@@ -55,7 +58,7 @@ class CellPair:
 def compare_cells(runs: Sequence[RunRecord], models: Sequence[ModelMeasures]) -> CellPair | None:
     """The best LSTM and the best GRU by validation loss; None where one of the two is missing."""
     best = {}
-    for cell in ("lstm", "gru"):
+    for cell in COMPARED:
         found = [pair for pair in zip(runs, models, strict=True) if pair[0].config.network.cell == cell]
         if not found:
             return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from charrnn_trainer.compare.cell_pair import CellPair
+from charrnn_trainer.compare.cell_pair import COMPARED, CellPair
 from charrnn_trainer.compare.comparable import (
     WINDOW,
     Noise,
@@ -24,6 +24,7 @@ from charrnn_trainer.compare.comparable import (
 )
 from charrnn_trainer.compare.figures import bits, duration, listed, nats, shortened, signed
 from charrnn_trainer.compare.records import RunRecord
+from charrnn_trainer.nn.cells import CELLS
 
 OVERFIT: Final = 0.01
 """A validation loss that ends at least this many nats above its best has risen again."""
@@ -70,7 +71,7 @@ def find(runs: Sequence[RunRecord], cells: CellPair | None) -> tuple[Finding, ..
 
 
 def _alone(run: RunRecord) -> str:
-    other = "gru" if run.config.network.cell == "lstm" else "lstm"
+    other = next(cell for cell in COMPARED if cell != run.config.network.cell)
     best = run.best
     reached = (
         f"{run.name} kept no text for validation; its training loss is "
@@ -219,10 +220,14 @@ def _settings(runs: Sequence[RunRecord]) -> str:
     if len(cells) == 1:
         seed = "only in the seed: what separates them is seed-to-seed noise"
         return f"The runs differ {seed}." if len(seeds) > 1 else "All settings are the same, the seed too."
+    blocks = [
+        f"{name.upper()} {cell.gates} ({' and '.join(cell.states)})"
+        for name, cell in CELLS.items()
+        if name in cells
+    ]
     return (
-        f"All settings but the cell{' and the seed' if len(seeds) > 1 else ''} are the same. Per layer, an "
-        "LSTM has four blocks of weights and carries a hidden and a cell state; a GRU has three and a plain "
-        "RNN one, and they carry a hidden state alone."
+        f"All settings but the cell{' and the seed' if len(seeds) > 1 else ''} are the same. The cells "
+        f"differ in the blocks of weights per layer and the states that they carry: {listed(blocks)}."
     )
 
 

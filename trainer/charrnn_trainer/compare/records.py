@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import read_header
 from charrnn_trainer.runs.finding import CheckpointEntry, is_run, list_checkpoints
 from charrnn_trainer.runs.folder import HISTORY_FILE
 from charrnn_trainer.runs.header import CheckpointHeader, CorpusInfo
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.schedule import progress
 from charrnn_trainer.training.stopping import why_ended
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.text_files import Notice
 from charrnn_runtime.vocabulary import Level, Vocabulary
+from charrnn_trainer.data.code_points import codes_of, distinct_codes, id_of_codes
 from charrnn_trainer.data.corpus import Corpus, check_text
 from charrnn_trainer.data.text_source import Pieces, Progress, TextSource
-from charrnn_trainer.data.token_file import Source, TokensInfo, id_type, write_tokens
+from charrnn_trainer.data.token_file import Source, TokensInfo, write_tokens
 from charrnn_trainer.data.vocabulary_growth import grow_vocabulary
-
-_CODE_POINTS: Final = 0x110000
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,8 @@ class ScannedText:
 
     def _encoded(self, on_progress: Progress | None) -> Iterator[NDArray[Any]]:
         """The ids of everything in the order of the corpus, ``[n]`` at a time."""
-        id_of = _id_of_codes(self.vocabulary)
-        separator = np.take(id_of, _codes(self._separator))
+        id_of = id_of_codes(self.vocabulary)
+        separator = np.take(id_of, codes_of(self._separator))
         training = [(file, 0, file.train_length) for file in self.files]
         held_back = [(file, file.train_length, file.length) for file in self.files]
         parts = [*training, *(held_back if self.train_length is not None else ())]
@@ -140,7 +139,7 @@ class ScannedText:
             pieces = Pieces(opened, file.name, level, on_progress, encoding=encoding, unix_lines=unix)
             begin = 0
             for piece in pieces:
-                wanted = _codes(piece)[max(first - begin, 0) : max(last - begin, 0)]
+                wanted = codes_of(piece)[max(first - begin, 0) : max(last - begin, 0)]
                 begin = pieces.length
                 if len(wanted):
                     yield np.take(id_of, wanted, mode="clip")
@@ -230,7 +229,7 @@ def scan_texts(
                     on_notice=on_notice,
                     unix_lines=unix_lines,
                 )
-                codes = np.union1d(codes, _distinct_codes(pieces, level))
+                codes = np.union1d(codes, distinct_codes(pieces, level))
             if not pieces.length and len(paths) > 1:
                 if path == "-":  # most likely nothing was piped into the command
                     raise CharRNNError("standard input is empty; pipe a text into it, or leave - out")
@@ -251,7 +250,7 @@ def scan_texts(
             files[0] = dataclasses.replace(files[0], train_length=files[0].length)
         between: str | bytes = separator if level == "char" else separator.encode()
         if several and separator:
-            codes = np.union1d(codes, _codes(between).astype(np.intp))
+            codes = np.union1d(codes, codes_of(between).astype(np.intp))
         length, train_length = _lengths(files, len(between), parted=several and val_fraction > 0)
         name = name or _joint_name(files)
         check_text(name, level, length, len(codes))
@@ -328,32 +327,6 @@ def _as_text(path: str) -> str:
         return path
     except UnicodeEncodeError:
         return os.fsencode(path).decode(errors="replace")
-
-
-def _codes(piece: str | bytes) -> NDArray[Any]:
-    """The code points of a piece, ``uint32 [n]``, or at level "byte" its bytes, ``uint8 [n]``."""
-    if isinstance(piece, bytes):
-        return np.frombuffer(piece, dtype=np.uint8)
-    return np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
-
-
-def _distinct_codes(pieces: Iterable[str | bytes], level: str) -> NDArray[np.intp]:
-    """The code points, or at level "byte" the bytes, that occur, in ascending order."""
-    seen = np.zeros(256 if level == "byte" else _CODE_POINTS, dtype=np.bool_)
-    for piece in pieces:
-        codes = _codes(piece)
-        if not np.take(seen, codes, mode="clip").all():  # three times as fast as setting them again
-            seen[codes] = True
-    return np.flatnonzero(seen)
-
-
-def _id_of_codes(vocabulary: Vocabulary) -> NDArray[Any]:
-    """The id of each code point, or at level "byte" of each byte; 0 for those that have none."""
-    if vocabulary.level == "byte":
-        return np.arange(256, dtype=id_type(vocabulary))
-    ids = np.zeros(_CODE_POINTS, dtype=id_type(vocabulary))
-    ids[[ord(symbol) for symbol in vocabulary.symbols]] = np.arange(len(vocabulary))
-    return ids
 
 
 def _check_level(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:

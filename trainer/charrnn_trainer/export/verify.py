@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.scoring import score_tokens
 from charrnn_runtime.session import Engine
-from charrnn_trainer.config import DataConfig, TrainConfig
+from charrnn_trainer.config import DataConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.lines import split_lines
 from charrnn_trainer.data.split import ROWS, split_characters, split_text
@@ -21,6 +21,7 @@ from charrnn_trainer.export.build import BuiltModel, ExportError
 from charrnn_trainer.nn.network import State
 from charrnn_trainer.runs.checkpoint import Checkpoint
 from charrnn_trainer.runs.folder import TOKENS_FILE
+from charrnn_trainer.train_config import TrainConfig
 
 VERIFY_STREAMS: Final = 4
 VERIFY_STEPS: Final = 256

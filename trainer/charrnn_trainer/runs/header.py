@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from charrnn_runtime.errors import CharRNNError, one_line
 from charrnn_runtime.vocabulary import Vocabulary
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 
 FORMAT_VERSION: Final = 1
 

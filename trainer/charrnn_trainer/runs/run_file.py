@@ -11,9 +11,9 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from charrnn_runtime.errors import CharRNNError, SettingError
-from charrnn_trainer.config import SECTIONS, TrainConfig
 from charrnn_trainer.data.token_file import Source
 from charrnn_trainer.setting import check_names
+from charrnn_trainer.train_config import SECTIONS, TrainConfig
 
 _URI: Final = "file:///"
 

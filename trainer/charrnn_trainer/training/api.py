@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from charrnn_runtime.errors import SettingError
-from charrnn_trainer.config import CHANGEABLE, TrainConfig, check_changes
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.runs.header import CheckpointError
 from charrnn_trainer.runs.run_file import RunFile
+from charrnn_trainer.train_config import CHANGEABLE, TrainConfig, check_changes
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import (
     Listener,

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.lines import LineSplit
 from charrnn_trainer.data.split import Split
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.folder import Run
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import Listener
 from charrnn_trainer.training.precision import ComputeMode

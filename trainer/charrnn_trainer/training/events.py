@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from charrnn_trainer.nn.network import CharNetwork

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import torch
 
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.train_config import TrainConfig
 
 _LENGTH: Final = 32
 _TURNS: Final = 4

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.batches import fit_batch
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import split_characters
 from charrnn_trainer.data.unlike import what_is_unlike
 from charrnn_trainer.export.graph.weights import check_step_model_fits
 from charrnn_trainer.setting import option_of
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import (
     Listener,

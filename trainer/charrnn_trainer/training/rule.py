@@ -13,9 +13,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, NetworkConfig, TrainConfig
+from charrnn_trainer.config import MOST_STEPS, ONE_HOT_LIMIT, NetworkConfig
 from charrnn_trainer.data.batches import fit_batch
 from charrnn_trainer.nn.cells import CELLS
+from charrnn_trainer.train_config import TrainConfig
 
 HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
 STEPS_A_UNIT: Final = 20.0

@@ -9,8 +9,8 @@ from typing import Final
 
 import torch
 
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.pace import HOPELESS, fastest_count, thread_counts
 from charrnn_trainer.training.precision import ComputeMode
 from charrnn_trainer.training.step import TrainStep

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.runs.header import Evaluation
+from charrnn_trainer.train_config import TrainConfig
 
 
 def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence[Evaluation]) -> str | None:

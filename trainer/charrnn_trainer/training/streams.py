@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.batches import Streams
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.line_batches import LineBatches
 from charrnn_trainer.data.lines import LineSplit, split_lines
 from charrnn_trainer.data.split import Split, split_characters
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.distributed import ProcessGroup
 
 

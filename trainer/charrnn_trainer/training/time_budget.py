@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import torch
 
-from charrnn_trainer.config import MOST_STEPS, TrainConfig
+from charrnn_trainer.config import MOST_STEPS
 from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.held_out import (
     MOST,
     SAMPLE,

@@ -14,7 +14,6 @@ from typing import Final
 import torch
 
 from charrnn_runtime.format.spec import DEFAULT_TEMPERATURE
-from charrnn_trainer.config import TrainConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.line_batches import LineBatches
 from charrnn_trainer.data.lines import LineSplit
@@ -24,6 +23,7 @@ from charrnn_trainer.runs.checkpoint import Checkpoint
 from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.runs.header import CheckpointError, Kind
 from charrnn_trainer.runs.weight_growth import grow_weights
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.context import RunContext
 from charrnn_trainer.training.device_batches import batches_on
 from charrnn_trainer.training.distributed import ProcessGroup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from charrnn_trainer.config import TrainConfig
+from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.pace import SpeedWatch, ThreadPace, thread_counts
 from charrnn_trainer.training.time_budget import Plan
 from charrnn_trainer.training.torch_settings import is_gpu
