@@ -138,7 +138,7 @@ def stop_texts(value: Any) -> tuple[str, ...]:
         if not isinstance(each, str) or not each:
             raise SettingError(
                 "stop must be a text of one character or more, or several in a list, not "
-                f"{shown(each)}; leave it out to never stop",
+                f"{shown(each)}; without it, a text ends at its length",
                 "stop",
             )
     return texts

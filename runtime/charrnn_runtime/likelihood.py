@@ -42,8 +42,8 @@ class LikelihoodModel(LoadedModel):
             UnknownCharacterError: a text has unknown characters, and ``unknown`` is not "skip".
             OutOfMemoryError: memory is too little.
         """
-        alone = isinstance(texts, str | bytes)
-        checked = list(each_text("texts", [texts] if alone else texts, self.vocabulary.level))
+        alone, level = isinstance(texts, str | bytes), self.vocabulary.level
+        checked = [check_text("texts", texts, level)] if alone else list(each_text("texts", texts, level))
         if not alone:
             return list(self.score_each(checked, unknown=unknown))
         with naming(None):

@@ -174,7 +174,8 @@ class CharRNN(LikelihoodModel):
         alone = isinstance(prime, str | bytes)
         primes: Any = prime
         if not isinstance(prime, State):
-            primes = list(each_text("prime", [prime] if alone else prime, self.vocabulary.level))
+            level = self.vocabulary.level
+            primes = [check_text("prime", prime, level)] if alone else list(each_text("prime", prime, level))
         switch("echo", echo)
         streams = self.generate_each(primes, length, max_batch_size=max_batch_size, **options)
         with naming(None) if alone else contextlib.nullcontext():

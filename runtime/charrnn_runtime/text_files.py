@@ -10,6 +10,7 @@ import codecs
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Final
 
@@ -95,6 +96,17 @@ def what_it_is(head: bytes, name: str = "") -> str:
     if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42):
         return "an ONNX model"
     return ""
+
+
+def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
+    """What a file is that begins with some bytes and cannot be read as an ONNX file, because of an error."""
+    kind = what_it_is(head)
+    if kind == "a safetensors file":
+        command = f"charrnn-export {shlex.quote(name)} my.onnx"
+        return f"it is {kind}; if it is a checkpoint, make a model of it: {command}"
+    if kind and kind != "an ONNX model":
+        return f"it is {kind}"
+    return f"it is no ONNX file, or was cut short or altered ({error})"
 
 
 def _to_unpack(kind: str, command: str, name: str) -> str:
@@ -235,9 +247,14 @@ def decoded(
 def _likely_encoding(head: bytes, block: bytes) -> str:
     """An encoding that a text may have which begins with some bytes, and has others that are no UTF-8."""
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
+    found = marked or wide_encoding(head)
+    if found:
+        return found
+    with suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(block)  # which may end within a character
+        return "utf-8"
     # Windows' Western encoding has quotation marks and dashes where Latin-1 has control characters.
-    western = "cp1252" if re.search(rb"[\x80-\x9f]", block) else "latin-1"
-    return marked or wide_encoding(head) or western
+    return "cp1252" if re.search(rb"[\x80-\x9f]", block) else "latin-1"
 
 
 def _other_than(encoding: str, likely: str) -> str:

@@ -403,6 +403,15 @@ def test_an_element_that_is_wrong_is_named_by_its_place(model: CharRNN) -> None:
         model.score([b"a"])
 
 
+def test_a_text_that_is_given_alone_is_named_without_a_place(model: CharRNN) -> None:
+    for name, call in (
+        ("prime", lambda: model.generate(b"LORD", 5)),
+        ("texts", lambda: model.score(b"LORD")),
+    ):
+        with pytest.raises(SettingError, match=f"^{name} must be a str, since this model reads characters"):
+            call()
+
+
 def test_numbers_of_numpy_are_kept_as_pythons(model: CharRNN) -> None:
     numbers: list[Any] = [np.float32(0.5), np.int64(3), np.float64(0.5), np.float16(0.25)]
     sampling = Sampling(*numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -184,6 +185,19 @@ def test_a_vocabulary_of_another_size_than_the_logits_is_refused(count: int) -> 
 
 def test_a_symbol_more_in_the_byte_vocabulary_is_refused() -> None:
     assert "takes no others" in refusal(changed(metadata("vocabulary", '["a"]'), BYTE))
+
+
+def test_what_was_given_instead_of_a_model_is_named(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "lstm step2.safetensors"
+    checkpoint.write_bytes((16).to_bytes(8, "little") + b'{"a":"b"}       ')
+    with pytest.raises(
+        ModelFormatError, match="a safetensors file; if it is a checkpoint, make a model"
+    ) as found:
+        read_model_file(checkpoint)
+    assert str(found.value).endswith(f": charrnn-export '{checkpoint}' my.onnx")
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"LORD"))
+    with pytest.raises(ModelFormatError, match=r"it is a file that gzip compressed$"):
+        read_model_file(tmp_path / "text.gz")
 
 
 def test_another_onnx_file_is_told_apart_from_a_broken_one() -> None:

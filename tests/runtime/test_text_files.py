@@ -131,6 +131,8 @@ def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     ("data", "advised"),
     [
         ("naïve café".encode("latin-1"), "latin-1"),
+        ("naïve café – 5 €".encode(), "utf-8"),
+        ("naïve caf€".encode()[:-1], "utf-8"),  # a block ends within a character
         ("“quoted” – 5 €".encode("cp1252"), "cp1252"),
         (RUSSIAN.encode("cp1251"), "latin-1"),
         (codecs.BOM_UTF16_LE + b"a\0", "utf-16"),
@@ -141,7 +143,8 @@ def test_the_error_about_a_wrong_encoding_names_one_that_reads_it(data: bytes, a
         "".join(decoded([data], "my.txt", "ascii" if data[:1] != b"\xff" else "utf-8"))
     assert f'encoding="{advised}"' in str(caught.value)
     assert caught.value.parameters == ("encoding",)
-    "".join(decoded([data], "my.txt", advised))
+    decoder = TextDecoder("my.txt", advised)
+    decoder.decode(data)
 
 
 def _zip() -> bytes:

@@ -78,7 +78,7 @@ def test_a_training_says_what_it_does_and_prints_its_folder(program: Program) ->
     assert [line.split("  ")[0] for line in steps] == ["step 2/6", "step 4/6", "step 6/6"]
     assert all("loss " in line for line in steps)
     assert sum("validation loss" in line and "bits per character" in line for line in lines) >= 2
-    assert lines[-1] == "next: charrnn-export ckpt/gru models/gru.onnx"
+    assert lines[-1] == "next: charrnn-export ckpt/gru my.onnx"
     assert sorted(path.name for path in Path("ckpt/gru").iterdir() if not path.name.startswith(".")) == [
         "config.toml",
         "gru-1x8-step3.safetensors",
@@ -397,6 +397,16 @@ def test_a_compressed_text_is_read_from_standard_input(
         done = program("-", *TRAIN, *TINY_FLAGS)
         assert done.code == 0, done.err
         assert f"text: standard input, {len(TEXT):,} characters" in done.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' paths are Unicode")
+def test_paths_that_are_not_unicode_are_printed_as_they_are_and_read_back(program: Program) -> None:
+    text, out = Path(os.fsdecode(b"t\xe9.txt")), os.fsdecode(b"r\xe9")
+    text.write_text(TEXT, encoding="utf-8")
+    done = run_program("-m", "charrnn_trainer.cli.train", text, "--out", out, *TRAIN, *TINY_FLAGS)
+    assert done.stdout == b"r\xe9\n", done.stderr
+    assert program("--config", f"{out}/config.toml", "--out", "again").code == 0
+    assert RunFile.read(Path("again/config.toml")).text == str(text.absolute())
 
 
 def test_settings_given_as_a_text_are_named_and_the_advice_works(program: Program) -> None:

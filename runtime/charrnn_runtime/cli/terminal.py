@@ -164,6 +164,21 @@ def product(instead: str = "") -> TextIO:
     return sys.stdout
 
 
+def write_path(path: Path) -> None:
+    """Write a path to stdout as a line, with the bytes that it has: a shell that takes it finds the file.
+
+    Raises:
+        CharRNNError: stdout is closed.
+    """
+    stream = product()
+    buffer = getattr(stream, "buffer", None)  # absent where a test put a StringIO there
+    if buffer is None:
+        stream.write(f"{path}\n")
+        return
+    stream.flush()
+    buffer.write(os.fsencode(path) + b"\n")
+
+
 def source() -> BinaryIO:
     """stdin, as bytes: text that comes in is UTF-8 whatever the locale says.
 

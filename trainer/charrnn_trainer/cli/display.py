@@ -121,9 +121,8 @@ class Display:
                 )
         elif result.train_loss is not None:
             terminal.say(f"last: training loss {with_bits(result.train_loss, level)}")
-        terminal.say(
-            f"next: charrnn-export {shlex.quote(str(result.run))} models/{result.config.network.cell}.onnx"
-        )
+        # Not models/lstm.onnx: that would replace a model that ships.
+        terminal.say(f"next: charrnn-export {shlex.quote(str(result.run))} my.onnx")
 
     def show_finished(self, result: TrainResult) -> None:
         """Say of a run that was finished before where its best checkpoint is, and how to train on."""

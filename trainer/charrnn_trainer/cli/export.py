@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli.command_line import check_choice
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_trainer.cli.options import completed_from
@@ -71,8 +72,9 @@ def export(
     """
     if checkpoint not in ("best", "last") and not re.fullmatch("[0-9]{1,18}", checkpoint):
         raise SettingError(f"--checkpoint must be best, last or a step's number, not {checkpoint!r}")
+    check_choice("--precision", precision, spec.PRECISIONS)
     if not list_them and destination is None:
-        raise SettingError("give the file to write, such as models/lstm.onnx; or --list to see what there is")
+        raise SettingError("give the file to write, such as my.onnx; or --list to see what there is")
 
     need_torch()
     from charrnn_trainer.runs.checkpoint import load_checkpoint

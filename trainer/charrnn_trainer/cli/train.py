@@ -233,8 +233,8 @@ def _finish(result: TrainResult, stop: StopSignals, *, speaks: bool) -> NoReturn
         )
     else:
         Display().show_result(result)
-    if sys.stdout is not None:  # where it is closed, nobody asked for the path
-        terminal.product().write(f"{result.run}\n")
+    if sys.stdout is not None and result.run is not None:  # where it is closed, nobody asked for the path
+        terminal.write_path(result.run)
     raise typer.Exit(code)
 
 

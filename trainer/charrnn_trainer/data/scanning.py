@@ -112,8 +112,6 @@ class ScannedText:
         Raises:
             CharRNNError: the text cannot be read any more or has changed, or the file cannot be written.
         """
-        if source is not None:
-            source = _as_text(source) if isinstance(source, str) else tuple(map(_as_text, source))
         info = TokensInfo(self.vocabulary, self.name, self.sha256, source, self.train_length)
         ids = write_tokens(path, info, self.length, self._encoded(on_progress))
         return Corpus(ids, self.vocabulary, self.name, self.sha256, source, self.train_length)

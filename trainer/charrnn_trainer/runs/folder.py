@@ -219,6 +219,8 @@ def check_free(folder: Path) -> None:
     """
     if folder.is_dir():
         _check_empty(folder)
+    elif os.path.lexists(folder):
+        raise SettingError(f"{folder} is not a folder; give a new one")
 
 
 def _check_empty(folder: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_trainer.data.token_file import Source
 from charrnn_trainer.setting import check_names
 from charrnn_trainer.train_config import SECTIONS, TrainConfig
+
+_URI: Final = "file:///"
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,10 @@ class RunFile:
         """The file's text."""
         lines = ["# Trains the same model again: charrnn-train --config THIS_FILE"]
         for key in ("text", "init_from"):
-            if getattr(self, key) is not None:
-                lines.append(f"{key} = {_toml(getattr(self, key))}")
+            place = getattr(self, key)
+            if place is not None:
+                written = tuple(map(_written, place)) if isinstance(place, tuple) else _written(place)
+                lines.append(f"{key} = {_toml(written)}")
         for section, values in self.config.to_dict().items():
             lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
         return "\n".join(lines) + "\n"
@@ -45,6 +52,9 @@ class RunFile:
             CharRNNError: the file cannot be read, or is no TOML.
             SettingError: an unknown setting, or a value that is not allowed.
         """
+        if path.is_dir():
+            where = f"{path / 'config.toml'}" if (path / "config.toml").is_file() else "a run's config.toml"
+            raise CharRNNError(f"{path} is a folder; give {where}")
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -61,13 +71,38 @@ class RunFile:
             for key, place in places.items():
                 if not (place is None or isinstance(place, tuple) or _is_path(place)):
                     raise SettingError(f"{key} must be a path, not {place!r}")
-            return cls(TrainConfig.from_dict(values), **places)
+            return cls(
+                TrainConfig.from_dict(values), _given(places["text"]), _given_path(places["init_from"])
+            )
         except SettingError as error:
             raise SettingError(f"{path}: {error}", *error.parameters) from error
 
 
 def _is_path(value: object) -> bool:
     return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def _written(path: str) -> str:
+    """A path as TOML can hold it: one that is not Unicode (surrogates in Python) as a URI of its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return Path(os.path.abspath(path)).as_uri()
+    return path
+
+
+def _given_path(written: str | None) -> str | None:
+    """The path that was written."""
+    if written is None or not written.startswith(_URI):
+        return written
+    return os.fsdecode(unquote_to_bytes(written[len(_URI) - 1 :]))
+
+
+def _given(written: Source | None) -> Source | None:
+    """The path of a text, or the paths of several, that were written."""
+    if isinstance(written, tuple):
+        return tuple(str(_given_path(each)) for each in written)
+    return _given_path(written)
 
 
 def _toml(value: object) -> str:
@@ -77,8 +112,7 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # A path that is no Unicode cannot stand in TOML, and is told with question marks.
-        value = value.encode(errors="replace").decode()
+        value = value.encode(errors="replace").decode()  # paths never need it (see _written)
         # TOML's escapes in a basic string are JSON's, but it wants DEL escaped as well.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
