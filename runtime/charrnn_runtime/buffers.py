@@ -114,7 +114,7 @@ class Buffers:
         self._parts = tuple(parts) or (StatePart(0, sizes.state_size, "state", "next_state"),)
         self._current = 0  # which of the two state buffers holds the streams' states
         self._use(session)
-        self._options = _run_options()
+        self._options = run_options()
         # For each state buffer that slot 0 may read: the slots' bindings, and the options each runs with.
         self._bound: tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]] = ([], [])
         self._allocate()
@@ -127,7 +127,7 @@ class Buffers:
     def after_fork(self, make_session: Callable[[], Any]) -> None:
         """In a forked child, go on with a session of its own, which is made when it is needed."""
         keep_for_ever((self._session, self._run_bound, self._bound, self._options))
-        self._options = _run_options()
+        self._options = run_options()
         self._bound = ([], [])
         self._make_session = make_session
 
@@ -352,7 +352,7 @@ class CudaBuffers(Buffers):
         if len(self.logits):
             binding.bind_ortvalue_output("logits", self._device_logits[slot])
         # A captured graph has its addresses built in, so each binding has one of its own.
-        options = _run_options(next(_graph_ids)) if self._graphs else self._options
+        options = run_options(next(_graph_ids)) if self._graphs else self._options
         return binding._iobinding, options
 
 
@@ -360,7 +360,8 @@ _graph_ids = itertools.count(1)
 """Numbers for CUDA graphs, each used once in the process."""
 
 
-def _run_options(graph: int | None = None) -> Any:
+def run_options(graph: int | None = None) -> Any:
+    """Options of a run; with the number of the CUDA graph that it captures or replays (-1 for none)."""
     options = ort.RunOptions()
     options.log_severity_level = 4
     if graph is not None:
