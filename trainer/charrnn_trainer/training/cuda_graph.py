@@ -69,10 +69,22 @@ class StaticStep:
 
 
 def capture_graph(run: Play) -> Play:
-    """Capture what ``run`` does as a CUDA graph; gives what replays it."""
+    """Capture what ``run`` does as a CUDA graph; gives what replays it.
+
+    Where that fails, stream and random generator are as before. `torch.cuda.graph` leaves the stream of the
+    capture as the current one then, and the generator, of which dropout draws, in capture.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
+    stream = torch.cuda.current_stream()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        generator.graphsafe_set_state(before)  # not its numbers alone, which a capture refuses to change
+        raise
     replay: Play = graph.replay
     return replay
 
