@@ -23,10 +23,11 @@ from charrnn_trainer.data.split import split_text
 from charrnn_trainer.nn.network import CharNetwork, State
 from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import find_checkpoint
-from charrnn_trainer.training import cuda_graph, device_batches, gpu, trainer
+from charrnn_trainer.training import cuda_graph, device_batches, gpu, torch_settings, trainer
 from charrnn_trainer.training import step as step_module
 from charrnn_trainer.training.api import resume, train
-from charrnn_trainer.training.cuda_graph import Play, StaticStep, choose_step
+from charrnn_trainer.training.capture import Play, capture_graph
+from charrnn_trainer.training.cuda_graph import StaticStep, choose_step
 from charrnn_trainer.training.device_batches import Batches, HostBatches, ResidentBatches, batches_on
 from charrnn_trainer.training.events import Event, Notice, Stepped
 from charrnn_trainer.training.precision import ComputeMode, choose_compute_mode
@@ -224,7 +225,7 @@ def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() 
 @pytest.fixture
 def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is taken for a GPU; what would ask CUDA does the like on the CPU, or nothing."""
-    for module in (trainer, gpu, step_module, cuda_graph, device_batches):
+    for module in (trainer, torch_settings, step_module, cuda_graph, device_batches):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
     for name in ("Event", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
@@ -283,6 +284,32 @@ def test_the_gpus_way_through_a_training_leads_to_the_same_place(
 
 
 @pytest.mark.usefixtures("make_believe")
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_graph_that_gives_the_losses_and_learns_something_else_is_refused_where_activations_are_dropped(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """cuDNN draws numbers of its own for two layers, so that losses and weights agree roughly alone."""
+    monkeypatch.setattr(device_batches, "is_gpu", lambda device: False)  # which pins memory
+    learning = Learning(layers=2, dropout=0.5)
+
+    def capture(run: Play) -> Play:
+        def play() -> None:
+            before = [weight.detach().clone() for weight in learning.network.parameters()]
+            run()
+            with torch.no_grad():
+                for weight, old in zip(learning.network.parameters(), before, strict=True):
+                    weight.copy_(old + times * (weight - old))
+
+        return play
+
+    learning.train_step.optimizer.set_rate(1e-4)
+    choice = choose(learning, capture)
+    assert "they learned something else" in choice.words
+    assert choice.learn == learning.train_step.learn
+    assert "something else" not in choose(learning, captured_rightly).words
+
+
+@pytest.mark.usefixtures("make_believe")
 def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> None:
     notes: list[str] = []
     result = train(
@@ -293,7 +320,7 @@ def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> Non
 
 
 class _Generator:
-    """The random generator of a GPU: whether it draws for a capture belongs to its state, as its numbers do."""
+    """The random generator of a GPU: that it draws for a capture belongs to its state, as its numbers do."""
 
     def __init__(self, numbers: torch.Tensor, *, in_capture: bool = False) -> None:
         self.numbers, self.in_capture = numbers, in_capture
@@ -311,7 +338,7 @@ class _Cuda:
 
     def __init__(self) -> None:
         self.usual: Any = mock.MagicMock()
-        self.current = self.usual
+        self.current: Any = self.usual
         self.generator = _Generator(torch.get_rng_state())
         self.captures: list[object] = []  # their streams
 
@@ -349,7 +376,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, make_believe: None) -> _Cuda:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         return clip(*given)
 
-    monkeypatch.setattr(step_module.nn.utils, "clip_grad_norm_", clip_unless_capturing)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_unless_capturing)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", object())
     for name, value in {
@@ -505,7 +532,7 @@ def test_after_a_capture_that_fails_in_the_middle_a_gpu_learns_as_without_one(
             run()
             torch.cuda.synchronize()  # not permitted in a capture
 
-        return cuda_graph.capture_graph(run_and_wait)
+        return capture_graph(run_and_wait)
 
     def try_it(*given: Any) -> cuda_graph.StepChoice:
         stream = torch.cuda.current_stream()

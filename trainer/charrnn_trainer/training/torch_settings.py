@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -115,3 +116,14 @@ def memory_errors() -> Iterator[None]:
         if "allocate memory" not in str(error):
             raise
         raise CharRNNError(f"out of memory: {_ADVICE}", *_SIZES) from error
+
+
+@contextlib.contextmanager
+def quiet_about_weights(device: torch.device) -> Iterator[None]:
+    """Let cuDNN gather weights that are dropped, or cast, anew in every step without a warning."""
+    if not is_gpu(device):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
+        yield
