@@ -202,10 +202,14 @@ class Buffers:
             for binding, options in bound[first:end]:
                 run_bound(binding, options)
         except Exception as error:
-            ours = error_of(error, "run a step of the model", self.device, self.rows)
-            if isinstance(ours, OutOfMemoryError):
+            device, rows = self.device, self.rows
+            # Whoever keeps the error keeps these, too: the session's memory.
+            del bound, binding, options, run_bound
+            try:
+                raise error_of(error, "run a step of the model", device, rows) from error
+            except OutOfMemoryError:
                 self.release()
-            raise ours from error
+                raise
         self._current ^= (end - first) & 1
 
     def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:

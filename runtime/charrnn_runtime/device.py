@@ -225,11 +225,8 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
         device: where.
         rows: the number of streams at once.
     """
-    said = str(error)  # all of it: the telling words may come late
-    # onnxruntime has no exception of its own for it.
-    if isinstance(error, MemoryError) or any(
-        words in said for words in ("allocat", "bad_alloc", "out of memory")
-    ):
+    if isinstance(error, MemoryError) or _tells_of_too_little_memory(str(error)):
+        _let_go(error)
         fewer = "lower max_batch_size" if rows > 1 else "close other programs"
         streams = "one stream" if rows == 1 else f"{rows:,} streams"
         return OutOfMemoryError(
@@ -237,6 +234,21 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
             "max_batch_size",
         )
     return CharRNNError(f"onnxruntime cannot {action}: {reason_of(error)}")
+
+
+def _tells_of_too_little_memory(said: str) -> bool:
+    """Whether that is what onnxruntime says, which has no exception of its own for it."""
+    # All of it: the telling words may come late. But not places in its source, such as cuda_allocator.cc.
+    reasons: list[str] = _CUDA_REASON.findall(said)
+    said = " ".join(reasons) or re.sub(r"\S+\.(?:cc|cu|h)\b", "", said)
+    return re.search(r"allocat|alloc_failed|bad_alloc|out of memory", said, re.IGNORECASE) is not None
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what did not fit, which an error keeps otherwise: in the local variables of where it came from."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def reason_of(error: BaseException) -> str:

@@ -176,12 +176,14 @@ class Engine:
     def _new_buffers(self, sizes: Sizes) -> Buffers:
         if self._device_is_the_parents:
             raise DeviceError(FORKED_FROM_CUDA, "device")
+        session = None
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
                 return CudaBuffers(session, sizes, graphs=self._cuda_graphs)
             return Buffers(session, sizes, self._parts)
         except Exception as error:
+            session = None  # its memory is free again, however long somebody keeps the error
             raise error_of(error, "make a session", self.device, sizes.rows) from error
 
     def sampler(self, wanted: Cuts | None) -> Cuts | None:

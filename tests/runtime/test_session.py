@@ -13,7 +13,9 @@ import threading
 import time
 import types
 import warnings
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -607,7 +609,44 @@ def test_what_did_not_fit_is_free_again(lstm_path: Path) -> None:
     assert int(ran) == BLOCK
 
 
+@pytest.mark.parametrize("fails", ["_allocate", "_run_bound"])
+def test_what_did_not_fit_is_free_at_once_however_long_the_error_is_kept(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    model = CharRNN.load(lstm_path, device="cpu")
+    made: list[weakref.ref[Any]] = []
+    create, use = Engine._create_session, Buffers._use
+
+    def noted(self: Engine, *given: Any) -> Any:
+        session = create(self, *given)
+        made.append(weakref.ref(session))
+        return session
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    def use_and_fail(self: Buffers, session: Any) -> None:
+        use(self, session)
+        self._run_bound = partial(fail, session)  # the real one belongs to the session, too
+
+    monkeypatch.setattr(Engine, "_create_session", noted)
+    monkeypatch.setattr(Buffers, "_use", use_and_fail)
+    if fails == "_allocate":
+        monkeypatch.setattr(Buffers, "_allocate", fail)
+    gc.disable()
+    try:
+        for way in (lambda: model.generate(["a"] * 5, 5), lambda: model.step(model.initial_state(6))):
+            with pytest.raises(OutOfMemoryError) as caught:
+                way()
+            assert caught.value.__cause__ is not None
+            assert [session() for session in made] == [None]
+            made.clear()
+    finally:
+        gc.enable()
+
+
 OUT_OF_MEMORY = "out of memory on cpu in a batch of 5 streams"
+_PLACE = "/a/cuda_call.cc:146 std::conditional_t<THRW, void, common::Status> onnxruntime::CudaCall(int)"
 
 
 @pytest.mark.parametrize(
@@ -628,6 +667,31 @@ OUT_OF_MEMORY = "out of memory on cpu in a batch of 5 streams"
             OutOfMemoryError,
             OUT_OF_MEMORY,
         ),
+        (
+            RuntimeError(
+                f"{_PLACE} CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0 ; file=a.cc ; expr=b"
+            ),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("CUDNN failure 4004: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0"),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError(
+                "a.cc:1 AllocateRawInternal(size_t) Available memory of 5 is smaller than requested"
+            ),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("CUDA failure 700: an illegal memory access ; file=/a/cuda_allocator.cc ; line=1"),
+            CharRNNError,
+            "cannot make a session: CUDA failure 700: an illegal memory access$",
+        ),
+        (RuntimeError("/a/cuda_allocator.cc:1 no"), CharRNNError, "cannot make a session: /a/cuda_allocator"),
         (
             RuntimeError("x" * 400 + "std::bad_alloc"),
             OutOfMemoryError,

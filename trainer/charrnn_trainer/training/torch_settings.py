@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -113,8 +114,14 @@ def memory_errors() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"the GPU has too little memory: {_ADVICE}", *_SIZES) from error
     except RuntimeError as error:
-        if "allocate memory" not in str(error):
+        said = str(error)
+        if (
+            re.search(r"allocate|allocation[ _]failed|alloc_failed|out of memory", said, re.IGNORECASE)
+            is None
+        ):
             raise
+        if re.search("cuda|cublas|cudnn", said, re.IGNORECASE):
+            raise DeviceError(f"the GPU has too little memory: {_ADVICE}", *_SIZES) from error
         raise CharRNNError(f"out of memory: {_ADVICE}", *_SIZES) from error
 
 
