@@ -296,6 +296,7 @@ class CudaBuffers(Buffers):
         self._device_settings = {
             name: self._new([rows], array.dtype.type) for name, array in self.settings.items()
         }
+        self._sent_settings: dict[str, bytes] = {}
         self._device_logits = [self._new(list(self.logits.shape[1:]), np.float32) for _ in self.logits]
         self._staged_uniforms = np.zeros((self.steps, self._uniform_stride), np.float32)
         for value in self._device_states:
@@ -325,7 +326,10 @@ class CudaBuffers(Buffers):
     def _send(self, steps: int) -> None:
         if self.sizes.samples:
             for name, value in self._device_settings.items():
-                value.update_inplace(self.settings[name])
+                settings = self.settings[name].tobytes()
+                if self._sent_settings.get(name) != settings:
+                    value.update_inplace(self.settings[name])
+                    self._sent_settings[name] = settings
             self._staged_uniforms[:, : self.rows] = self.uniforms
             self._device_uniforms.update_inplace(self._staged_uniforms)
         for slot in range(1 if self.sizes.samples else steps):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 
 from charrnn_runtime import CharRNN, buffers, session
 from charrnn_runtime.buffers import BLOCK, CudaBuffers, Sizes
@@ -73,6 +75,25 @@ def test_a_block_of_steps_copies_states_once_however_many_streams_end_and_join(
     copies.clear()
     model.score(["LORD"] * 128)
     assert len(copies) <= 2 + 1 + 1
+
+
+def test_settings_go_to_the_device_when_they_change(
+    exact: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[list[float]] = []
+    update = ort.OrtValue.update_inplace
+
+    def noted(self: ort.OrtValue, array: NDArray[np.float32]) -> None:
+        if array.dtype == np.float32 and array.ndim == 1:
+            sent.append(array.tolist())
+        update(self, array)
+
+    monkeypatch.setattr(ort.OrtValue, "update_inplace", noted)
+    model = on_device(exact)
+    for temperature in (0.5, 0.5, 0.75):
+        model.generate(["A"] * 4, 4 * BLOCK, seed=1, temperature=temperature, top_p=0.9)
+    expected = [[value] * 4 for value in (0.0, 0.5, 0.75, float(np.float32(0.9)))]  # each once
+    assert sorted(sent) == expected
 
 
 def test_they_stop_where_those_of_the_cpu_stop(
