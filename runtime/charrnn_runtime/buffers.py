@@ -113,7 +113,7 @@ class Buffers:
         self._parts = tuple(parts) or (StatePart(0, sizes.state_size, "state", "next_state"),)
         self._current = 0  # which of the two state buffers holds the streams' states
         self._use(session)
-        self._options = _run_options()
+        self._options = run_options()
         # For each state buffer that slot 0 may read: the slots' bindings, and the options each runs with.
         self._bound: tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]] = ([], [])
         self._allocate()
@@ -126,7 +126,7 @@ class Buffers:
     def after_fork(self, make_session: Callable[[], Any]) -> None:
         """In a forked child, go on with a session of its own, which is made when it is needed."""
         keep_for_ever((self._session, self._run_bound, self._bound, self._options))
-        self._options = _run_options()
+        self._options = run_options()
         self._bound = ([], [])
         self._make_session = make_session
 
@@ -196,10 +196,14 @@ class Buffers:
             for binding, options in bound[first:end]:
                 run_bound(binding, options)
         except Exception as error:
-            ours = error_of(error, "run a step of the model", self.device, self.rows)
-            if isinstance(ours, OutOfMemoryError):
+            device, rows = self.device, self.rows
+            # Whoever keeps the error keeps these, too: the session's memory.
+            del bound, binding, options, run_bound
+            try:
+                raise error_of(error, "run a step of the model", device, rows) from error
+            except OutOfMemoryError:
                 self.release()
-            raise ours from error
+                raise
         self._current ^= (end - first) & 1
 
     def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
@@ -271,6 +275,7 @@ class CudaBuffers(Buffers):
         self._device_settings = {
             name: self._new([rows], array.dtype.type) for name, array in self.settings.items()
         }
+        self._sent_settings: dict[str, bytes] = {}
         self._device_logits = [self._new(list(self.logits.shape[1:]), np.float32) for _ in self.logits]
         self._staged_uniforms = np.zeros((self.steps, self._uniform_stride), np.float32)
         for value in self._device_states:
@@ -300,7 +305,10 @@ class CudaBuffers(Buffers):
     def _send(self, steps: int) -> None:
         if self.sizes.samples:
             for name, value in self._device_settings.items():
-                value.update_inplace(self.settings[name])
+                settings = self.settings[name].tobytes()
+                if self._sent_settings.get(name) != settings:
+                    value.update_inplace(self.settings[name])
+                    self._sent_settings[name] = settings
             self._staged_uniforms[:, : self.rows] = self.uniforms
             self._device_uniforms.update_inplace(self._staged_uniforms)
         for slot in range(1 if self.sizes.samples else steps):
@@ -331,7 +339,7 @@ class CudaBuffers(Buffers):
         if len(self.logits):
             binding.bind_ortvalue_output("logits", self._device_logits[slot])
         # A captured graph has its addresses built in, so each binding has one of its own.
-        options = _run_options(next(_graph_ids)) if self._graphs else self._options
+        options = run_options(next(_graph_ids)) if self._graphs else self._options
         return binding._iobinding, options
 
 
@@ -339,7 +347,8 @@ _graph_ids = itertools.count(1)
 """Numbers for CUDA graphs, each used once in the process."""
 
 
-def _run_options(graph: int | None = None) -> Any:
+def run_options(graph: int | None = None) -> Any:
+    """Options of a run; with the number of the CUDA graph that it captures or replays (-1 for none)."""
     options = ort.RunOptions()
     options.log_severity_level = 4
     if graph is not None:

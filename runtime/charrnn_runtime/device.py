@@ -73,13 +73,16 @@ _began_cuda_in: Final[set[int]] = set()
 """The processes in which CUDA's driver was asked, of which a fork inherits all."""
 
 
-def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) -> tuple[str, str]:
+def choose_device(
+    device: str, precision: str, start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str | None]
+) -> tuple[str, str]:
     """The device that runs, and a note on why it is not CUDA where that might be expected.
 
     Args:
         device: what was asked for, one of `spec.DEVICES`.
         precision: the model's.
         start_cuda: makes a session of the model on CUDA.
+        try_cuda: runs a step in that session; says what is wrong with what came of it, if anything is.
 
     Raises:
         SettingError: there is no such device.
@@ -100,7 +103,7 @@ def choose_device(device: str, precision: str, start_cuda: Callable[[], Any]) ->
         return "cpu", ""  # nobody expects CUDA there, and why it is missing would take 18 ms to say
     missing = cuda_missing()
     if missing is None:
-        missing = _cuda_refusal(start_cuda)
+        missing = _cuda_refusal(start_cuda, try_cuda)
     if missing is None:
         return "cuda", ""
     if device == "cuda":
@@ -131,8 +134,8 @@ def cuda_missing() -> str | None:
     return _missing_driver() or _old_driver()
 
 
-def _cuda_refusal(start_cuda: Callable[[], Any]) -> str | None:
-    """Why a session on CUDA cannot be had; None if it can."""
+def _cuda_refusal(start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str | None]) -> str | None:
+    """Why a session on CUDA cannot be had, or is of no use; None if it is."""
     missing: list[str] = []
     try:
         missing = _preload_cuda()
@@ -143,9 +146,21 @@ def _cuda_refusal(start_cuda: Callable[[], Any]) -> str | None:
             return f"onnxruntime cannot start CUDA ({reason_of(error)}); install it with {_CUDA_INSTALL}"
     else:
         if session.get_providers()[0] == CUDA_PROVIDER:
-            return None
+            return _failed_trial(session, try_cuda)
     named = f" ({one_line(', '.join(missing), most=100)})" if missing else ""
     return f"onnxruntime left CUDA out for want of its libraries{named}; install them with {_CUDA_INSTALL}"
+
+
+def _failed_trial(session: Any, try_cuda: Callable[[Any], str | None]) -> str | None:
+    """Why a GPU is of no use though a session starts on it.
+
+    Builds of onnxruntime have kernels for some generations of GPUs alone, which shows in the first run.
+    """
+    try:
+        wrong = try_cuda(session)
+    except Exception as error:
+        wrong = f"does not run on this GPU ({reason_of(error)})"
+    return wrong and f'a trial step of this model {wrong}; use device="cpu" on this machine'
 
 
 def _preload_cuda() -> list[str]:
@@ -210,11 +225,8 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
         device: where.
         rows: the number of streams at once.
     """
-    said = str(error)  # all of it: the telling words may come late
-    # onnxruntime has no exception of its own for it.
-    if isinstance(error, MemoryError) or any(
-        words in said for words in ("allocat", "bad_alloc", "out of memory")
-    ):
+    if isinstance(error, MemoryError) or _tells_of_too_little_memory(str(error)):
+        _let_go(error)
         fewer = "lower max_batch_size" if rows > 1 else "close other programs"
         streams = "one stream" if rows == 1 else f"{rows:,} streams"
         return OutOfMemoryError(
@@ -222,6 +234,21 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
             "max_batch_size",
         )
     return CharRNNError(f"onnxruntime cannot {action}: {reason_of(error)}")
+
+
+def _tells_of_too_little_memory(said: str) -> bool:
+    """Whether that is what onnxruntime says, which has no exception of its own for it."""
+    # All of it: the telling words may come late. But not places in its source, such as cuda_allocator.cc.
+    reasons: list[str] = _CUDA_REASON.findall(said)
+    said = " ".join(reasons) or re.sub(r"\S+\.(?:cc|cu|h)\b", "", said)
+    return re.search(r"allocat|alloc_failed|bad_alloc|out of memory", said, re.IGNORECASE) is not None
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what did not fit, which an error keeps otherwise: in the local variables of where it came from."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def reason_of(error: BaseException) -> str:

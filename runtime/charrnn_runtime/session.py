@@ -14,9 +14,10 @@ from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from charrnn_runtime.arguments import switch, whole_number_from
-from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes
+from charrnn_runtime.arguments import choice, switch, whole_number_from
+from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes, run_options
 from charrnn_runtime.cpu_graph import StatePart, cpu_graph
 from charrnn_runtime.device import (
     CUDA_PROVIDER,
@@ -39,6 +40,11 @@ from charrnn_runtime.sampling import Sampling
 
 _KEPT_SESSIONS: Final = 8
 _MOST_THREADS: Final = 1024
+
+_NEAR: Final = 1e-3
+_NEAR_FP16: Final = 0.05
+"""How far apart a trial step's logits and states on a GPU and on the CPU may be, as a share of the largest:
+what the order of sums changes is 1,000 times less, and a kernel that does not run gives anything."""
 
 _GATES_APART: Final = 32
 """From how many rows on int8 products are computed gate by gate: 4 to 9 % faster at 64 (measured)."""
@@ -96,10 +102,14 @@ class Engine:
         self._free: dict[Sizes, list[Buffers]] = {}
         self._in_use: set[Buffers] = set()
         self._device_is_the_parents = False
+        choice("device", device, spec.DEVICES)
+        expected = self._try_one_step()
         self.device, self.device_note = choose_device(
-            device, self.info.precision, lambda: self._create_session("cuda", self._file)
+            device,
+            self.info.precision,
+            lambda: self._create_session("cuda", self._file),
+            lambda session: self._unlike(expected, self._trial_step(session)),
         )
-        self._try_one_step()
         renew_after_fork(self)  # now that it is whole
 
     def _after_fork(self) -> None:
@@ -166,12 +176,14 @@ class Engine:
     def _new_buffers(self, sizes: Sizes) -> Buffers:
         if self._device_is_the_parents:
             raise DeviceError(FORKED_FROM_CUDA, "device")
+        session = None
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
                 return CudaBuffers(session, sizes, graphs=self._cuda_graphs)
             return Buffers(session, sizes, self._parts)
         except Exception as error:
+            session = None  # its memory is free again, however long somebody keeps the error
             raise error_of(error, "make a session", self.device, sizes.rows) from error
 
     def sampler(self, wanted: Cuts | None) -> Cuts | None:
@@ -238,39 +250,72 @@ class Engine:
     def _parted_apart(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
         return part_tensors(gates_apart(self._file))
 
-    def _try_one_step(self) -> None:
-        """Run two streams for one step: the graph must run, with finite logits and tokens in range.
+    def _try_one_step(self) -> list[NDArray[Any]]:
+        """Run two streams for a step on the CPU: the graph must run, with finite logits and tokens in range.
+
+        Returns:
+            Logits, tokens and states.
 
         Raises:
             ModelFormatError: it does not.
         """
-        # A session of its own, since the first shape that a session sees decides how it plans its memory.
+        path = self.info.path
+        try:
+            # A session of its own, since the first shape that one sees decides how it plans its memory.
+            outputs = self._trial_step(self._create_session("cpu", self._file, optimize=False))
+        except Exception as error:
+            raise ModelFormatError(
+                f"{path} is not a charrnn model that can be run: onnxruntime says {reason_of(error)}"
+            ) from error
+        wrong = self._nonsense(outputs)
+        if wrong:
+            raise ModelFormatError(f"{path} is not a charrnn model that can be run: a trial step {wrong}")
+        return outputs
+
+    def _trial_step(self, session: Any) -> list[NDArray[Any]]:
+        """Logits, tokens and states of two streams after a step."""
         info, rows = self.info, 2
-        feeds = {
+        feeds: dict[str, NDArray[Any]] = {
             "token": np.array([info.start_token, len(info.vocabulary) - 1], np.int64),
-            "state": np.zeros((rows, info.state_size), np.float32),
+            # States other than zeros, so that every product counts.
+            "state": np.linspace(-1, 1, rows * info.state_size, dtype=np.float32).reshape(rows, -1),
             "uniform": np.array([0.0, 1.0 - 2.0**-24], np.float32),
         }
         for name, value in Sampling(1.0).inputs(info.top_k_max).items():
             feeds[name] = np.full(rows, value, SETTING_TYPES[name])
-        try:
-            session = self._create_session("cpu", self._file, optimize=False)
-            logits, tokens, state = session.run([each.name for each in spec.OUTPUTS], feeds)
-        except Exception as error:
-            raise ModelFormatError(
-                f"{info.path} is not a charrnn model that can be run: onnxruntime says {reason_of(error)}"
-            ) from error
-        wrong = None
-        if logits.shape != (rows, len(info.vocabulary)) or state.shape != (rows, info.state_size):
-            wrong = "gave outputs of the wrong shape"
-        elif not (np.isfinite(logits).all() and np.isfinite(state).all()):
-            wrong = "gave logits or states that are not finite"
-        elif not ((tokens >= 0) & (tokens < len(info.vocabulary))).all():
-            wrong = f"gave the tokens {tokens.tolist()}, which are not in the vocabulary"
+        feeds["top_k"][0] = 1  # the first stream takes the likeliest symbol, which devices agree on
+        outputs: list[NDArray[Any]] = session.run(
+            [each.name for each in spec.OUTPUTS], feeds, run_options(-1)
+        )
+        return outputs
+
+    def _nonsense(self, outputs: list[NDArray[Any]]) -> str | None:
+        """What is wrong with the outputs of a trial step, whatever the weights."""
+        logits, tokens, state = outputs
+        rows, symbols = 2, len(self.info.vocabulary)
+        if logits.shape != (rows, symbols) or state.shape != (rows, self.info.state_size):
+            return "gave outputs of the wrong shape"
+        if not (np.isfinite(logits).all() and np.isfinite(state).all()):
+            return "gave logits or states that are not finite"
+        if not ((tokens >= 0) & (tokens < symbols)).all():
+            return f"gave the tokens {tokens.tolist()}, which are not in the vocabulary"
+        return None
+
+    def _unlike(self, expected: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> str | None:
+        """What is wrong with the outputs of a trial step on a GPU, where the CPU gave ``expected``."""
+        wrong = self._nonsense(outputs)
         if wrong:
-            raise ModelFormatError(
-                f"{info.path} is not a charrnn model that can be run: a trial step {wrong}"
-            )
+            return f"{wrong}, on this GPU"
+        near = _NEAR if self.info.precision == "fp32" else _NEAR_FP16
+        for name, cpu, gpu in zip(("logits", "", "states"), expected, outputs, strict=True):
+            scale = max(1.0, float(np.abs(cpu).max()))
+            apart = float(np.abs(cpu - gpu).max())
+            if name and apart > near * scale:
+                return f"gave {name} on this GPU that differ by {apart:.2g} from the CPU's"
+        logits, token = outputs[0][0], int(outputs[1][0])
+        if logits[token] < logits.max() - near * max(1.0, float(np.abs(logits).max())):
+            return f"took the symbol {token} on this GPU where {int(logits.argmax())} is the likeliest"
+        return None
 
 
 def width(streams: int) -> int:

@@ -3,9 +3,13 @@
 Also against a graph of ONNX's own LSTM and GRU operators (cuDNN's on a GPU) with our sampler, bound and run
 in the same way: what our graph of single products should be replaced by if it were faster.
 
-    python tests/benchmarks/gpu.py [--json FILE]
+"charrnn" is `generate` as it is: prompts are read, random numbers drawn and texts made. "charrnn steps" is
+the bare loop of steps, as those of all others are. fp32 is computed without tf32 everywhere.
 
-Without a usable GPU it says what is missing and ends with exit code 1.
+    python tests/benchmarks/gpu.py [--cells NAME ...] [--streams N ...] [--repeats N] [--seconds S] [--json F]
+
+The JSON file is written anew after every row. Without a usable GPU it says what is missing and ends with exit
+code 1.
 """
 
 from __future__ import annotations
@@ -28,14 +32,18 @@ from benchmarks.contenders import STEPS, TEMPERATURE, TOP_K, TOP_P, TorchNetwork
 from benchmarks.machine import describe_machine, measure
 from charrnn_runtime import CharRNN, Sampling
 from charrnn_runtime.device import cuda_missing
+from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.sampler_graph import add_sampler
+from charrnn_runtime.session import Engine
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.export.graph.builder import GraphBuilder
 from charrnn_trainer.export.graph.step_model import build_step_model
 from charrnn_trainer.export.graph.weights import fold_weights
+from charrnn_trainer.training.precision import ComputeMode
 from reference import random_weights
 
 VOCABULARY_SIZE = 65
+CELLS = ("lstm", "gru")
 STREAMS = (1, 64, 1024, 8192)
 Run = Callable[[], int]
 
@@ -45,53 +53,70 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument(
+        "--streams", nargs="+", type=int, default=STREAMS, help="how many at once, in each row"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="of which the median counts")
+    parser.add_argument("--seconds", type=float, default=0.5, help="how long each runs in a repeat")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
-    missing = cuda_missing()
-    if missing or not torch.cuda.is_available():
-        raise SystemExit(f"no GPU to measure on: {missing or 'this torch is a build without CUDA'}")
+    missing = _missing()
+    if missing:
+        raise SystemExit(f"no GPU to measure on: {missing}")
     figures: dict[str, Any] = {
         "machine": describe_machine() | {"gpu": torch.cuda.get_device_name()},
         "speed": [],
     }
-    figures["machine"]["tf32 in PyTorch"] = (
-        f"cuDNN {torch.backends.cudnn.allow_tf32}, products {torch.backends.cuda.matmul.allow_tf32}"
-    )
     print("; ".join(f"{name} {value}" for name, value in figures["machine"].items()))
-    print("charrnn's fp32 is without tf32")
-    with tempfile.TemporaryDirectory() as folder:
-        for cell in ("lstm", "gru"):
+    print("fp32 is without tf32")
+    with tempfile.TemporaryDirectory() as folder, ComputeMode("fp32", True).on(torch.device("cuda")):
+        for cell in arguments.cells:
             weights = random_weights(cell, 2, 256, VOCABULARY_SIZE)
-            for streams in STREAMS:
-                contenders = {
-                    f"charrnn {precision}{', graphs' if graphs else ''}": _charrnn(
-                        Path(folder), cell, weights, precision, streams, graphs
-                    )
-                    for precision in ("fp32", "fp16")
-                    for graphs in (False, True)
-                }
-                contenders["ONNX operators fp32"] = _operators(cell, weights, streams)
-                for kind, name in ((torch.float32, ""), (torch.float16, " fp16")):
-                    contenders[f"torch eager{name}"] = _torch(cell, weights, streams, kind)
-                    contenders[f"torch CUDA graph{name}"] = _torch_graph(cell, weights, streams, kind)
-                times = measure(contenders, repeats=5, seconds=0.5)
+            for streams in arguments.streams:
+                contenders = _contenders(Path(folder), cell, weights, streams)
+                times = measure(contenders, repeats=arguments.repeats, seconds=arguments.seconds)
                 figures["speed"].append({"cell": cell, "streams": streams, "microseconds": times})
                 print(f"{cell.upper()} 2x256, {streams} stream(s)")
                 for name, microseconds in times.items():
                     ratio = times["torch eager"] / microseconds
-                    print(f"  {name:<20}{1e6 / microseconds:14,.0f} char/s  {ratio:6.2f} x torch eager")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+                    print(f"  {name:<28}{1e6 / microseconds:14,.0f} char/s  {ratio:6.2f} x torch eager")
+                sys.stdout.flush()
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _charrnn(
-    folder: Path, cell: str, weights: dict[str, np.ndarray], precision: str, streams: int, graphs: bool
-) -> Run:
+def _missing() -> str | None:
+    """What stands in the way of measuring; None if nothing does."""
+    missing = cuda_missing()
+    return missing or (None if torch.cuda.is_available() else "this torch is a build without CUDA")
+
+
+def _contenders(folder: Path, cell: str, weights: dict[str, np.ndarray], streams: int) -> dict[str, Run]:
+    """By their names, what is measured for one row."""
+    contenders: dict[str, Run] = {}
+    for precision in ("fp32", "fp16"):
+        path = _model(folder, cell, weights, precision)
+        for graphs, name in ((False, precision), (True, f"{precision}, graphs")):
+            contenders[f"charrnn {name}"] = _charrnn(path, streams, graphs)
+            contenders[f"charrnn steps {name}"] = _steps(path, streams, graphs)
+    contenders["ONNX operators fp32"] = _operators(cell, weights, streams)
+    for kind, name in ((torch.float32, ""), (torch.float16, " fp16")):
+        contenders[f"torch eager{name}"] = _torch(cell, weights, streams, kind)
+        contenders[f"torch CUDA graph{name}"] = _torch_graph(cell, weights, streams, kind)
+    return contenders
+
+
+def _model(folder: Path, cell: str, weights: dict[str, np.ndarray], precision: str) -> Path:
     path = folder / f"{cell}-{precision}.onnx"
     if not path.exists():
         vocabulary = Vocabulary([chr(32 + index) for index in range(VOCABULARY_SIZE)])
         graph = build_step_model(fold_weights(cell, 2, weights), vocabulary, {}, precision)
         path.write_bytes(graph.SerializeToString())
+    return path
+
+
+def _charrnn(path: Path, streams: int, graphs: bool) -> Run:
     model = CharRNN.load(path, device="cuda", cuda_graphs=graphs)
     length = 256
 
@@ -104,11 +129,34 @@ def _charrnn(
     return run
 
 
+def _steps(path: Path, streams: int, graphs: bool, device: str = "cuda") -> Run:
+    """Our steps alone, in a loop as bare as those of the others: with the same numbers for every block."""
+    engine = Engine(read_model_file(path), device, cuda_graphs=graphs)
+    sampling, ranked = Sampling(TEMPERATURE, TOP_K, TOP_P), engine.info.top_k_max
+    sizes: dict[str, Any] = {"steps": STEPS, "sampler": engine.sampler(sampling.cuts(ranked))}
+    with engine.buffers(streams, **sizes) as buffers:
+        buffers.tokens[:] = 0
+        buffers.write_state(slice(None), 0.0)
+        for name, value in sampling.inputs(ranked).items():
+            buffers.settings[name][:] = value
+        buffers.uniforms[:] = np.random.default_rng(0).random(buffers.uniforms.shape, np.float32)
+
+    def run() -> int:
+        with engine.buffers(streams, **sizes) as buffers:  # the same again
+            buffers.run(STEPS)
+            buffers.tokens[0] = buffers.tokens[STEPS]
+        return STEPS * streams
+
+    return run
+
+
 def _operators(cell: str, weights: dict[str, np.ndarray], streams: int, device: str = "cuda") -> Run:
     """A graph of ONNX's recurrent operators, run with all of its buffers on the device."""
     session = ort.InferenceSession(
         operators_model(cell, 2, weights),
-        providers=["CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"],
+        providers=[
+            ("CUDAExecutionProvider", {"use_tf32": "0"}) if device == "cuda" else "CPUExecutionProvider"
+        ],
     )
     size = 256 * (4 if cell == "lstm" else 2)
     values = {

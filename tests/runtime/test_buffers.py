@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 
 from charrnn_runtime import CharRNN, buffers, session
 from charrnn_runtime.buffers import BLOCK, CudaBuffers, Sizes
@@ -75,6 +77,25 @@ def test_a_block_of_steps_copies_states_once_however_many_streams_end_and_join(
     assert len(copies) <= 2 + 1 + 1
 
 
+def test_settings_go_to_the_device_when_they_change(
+    exact: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[list[float]] = []
+    update = ort.OrtValue.update_inplace
+
+    def noted(self: ort.OrtValue, array: NDArray[np.float32]) -> None:
+        if array.dtype == np.float32 and array.ndim == 1:
+            sent.append(array.tolist())
+        update(self, array)
+
+    monkeypatch.setattr(ort.OrtValue, "update_inplace", noted)
+    model = on_device(exact)
+    for temperature in (0.5, 0.5, 0.75):
+        model.generate(["A"] * 4, 4 * BLOCK, seed=1, temperature=temperature, top_p=0.9)
+    expected = [[value] * 4 for value in (0.0, 0.5, 0.75, float(np.float32(0.9)))]  # each once
+    assert sorted(sent) == expected
+
+
 def test_they_stop_where_those_of_the_cpu_stop(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
@@ -103,13 +124,13 @@ def test_they_score_prime_and_step_as_those_of_the_cpu_do(
 
 def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
-    real = buffers._run_options
+    real = buffers.run_options
 
     def without_graph(graph: int | None = None) -> object:
         asked.append(graph)
         return real()  # the CPU has no graphs to capture
 
-    monkeypatch.setattr(buffers, "_run_options", without_graph)
+    monkeypatch.setattr(buffers, "run_options", without_graph)
     engine = _engine_of_gpu(exact, monkeypatch)
     for _ in range(2):
         made = OnCpu(engine._session(2, "any"), _sizes(engine, rows=2), graphs=True)

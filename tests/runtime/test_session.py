@@ -13,7 +13,9 @@ import threading
 import time
 import types
 import warnings
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -214,10 +216,7 @@ def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
     monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
 
-    def fail(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("CUDA driver version is insufficient\nsecond line")
-
-    monkeypatch.setattr(Engine, "_create_session", fail)
+    _let_cuda_fail(monkeypatch, RuntimeError("CUDA driver version is insufficient\nsecond line"))
     with pytest.raises(
         DeviceError, match=r"cannot start CUDA \(CUDA driver version is insufficient\); install"
     ) as caught:
@@ -242,17 +241,21 @@ def test_why_cuda_cannot_start_is_told_without_the_place_in_onnxruntimes_source(
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr(Engine, "_create_session", _failing(RuntimeError(_TOLD_BY_CUDA)))
+    _let_cuda_fail(monkeypatch, RuntimeError(_TOLD_BY_CUDA))
     reason = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
     with pytest.raises(DeviceError, match=rf"cannot start CUDA \({reason}\); install it with"):
         CharRNN.load(lstm_path, device="cuda")
 
 
-def _failing(error: Exception) -> Callable[..., Any]:
-    def fail(*_: Any, **__: Any) -> Any:
-        raise error
+def _let_cuda_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    create = Engine._create_session
 
-    return fail
+    def create_on_cpu(self: Engine, device: str, graph: bytes, **options: Any) -> Any:
+        if device == "cuda":
+            raise error
+        return create(self, device, graph, **options)
+
+    monkeypatch.setattr(Engine, "_create_session", create_on_cpu)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +304,86 @@ def test_int8_is_for_the_cpu(name: str) -> None:
 def test_other_devices_are_refused(lstm_path: Path, device: Any) -> None:
     with pytest.raises(SettingError, match="device must be auto, cpu or cuda"):
         CharRNN.load(lstm_path, device=device)
+
+
+class _OnCuda:
+    """A session on a card whose kernels change what the CPU computes, or fail."""
+
+    def __init__(self, session: Any, change: Callable[[dict[str, Any]], Any]) -> None:
+        self.session, self.change = session, change
+
+    def get_providers(self) -> list[str]:
+        return [CUDA]
+
+    def run(self, names: list[str], *rest: Any) -> list[Any]:
+        outputs = dict(zip(names, self.session.run(names, *rest), strict=True))
+        self.change(outputs)
+        return [outputs[name] for name in names]
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes this a machine with a card on which sessions start, and that computes what it is told to."""
+
+    def make(change: Callable[[dict[str, Any]], Any]) -> None:
+        monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+        monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
+        monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+        create = Engine._create_session
+
+        def on_cuda(self: Engine, device: str, graph: bytes, **options: Any) -> Any:
+            session = create(self, "cpu", graph, **options)
+            return session if device == "cpu" else _OnCuda(session, change)
+
+        monkeypatch.setattr(Engine, "_create_session", on_cuda)
+
+    return make
+
+
+def _no_kernels(_: dict[str, Any]) -> None:
+    raise RuntimeError(
+        "Non-zero status code returned while running Gather node. Name:'Gather' Status Message: CUDA error "
+        "cudaErrorNoKernelImageForDevice:no kernel image is available for execution on the device"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            _no_kernels,
+            r"does not run on this GPU \(CUDA error cudaErrorNoKernelImageForDevice:no kernel image is .*\)",
+        ),
+        (lambda outputs: outputs["logits"].fill(0.0), "gave logits on this GPU that differ by .* CPU's"),
+        (lambda outputs: outputs["logits"].fill(np.nan), "are not finite, on this GPU"),
+        (lambda outputs: outputs["next_state"].fill(0.0), "gave states on this GPU that differ by .* CPU's"),
+        (lambda outputs: outputs["next_state"].__imul__(1.01), "gave states on this GPU that differ by"),
+        (lambda outputs: outputs["next_token"].fill(99), r"gave the tokens \[99, 99\], which are not in the"),
+        (lambda outputs: outputs["next_token"].fill(0), "took the symbol 0 on this GPU where .* likeliest"),
+    ],
+)
+def test_a_gpu_that_fails_the_trial_step_is_refused_with_its_reason(
+    lstm_path: Path,
+    lstm: CharRNN,
+    card: Callable[..., None],
+    change: Callable[[dict[str, Any]], Any],
+    words: str,
+) -> None:
+    card(change)
+    with pytest.raises(DeviceError, match=rf"cannot be used: a trial step of this model .*{words}") as caught:
+        CharRNN.load(lstm_path, device="cuda")
+    assert str(caught.value).endswith('; use device="cpu" on this machine')
+    model = CharRNN.load(lstm_path, device="auto")
+    assert model.device == "cpu"
+    assert re.search(words, model.device_note)
+    assert model.generate("LORD ", 20, seed=1) == lstm.generate("LORD ", 20, seed=1)
+
+
+@pytest.mark.parametrize("name", ["lstm-2x12-fp32", "gru-2x12-fp16", "lstm-1x12-fp32-byte"])
+def test_a_gpu_that_rounds_otherwise_passes_the_trial_step(card: Callable[..., None], name: str) -> None:
+    card(lambda outputs: outputs["logits"].__imul__(1 + 1e-5))
+    assert CharRNN.load(FOLDER / f"{name}.onnx", device="cuda").device == "cuda"
+    assert CharRNN.load(FOLDER / f"{name}.onnx", device="auto").device == "cuda"
 
 
 # --- threads -----------------------------------------------------------------------------------------------
@@ -526,7 +609,44 @@ def test_what_did_not_fit_is_free_again(lstm_path: Path) -> None:
     assert int(ran) == BLOCK
 
 
+@pytest.mark.parametrize("fails", ["_allocate", "_run_bound"])
+def test_what_did_not_fit_is_free_at_once_however_long_the_error_is_kept(
+    lstm_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    model = CharRNN.load(lstm_path, device="cpu")
+    made: list[weakref.ref[Any]] = []
+    create, use = Engine._create_session, Buffers._use
+
+    def noted(self: Engine, *given: Any) -> Any:
+        session = create(self, *given)
+        made.append(weakref.ref(session))
+        return session
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    def use_and_fail(self: Buffers, session: Any) -> None:
+        use(self, session)
+        self._run_bound = partial(fail, session)  # the real one belongs to the session, too
+
+    monkeypatch.setattr(Engine, "_create_session", noted)
+    monkeypatch.setattr(Buffers, "_use", use_and_fail)
+    if fails == "_allocate":
+        monkeypatch.setattr(Buffers, "_allocate", fail)
+    gc.disable()
+    try:
+        for way in (lambda: model.generate(["a"] * 5, 5), lambda: model.step(model.initial_state(6))):
+            with pytest.raises(OutOfMemoryError) as caught:
+                way()
+            assert caught.value.__cause__ is not None
+            assert [session() for session in made] == [None]
+            made.clear()
+    finally:
+        gc.enable()
+
+
 OUT_OF_MEMORY = "out of memory on cpu in a batch of 5 streams"
+_PLACE = "/a/cuda_call.cc:146 std::conditional_t<THRW, void, common::Status> onnxruntime::CudaCall(int)"
 
 
 @pytest.mark.parametrize(
@@ -547,6 +667,31 @@ OUT_OF_MEMORY = "out of memory on cpu in a batch of 5 streams"
             OutOfMemoryError,
             OUT_OF_MEMORY,
         ),
+        (
+            RuntimeError(
+                f"{_PLACE} CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0 ; file=a.cc ; expr=b"
+            ),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("CUDNN failure 4004: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0"),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError(
+                "a.cc:1 AllocateRawInternal(size_t) Available memory of 5 is smaller than requested"
+            ),
+            OutOfMemoryError,
+            OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("CUDA failure 700: an illegal memory access ; file=/a/cuda_allocator.cc ; line=1"),
+            CharRNNError,
+            "cannot make a session: CUDA failure 700: an illegal memory access$",
+        ),
+        (RuntimeError("/a/cuda_allocator.cc:1 no"), CharRNNError, "cannot make a session: /a/cuda_allocator"),
         (
             RuntimeError("x" * 400 + "std::bad_alloc"),
             OutOfMemoryError,
@@ -584,7 +729,7 @@ class _Fake:
     def __init__(self, **outputs: Any) -> None:
         self.outputs = outputs
 
-    def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
+    def run(self, names: list[str], feeds: dict[str, Any], options: Any) -> list[Any]:
         assert sorted(feeds) == sorted(each.name for each in spec.INPUTS)
         return [self.outputs[name] for name in names]
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,10 +24,11 @@ from charrnn_trainer.nn.network import CharNetwork, State
 from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import find_checkpoint
 from charrnn_trainer.train_config import TrainConfig
-from charrnn_trainer.training import cuda_graph, device_batches, gpu, trainer
+from charrnn_trainer.training import cuda_graph, device_batches, gpu, torch_settings, trainer
 from charrnn_trainer.training import step as step_module
 from charrnn_trainer.training.api import resume, train
-from charrnn_trainer.training.cuda_graph import Play, StaticStep, choose_step
+from charrnn_trainer.training.capture import Play, capture_graph
+from charrnn_trainer.training.cuda_graph import StaticStep, choose_step
 from charrnn_trainer.training.device_batches import Batches, HostBatches, ResidentBatches, batches_on
 from charrnn_trainer.training.events import Event, Notice, Stepped
 from charrnn_trainer.training.precision import ComputeMode, choose_compute_mode
@@ -225,7 +226,7 @@ def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() 
 @pytest.fixture
 def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is taken for a GPU; what would ask CUDA does the like on the CPU, or nothing."""
-    for module in (trainer, gpu, step_module, cuda_graph, device_batches):
+    for module in (trainer, torch_settings, step_module, cuda_graph, device_batches):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
     for name in ("Event", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
@@ -284,6 +285,32 @@ def test_the_gpus_way_through_a_training_leads_to_the_same_place(
 
 
 @pytest.mark.usefixtures("make_believe")
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_graph_that_gives_the_losses_and_learns_something_else_is_refused_where_activations_are_dropped(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """cuDNN draws numbers of its own for two layers, so that losses and weights agree roughly alone."""
+    monkeypatch.setattr(device_batches, "is_gpu", lambda device: False)  # which pins memory
+    learning = Learning(layers=2, dropout=0.5)
+
+    def capture(run: Play) -> Play:
+        def play() -> None:
+            before = [weight.detach().clone() for weight in learning.network.parameters()]
+            run()
+            with torch.no_grad():
+                for weight, old in zip(learning.network.parameters(), before, strict=True):
+                    weight.copy_(old + times * (weight - old))
+
+        return play
+
+    learning.train_step.optimizer.set_rate(1e-4)
+    choice = choose(learning, capture)
+    assert "they learned something else" in choice.words
+    assert choice.learn == learning.train_step.learn
+    assert "something else" not in choose(learning, captured_rightly).words
+
+
+@pytest.mark.usefixtures("make_believe")
 def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> None:
     notes: list[str] = []
     result = train(
@@ -291,6 +318,105 @@ def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> Non
     )
     assert result.step == 12
     assert any("since as a graph they failed" in note for note in notes)
+
+
+class _Generator:
+    """The random generator of a GPU: that it draws for a capture belongs to its state, as its numbers do."""
+
+    def __init__(self, numbers: torch.Tensor, *, in_capture: bool = False) -> None:
+        self.numbers, self.in_capture = numbers, in_capture
+
+    def clone_state(self) -> _Generator:
+        return _Generator(torch.get_rng_state())
+
+    def graphsafe_set_state(self, other: _Generator) -> None:
+        self.in_capture = other.in_capture
+        torch.set_rng_state(other.numbers)
+
+
+class _Cuda:
+    """Streams, a generator and captures that end in failure, as PyTorch has them."""
+
+    def __init__(self) -> None:
+        self.usual: Any = mock.MagicMock()
+        self.current: Any = self.usual
+        self.generator = _Generator(torch.get_rng_state())
+        self.captures: list[object] = []  # their streams
+
+    def set_stream(self, stream: object) -> None:
+        self.current = stream
+
+    @contextlib.contextmanager
+    def stream(self, stream: object) -> Iterator[None]:
+        before = self.current
+        self.set_stream(stream)
+        yield
+        self.set_stream(before)
+
+    def capture_begin(self, **_: object) -> None:
+        self.captures.append(self.current)
+        self.generator.in_capture = True
+
+    def capture_end(self) -> None:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+        assert self.current not in self.captures
+        assert not self.generator.in_capture
+        torch.set_rng_state(state)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch, make_believe: None) -> _Cuda:
+    """The CPU in a GPU's place, whose captures begin and run, and fail in the middle of a step."""
+    cuda = _Cuda()
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def clip_unless_capturing(*given: Any) -> torch.Tensor:
+        if cuda.generator.in_capture:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        return clip(*given)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_unless_capturing)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", object())
+    for name, value in {
+        "CUDAGraph": lambda: cuda,
+        "current_stream": lambda *_: cuda.current,
+        "set_stream": cuda.set_stream,
+        "stream": cuda.stream,
+        "empty_cache": lambda: None,
+        "synchronize": lambda *_: None,
+        "current_device": lambda: 0,
+        "default_generators": (cuda.generator,),
+        "set_rng_state": cuda.set_rng_state,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return cuda
+
+
+def test_a_capture_that_fails_in_the_middle_leaves_stream_and_generator_as_they_were(cuda: _Cuda) -> None:
+    config = TINY.replace(dropout=0.3, layers=2)
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Notice):
+            notes.append(event.message)
+
+    result = train(config, CORPUS, listen)
+    assert len(cuda.captures) == 1
+    assert cuda.captures != [cuda.usual]
+    assert any("since as a graph they failed" in note for note in notes)
+    assert cuda.current is cuda.usual
+    assert not cuda.generator.in_capture
+    with mock.patch.object(gpu, "choose_step", _plainly):
+        expected = train(config, CORPUS)
+    for one, other in zip(result.network.parameters(), expected.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def _plainly(train_step: TrainStep, *rest: object) -> cuda_graph.StepChoice:
+    return cuda_graph.StepChoice(train_step.learn, "plain")
 
 
 # --- arithmetic --------------------------------------------------------------------------------------------
@@ -381,9 +507,6 @@ def test_a_step_can_be_captured_and_learns_the_same(
     )
     real = choose_step
 
-    def plainly(train_step: TrainStep, *rest: object) -> cuda_graph.StepChoice:
-        return cuda_graph.StepChoice(train_step.learn, "plain")
-
     def captured(train_step: TrainStep, *rest: object) -> cuda_graph.StepChoice:
         choice = real(train_step, *rest)  # type: ignore[arg-type]
         assert "failed" not in choice.words
@@ -391,12 +514,41 @@ def test_a_step_can_be_captured_and_learns_the_same(
         return choice
 
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn_trainer.training.gpu.choose_step", plainly)
+        patch.setattr("charrnn_trainer.training.gpu.choose_step", _plainly)
         expected, _ = losses_and_notes(config)
     with monkeypatch.context() as patch:
         patch.setattr("charrnn_trainer.training.gpu.choose_step", captured)
         seen, _ = losses_and_notes(config)
     assert seen == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.gpu
+def test_after_a_capture_that_fails_in_the_middle_a_gpu_learns_as_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = TINY.replace(layers=2, dropout=0.3, weight_drop=0.3, device="cuda", steps=20, eval_every=10)
+
+    def fail_in_the_middle(run: Play) -> Play:
+        def run_and_wait() -> None:
+            run()
+            torch.cuda.synchronize()  # not permitted in a capture
+
+        return capture_graph(run_and_wait)
+
+    def try_it(*given: Any) -> cuda_graph.StepChoice:
+        stream = torch.cuda.current_stream()
+        choice = choose_step(*given, capture=fail_in_the_middle)
+        assert "since as a graph they failed" in choice.words
+        assert torch.cuda.current_stream() == stream
+        return choice
+
+    with monkeypatch.context() as patch:
+        patch.setattr("charrnn_trainer.training.gpu.choose_step", try_it)
+        seen, _ = losses_and_notes(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("charrnn_trainer.training.gpu.choose_step", _plainly)
+        expected, _ = losses_and_notes(config)
+    assert seen == pytest.approx(expected, rel=5e-2)  # cuDNN drops by random numbers of its own
 
 
 @pytest.mark.gpu

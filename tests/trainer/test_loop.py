@@ -336,12 +336,38 @@ def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole(
         assert path.read_bytes() == (tmp_path / "run" / path.name).read_bytes()
 
 
-def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to", "^out of memory"),
+        ("DefaultCPUAllocator: not enough memory: you tried to Allocate 5 bytes", "^out of memory"),
+        ("CUDA error: out of memory", "the GPU has too little memory"),
+        (
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "the GPU has too little",
+        ),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "the GPU has too little memory"),
+        (
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "the GPU has too little memory",
+        ),
+    ],
+)
+def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, said: str, words: str) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
+        raise RuntimeError(said)
 
     monkeypatch.setattr(network_module, "next_token_loss", fail)
-    with pytest.raises(CharRNNError, match="out of memory: lower batch_size"):
+    with pytest.raises(CharRNNError, match=f"{words}.*: lower batch_size"):
+        train(TINY, CORPUS)
+
+
+def test_another_failure_of_torch_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(network_module, "next_token_loss", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
         train(TINY, CORPUS)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_trainer import TrainConfig
-from charrnn_trainer.training import precision
+from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.training import precision, torch_settings
 from charrnn_trainer.training.precision import ComputeMode, choose_compute_mode
 
 CPU = torch.device("cpu")
@@ -26,11 +29,15 @@ def _choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[ComputeMode, list[flo
     """Let the ways take these times, one after the other; gives how often each was tried."""
     tried: Counter[ComputeMode] = Counter()
 
-    def time_step(network: Any, config: Any, way: ComputeMode, device: Any) -> float:
+    def short_step(network: Any, config: Any, way: ComputeMode, device: Any, **_: Any) -> Any:
+        return way
+
+    def time_step(way: Any, device: Any) -> float:
         tried[way] += 1
         return seconds[way][min(tried[way], len(seconds[way])) - 1]
 
     monkeypatch.setattr(precision, "_candidates", lambda config, device: list(seconds))
+    monkeypatch.setattr(precision, "_short_step", short_step)
     monkeypatch.setattr(precision, "_time_step", time_step)
     choice = choose_compute_mode(TINY, 5, CPU)
     least = {way: min(values[: tried[way]]) for way, values in seconds.items()}
@@ -72,6 +79,71 @@ def test_time_in_which_the_thread_does_not_compute_does_not_count(monkeypatch: p
     monkeypatch.setattr(precision, "time", clocks)
     choice = choose_compute_mode(TINY, 5, CPU)
     assert set(choice.milliseconds.values()) == {1000.0}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The CPU in a GPU's place: a kernel takes 100 seconds to start, and a graph 1."""
+    now = SimpleNamespace(seconds=0.0, captures=0, can_capture=True)
+
+    def capture_graph(step: Any) -> Any:
+        if not now.can_capture:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        now.captures += 1
+        step()
+
+        def replay() -> None:
+            now.seconds += 1
+
+        return replay
+
+    forward = CharNetwork.forward
+
+    def slow_forward(self: CharNetwork, *given: Any) -> Any:
+        now.seconds += 100
+        return forward(self, *given)
+
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    monkeypatch.setattr(precision, "is_gpu", lambda device: True)
+    monkeypatch.setattr(precision, "capture_graph", capture_graph)
+    monkeypatch.setattr(precision, "aside", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(precision, "_candidates", lambda config, device: [WAYS[0], WAYS[1]])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(CharNetwork, "forward", slow_forward)
+    return now
+
+
+def test_on_a_gpu_captured_steps_are_timed_as_training_replays_them(gpu: SimpleNamespace) -> None:
+    choice = choose_compute_mode(TINY, 5, CPU)
+    assert gpu.captures == 2
+    assert set(choice.milliseconds.values()) == {1000.0}
+
+
+def test_on_a_gpu_plain_steps_are_timed_where_training_takes_such(gpu: SimpleNamespace) -> None:
+    for choice in (
+        choose_compute_mode(TINY, 5, CPU, processes=2),
+        choose_compute_mode(TINY.replace(lines=True), 5, CPU),
+    ):
+        assert set(choice.milliseconds.values()) == {100_000.0}
+    assert gpu.captures == 0
+    gpu.can_capture = False
+    assert set(choose_compute_mode(TINY, 5, CPU).milliseconds.values()) == {100_000.0}
+
+
+def test_cudnns_warning_of_weights_that_it_must_gather_is_not_shown(
+    gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_settings, "is_gpu", lambda device: True)
+    forward = CharNetwork.forward
+
+    def warning_forward(self: CharNetwork, *given: Any) -> Any:
+        warnings.warn("RNN module weights are not part of single contiguous chunk of memory.", stacklevel=1)
+        return forward(self, *given)
+
+    monkeypatch.setattr(CharNetwork, "forward", warning_forward)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_compute_mode(TINY, 5, CPU)
 
 
 def test_measuring_leaves_random_generators_and_settings_as_they_were() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from charrnn_trainer.nn.network import CharNetwork, State
+from charrnn_trainer.training.capture import Play, aside, capture_graph
 from charrnn_trainer.training.device_batches import Batches
 from charrnn_trainer.training.step import StepFunction, TrainStep
 from charrnn_trainer.training.torch_settings import is_gpu
@@ -24,12 +25,12 @@ TRIAL_STEPS: Final = 4
 _TOLERANCE: Final = 2e-3
 _OTHER_DRAWS_TOLERANCE: Final = 0.05
 _UPDATE_TOLERANCE: Final = 0.1
+_OTHER_DRAWS_UPDATE_TOLERANCE: Final = 0.25
 """How far apart two ways of taking the same steps may be, as a share: in their losses (a rough check where
-they draw other random numbers), and in the gradients' norms and the way that the weights went."""
+they draw other random numbers), and in the gradients' norms and the way that the weights went. Where they
+draw other numbers, only how far they went counts: 6 % between seeds, with half of the activations dropped."""
 
 _PLAIN: Final = "steps run one kernel after the other"
-
-Play = Callable[[], None]
 
 
 class StaticStep:
@@ -66,15 +67,6 @@ class StaticStep:
         self._play()
         loss, norm = self._results.clone()  # (2,) -> () and (): the next step writes over the results
         return loss, norm, self._state
-
-
-def capture_graph(run: Play) -> Play:
-    """Capture what ``run`` does as a CUDA graph; gives what replays it."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    replay: Play = graph.replay
-    return replay
 
 
 @dataclass(frozen=True)
@@ -161,13 +153,8 @@ class _Trial:
         """Let libraries choose their ways and the optimizer make its memory; gives a state after a step."""
         if not is_gpu(self._device):
             return self._warm_up()
-        # On another stream than the usual one, as PyTorch's notes on CUDA graphs ask for.
-        aside = torch.cuda.Stream(self._device)
-        aside.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(aside):
-            after = self._warm_up()
-        torch.cuda.current_stream(self._device).wait_stream(aside)
-        return after
+        with aside(self._device):
+            return self._warm_up()
 
     def _warm_up(self) -> State:
         state = self._state
@@ -214,13 +201,15 @@ class _Trial:
         pairs = zip(one.losses, other.losses, strict=True)
         if not all(abs(a - b) <= near * abs(a) for a, b in pairs):  # also where one is NaN
             return False
-        if other_draws:
-            return True
         start = torch.cat([weight.flatten() for weight in self._weights])
+        update = float((one.weights - start).norm())
+        if other_draws:
+            apart = abs(update - float((other.weights - start).norm()))
+            return apart <= _OTHER_DRAWS_UPDATE_TOLERANCE * update
         pairs = zip(one.norms, other.norms, strict=True)
         norms_agree = all(abs(a - b) <= _UPDATE_TOLERANCE * abs(a) for a, b in pairs)
         apart = float((one.weights - other.weights).norm())
-        return norms_agree and apart <= _UPDATE_TOLERANCE * float((one.weights - start).norm())
+        return norms_agree and apart <= _UPDATE_TOLERANCE * update
 
     def _flat_weights(self) -> Tensor:
         return torch.cat([weight.detach().flatten() for weight in self._network.parameters()])

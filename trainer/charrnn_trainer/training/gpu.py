@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
-import warnings
-from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -17,7 +14,6 @@ from charrnn_trainer.training.device_batches import Batches, HostBatches
 from charrnn_trainer.training.events import Notice
 from charrnn_trainer.training.schedule import learning_rate
 from charrnn_trainer.training.step import StepFunction, TrainStep
-from charrnn_trainer.training.torch_settings import is_gpu
 
 _AHEAD: Final = 8
 """A GPU has at most so many steps before it that it has not done: enough never to wait for the host, and few
@@ -51,14 +47,3 @@ class StepsUnderway:
         self._events.append(event)
         if len(self._events) > _AHEAD:
             self._events.popleft().synchronize()
-
-
-@contextlib.contextmanager
-def quiet_about_weights(device: torch.device) -> Iterator[None]:
-    """Let cuDNN gather weights that are dropped, or cast, anew in every step without a warning."""
-    if not is_gpu(device):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
-        yield

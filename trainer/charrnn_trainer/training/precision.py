@@ -22,6 +22,8 @@ import torch
 
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.train_config import TrainConfig
+from charrnn_trainer.training.capture import Play, aside, capture_graph
+from charrnn_trainer.training.torch_settings import is_gpu, own_random, quiet_about_weights
 
 _LENGTH: Final = 32
 _TURNS: Final = 4
@@ -73,19 +75,23 @@ class Choice:
     milliseconds: dict[ComputeMode, float]
 
 
-def choose_compute_mode(config: TrainConfig, vocabulary_size: int, device: torch.device) -> Choice:
+def choose_compute_mode(
+    config: TrainConfig, vocabulary_size: int, device: torch.device, *, processes: int = 1
+) -> Choice:
     """Measure the ways of computing that the settings leave open, and take the fastest.
 
     The time that one step of (at most) 32 characters takes decides; on a CPU, the time for which this thread
-    computes, so that it does not matter what else the machine is busy with. Random generators are left as
-    they were.
+    computes, so that it does not matter what else the machine is busy with; on a GPU, that of a captured
+    step where the training of so many processes will replay such. Random generators are left as they were.
     """
     candidates = _candidates(config, device)
     if len(candidates) == 1:
         return Choice(candidates[0], {})
+    captured = is_gpu(device) and processes == 1 and not config.data.lines
     times = dict.fromkeys(candidates, math.inf)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with own_random(device), quiet_about_weights(device):
         network = CharNetwork(config.network, vocabulary_size).to(device)
+        steps: dict[ComputeMode, Play] = {}
         # Turn by turn, so that a moment in which the machine is busy does not fall on one way alone.
         for turn in range(_TURNS):
             limit = (_HOPELESS if turn < _SURE else _NEAR) * min(times.values())
@@ -93,7 +99,9 @@ def choose_compute_mode(config: TrainConfig, vocabulary_size: int, device: torch
             if turn >= _SURE and len(near) == 1:
                 break
             for way in near:
-                times[way] = min(times[way], _time_step(network, config, way, device))
+                if way not in steps:
+                    steps[way] = _short_step(network, config, way, device, captured=captured)
+                times[way] = min(times[way], _time_step(steps[way], device))
     fastest = min(times, key=times.__getitem__)
     return Choice(fastest, {way: seconds * 1e3 for way, seconds in times.items()})
 
@@ -123,20 +131,38 @@ def has_fast_bf16() -> bool:
     return probe is not None and bool(probe())
 
 
-def _time_step(network: CharNetwork, config: TrainConfig, way: ComputeMode, device: torch.device) -> float:
-    """The time in seconds of a short step, forward and backward."""
-    # Threads share a product's work equally, so this one's time stands for all of them. (Windows counts it in
-    # sixty-fourths of a second.)
-    clock = time.thread_time if device.type == "cpu" and os.name == "posix" else time.perf_counter
+def _short_step(
+    network: CharNetwork, config: TrainConfig, way: ComputeMode, device: torch.device, *, captured: bool
+) -> Play:
+    """A short step, forward and backward; as a CUDA graph if it is to be, and can be, captured."""
     length = min(config.data.seq_length, _LENGTH)
     tokens = torch.zeros((config.data.batch_size, length), dtype=torch.int64, device=device)
     state = network.initial_state(config.data.batch_size)
+
+    def step() -> None:
+        with way.on(device):
+            loss, _after = network(tokens, state, tokens)
+            loss.backward()
+        network.zero_grad()
+
+    if not captured:
+        return step
+    with aside(device):
+        step()
+    try:
+        return capture_graph(step)
+    except RuntimeError:
+        return step
+
+
+def _time_step(step: Play, device: torch.device) -> float:
+    """The time in seconds that a step takes."""
+    # Threads share a product's work equally, so this one's time stands for all of them. (Windows counts it in
+    # sixty-fourths of a second.)
+    clock = time.thread_time if not is_gpu(device) and os.name == "posix" else time.perf_counter
     start = clock()
-    with way.on(device):
-        loss, _after = network(tokens, state, tokens)
-        loss.backward()
-    network.zero_grad()
-    if device.type == "cuda":
+    step()
+    if is_gpu(device):
         torch.cuda.synchronize(device)
     return clock() - start
 

@@ -62,7 +62,7 @@ def resolve_settings(
     if open_threads or is_open(measured, device):
         emit(Notice("measuring how this machine computes fastest"))
     with threads(config.run.threads):
-        choice = choose_compute_mode(measured, len(corpus.vocabulary), device)
+        choice = choose_compute_mode(measured, len(corpus.vocabulary), device, processes=group.size)
     if choice.milliseconds:
         times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
         emit(Notice(f"computing in {choice.compute_mode}, measured as the fastest ({times})"))

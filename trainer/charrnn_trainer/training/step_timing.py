@@ -18,6 +18,7 @@ from charrnn_trainer.training.torch_settings import (
     freed_memory_kept,
     is_gpu,
     own_random,
+    quiet_about_weights,
     threads,
 )
 
@@ -93,4 +94,5 @@ def time_steps(
         return seconds
 
     now = torch.get_num_threads()
-    return fastest_count(thread_counts(now) if open_ else (now,), time_step)
+    with quiet_about_weights(device):
+        return fastest_count(thread_counts(now) if open_ else (now,), time_step)

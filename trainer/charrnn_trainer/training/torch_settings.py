@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -112,6 +114,23 @@ def memory_errors() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"the GPU has too little memory: {_ADVICE}", *_SIZES) from error
     except RuntimeError as error:
-        if "allocate memory" not in str(error):
+        said = str(error)
+        if (
+            re.search(r"allocate|allocation[ _]failed|alloc_failed|out of memory", said, re.IGNORECASE)
+            is None
+        ):
             raise
+        if re.search("cuda|cublas|cudnn", said, re.IGNORECASE):
+            raise DeviceError(f"the GPU has too little memory: {_ADVICE}", *_SIZES) from error
         raise CharRNNError(f"out of memory: {_ADVICE}", *_SIZES) from error
+
+
+@contextlib.contextmanager
+def quiet_about_weights(device: torch.device) -> Iterator[None]:
+    """Let cuDNN gather weights that are dropped, or cast, anew in every step without a warning."""
+    if not is_gpu(device):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
+        yield

@@ -28,7 +28,7 @@ from charrnn_trainer.training.context import RunContext
 from charrnn_trainer.training.device_batches import batches_on
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import Listener, Notice, Started, Stepped, TrainResult, ignore
-from charrnn_trainer.training.gpu import StepsUnderway, choose_gpu_step, quiet_about_weights
+from charrnn_trainer.training.gpu import StepsUnderway, choose_gpu_step
 from charrnn_trainer.training.reporting import Reporter
 from charrnn_trainer.training.run_clock import RunClock
 from charrnn_trainer.training.saving import Saver, saved_state
@@ -41,6 +41,7 @@ from charrnn_trainer.training.torch_settings import (
     freed_memory_kept,
     is_gpu,
     own_random,
+    quiet_about_weights,
     random_states,
     seeded_states,
     set_random_states,
