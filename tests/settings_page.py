@@ -66,6 +66,8 @@ def _allowed(setting: Setting) -> str:
         return ", ".join(setting.choices)
     if setting.kind is bool:
         return "yes, no"
+    if setting.kind is str:
+        return f"text of at most {setting.high:,} characters"
     unit = f" ({setting.unit})" if setting.unit else ""
     low = f"above {setting.low:g}" if setting.above_low else f"{setting.low:g}"
     if setting.high >= MOST_STEPS:

@@ -76,6 +76,8 @@ def resolve_settings(
         config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
         if config.run.threads != most:
             emit(Notice(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
+    elif not (config.run.threads or config.optimization.minutes or is_gpu(device) or group.size > 1):
+        config = config.replace(threads=torch.get_num_threads())  # a repeat needs as many
     if (choice.milliseconds or open_threads) and not config.optimization.minutes:
         needed = " ".join(
             option_of(name, value)
