@@ -230,7 +230,7 @@ def test_the_shell_completes_options_and_their_choices(
         (("--precision", "fp8"), 2, "--precision must be one of auto, fp32, tf32, bf16, not 'fp8'"),
         (("--recipe", "bets"), 2, "--recipe must be one of course, best, not 'bets'"),
         (("--out", "full"), 2, "--out full is not empty; give a new folder"),
-        (("--out", "run"), 2, "--out run holds a run already; give a new folder\n"),
+        (("--out", "run"), 2, "--out run already contains a run; give a new folder\n"),
         (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU here"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
     ],

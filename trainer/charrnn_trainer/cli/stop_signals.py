@@ -39,7 +39,7 @@ class StopSignals:
         self._restore()
         if self._speaks:
             terminal.say_at_once(
-                "stopping after this step, to save it; once more ends at once, without saving"
+                "stopping after this step to save a checkpoint; press Ctrl-C again to quit without saving"
             )
 
     def _restore(self) -> None:

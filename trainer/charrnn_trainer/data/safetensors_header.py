@@ -29,7 +29,7 @@ class ForeignFileError(ValueError):
 
 
 class AlteredFileError(ValueError):
-    """A file is one of ours that was cut or altered."""
+    """A file is one of ours that is truncated or damaged."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_header(file: BinaryIO) -> SafetensorsHeader:
 
     Raises:
         ForeignFileError: the file is something else.
-        AlteredFileError: it was cut or altered.
+        AlteredFileError: it is truncated or damaged.
         OSError: it cannot be read.
     """
     start = file.read(_SIZE_BYTES)
@@ -115,13 +115,13 @@ def canonical(about: Mapping[str, Any]) -> str:
 def _object(content: str | bytes) -> dict[str, Any]:
     value = json.loads(content, object_pairs_hook=_without_doubles)
     if not isinstance(value, dict):
-        raise ValueError("its header is no table")
+        raise ValueError("its header is not a table")
     return value
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which no key may stand twice: another reader might take the other value."""
+    """A JSON object, in which no key may occur twice: another reader might take the other value."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise ValueError("a key of its header stands there twice")
+        raise ValueError("a key occurs twice in its header")
     return made

@@ -234,7 +234,7 @@ def scan_texts(
                 codes = np.union1d(codes, distinct_codes(pieces, level))
             if not pieces.length and len(paths) > 1:
                 if path == "-":  # most likely nothing was piped into the command
-                    raise CharRNNError("standard input is empty; pipe a text into it, or leave - out")
+                    raise CharRNNError("standard input is empty; pipe a text into it, or omit -")
                 if on_notice is not None:
                     on_notice(f"{own_name} is empty, so it adds nothing")
             trained = int((1.0 - val_fraction) * pieces.length)

@@ -204,5 +204,5 @@ def _keep_aside(path: str) -> IO[bytes] | None:
 def _cannot_read(path: str, error: OSError | ValueError) -> CharRNNError:
     name = "standard input" if path == "-" else path
     if isinstance(error, FileNotFoundError):
-        return CharRNNError(f"there is no file {name}; give the path of a text file")
+        return CharRNNError(f"{name} does not exist; give the path of a text file")
     return CharRNNError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}")

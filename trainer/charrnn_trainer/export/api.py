@@ -131,16 +131,16 @@ def _what_is_there(destination: Path, *, force: bool) -> str | None:
     if not destination.exists():
         return None
     if not destination.is_file():
-        raise CharRNNError(f"{destination} is no regular file (but a device or a pipe); give another name")
+        raise CharRNNError(f"{destination} is not a regular file but a device or a pipe; give another name")
     try:
         info = read_model_file(destination).info
     except CharRNNError:
         if not force:
             raise CharRNNError(
-                f"{destination} is already there and is no charrnn model; give another name, or force=True "
+                f"{destination} exists and is not a charrnn model; give another name, or force=True "
                 "to replace it",
                 "force",
             ) from None
-        return "a file that was no charrnn model"
+        return "not a charrnn model"
     step = info.training.get("step", "?")
     return f"a charrnn model ({info.cell} {info.layers}x{info.hidden_size} {info.precision}, step {step})"

@@ -128,7 +128,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     says before any tensor is read, so that no file takes more memory than its network has a use for.
 
     Raises:
-        CheckpointError: the file cannot be read, is something else, or was cut or altered.
+        CheckpointError: the file cannot be read, is something else, or is truncated or damaged.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -182,7 +182,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[SafetensorsHeader, CheckpointHead
     try:
         raw = safetensors_header.read_header(file)
     except ForeignFileError as error:
-        raise CheckpointError(f"{path} is no charrnn checkpoint: {harmless(error)}") from error
+        raise CheckpointError(f"{path} is not a charrnn checkpoint: {harmless(error)}") from error
     except AlteredFileError as error:
         raise altered(path, error) from error
     return raw, header_from_json(path, raw.about)
@@ -240,7 +240,7 @@ def _check_numbers(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> N
     try:
         torch.Generator().set_state(tensors["random.cpu"])
     except RuntimeError:
-        raise altered(header.path, "random.cpu is no state of a random generator") from None
+        raise altered(header.path, "random.cpu is not a state of a random generator") from None
 
 
 def _require_tensor(header: CheckpointHeader, name: str, right: bool, what: str) -> None:

@@ -96,11 +96,11 @@ class Run:
         """Claim the folder of a run to go on with it.
 
         Raises:
-            CharRNNError: it is no run, or another process trains there.
+            CharRNNError: it is not a run, or another process trains there.
         """
         folder = Path(folder)
         if not (folder / CONFIG_FILE).is_file():
-            raise CharRNNError(f"{folder} is no run: it has no {CONFIG_FILE}; give a run's folder")
+            raise CharRNNError(f"{folder} is not a run: it has no {CONFIG_FILE}; give a run's folder")
         run = cls(folder, _lock(folder))
         remove_parts(folder)
         return run
@@ -223,7 +223,7 @@ def check_free(folder: Path) -> None:
 
 def _check_empty(folder: Path) -> None:
     if is_run(folder):
-        raise SettingError(f"{folder} holds a run already; give a new folder, or resume that run")
+        raise SettingError(f"{folder} already contains a run; give a new folder, or resume that run")
     leftovers = {_LOCK_FILE, TOKENS_FILE}
     if any(entry.name not in leftovers and not is_part(entry) for entry in folder.iterdir()):
         raise SettingError(f"{folder} is not empty; give a new folder")

@@ -125,7 +125,7 @@ def resume(
         steps = config.optimization.steps
         if checkpoint is not None and steps < checkpoint.step:
             raise SettingError(
-                f"steps={steps}: {checkpoint.step} steps are done already; give as many or more",
+                f"steps={steps}: {checkpoint.step} steps are done already; give at least as many",
                 "steps",
             )
         corpus = Corpus.open(run.tokens_path)

@@ -48,7 +48,7 @@ def check_validation_loss(context: RunContext, loss: float) -> None:
 
 
 def _diverged(context: RunContext, step: int, loss: float, norm: float) -> DivergedError:
-    """The error, with a way to go on; to resume is none, since a run repeats its steps and diverges again."""
+    """The error with advice; not to resume, since a run repeats its steps and diverges again."""
     what = f"the loss is {loss:.4g}"
     if math.isfinite(loss) and not math.isfinite(norm):
         what = "the gradient is not finite"

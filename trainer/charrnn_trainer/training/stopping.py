@@ -24,7 +24,7 @@ def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence
     patience = config.run.patience
     waited = _since_best(evaluations)
     if 0 < patience <= waited:
-        return f"{waited} validations in a row were no new best"
+        return f"{waited} validations in a row without a new best"
     return None
 
 

@@ -296,7 +296,10 @@ class Trainer:
         why = self._why_ended()
         if why is not None and context.done < 1.0:
             context.emit(
-                Notice(f"the run is over: {why}; a larger patience, or 0 for none, goes on", ("patience",))
+                Notice(
+                    f"the run has ended: {why}; to continue, give a larger patience, or 0 for none",
+                    ("patience",),
+                )
             )
         context.network.eval()
         return TrainResult(
