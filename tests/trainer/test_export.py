@@ -210,7 +210,7 @@ def test_a_chaotic_network_is_exported(tmp_path: Path) -> None:
     assert export_checkpoint(chaotic, tmp_path / "m.onnx").logit_difference < 1e-5
 
 
-def test_the_proof_covers_at_least_200_steps_of_several_streams() -> None:
+def test_verification_covers_at_least_200_steps_of_several_streams() -> None:
     assert verify_module.VERIFY_STEPS >= 200
     assert verify_module.VERIFY_STREAMS >= 2
     assert verify_module.FP32_BOUND == 1e-4

@@ -131,7 +131,7 @@ def train(
     """
     need_torch()
     with _joined() as group:
-        stop = StopSignals(speaks=group is None or group.is_main)
+        stop = StopSignals(verbose=group is None or group.is_main)
         if group is not None and not group.is_main:
             result = _run_worker(group, stop)
         elif resume is not None:
@@ -166,7 +166,7 @@ def train(
                 # A recipe or a file of settings leaves nothing open.
                 plans=bool(settings.get("minutes")) and not (config or recipe),
             )
-    _finish(result, stop, speaks=group is None or group.is_main)
+    _finish(result, stop, verbose=group is None or group.is_main)
 
 
 def _settings_to_begin_with(config: Path | None, recipe: str | None) -> RunFile:
@@ -179,7 +179,7 @@ def _settings_to_begin_with(config: Path | None, recipe: str | None) -> RunFile:
 
 
 def _run_worker(group: ProcessGroup, stop: StopSignals) -> TrainResult:
-    """Take part in what the first process does; it alone reads the command line's settings, and speaks."""
+    """Take part in what the first process does; it alone reads the settings and prints messages."""
     from charrnn_trainer.training.api import run_worker
 
     with stop:
@@ -217,12 +217,12 @@ def _has_company() -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
 
 
-def _finish(result: TrainResult, stop: StopSignals, *, speaks: bool) -> NoReturn:
+def _finish(result: TrainResult, stop: StopSignals, *, verbose: bool) -> NoReturn:
     """Say how the run ended, print its folder, and end with the exit code of what ended it."""
     from charrnn_trainer.cli.display import Display
 
     code = 128 + (stop.number or signal.SIGTERM) if result.stopped else 0
-    if not speaks:
+    if not verbose:
         raise typer.Exit(code)
     if result.stopped:
         terminal.say(
@@ -231,7 +231,7 @@ def _finish(result: TrainResult, stop: StopSignals, *, speaks: bool) -> NoReturn
         )
     else:
         Display().show_result(result)
-    if sys.stdout is not None:  # where it is closed, nobody asked for the path
+    if sys.stdout is not None:  # where it is closed, the path was not asked for
         terminal.product().write(f"{result.run}\n")
     raise typer.Exit(code)
 

@@ -37,7 +37,7 @@ class Lines:
     Attributes:
         ids: the whole text, ``[N]``, perhaps mapped from a file.
         newline: the newline's id.
-        begins: where each line's first character lies, ``int64 [L]``.
+        begins: where each line's first character is, ``int64 [L]``.
         lengths: how many characters it has, without the newline, ``int64 [L]``.
     """
 
@@ -87,7 +87,7 @@ class LineSplit:
         total: how many lines the text has, without empty ones.
         different: how many different ones.
         held_back: how many are not trained on: those that validate, and all their repetitions.
-        empty: how many empty ones were left out.
+        empty: how many empty ones were skipped.
     """
 
     training: Lines

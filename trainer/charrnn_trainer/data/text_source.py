@@ -37,7 +37,7 @@ class TextSource:
 
     Attributes:
         path: the absolute path; "-" for standard input.
-        size: the bytes that there are to read, as they lie in the file.
+        size: the bytes to read, as they are in the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -99,7 +99,7 @@ class Pieces:
         length: the characters so far; at level "byte", the bytes.
         beginning: the first characters, to show them.
         ending: the last character, or the last byte.
-        had_bom: whether a byte-order mark was left out.
+        had_bom: whether a byte-order mark was skipped.
         had_crlf: whether Windows line ends were replaced.
         encoding: which encoding it has, at level "char".
     """

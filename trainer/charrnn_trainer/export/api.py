@@ -31,8 +31,8 @@ class ExportReport:
     """What an export did.
 
     Attributes:
-        info: what the written file says of itself.
-        logit_difference: the largest difference of a logit to torch's, over all proof steps.
+        info: the metadata of the written file.
+        logit_difference: the largest difference of a logit to torch's, over all verified steps.
         bits_per_character: of the file and of fp32 on the same text, where the precision is another.
         compared_on: what that text was.
         fp32_bytes: the size of the same model in fp32.
@@ -72,7 +72,7 @@ def export_checkpoint(
         ExportError: the graph differs from torch by more than it may; nothing was written.
         CharRNNError: the file is something else, or cannot be written.
 
-    Example:
+    Examples:
         Export the best checkpoint of a run, and let the model write::
 
             from charrnn_runtime import CharRNN

@@ -1,7 +1,7 @@
-"""Runs and their folders: who may write there, what lies there, and what is kept.
+"""Runs and their folders: who may write there, what is there, and what is kept.
 
 A run's folder holds ``config.toml`` (which repeats the run), ``tokens.safetensors`` (the text as ids, so that
-the run can go on when its text is gone), ``history.jsonl`` (a line a step), the checkpoints, and ``.lock``.
+it can resume when its text is gone), ``history.jsonl`` (one line per step), the checkpoints, and ``.lock``.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Claim the folder of a run to go on with it.
+        """Claim the folder of a run to resume it.
 
         Raises:
             CharRNNError: it is not a run, or another process trains there.
@@ -150,7 +150,7 @@ class Run:
     def remove_superseded(self, best_step: int | None, keep: int = 0) -> None:
         """Remove checkpoints that are not needed any more.
 
-        The best and the last stay, and besides them the newest ``keep`` of those that were due by their step,
+        The best and the last stay, and in addition the newest ``keep`` of those that were due by their step,
         or with 0 all of them.
         """
         headers = list(self._headers(self.checkpoints()))
@@ -173,7 +173,7 @@ class Run:
         self._history.append(json.dumps(values) + "\n")
 
     def flush_history(self) -> None:
-        """Write what was noted to ``history.jsonl``.
+        """Write what was recorded to ``history.jsonl``.
 
         Raises:
             WriteError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, as values and as the JSON in its file, every part of which is checked."""
+"""A checkpoint's metadata, as values and as the JSON in its file, every part of which is checked."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself, without its tensors.
+    """A checkpoint's metadata, without its tensors.
 
     Attributes:
         path: the file.
@@ -122,7 +122,7 @@ def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
 
 
 def header_from_json(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
-    """A header from what the file ``path`` says of itself.
+    """A header from the metadata of the file ``path``.
 
     Raises:
         CheckpointError: it lacks something, or says what cannot be.

@@ -77,7 +77,7 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # A path that is no Unicode cannot stand in TOML, and is told with question marks.
+        # A path that is not Unicode cannot be written in TOML, and is shown with question marks.
         value = value.encode(errors="replace").decode()
         # TOML's escapes in a basic string are JSON's, but it wants DEL escaped as well.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

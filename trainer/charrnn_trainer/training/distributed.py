@@ -80,7 +80,7 @@ class ProcessGroup:
         return network
 
     def first(self, work: Callable[[], T]) -> T:
-        """Let the first process do something, and give what comes of it (what JSON can say) to all."""
+        """Let the first process do something, and give its result (as JSON can hold it) to all."""
         return work()
 
     def agree(self, flag: bool) -> bool:

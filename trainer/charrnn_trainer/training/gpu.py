@@ -20,7 +20,7 @@ from charrnn_trainer.training.step import StepFunction, TrainStep
 from charrnn_trainer.training.torch_settings import is_gpu
 
 _AHEAD: Final = 8
-"""A GPU has at most so many steps before it that it has not done: enough never to wait for the host, and few
+"""A GPU has at most this many steps queued that it has not done: enough never to wait for the host, and few
 enough for the clock of a time budget to be right."""
 
 
@@ -55,7 +55,7 @@ class StepsUnderway:
 
 @contextlib.contextmanager
 def quiet_about_weights(device: torch.device) -> Iterator[None]:
-    """Let cuDNN gather weights that are dropped, or cast, anew in every step without a warning."""
+    """Let cuDNN gather weights that are dropped, or cast, again in every step without a warning."""
     if not is_gpu(device):
         yield
         return

@@ -14,7 +14,7 @@ def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence
     Args:
         config: its settings.
         step: how many steps are done.
-        done: how much of the run lies behind, by its steps or its time (`schedule.progress`).
+        done: how much of the run is done, by its steps or its time (`schedule.progress`).
         evaluations: its validations so far.
     """
     if step >= config.optimization.steps:

@@ -50,7 +50,7 @@ from charrnn_trainer.training.validator import Validator
 from charrnn_trainer.training.watch import Watch
 
 _TOO_LATE: Final = 0.9
-"""When so much of a run is over, its plan stays what it is."""
+"""When this fraction of a run is over, its plan stays what it is."""
 
 
 class Trainer:
@@ -161,7 +161,7 @@ class Trainer:
         self._follow_speed(seconds)
 
     def _forget_some(self, rows: int) -> None:
-        """Let the streams that begin anew with the next batch, of so many rows, start from nothing."""
+        """Reset the states of streams that start again with the next batch, of ``rows`` rows."""
         context = self._context
         if self._streams.starts_anew(context.step):
             self._state = context.network.initial_state(rows)
