@@ -1,12 +1,12 @@
-"""One session a job; `python3 noxfile.py JOB` and `nox -s JOB` do the same, and need nothing installed.
+"""One session per job; `python3 noxfile.py JOB` and `nox -s JOB` do the same, and need nothing installed.
 
     python3 noxfile.py demo              train for three minutes, export, and write verse
     python3 noxfile.py tests             everything that CI runs
     python3 noxfile.py --list            all jobs
-    python3 noxfile.py tests -- -k gru   what stands after the two dashes goes on to the job's program
+    python3 noxfile.py tests -- -k gru   what follows the two dashes is passed to the job's program
 
-Without nox at hand, the file puts it into a folder of its own (.nox-bootstrap) and goes on. All versions are
-those of constraints.txt. Environments lie in .nox and are kept: one for whatever needs torch, one without
+Without nox, the file puts it into a folder of its own (.nox-bootstrap) and continues. All versions are
+those of constraints.txt. Environments are in .nox and are kept: one for whatever needs torch, one without
 it, and small ones for the rest.
 """
 
@@ -162,7 +162,7 @@ MODELS = {
     "best": (("--recipe", "best", "--precision", "bf16", "--threads", "1"), ("fp32", "int8")),
 }
 """The models that ship, by the name of their file in models/: the settings that train each, and the
-precisions in which it is exported (another than fp32 stands in the file's name)."""
+precisions in which it is exported (any but fp32 is part of the file's name)."""
 
 
 @nox.session(venv_backend="none")
@@ -227,14 +227,14 @@ def nightly(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def mutations(session: nox.Session) -> None:
-    """Try 10,000 mutated models and 10,000 checkpoints on their readers; after -- stand options."""
+    """Try 10,000 mutated models and 10,000 checkpoints on their readers; options follow --."""
     full = FullEnvironment(session)
     full.run("python", "tests/mutation_workers.py", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
-    """Search for files that break the readers, led by coverage; after -- stands --minutes (default: 2).
+    """Search for files that break the readers, led by coverage; --minutes follows -- (default: 2).
 
     It needs atheris, which has wheels for Linux on x86-64, for Python 3.11 to 3.14; where it cannot be
     installed, the session fails. What it finds is kept in tests/data/found, which the tests read; what
@@ -246,7 +246,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def kills(session: nox.Session) -> None:
-    """Kill the commands 200 times at random moments, and check what they leave; after -- stand options."""
+    """Kill the commands 200 times at random moments, and check what they leave; options follow --."""
     full = FullEnvironment(session)
     full.run("python", "tests/kills.py", *session.posargs)
 
@@ -261,7 +261,7 @@ def minimums(session: nox.Session) -> None:
     tools = [pinned(tool) for tool in TEST_TOOLS]
     constraints.write_text("\n".join([*tools, str(lines)]), encoding="utf-8")
     session.env["PIP_CONSTRAINT"] = str(constraints)
-    # The extra tensorboard is left out: it brings a newer protobuf.
+    # The extra tensorboard is omitted: it brings a newer protobuf.
     session.install(*TEST_TOOLS, RUNTIME, f"{TRAINER}[compare]")
     # Old versions meet newer ones here, and what those warn of is not this project's.
     warnings = ("-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning")
@@ -286,7 +286,7 @@ def platforms(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def container(session: nox.Session) -> None:
-    """Run the Dockerfile's steps without an engine; after -- stand the targets (cpu, cuda; default: cpu)."""
+    """Run the Dockerfile's steps without an engine; the targets follow -- (cpu, cuda; default: cpu)."""
     isolate(session)  # an environment with nothing but pip in it stands for the base image
     session.run("python", "tests/environments/container.py", *session.posargs)
 
@@ -302,7 +302,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def models(session: nox.Session) -> None:
-    """Make the models that ship, or go on where that was stopped; after -- stand the names (default: all)."""
+    """Make the models that ship, or resume where that was stopped; names follow -- (default: all)."""
     chosen = session.posargs or list(MODELS)
     if unknown := set(chosen) - set(MODELS):
         session.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
@@ -328,7 +328,7 @@ def models(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def picture(session: nox.Session) -> None:
-    """Make docs/train.svg anew: a training of three minutes in a terminal (tmux); after -- stand options."""
+    """Remake docs/train.svg: a training of three minutes in a terminal (tmux); options follow --."""
     full = FullEnvironment(session)
     full.run("python", "tests/terminal_picture.py", *session.posargs)
 
@@ -350,7 +350,7 @@ BENCHMARKS = {
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- stand what (generation, scheduler, ...; see BENCHMARKS) and its options."""
+    """Measure; after -- comes what (generation, scheduler, ...; see BENCHMARKS) and its options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)

@@ -161,9 +161,9 @@ def test_a_file_is_its_own_answer(path: Path) -> None:
 def test_what_cannot_be_found_is_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; it has 6, .*12"):
         find_checkpoint(run, 7)
-    with pytest.raises(CheckpointError, match=r"there is no .*missing"):
+    with pytest.raises(CheckpointError, match=r"missing does not exist"):
         find_checkpoint(tmp_path / "missing")
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(CheckpointError, match="has no runs"):
         find_checkpoint(tmp_path)
     (tmp_path / "config.toml").touch()
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
@@ -231,9 +231,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     foreign = safetensors.torch.save({"weight": torch.zeros(3)})
     assert "something else wrote" in refusal(tmp_path, foreign)
     foreign = safetensors.torch.save({"weight": torch.zeros(3)}, {"charrnn": "hello"})
-    assert "cut or altered" in refusal(tmp_path, foreign)
+    assert "truncated or damaged" in refusal(tmp_path, foreign)
     assert "does not begin as safetensors" in refusal(tmp_path, b"To be, or not to be")
-    assert "no charrnn checkpoint" in refusal(tmp_path, (10**5).to_bytes(8, "little") + b"[" * 10**5)
+    assert "not a charrnn checkpoint" in refusal(tmp_path, (10**5).to_bytes(8, "little") + b"[" * 10**5)
     with pytest.raises(CheckpointError, match="cannot read"):
         load_checkpoint(tmp_path)
 

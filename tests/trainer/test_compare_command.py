@@ -187,7 +187,7 @@ def test_an_invalid_option_is_an_error_with_exit_code_2(
 
 def test_what_cannot_be_done_is_told_and_nothing_is_written(compare: Compare, work: Path) -> None:
     for arguments, words in [
-        (("nowhere",), "there is no nowhere"),
+        (("nowhere",), "nowhere does not exist"),
         (("ckpt", "--prime", "Ω"), "--prime 'Ω'"),
         (("ckpt", "--out", "losses.csv"), "losses.csv is a file"),
         (("ckpt", "--reference", "nowhere.csv"), "cannot read the reference nowhere.csv"),

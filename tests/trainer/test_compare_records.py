@@ -179,8 +179,8 @@ def test_every_run_shows_its_last_checkpoint_once(steps: list[list[int]], rows: 
 def test_what_is_no_run_is_refused(runs: Path) -> None:
     (runs / "empty").mkdir()
     for path, words in [
-        (runs / "nowhere", "there is no"),
-        (runs / "empty", "holds no run"),
+        (runs / "nowhere", "does not exist"),
+        (runs / "empty", "has no runs"),
         (runs / "lstm" / "config.toml", "is a file; give a run's folder"),
     ]:
         with pytest.raises(CharRNNError, match=words):

@@ -226,7 +226,7 @@ def test_thirty_two_characters_are_enough(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match="is a folder"):
         scan_text(str(tmp_path))
-    with pytest.raises(CharRNNError, match=r"there is no file .*missing"):
+    with pytest.raises(CharRNNError, match=r"missing\S* does not exist"):
         scan_text(str(tmp_path / "missing"))
     with pytest.raises(CharRNNError, match="cannot read"):
         scan_text("nul\0byte")
@@ -330,7 +330,7 @@ def test_a_file_of_tokens_that_was_cut_or_altered_anywhere_is_refused(tmp_path: 
             Corpus.open(path)
     for place in range(len(whole) - 57, len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(CharRNNError, match="altered"):
+        with pytest.raises(CharRNNError, match="truncated or damaged"):
             Corpus.open(path)
 
 
@@ -359,7 +359,7 @@ def test_ids_that_the_vocabulary_lacks_are_refused_even_with_the_right_hash(
 )
 def test_other_files_are_no_tokens(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokens").write_bytes(content)
-    with pytest.raises(CharRNNError, match="no file of tokens"):
+    with pytest.raises(CharRNNError, match="not a file of tokens"):
         Corpus.open(tmp_path / "tokens")
 
 

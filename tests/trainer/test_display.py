@@ -69,11 +69,11 @@ def test_a_best_that_was_long_before_the_end_is_pointed_out(
     Display().show_result(result)
     said = capsys.readouterr().err
     assert f"best: validation loss 1.5000 (2.164 bits per character) at step {step:,}\n" in said
-    assert ("of 6,000: from there on it learned its text by heart" in said) == late
+    assert ("of 6,000: after that it overfitted" in said) == late
 
 
 @pytest.mark.parametrize(
-    ("characters", "words"), [(96, "all that are for validation"), (20, "as many as there was time for")]
+    ("characters", "words"), [(96, "all of the held-out text"), (20, "as many as there was time for")]
 )
 def test_the_loss_at_the_end_says_how_much_it_is_of(
     capsys: pytest.CaptureFixture[str], characters: int, words: str

@@ -253,7 +253,11 @@ def test_torchrun_trains_with_the_same_command_and_ctrl_c_saves_once(tmp_path: P
     said += err.splitlines(keepends=True)
     assert out == "ckpt/lstm\n"
     assert [path.name for path in (tmp_path / "ckpt").iterdir()] == ["lstm"]
-    for once in ("text: my.txt, ", "training: ", "saved; to go on: charrnn-train --resume ckpt/lstm"):
+    for once in (
+        "text: my.txt, ",
+        "training: ",
+        "checkpoint saved; to resume: charrnn-train --resume ckpt/lstm",
+    ):
         assert sum(once in line for line in said) == 1, once
     saved = load_checkpoint(find_checkpoint(tmp_path / "ckpt", "last"))
     assert saved.kind == "interrupted"

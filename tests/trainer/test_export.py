@@ -210,7 +210,7 @@ def test_a_chaotic_network_is_exported(tmp_path: Path) -> None:
     assert export_checkpoint(chaotic, tmp_path / "m.onnx").logit_difference < 1e-5
 
 
-def test_the_proof_covers_at_least_200_steps_of_several_streams() -> None:
+def test_verification_covers_at_least_200_steps_of_several_streams() -> None:
     assert verify_module.VERIFY_STEPS >= 200
     assert verify_module.VERIFY_STREAMS >= 2
     assert verify_module.FP32_BOUND == 1e-4
@@ -499,19 +499,17 @@ def test_another_file_is_replaced_only_with_force(
 ) -> None:
     path = tmp_path / "notes.onnx"
     path.write_bytes(content)
-    with pytest.raises(
-        CharRNNError, match=r"notes\.onnx is already there and is no charrnn model.*force=True"
-    ):
+    with pytest.raises(CharRNNError, match=r"notes\.onnx exists and is not a charrnn model.*force=True"):
         export_checkpoint(checkpoint, path)
     assert path.read_bytes() == content
     report = export_checkpoint(checkpoint, path, force=True)
-    assert report.replaced == "a file that was no charrnn model"
+    assert report.replaced == "not a charrnn model"
     assert read_model_file(path).info.cell == "lstm"
 
 
 def test_a_damaged_charrnn_model_is_another_file(checkpoint: Checkpoint, model: Path) -> None:
     model.write_bytes(model.read_bytes()[:-20])
-    with pytest.raises(CharRNNError, match="is already there and is no charrnn model"):
+    with pytest.raises(CharRNNError, match="exists and is not a charrnn model"):
         export_checkpoint(checkpoint, model)
 
 
@@ -528,7 +526,7 @@ def test_what_is_no_regular_file_is_never_replaced(
 ) -> None:
     pipe = tmp_path / "pipe.onnx"
     os.mkfifo(pipe)
-    with pytest.raises(CharRNNError, match="is no regular file"):
+    with pytest.raises(CharRNNError, match="is not a regular file"):
         export_checkpoint(checkpoint, pipe, force=force)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
@@ -615,7 +613,7 @@ def test_a_weight_that_was_altered_is_refused(checkpoint: Checkpoint, tmp_path: 
     content[-200] ^= 1
     path = tmp_path / "altered-step9.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="was cut or altered"):
+    with pytest.raises(CheckpointError, match="is truncated or damaged"):
         load_checkpoint(find_checkpoint(path))
 
 
@@ -635,7 +633,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
 
 
 def test_an_exported_model_is_no_checkpoint(model: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no charrnn checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a charrnn checkpoint"):
         load_checkpoint(find_checkpoint(model))
 
 

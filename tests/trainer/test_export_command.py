@@ -167,13 +167,13 @@ def test_a_model_that_is_replaced_is_named(export: Export, work: Path) -> None:
     assert export(work, "ckpt", "m.onnx", "--checkpoint", "last").returncode == 0
     done = export(work, "ckpt", "m.onnx")
     assert done.returncode == 0, done.stderr
-    assert "m.onnx was a charrnn model (gru 1x12 fp32, step 30), and is replaced" in done.stderr
+    assert "replaced m.onnx, which was a charrnn model (gru 1x12 fp32, step 30)" in done.stderr
     assert read_model_file(work / "m.onnx").info.training["step"] == 10
 
 
 def test_another_file_is_replaced_only_with_force(export: Export, work: Path) -> None:
     (work / "notes").write_text("mine")
-    _fails(export(work, "ckpt", "notes"), 1, "notes is already there and is no charrnn model", "--force")
+    _fails(export(work, "ckpt", "notes"), 1, "notes exists and is not a charrnn model", "--force")
     assert (work / "notes").read_text() == "mine"
     done = export(work, "ckpt", "notes", "--force", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -223,7 +223,7 @@ def test_any_locale_and_a_narrow_window_do(work: Path, environment: dict[str, st
 def test_help_and_version_need_no_torch(work: Path) -> None:
     started = _program(work, "--help")
     assert started.returncode == 0
-    for word in ("charrnn-export ckpt models/lstm.onnx", "--checkpoint", "--precision", "--list", "--force"):
+    for word in ("charrnn-export ckpt my.onnx", "--checkpoint", "--precision", "--list", "--force"):
         assert word in started.stdout
     code = (
         "import sys; sys.argv[1:] = ['--version']\n"
@@ -242,12 +242,12 @@ def test_help_and_version_need_no_torch(work: Path) -> None:
     ("arguments", "words"),
     [
         (("ckpt",), ("give the file to write",)),
-        (("ckpt", "m.onnx", "--checkpoint", "first"), ("best, last or a step's number", "'first'")),
-        (("ckpt", "m.onnx", "--checkpoint", "-1"), ("best, last or a step's number",)),
-        (("ckpt", "m.onnx", "--checkpoint", "1.5"), ("best, last or a step's number",)),
-        (("ckpt", "m.onnx", "--checkpoint", "٣"), ("best, last or a step's number",)),
-        (("ckpt", "m.onnx", "--checkpoint", "9" * 5_000), ("best, last or a step's number",)),
-        (("ckpt", "m.onnx", "--checkpoint", ""), ("best, last or a step's number",)),
+        (("ckpt", "m.onnx", "--checkpoint", "first"), ("best, last or a step number", "'first'")),
+        (("ckpt", "m.onnx", "--checkpoint", "-1"), ("best, last or a step number",)),
+        (("ckpt", "m.onnx", "--checkpoint", "1.5"), ("best, last or a step number",)),
+        (("ckpt", "m.onnx", "--checkpoint", "٣"), ("best, last or a step number",)),
+        (("ckpt", "m.onnx", "--checkpoint", "9" * 5_000), ("best, last or a step number",)),
+        (("ckpt", "m.onnx", "--checkpoint", ""), ("best, last or a step number",)),
         (("ckpt", "m.onnx", "--precision", "int4"), ("--precision must be fp32, fp16 or int8", "int4")),
         (("nowhere", "m.onnx", "--precision", "int4"), ("--precision must be fp32, fp16 or int8",)),
         (("ckpt", "m.onnx", "more"), ("more", "--help")),
@@ -278,10 +278,10 @@ def test_sources_that_are_none_are_told(export: Export, work: Path) -> None:
     (work / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (work / "pickle.safetensors").write_bytes(b"\x80\x04K\x01.")
     for source, *words in [
-        ("nowhere", "there is no nowhere", "train first"),
-        ("empty", "holds no run", "train first"),
-        ("notes.txt", "is no charrnn checkpoint"),
-        ("cut.safetensors", "was cut or altered"),
+        ("nowhere", "nowhere does not exist", "train first"),
+        ("empty", "has no runs", "train first"),
+        ("notes.txt", "is not a charrnn checkpoint"),
+        ("cut.safetensors", "is truncated or damaged"),
         ("pickle.safetensors", "pickle"),
         ("", "run"),
     ]:

@@ -120,8 +120,8 @@ def test_a_list_of_empty_lines_is_refused_even_where_none_are_held_back() -> Non
 def test_what_was_found_is_said() -> None:
     assert split("ab\nc\nd\n" * 12, val_lines=0).words == "lines: 36, 3 of them different"
     assert split("ab\n\n\nc\nd\n" * 12, val_lines=1).words == (
-        "lines: 36, 3 of them different; 1 held back for validation (what repeats them is left out: "
-        "11 lines); 24 empty lines left out"
+        "lines: 36, 3 of them different; 1 held back for validation (their repetitions are omitted: "
+        "11 lines); 24 empty lines skipped"
     )
     assert split("\n".join(sorted(set(NAMES))), val_lines=9).words == (
         f"lines: {len(set(NAMES))}, all of them different; 9 held back for validation"

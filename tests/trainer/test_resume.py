@@ -269,6 +269,6 @@ def test_a_broken_last_checkpoint_is_told_and_nothing_is_overwritten(tmp_path: P
     last = checkpoint_files(tmp_path / "run")[-1]
     last.write_bytes(last.read_bytes()[:-1])
     before = content(tmp_path / "run")
-    with pytest.raises(CharRNNError, match=f"{last.name} was cut or altered"):
+    with pytest.raises(CharRNNError, match=f"{last.name} is truncated or damaged"):
         resume(tmp_path / "run")
     assert content(tmp_path / "run") == before

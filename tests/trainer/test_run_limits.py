@@ -76,7 +76,7 @@ def test_a_run_that_patience_ended_says_so_and_reports_its_last_step(
     config = TINY.replace(eval_every=1, save_every=100, steps=50, patience=2)
     assert train(config, CORPUS, events.append, out=tmp_path / "run").step == 4
     assert [event.step for event in events if isinstance(event, Logged)][-1] == 4
-    told = "the run is over: 2 validations in a row were no new best; a larger patience"
+    told = "the run has ended: 2 validations in a row without a new best; to continue, give a larger patience"
     assert [event.message for event in events if isinstance(event, Notice)][-1].startswith(told)
     events.clear()
     assert resume(tmp_path / "run", events.append).step == 4

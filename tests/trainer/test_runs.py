@@ -48,7 +48,7 @@ def test_a_run_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run") as run:
         run.write_config(FILE)
-    with pytest.raises(SettingError, match=r"^\S*run holds a run already; give a new folder, or"):
+    with pytest.raises(SettingError, match=r"^\S*run already contains a run; give a new folder, or"):
         Run.create(tmp_path / "run")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "todo.txt").touch()
@@ -73,7 +73,7 @@ def test_what_a_preparation_left_that_was_killed_gives_way_to_a_new_run(tmp_path
 
 
 def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path) -> None:
-    with pytest.raises(CharRNNError, match="is no run"):
+    with pytest.raises(CharRNNError, match="is not a run"):
         Run.open(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

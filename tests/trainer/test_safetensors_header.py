@@ -88,7 +88,7 @@ def test_equal_content_has_one_form_and_what_is_not_finite_has_none() -> None:
         (b"\x80\x04 and more than eight bytes", "pickle"),
         ((1 << 40).to_bytes(8, "little"), "does not begin as"),
         (with_length(b"{"), "does not begin as"),
-        (with_length(b"[]"), "is no table"),
+        (with_length(b"[]"), "is not a table"),
         (with_length(b"[" * 100_000), "."),
         (with_length(b'{"a": 1, "a": 2}'), "twice"),
         (with_length(b"{}"), "something else wrote"),
@@ -107,7 +107,7 @@ def test_other_files_are_told_from_ours(content: bytes, why: str) -> None:
     [
         (encode_header(TABLE, ABOUT)[:-1], "ends within its header"),
         (with_length(json.dumps({"__metadata__": {"charrnn": "hello"}}).encode()), "Expecting value"),
-        (with_length(json.dumps({"__metadata__": {"charrnn": "[1]"}}).encode()), "is no table"),
+        (with_length(json.dumps({"__metadata__": {"charrnn": "[1]"}}).encode()), "is not a table"),
         (with_length(json.dumps({"__metadata__": {"charrnn": '{"a":1,"a":2}'}}).encode()), "twice"),
     ],
 )

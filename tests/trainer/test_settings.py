@@ -233,7 +233,7 @@ def test_the_shell_completes_options_and_their_choices(
         (("--out", "full/other.txt"), 2, "--out full/other.txt is not a folder; give a new one"),
         (("--config", "run"), 1, f"run is a folder; give run{os.sep}config.toml"),
         (("--config", "full"), 1, "full is a folder; give a run's config.toml"),
-        (("--out", "run"), 2, "--out run holds a run already; give a new folder\n"),
+        (("--out", "run"), 2, "--out run already contains a run; give a new folder\n"),
         (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU here"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
     ],

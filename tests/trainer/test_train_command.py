@@ -69,7 +69,7 @@ def test_a_training_says_what_it_does_and_prints_its_folder(program: Program) ->
     done = program("my.txt", "--cell", "gru", *TRAIN, *TINY_FLAGS)
     assert (done.code, done.out) == (0, "ckpt/gru\n")
     lines = done.err.splitlines()
-    assert lines[0] == "text: my.txt, 1,700 characters, 22 of them distinct"
+    assert lines[0] == "text: my.txt, 1,700 characters, 22 distinct"
     assert lines[1] == "  | to be, or not to be, that is the question:"
     assert any(line.startswith(r"ids: '\n' 0, ' ' 1, ") for line in lines)
     assert any("GRU, 1 x 8" in line and "parameters, on cpu in fp32" in line for line in lines)
@@ -94,7 +94,9 @@ def test_runs_never_write_over_one_another(program: Program) -> None:
     assert {done.err for done in folders} == {""}
     again = program("my.txt", *TRAIN, *TINY_FLAGS, "--out", "ckpt/lstm")
     assert again.code == 2
-    assert again.err.splitlines()[-1].startswith("charrnn-train: error: --out ckpt/lstm holds a run already")
+    assert again.err.splitlines()[-1].startswith(
+        "charrnn-train: error: --out ckpt/lstm already contains a run"
+    )
 
 
 def test_every_flag_reaches_its_setting(program: Program) -> None:
@@ -127,9 +129,9 @@ def test_a_list_is_learned_line_by_line(program: Program) -> None:
     Path("names.txt").write_bytes("\r\n".join([*names, "", "anna"]).encode())
     done = program("names.txt", "--lines", "--val-lines", "3", *TRAIN, *TINY_FLAGS)
     assert done.code == 0, done.err
-    assert "  (its Windows line ends are read as newlines)\n" in done.err
+    assert "  (Windows line ends are read as newlines)\n" in done.err
     assert "lines: 13, 12 of them different; 3 held back for validation" in done.err
-    assert "; 1 empty line left out\n" in done.err
+    assert "; 1 empty line skipped\n" in done.err
     assert "in lines that were held back for validation\n" in done.err
     assert "in batches of lines, up to 64 characters, into ckpt/lstm\n" in done.err
     checkpoint = load_checkpoint(find_checkpoint("ckpt/lstm", "last"))
@@ -236,7 +238,7 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
     assert (again.code, again.out) == (0, "ckpt/lstm\n")
     assert "\nckpt/lstm is finished: all 9 steps are done\n" in again.err
     assert f"\nits best checkpoint: {find_checkpoint('ckpt/lstm')}\n" in again.err
-    assert "\nto train on: charrnn-train --resume ckpt/lstm --steps 18\n" in again.err
+    assert "\nto continue: charrnn-train --resume ckpt/lstm --steps 18\n" in again.err
     assert program("--resume", "ckpt/lstm", "--steps", "18").code == 0
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 18
 
@@ -256,7 +258,7 @@ def test_a_run_whose_minutes_are_over_says_where_its_best_is_and_how_to_train_on
     run = last.path.parent
     assert f"\n{run} is finished: its 0.001 minutes are done\n" in again.err
     assert f"\nits best checkpoint: {last.path}\n" in again.err
-    advice = re.search(rf"\nto train on: charrnn-train (--resume {run} --minutes [\d.]+)\n", again.err)
+    advice = re.search(rf"\nto continue: charrnn-train (--resume {run} --minutes [\d.]+)\n", again.err)
     assert advice is not None, again.err
     # For a minute: the clock is at its end soon.
     monkeypatch.setattr(train_module, "_BEGAN", time.perf_counter() - 57.0)
@@ -354,7 +356,7 @@ def test_a_network_learns_on_from_another_run(program: Program) -> None:
     refused = program("more.txt", "--init-from", "ckpt/lstm", "--tie-weights")
     assert refused.code == 2
     assert "--tie-weights does not fit --init-from ckpt/lstm" in refused.err
-    assert "which was trained with --no-tie-weights; leave it out" in refused.err
+    assert "which was trained with --no-tie-weights; omit it" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -413,7 +415,7 @@ def test_settings_given_as_a_text_are_named_and_the_advice_works(program: Progra
     assert program("my.txt", *TRAIN, *TINY_FLAGS).code == 0
     done = program("ckpt/lstm/config.toml")
     assert done.code == 2
-    assert "ckpt/lstm/config.toml holds the settings of a run and is not a text" in done.err
+    assert "ckpt/lstm/config.toml contains the settings of a run, not a text" in done.err
     assert program(*done.err.partition(": --config")[1][2:].split(), "ckpt/lstm/config.toml").code == 0
     Path("other.toml").write_text("[words]\n" + "a = 1\n" * 2000, encoding="utf-8")
     assert program("other.toml", *TRAIN, *TINY_FLAGS).code == 0
@@ -427,7 +429,7 @@ def test_an_empty_text_among_others_is_told(program: Program, monkeypatch: pytes
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     done = program("my.txt", "-", *TRAIN, *TINY_FLAGS)
     assert (done.code, done.out) == (1, "")
-    assert "standard input is empty; pipe a text into it, or leave - out" in done.err
+    assert "standard input is empty; pipe a text into it, or omit -" in done.err
 
 
 def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
@@ -457,9 +459,9 @@ def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
     ("words", "message"),
     [
         (["more"], r"more is a folder; say which of its files to read, such as --glob '\*\.txt'"),
-        (["more", "--glob", "*.md"], r"more has no file that --glob '\*\.md' finds"),
-        (["my.txt", "--glob", "*.txt"], "--glob finds files in a folder; give a folder as TEXT"),
-        (["--glob", "*.txt"], "--glob finds files in a folder; give a folder as TEXT"),
+        (["more", "--glob", "*.md"], r"more has no file that matches --glob '\*\.md'"),
+        (["my.txt", "--glob", "*.txt"], "--glob selects files in a folder; give a folder as TEXT"),
+        (["--glob", "*.txt"], "--glob selects files in a folder; give a folder as TEXT"),
         (["my.txt", "./my.txt"], "my.txt was given twice"),
         (["my.txt", "--lines", "--separator", "|"], "--separator cannot be given with --lines"),
         (["--resume", "ckpt", "--glob", "*"], "--glob cannot be given with --resume"),
@@ -516,7 +518,7 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("missing.txt",), 1, "there is no file missing.txt"),
+        (("missing.txt",), 1, "missing.txt does not exist"),
         ((".",), 2, ". is a folder"),
         (("my.txt", "--layers", "0"), 2, "--layers must be a whole number from 1 to 32, not 0"),
         (("my.txt", "--cell", "cnn"), 2, "--cell must be one of lstm, gru, rnn, not 'cnn'"),
@@ -524,13 +526,13 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
         (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
         (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
         (("my.txt", "--sleeps", "3"), 2, "--sleeps"),
-        (("my.txt", "your.txt"), 1, "there is no file your.txt"),
+        (("my.txt", "your.txt"), 1, "your.txt does not exist"),
         (("my.txt", "--config", "missing.toml"), 1, "cannot read the settings in missing.toml"),
-        (("my.txt", "--config", "my.txt"), 1, "my.txt is no TOML file"),
-        (("my.txt", "--init-from", "missing"), 1, "there is no missing"),
-        (("my.txt", "--init-from", "my.txt"), 1, "my.txt is no charrnn checkpoint"),
-        (("--resume", "missing"), 1, "there is no missing"),
-        (("--resume", "."), 1, "holds no run"),
+        (("my.txt", "--config", "my.txt"), 1, "my.txt is not a TOML file"),
+        (("my.txt", "--init-from", "missing"), 1, "missing does not exist"),
+        (("my.txt", "--init-from", "my.txt"), 1, "my.txt is not a charrnn checkpoint"),
+        (("--resume", "missing"), 1, "missing does not exist"),
+        (("--resume", "."), 1, "has no runs"),
         (("my.txt", "--out", "my.txt/run"), 1, "cannot make the folder"),
         (("my.txt", "--out", "."), 2, "--out . is not empty"),
     ],
@@ -550,7 +552,7 @@ def test_a_byte_order_mark_and_a_short_text_are_told(program: Program) -> None:
     Path("short.txt").write_text("\ufeffto be, or not to be, that is the question\x1b[2J")
     done = program("short.txt", *TRAIN, "--precision", "fp32", "--no-onednn", "--hidden-size", "8")
     assert done.code == 0
-    assert "(a byte-order mark at its start was left out)" in done.err
+    assert "(skipped a byte-order mark at the start)" in done.err
     assert "do not fill two batches of 100 x 100" in done.err
     assert "\x1b" not in done.err  # what would move the cursor is not sent to a terminal
 
@@ -623,7 +625,7 @@ def test_a_full_disk_is_told_with_the_way_to_go_on(program: Program, monkeypatch
         done = program("my.txt", *TRAIN, *TINY_FLAGS, "--out", "my run")
     assert (done.code, done.out) == (1, "")
     *_, hint, error = done.err.splitlines()
-    assert "when there is room again" in hint
+    assert "when there is space again" in hint
     assert error.endswith("step6.safetensors: No space left on device")
     assert program(*shlex.split(hint.partition("charrnn-train ")[2])).code == 0
 
@@ -653,8 +655,8 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, numbe
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert out == "ckpt/lstm\n"
-    assert "stopping after this step, to save it" in err
-    assert err.splitlines()[-1].endswith("and saved; to go on: charrnn-train --resume ckpt/lstm")
+    assert "stopping after this step to save a checkpoint" in err
+    assert err.splitlines()[-1].endswith("checkpoint saved; to resume: charrnn-train --resume ckpt/lstm")
     step = load_checkpoint(find_checkpoint(tmp_path / "ckpt", "last")).step
     lines = (tmp_path / "ckpt" / "lstm" / "history.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == step

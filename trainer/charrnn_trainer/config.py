@@ -1,4 +1,4 @@
-"""The settings of a training run: one frozen dataclass a concern, checked when it is made.
+"""The settings of a training run: one frozen dataclass per concern, checked when it is made.
 
 This is the one table of settings. Their checks, the options of ``charrnn-train`` with help and completion,
 the keys of a ``config.toml`` and docs/settings.md (``python tests/settings_page.py``) are made from it.
@@ -31,7 +31,7 @@ DEFAULT_EMBEDDING: Final = 256
 """Unless told otherwise, up to 256 symbols are read one-hot, more through an embedding of 256 numbers."""
 
 MOST_STEPS: Final = 2**31 - 1
-"""As good as no limit."""
+"""Effectively no limit."""
 
 TEXT, TRAINING, NETWORK, BATCHES, VALIDATION, CHECKPOINTS, MACHINE = Group
 
@@ -42,7 +42,7 @@ TEXT, TRAINING, NETWORK, BATCHES, VALIDATION, CHECKPOINTS, MACHINE = Group
 
 @dataclass(frozen=True)
 class NetworkConfig(Section):
-    """What the network is."""
+    """The network's architecture and dropout."""
 
     cell: str = choice(
         "lstm", spec.CELLS, NETWORK, "Type of recurrent cell; rnn is the plain tanh cell.",
@@ -53,24 +53,24 @@ class NetworkConfig(Section):
         planned=True, from_weights=True,
     )
     hidden_size: int = whole(
-        256, 1, spec.MAX_HIDDEN_SIZE, "units", NETWORK, "Units in each layer.",
+        256, 1, spec.MAX_HIDDEN_SIZE, "units", NETWORK, "Units per layer.",
         short=("--hidden",), planned=True, from_weights=True,
     )
     embedding_size: int | None = whole(
-        None, 0, spec.MAX_HIDDEN_SIZE, "numbers", NETWORK, "Size of a character's embedding; 0 is one-hot.",
+        None, 0, spec.MAX_HIDDEN_SIZE, "numbers", NETWORK, "Size of the character embedding; 0 is one-hot.",
         unset=f"0 for up to {ONE_HOT_LIMIT} different characters, else {DEFAULT_EMBEDDING}",
         planned=True, from_weights=True, details="With tie_weights, the default is the hidden size.",
     )
     dropout: float = number(
-        0.0, 0.0, 1.0, "share", NETWORK, "Dropout between layers and before the output.",
+        0.0, 0.0, 1.0, "fraction", NETWORK, "Dropout between layers and before the output.",
         below_high=True, planned=True,
     )
     input_dropout: float = number(
-        0.0, 0.0, 1.0, "share", NETWORK, "Share of input characters that training blanks out.",
+        0.0, 0.0, 1.0, "fraction", NETWORK, "Fraction of input characters to drop in training.",
         below_high=True, planned=True,
     )
     weight_drop: float = number(
-        0.0, 0.0, 1.0, "share", NETWORK, "Dropout on the recurrent weights, drawn for every batch.",
+        0.0, 0.0, 1.0, "fraction", NETWORK, "Dropout on the recurrent weights, drawn per batch.",
         below_high=True, planned=True,
         details="DropConnect on the hidden-to-hidden matrices (Merity et al. 2018).",
     )
@@ -84,8 +84,8 @@ class NetworkConfig(Section):
         super().__post_init__()
         if self.tie_weights and self.embedding_size == 0:
             raise SettingError(
-                "tie_weights takes the embedding as output weights, and embedding_size=0 is none; leave "
-                "one of the two out",
+                "tie_weights uses the embedding as output weights, and embedding_size=0 means none; omit one "
+                "of the two",
                 "tie_weights", "embedding_size",
             )
 
@@ -113,27 +113,27 @@ class DataConfig(Section):
         details="Characters are Unicode code points of UTF-8 text.",
     )
     val_fraction: float = number(
-        0.1, 0.0, 0.9, "share", VALIDATION, "Share of the text held out for validation; 0 for none.",
+        0.1, 0.0, 0.9, "fraction", VALIDATION, "Fraction of the text held out for validation; 0 for none.",
     )
     batch_size: int = whole(
-        100, 1, spec.MAX_STREAMS, "streams", BATCHES, "Streams of text read side by side.",
+        100, 1, spec.MAX_STREAMS, "streams", BATCHES, "Streams of text read in parallel (batch size).",
         short=("--batch",), planned=True,
     )
     seq_length: int = whole(
-        100, 1, 1_000_000, "characters", BATCHES, "Characters of a stream in a batch.",
+        100, 1, 1_000_000, "characters", BATCHES, "Characters per stream and batch (sequence length).",
         short=("--seq-len",), planned=True,
         details="Errors flow back through as many (truncated back-propagation through time).",
     )
     random_start: bool = switch(False, BATCHES, "Start passes at random places in the text.", planned=True)
     reset_chance: float = number(
-        0.0, 0.0, 1.0, "chance", BATCHES, "Chance that a stream's state is reset before a batch.",
-        planned=True, details="So the network also learns to start from nothing.",
+        0.0, 0.0, 1.0, "probability", BATCHES, "Probability that a stream's state is reset before a batch.",
+        planned=True, details="So the network also learns to start from a zero state.",
     )
     split: str = choice(
-        "end", ("end", "spread"), VALIDATION, "What is held out: the text's end, or blocks spread over it.",
+        "end", ("end", "spread"), VALIDATION, "What is held out: the end of the text, or blocks all over it.",
     )
     lines: bool = switch(
-        False, TEXT, "The text is a list, such as names: its lines are independent of one another.",
+        False, TEXT, "The text is a list of independent lines, such as names.",
         details="Each line is read from a zero state, and whole lines, drawn by the seed, are held out for "
         "validation. Every pass shuffles the lines, so random_start and reset_chance have no effect.",
     )
@@ -142,16 +142,16 @@ class DataConfig(Section):
         details="auto reads UTF-8, or what a byte-order mark says. The run's config.toml has what was read.",
     )
     separator: str = words(
-        "\n", 1_000, TEXT, r"What stands between several texts; \n in it is a newline, \t a tab.",
+        "\n", 1_000, TEXT, r"Separator between several texts; \n in it is a newline, \t a tab.",
         details="With lines, nothing is added to a text that ends with a newline.",
     )
     val_lines: int | None = whole(
         None, 0, MOST_STEPS, "lines", VALIDATION, "With --lines: lines held out for validation.",
-        unset="the share of --val-fraction",
+        unset="the fraction of --val-fraction",
     )
     val_sample: int = whole(
         0, 0, 2**31 - 1, "characters", VALIDATION,
-        "Characters of the held-out text that validations before the end read; 0 reads all.", planned=True,
+        "Characters of held-out text read by validations before the end; 0 for all.", planned=True,
         details="They are spread evenly over it; all of it is read at the end.",
     )
 
@@ -162,7 +162,7 @@ class DataConfig(Section):
             if self.level == "byte":
                 raise SettingError(
                     f"encoding={self.encoding} cannot be given with level=byte, which reads plain bytes; "
-                    "leave one of the two out",
+                    "omit one of the two",
                     "encoding", "level",
                 )
         if self.val_lines is not None and not self.lines:
@@ -172,14 +172,14 @@ class DataConfig(Section):
         if self.lines and self.split != "end":
             raise SettingError(
                 f"split={self.split} cannot be given with lines=True, which holds back items from all over "
-                "the text already; leave one of the two out",
+                "the text already; omit one of the two",
                 "split", "lines",
             )
 
         if self.lines and self.separator != "\n":
             raise SettingError(
                 "separator cannot be given with lines=True, which puts a newline between "
-                "texts; leave one of the two out",
+                "texts; omit one of the two",
                 "separator", "lines",
             )
 
@@ -199,11 +199,11 @@ class OptimizationConfig(Section):
     )
     minutes: float = number(
         0.0, 0.0, 1e6, "minutes", TRAINING,
-        "Time for the whole run; settings not given are chosen for it. 0 sets no limit.", on_resume=True,
-        details="The time counts from the command's start to its end. A schedule ends its descent with it.",
+        "Time limit for the whole run; settings not given are chosen for it. 0 for no limit.", on_resume=True,
+        details="The time counts from the command's start to its end. A decaying schedule ends with it.",
     )
     learning_rate: float = number(
-        0.005, 0.0, 1_000.0, "rate", TRAINING, "Learning rate, at its highest.",
+        0.005, 0.0, 1_000.0, "rate", TRAINING, "Peak learning rate.",
         above_low=True, short=("--lr",), planned=True,
     )
     schedule: str = choice(
@@ -212,22 +212,22 @@ class OptimizationConfig(Section):
         details="Cosine: Loshchilov and Hutter 2017, without restarts.",
     )
     warmup_steps: int = whole(
-        0, 0, MOST_STEPS, "steps", TRAINING, "Steps over which the learning rate first rises.",
-        short=("--warmup",), planned=True, details="In a straight line, from zero.",
+        0, 0, MOST_STEPS, "steps", TRAINING, "Warm-up steps of the learning rate.",
+        short=("--warmup",), planned=True, details="Linear, from zero.",
     )
     weight_decay: float = number(
         0.0, 0.0, 1_000.0, "rate", TRAINING, "AdamW's weight decay.", short=("--wd",), planned=True,
         details="Of weight matrices; biases do not decay.",
     )
     clip: float = number(
-        5.0, 0.0, 1e9, "norm", TRAINING, "Largest norm of the gradient; 0 never clips.",
+        5.0, 0.0, 1e9, "norm", TRAINING, "Norm to clip the gradient at; 0 for no clipping.",
         short=("--grad-clip",), planned=True,
     )
 
 
 @dataclass(frozen=True)
 class RunConfig(Section):
-    """Where a run computes, and when it validates, saves and reports."""
+    """The device of a run, and how often it validates, saves and reports."""
 
     eval_every: int = whole(
         500, 1, MOST_STEPS, "steps", VALIDATION, "Steps between validations.", planned=True, on_resume=True,
@@ -241,22 +241,24 @@ class RunConfig(Section):
         200, 1, MOST_STEPS, "steps", CHECKPOINTS, "Steps between reports.", planned=True, on_resume=True,
     )
     keep: int = whole(
-        0, 0, MOST_STEPS, "checkpoints", CHECKPOINTS, "Checkpoints of --save-every to keep; 0 keeps all.",
-        on_resume=True, details="The newest are kept, and besides them the best and the last.",
+        0, 0, MOST_STEPS, "checkpoints", CHECKPOINTS, "Checkpoints of --save-every to keep; 0 for all.",
+        on_resume=True, details="The newest are kept, in addition to the best and the last.",
     )
     patience: int = whole(
         0, 0, MOST_STEPS, "validations", VALIDATION,
-        "Stop after so many validations without a new best; 0 never does.", on_resume=True,
+        "Stop after this many validations without a new best; 0 for never.", on_resume=True,
     )
-    tensorboard: bool = switch(False, CHECKPOINTS, "Log for TensorBoard in the run's folder.", on_resume=True)
+    tensorboard: bool = switch(
+        False, CHECKPOINTS, "Write TensorBoard logs to the run's folder.", on_resume=True
+    )
     seed: int = whole(
         0, 0, 2**63 - 1, "integer", TRAINING,
-        "Seed of everything random. The same model again needs the same --precision, --onednn and --threads, "
-        "too; see --deterministic.",
+        "Random seed. To repeat a run exactly, give the same --precision, --onednn and --threads, too; see "
+        "--deterministic.",
     )
     deterministic: bool = switch(
         False, MACHINE,
-        "Compute alike whatever else the machine does, so that a seed gives one model.",
+        "Compute the same whatever else the machine does, so that a seed gives one model.",
         details="Nothing is measured at the start: fp32, with oneDNN on a CPU, on one thread, each unless it "
         "is given. It is for runs of a number of steps, on one kind of processor and with one PyTorch; "
         "on a GPU, sums may still differ in their last bits.",
@@ -269,7 +271,7 @@ class RunConfig(Section):
         "auto", ("auto", "fp32", "tf32", "bf16"), MACHINE,
         "Number format; auto measures which is fastest. tf32 is for GPUs.",
     )
-    onednn: bool | None = switch(None, MACHINE, "On a CPU, use oneDNN.", unset="whichever is faster")
+    onednn: bool | None = switch(None, MACHINE, "Use oneDNN on the CPU.", unset="whichever is faster")
     threads: int | None = whole(
         None, 1, 1_024, "threads", MACHINE, "CPU threads.", unset="as many as are fastest", on_resume=True,
         details="With minutes, their number follows what else the machine does.",

@@ -41,7 +41,7 @@ class Setting:
         default: its default value.
         group: where it is listed, a `Group`.
         help: what it does, in a sentence or two, for ``--help``.
-        details: what docs/settings.md says besides, such as the source.
+        details: what docs/settings.md adds, such as the source.
         choices: the values that are allowed, for text; none for any text of at most ``high`` characters.
         low: the lowest value that is allowed, for numbers.
         high: the highest.
@@ -82,7 +82,7 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """Which values are allowed, in words that go on from "must be"."""
+        """Which values are allowed, in words that follow "must be"."""
         if self.kind is bool:
             return "true or false"
         if self.kind is str:

@@ -34,7 +34,7 @@ class TrainConfig:
             name = "val_fraction" if self.data.val_lines is None else "val_lines"
             raise SettingError(
                 f"patience={self.run.patience} waits for validations, and {name}=0 keeps no text for "
-                "them; leave one of the two out",
+                "them; omit one of the two",
                 "patience",
                 name,
             )
@@ -86,7 +86,7 @@ class TrainConfig:
             new = {name: settings.pop(name) for name in tuple(settings) if name in names}
             changed[section.name] = dataclasses.replace(old, **new)
         if settings:
-            raise SettingError(f"there is no setting named {next(iter(settings))}")
+            raise SettingError(f"unknown setting: {next(iter(settings))}")
         return TrainConfig(**changed)
 
 

@@ -40,14 +40,14 @@ def compare(
         ),
     ] = None,
     # --- samples
-    prime: Annotated[str, typer.Option("--prime", "-p", help="The text that all samples continue.")] = "",
+    prime: Annotated[str, typer.Option("--prime", "-p", help="Prompt of all samples.")] = "",
     length: Annotated[int, typer.Option(help="Characters per sample.")] = 300,
-    seed: Annotated[int, typer.Option(help="The seed of the samples' random numbers.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 1,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="The samples' temperature.")
+        float, typer.Option("--temperature", "-t", help="Sampling temperature of the samples.")
     ] = spec.DEFAULT_TEMPERATURE,
     checkpoints: Annotated[
-        int, typer.Option(help="Checkpoints of each run to generate samples from, besides its best.")
+        int, typer.Option(help="Checkpoints per run to generate samples from, in addition to the best.")
     ] = 3,
     # --- a reference
     reference: Annotated[
@@ -82,7 +82,7 @@ def compare(
     if reference is None:
         for flag, value in (("--reference-name", reference_name), ("--title", title)):
             if value is not None:
-                raise SettingError(f"{flag} needs --reference; give --reference CSV, or leave {flag} out")
+                raise SettingError(f"{flag} needs --reference; give --reference CSV, or omit {flag}")
         _report(runs, out or _REPORT, prime, length, seed, temperature, checkpoints, force)
     else:
         _page(runs, out or _REFERENCE_PAGE, reference, reference_name or reference.name, title, force)

@@ -32,11 +32,11 @@ class Series:
     """Losses by step, at most 512 of them: where there are more, neighbours become one point, their mean."""
 
     def __init__(self) -> None:
-        self._stride = 1  # so many steps become a point
+        self._stride = 1  # this many steps become a point
         self._points: list[_Mean] = []
 
     def add(self, step: int, loss: float) -> None:
-        """Add the loss at a step, which is later than all before it; what is no number is left out."""
+        """Add the loss at a step, which is later than all before it; non-finite ones are skipped."""
         if not math.isfinite(loss):
             return
         _put(self._points, _Mean(step // self._stride, step, loss, 1))
@@ -120,7 +120,7 @@ def draw_curve(training: Points, validation: Points, columns: int, rows: int, *,
 
 
 def _means(points: Points, most: int) -> Points:
-    """The means of points over so many stretches of steps at most, since single losses scatter."""
+    """The means of points over at most ``most`` stretches of steps, since single losses scatter."""
     first, last = points[0][0], points[-1][0]
     means: list[_Mean] = []
     for step, loss in points:

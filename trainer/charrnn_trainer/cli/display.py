@@ -92,13 +92,11 @@ class Display:
         self._several_texts = len(text.files) > 1
         columns = _ANY_WIDTH if self._console is None else terminal_size()[0] - 1
         unit = "bytes" if text.vocabulary.level == "byte" else "characters"
-        terminal.say(
-            f"text: {printable(text.name)}, {text.length:,} {unit}, {text.distinct:,} of them distinct"
-        )
+        terminal.say(f"text: {printable(text.name)}, {text.length:,} {unit}, {text.distinct:,} distinct")
         if text.had_bom:
-            terminal.say("  (a byte-order mark at its start was left out)")
+            terminal.say("  (skipped a byte-order mark at the start)")
         if text.had_crlf:
-            terminal.say("  (its Windows line ends are read as newlines)")
+            terminal.say("  (Windows line ends are read as newlines)")
         # A carriage return, say, ends no line of --lines either.
         lines = text.beginning.replace("\r\n", "\n").removesuffix("\n").split("\n")[:_LINES_SHOWN]
         for line in lines:
@@ -108,7 +106,7 @@ class Display:
             terminal.say(f"ids: {_mapping(text.vocabulary.symbols, columns - len('ids: '))}")
 
     def show_result(self, result: TrainResult) -> None:
-        """Say what came of a run that has ended."""
+        """Show the result of a run that has ended."""
         level = result.config.data.level
         if result.best is not None:
             best = result.best
@@ -116,8 +114,7 @@ class Display:
             terminal.say(f"best: validation loss {with_bits(loss, level)} at step {best.step:,}")
             if best.step < _EARLY * result.step:
                 terminal.say(
-                    f"  of {result.step:,}: from there on it learned its text by heart; the best is what is "
-                    "exported"
+                    f"  of {result.step:,}: after that it overfitted; the best checkpoint is what is exported"
                 )
         elif result.train_loss is not None:
             terminal.say(f"last: training loss {with_bits(result.train_loss, level)}")
@@ -138,7 +135,7 @@ class Display:
         if optimization.minutes:
             spent = read_header(find_checkpoint(result.run, "last")).seconds or 0.0
             more += f" --minutes {_more_minutes(optimization.minutes, spent / 60.0):g}"
-        terminal.say(f"to train on: charrnn-train --resume {shlex.quote(str(result.run))}{more}")
+        terminal.say(f"to continue: charrnn-train --resume {shlex.quote(str(result.run))}{more}")
 
     # --- events --------------------------------------------------------------------------------------------
 
@@ -148,7 +145,7 @@ class Display:
     def _on_started(self, event: Started) -> None:
         config = event.config
         network = config.network
-        self._course = is_course(config) and event.step == 0  # a run that goes on keeps its network
+        self._course = is_course(config) and event.step == 0  # a resumed run keeps its network
         self._samples = config.data.val_sample > 0
         self._validation_tokens = event.validation_tokens
         self._measured = []
@@ -228,7 +225,7 @@ class Display:
         loss = with_bits(event.validation_loss, self._level)
         line = f"step {event.step}: validation loss {loss} on {event.characters:,} {self._unit}, "
         whole = event.characters >= self._validation_tokens - ROWS
-        terminal.say(line + ("all that are for validation" if whole else "as many as there was time for"))
+        terminal.say(line + ("all of the held-out text" if whole else "as many as there was time for"))
 
     def _on_saved(self, event: Saved) -> None:
         if self._live is not None:

@@ -1,4 +1,4 @@
-"""charrnn-export: turns a checkpoint into a step model."""
+"""charrnn-export: exports a checkpoint as a step model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ app = terminal.new_app()
 
 EXAMPLES = """\b
 Examples:
-  charrnn-export ckpt models/lstm.onnx
-  charrnn-export ckpt/lstm models/lstm.onnx --checkpoint last
-  charrnn-export ckpt models/lstm.int8.onnx --precision int8
+  charrnn-export ckpt my.onnx
+  charrnn-export ckpt/lstm my.onnx --checkpoint last
+  charrnn-export ckpt my.int8.onnx --precision int8
   charrnn-export ckpt --list
 """
 
@@ -48,7 +48,7 @@ def export(
         str,
         typer.Option(
             metavar="best|last|STEP",
-            help="Which one of a run: best (by validation loss), last, or a step's number.",
+            help="Checkpoint of the run: best (by validation loss), last, or a step number.",
             autocompletion=completed_from(("best", "last")),
         ),
     ] = "best",
@@ -60,21 +60,23 @@ def export(
             autocompletion=completed_from(spec.PRECISIONS),
         ),
     ] = "fp32",
-    list_them: Annotated[bool, typer.Option("--list", help="Show the run's checkpoints instead.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no charrnn model.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List the run's checkpoints instead.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file that is not a charrnn model.")
+    ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-trainer", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Turn a checkpoint into one ONNX file that charrnn-gen runs without torch.
+    """Export a checkpoint as one ONNX file, which charrnn-gen runs without PyTorch.
 
     The graph is compared with torch before it is written. A charrnn model at the destination is replaced.
     """
     if checkpoint not in ("best", "last") and not re.fullmatch("[0-9]{1,18}", checkpoint):
-        raise SettingError(f"--checkpoint must be best, last or a step's number, not {checkpoint!r}")
+        raise SettingError(f"--checkpoint must be best, last or a step number, not {checkpoint!r}")
     check_choice("--precision", precision, spec.PRECISIONS)
     if not list_them and destination is None:
-        raise SettingError("give the file to write, such as my.onnx; or --list to see what there is")
+        raise SettingError("give the file to write, such as my.onnx; or --list to list the run's checkpoints")
 
     need_torch()
     from charrnn_trainer.runs.checkpoint import load_checkpoint
@@ -94,7 +96,7 @@ def export(
     terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded)}")
     report = export_checkpoint(loaded, destination, precision=precision, force=force, report=terminal.say)
     if report.replaced:
-        terminal.say(f"{destination} was {report.replaced}, and is replaced")
+        terminal.say(f"replaced {destination}, which was {report.replaced}")
     info = report.info
     share = "" if precision == "fp32" else f" ({info.file_bytes / report.fp32_bytes:.0%} of fp32)"
     terminal.say(

@@ -17,7 +17,7 @@ from charrnn_trainer.train_config import SETTINGS
 
 FILES: Final = "Runs and files"
 OTHER: Final = "Other options"
-"""The groups of options that are no settings."""
+"""The groups of options that are not settings."""
 
 _COLUMN: Final = 30
 """All groups of the help have their second column at the same place."""

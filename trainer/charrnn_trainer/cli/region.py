@@ -1,4 +1,4 @@
-"""Rows at the bottom of a terminal that are drawn anew again and again, below lines that stay.
+"""Rows at the bottom of a terminal that are redrawn again and again, below lines that stay.
 
 Nothing about the terminal is changed for longer than one write takes, so that it is in order however the
 process ends.
@@ -31,10 +31,10 @@ is wider than expected starts no new row."""
 
 _CLEAR_ROW, _CLEAR_ROW_ABOVE = "\r\x1b[2K", "\x1b[A\x1b[2K"
 """Whole rows are cleared, one by one: a row whose end alone was cleared stays long for a terminal that breaks
-rows anew, and tmux keeps a whole screen that is cleared at once for scrolling back."""
+rows again, and tmux keeps a whole screen that is cleared at once for scrolling back."""
 
 Render = Callable[[int, int], list[Text]]
-"""Gives the rows to draw, for so many columns and rows at most."""
+"""Gives the rows to draw, for at most this many columns and rows."""
 
 
 class Region:
@@ -108,7 +108,7 @@ class Region:
             line.truncate(columns - 1)
             parts.append(f"{self._in_codes(line)}\n")
         self._widths = [line.cell_len for line in lines]
-        with contextlib.suppress(OSError, ValueError):  # the terminal is gone; the training goes on
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone; the training continues
             self._console.file.write("".join([*parts, _END_FRAME]))
             self._console.file.flush()
 
@@ -133,7 +133,7 @@ class Region:
 
 
 def has_terminal(console: Console) -> bool:
-    """Whether stderr is a terminal whose rows can be drawn anew."""
+    """Whether stderr is a terminal whose rows can be redrawn."""
     # Variables such as FORCE_COLOR make rich take a file for a terminal.
     at_terminal = sys.stderr is not None and sys.stderr.isatty()
     return at_terminal and not console.is_dumb_terminal and not console.legacy_windows

@@ -1,4 +1,4 @@
-"""Begins runs and goes on with them, for charrnn-train."""
+"""Starts and resumes runs, for charrnn-train."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def begin_run(
         config: the settings.
         given: those that were given on the command line.
         out: the run's folder; None makes one.
-        init_from: where the checkpoint lies that the weights come from.
+        init_from: the checkpoint that the weights come from.
         stop: asks the training to stop.
         group: the processes that train together, if there are several.
         began: what `time.perf_counter` gave when the command began.
@@ -103,7 +103,7 @@ def begin_run(
 def resume_run(
     path: Path, changes: dict[str, Any], *, stop: StopSignals, group: ProcessGroup | None, began: float
 ) -> TrainResult:
-    """Go on with a run, or with the newest in a folder of runs."""
+    """Resume a run, or the newest in a folder of runs."""
     check_changes(changes)
 
     from charrnn_trainer.cli.display import Display
@@ -150,8 +150,8 @@ def _check_out(out: Path) -> None:
 
     if is_run(out):
         # A run without a checkpoint may have diverged, and would again.
-        way_on = f", or go on: --resume {shlex.quote(str(out))}" if checkpoint_files(out) else ""
-        raise SettingError(f"--out {out} holds a run already; give a new folder{way_on}")
+        advice = f", or resume it: --resume {shlex.quote(str(out))}" if checkpoint_files(out) else ""
+        raise SettingError(f"--out {out} already contains a run; give a new folder{advice}")
     try:
         check_free(out)
     except SettingError as error:
@@ -229,13 +229,13 @@ def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[
 
 @contextlib.contextmanager
 def _word_on_write_errors(folder: Path) -> Iterator[None]:
-    """Say how to go on when a disk is full and there is something to go on from."""
+    """Say how to resume when a disk is full and there is a checkpoint to resume from."""
     try:
         yield
     except WriteError:
         if any(folder.glob("*.safetensors")):
             terminal.say(
-                "the checkpoints that were saved before are whole; when there is room again, go on with: "
+                "earlier checkpoints are intact; when there is space again, resume with: "
                 f"charrnn-train --resume {shlex.quote(str(folder))}"
             )
         raise

@@ -16,9 +16,9 @@ class StopSignals:
     (by nohup, say) stay so.
     """
 
-    def __init__(self, *, speaks: bool = True) -> None:
+    def __init__(self, *, verbose: bool = True) -> None:
         self.number = 0
-        self._speaks = speaks
+        self._verbose = verbose
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -37,9 +37,9 @@ class StopSignals:
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
         self._restore()
-        if self._speaks:
+        if self._verbose:
             terminal.say_at_once(
-                "stopping after this step, to save it; once more ends at once, without saving"
+                "stopping after this step to save a checkpoint; press Ctrl-C again to quit without saving"
             )
 
     def _restore(self) -> None:

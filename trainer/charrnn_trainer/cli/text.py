@@ -47,16 +47,16 @@ def find(given: Sequence[str], pattern: str | None) -> Source:
         if pattern is None:
             raise SettingError(
                 f"{path} is a folder; say which of its files to read, such as --glob '*.txt', or "
-                "--glob '**/*.txt' for those in the folders within, too"
+                "--glob '**/*.txt' to include its subfolders"
             )
         found = _files_in(path, pattern)
         if not found:
             raise SettingError(
-                f"{path} has no file that --glob {shlex.quote(pattern)} finds; give another pattern"
+                f"{path} has no file that matches --glob {shlex.quote(pattern)}; give another pattern"
             )
         paths += found
     if pattern is not None and paths == list(given):
-        raise SettingError("--glob finds files in a folder; give a folder as TEXT, or leave --glob out")
+        raise SettingError("--glob selects files in a folder; give a folder as TEXT, or omit --glob")
     return paths[0] if len(paths) == 1 else tuple(paths)
 
 
@@ -65,7 +65,7 @@ def _files_in(folder: str, pattern: str) -> list[str]:
     try:
         found = glob.glob(pattern, root_dir=folder, recursive=True)
     except (ValueError, OSError) as error:
-        raise SettingError(f"--glob {shlex.quote(pattern)} cannot be read: {error}") from error
+        raise SettingError(f"--glob {shlex.quote(pattern)} is not a valid pattern: {error}") from error
     files = (os.path.join(folder, name) for name in sorted(found))
     return [path for path in files if os.path.isfile(path)]
 
@@ -117,9 +117,7 @@ def _refuse_settings(paths: Sequence[str]) -> None:
                 break
     else:
         return
-    raise SettingError(
-        f"{path} holds the settings of a run and is not a text; to begin with them: {settings}"
-    )
+    raise SettingError(f"{path} contains the settings of a run, not a text; to start from them: {settings}")
 
 
 def _about_texts(scanned: ScannedText, config: TrainConfig) -> str:
@@ -147,7 +145,7 @@ def start_from(
         if name in given and given[name] != value:
             raise SettingError(
                 f"{option_of(name, given[name])} does not fit --init-from {path}, which was trained with "
-                f"{option_of(name, value)}; leave it out"
+                f"{option_of(name, value)}; omit it"
             )
     terminal.say(f"starting from {path}")
     return config.replace(**fixed), path, header.vocabulary

@@ -12,7 +12,7 @@ _CPU_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 
 
 def need_torch() -> None:
-    """Refuse to go on where PyTorch is missing.
+    """Refuse to continue where PyTorch is missing.
 
     Raises:
         CharRNNError: it is.

@@ -62,8 +62,8 @@ def train(
         typer.Argument(
             metavar="TEXT...",
             show_default=False,
-            help="Text files in UTF-8, which may be compressed with gzip or xz; - reads standard input. Of a "
-            "folder, those that --glob finds. [default: tinyshakespeare]",
+            help="UTF-8 text files, which may be compressed with gzip or xz, or - for standard input. Of a "
+            "folder, the files that --glob matches. [default: tinyshakespeare]",
             rich_help_panel=Group.TEXT,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def train(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Which files of a folder to read, such as '*.txt', or '**/*.txt' with the folders within.",
+            help="Which files of a folder to read, such as '*.txt', or '**/*.txt' to include its subfolders.",
             rich_help_panel=Group.TEXT,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def train(
         str | None,
         typer.Option(
             metavar="|".join(RECIPES),
-            help="Begin with the settings of a recipe, instead of the defaults (course).",
+            help="Start from the settings of a recipe instead of the defaults (course); options override it.",
             autocompletion=completed_from(RECIPES),
             rich_help_panel=Group.TRAINING,
         ),
@@ -90,7 +90,7 @@ def train(
             "--out",
             "-o",
             metavar="FOLDER",
-            help=f"The run's folder, new or empty. [default: {RUNS_FOLDER}/CELL, {RUNS_FOLDER}/CELL-2, ...]",
+            help=f"Folder of the run, new or empty. [default: {RUNS_FOLDER}/CELL, {RUNS_FOLDER}/CELL-2, ...]",
             rich_help_panel=FILES,
         ),
     ] = None,
@@ -98,7 +98,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="CKPT",
-            help="Start from the weights of a checkpoint, or of a run's best.",
+            help="Start from the weights of a checkpoint, or of a run's best checkpoint.",
             rich_help_panel=FILES,
         ),
     ] = None,
@@ -106,7 +106,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with a run where it stopped. What may be changed: "
+            help="Resume a run where it stopped. What may be changed: "
             f"{', '.join(map(option_of, CHANGEABLE))}.",
             rich_help_panel=FILES,
         ),
@@ -115,7 +115,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Begin with the settings of a config.toml; options override it.",
+            help="Read the settings from a config.toml; options override it.",
             rich_help_panel=FILES,
         ),
     ] = None,
@@ -126,12 +126,12 @@ def train(
 ) -> None:
     """Train a character-level network on a text.
 
-    Without TEXT, it learns tinyshakespeare. The checkpoints and all else about the run lie in one folder,
-    whose path is printed at the end. Ctrl-C saves a checkpoint, from which --resume goes on.
+    Without TEXT, tinyshakespeare is used. Checkpoints and everything else go to the run's folder, whose path
+    is printed at the end. Ctrl-C saves a checkpoint, from which --resume continues.
     """
     need_torch()
     with _joined() as group:
-        stop = StopSignals(speaks=group is None or group.is_main)
+        stop = StopSignals(verbose=group is None or group.is_main)
         if group is not None and not group.is_main:
             result = _run_worker(group, stop)
         elif resume is not None:
@@ -146,14 +146,12 @@ def train(
             for flag, value in others.items():
                 if value is not None:
                     raise SettingError(
-                        f"{flag} cannot be given with --resume, which goes on with the run as it is"
+                        f"{flag} cannot be given with --resume, which keeps the run's settings"
                     )
             result = resume_run(resume, settings, stop=stop, group=group, began=_BEGAN)
         else:
             if glob is not None and not text:
-                raise SettingError(
-                    "--glob finds files in a folder; give a folder as TEXT, or leave --glob out"
-                )
+                raise SettingError("--glob selects files in a folder; give a folder as TEXT, or omit --glob")
             file = _settings_to_begin_with(config, recipe)
             wanted = file.config.replace(**settings)
             result = begin_run(
@@ -168,7 +166,7 @@ def train(
                 # A recipe or a file of settings leaves nothing open.
                 plans=bool(settings.get("minutes")) and not (config or recipe),
             )
-    _finish(result, stop, speaks=group is None or group.is_main)
+    _finish(result, stop, verbose=group is None or group.is_main)
 
 
 def _settings_to_begin_with(config: Path | None, recipe: str | None) -> RunFile:
@@ -181,7 +179,7 @@ def _settings_to_begin_with(config: Path | None, recipe: str | None) -> RunFile:
 
 
 def _run_worker(group: ProcessGroup, stop: StopSignals) -> TrainResult:
-    """Take part in what the first process does; it alone reads the command line's settings, and speaks."""
+    """Take part in what the first process does; it alone reads the settings and prints messages."""
     from charrnn_trainer.training.api import run_worker
 
     with stop:
@@ -219,21 +217,21 @@ def _has_company() -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
 
 
-def _finish(result: TrainResult, stop: StopSignals, *, speaks: bool) -> NoReturn:
+def _finish(result: TrainResult, stop: StopSignals, *, verbose: bool) -> NoReturn:
     """Say how the run ended, print its folder, and end with the exit code of what ended it."""
     from charrnn_trainer.cli.display import Display
 
     code = 128 + (stop.number or signal.SIGTERM) if result.stopped else 0
-    if not speaks:
+    if not verbose:
         raise typer.Exit(code)
     if result.stopped:
         terminal.say(
-            f"stopped at step {result.step:,}, and saved; to go on: "
+            f"stopped at step {result.step:,}, checkpoint saved; to resume: "
             f"charrnn-train --resume {shlex.quote(str(result.run))}"
         )
     else:
         Display().show_result(result)
-    if sys.stdout is not None and result.run is not None:  # where it is closed, nobody asked for the path
+    if sys.stdout is not None and result.run is not None:  # where it is closed, the path was not asked for
         terminal.write_path(result.run)
     raise typer.Exit(code)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "compare_runs"]
 
 NEEDED: Final = {"matplotlib": "matplotlib", "jinja2": "Jinja2"}
-"""The modules that a report needs besides the trainer's own, and the distributions that bring them."""
+"""The modules that a report needs in addition to the trainer's own, and the distributions that bring them."""
 
 
 def check_installed() -> None:

@@ -29,7 +29,7 @@ class Row:
         figure: what it is.
         lstm: the LSTM's.
         gru: the GRU's.
-        change: the GRU's less the LSTM's (losses), or as a share of it (all else).
+        change: the GRU's less the LSTM's (losses), or as a fraction of it (everything else).
         better: which of the two is better by it.
     """
 

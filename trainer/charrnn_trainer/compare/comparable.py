@@ -105,7 +105,7 @@ def split_of(run: RunRecord) -> tuple[object, ...]:
 
 
 def differences(runs: Sequence[RunRecord]) -> list[str]:
-    """The settings that losses depend on, besides cell and seed, that differ: ``steps: 6000, 3000``."""
+    """The settings that losses depend on, other than cell and seed, that differ: ``steps: 6000, 3000``."""
     return _differing(runs, [name for run in runs for name in _settings(run) if name not in _IGNORED])
 
 

@@ -12,7 +12,7 @@ MOST_LISTED: Final = 6
 
 
 def nats(loss: float) -> str:
-    """A loss in nats per character, such as ``1.5516``; a gap between losses may lie below zero."""
+    """A loss in nats per character, such as ``1.5516``; a gap between losses may be negative."""
     return f"{loss:.4f}".replace("-", MINUS)
 
 

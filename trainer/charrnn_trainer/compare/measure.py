@@ -98,7 +98,7 @@ def _step_model(entry: CheckpointEntry) -> tuple[CharRNN, int]:
 
 
 def _speeds(models: Sequence[CharRNN]) -> list[float]:
-    """Characters a second of each, one stream on one thread."""
+    """Characters per second of each, one stream on one thread."""
     times: list[list[float]] = [[] for _ in models]
     for repeat in range(SPEED_REPEATS + 1):
         for model, taken in zip(models, times, strict=True):

@@ -93,7 +93,7 @@ def draw_curves(runs: Sequence[RunRecord]) -> Picture:
     return Picture(
         "curves",
         alt=f"Line charts of the losses against steps and against time. {ends}.",
-        caption=f"Lower is better. {mean}The losses of the first steps lie above the picture. Time is that "
+        caption=f"Lower is better. {mean}The losses of the first steps are above the picture. Time is that "
         "of the training steps alone, as each run recorded it on its machine.",
         png=png("curves", draw, _PANEL * kinds),
         wide=svg("curves", draw, _PANEL * kinds),
@@ -265,7 +265,7 @@ def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _highest(runs: Sequence[RunRecord]) -> float:
-    """Where a picture ends above: the first steps, which are far off, would press all else together."""
+    """Where a picture ends above: the first steps, which are far off, would flatten everything else."""
     training = max(float(np.percentile(_thinned(run.losses), 97)) for run in runs)
     # A run's first validation comes early, too; but one alone has to be seen.
     validation = [item.loss for run in runs for item in run.validations[1:] or run.validations]

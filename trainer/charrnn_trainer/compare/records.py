@@ -217,7 +217,7 @@ def count_parameters(header: CheckpointHeader) -> int:
 
 
 def _history(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a history; a last line that is still being written is left out.
+    """The lines of a history; a last line that is still being written is skipped.
 
     Raises:
         CharRNNError: it cannot be read, or a line is invalid.

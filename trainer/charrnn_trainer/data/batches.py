@@ -20,7 +20,7 @@ IGNORED: Final = -100
 
 
 def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Batches of inputs and targets, for ever.
+    """Batches of inputs and targets, without end.
 
     Only full batches are kept: the text's end is dropped where it fills none. The rest is cut into
     ``n_seqs`` rows. A pass stops one batch short of the rows' end, so that targets never run out, and the
@@ -37,7 +37,7 @@ def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[
     Raises:
         SettingError: the text does not fill two batches.
 
-    Example:
+    Examples:
         >>> x, y = next(get_batches(range(20), n_seqs=2, n_steps=3))
         >>> x.tolist()
         [[0, 1, 2], [9, 10, 11]]
@@ -56,7 +56,7 @@ def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[
 
 
 class Streams:
-    """The batches of `get_batches` by their number, so that training can go on from any of them.
+    """The batches of `get_batches` by their number, so that training can resume from any of them.
 
     With a seed, every pass begins at a place of its own that the seed and the pass decide, and reads on from
     the text's beginning where it ends.
@@ -131,7 +131,7 @@ def fit_batch(tokens: int, batch_size: int, seq_length: int) -> tuple[int, int]:
 
     Where both are the same, the batch size is halved first.
 
-    Example:
+    Examples:
         >>> fit_batch(1_003_854, 100, 100), fit_batch(5_000, 100, 100), fit_batch(28, 100, 100)
         ((100, 100), (50, 50), (3, 3))
     """

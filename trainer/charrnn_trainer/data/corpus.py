@@ -1,4 +1,4 @@
-"""A text as token ids. They lie in a file (`token_file`) and are mapped into memory, so that a text may be
+"""A text as token ids. They are in a file (`token_file`) and are mapped into memory, so that a text may be
 larger than the memory; `scanning` makes that file.
 """
 
@@ -36,7 +36,7 @@ class Corpus:
         train_length: how many tokens at the start are for training, where that was settled when the text was
             read (of several texts, each keeps a part for validation); None otherwise.
 
-    Example:
+    Examples:
         >>> corpus = Corpus.from_text("to be, or not to be, that is the question")
         >>> len(corpus), len(corpus.vocabulary), corpus.ids.dtype.name
         (41, 14, 'uint8')
@@ -120,7 +120,7 @@ def _distinct(ids: NDArray[Any], size: int) -> int:
 
 
 def check_text(name: str, level: str, length: int, distinct: int) -> None:
-    """Check that there is something to learn in a text of this length, with so many distinct symbols.
+    """Check that there is something to learn in a text of this length, with ``distinct`` distinct symbols.
 
     Raises:
         CharRNNError: it is too short, or has too few symbols or too many.

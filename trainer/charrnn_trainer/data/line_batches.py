@@ -44,7 +44,7 @@ class _Group:
 
 
 class LineBatches:
-    """The batches of some lines by their number, so that training can go on from any of them.
+    """The batches of some lines by their number, so that training can resume from any of them.
 
     Attributes:
         ids: the whole text, ``[N]``.

@@ -37,7 +37,7 @@ class Lines:
     Attributes:
         ids: the whole text, ``[N]``, perhaps mapped from a file.
         newline: the newline's id.
-        begins: where each line's first character lies, ``int64 [L]``.
+        begins: where each line's first character is, ``int64 [L]``.
         lengths: how many characters it has, without the newline, ``int64 [L]``.
     """
 
@@ -87,7 +87,7 @@ class LineSplit:
         total: how many lines the text has, without empty ones.
         different: how many different ones.
         held_back: how many are not trained on: those that validate, and all their repetitions.
-        empty: how many empty ones were left out.
+        empty: how many empty ones were skipped.
     """
 
     training: Lines
@@ -126,9 +126,9 @@ class LineSplit:
             f"{self.different:,} of them different" if repeats else "all of them different"
         )
         more = self.held_back - len(self.validation)
-        also = f" (what repeats them is left out: {_lines(more)})" if more else ""
+        also = f" (their repetitions are omitted: {_lines(more)})" if more else ""
         kept = f"; {len(self.validation):,} held back for validation{also}" if len(self.validation) else ""
-        empty = f"; {_lines(self.empty, 'empty ')} left out" if self.empty else ""
+        empty = f"; {_lines(self.empty, 'empty ')} skipped" if self.empty else ""
         return found + kept + empty
 
 
@@ -144,8 +144,8 @@ def newline_of(vocabulary: Vocabulary, name: str) -> int:
     """
     if vocabulary.level == "char" and vocabulary.symbols[vocabulary.start_token] != "\n":
         raise SettingError(
-            f"lines=True learns lines, but {name} has no newline; give a text with one item a line, or leave "
-            "lines=True out",
+            f"lines=True learns lines, but {name} has no newline; give a text with one item per line, or "
+            "omit lines=True",
             "lines",
         )
     return vocabulary.start_token
@@ -163,8 +163,8 @@ def split_lines(corpus: Corpus, data: DataConfig, seed: int) -> LineSplit:
     lines, empty = _find_lines(corpus.ids, newline)
     if not len(lines):
         raise SettingError(
-            f"lines=True learns lines, but those of {corpus.name} are all empty; give a text with one item a "
-            "line, or leave lines=True out",
+            f"lines=True learns lines, but those of {corpus.name} are all empty; give a text with one item "
+            "per line, or omit lines=True",
             "lines",
         )
     _, first, group, copies = np.unique(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 KEY: Final = "charrnn"
-"""The metadata key that holds all that a file says of itself."""
+"""The metadata key that holds all of a file's description."""
 
 MAX_HEADER: Final = 16 * 1024 * 1024
 """JSON can take some 30 times its length once it is parsed."""
@@ -25,20 +25,20 @@ _PICKLES: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\
 
 
 class ForeignFileError(ValueError):
-    """A file is no safetensors file, or one that something else wrote."""
+    """A file is not a safetensors file, or one that something else wrote."""
 
 
 class AlteredFileError(ValueError):
-    """A file is one of ours that was cut or altered."""
+    """A file is one of ours that is truncated or damaged."""
 
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What stands before the tensors' bytes.
+    """The header before the tensors' bytes.
 
     Attributes:
         table: for each tensor what the file says of its type, shape and place, unchecked.
-        about: what the file says of itself, unchecked but for being a JSON object.
+        about: the file's description, unchecked but for being a JSON object.
         size: where the tensors' bytes begin.
     """
 
@@ -52,7 +52,7 @@ def read_header(file: BinaryIO) -> SafetensorsHeader:
 
     Raises:
         ForeignFileError: the file is something else.
-        AlteredFileError: it was cut or altered.
+        AlteredFileError: it is truncated or damaged.
         OSError: it cannot be read.
     """
     start = file.read(_SIZE_BYTES)
@@ -87,11 +87,11 @@ def header_size(content: bytes) -> int:
 
 
 def encode_header(table: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
-    """A header as it stands in a file, padded so that tensors begin at a multiple of 8 bytes.
+    """A header as it is in a file, padded so that tensors begin at a multiple of 8 bytes.
 
     Args:
         table: each tensor's ``dtype``, ``shape`` and ``data_offsets``.
-        about: what the file says of itself.
+        about: the file's description.
     """
     encoded = json.dumps({_METADATA: metadata(about), **table}, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -115,13 +115,13 @@ def canonical(about: Mapping[str, Any]) -> str:
 def _object(content: str | bytes) -> dict[str, Any]:
     value = json.loads(content, object_pairs_hook=_without_doubles)
     if not isinstance(value, dict):
-        raise ValueError("its header is no table")
+        raise ValueError("its header is not a table")
     return value
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which no key may stand twice: another reader might take the other value."""
+    """A JSON object, in which no key may occur twice: another reader might take the other value."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise ValueError("a key of its header stands there twice")
+        raise ValueError("a key occurs twice in its header")
     return made

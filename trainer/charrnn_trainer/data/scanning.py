@@ -69,7 +69,7 @@ class ScannedText:
         had_crlf: whether Windows line ends were replaced.
         source: the path that it was read from, as an absolute one; "-" for standard input. Of several texts,
             all their paths.
-        size: its bytes as they lie in the files.
+        size: its bytes as they are in the files.
         encoding: which encoding it has; None at the byte level, or if there are several.
         files: the texts that it consists of.
     """
@@ -193,7 +193,7 @@ def scan_texts(
         on_progress: is called with the number of bytes that were read since the last call.
         unix_lines: read Windows line ends, CR LF, as LF alone; a text that ends with the separator gets no
             other one.
-        separator: what stands between texts.
+        separator: what is put between texts.
         val_fraction: the share of the end of each text that is kept for validation; of one text, and with 0
             of several, where the text is split is settled later.
         encoding: one of Python's encodings, at level "char"; None reads UTF-8, or what a byte-order mark
@@ -201,7 +201,7 @@ def scan_texts(
         on_notice: is told, in a line each, of texts that may be other than they seem.
 
     Raises:
-        CharRNNError: one cannot be read, or is no text in that encoding (the message names the byte); all
+        CharRNNError: one cannot be read, or is not text in that encoding (the message names the byte); all
             together have less than 32 characters, or one distinct character, or too many; or they are of
             another level than ``vocabulary``.
         SettingError: two of the paths are of the same file.
@@ -232,7 +232,7 @@ def scan_texts(
                 codes = np.union1d(codes, distinct_codes(pieces, level))
             if not pieces.length and len(paths) > 1:
                 if path == "-":  # most likely nothing was piped into the command
-                    raise CharRNNError("standard input is empty; pipe a text into it, or leave - out")
+                    raise CharRNNError("standard input is empty; pipe a text into it, or omit -")
                 if on_notice is not None:
                     on_notice(f"{own_name} is empty, so it adds nothing")
             trained = int((1.0 - val_fraction) * pieces.length)
@@ -283,7 +283,7 @@ def scan_texts(
 
 
 def _check_new(text: TextSource, files: Sequence[ScannedFile]) -> None:
-    """A text that is read twice would stand on both sides of the split."""
+    """A text that is read twice would be on both sides of the split."""
     for known in files:
         if os.path.realpath(known._text.path) == os.path.realpath(text.path):
             text.close()

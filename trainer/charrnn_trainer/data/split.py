@@ -25,7 +25,7 @@ WARM_UP: Final = 512
 after the 512 characters before it, so that no row starts cold."""
 
 MAX_ROW: Final = 32_768
-"""Of a row, at most so many characters are read: two million in all, which say enough of any text."""
+"""Of a row, at most this many characters are read: two million in all, which say enough of any text."""
 
 Places = TypeVar("Places", NDArray[np.int64], Any)
 """Integers of any shape: an array, or a tensor of torch."""
@@ -36,7 +36,7 @@ class Rows:
     """Rows of a text that are scored side by side.
 
     Attributes:
-        begins: where each row's first scored character lies, ``int64 [R]``.
+        begins: where each row's first scored character is, ``int64 [R]``.
         length: how many characters of each row are scored.
         warm_up: how many characters before them are read first.
     """
@@ -62,7 +62,7 @@ class Split:
         piece: how many characters for training stand before each block. What stands behind the last block is
             for training, too.
 
-    Example:
+    Examples:
         >>> split = split_text(1_000, DataConfig(split="spread"))
         >>> split.train_tokens, split.validation_tokens, split.rows().begins.tolist()
         (900, 100, [900])
@@ -101,7 +101,7 @@ class Split:
     def rows(self) -> Rows:
         """The rows that are scored: each block is one, or the only block is cut into up to 64.
 
-        A row may be warmed up on what validates in another; the remainder that fills no row is left out.
+        A row may be warmed up on what validates in another; the remainder that fills no row is dropped.
         """
         in_block = max(1, min(ROWS, self.block // MIN_ROW)) if self.blocks == 1 else 1
         begins = self.piece + np.arange(self.blocks)[:, np.newaxis] * (self.piece + self.block)  # (K, 1)

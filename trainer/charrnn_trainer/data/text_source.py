@@ -37,7 +37,7 @@ class TextSource:
 
     Attributes:
         path: the absolute path; "-" for standard input.
-        size: the bytes that there are to read, as they lie in the file.
+        size: the bytes to read, as they are in the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -99,7 +99,7 @@ class Pieces:
         length: the characters so far; at level "byte", the bytes.
         beginning: the first characters, to show them.
         ending: the last character, or the last byte.
-        had_bom: whether a byte-order mark was left out.
+        had_bom: whether a byte-order mark was skipped.
         had_crlf: whether Windows line ends were replaced.
         encoding: which encoding it has, at level "char".
     """
@@ -204,5 +204,5 @@ def _keep_aside(path: str) -> IO[bytes] | None:
 def _cannot_read(path: str, error: OSError | ValueError) -> CharRNNError:
     name = "standard input" if path == "-" else path
     if isinstance(error, FileNotFoundError):
-        return CharRNNError(f"there is no file {name}; give the path of a text file")
+        return CharRNNError(f"{name} does not exist; give the path of a text file")
     return CharRNNError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}")

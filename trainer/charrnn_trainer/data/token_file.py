@@ -125,9 +125,9 @@ def open_tokens(path: Path) -> tuple[TokensInfo, NDArray[Any]]:
     except OSError as error:
         raise _cannot_read(path, error) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise CharRNNError(f"{path} is no file of tokens, or was cut or altered: {error}") from error
+        raise CharRNNError(f"{path} is not a file of tokens, or is truncated or damaged: {error}") from error
     except CharRNNError as error:
-        raise CharRNNError(f"{path} is no file of tokens: {error}") from error
+        raise CharRNNError(f"{path} is not a file of tokens: {error}") from error
 
 
 def _digest(path: Path, start: int, info: TokensInfo) -> str:

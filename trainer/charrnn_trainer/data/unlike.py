@@ -8,13 +8,13 @@ hundred thousand characters:
 
 1. The training text is cut into as many parts as it holds validation parts (2 to 9). Of each, and of the
    validation part, up to 32,768 characters are taken, in 16 stretches. An order-2 model of all training parts
-   but one says how many bits a character of the one that was left out takes, and an order-2 model of all
+   but one says how many bits a character of the omitted one takes, and an order-2 model of all
    training parts how many a character of the validation part. That is unlike the rest if it takes more than
    1.25 times as many as the worst of the training parts, and 0.25 bits more.
 2. Up to 64 stretches of the training text and 16 of the validation part, of 4,096 characters each. They are
    of a sorted list if at least 95 % of the lines that follow one another are in order, and at least half of
    the validation part's lines begin with two characters that no line of the others begins with; both either
-   with or without regard to case. (A log, which is sorted by time, goes on with the same characters.)
+   with or without regard to case. (A log, which is sorted by time, continues with the same characters.)
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _is_sorted_list(train: NDArray[Any], validation: NDArray[Any], vocabulary: V
 
 
 def _lines(part: NDArray[Any], count: int, vocabulary: Vocabulary) -> list[list[str]]:
-    """The whole lines in stretches of a part; empty ones are left out."""
+    """The whole lines in stretches of a part; empty ones are skipped."""
     count = max(1, min(count, len(part) // STRETCH))
     size = min(STRETCH, len(part))
     begins = [(len(part) - size) * number // max(1, count - 1) for number in range(count)]

@@ -19,7 +19,7 @@ def grow_vocabulary(vocabulary: Vocabulary, symbols: Iterable[str]) -> Vocabular
     Raises:
         CharRNNError: they are more than a model can hold.
 
-    Example:
+    Examples:
         >>> grow_vocabulary(Vocabulary("ac"), "cab").symbols
         ('a', 'b', 'c')
     """

@@ -31,8 +31,8 @@ class ExportReport:
     """What an export did.
 
     Attributes:
-        info: what the written file says of itself.
-        logit_difference: the largest difference of a logit to torch's, over all proof steps.
+        info: the metadata of the written file.
+        logit_difference: the largest difference of a logit to torch's, over all verified steps.
         bits_per_character: of the file and of fp32 on the same text, where the precision is another.
         compared_on: what that text was.
         fp32_bytes: the size of the same model in fp32.
@@ -72,7 +72,7 @@ def export_checkpoint(
         ExportError: the graph differs from torch by more than it may; nothing was written.
         CharRNNError: the file is something else, or cannot be written.
 
-    Example:
+    Examples:
         Export the best checkpoint of a run, and let the model write::
 
             from charrnn_runtime import CharRNN
@@ -131,16 +131,16 @@ def _what_is_there(destination: Path, *, force: bool) -> str | None:
     if not destination.exists():
         return None
     if not destination.is_file():
-        raise CharRNNError(f"{destination} is no regular file (but a device or a pipe); give another name")
+        raise CharRNNError(f"{destination} is not a regular file but a device or a pipe; give another name")
     try:
         info = read_model_file(destination).info
     except CharRNNError:
         if not force:
             raise CharRNNError(
-                f"{destination} is already there and is no charrnn model; give another name, or force=True "
+                f"{destination} exists and is not a charrnn model; give another name, or force=True "
                 "to replace it",
                 "force",
             ) from None
-        return "a file that was no charrnn model"
+        return "not a charrnn model"
     step = info.training.get("step", "?")
     return f"a charrnn model ({info.cell} {info.layers}x{info.hidden_size} {info.precision}, step {step})"

@@ -39,7 +39,7 @@ _COMPARED_CHARACTERS: Final = 1_000
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences of a step model to torch, over all proof steps; NaN where one is no number.
+    """The largest differences of a step model to torch, over all verified steps; NaN where one is NaN.
 
     Attributes:
         logits: of a logit.

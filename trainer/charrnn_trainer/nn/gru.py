@@ -27,7 +27,7 @@ _by_tanh = torch.ops.aten.tanh_backward.grad_input  # x, y: x (1 - y^2)
 
 
 def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor], drop: float) -> tuple[Tensor, Tensor]:
-    """GRU layers on one another, in training mode.
+    """Stacked GRU layers, in training mode.
 
     They are PyTorch's: the reset gate applies after the recurrent product (Cho et al. 2014, version 1). Under
     autocast all is computed in its type, but for sums within a product.

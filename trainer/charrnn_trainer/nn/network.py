@@ -34,9 +34,9 @@ class CharNetwork(nn.Module):
     The weights are ``embedding.weight [V, E]`` (absent where symbols are read one-hot), torch's own names
     under ``rnn.``, ``output.weight [V, H]`` and ``output.bias [V]``. Where weights are tied, symbols are read
     by the rows of ``output.weight``, which is then ``[V, E]``, times the root of E; there is no
-    ``embedding.weight``, and unless E is H, ``projection.weight [E, H]`` stands before the output.
+    ``embedding.weight``, and unless E is H, ``projection.weight [E, H]`` comes before the output.
 
-    Example:
+    Examples:
         >>> network = CharNetwork(NetworkConfig(cell="gru", layers=1, hidden_size=8), vocabulary_size=5)
         >>> logits, state = network(torch.tensor([[0, 1, 2]]), network.initial_state(1))
         >>> tuple(logits.shape), [tuple(part.shape) for part in state]
@@ -202,9 +202,9 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def masked_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the cross-entropies, in nats, and their mean, leaving out targets of -100.
+    """The sum of the cross-entropies, in nats, and their mean, ignoring targets of -100.
 
-    Shapes as for `next_token_loss`. Where all targets are left out, both are 0. The mean carries no gradient.
+    Shapes as for `next_token_loss`. Where all targets are ignored, both are 0. The mean carries no gradient.
     """
     logits, targets = logits.flatten(0, 1), targets.flatten()  # (B, T, V) -> (B * T, V)
     total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -223,9 +223,9 @@ def write_sample(
 ) -> list[int]:
     """Let a network write: the ids of ``length`` symbols after ``start_token``.
 
-    With ``lines``, it starts from nothing after every ``start_token``, as each line did in training.
+    With ``lines``, it starts from a zero state after every ``start_token``, as each line did in training.
 
-    The random numbers are the function's own, so that a sample never changes a training that goes on.
+    The random numbers are the function's own, so that a sample never changes a training in progress.
     """
     generator = torch.Generator().manual_seed(seed)
     training = network.training

@@ -32,7 +32,7 @@ MOMENTS: Final = (
     Moment("exp_avg"),
     Moment("exp_avg_sq", positive=True),
 )
-"""All that the optimizer remembers, besides its settings."""
+"""The optimizer's state, in addition to its settings."""
 
 
 class Optimizer:

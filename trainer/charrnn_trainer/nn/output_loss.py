@@ -24,7 +24,7 @@ _LOGITS: Final = 2**22
 def output_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """The mean cross-entropy of ``hidden weight^T + bias`` for ``targets``, in nats: ``float32 []``.
 
-    Under autocast, products are computed in its type, and all else in fp32. The gradients are computed along
+    Under autocast, products are computed in its type, and the rest in fp32. The gradients are computed along
     with the loss, so that it is for training alone.
 
     Args:

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, with everything that a run needs to go on exactly where it stopped.
+"""Checkpoints: one safetensors file each, with all that a run needs to resume exactly where it stopped.
 
 Tensors: ``model.*`` as torch names the network's weights, ``optimizer.<weight>.exp_avg``, ``.exp_avg_sq``
 and ``.step`` (AdamW's), ``state.h`` and ``state.c`` (what the streams remember), ``random.cpu`` and, where
@@ -128,7 +128,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     says before any tensor is read, so that no file takes more memory than its network has a use for.
 
     Raises:
-        CheckpointError: the file cannot be read, is something else, or was cut or altered.
+        CheckpointError: the file cannot be read, is something else, or is truncated or damaged.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -145,14 +145,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise altered(path, error) from error
     del content
-    # Copies lie where torch likes them, and do not keep the file's bytes alive.
+    # Copies are aligned as torch likes, and do not keep the file's bytes alive.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     _check_numbers(header, tensors)
     return Checkpoint(**vars(header), tensors=tensors)
 
 
 def read_header(path: str | Path) -> CheckpointHeader:
-    """Read what a checkpoint says of itself, without its tensors (and so without checking its hash).
+    """Read a checkpoint's metadata, without its tensors (and so without checking its hash).
 
     Raises:
         CheckpointError: as `load_checkpoint`.
@@ -166,7 +166,7 @@ def read_header(path: str | Path) -> CheckpointHeader:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """A checkpoint's file, open for reading; whatever the system refuses becomes a `CheckpointError`."""
     try:
-        # A FIFO would be waited for, and a device read for ever.
+        # A FIFO would be waited for, and a device read without end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"cannot read the checkpoint {path}: it is not a regular file")
         with path.open("rb") as file:
@@ -182,7 +182,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[SafetensorsHeader, CheckpointHead
     try:
         raw = safetensors_header.read_header(file)
     except ForeignFileError as error:
-        raise CheckpointError(f"{path} is no charrnn checkpoint: {harmless(error)}") from error
+        raise CheckpointError(f"{path} is not a charrnn checkpoint: {harmless(error)}") from error
     except AlteredFileError as error:
         raise altered(path, error) from error
     return raw, header_from_json(path, raw.about)
@@ -240,7 +240,7 @@ def _check_numbers(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> N
     try:
         torch.Generator().set_state(tensors["random.cpu"])
     except RuntimeError:
-        raise altered(header.path, "random.cpu is no state of a random generator") from None
+        raise altered(header.path, "random.cpu is not a state of a random generator") from None
 
 
 def _require_tensor(header: CheckpointHeader, name: str, right: bool, what: str) -> None:

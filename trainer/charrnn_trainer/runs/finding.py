@@ -62,14 +62,14 @@ def newest_run(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if not folder.exists():
-        raise CheckpointError(f"there is no {folder}; train first (charrnn-train), or give the run's folder")
+        raise CheckpointError(f"{folder} does not exist; train first (charrnn-train), or give a run's folder")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; give a run's folder, such as ckpt/lstm")
     if is_run(folder):
         return folder
     runs = [entry for entry in folder.iterdir() if entry.is_dir() and is_run(entry)]
     if not runs:
-        raise CheckpointError(f"{folder} holds no run; train first (charrnn-train), or give a run's folder")
+        raise CheckpointError(f"{folder} has no runs; train first (charrnn-train), or give a run's folder")
 
     def saved(run: Path) -> tuple[bool, float, str]:
         files = checkpoint_files(run)

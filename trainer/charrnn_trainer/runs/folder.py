@@ -1,7 +1,7 @@
-"""Runs and their folders: who may write there, what lies there, and what is kept.
+"""Runs and their folders: who may write there, what is there, and what is kept.
 
 A run's folder holds ``config.toml`` (which repeats the run), ``tokens.safetensors`` (the text as ids, so that
-the run can go on when its text is gone), ``history.jsonl`` (a line a step), the checkpoints, and ``.lock``.
+it can resume when its text is gone), ``history.jsonl`` (one line per step), the checkpoints, and ``.lock``.
 """
 
 from __future__ import annotations
@@ -93,14 +93,14 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Claim the folder of a run to go on with it.
+        """Claim the folder of a run to resume it.
 
         Raises:
-            CharRNNError: it is no run, or another process trains there.
+            CharRNNError: it is not a run, or another process trains there.
         """
         folder = Path(folder)
         if not (folder / CONFIG_FILE).is_file():
-            raise CharRNNError(f"{folder} is no run: it has no {CONFIG_FILE}; give a run's folder")
+            raise CharRNNError(f"{folder} is not a run: it has no {CONFIG_FILE}; give a run's folder")
         run = cls(folder, _lock(folder))
         remove_parts(folder)
         return run
@@ -150,7 +150,7 @@ class Run:
     def remove_superseded(self, best_step: int | None, keep: int = 0) -> None:
         """Remove checkpoints that are not needed any more.
 
-        The best and the last stay, and besides them the newest ``keep`` of those that were due by their step,
+        The best and the last stay, and in addition the newest ``keep`` of those that were due by their step,
         or with 0 all of them.
         """
         headers = list(self._headers(self.checkpoints()))
@@ -173,7 +173,7 @@ class Run:
         self._history.append(json.dumps(values) + "\n")
 
     def flush_history(self) -> None:
-        """Write what was noted to ``history.jsonl``.
+        """Write what was recorded to ``history.jsonl``.
 
         Raises:
             WriteError: it cannot be written.
@@ -225,7 +225,7 @@ def check_free(folder: Path) -> None:
 
 def _check_empty(folder: Path) -> None:
     if is_run(folder):
-        raise SettingError(f"{folder} holds a run already; give a new folder, or resume that run")
+        raise SettingError(f"{folder} already contains a run; give a new folder, or resume that run")
     leftovers = {_LOCK_FILE, TOKENS_FILE}
     if any(entry.name not in leftovers and not is_part(entry) for entry in folder.iterdir()):
         raise SettingError(f"{folder} is not empty; give a new folder")

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, as values and as the JSON in its file, every part of which is checked."""
+"""A checkpoint's metadata, as values and as the JSON in its file, every part of which is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS: Final = ("scheduled", "best", "last", "interrupted", "timed")
 
 
 class CheckpointError(CharRNNError):
-    """A checkpoint cannot be found, or a file is none, or was cut or altered."""
+    """A checkpoint cannot be found, or a file is none, or is truncated or damaged."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself, without its tensors.
+    """A checkpoint's metadata, without its tensors.
 
     Attributes:
         path: the file.
@@ -122,7 +122,7 @@ def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
 
 
 def header_from_json(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
-    """A header from what the file ``path`` says of itself.
+    """A header from the metadata of the file ``path``.
 
     Raises:
         CheckpointError: it lacks something, or says what cannot be.
@@ -187,13 +187,13 @@ def _require(right: bool, what: str) -> None:
 
 def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"its header is invalid: {value!r} is no count")
+        raise ValueError(f"its header is invalid: {value!r} is not a count")
     return value
 
 
 def _real(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"its header is invalid: {value!r} is no loss")
+        raise ValueError(f"its header is invalid: {value!r} is not a loss")
     return float(value)
 
 
@@ -205,8 +205,8 @@ def _loss(value: object) -> float | None:
 
 
 def altered(path: Path, why: object) -> CheckpointError:
-    """The error for a checkpoint that was cut or altered."""
-    return CheckpointError(f"the checkpoint {path} was cut or altered: {harmless(why)}")
+    """The error for a checkpoint that is truncated or damaged."""
+    return CheckpointError(f"the checkpoint {path} is truncated or damaged: {harmless(why)}")
 
 
 def harmless(what: object, most: int = 200) -> str:

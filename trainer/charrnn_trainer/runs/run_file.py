@@ -49,7 +49,7 @@ class RunFile:
         """Read a ``config.toml``.
 
         Raises:
-            CharRNNError: the file cannot be read, or is no TOML.
+            CharRNNError: the file cannot be read, or is not TOML.
             SettingError: an unknown setting, or a value that is not allowed.
         """
         if path.is_dir():
@@ -60,7 +60,7 @@ class RunFile:
         except OSError as error:
             raise CharRNNError(f"cannot read the settings in {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise CharRNNError(f"{path} is no TOML file: {' '.join(str(error).split())}") from error
+            raise CharRNNError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from error
         try:
             check_names("section or key", values, ("text", "init_from", *SECTIONS))
             places = {key: values.pop(key, None) for key in ("text", "init_from")}

@@ -1,4 +1,4 @@
-"""Train a network, go on with a run, and take part in both as one of several processes."""
+"""Train a network, resume a run, and take part in both as one of several processes."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def train(
         group: the processes that train together, of which this is the first; the others call `run_worker`.
             The run then needs a folder, which all of them can read.
         began: what `time.perf_counter` gave when the time of ``minutes`` began to count; None is now.
-        plan: where ``config`` comes from; it is made anew where the machine turns out faster or slower.
+        plan: where ``config`` comes from; it is revised if the machine turns out faster or slower.
 
     Raises:
         CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
 
-    Example:
+    Examples:
         >>> from charrnn_trainer import Corpus, TrainConfig, train
         >>> corpus = Corpus.from_text("to be, or not to be, that is the question. " * 20)
         >>> config = TrainConfig().replace(layers=1, hidden_size=32, steps=100, batch_size=8, seq_length=16)
@@ -92,11 +92,11 @@ def resume(
     group: ProcessGroup | None = None,
     began: float | None = None,
 ) -> TrainResult:
-    """Go on with a run exactly where its last checkpoint was saved (without one, from its start).
+    """Resume a run exactly at its last checkpoint (or from the start if it has none).
 
     On a CPU and with the same number of threads, the checkpoints that follow are byte for byte those of a
     run that was not interrupted. (With several processes, or another number of them than before, sums are
-    rounded otherwise, and all but the first draw their random numbers anew.)
+    rounded otherwise, and all but the first draw new random numbers.)
 
     Args:
         folder: the run's folder.
@@ -125,7 +125,7 @@ def resume(
         steps = config.optimization.steps
         if checkpoint is not None and steps < checkpoint.step:
             raise SettingError(
-                f"steps={steps}: {checkpoint.step} steps are done already; give as many or more",
+                f"steps={steps}: {checkpoint.step} steps are done already; give at least as many",
                 "steps",
             )
         corpus = Corpus.open(run.tokens_path)
@@ -143,7 +143,7 @@ def resume(
 
 
 def run_worker(group: ProcessGroup, *, should_stop: Callable[[], bool] | None = None) -> TrainResult:
-    """Take part in what the first process of a group begins with `train` or goes on with by `resume`.
+    """Take part in what the first process of a group begins with `train` or resumes with `resume`.
 
     Args:
         group: the processes that train together, of which this is not the first.

@@ -24,7 +24,7 @@ class RunContext:
     """A run as the parts of its training see it.
 
     Attributes:
-        config: all settings, with nothing left open; a plan that is made anew replaces them.
+        config: all settings, with nothing left open; a revised plan replaces them.
         corpus: the text.
         split: which part of it is trained on, and which validates.
         run: the folder, if anything is written.
@@ -34,7 +34,7 @@ class RunContext:
         device: where it computes.
         network: what is trained, on the device.
         step: how many steps are done.
-        done: how much of the run lies behind, from 0 to 1, by its steps or its time.
+        done: how much of the run is done, from 0 to 1, by its steps or its time.
     """
 
     config: TrainConfig
@@ -60,7 +60,7 @@ class RunContext:
         return ComputeMode("fp32", bool(self.config.run.onednn))
 
     def look_at_clock(self) -> None:
-        """Find how much of the run lies behind, by the clock of the first process for all."""
+        """Find how much of the run is done, by the clock of the first process for all."""
         optimization = self.config.optimization
         done = self.clock.progress(optimization, self.step)
         done = max(self.done, done)  # less time for the end than was kept for it does not wind back the rate
@@ -72,6 +72,6 @@ class RunContext:
             self.run.note(**values)
 
     def flush_history(self) -> None:
-        """Write what was noted to the disk."""
+        """Write what was recorded to the disk."""
         if self.run is not None:
             self.run.flush_history()

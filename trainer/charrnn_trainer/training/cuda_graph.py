@@ -34,7 +34,7 @@ _PLAIN: Final = "steps run one kernel after the other"
 
 
 class StaticStep:
-    """A step whose inputs and results always lie at the same places; called as `TrainStep.learn` is.
+    """A step whose inputs and results are always at the same addresses; called as `TrainStep.learn` is.
 
     The state that it gives is its own memory, and holds until its next call.
     """

@@ -1,4 +1,4 @@
-"""Batches as tensors on the device that trains: cut from a text that lies there, or brought from the host."""
+"""Batches as tensors on the device that trains: cut from a text that is there, or brought from the host."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HostBatches:
         on_host = torch.from_numpy(tokens.astype(np.int64))
         if not is_gpu(self._device):
             return on_host.to(self._device)
-        return on_host.pin_memory().to(self._device, non_blocking=True)  # nobody waits for the copy
+        return on_host.pin_memory().to(self._device, non_blocking=True)  # the copy is not waited for
 
 
 class ResidentBatches:

@@ -80,7 +80,7 @@ class ProcessGroup:
         return network
 
     def first(self, work: Callable[[], T]) -> T:
-        """Let the first process do something, and give what comes of it (what JSON can say) to all."""
+        """Let the first process do something, and give its result (as JSON can hold it) to all."""
         return work()
 
     def agree(self, flag: bool) -> bool:
@@ -119,7 +119,7 @@ class WorkerGroup(ProcessGroup):
         number, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
         if number >= there:
             raise DeviceError(
-                f"this machine has {there} GPU(s) for {number + 1} processes or more; start one process a "
+                f"this machine has {there} GPU(s) for {number + 1} processes or more; start one process per "
                 f"GPU (--nproc-per-node {there}), or train on the CPU (device=cpu)",
                 "device",
             )
@@ -168,8 +168,8 @@ class WorkerGroup(ProcessGroup):
             if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
                 raise
             raise WorkerLostError(
-                "another process of this training has ended, and the others end with it; what it said tells "
-                "why, and resume goes on from the last checkpoint",
+                "another process of this training has ended, and the others end with it; its messages say "
+                "why, and resume continues from the last checkpoint",
                 "resume",
             ) from error
 

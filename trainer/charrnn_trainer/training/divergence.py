@@ -14,7 +14,7 @@ from charrnn_trainer.setting import option_of
 from charrnn_trainer.training.context import RunContext
 
 _EXPLODED: Final = 10.0
-"""A loss of so many times that of guessing blindly, ln V, ends a run."""
+"""A loss of this many times that of guessing blindly, ln V, ends a run."""
 
 _NAMED: Final = ("learning_rate", "clip", "warmup_steps")
 
@@ -30,7 +30,7 @@ def check_training_loss(context: RunContext, step: int, loss: float, norm: float
     """Check the loss and the gradient's norm of a step.
 
     Raises:
-        DivergedError: one of them is no finite number, or the loss is too large to come back.
+        DivergedError: one of them is not finite, or the loss is too large to come back.
     """
     highest = _EXPLODED * math.log(context.network.vocabulary_size)
     if not (math.isfinite(loss) and math.isfinite(norm) and loss <= highest):
@@ -41,14 +41,14 @@ def check_validation_loss(context: RunContext, loss: float) -> None:
     """Check the validation loss of the network as it is now.
 
     Raises:
-        DivergedError: it is no finite number.
+        DivergedError: it is not finite.
     """
     if not math.isfinite(loss):
         raise _diverged(context, context.step, loss, 0.0)
 
 
 def _diverged(context: RunContext, step: int, loss: float, norm: float) -> DivergedError:
-    """The error, with a way to go on; to resume is none, since a run repeats its steps and diverges again."""
+    """The error with advice; not to resume, since a run repeats its steps and diverges again."""
     what = f"the loss is {loss:.4g}"
     if math.isfinite(loss) and not math.isfinite(norm):
         what = "the gradient is not finite"

@@ -38,13 +38,13 @@ class Started:
     Attributes:
         config: all settings, with what "auto" chose in its place.
         step: how many steps were done before.
-        done: how much of the run lies behind, from 0 to 1.
+        done: how much of the run is done, from 0 to 1.
         parameters: how many numbers the network learns.
         train_tokens: how many characters of the text are trained on.
         validation_tokens: how many are kept for validation.
         device: where it computes.
         run: the run's folder, if it has one.
-        write: lets the network, as it is when this is called, write so many characters.
+        write: lets the network, as it is when this is called, write this many characters.
     """
 
     config: TrainConfig
@@ -75,7 +75,7 @@ class Stepped:
         loss: its loss in nats per character; None on a GPU, where asking at every step would cost time.
         learning_rate: its learning rate.
         seconds: the time that it took.
-        done: how much of the run lies behind, from 0 to 1, by steps or by its time budget.
+        done: how much of the run is done, from 0 to 1, by steps or by its time budget.
     """
 
     step: int
@@ -183,7 +183,7 @@ Event = Notice | Started | Stepped | Logged | Validated | ValidatedWhole | Saved
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """What a training came to.
+    """The result of a training run.
 
     Attributes:
         network: the network after the last step, in evaluation mode.

@@ -16,7 +16,7 @@ from charrnn_trainer.training.schedule import learning_rate
 from charrnn_trainer.training.step import StepFunction, TrainStep
 
 _AHEAD: Final = 8
-"""A GPU has at most so many steps before it that it has not done: enough never to wait for the host, and few
+"""A GPU has at most this many steps queued that it has not done: enough never to wait for the host, and few
 enough for the clock of a time budget to be right."""
 
 

@@ -25,13 +25,13 @@ million characters of source code, whose files differ much, and closer on prose.
 
 PIECE: Final = 256
 WARM_UP: Final = 128
-"""A piece of a sample has so many characters, and is read after so many before it."""
+"""A piece of a sample has this many characters, and is read after as many before it."""
 
 SHARE: Final = 0.05
 """Of a time budget, validations on the way take at most this share."""
 
 MOST: Final = 10
-"""A plan makes at most so many validations on the way."""
+"""A plan makes at most this many validations on the way."""
 
 WHOLE_SHARE: Final = 0.1
 """Of a time budget, the validation at the end takes about this share at most."""
@@ -44,11 +44,11 @@ HeldOut = Rows | Lines
 
 
 def sample_rows(rows: HeldOut, characters: int) -> HeldOut:
-    """The pieces of a sample of about so many characters; all of the rows where that is no more to read.
+    """The pieces of a sample of about ``characters``; all of the rows where that is no more to read.
 
     Of lines, whose order the seed has drawn, the first ones are the sample.
 
-    Example:
+    Examples:
         >>> sample_rows(Rows(np.array([5_000, 9_000]), 4_000, 512), 1_024)
         Rows(begins=array([ 5872,  7872,  9872, 11872]), length=256, warm_up=128)
     """
@@ -67,7 +67,7 @@ def sample_rows(rows: HeldOut, characters: int) -> HeldOut:
 
 
 def _first_lines(lines: Lines, characters: int) -> Lines:
-    """The first of some lines, up to so many characters, and at least one."""
+    """The first of some lines, up to ``characters`` in all, and at least one."""
     count = int(np.searchsorted(np.cumsum(lines.lengths + 1), characters, "right"))
     return lines.take(slice(max(1, count)))
 

@@ -11,32 +11,32 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 TRIAL_STEPS: Final = 4
-"""After a change of threads, so many steps show whether it pays."""
+"""After a change of threads, this many steps show whether it pays."""
 
 HOPELESS: Final = 1.5
-"""A trial whose step takes so many times the usual one's time ends at once."""
+"""A trial whose step takes this many times the usual one's time ends at once."""
 
 BETTER: Final = 0.95
-"""Another number of threads must be so much faster."""
+"""Another number of threads must reduce the time to this fraction."""
 
 SLOW: Final = 1.5
-"""Two steps in a row of so many times the usual time are taken as a sign that others need the cores."""
+"""Two steps in a row of this many times the usual time are taken as a sign that others need the cores."""
 
 FIRST_WAIT: Final = 10.0
 LONGEST_WAIT: Final = 120.0
 """Seconds from one trial to the next: doubled where it did not pay."""
 
 WINDOW: Final = 4.0
-"""The mean of the steps of so many seconds (and at least three) is compared with what was planned."""
+"""The mean of the steps of this many seconds (and at least three) is compared with what was planned."""
 
 OFF: Final = 2.0
-"""A mean so many times above what was planned, or below it, asks for another plan."""
+"""A mean this many times above what was planned, or below it, asks for another plan."""
 
 
 def thread_counts(most: int) -> tuple[int, ...]:
     """The numbers of threads that are tried: powers of two, and the most.
 
-    Example:
+    Examples:
         >>> thread_counts(2), thread_counts(12)
         ((1, 2), (1, 2, 4, 8, 12))
     """
@@ -51,7 +51,7 @@ def fastest_count(counts: Sequence[int], time_step: Callable[[int], float]) -> t
 
     Args:
         counts: numbers of threads, ascending. From where more of them no longer help, none is tried.
-        time_step: gives a step's time with so many.
+        time_step: gives a step's time with a number of threads.
     """
     best, seconds = counts[0], time_step(counts[0])
     for count in counts[1:]:
@@ -71,7 +71,7 @@ class ThreadPace:
 
     Attributes:
         count: how many threads compute the next step.
-        home: the number that has proved itself; another one is on trial.
+        home: the number that was found fastest; another one is on trial.
     """
 
     def __init__(self, counts: Sequence[int], start: int) -> None:

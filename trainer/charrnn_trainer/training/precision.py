@@ -28,10 +28,10 @@ from charrnn_trainer.training.torch_settings import is_gpu, own_random, quiet_ab
 _LENGTH: Final = 32
 _TURNS: Final = 4
 _SURE: Final = 2
-"""After so many turns (the first also prepares what the others reuse), only near ways are tried further."""
+"""After this many turns (the first also prepares what the others reuse), only near ways are tried further."""
 _HOPELESS: Final = 8.0
 _NEAR: Final = 1.25
-"""A way that took so many times the fastest's time is not tried again: before and after the sure turns."""
+"""A way that took this many times the fastest's time is not tried again: before and after the sure turns."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _candidates(config: TrainConfig, device: torch.device) -> list[ComputeMode]:
         return [ComputeMode(way, True) for way in ("fp32", "tf32", "bf16") if wanted in ("auto", way)]
     have_onednn = torch.backends.mkldnn.is_available()
     ways = []
-    if wanted in ("auto", "fp32", "tf32"):  # a run with tf32 goes on in fp32 on a CPU, which has no tf32
+    if wanted in ("auto", "fp32", "tf32"):  # a run with tf32 continues in fp32 on a CPU, which has no tf32
         choices = (True, False) if have_onednn else (False,)
         ways += [ComputeMode("fp32", choice) for choice in choices if onednn in (None, choice)]
     if wanted == "bf16" or (wanted == "auto" and have_onednn and onednn is not False and has_fast_bf16()):

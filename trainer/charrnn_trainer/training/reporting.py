@@ -1,4 +1,4 @@
-"""Losses of steps: kept on the device until they are asked for, noted, and reported as means."""
+"""Losses of steps: kept on the device until they are asked for, recorded, and reported as means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from charrnn_trainer.training.events import Logged
 
 
 class _Step(NamedTuple):
-    """A step whose loss nobody has asked for yet."""
+    """A step whose loss was not asked for yet."""
 
     step: int
     loss: Tensor
@@ -24,7 +24,7 @@ class _Step(NamedTuple):
 
 
 class Reporter:
-    """Takes the losses of steps, and reports them every so many steps.
+    """Takes the losses of steps, and reports them at regular steps.
 
     Attributes:
         window: the sum and the number of the losses since the last report.
@@ -41,7 +41,7 @@ class Reporter:
         self._seconds: list[float] = []
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from the losses of a checkpoint."""
+        """Continue from the losses of a checkpoint."""
         self.window = checkpoint.window
         self._reported_loss = checkpoint.train_loss
 
@@ -55,7 +55,7 @@ class Reporter:
         """Ask the device for the losses since the last time, and note them in the history.
 
         Raises:
-            DivergedError: one is no finite number, or has exploded.
+            DivergedError: one is not finite, or has exploded.
         """
         if not self._pending:
             return

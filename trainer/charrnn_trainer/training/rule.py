@@ -3,7 +3,7 @@
 It came from measurements of some minutes on texts of many kinds, and of hours on tinyshakespeare
 (docs/tried.md): one layer learns more than two narrower ones, and small batches more than large ones; the
 wider the layer, the more steps it needs; and the more often a text is read by the more weights, the more a
-network must be kept from learning it by heart.
+network must be kept from overfitting it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from charrnn_trainer.train_config import TrainConfig
 
 HIDDEN_SIZES: Final = tuple(range(64, 1025, 64))
 STEPS_A_UNIT: Final = 20.0
-"""A network gets the largest hidden size that leaves it so many steps for each unit: at 256 units, 5,120."""
+"""A network gets the largest hidden size that leaves it this many steps per unit: at 256 units, 5,120."""
 
 STEPS_A_UNIT_OF_MANY_SYMBOLS: Final = 5.0
 """The same for more than 256 symbols, which take most of a step's time whatever the size."""
@@ -34,10 +34,10 @@ SHORT_TEXT: Final = 50_000
 """Of a text with fewer characters for training, a batch has half as many rows."""
 
 SMALL_SIZE: Final = 192
-"""A network may have so many units whatever the text; the square of more is at most its characters."""
+"""A network may have this many units whatever the text; the square of more is at most its characters."""
 
 LEARNED_BY_HEART: Final = 200.0
-"""From so many weights on for each character, times the passes over it, symbols are dropped at the input."""
+"""From this many weights on per character, times the passes over it, symbols are dropped at the input."""
 
 MOST_PASSES: Final = 150.0
 """A text is read so often at most: what time is left after that would only make the loss rise."""
@@ -85,7 +85,7 @@ class Machine(Protocol):
         """The time that a step takes with these settings."""
 
     def seconds_for_steps(self, config: TrainConfig) -> float:
-        """The time that is left for steps with these settings, when all else is taken off."""
+        """The time that is left for steps with these settings, when everything else is subtracted."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
 
 
 def _reading(network: NetworkConfig, fixed: Collection[str], symbols: int) -> dict[str, Any]:
-    """How a network of so many symbols reads them, and whether its output weights are tied to that."""
+    """How a network with this many symbols reads them, and whether its output weights are tied to that."""
     tied = network.tie_weights if "tie_weights" in fixed else symbols > ONE_HOT_LIMIT
     if tied:
         return {"tie_weights": True, "embedding_size": TIED_EMBEDDING if symbols > ONE_HOT_LIMIT else None}
@@ -165,7 +165,7 @@ def derived(config: TrainConfig, steps: float, task: Task) -> dict[str, Any]:
     characters (z): dropout before the output is 0.1 log2(1 + z / 2), at most 0.6; the drop of recurrent
     weights 0.06 log2(z / 8), from none to 0.35; and 0.05 of the symbols from `LEARNED_BY_HEART` on. Where
     output weights are tied to the embedding, dropout is a half from the start: most of thousands of symbols
-    are rare, and soon known by heart. The learning rate is 3.1 / H, at most 0.006 (for tanh cells a quarter,
+    are rare, and soon memorized. The learning rate is 3.1 / H, at most 0.006 (for tanh cells a quarter,
     for a network that has learned before `FINE_TUNING`), after 3 % warm-up, along the schedule to the end.
     """
     network = config.network
@@ -198,7 +198,7 @@ def _weights(network: NetworkConfig, symbols: int) -> int:
 
 
 def passes_over_text(config: TrainConfig, steps: float, task: Task) -> float:
-    """How often the text for training is read in so many steps."""
+    """How often the text for training is read in this many steps."""
     return steps * config.data.batch_size * config.data.seq_length / task.train_tokens
 
 

@@ -40,7 +40,7 @@ class RunClock:
         self.prepared += self.spent() - self._earlier
 
     def progress(self, optimization: OptimizationConfig, step: int) -> float:
-        """How much of the run lies behind, from 0 to 1; before the first step never all of it."""
+        """How much of the run is done, from 0 to 1; before the first step never all of it."""
         if not optimization.minutes:
             return progress(optimization, step, 0.0)
         left_for_steps = 60.0 * optimization.minutes - self.prepared - self.reserved

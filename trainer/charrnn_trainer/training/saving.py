@@ -22,7 +22,7 @@ from charrnn_trainer.training.validator import Validator
 from charrnn_trainer.version import __version__
 
 _SAVE_AFTER: Final = 120.0
-"""So many seconds after the last checkpoint, another one is saved, which the next replaces."""
+"""This many seconds after the last checkpoint, another one is saved, which the next replaces."""
 
 
 class Saver:

@@ -13,7 +13,7 @@ FACTORS: Final[Mapping[str, Callable[[float], float]]] = {
     "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
     "linear": lambda done: 1.0 - done,
 }
-"""The share of the learning rate that each schedule leaves, by how much of the run lies behind."""
+"""The share of the learning rate that each schedule leaves, by how much of the run is done."""
 
 
 def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
@@ -25,7 +25,7 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
     Args:
         config: the settings.
         step: the step, counted from 0.
-        done: how much of the run lies behind, from 0 to 1 (`progress`).
+        done: how much of the run is done, from 0 to 1 (`progress`).
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -35,7 +35,7 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
 def progress(
     config: OptimizationConfig, step: int, seconds: float, seconds_for_steps: float | None = None
 ) -> float:
-    """How much of a run lies behind before a step, from 0 to 1.
+    """How much of a run is done before a step, from 0 to 1.
 
     Under a time budget the time counts, and all of it; else the steps do, without the warm-up, so that the
     learning rate falls from its highest point.

@@ -27,7 +27,7 @@ _ENOUGH: Final = 0.3
 """So many steps are timed at least, the first of which prepares, and as many as take so many seconds."""
 
 _SHORT: Final = 32
-"""Where the number of threads alone is measured, steps of so many characters show it."""
+"""Where the number of threads alone is measured, steps of this many characters show it."""
 
 
 def threads_are_open(config: TrainConfig, device: torch.device, processes: int) -> bool:
@@ -63,7 +63,7 @@ def time_steps(
         compute_mode: what it computes in.
         device: where it computes.
         open_: whether the number of threads is open; if not, the number that is set is timed alone.
-        limit: after so many seconds, what was measured by then decides.
+        limit: after this many seconds, what was measured by then decides.
     """
     train_step = TrainStep(network, config.optimization, compute_mode, device)
     shape = (config.data.batch_size, config.data.seq_length)

@@ -14,7 +14,7 @@ def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence
     Args:
         config: its settings.
         step: how many steps are done.
-        done: how much of the run lies behind, by its steps or its time (`schedule.progress`).
+        done: how much of the run is done, by its steps or its time (`schedule.progress`).
         evaluations: its validations so far.
     """
     if step >= config.optimization.steps:
@@ -24,7 +24,7 @@ def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence
     patience = config.run.patience
     waited = _since_best(evaluations)
     if 0 < patience <= waited:
-        return f"{waited} validations in a row were no new best"
+        return f"{waited} validations in a row without a new best"
     return None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER: Final = "tensorboard"
-"""Where the logs lie in a run's folder."""
+"""Where the logs are in a run's folder."""
 
 _SAMPLE_LENGTH: Final = 500
 
@@ -37,7 +37,7 @@ def check_installed() -> None:
 class TensorBoardLog:
     """Writes the losses, the learning rate, the speed and samples of a run; a training's listener.
 
-    The steps after the one that a run goes on from are dropped from what was logged before.
+    The steps after the one that a run resumes from are dropped from what was logged before.
     """
 
     def __init__(self, run: Path) -> None:

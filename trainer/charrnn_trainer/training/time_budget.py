@@ -169,7 +169,7 @@ def _words(choice: Choice, fixed: Collection[str], task: Task, machine: Measured
 
 
 def _looks(steps: float, validations: int) -> dict[str, Any]:
-    """How often a run of so many steps looks up to validate, to save and to report."""
+    """How often a run of ``steps`` steps validates, saves and reports."""
     every = round(steps / (validations + 1)) if validations else MOST_STEPS
     return {
         "eval_every": max(1, every),

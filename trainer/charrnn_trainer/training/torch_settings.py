@@ -41,13 +41,13 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether a device works on its own while the host goes on, as GPUs do."""
+    """Whether a device works on its own while the host continues, as GPUs do."""
     return device.type == "cuda"
 
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Use so many CPU threads within a ``with`` statement."""
+    """Use this many CPU threads within a ``with`` statement."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -60,7 +60,7 @@ def threads(count: int | None) -> Iterator[None]:
 def freed_memory_kept() -> Iterator[None]:
     """Let the C library keep freed memory for the next step, within a ``with`` statement.
 
-    glibc maps every large tensor anew and gives it back when it is freed, so each step faults it in page by
+    glibc maps every large tensor again and gives it back when it is freed, so each step faults it in page by
     page: 41,326 faults a step of the default LSTM, about 80 ms of 370. Other C libraries are left alone.
     """
     try:
@@ -127,7 +127,7 @@ def memory_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_about_weights(device: torch.device) -> Iterator[None]:
-    """Let cuDNN gather weights that are dropped, or cast, anew in every step without a warning."""
+    """Let cuDNN gather weights that are dropped, or cast, again in every step without a warning."""
     if not is_gpu(device):
         yield
         return

@@ -51,7 +51,7 @@ from charrnn_trainer.training.validator import Validator
 from charrnn_trainer.training.watch import Watch
 
 _TOO_LATE: Final = 0.9
-"""When so much of a run is over, its plan stays what it is."""
+"""When this fraction of a run is over, its plan stays what it is."""
 
 
 class Trainer:
@@ -162,7 +162,7 @@ class Trainer:
         self._follow_speed(seconds)
 
     def _forget_some(self, rows: int) -> None:
-        """Let the streams that begin anew with the next batch, of so many rows, start from nothing."""
+        """Reset the states of streams that start again with the next batch, of ``rows`` rows."""
         context = self._context
         if self._streams.starts_anew(context.step):
             self._state = context.network.initial_state(rows)
@@ -297,7 +297,10 @@ class Trainer:
         why = self._why_ended()
         if why is not None and context.done < 1.0:
             context.emit(
-                Notice(f"the run is over: {why}; a larger patience, or 0 for none, goes on", ("patience",))
+                Notice(
+                    f"the run has ended: {why}; to continue, give a larger patience, or 0 for none",
+                    ("patience",),
+                )
             )
         context.network.eval()
         return TrainResult(

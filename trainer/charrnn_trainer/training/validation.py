@@ -1,7 +1,7 @@
 """The validation loss: how well a network predicts the end of a text, which it never learned from.
 
-`validation_loss` is the one that training reports: every character after all that stands before it, or nearly
-so. `cold_loss` reads short windows from nothing, as models that cannot carry a state are measured; it is
+`validation_loss` is the one that training reports: every character after all that comes before it, or nearly
+so. `cold_loss` reads short windows from a zero state, as models that cannot carry a state are measured; it is
 higher, and comparable with theirs.
 """
 
@@ -28,7 +28,7 @@ _LINE_CHARACTERS: Final = 2**14  # how many characters of lines are read at a ti
 def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
     """How the text from ``start`` to the end of ``tokens`` tokens is cut: rows, characters a row, warm-up.
 
-    Example:
+    Examples:
         >>> validation_rows(1_115_394, 1_003_854)
         (64, 1742, 512)
     """
@@ -40,8 +40,8 @@ def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
 def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Rows | Lines) -> float:
     """The mean loss in nats per character over validation text.
 
-    Every character of every row is predicted once, from what stands before it; the remainder that fills no
-    row is left out. Computed in fp32, in evaluation mode.
+    Every character of every row is predicted once, from what comes before it; the remainder that fills no
+    row is dropped. Computed in fp32, in evaluation mode.
 
     Args:
         network: the network; it is left in the mode that it was in.
@@ -114,7 +114,7 @@ def cold_loss(network: CharNetwork, ids: NDArray[Any], start: int, window: int =
     """The mean loss in nats per character over windows that are each read from a zero state.
 
     The text from ``start`` on is cut into windows that follow one another; in each, ``window`` characters are
-    read, and after each of them the next is predicted. The remainder that fills no window is left out. This
+    read, and after each of them the next is predicted. The remainder that fills no window is dropped. This
     is how nanoGPT measures a context of 256, but for its windows' random places.
 
     Args:

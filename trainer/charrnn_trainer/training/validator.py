@@ -38,7 +38,7 @@ class Validator:
         self.whole: tuple[int, float] | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from the validations of a checkpoint."""
+        """Continue from the validations of a checkpoint."""
         self.evaluations = list(checkpoint.evaluations)
 
     @property
@@ -70,7 +70,7 @@ class Validator:
         """Measure the validation loss; gives whether it is the best so far.
 
         Raises:
-            DivergedError: it is no finite number.
+            DivergedError: it is not finite.
         """
         context = self._context
         reporter.flush_losses()

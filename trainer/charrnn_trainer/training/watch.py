@@ -1,4 +1,4 @@
-"""Watches the steps of a run under a time budget: changes the number of threads, and makes plans anew."""
+"""Watches the steps of a run under a time budget: changes the number of threads, and revises plans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Watch:
     """Takes note of the time of every step.
 
     Threads change on a CPU, in a process that trains alone, and where their number was not given. (A run
-    without a time budget keeps to one number, with which it repeats byte for byte.) A plan is made anew where
+    without a time budget keeps to one number, with which it repeats byte for byte.) A plan is revised where
     there is one, and steps are not captured as a GPU's graph.
 
     Attributes:

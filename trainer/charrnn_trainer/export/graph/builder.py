@@ -34,7 +34,7 @@ class GraphBuilder:
 
         Args:
             operator: the ONNX operator.
-            inputs: the names of its inputs; "" for an optional one that is left out.
+            inputs: the names of its inputs; "" for an optional one that is omitted.
             name: the output's name where it matters, such as an output of the graph.
             domain: the operator's domain, "" for the standard one.
             attributes: the node's attributes.
