@@ -124,7 +124,7 @@ class Buffers:
         self._make_session: Callable[[], Any] | None = None
 
     def after_fork(self, make_session: Callable[[], Any]) -> None:
-        """In a forked child, go on with a session of its own, which is made when it is needed."""
+        """In a forked child, continue with a session of its own, which is made when it is needed."""
         keep_for_ever((self._session, self._run_bound, self._bound, self._options))
         self._options = _run_options()
         self._bound = ([], [])

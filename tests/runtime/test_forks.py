@@ -184,7 +184,7 @@ thread.join()
     )
 
 
-def test_streams_that_no_other_thread_runs_go_on_in_the_child_and_in_the_parent(tmp_path: Path) -> None:
+def test_streams_that_no_other_thread_runs_continue_in_the_child_and_in_the_parent(tmp_path: Path) -> None:
     run(
         """
 model = CharRNN.load(path, device="cpu", threads=1)
@@ -234,7 +234,7 @@ def work():
     try:
         asyncio.run(anext(begun))
     except CharRNNError as error:
-        assert "goes on in the parent alone" in str(error)
+        assert "continues in the parent alone" in str(error)
     else:
         raise AssertionError
 

@@ -285,7 +285,7 @@ def test_a_driver_that_is_too_old_is_named_before_anything_is_tried(
 
 
 @pytest.mark.usefixtures("no_driver")
-def test_auto_says_nothing_where_nobody_expects_cuda(lstm_path: Path) -> None:
+def test_auto_says_nothing_where_no_one_expects_cuda(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path)
     assert (model.device, model.device_note) == ("cpu", "")
 

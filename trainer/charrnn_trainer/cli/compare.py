@@ -148,7 +148,7 @@ def _page(
 
 def _print(path: Path) -> None:
     if sys.stdout is not None:  # it is None where it was closed
-        terminal.product().write(f"{path}\n")
+        terminal.stdout().write(f"{path}\n")
 
 
 def main() -> NoReturn:

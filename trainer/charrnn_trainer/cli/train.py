@@ -234,7 +234,7 @@ def _finish(result: TrainResult, stop: StopSignals, *, speaks: bool) -> NoReturn
     else:
         Display().show_result(result)
     if sys.stdout is not None:  # where it is closed, nobody asked for the path
-        terminal.product().write(f"{result.run}\n")
+        terminal.stdout().write(f"{result.run}\n")
     raise typer.Exit(code)
 
 
