@@ -82,7 +82,7 @@ class Lane:
         where others would save much.
 
         Args:
-            joining: requests that run a step at least.
+            joining: requests that run at least one step.
             limit: the most rows that the buffers may have, if that is enough.
         """
         info = self._engine.info

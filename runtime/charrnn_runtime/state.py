@@ -116,7 +116,7 @@ class State(Record):
         """Some of the streams, with the numbers that they have.
 
         Raises:
-            IndexError: there is no such stream.
+            IndexError: the stream does not exist.
             SettingError: no stream is picked by what was given.
         """
         index: Any = streams

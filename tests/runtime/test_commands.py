@@ -695,7 +695,7 @@ def test_info_shows_everything_that_a_file_says(info: Command) -> None:
         "precision              fp32",
         "start token            0 ('\\n')",
         "trained on             running text",
-        "state                  48 numbers a stream: h0[0:12], h1[12:24], c0[24:36], c1[36:48]",
+        "state                  48 numbers per stream: h0[0:12], h1[12:24], c0[24:36], c1[36:48]",
         "training: corpus name  none: random weights for tests",
         "training: step         0",
     ):

@@ -260,7 +260,7 @@ def work():
             use()
         except CharRNNError as error:
             said.append(str(error))
-    assert "begin them anew" in said[0]
+    assert "start them again" in said[0]
     assert isinstance(error_of(lambda: model.step(model.initial_state())), DeviceError)
     assert "spawn" in said[1]
 

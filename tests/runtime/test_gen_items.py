@@ -238,19 +238,19 @@ def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> N
     assert "already exists" in _error(gen(path, "--lines", 5, "-o", tmp_path / "out"), 1)
 
 
-# --- command lines that make no sense ----------------------------------------------------------------------
+# --- command lines that are wrong --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--lines", "0"], "--lines must be 1 or more, not 0; for running text give --streams 1 instead"),
-        (["--lines", "3", "--streams", "2"], "it does not go with --streams"),
+        (["--lines", "3", "--streams", "2"], "it excludes --streams"),
         (["--unique", "--stop", "x"], "--unique writes items"),
-        (["--new", "-", "--primes-file", "-"], "it does not go with --primes-file"),
-        (["--lines", "3", "--prime-file", "x"], "it does not go with --prime-file"),
-        (["--lines", "3", "--raw"], "it does not go with --raw"),
-        (["--lines", "3", "--interactive"], "it does not go with --interactive"),
+        (["--new", "-", "--primes-file", "-"], "it excludes --primes-file"),
+        (["--lines", "3", "--prime-file", "x"], "it excludes --prime-file"),
+        (["--lines", "3", "--raw"], "it excludes --raw"),
+        (["--lines", "3", "--interactive"], "it excludes --interactive"),
         (["--lines", "3", "--greedy"], "--greedy writes the same item each time: give --lines 1"),
         (["--lines", "3", "--length", "0"], "--length must be 1 or more for items, not 0"),
     ],

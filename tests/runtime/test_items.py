@@ -261,7 +261,7 @@ def test_the_error_says_what_was_skipped_and_what_helps(
     assert LeftOut(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
 
 
-# --- what makes no sense -----------------------------------------------------------------------------------
+# --- what is invalid ---------------------------------------------------------------------------------------
 
 
 def test_settings_of_items_are_checked_at_once(names: CharRNN) -> None:

@@ -393,7 +393,7 @@ def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_buffers
     work = threading.Thread(target=model.generate, args=(["a"] * 11, 5), daemon=True)
     work.start()
     work.join(60)
-    assert not work.is_alive()  # it would wait for itself for ever
+    assert not work.is_alive()  # it would wait for itself forever
 
 
 def test_only_so_many_sizes_are_kept(engine: Engine) -> None:

@@ -220,7 +220,7 @@ def generate(
             "--interactive, --streams and --primes-file"
         )
     if logprobs is not None and not as_json:
-        raise SettingError("--logprobs is for --json: give that too, or leave it out")
+        raise SettingError("--logprobs is for --json: give that too, or omit it")
     if force and not output:
         raise SettingError("--force is for --output")
 
@@ -328,7 +328,7 @@ def _refuse_batch(batch: int | None) -> None:
     """Refuse ``--batch`` where there is one stream."""
     if batch is not None:
         raise SettingError(
-            "--batch is for many streams: give --streams, --primes-file or --lines too, or leave it out"
+            "--batch is for many streams: give --streams, --primes-file or --lines too, or omit it"
         )
 
 

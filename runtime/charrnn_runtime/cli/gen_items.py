@@ -71,8 +71,8 @@ def are_wanted(
     for_text = [option for option, given in running_text.items() if given]
     if for_items and for_text:
         raise SettingError(
-            f"{for_items[0]} writes items, each a stream of its own that ends at its newline; it does not go "
-            f"with {for_text[0]}: leave one of them out"
+            f"{for_items[0]} writes items, each a stream of its own that ends at its newline; it excludes "
+            f"{for_text[0]}; give only one of them"
         )
     if lines is not None and lines < 1:
         raise SettingError(

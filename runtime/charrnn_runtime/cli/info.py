@@ -67,7 +67,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
         ("vocabulary", f"{len(info.vocabulary):,} {level}{shown}"),
         ("start token", f"{info.start_token} ({start!r})"),
         ("trained on", "independent lines" if info.lines else "running text"),
-        ("state", f"{info.state_size:,} numbers a stream: {layout}"),
+        ("state", f"{info.state_size:,} numbers per stream: {layout}"),
         ("top-k at most", f"{info.top_k_max:,}"),
     ]
     lines += [(f"training: {name}", value) for name, value in _flat(info.training)]

@@ -102,7 +102,7 @@ def score(
         models.append(CharRNN.load(compare, device=device, threads=threads))
     of_lines = [model.info.path for model in models if model.info.lines]
     if batch is not None and not (by_line or (of_lines and by_line is None)):
-        raise SettingError("--batch is for many texts: give --by-line too, or leave it out")
+        raise SettingError("--batch is for many texts: give --by-line too, or omit it")
     options = _Options(
         unknown,  # type: ignore[arg-type]
         per_char,

@@ -56,7 +56,7 @@ def _headings(models: list[CharRNN]) -> list[str]:
 class BitsRecord:
     """A file's JSON object, written as its bits come: they may be more than memory holds.
 
-    The other model's come after all of the first one's, so these are held, in 4 bytes a character.
+    The other model's come after all of the first one's, so these are held, in 4 bytes per character.
     """
 
     def __init__(self, stream: Any, path: Path) -> None:
@@ -204,7 +204,7 @@ class EachLine:
         self._skipped = Skipped(models[0])
 
     def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
-        """Show what a line came to."""
+        """Show the result of a line."""
         models, options, stream = self._models, self._options, self._stream
         if number == 1 and not options.as_json:
             write_heading(models, "text", stream)
