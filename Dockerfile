@@ -1,4 +1,4 @@
-# The runtime alone, without PyTorch: charrnn-gen, charrnn-score and charrnn-info, as a user without rights.
+# The runtime alone, without PyTorch: charrnn-gen, charrnn-score and charrnn-info, as an unprivileged user.
 #
 #   docker build -t charrnn .                        the CPU image
 #   docker build -t charrnn:cuda --target cuda .     for NVIDIA GPUs; the host brings a driver for CUDA 13

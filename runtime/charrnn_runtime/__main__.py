@@ -12,9 +12,9 @@ from typing import Final
 
 _COMMANDS: Final = {
     "gen": "generates text with a model",
-    "score": "says how well a model predicts a text",
-    "quality": "says in numbers how good the text is that models write",
-    "info": "shows what a model file says of itself",
+    "score": "measures how well a model predicts a text",
+    "quality": "measures the quality of the text that models write",
+    "info": "shows the contents of a model file",
 }
 
 

@@ -106,7 +106,7 @@ def each_text(name: str, values: Any, level: str) -> Iterator[str | bytes]:
     """The texts of an iterable, each checked as it comes.
 
     Raises:
-        SettingError: it is no iterable of several texts; or later, one of them is none.
+        SettingError: it is not an iterable of several texts; or later, one of them is not a text.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable) or _is_scalar(values):
         one = "one text" if isinstance(values, str | bytes) else shown(values)
@@ -118,7 +118,7 @@ def several(name: str, value: Any, what: str) -> Iterable[Any]:
     """Several values of some kind, which are not looked at.
 
     Raises:
-        SettingError: it is no iterable, or is a str or bytes, which iterate but are one.
+        SettingError: it is not an iterable, or is a str or bytes, which iterate but are one.
     """
     is_one = not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray)
     if not is_one and not _is_scalar(value):
@@ -130,7 +130,7 @@ def stop_texts(value: Any) -> tuple[str, ...]:
     """The stop texts that were given: one, several in a list, tuple, set or the like, or None.
 
     Raises:
-        SettingError: it is nothing of that, or one of them is empty or no text.
+        SettingError: it is none of these, or one of them is empty or not a text.
     """
     is_one = not isinstance(value, Collection) or isinstance(value, str | bytes | bytearray | Mapping)
     texts = () if value is None else (value,) if is_one or _is_scalar(value) else tuple(value)
@@ -181,7 +181,7 @@ def ids_array(name: str, value: Any) -> np.ndarray[Any, Any]:
     """Integers ``[n]`` of any type, as an array.
 
     Raises:
-        SettingError: they are no integers, or not one after the other.
+        SettingError: they are not integers, or not one after the other.
     """
     try:
         array = np.asarray(value)

@@ -90,7 +90,7 @@ class AsyncText:
 
     Attributes:
         seed: the seed that is used.
-        state: where the stream stands: where it stood before, until the text is through.
+        state: the state of the stream; until its text has ended, the state before it.
         generated: how many characters (bytes, at the byte level) were sampled so far.
         finish_reason: why it ended: see `LiveText`.
     """
@@ -110,7 +110,7 @@ class AsyncText:
         self._background = background
         self._request = request
         self._written = written
-        self._prime = prime  # what comes before all else, if it is wanted
+        self._prime = prime  # what comes first, if it is wanted
         self._arrived: asyncio.Queue[Output | BaseException] | None = None
         self._ended = False
         self._process = 0  # in which it was begun
@@ -129,8 +129,8 @@ class AsyncText:
             if self._process != os.getpid():
                 self._ended = True
                 raise CharRNNError(
-                    "this text was begun before the process was forked, and goes on in the parent alone; "
-                    "begin it anew in the child"
+                    "this text was begun before the process was forked, and continues in the parent alone; "
+                    "start it again in the child"
                 )
             text = self._take(await self._arrived.get())
             while not self._arrived.empty():  # a slow reader gets all that came meanwhile
@@ -147,7 +147,7 @@ class AsyncText:
         def give(what: Output | BaseException) -> None:
             try:
                 loop.call_soon_threadsafe(arrived.put_nowait, what)
-            except RuntimeError:  # the loop is closed: nobody reads any more
+            except RuntimeError:  # the loop is closed: no one reads any more
                 background.abandon(request)
 
         background.submit(request, give)

@@ -1,8 +1,8 @@
-"""Beam search: the likeliest continuations of a prompt, instead of sampled ones.
+"""Beam search: the most likely continuations of a prompt, instead of sampled ones.
 
 All continuations that are still alive are rows of one batch. Each step extends every one of them by every
-symbol and keeps the likeliest N of all (Lowerre 1976, "The Harpy speech recognition system"). What is found
-is exact in its score, though not always the likeliest there is: that may begin with what was dropped. With at
+symbol and keeps the most likely N of all (Lowerre 1976, "The Harpy speech recognition system"). What is found
+is exact in its score, though not always the most likely one: that may begin with what was dropped. With at
 least V**(T-1) beams, for V symbols and T characters, nothing that matters is dropped.
 
 A score is the sum of -ln p of all characters, from the model's own probabilities: neither temperature nor any
@@ -31,7 +31,7 @@ class Continuation(Record):
         nats: the sum of -ln of the probabilities of its characters, the stop text's among them.
         characters: how many these are (bytes, at the byte level).
         finish_reason: "stop" where a stop text came, "length" where it was long enough.
-        state: where the stream stands after it.
+        state: the state of the stream after it.
     """
 
     text: str
@@ -71,20 +71,20 @@ class Path(Record):
     state: State
 
 
-def likeliest_paths(
+def most_likely_paths(
     engine: Engine, state: State, length: int, beams: int, stops: Sequence[NDArray[np.int64]] = ()
 ) -> list[Path]:
-    """Search for the likeliest continuations of one stream, the likeliest first.
+    """Search for the most likely continuations of one stream, the most likely first.
 
     Args:
         engine: the model on its device.
         state: of one stream.
         length: how many ids a continuation has at most.
-        beams: N, how many are kept after each step, and given in the end if there are so many.
+        beams: N, how many are kept after each step, and given in the end, if that many exist.
         stops: a continuation ends once it has one of these sequences of ids, each of one or more.
 
     Raises:
-        OutOfMemoryError: memory is too little for so many.
+        OutOfMemoryError: there is not enough memory for this many.
     """
     if not length:
         return [Path(np.empty(0, np.int64), 0.0, False, state)]
@@ -112,14 +112,14 @@ class _Search:
     """The beams that are alive, and those that have ended."""
 
     def __init__(self, state: State, beams: int, stops: Sequence[NDArray[np.int64]]) -> None:
-        self.ended: list[Path] = []  # the likeliest first
+        self.ended: list[Path] = []  # the most likely first
         self._state, self._beams, self._stops = state, beams, stops
         self._nats = np.zeros(1)  # [n], of each beam
         self._steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # [n] parents and [n] ids
         self._tails = np.full((1, max(map(len, stops), default=0)), -1)  # [n, longest stop], the last ids
 
     def extend(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Extend all beams by all symbols and keep the likeliest; gives their parents and ids, ``[n]`` each.
+        """Extend all beams by all symbols, keep the most likely; gives their parents and ids, ``[n]`` each.
 
         Args:
             logits: float32 ``[rows, V]``, what follows each beam.

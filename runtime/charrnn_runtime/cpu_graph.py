@@ -4,7 +4,7 @@ The file keeps a stream's state in one row, which its graph splits at the beginn
 together at the end. A host that keeps each block of it in a buffer of its own saves both. In int8 files
 products read each h as uint8: the step before has rounded it already, for the layer above, and hands that
 over. And samplers read settings that were prepared once (see `sampler_graph.PREPARED`). Network and weights
-stay those of the file, and every number that comes of a step is the same to the bit.
+stay those of the file, and every number that a step gives is the same to the bit.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def choose_device(
         try_cuda: runs a step in that session; says what is wrong with what came of it, if anything is.
 
     Raises:
-        SettingError: there is no such device.
+        SettingError: the device is unknown.
         DeviceError: CUDA was asked for and cannot be used.
     """
     choice("device", device, spec.DEVICES)
@@ -100,7 +100,7 @@ def choose_device(
             )
         return "cpu", ""
     if device == "auto" and _missing_driver():
-        return "cpu", ""  # nobody expects CUDA there, and why it is missing would take 18 ms to say
+        return "cpu", ""  # no one expects CUDA there, and why it is missing would take 18 ms to say
     missing = cuda_missing()
     if missing is None:
         missing = _cuda_refusal(start_cuda, try_cuda)
@@ -119,7 +119,7 @@ def usable_cores() -> int:
 
 
 def cuda_missing() -> str | None:
-    """What stands in the way of running on CUDA on this machine; None if nothing does."""
+    """Why this machine cannot run on CUDA; None if it can."""
     if CUDA_PROVIDER not in ort.get_available_providers():
         if {"onnxruntime", "onnxruntime-gpu"} <= _installed_builds():
             return (
@@ -141,7 +141,7 @@ def _cuda_refusal(start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str |
         missing = _preload_cuda()
         session = start_cuda()
     except Exception as error:
-        # Without its libraries CUDA is left out in silence, so that all nodes would go to the CPU.
+        # Without its libraries CUDA is silently disabled, so that all nodes would go to the CPU.
         if not missing or "default CPU EP" not in str(error):
             return f"onnxruntime cannot start CUDA ({reason_of(error)}); install it with {_CUDA_INSTALL}"
     else:
@@ -167,7 +167,7 @@ def _preload_cuda() -> list[str]:
     """Load CUDA's libraries from where pip or the system put them; gives the names of those missing."""
     said: list[str] = []
     with making(), _PRELOADING:
-        # It prints what it misses. stdout is the product of a command, and other threads may be writing to
+        # It prints what it misses. stdout is for a command's results, and other threads may be writing to
         # it, so it is not redirected: onnxruntime gets a print of its own meanwhile.
         ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
         try:

@@ -1,7 +1,7 @@
 """The errors that charrnn raises on purpose.
 
 All of them derive from `CharRNNError`, so that a caller needs one ``except``. A message says what was
-given, what is allowed, and how to mend it, in one line.
+given, what is allowed, and how to fix it, in one line.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class CharRNNError(Exception):
 
 
 class SettingError(CharRNNError, ValueError):
-    """A setting has a value that makes no sense, such as a temperature of 0. Commands exit with 2."""
+    """A setting has an invalid value, such as a temperature of 0. Commands exit with 2."""
 
 
 class ModelFormatError(CharRNNError):
-    """A file is no charrnn step model: it breaks a rule of the format, or was cut or altered."""
+    """A file is not a charrnn step model: it breaks a rule of the format, or is truncated or damaged."""
 
 
 class DeviceError(CharRNNError):
@@ -42,11 +42,11 @@ class DeviceError(CharRNNError):
 
 
 class OutOfMemoryError(DeviceError):
-    """A device has too little memory for so many streams at once."""
+    """A device has too little memory for this many streams at once."""
 
 
 class QueueFullError(CharRNNError):
-    """So many requests wait already that another is not taken."""
+    """The queue is full: no further request is accepted."""
 
 
 class UnknownCharacterError(CharRNNError):
@@ -139,8 +139,10 @@ def _anew(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
             error.__dict__.update(attributes)
             return error
     except Exception as wrong:
-        raise CharRNNError(f"a pickled error was cut or altered: {one_line(str(wrong), most=200)}") from wrong
-    raise CharRNNError("a pickled error was cut or altered: it is none of charrnn's")
+        raise CharRNNError(
+            f"a pickled error is truncated or damaged: {one_line(str(wrong), most=200)}"
+        ) from wrong
+    raise CharRNNError("a pickled error is truncated or damaged: it is not one of charrnn's")
 
 
 def one_line(message: str, most: int = 500) -> str:

@@ -53,7 +53,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a process that was killed while writing left behind in a folder that nobody writes to."""
+    """Remove what a process that was killed while writing left behind in a folder that no one writes to."""
     for path in folder.glob(".*"):
         if is_part(path):
             with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""What a process makes anew after it was forked: locks, and the sessions of onnxruntime.
+"""What a process makes again after a fork: locks, and the sessions of onnxruntime.
 
-Only the thread that forks lives on in the child. A lock that another one held stays locked there for ever,
+Only the thread that forks lives on in the child. A lock that another one held stays locked there forever,
 and what onnxruntime keeps of its threads is of no use: a session that came from the parent may neither run
 nor be destroyed (onnxruntime's pull request 31961). So whatever has locks or sessions is told in the child,
 before anything else runs there.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     class _Renewable(Protocol):
         def _after_fork(self) -> None:
-            """Make anew, in a child, what did not survive the fork."""
+            """Make again, in a child, what did not survive the fork."""
 
 
 _renewables: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
@@ -59,7 +59,7 @@ def keep_for_ever(thing: object) -> None:
 def making() -> Iterator[None]:
     """While this thread makes a session or imports onnxruntime, let others fork only when it is through.
 
-    Both hold locks of the whole process, inside onnxruntime and in Python's import system, which nobody could
+    Both hold locks of the whole process, inside onnxruntime and in Python's import system, which no one could
     release in the child.
     """
     making = _making  # in a child there is another

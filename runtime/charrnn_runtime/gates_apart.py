@@ -20,7 +20,7 @@ _WEIGHT, _ADDED = 3, 6  # inputs of QGemm
 
 
 def gates_apart(data: bytes) -> bytes:
-    """A model whose products are parted where it splits what comes of them.
+    """A model whose products are parted where it splits their results.
 
     Args:
         data: a model that the loader has checked.

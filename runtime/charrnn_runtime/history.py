@@ -18,7 +18,7 @@ _NEVER: Final = np.int64(1 << 60)
 class History:
     """The tokens of some rows, step by step.
 
-    They stand in one array of all rows, to which a block is added at once. Now and then it is emptied and
+    They are in one array of all rows, to which a block is added at once. Now and then it is emptied and
     each row's part is put aside, so that a stream that runs for long holds no more than what is its own.
     """
 
@@ -30,11 +30,11 @@ class History:
         self._reach = 0  # how many lines back a stop text may begin
 
     def begin(self, rows: NDArray[np.intp], reading: NDArray[np.int64]) -> None:
-        """Let rows have new streams, which read so many tokens before they sample one."""
+        """Let rows have new streams, which read this many tokens before they sample one."""
         self._first[rows] = self._filled + reading
 
     def reach_back(self, steps: int) -> None:
-        """Keep so many steps at least, for `ends_with`."""
+        """Keep at least this many steps, for `ends_with`."""
         self._reach = max(self._reach, steps)
 
     def append(self, tokens: NDArray[np.int64]) -> None:
@@ -70,7 +70,7 @@ class History:
         return np.array_equal(self._tokens[self._filled - len(tokens) : self._filled, row], tokens)
 
     def moved(self, kept: Sequence[int], rows: int) -> History:
-        """The same for so many rows, of which the first are the ones that are kept."""
+        """The same for ``rows`` rows, of which the first are the ones that are kept."""
         self._put_aside()
         after = History(rows)
         after._reach, after._filled = self._reach, self._filled

@@ -1,4 +1,4 @@
-r"""Items: names, words or recipes that a model writes one a line.
+r"""Items: names, words or recipes that a model writes, one per line.
 
 Each item is a stream of its own, which begins with the newline at a zero state and ends before the next
 newline. Streams are numbered from 0 and looked at in that order, so that the items of a seed are the same
@@ -35,7 +35,7 @@ from charrnn_runtime.vocabulary import Unknown
 
 MOST_STREAMS = 10_000
 MOST_CHARACTERS = 1_000_000
-"""How many streams in a row, or how many characters in them, may give no item before drawing gives up."""
+"""How many streams in a row, or how many characters in them, may give no item before drawing stops."""
 
 _ROUND = 8_192
 _ROUND_NUMBERS = 1 << 24
@@ -67,7 +67,7 @@ class LeftOut(Record):
     Attributes:
         unended: they reached the length without an end.
         empty: they ended at once, with nothing in them.
-        known: what they wrote stands among the texts that were given as known.
+        known: what they wrote is one of the known texts.
         repeated: what they wrote had been written before.
     """
 
@@ -107,7 +107,7 @@ class TooFewItemsError(CharRNNError):
         )
         super().__init__(
             f"the model gave {found:,}{of_all} items, and then none in {streams:,} streams "
-            f"(left out in all: {left_out}); {advice}",
+            f"(skipped in all: {left_out}); {advice}",
             "length",
             "count",
             "temperature",
@@ -115,7 +115,7 @@ class TooFewItemsError(CharRNNError):
 
 
 class Items(Iterator[Item]):
-    """The items that a model writes, as they come. Close it if it is not read to its end.
+    """The items that a model writes, as they come. Close it if you do not read it to its end.
 
     Attributes:
         seed: the seed that is used.
@@ -202,7 +202,7 @@ class Items(Iterator[Item]):
             asked, before = self._next_round(asked, self.found - before), self.found
 
     def _item(self, stream: Generated) -> Item | None:
-        """The item that a stream wrote; None, and counted, if it is to be left out."""
+        """The item that a stream wrote; None, and counted, if it is to be skipped."""
         text = _without_line_end((self._prime + stream.data).decode(errors="replace"))
         if int(stream.state.tokens[0]) != self._end:
             reason = "unended"
@@ -263,17 +263,17 @@ def draw_items(
     r"""Let a model write items, each in a stream of its own that ends at its newline.
 
     It is meant for models that were trained on independent lines (``model.info.lines``), and works for all
-    that write newlines. Streams are run a batch at a time, as the items are asked for. Empty lines are no
-    items, and lines that do not end within ``length`` are left out.
+    that write newlines. Streams are run a batch at a time, as the items are asked for. Empty lines are
+    not items, and lines that do not end within ``length`` are skipped.
 
     Args:
         model: the model.
         count: how many items; None for as many as are asked for.
         prime: what every item begins with; at the byte level, bytes too.
         length: how many characters (bytes, at the byte level) an item may have beside its prime.
-        unique: leave out what was written before.
-        new: leave out these texts; the lines of an open file do, too (line ends do not count).
-        seed: decides the random numbers; drawn if left out.
+        unique: skip what was already written.
+        new: skip these texts; they may be the lines of an open file (line ends do not count).
+        seed: decides the random numbers; drawn if omitted.
         sampling: how the next character is chosen.
         unknown: what happens to characters of the prime that the model does not know: see `Options`.
         max_batch_size: how many streams run at once; by default as many as run well on the device.
@@ -282,13 +282,13 @@ def draw_items(
 
     Returns:
         An iterator of `Item`. It raises `TooFewItemsError` when `MOST_STREAMS` streams in a row, or
-        `MOST_CHARACTERS` characters in such streams, gave no item; those that came before stay good.
+        `MOST_CHARACTERS` characters in such streams, gave no item; those that came before stay valid.
 
     Raises:
-        SettingError: a setting makes no sense, the prime has a newline, or the model never writes one.
+        SettingError: a setting is invalid, the prime has a newline, or the model never writes one.
         UnknownCharacterError: the prime has unknown characters, and ``unknown`` is not "skip".
 
-    Example:
+    Examples:
         >>> with open("names.txt", encoding="utf-8") as known:  # doctest: +SKIP
         ...     for item in draw_items(model, 20, unique=True, new=known, seed=1):
         ...         print(item.text)

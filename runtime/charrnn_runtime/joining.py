@@ -16,7 +16,7 @@ _KINDS: Final[dict[Cuts, int]] = {"none": 1, "min_p": 2, "greedy": 4, "few": 8, 
 
 
 def settings_of(requests: Sequence[Request], top_k_max: int) -> dict[str, list[float]]:
-    """The model's inputs that say how streams sample: for each a value a stream, or one for all alike."""
+    """The model's inputs that say how streams sample: each has one value per stream, or one for all."""
     first = requests[0].sampling
     alike = all(each.sampling is first for each in requests)
     inputs = [each.sampling.inputs(top_k_max) for each in (requests[:1] if alike else requests)]

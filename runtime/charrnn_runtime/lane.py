@@ -53,7 +53,7 @@ class Lane:
     # By row, all of length R; steps are counted from the lane's first one on:
     _begin: NDArray[np.int64]  # the step that samples the stream's first token; those before read given ones
     _end: NDArray[np.int64]  # the step before which it ends, unless it is stopped
-    _counter: NDArray[np.uint64]  # where its random numbers go on, at the step `_counted`
+    _counter: NDArray[np.uint64]  # where its random numbers continue, at the step `_counted`
     _live: NDArray[np.bool_]
     _kinds: NDArray[np.uint8]  # which sampler the stream needs, see `kinds_of`
     # And by step:
@@ -78,11 +78,11 @@ class Lane:
     # --- joining and leaving ---------------------------------------------------------------------------
 
     def join(self, joining: Sequence[Request], limit: int) -> None:
-        """Take streams in, and go on in other buffers where these have too few rows or lack something, or
+        """Take streams in, and move to other buffers where these have too few rows or lack something, or
         where others would save much.
 
         Args:
-            joining: requests that run a step at least.
+            joining: requests that run at least one step.
             limit: the most rows that the buffers may have, if that is enough.
         """
         info = self._engine.info
@@ -124,7 +124,7 @@ class Lane:
         self._look()
 
     def drop(self, requests: Iterable[Request]) -> None:
-        """Take some streams out, if they are here; nothing more comes of them."""
+        """Take some streams out, if they are here; they give no further output."""
         rows = [self.requests.index(each) for each in requests if each in self.requests]
         if rows:
             self._free(rows)
@@ -223,14 +223,14 @@ class Lane:
         self._any_live = bool(self._live.any())
 
     def _count(self) -> None:
-        """Let the random numbers go on at the present step."""
+        """Advance the random numbers to the present step."""
         advance(self._counter, self._elapsed - self._counted)
         self._counted = self._elapsed
 
     # --- running ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run a block: until the next stream ends, at most. `collect` takes in what came of it."""
+        """Run a block: until the next stream ends, at most. `collect` takes in the result."""
         buffers = self._buffers
         assert buffers is not None
         steps = min(buffers.steps, self._next_end - self._elapsed)
@@ -268,7 +268,7 @@ class Lane:
         return Given(mask, tokens)
 
     def _stops(self, steps: int) -> bool:
-        """Whether some stream has just completed a stop text, after so many steps of the block."""
+        """Whether some stream has just completed a stop text, after this many steps of the block."""
         assert self._buffers is not None
         written = self._buffers.tokens[1 : steps + 1]
         reading = self._begin - self._elapsed

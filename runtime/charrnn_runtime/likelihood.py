@@ -1,4 +1,4 @@
-"""What a loaded model says of texts: how likely it finds those that are given, and which are likeliest."""
+"""The likelihood of texts: the loss of those that are given, and a search for the most likely ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.arguments import each_text, instance, whole_number_from
 from charrnn_runtime.arguments import text as check_text
-from charrnn_runtime.beam import Continuation, likeliest_paths
+from charrnn_runtime.beam import Continuation, most_likely_paths
 from charrnn_runtime.format import spec
 from charrnn_runtime.loaded import LoadedModel
 from charrnn_runtime.options import Settings
@@ -82,29 +82,28 @@ class LikelihoodModel(LoadedModel):
         stop: Stop = None,
         unknown: Unknown = "error",
     ) -> list[Continuation]:
-        r"""Search for the likeliest continuations of a text, instead of sampling one.
+        r"""Search for the most likely continuations of a text, instead of sampling one.
 
         Nothing is random, and no setting of sampling changes what is found. The more beams, the less is
-        dropped on the way. What is likeliest is often dull: a model's likeliest texts repeat themselves.
+        dropped on the way. The most likely text is often dull, since it repeats itself.
 
         Args:
-            prime: a text to go on from; at the byte level, bytes too.
+            prime: the prompt; at the byte level, bytes too.
             length: how many characters (bytes, at the byte level) a continuation has at most.
             beams: how many continuations are followed at once, all in one batch.
-            state: the state of one stream to go on from; a fresh one if left out.
+            state: the state of one stream to continue from; a fresh one if omitted.
             stop: a continuation ends before this text, or before the first of several. Its probability is
                 part of the score, so that continuations of any lengths compare.
             unknown: what happens to characters of the prime that the model does not know: see `Options`.
 
         Returns:
-            As many as there are beams (fewer, if there are not so many), the likeliest first. Their scores
-            are exact.
+            As many as there are beams (fewer, if fewer exist), the most likely first. Their scores are exact.
 
         Raises:
             UnknownCharacterError: the prime has unknown characters, and ``unknown`` is not "skip".
-            OutOfMemoryError: memory is too little for so many beams.
+            OutOfMemoryError: there is not enough memory for this many beams.
 
-        Example:
+        Examples:
             >>> best, *others = model.beam("KING ", 20, beams=16, stop="\n")  # doctest: +SKIP
             >>> print(best.text, best.bits)  # doctest: +SKIP
         """
@@ -120,7 +119,7 @@ class LikelihoodModel(LoadedModel):
             *_, output = run_one(self._scheduler(1), request)
             start = output.state
         found = []
-        for path in likeliest_paths(self._engine, start, length, beams, settings.stop_ids):
+        for path in most_likely_paths(self._engine, start, length, beams, settings.stop_ids):
             written = ByteStream(self.vocabulary, settings.stop)
             data = written.push(path.ids) + written.finish()
             found.append(

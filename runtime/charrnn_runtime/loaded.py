@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 class LoadedModel:
     """The part of `CharRNN` that needs no text: loading, copies, fresh states, and requests for a scheduler.
 
-    Copies and pickles are made anew from the bytes that were checked, which are checked again, with the
+    Copies and pickles are made again from the bytes that were checked, which are checked again, with the
     device and the threads that were asked for. They share nothing that changes.
 
     Attributes:
-        info: all that the file says of itself.
+        info: the file's metadata.
         vocabulary: its symbols.
-        device: "cpu" or "cuda", what really runs.
+        device: "cpu" or "cuda", the device in use.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
     """
 
@@ -49,7 +49,7 @@ class LoadedModel:
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        """In a forked child, let nobody hold the lock."""
+        """In a forked child, replace the lock with one that is free."""
         self._background_lock = threading.Lock()
 
     @classmethod
@@ -72,7 +72,7 @@ class LoadedModel:
                 for one thread at a time: while one captures, nothing else may use the GPU.
 
         Raises:
-            ModelFormatError: the file is no step model, or was cut or altered.
+            ModelFormatError: the file is not a step model, or is truncated or damaged.
             DeviceError: CUDA was asked for and cannot be used.
             CharRNNError: the file cannot be read.
         """
@@ -126,7 +126,7 @@ class LoadedModel:
         Args:
             prime: a text to read first; at the byte level, bytes too.
             length: how many characters (bytes, at the byte level) to generate.
-            state: the state of one stream to go on from; a fresh one if left out.
+            state: the state of one stream to continue from; a fresh one if omitted.
             number: the number of a fresh stream, as that of the i-th prime in `generate` is i.
             live: whether its ids are wanted as they come.
             logprobs: as for `generate_each`.
@@ -152,7 +152,7 @@ class LoadedModel:
         return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
 
     def _scheduler(self, streams: int | None, max_batch_size: int | None = None) -> Scheduler:
-        """A scheduler for so many streams, if that is known: with no more rows than these need."""
+        """A scheduler for this many streams, if that is known: with no more rows than these need."""
         scheduler = self.scheduler(max_batch_size=max_batch_size)
         if streams is not None:
             scheduler.max_batch_size = max(1, min(scheduler.max_batch_size, streams))
@@ -164,7 +164,7 @@ def _unpickled(cls: Any, packed: Any, asked: Any) -> LoadedModel:
 
     Raises:
         ModelFormatError: it holds no model.
-        SettingError: device or threads make no sense.
+        SettingError: device or threads are invalid.
         DeviceError: CUDA was asked for and cannot be used.
     """
     if (
@@ -172,5 +172,5 @@ def _unpickled(cls: Any, packed: Any, asked: Any) -> LoadedModel:
         or not isinstance(asked, dict)
         or asked.keys() != {"device", "threads", "cuda_graphs"}
     ):
-        raise ModelFormatError("the pickled model was cut or altered; pickle it anew, or load its file")
+        raise ModelFormatError("the pickled model is truncated or damaged; pickle it again, or load its file")
     return cls._of(packed.unpacked(), **asked)

@@ -14,8 +14,8 @@ class LogProbs(Record):
     """Log-probabilities of n characters, in nats.
 
     Attributes:
-        chosen: float32 ``[n]``, of each character that stands in the text.
-        likeliest: int64 ``[n, N]``, the ids of the N likeliest in each one's place, the likeliest first.
+        chosen: float32 ``[n]``, of each character of the text.
+        likeliest: int64 ``[n, N]``, the ids of the N most likely in each one's place, the most likely first.
         values: float32 ``[n, N]``, the log-probabilities of these.
     """
 
@@ -60,7 +60,7 @@ class LogProbsByRow:
         return bool(self._wanted)
 
     def begin(self, row: int, count: int, *, of_prompt: bool) -> None:
-        """Let a row want them: of so many of the likeliest, and of what it only reads, too, or not."""
+        """Let a row want them: of the ``count`` most likely, and of what it only reads, too, or not."""
         self._wanted[row] = count, of_prompt, []
 
     def add(self, logits: NDArray[np.float32], tokens: NDArray[np.int64], reading: NDArray[np.int64]) -> None:
@@ -122,12 +122,12 @@ def losses_at(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArra
 def logprobs_at(
     logits: NDArray[np.float32], targets: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """The log-probabilities of the targets and of the likeliest.
+    """The log-probabilities of the targets and of the most likely.
 
     Args:
         logits: float32 ``[n, R, V]``.
         targets: int64 ``[n, R]``.
-        count: N, of how many of the likeliest; at most V.
+        count: N, how many of the most likely; at most V.
 
     Returns:
         float32 ``[n, R]``, and int64 and float32 ``[n, R, N]``; see `LogProbs`.

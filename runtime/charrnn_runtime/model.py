@@ -46,12 +46,12 @@ class CharRNN(LikelihoodModel):
     CUDA graphs may not, and what `stream` gives belongs to one thread at a time.)
 
     Attributes:
-        info: all that the file says of itself.
+        info: the file's metadata.
         vocabulary: its symbols.
-        device: "cpu" or "cuda", what really runs.
+        device: "cpu" or "cuda", the device in use.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
 
-    Example:
+    Examples:
         >>> model = CharRNN.load("models/lstm.onnx")  # doctest: +SKIP
         >>> print(model.generate("LORD ", 200, seed=1))  # doctest: +SKIP
     """
@@ -62,8 +62,8 @@ class CharRNN(LikelihoodModel):
         """Let streams read a text, without generating.
 
         Args:
-            text: one text for all streams, or a list with one text a stream; bytes at the byte level, too.
-            state: where the streams stand; fresh ones if left out.
+            text: one text for all streams, or a list with one text per stream; bytes at the byte level, too.
+            state: the state of the streams; a fresh one if omitted.
             unknown: what happens to characters that the model does not know: see `Options`.
 
         Returns:
@@ -99,12 +99,12 @@ class CharRNN(LikelihoodModel):
         """One character for all streams: read the pending one, sample the next.
 
         Args:
-            state: where the streams stand.
-            seed: with each stream's number and position it decides the random numbers; drawn if left out.
+            state: the state of the streams.
+            seed: with each stream's number and position it decides the random numbers; drawn if omitted.
             sampling: how the next character is chosen.
             fields: the fields of `Sampling`, in its place.
 
-        Example:
+        Examples:
             >>> step = model.step(model.prime("LORD "), seed=1)  # doctest: +SKIP
             >>> step = model.step(step.state, seed=1)  # doctest: +SKIP
         """
@@ -156,8 +156,8 @@ class CharRNN(LikelihoodModel):
         """Generate text.
 
         Args:
-            prime: a text to go on from (at the byte level, bytes too); or a list of them, stream i being the
-                i-th; or a state to go on from.
+            prime: the prompt (at the byte level, bytes too); or a list of them, the i-th for stream i; or a
+                state to continue from.
             length: how many characters (bytes, at the byte level) to generate; the prime is not counted.
             echo: whether a text begins with the prime that was given here. A state comes without one.
             max_batch_size: how many streams run at once; by default as many as run well on the device.
@@ -168,7 +168,7 @@ class CharRNN(LikelihoodModel):
             UTF-8 is replaced as `Vocabulary.decode` says; `generate_each` and `stream_bytes` give the bytes.
 
         Raises:
-            SettingError: a setting makes no sense.
+            SettingError: a setting is invalid.
             UnknownCharacterError: a prime has unknown characters, and ``unknown`` is not "skip".
         """
         alone = isinstance(prime, str | bytes)
@@ -195,12 +195,12 @@ class CharRNN(LikelihoodModel):
     ) -> Iterator[Generated]:
         """Generate many streams, giving each as soon as it and those before it are done.
 
-        Primes are drawn from the iterable as rows become free, so it may be as long as it likes.
+        Primes are drawn from the iterable as rows become free, so it may be of any length.
 
         Args:
-            primes: a prime a stream, or a state whose streams go on.
+            primes: one prompt per stream, or a state whose streams are continued.
             length: as for `generate`, as ``max_batch_size`` is.
-            logprobs: give the log-probability of each character, and so many of the likeliest in its place.
+            logprobs: give the log-probability of each character, and those of this many most likely ones.
             max_batch_size: see `generate`.
             on_progress: called now and then with the number of characters sampled since its last call.
             options: see `Options`.
@@ -247,16 +247,16 @@ class CharRNN(LikelihoodModel):
         Args:
             prime: a text to read first; at the byte level, bytes too.
             length: how many characters (bytes, at the byte level) to generate.
-            state: the state of one stream to go on from; a fresh one if left out.
+            state: the state of one stream to continue from; a fresh one if omitted.
             echo: whether the text begins with the prime that was given here.
             options: see `Options`.
 
         Returns:
-            An iterator of chunks of text. When it is through, its ``state`` is where the stream stands, and
-            its ``finish_reason`` why it ended. One that is not read to its end is best closed, or used in a
-            ``with`` statement.
+            An iterator of chunks of text. After its end, its ``state`` is the state of the stream, and its
+            ``finish_reason`` is why it ended. Close it, or use it in a ``with`` statement, if you do not read
+            it to its end.
 
-        Example:
+        Examples:
             >>> text = model.stream("LORD ", 500, seed=1)  # doctest: +SKIP
             >>> for chunk in text:  # doctest: +SKIP
             ...     print(chunk, end="", flush=True)
@@ -277,7 +277,7 @@ class CharRNN(LikelihoodModel):
     ) -> LiveBytes:
         """Generate one stream as `stream` does, giving bytes as they come.
 
-        At the byte level they are the very bytes that the model writes, whether they are UTF-8 or not; at the
+        At the byte level they are the raw bytes that the model writes, whether they are UTF-8 or not; at the
         character level they are the text's UTF-8.
         """
         start, request, settings, head = self._live(prime, length, state, options, echo=echo)
@@ -293,15 +293,14 @@ class CharRNN(LikelihoodModel):
         echo: bool = False,
         **options: Unpack[Options],
     ) -> AsyncText:
-        """Generate one stream as `stream` does, for ``async for``: all else goes on meanwhile.
+        """Generate one stream as `stream` does, for ``async for``, without blocking the event loop.
 
-        All streams of a model run in one thread and share its steps. A reader that is slow, or stops reading,
-        holds nobody up.
+        All streams of a model run in one thread and share its steps. A slow reader blocks no one.
 
         Raises:
             QueueFullError: too many streams wait; raised where the first chunk is awaited.
 
-        Example:
+        Examples:
             >>> async with model.stream_async("LORD ", 500, seed=1) as text:  # doctest: +SKIP
             ...     async for chunk in text:
             ...         print(chunk, end="", flush=True)

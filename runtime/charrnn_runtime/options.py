@@ -17,7 +17,14 @@ from charrnn_runtime.vocabulary import Unknown, Vocabulary, check_unknown
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `Sampling` as options of their own: a shortcut for ``sampling``."""
+    """The fields of `Sampling` as options of their own: a shortcut for ``sampling``.
+
+    Attributes:
+        temperature: what the logits are divided by, > 0; below 1, likely characters become more likely.
+        top_k: sample from the ``top_k`` most likely characters; 1 is greedy, None is all.
+        top_p: sample from the most likely characters that together have this probability, in (0, 1].
+        min_p: sample from those with at least this fraction of the most likely one's probability, in [0, 1).
+    """
 
     temperature: float
     top_k: int | None
@@ -29,7 +36,7 @@ class Options(SamplingOptions, total=False):
     """How text is generated.
 
     Attributes:
-        seed: decides the random numbers, with each stream's number; drawn if left out.
+        seed: decides the random numbers, with each stream's number; drawn if omitted.
         sampling: how the next character is chosen; its fields may be given in its place.
         stop: end a stream before this text, or before the first of several.
         unknown: what happens to characters of a prime that the model does not know: "error"; "skip" to drop
@@ -52,7 +59,7 @@ class Settings(Record):
         stop: the texts that end a stream.
         stop_ids: int64 ``[n]`` each, their ids.
         unknown: what happens to unknown characters.
-        logprobs: for how many of the likeliest characters log-probabilities are wanted; None for none at all.
+        logprobs: for how many of the most likely characters to give log-probabilities; None for none.
     """
 
     sampling: Sampling
@@ -74,11 +81,11 @@ class Settings(Record):
         logprobs: int | None = None,
         **fields: Any,
     ) -> Settings:
-        """What some `Options` come to.
+        """The settings that some `Options` give.
 
         Raises:
-            SettingError: one makes no sense, or ``sampling`` is given beside its fields.
-            TypeError: there is no such option.
+            SettingError: one is invalid, or ``sampling`` is given beside its fields.
+            TypeError: an option is unknown.
         """
         if surplus := fields.keys() - SamplingOptions.__annotations__:
             raise TypeError(f"there is no option {sorted(surplus)[0]!r}; see charrnn_runtime.options.Options")

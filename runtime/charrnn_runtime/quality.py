@@ -2,11 +2,11 @@
 
 A **word** is a run of letters and their marks (Unicode categories L and M) with single apostrophes inside it,
 such as "o'er"; case is ignored. A **window** is any stretch of W characters; one is **copied** when exactly
-the same characters stand somewhere in the training text. **Distinct-n** is the number of different runs of n
+the same characters occur somewhere in the training text. **Distinct-n** is the number of different runs of n
 words divided by the number of such runs (Li et al. 2016, "A diversity-promoting objective function for neural
 conversation models"); it falls as a text grows, so compare texts of one length.
 
-Of models that write **items**, one a line, `measure_items` says how many repeat and how many are in the list.
+Of models that write **items**, one per line, `measure_items` says how many repeat and how many are listed.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class ItemQuality(Record):
 
     Attributes:
         items: how many were measured.
-        repeated: the share of them that stand before among them: 1 - different items / items.
-        listed: the share of them that stand in the list.
+        repeated: the share of them that repeat an earlier one: 1 - different items / items.
+        listed: the share of them that are in the list.
     """
 
     items: int
@@ -65,13 +65,13 @@ class ItemQuality(Record):
 
 
 def measure_items(items: Sequence[str], known: Collection[str]) -> ItemQuality:
-    """How many of some items repeat, and how many stand in the list that was trained on.
+    """How many of some items repeat, and how many are in the list that was trained on.
 
     Args:
         items: the lines that a model wrote, without their ends.
         known: the lines of the list; best a set.
 
-    Example:
+    Examples:
         >>> found = measure_items(["emma", "ana", "emma", "lio"], {"emma", "olivia"})
         >>> found.repeated, found.listed
         (0.25, 0.5)
@@ -90,7 +90,7 @@ class Reference:
         text: the training text.
         window: W, the characters of a window.
 
-    Example:
+    Examples:
         >>> reference = Reference("The cat sat on the mat.", window=7)
         >>> found = reference.measure(["the mat sat on the hat."])
         >>> found.words, round(found.known_words, 3), found.windows, round(found.copied_windows, 3)
@@ -115,7 +115,7 @@ class Reference:
         """The quality of some pieces of text.
 
         Words, their runs, and windows never reach over the ends of a piece. A word at the very end of a piece
-        is left out, since it may have been cut there.
+        is not counted, since it may have been cut there.
         """
         in_pieces = [_whole_words(piece) for piece in pieces]
         count = sum(map(len, in_pieces))
@@ -141,7 +141,7 @@ class Reference:
         copied = np.zeros(len(windows), np.bool_)
         if not len(windows) or len(self.text) < self.window:
             return copied
-        # One window stands for all of the same hash; what does not match it, by a rare chance, is looked up
+        # One window represents all of the same hash; what does not match it, by a rare chance, is looked up
         # by itself.
         hashes, first, which = np.unique(
             _hashes(codes, self.window)[windows], return_index=True, return_inverse=True

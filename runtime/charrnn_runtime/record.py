@@ -1,7 +1,7 @@
 """Values with named fields that never change, made at no cost when a module is imported.
 
-A frozen dataclass does the same, but Python writes and compiles its methods anew at every start: 1 to 2 ms a
-class, which for the classes of this package was a tenth of the time to the first character.
+A frozen dataclass does the same, but Python writes and compiles its methods again at every start: 1 to 2 ms
+per class, which for the classes of this package was a tenth of the time to the first character.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from charrnn_runtime.errors import CharRNNError, one_line
 
 
 class MadeAnew:
-    """The base of what copies and pickles make anew: checked again, and without what was only remembered."""
+    """The base of what copies and pickles make again: checked again, and without what was only remembered."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class Record(MadeAnew):
 
     Two records are equal when their class and all fields are.
 
-    Example:
+    Examples:
         >>> class Point(Record):
         ...     x: int
         ...     y: int = 0
@@ -95,14 +95,14 @@ def _anew(cls: Any, fields: Any) -> Any:
     """The thing of a pickle, which may hold anything.
 
     Raises:
-        CharRNNError: it makes no sense.
+        CharRNNError: it is invalid.
     """
     try:
         if issubclass(cls, MadeAnew):
             return cls(**fields)
-        wrong = "it is none of charrnn's"
+        wrong = "it is not one of charrnn's"
     except CharRNNError:
         raise
     except Exception as error:
         wrong = one_line(str(error), most=200)
-    raise CharRNNError(f"the pickled {getattr(cls, '__name__', 'object')} was cut or altered: {wrong}")
+    raise CharRNNError(f"the pickled {getattr(cls, '__name__', 'object')} is truncated or damaged: {wrong}")

@@ -1,4 +1,4 @@
-"""What is asked of the scheduler, and what comes of it: one stream each."""
+"""Requests to the scheduler, and their outputs: one stream each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from charrnn_runtime.uniforms import check_seed
 
 
 class Request(MadeAnew):
-    """A stream to run: it reads a prompt, and goes on with what it samples.
+    """A stream to run: it reads a prompt, and continues with what it samples.
 
     A request is compared by identity, and can be submitted once.
 
@@ -41,7 +41,7 @@ class Request(MadeAnew):
         seed: with number and position it decides every random number.
         stop: sequences of ids, int64 ``[n]`` with n >= 1; the stream ends once it has sampled one of them.
         live: whether what it samples is wanted as it comes, and not only at its end.
-        logprobs: for how many of the likeliest ids the log-probabilities are wanted besides the sampled
+        logprobs: for how many of the most likely ids to give log-probabilities, in addition to the sampled
             one's; None for no log-probabilities.
         prompt_logprobs: whether they are wanted of the prompt's ids, too, from the second on.
     """
@@ -143,7 +143,7 @@ class Output:
 
     @property
     def state(self) -> State:
-        """Where the stream stands, once it has finished."""
+        """The state of the stream, once it has finished."""
         assert self._row is not None, "the stream has not finished"
         return State(
             rows=self._row.reshape(1, -1),

@@ -1,6 +1,6 @@
 """The sampler as graph nodes: logits and one uniform number -> the next token.
 
-p = softmax(logits / temperature), and three settings cut it. Ranked by p, the likeliest first, ranks below
+p = softmax(logits / temperature), and three settings cut it. Ranked by p, the most likely first, ranks below
 top_k are kept (Fan, Lewis and Dauphin, 2018), of these the ones with less than top_p of the mass before them
 (top-p, or nucleus: Holtzman et al., 2019), and of these the ones with at least min_p times the largest p
 (Nguyen et al., 2024). The least p among them is a threshold: every symbol whose p reaches it is kept. So of
@@ -8,7 +8,7 @@ equal symbols all are kept or none, and it does not matter in which order a devi
 K = top_k_max symbols are ranked: where top_k or top_p reaches beyond them, it cuts nothing.
 
 The p of the kept are summed in the order of ids, and the first symbol whose running sum exceeds u times the
-last one is taken; a top_k of 1 takes the first of the likeliest, whatever u is. The kept mass is the last
+last one is taken; a top_k of 1 takes the first of the most likely, whatever u is. The kept mass is the last
 running sum, and not a sum of its own: two sums of the same numbers in another order differ by rounding, and
 then u near 1 finds no symbol. As these sums do not follow the ranks, a step in which nothing is cut needs no
 ranks, and gives the same symbol without them (see `Cuts`).
@@ -190,5 +190,5 @@ class _PreparedSampler(_Sampler):
         sums = node("CumSum", kept, self._sum_axis)
         last = self._constant("last_symbol", np.array([self._size - 1], np.int64))
         beyond = node("Greater", sums, node("Mul", node("Gather", sums, last, axis=1), share))
-        # The first of them. Where logits are no numbers there is none, and it is symbol 0, as in counting.
+        # The first of them. Where logits are not numbers there is none, and it is symbol 0, as in counting.
         node("ArgMax", node("Cast", beyond, to=spec.UINT8), axis=1, keepdims=0, name="next_token")

@@ -1,7 +1,7 @@
 """Gives a checked step model another sampler, which serves fewer settings with less work.
 
 The network's nodes and weights stay what they are in the file, and so do the inputs and outputs; what is
-between ``logits`` and ``next_token`` is written anew by `sampler_graph`, as export wrote it into the file.
+between ``logits`` and ``next_token`` is written again by `sampler_graph`, as export wrote it into the file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sampler_for(rows: Iterable[Cuts]) -> Cuts:
     Args:
         rows: for each row, or each kind of them, what `Sampling.cuts` says of its settings.
 
-    Example:
+    Examples:
         >>> sampler_for(["none", "min_p", "none"]), sampler_for(["none", "greedy"])
         ('min_p', 'any')
     """

@@ -17,13 +17,13 @@ class Sampling(Record):
     """How the next character is chosen from the logits.
 
     Attributes:
-        temperature: what the logits are divided by, > 0; below 1 the likely becomes likelier.
-        top_k: choose among the ``top_k`` likeliest; 1 is greedy, None is all.
-        top_p: choose among the likeliest that together hold this much of the probability, in (0, 1].
-        min_p: choose among those with at least this share of the likeliest's probability, in [0, 1).
+        temperature: what the logits are divided by, > 0; below 1, likely characters become more likely.
+        top_k: sample from the ``top_k`` most likely characters; 1 is greedy, None is all.
+        top_p: sample from the most likely characters that together have this probability, in (0, 1].
+        min_p: sample from those with at least this fraction of the most likely one's probability, in [0, 1).
 
     Raises:
-        SettingError: on construction, where a value makes no sense.
+        SettingError: on construction, where a value is invalid.
     """
 
     temperature: float = spec.DEFAULT_TEMPERATURE
@@ -39,8 +39,8 @@ class Sampling(Record):
         # The graph computes in float32, where smaller temperatures overflow and smaller masses vanish.
         if self.temperature < 1e-4:
             raise SettingError(
-                f"temperature must be at least 0.0001, not {self.temperature}; for always the likeliest "
-                "character use top_k=1",
+                f"temperature must be at least 0.0001, not {self.temperature}; to always take the most "
+                "likely character, use top_k=1",
                 "temperature",
                 "top_k",
             )
@@ -50,7 +50,7 @@ class Sampling(Record):
                 "temperature",
             )
         if self.top_k is not None and self.top_k < 1:
-            raise wrong("top_k", "1 or more, or left out to turn it off", self.top_k)
+            raise wrong("top_k", "1 or more, or omitted to turn it off", self.top_k)
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
             raise SettingError(
                 f"top_p must be above 0 and at most 1, not {self.top_p}; 1 turns it off", "top_p"

@@ -57,7 +57,7 @@ class Scheduler:
         max_batch_size: how many streams run at once.
         max_waiting: how many may wait.
 
-    Example:
+    Examples:
         >>> scheduler = model.scheduler()  # doctest: +SKIP
         >>> scheduler.submit(model.request("LORD ", 200, seed=1))  # doctest: +SKIP
         >>> while scheduler.busy:  # doctest: +SKIP
@@ -76,7 +76,7 @@ class Scheduler:
             max_waiting: see the attributes.
 
         Raises:
-            SettingError: a number makes no sense.
+            SettingError: a number is invalid.
         """
         self._lane_count = 1 if engine.device == "cuda" else engine.threads
         if max_batch_size is None:
@@ -98,7 +98,7 @@ class Scheduler:
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        """In a forked child, go on where all streams were at rest; what other threads ran is the parent's."""
+        """In a forked child, keep the streams if all were at rest; what other threads ran is the parent's."""
         at_rest = not (self._blocks or self._lock.locked() or self._one_at_a_time.locked())
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._pool, self._blocks = None, {}
@@ -125,8 +125,8 @@ class Scheduler:
         """Let requests wait for their rows; they are taken in this order, after those that wait already.
 
         Raises:
-            QueueFullError: so many wait already; none of these is taken.
-            SettingError: one is no request; none of these is taken.
+            QueueFullError: too many would wait; none of these is taken.
+            SettingError: one is not a request; none of these is taken.
         """
         for each in requests:
             instance("requests", each, Request)
@@ -141,9 +141,9 @@ class Scheduler:
             self._has_news = True
 
     def cancel(self, request: Request) -> None:
-        """Let nothing more come of a request; its row is free after the block that runs, at the latest.
+        """Stop a request without further output; its row is free after the block that runs, at the latest.
 
-        One that has finished, or was never submitted, is no error.
+        One that has finished, or was never submitted, is not an error.
         """
         instance("request", request, Request)
         with self._lock:
@@ -154,12 +154,12 @@ class Scheduler:
                 self._waiting.remove(request)
 
     def run_block(self) -> list[Output]:
-        """Run a block of steps, and give what came of it: of every request that ended, and of live ones.
+        """Run a block of steps; gives the outputs of the requests that ended, and of live ones.
 
         With several lanes, it returns as soon as one of them has run its block.
 
         Raises:
-            OutOfMemoryError: memory is too little for so many streams. All requests are lost then.
+            OutOfMemoryError: there is not enough memory for this many streams. All requests are lost then.
             CharRNNError: onnxruntime cannot run the model.
         """
         with self._one_at_a_time:
@@ -175,8 +175,8 @@ class Scheduler:
     def _run_block(self) -> list[Output]:
         if self._lost:
             raise CharRNNError(
-                "these streams were running when the process was forked, and go on in the parent alone; "
-                "begin them anew in the child"
+                "these streams were running when the process was forked, and continue in the parent alone; "
+                "start them again in the child"
             )
         outputs = self._admit()
         ready = [lane for lane in self._lanes if lane.running and lane not in self._blocks.values()]
@@ -243,7 +243,7 @@ class Scheduler:
         return outputs
 
     def _take(self, count: int) -> list[Request]:
-        """The next requests that wait, of which so many need a row."""
+        """The next requests that wait, of which ``count`` need a row."""
         taken: list[Request] = []
         while self._waiting and (count > 0 or not self._waiting[0].steps):
             taken.append(self._waiting.popleft())
@@ -272,7 +272,7 @@ class Scheduler:
 
 
 def _unrun(request: Request, engine: Engine) -> Output:
-    """What comes of a request that runs no step: it stands where it stood, and reads its prompt next."""
+    """The output of a request that runs no step: its state is as before, and it reads its prompt next."""
     state = request.state
     row = np.zeros(engine.info.state_size, np.float32) if state is None else state
     logprobs = LogProbs.nothing(request.logprobs or 0) if request.wants_logprobs else None
@@ -297,9 +297,9 @@ def in_order(
     """Run requests that are drawn as rows become free, and close the scheduler in the end.
 
     Args:
-        scheduler: one that nobody else uses.
+        scheduler: one that nothing else uses.
         requests: which are not live.
-        held: no more are drawn while outputs of so many characters wait for that of an earlier request.
+        held: no more are drawn while outputs of this many characters wait for that of an earlier request.
         on_progress: called after every block of steps with the number of characters that it sampled.
 
     Yields:

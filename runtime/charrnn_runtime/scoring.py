@@ -65,13 +65,13 @@ def score_tokens(
         engine: the model on its device.
         texts: integers ``[T]`` each, drawn from as rows become free.
         max_batch_size: how many are read at once, at most.
-        held: no more are drawn while the losses of so many characters wait for an earlier text.
+        held: no more are drawn while the losses of this many characters wait for an earlier text.
 
     Yields:
         float32 ``[T]`` for each text: -ln p of each character.
 
     Raises:
-        OutOfMemoryError: memory is too little.
+        OutOfMemoryError: there is not enough memory.
     """
     scheduler = Scheduler(engine, max_batch_size=max_batch_size)
     start = np.array([engine.info.start_token])
@@ -92,7 +92,7 @@ def score_stream(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[NDA
         float32 ``[n]`` for each chunk: -ln p of each character.
 
     Raises:
-        OutOfMemoryError: memory is too little.
+        OutOfMemoryError: there is not enough memory.
     """
     before, state = np.array([engine.info.start_token]), None
     with closing(Scheduler(engine, max_batch_size=1)) as scheduler:

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.arguments import choice, switch, whole_number_from
-from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, CudaBuffers, Sizes, run_options
+from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, Sizes, run_options
 from charrnn_runtime.cpu_graph import StatePart, cpu_graph
+from charrnn_runtime.cuda_buffers import CudaBuffers
 from charrnn_runtime.device import (
     CUDA_PROVIDER,
     FORKED_FROM_CUDA,
@@ -54,11 +55,11 @@ class Engine:
     """A model on a device. Threads may share it: each takes buffers of its own.
 
     Attributes:
-        info: what the model says of itself.
+        info: the model's metadata.
         file: the model.
         asked: device, threads and CUDA graphs, as they were asked for.
         threads: how many threads run streams on the CPU.
-        device: "cpu" or "cuda", what really runs.
+        device: "cpu" or "cuda", the device in use.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
     """
 
@@ -77,11 +78,11 @@ class Engine:
             device: "auto" (CUDA where it can run this model, else the CPU), "cpu" or "cuda".
             threads: how many threads run streams on the CPU, where there are enough streams for them; None
                 for as many as the process may use cores.
-            cuda_graphs: on CUDA, capture each step once and replay it. Off unless asked for, since nobody has
-                measured yet where it is faster.
+            cuda_graphs: on CUDA, capture each step once and replay it. Off unless asked for, since it has
+                not been measured where it is faster.
 
         Raises:
-            SettingError: the device or the number of threads makes no sense.
+            SettingError: the device or the number of threads is invalid.
             DeviceError: CUDA was asked for and cannot be used.
             ModelFormatError: the graph does not run, or gives nonsense.
         """
@@ -110,10 +111,10 @@ class Engine:
             lambda: self._create_session("cuda", self._file),
             lambda session: self._unlike(expected, self._trial_step(session)),
         )
-        renew_after_fork(self)  # now that it is whole
+        renew_after_fork(self)  # now that it is complete
 
     def _after_fork(self) -> None:
-        """In a forked child, make sessions anew when they are needed."""
+        """In a forked child, make sessions again when they are needed."""
         keep_for_ever((self._sessions, self._free))
         self._lock = threading.RLock()
         self._sessions, self._free = {}, {}
@@ -135,7 +136,7 @@ class Engine:
             keeps_logits: whether the logits of every step are kept.
 
         Raises:
-            OutOfMemoryError: memory is too little for so many rows, here or in the block under ``with``.
+            OutOfMemoryError: not enough memory for this many rows, here or in the block under ``with``.
         """
         sizes = Sizes(
             rows=rows,

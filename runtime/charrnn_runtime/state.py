@@ -18,7 +18,7 @@ UNSTARTED: Final = -1
 
 
 class State(Record):
-    """The state of N streams. It never changes: calls give new ones, so keeping one is enough to rewind.
+    """The state of N streams. It is immutable: calls return new states, so keep one to return to it.
 
     Attributes:
         rows: float32 ``[N, S]``, every layer's h and c, as the model's state layout says.
@@ -26,7 +26,7 @@ class State(Record):
         numbers: int64 ``[N]``, the number of each stream, which picks its random numbers.
         positions: int64 ``[N]``, how many characters each stream has generated.
 
-    Example:
+    Examples:
         >>> state = State.start(batch=2, state_size=3)
         >>> len(state), state.rows.shape
         (2, (2, 3))
@@ -47,7 +47,7 @@ class State(Record):
         if len(lengths) != 1:
             raise SettingError(
                 f"state: rows {self.rows.shape}, tokens {self.tokens.shape}, numbers {self.numbers.shape} "
-                f"and positions {self.positions.shape} must have one entry a stream each",
+                f"and positions {self.positions.shape} must have one entry per stream each",
                 *self._fields,
             )
         for name in ("numbers", "positions"):
@@ -67,7 +67,7 @@ class State(Record):
         if array.ndim != (2 if name == "rows" else 1) or (array.size and array.dtype.kind not in "iuf"):
             raise wrong(name, wanted, given)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused below
-            array, before = array.astype(kind), array  # a copy: nobody else holds it
+            array, before = array.astype(kind), array  # a copy: no one else holds it
             fits = np.isfinite(array).all() if name == "rows" else np.array_equal(array, before)
         if not fits:
             raise wrong(name, f"{wanted}, all of them finite", given)
@@ -91,7 +91,7 @@ class State(Record):
         """The streams of several states as one, in order; they keep their numbers.
 
         Raises:
-            SettingError: they are no states, or of models with other states.
+            SettingError: they are not states, or of models with other states.
         """
         states = [instance("states", each, State) for each in several("states", states, "states")]
         sizes = {each.rows.shape[1] for each in states}
@@ -116,7 +116,7 @@ class State(Record):
         """Some of the streams, with the numbers that they have.
 
         Raises:
-            IndexError: there is no such stream.
+            IndexError: the stream does not exist.
             SettingError: no stream is picked by what was given.
         """
         index: Any = streams

@@ -37,7 +37,7 @@ class StopTexts:
                 self._texts.pop(row, None)
 
     def moved(self, kept: Sequence[int], rows: int) -> StopTexts:
-        """The same for so many rows, of which the first are the ones that are kept."""
+        """The same for ``rows`` rows, of which the first are the ones that are kept."""
         after = StopTexts(rows)
         for new, old in enumerate(kept):
             if old in self._texts:

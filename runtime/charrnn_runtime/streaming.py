@@ -1,6 +1,6 @@
 """What one stream writes, as it comes: ids turned into bytes or text.
 
-Two things are held back until they are decided: bytes that do not make a whole UTF-8 sequence yet (in text),
+Two things are held back until they are decided: bytes of an incomplete UTF-8 sequence (in text),
 and what may be the beginning of the stop text.
 """
 
@@ -22,13 +22,13 @@ Stop = str | Collection[str] | None
 
 
 class ByteStream:
-    r"""What one stream writes as bytes: UTF-8 at level "char", the very bytes at level "byte".
+    r"""What one stream writes as bytes: UTF-8 at level "char", the raw bytes at level "byte".
 
     Attributes:
         stopped: whether a stop text has appeared. The bytes end right before it, and what comes after is
             dropped.
 
-    Example:
+    Examples:
         >>> stream = ByteStream(Vocabulary.of_bytes(), stop="END")
         >>> stream.push(list(b"\xff\xc3E"))
         b'\xff\xc3'
@@ -43,7 +43,7 @@ class ByteStream:
             vocabulary: what the ids mean.
             stop: the text that ends the stream, or several of which the first to be complete does. Their
                 UTF-8 forms are looked for: as no sequence of UTF-8 is found inside another, that finds them
-                in text just where they stand.
+                in text just where they are.
 
         Raises:
             SettingError: a stop text is empty.
@@ -54,7 +54,7 @@ class ByteStream:
         self._held = b""  # a suffix that may be the beginning of a stop text
 
     def begin(self, data: bytes) -> bytes:
-        """Take bytes that stand before all ids, such as a prime; gives them."""
+        """Take bytes that come before all ids, such as a prime; gives them."""
         return data
 
     def push(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
@@ -87,7 +87,7 @@ class TextStream:
     At level "byte", each maximal part of a sequence that is not UTF-8 becomes one U+FFFD, as
     `Vocabulary.decode` has it; one that the end of the stream or the stop text cuts short likewise.
 
-    Example:
+    Examples:
         >>> stream = TextStream(Vocabulary.of_bytes(), stop="END")
         >>> stream.push(list("né".encode())[:2])  # half of the é
         'n'
@@ -110,7 +110,7 @@ class TextStream:
         return self._bytes.stopped
 
     def begin(self, data: bytes) -> str:
-        """Take bytes that stand before all ids, such as a prime; gives the text that is certain now."""
+        """Take bytes that come before all ids, such as a prime; gives the text that is certain now."""
         return self._utf8.decode(data)
 
     def push(self, ids: Sequence[int] | NDArray[Any]) -> str:
@@ -135,7 +135,7 @@ class _Live(Iterator[AnyStr]):
     ) -> None:
         self._outputs = outputs
         self._written: Any = written
-        self._prime = prime  # what comes before all else, if it is wanted
+        self._prime = prime  # what comes first, if it is wanted
         self.state = state
         self.seed = seed
         self.generated = 0
@@ -174,11 +174,11 @@ class _Live(Iterator[AnyStr]):
 
 
 class LiveText(_Live[str]):
-    """The text of one stream, as it comes. Close it if it is not read to its end.
+    """The text of one stream, as it comes. Close it if you do not read it to its end.
 
     Attributes:
         seed: the seed that is used.
-        state: where the stream stands: where it stood before, until the text is through.
+        state: the state of the stream; until its text has ended, the state before it.
         generated: how many characters (bytes, at the byte level) were sampled so far.
         finish_reason: why it ended: "stop" where a stop text came, "length" where it was long enough, and
             "cancelled" where it was closed before; None until then.
@@ -186,7 +186,7 @@ class LiveText(_Live[str]):
 
 
 class LiveBytes(_Live[bytes]):
-    """What one stream writes as bytes, as it comes; in all else it is like `LiveText`."""
+    """What one stream writes as bytes, as it comes; otherwise it is like `LiveText`."""
 
 
 def _overlap(text: bytes, stop: bytes) -> int:

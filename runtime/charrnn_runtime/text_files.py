@@ -1,7 +1,7 @@
-"""Text files: which encoding they have, and what they are where they are no text.
+"""Text files: which encoding they have, and what they are where they are not text.
 
 A text is UTF-8 unless its byte-order mark or the caller says otherwise. It is decoded a block at a time, so
-that it may be longer than memory. A mark at its start is no part of it.
+that it may be longer than memory. A mark at its start is not part of it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
         return f"it is {kind}; if it is a checkpoint, make a model of it: {command}"
     if kind and kind != "an ONNX model":
         return f"it is {kind}"
-    return f"it is no ONNX file, or was cut short or altered ({error})"
+    return f"it is not an ONNX file, or is truncated or damaged ({error})"
 
 
 def _to_unpack(kind: str, command: str, name: str) -> str:
@@ -131,7 +131,7 @@ def wide_encoding(block: bytes) -> str:
 
 
 def _are_letters(block: bytes) -> bool:
-    """Whether many bytes are Latin letters, as they are where NULs stand between words."""
+    """Whether many bytes are Latin letters, as they are where NULs are between words."""
     return sum(map(block.count, b"abcdefghijklmnopqrstuvwxyz")) * 3 > len(block)
 
 
@@ -140,7 +140,7 @@ class TextDecoder:
 
     Attributes:
         encoding: which encoding it has; known from the first block on, if it was not given.
-        had_mark: whether a byte-order mark at the start was left out.
+        had_mark: whether a byte-order mark at the start was skipped.
     """
 
     def __init__(self, name: str, encoding: str | None = None, notice: Notice | None = None) -> None:
@@ -152,7 +152,7 @@ class TextDecoder:
             notice: is told what the reader should know: a mark that is not UTF-8's, or many NULs.
 
         Raises:
-            SettingError: there is no such encoding.
+            SettingError: the encoding is unknown.
         """
         self.encoding = "utf-8" if encoding is None else check_encoding(encoding)
         self.had_mark = False
@@ -167,7 +167,7 @@ class TextDecoder:
         """The text of the next block; what its end cuts comes with the one after it.
 
         Raises:
-            CharRNNError: it is no text of this encoding; the message says what it may be.
+            CharRNNError: it is not text in this encoding; the message says what it may be.
         """
         if self._decoder is None:
             block, self._waiting = self._waiting + block, b""
@@ -195,7 +195,7 @@ class TextDecoder:
             return
         kind = what_it_is(head, self._name)
         if kind:
-            raise CharRNNError(f"{self._name} is no text but {kind}")
+            raise CharRNNError(f"{self._name} is not text but {kind}")
         self.encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
         if self._notice is None:
             return
@@ -214,7 +214,7 @@ class TextDecoder:
             self._notice(f"{self._name} has many NUL bytes, which is unusual for a text")
 
     def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
-        """The error about bytes that are no text in this encoding.
+        """The error about bytes that are not text in this encoding.
 
         Args:
             error: Python's.
@@ -230,7 +230,7 @@ class TextDecoder:
         else:
             likely = _other_than(self.encoding, _likely_encoding(self._head, block))
             advice = f'say which one it is in, as with encoding="{likely}"'
-        return CharRNNError(f"{self._name} is no {self.encoding.upper()} text{where}; {advice}", "encoding")
+        return CharRNNError(f"{self._name} is not {self.encoding.upper()}{where}; {advice}", "encoding")
 
 
 def decoded(
@@ -245,7 +245,7 @@ def decoded(
 
 
 def _likely_encoding(head: bytes, block: bytes) -> str:
-    """An encoding that a text may have which begins with some bytes, and has others that are no UTF-8."""
+    """An encoding that a text may have which begins with some bytes, and has others that are not UTF-8."""
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
     found = marked or wide_encoding(head)
     if found:
@@ -263,7 +263,7 @@ def _other_than(encoding: str, likely: str) -> str:
 
 
 def _looks_binary(block: bytes) -> bool:
-    """Whether so many bytes are control characters that no usual encoding of a text has them."""
+    """Whether there are more control characters than in any usual encoding of a text."""
     controls = sum(block.count(byte) for byte in range(32) if byte not in b"\t\n\f\r\x1b")
     is_wide = wide_encoding(block) or block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return controls * 20 > len(block) and not is_wide

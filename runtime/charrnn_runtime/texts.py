@@ -53,7 +53,7 @@ class Generated(Record):
         prime: the prime, as it was read.
         text: what was generated, without the prime and without the stop text.
         state: the stream's state at the end.
-        data: prime and text as bytes: UTF-8, but at the byte level the very bytes that the model wrote.
+        data: prime and text as bytes: UTF-8, but at the byte level the raw bytes that the model wrote.
         seed: the seed that was used.
         finish_reason: why it ended: "stop" where a stop text came, "length" where it was long enough.
         logprobs: the log-probabilities of the text's characters (bytes, at the byte level), if asked for.
@@ -87,7 +87,7 @@ def make_request(
         ids: integers ``[n]``, what it reads.
         length: how many ids it samples.
         settings: how.
-        state: where it and others stand.
+        state: the state of it and others.
         index: which of the state's streams it is.
         number: its number, if not the one that the state says.
         live: whether what it samples is wanted as it comes.
@@ -114,7 +114,7 @@ def make_request(
 
 
 def check_state(state: State, info: ModelInfo, streams: int) -> None:
-    """Check that a state is of so many streams of a model.
+    """Check that a state is of this many streams of a model.
 
     Raises:
         SettingError: it is not.

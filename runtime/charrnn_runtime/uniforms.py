@@ -49,7 +49,7 @@ def stream_keys(seeds: int | NDArray[np.uint64], streams: ArrayLike) -> NDArray[
 
 
 def counters_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.uint64]:
-    """Where `uniforms_from` begins for some streams at some positions, which may lie before their start."""
+    """Where `uniforms_from` begins for some streams at some positions, which may be before their start."""
     return keys + _G * (np.asarray(positions).astype(np.uint64) + _ONE)
 
 

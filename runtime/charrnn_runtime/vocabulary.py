@@ -34,7 +34,7 @@ class Vocabulary(MadeAnew):
     Ids count from 0 in the order of ``symbols``. A vocabulary never changes; two are equal when their
     level and symbols are.
 
-    Example:
+    Examples:
         >>> vocabulary = Vocabulary.from_text("hello")
         >>> vocabulary.symbols
         ('e', 'h', 'l', 'o')
@@ -120,11 +120,11 @@ class Vocabulary(MadeAnew):
             dtype: the integer type of the result; it must hold V - 1.
 
         Returns:
-            ``dtype [T]``, one id a character (at the byte level, one a byte of the UTF-8 form).
+            ``dtype [T]``, one id per character (at the byte level, one per byte of the UTF-8 form).
 
         Raises:
             UnknownCharacterError: the text has unknown characters, and ``unknown`` is not "skip".
-            SettingError: it is no text, such as bytes at the character level.
+            SettingError: it is not a text, such as bytes at the character level.
         """
         check_unknown(unknown)
         check_text("text", text, self.level)
@@ -188,7 +188,7 @@ class Vocabulary(MadeAnew):
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """The text of some ids.
 
-        At the byte level, bytes that are no UTF-8 become U+FFFD, one for each maximal part of a sequence
+        At the byte level, bytes that are not UTF-8 become U+FFFD, one for each maximal part of a sequence
         (Unicode 16, section 3.9, "substitution of maximal subparts"); `decode_bytes` gives them as they are.
 
         Raises:
@@ -199,7 +199,7 @@ class Vocabulary(MadeAnew):
         return self._codes[self._checked(ids)].tobytes().decode("utf-32-le")
 
     def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
-        """The text of some ids as UTF-8; at the byte level the very bytes, whether they are UTF-8 or not."""
+        """The text of some ids as UTF-8; at the byte level the raw bytes, whether they are UTF-8 or not."""
         if self.level == "byte":
             return self._checked(ids).astype(np.uint8).tobytes()
         return self.decode(ids).encode()
@@ -265,5 +265,5 @@ def _check_symbols(symbols: tuple[str, ...]) -> None:
         if 0xD800 <= ord(symbol) <= 0xDFFF:
             raise CharRNNError(f"vocabulary: symbol {index} is {symbol!r}, half a surrogate pair")
         if symbol in seen:
-            raise CharRNNError(f"vocabulary: {symbol!r} stands in it twice")
+            raise CharRNNError(f"vocabulary: {symbol!r} occurs twice")
         seen.add(symbol)

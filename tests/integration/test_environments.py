@@ -45,7 +45,7 @@ def test_base_images_are_pinned_by_tag(stages: dict[str, container.Stage]) -> No
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_an_image_starts_charrnn_gen_as_a_user_without_rights(
+def test_an_image_starts_charrnn_gen_as_an_unprivileged_user(
     stages: dict[str, container.Stage], target: str
 ) -> None:
     steps = dict(chain(stages, target))

@@ -52,7 +52,7 @@ def test_a_stream_gives_what_it_gives_without_asyncio(model: CharRNN) -> None:
     asyncio.run(main())
 
 
-def test_two_streams_interleave_and_the_loop_goes_on(model: CharRNN) -> None:
+def test_two_streams_interleave_and_the_loop_continues(model: CharRNN) -> None:
     pieces: list[str] = []
     ticks = 0
 
@@ -82,7 +82,7 @@ def test_two_streams_interleave_and_the_loop_goes_on(model: CharRNN) -> None:
     assert ticks > 10
 
 
-def test_a_slow_reader_holds_nobody_up_and_loses_nothing(model: CharRNN) -> None:
+def test_a_slow_reader_holds_no_one_up_and_loses_nothing(model: CharRNN) -> None:
     async def main() -> None:
         slow = model.stream_async("", 2000, seed=1)
         first = await anext(slow)
@@ -124,7 +124,7 @@ def test_cancelled_work_stops(model: CharRNN, way: str) -> None:
     assert model.generate("", 20, seed=1)
 
 
-def test_a_stream_that_nobody_reads_is_never_begun(model: CharRNN) -> None:
+def test_a_stream_that_no_one_reads_is_never_begun(model: CharRNN) -> None:
     async def main() -> None:
         text = model.stream_async("", 10**9)
         await asyncio.sleep(0)
@@ -174,7 +174,7 @@ def test_a_full_queue_is_an_error_of_the_stream_that_is_too_many(model: CharRNN)
     asyncio.run(main())
 
 
-def test_an_error_reaches_every_reader_and_the_model_goes_on(
+def test_an_error_reaches_every_reader_and_the_model_continues(
     model: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Buffers.run

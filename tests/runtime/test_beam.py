@@ -27,7 +27,7 @@ def _nats_after(model: CharRNN, prime: str, texts: list[str]) -> list[float]:
     return [each.nats - before for each in model.score([prime + text for text in texts])]
 
 
-def test_with_enough_beams_it_finds_the_likeliest_of_all_continuations() -> None:
+def test_with_enough_beams_it_finds_the_most_likely_of_all_continuations() -> None:
     everything = ["".join(each) for each in itertools.product(SYMBOLS, repeat=2)]
     nats = dict(zip(everything, _nats_after(MODEL, "LORD ", everything), strict=True))
     likeliest = sorted(everything, key=nats.__getitem__)
@@ -116,7 +116,7 @@ def test_more_beams_find_what_is_likelier_or_the_same_at_small_lengths() -> None
     assert best == sorted(best, reverse=True)
 
 
-def test_a_stream_goes_on_from_where_a_continuation_ends() -> None:
+def test_a_stream_continues_from_where_a_continuation_ends() -> None:
     found = MODEL.beam("KING ", 10, beams=4)[2]
     state = MODEL.prime("KING " + found.text)
     np.testing.assert_allclose(found.state.rows, state.rows, atol=1e-5)

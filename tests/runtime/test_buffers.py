@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from charrnn_runtime import CharRNN, buffers, session
-from charrnn_runtime.buffers import BLOCK, CudaBuffers, Sizes
+from charrnn_runtime.buffers import BLOCK, Sizes
+from charrnn_runtime.cuda_buffers import CudaBuffers
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.session import Engine
 from make_models import SmallModel

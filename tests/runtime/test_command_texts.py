@@ -180,7 +180,7 @@ def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Comm
     assert _ok(done) == lstm.generate("cafe", 9, seed=1)
     assert "--unknown normalize keeps those that it knows in their other form" in "\n".join(_said(done))
     done = score(MODEL, "-", "--unknown", "skip", input=DECOMPOSED.encode())
-    assert "1 character was left out" in _said(done)[-1]
+    assert "1 character was skipped" in _said(done)[-1]
 
 
 @pytest.mark.parametrize("options", [["--by-line"], ["--whole"]])
@@ -238,7 +238,7 @@ def test_json_says_why_a_stream_ended(gen: Command, lstm: CharRNN) -> None:
 # --- beam search -------------------------------------------------------------------------------------------
 
 
-def test_the_likeliest_text_is_written_and_its_score_said(gen: Command, lstm: CharRNN) -> None:
+def test_the_most_likely_text_is_written_and_its_score_said(gen: Command, lstm: CharRNN) -> None:
     found = lstm.beam("KING ", 12, beams=5, stop=["j", "\n"])
     done = gen(MODEL, "-p", "KING ", "-n", 12, "--beam", 5, "--stop", "j", "--stop", "\\n")
     assert _ok(done).removesuffix("\n") == "KING " + found[0].text
@@ -250,7 +250,7 @@ def test_the_likeliest_text_is_written_and_its_score_said(gen: Command, lstm: Ch
     assert [each["nats"] for each in records] == pytest.approx([each.nats for each in found], abs=1e-5)
 
 
-def test_a_model_of_lines_gives_the_likeliest_line(gen: Command, names: Path) -> None:
+def test_a_model_of_lines_gives_the_most_likely_line(gen: Command, names: Path) -> None:
     model = CharRNN.load(names, device="cpu")
     found = model.beam("\na", 30, beams=6, stop="\n")
     assert _ok(gen(names, "-p", "a", "-n", 30, "--beam", 6)) == f"a{found[0].text}\n"
@@ -332,7 +332,7 @@ def test_info_begins_with_the_number_of_parameters_and_the_validation_loss(info:
         assert f"{record['validation_loss']:.4f} nats" in second
 
 
-def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_no_utf_8(tmp_path: Path) -> None:
+def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(bytes(range(256)) * 20)
     done = quality(BYTES, "--text", tmp_path / "data", "--json")
     assert "bytes are measured, and not characters" in "\n".join(_said(done))
@@ -340,7 +340,7 @@ def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_no_utf_8(tmp_pat
     assert [each["unit"] for each in records] == ["byte", "byte"]
     assert [each["characters"] for each in records] == [200, 200]
     assert "bytes" in _ok(quality(BYTES, "--text", tmp_path / "data")).splitlines()[0]
-    assert "no UTF-8 text" in _said(quality(MODEL, "--text", tmp_path / "data"), 1)[-1]
+    assert "not UTF-8" in _said(quality(MODEL, "--text", tmp_path / "data"), 1)[-1]
 
 
 def test_stats_tell_the_reading_of_a_prime_from_generating(gen: Command) -> None:

@@ -47,14 +47,14 @@ def _error(done: Done, code: int, stdout: str = "") -> str:
     errors = [line for line in lines if ": error: " in line]
     assert errors == lines[-1:], lines
     assert "Traceback" not in done.stderr.decode()
-    assert "fault of charrnn" not in errors[0]
+    assert "bug in charrnn" not in errors[0]
     return errors[0]
 
 
 # --- charrnn-gen: what it writes ---------------------------------------------------------------------------
 
 
-def test_the_text_goes_to_stdout_and_the_talk_to_stderr(gen: Command, lstm: CharRNN) -> None:
+def test_the_text_goes_to_stdout_and_messages_to_stderr(gen: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "--prime", "LORD ", "--length", "80", "--seed", "7")
     assert _ok(done) == lstm.generate("LORD ", 80, seed=7)
     assert done.stderr.decode() == f"{MODEL}: lstm 2x12 fp32 on cpu, seed 7\n"
@@ -83,7 +83,7 @@ def test_settings_of_sampling_reach_the_model(gen: Command, lstm: CharRNN) -> No
     assert _ok(gen(MODEL, "-n", 40, "--greedy")) == lstm.generate("", 40, top_k=1)
 
 
-def test_the_prime_can_be_left_out_and_a_text_stopped(gen: Command, lstm: CharRNN) -> None:
+def test_the_prime_can_be_omitted_and_a_text_stopped(gen: Command, lstm: CharRNN) -> None:
     free = lstm.generate("LORD ", 100, seed=7)[5:]
     done = gen(MODEL, "-p", "LORD ", "-n", 100, "-s", 7, "--no-prime", "--stop", free[40:43])
     assert _ok(done) == free[: free.index(free[40:43])]
@@ -155,7 +155,7 @@ NOT_TEXT = b"\xff\x00\r\n\xe4\xb8"
 """No UTF-8; the last two bytes begin a sequence that the model may complete."""
 
 
-def test_raw_writes_the_very_bytes(gen: Command, byte_model: CharRNN, tmp_path: Path) -> None:
+def test_raw_writes_the_raw_bytes(gen: Command, byte_model: CharRNN, tmp_path: Path) -> None:
     (tmp_path / "prime").write_bytes(NOT_TEXT)
     expected = b"".join(byte_model.stream_bytes(NOT_TEXT, 500, seed=1, temperature=3))
     with pytest.raises(UnicodeDecodeError):
@@ -222,7 +222,7 @@ def test_a_prime_on_the_command_line_may_be_any_bytes_for_a_byte_model(
     "environment",
     [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C", "PYTHONUTF8": "1"}],
 )
-def test_what_stands_on_the_command_line_is_utf_8_where_the_locale_knows_ascii_alone(
+def test_what_is_on_the_command_line_is_utf_8_where_the_locale_knows_ascii_alone(
     gen: Command, lstm: CharRNN, environment: dict[str, str]
 ) -> None:
     free = lstm.generate("é中", 200, seed=1)
@@ -231,7 +231,7 @@ def test_what_stands_on_the_command_line_is_utf_8_where_the_locale_knows_ascii_a
     assert _ok(done) == lstm.generate("é中", 200, seed=1, stop=stop)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_prime(gen: Command, lstm: CharRNN) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_prime(gen: Command, lstm: CharRNN) -> None:
     data = "\ufeffLORD \r\na\r\n".encode()
     done = gen(MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--json", input=data)
     assert [json.loads(line)["prime"] for line in _ok(done).splitlines()] == ["LORD ", "a"]
@@ -273,7 +273,7 @@ def test_files_of_primes_that_cannot_be_read_are_named(gen: Command, tmp_path: P
     assert "none cannot be read: No such file" in _error(gen(MODEL, option, tmp_path / "none"), 1)
     assert "cannot be read: Is a directory" in _error(gen(MODEL, option, tmp_path), 1)
     message = _error(gen(MODEL, option, "-", input=b"ab\xffc"), 1)
-    assert "stdin is no UTF-8 text: byte 2 is 0xff" in message
+    assert "stdin is not UTF-8: byte 2 is 0xff" in message
 
 
 def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, lstm: CharRNN) -> None:
@@ -298,14 +298,14 @@ def test_an_unknown_character_in_the_last_prime_leaves_the_output_file_away(
 
 
 @posix
-def test_a_prime_that_is_no_utf_8_is_an_error(gen: Command) -> None:
+def test_a_prime_that_is_not_utf_8_is_an_error(gen: Command) -> None:
     assert "'\\udcff'" in _error(gen(MODEL, "-p", b"a\xff", "-n", 5), 1)
 
 
 # --- charrnn-gen: interactive ------------------------------------------------------------------------------
 
 
-def test_interactive_goes_on_from_the_same_state(gen: Command, lstm: CharRNN) -> None:
+def test_interactive_continues_from_the_same_state(gen: Command, lstm: CharRNN) -> None:
     state = lstm.initial_state()
     expected = ""
     for line in ["LORD ", "a", ""]:
@@ -320,12 +320,12 @@ def test_interactive_goes_on_from_the_same_state(gen: Command, lstm: CharRNN) ->
 
 def test_interactive_reads_utf_8_and_refuses_what_is_none(gen: Command) -> None:
     assert _ok(gen(MODEL, "-i", "-n", 1, "-s", 1, input="é\n".encode())).startswith("é")
-    assert "no UTF-8 text" in _error(gen(MODEL, "-i", "-n", 1, "-s", 1, input=b"\xff\n"), 1)
+    assert "not UTF-8" in _error(gen(MODEL, "-i", "-n", 1, "-s", 1, input=b"\xff\n"), 1)
     assert _ok(gen(MODEL, "-i", "-n", 1, input=b"")) == ""
 
 
 @posix
-def test_interactive_at_a_terminal_asks_and_goes_on_after_an_unknown_character(lstm: CharRNN) -> None:
+def test_interactive_at_a_terminal_asks_and_continues_after_an_unknown_character(lstm: CharRNN) -> None:
     import pty
 
     master, slave = pty.openpty()
@@ -342,7 +342,7 @@ def test_interactive_at_a_terminal_asks_and_goes_on_after_an_unknown_character(l
     os.close(master)
     assert process.returncode == 0
     assert out.decode() == lstm.generate("LORD ", 20, seed=1)[5:] + "\n"
-    assert err.decode().count("prime (an empty line goes on, Ctrl-D ends):") == 3
+    assert err.decode().count("prompt (empty line: continue; Ctrl-D: quit):") == 3
     assert "'ß' (U+00DF)" in err.decode()
 
 
@@ -357,7 +357,7 @@ def test_output_is_written_whole_and_over_nothing_without_force(
     assert _ok(done) == ""
     assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
     message = _error(gen(MODEL, "-n", 5, "-s", 1, "-o", out), 1)
-    assert f"{out} is already there; give another name, or --force to replace it" in message
+    assert f"{out} already exists; give another name, or --force to replace it" in message
     assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
     _ok(gen(MODEL, "-n", 5, "-s", 2, "-o", out, "--force", "--streams", 2))
     assert out.read_text().startswith("==> stream 0 <==\n")
@@ -372,7 +372,7 @@ def test_places_that_cannot_be_written_are_named(gen: Command, tmp_path: Path) -
 @posix
 def test_devices_are_not_replaced_by_files(gen: Command) -> None:
     message = _error(gen(MODEL, "-n", 5, "-o", "/dev/null", "--force"), 1)
-    assert "/dev/null is no regular file" in message
+    assert "/dev/null is not a regular file" in message
     assert Path("/dev/null").is_char_device()
 
 
@@ -434,7 +434,7 @@ def _wait_until(happened: Any) -> None:
 
 
 @posix
-def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
+def test_a_reader_that_goes_away_ends_it_silently() -> None:
     process = _start("-n", "100000000", "-s", "1", "-q")
     assert process.stdout is not None
     process.stdout.read(1000)
@@ -469,7 +469,7 @@ def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) 
 
 
 @posix
-def test_a_closed_stdout_is_no_trouble_with_an_output_file(lstm: CharRNN, tmp_path: Path) -> None:
+def test_a_closed_stdout_is_harmless_with_an_output_file(lstm: CharRNN, tmp_path: Path) -> None:
     line = (
         f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 -s 1 -o "{tmp_path}/out" >&- 2>&-'
     )
@@ -542,12 +542,12 @@ def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharR
     assert (record["text"], record["settings"]["stop"]) == (text, ["j", "g"])
 
 
-# --- charrnn-gen: command lines that make no sense ---------------------------------------------------------
+# --- charrnn-gen: command lines that are wrong --------------------------------------------------------------
 
 
 NONSENSE = [
     ("--temperature 0", "--temperature must be at least 0.0001"),
-    ("--temperature 0", "for always the likeliest character use --top-k 1"),
+    ("--temperature 0", "to always take the most likely character, use --top-k 1"),
     ("--temperature nan", "--temperature must be at least 0.0001"),
     ("--top-p 2", "--top-p must be above 0 and at most 1"),
     ("--top-p 0", "--top-p must be above 0 and at most 1"),
@@ -576,13 +576,16 @@ NONSENSE = [
     ("--prime-file x --encoding latin-8", "--encoding must be one that Python knows"),
     ("--prime-file x --encoding hex", "--encoding must be one that Python knows"),
     ("--beam 0", "--beam must be between 1 and 1,048,576, not 0"),
-    ("--beam 3 -t 0.5", "--beam searches for the likeliest text and samples nothing, so it takes no --temp"),
-    ("--beam 3 --seed 3", "so it takes no --seed"),
+    (
+        "--beam 3 -t 0.5",
+        "searches for the most likely text and samples nothing, so it excludes --temperature",
+    ),
+    ("--beam 3 --seed 3", "so it excludes --seed"),
     ("--beam 3 --lines 3", "--lines writes items"),
     ("--stop ''", "--stop must be a text of one character or more"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
     ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
-    ("--primes-file b --streams 2", "takes no --streams"),
+    ("--primes-file b --streams 2", "excludes --streams"),
     ("--interactive --json", "--interactive writes one stream"),
     ("--force", "--force is for --output"),
     ("--raw --json", "--raw writes the bytes of one stream and nothing else"),
@@ -608,7 +611,7 @@ json.dump(results, sys.stdout)
 """
 
 
-def test_command_lines_that_make_no_sense_end_with_2() -> None:
+def test_command_lines_that_are_wrong_end_with_2() -> None:
     lines = [[str(MODEL), *shlex.split(words)] for words, _ in NONSENSE]
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -623,7 +626,7 @@ def test_command_lines_that_make_no_sense_end_with_2() -> None:
         assert code == 2, words
         assert message in talk.splitlines()[-1], words
         assert talk.splitlines()[-1].startswith("charrnn-gen: error: "), words
-        assert "fault of charrnn" not in talk, words
+        assert "bug in charrnn" not in talk, words
 
 
 def test_a_missing_argument_ends_with_2(gen: Command) -> None:
@@ -692,7 +695,7 @@ def test_info_shows_everything_that_a_file_says(info: Command) -> None:
         "precision              fp32",
         "start token            0 ('\\n')",
         "trained on             running text",
-        "state                  48 numbers a stream: h0[0:12], h1[12:24], c0[24:36], c1[36:48]",
+        "state                  48 numbers per stream: h0[0:12], h1[12:24], c0[24:36], c1[36:48]",
         "training: corpus name  none: random weights for tests",
         "training: step         0",
     ):
@@ -709,7 +712,7 @@ def test_info_gives_all_of_it_as_json(info: Command) -> None:
         )
 
 
-def test_info_of_what_is_no_model_ends_with_1(info: Command, tmp_path: Path) -> None:
+def test_info_of_what_is_not_a_model_ends_with_1(info: Command, tmp_path: Path) -> None:
     assert "no such file" in _error(info(tmp_path / "none"), 1)
     (tmp_path / "x.onnx").write_bytes(b"text")
     assert "is not a charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
@@ -781,7 +784,7 @@ def test_score_takes_any_file_for_models_of_bytes(
     for each, expected in zip(records, byte_model.score(lines), strict=True):
         assert each["bits_per_character"] == pytest.approx(expected.bits_per_character, abs=1e-5)
     assert "0xff\n" in _ok(score(BYTES, tmp_path / "data", "--per-char")).replace("'", "")
-    assert "no UTF-8 text" in _error(score(BYTES, tmp_path / "data", "--compare", MODEL), 1)
+    assert "not UTF-8" in _error(score(BYTES, tmp_path / "data", "--compare", MODEL), 1)
 
 
 def test_the_likelier_model_is_the_one_that_gives_the_text_the_higher_probability(
@@ -845,6 +848,6 @@ def test_score_leaves_a_byte_order_mark_out_as_training_does(score: Command, lst
 
 def test_score_refuses_what_it_cannot_read(score: Command, tmp_path: Path) -> None:
     assert "cannot be read: No such file" in _error(score(MODEL, tmp_path / "none"), 1)
-    assert "no UTF-8 text: byte 2 is 0xff" in _error(score(MODEL, "-", input=b"ab\xff"), 1)
+    assert "not UTF-8: byte 2 is 0xff" in _error(score(MODEL, "-", input=b"ab\xff"), 1)
     assert "'ß' (U+00DF) at position 1" in _error(score(MODEL, "-", input="aß".encode()), 1)
     assert "--unknown must be" in _error(score(MODEL, "-", "--unknown", "x"), 2)

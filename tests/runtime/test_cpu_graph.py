@@ -112,7 +112,7 @@ def test_states_are_read_as_they_were_written(small: SmallModel) -> None:
 
 
 @pytest.mark.parametrize("read_as", ["float", "rounded", "both"])
-def test_each_block_of_the_state_goes_on_in_buffers_of_its_own(read_as: str) -> None:
+def test_each_block_of_the_state_continues_in_buffers_of_its_own(read_as: str) -> None:
     name = {"float": "lstm-2x12-fp32", "rounded": "lstm-2x12-int8", "both": "gru-2x12-int8"}[read_as]
     parts = _parts(read_model_file(SmallModel(name[: name.index("-")], 2, name[-4:]).path))
     hidden = [part for part in parts if part.start < 24]
@@ -248,7 +248,7 @@ def test_limits_end_what_is_kept_at_the_rank_or_the_mass(size: int) -> None:
                 assert (masses[rank - 1] >= limit[rank - 1]) == ends
 
 
-def test_settings_that_change_between_blocks_are_prepared_anew(small: SmallModel) -> None:
+def test_settings_that_change_between_blocks_are_prepared_again(small: SmallModel) -> None:
     file = read_model_file(small.path)
     engine, symbols = Engine(file, "cpu"), len(file.info.vocabulary)
     wanted = [Sampling(0.9, 5), Sampling(0.9, 40, 0.9), Sampling(0.9, 1), Sampling(0.9, None, 0.5)]

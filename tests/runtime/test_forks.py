@@ -184,7 +184,7 @@ thread.join()
     )
 
 
-def test_streams_that_no_other_thread_runs_go_on_in_the_child_and_in_the_parent(tmp_path: Path) -> None:
+def test_streams_that_no_other_thread_runs_continue_in_the_child_and_in_the_parent(tmp_path: Path) -> None:
     run(
         """
 model = CharRNN.load(path, device="cpu", threads=1)
@@ -234,7 +234,7 @@ def work():
     try:
         asyncio.run(anext(begun))
     except CharRNNError as error:
-        assert "goes on in the parent alone" in str(error)
+        assert "continues in the parent alone" in str(error)
     else:
         raise AssertionError
 
@@ -260,7 +260,7 @@ def work():
             use()
         except CharRNNError as error:
             said.append(str(error))
-    assert "begin them anew" in said[0]
+    assert "start them again" in said[0]
     assert isinstance(error_of(lambda: model.step(model.initial_state())), DeviceError)
     assert "spawn" in said[1]
 

@@ -55,7 +55,7 @@ def test_items_come_one_a_line_and_nothing_else(gen: Command, path: Path, names:
     with draw_items(names, 30, seed=7) as items:
         assert _lines(done) == [item.text for item in items]
     said = done.stderr.decode().splitlines()
-    assert said == [f"{path}: lstm 2x12 fp32 on cpu, seed 7", f"left out: {items.left_out.empty} empty"]
+    assert said == [f"{path}: lstm 2x12 fp32 on cpu, seed 7", f"skipped: {items.left_out.empty} empty"]
     assert gen(path, "--lines", 30, "-s", 7, "--batch", 3, "-q").stdout == done.stdout
 
 
@@ -73,7 +73,7 @@ def test_unique_and_new_leave_out_what_was_there_before(
     assert len(set(found) - known) == 20
     left_out = items.left_out
     said = done.stderr.decode()
-    assert f"left out: {left_out.repeated} repeated, {left_out.known} that stand in {file}, " in said
+    assert f"skipped: {left_out.repeated} repeated, {left_out.known} that are in {file}, " in said
     assert f"{left_out.unended} without an end in 2 characters (--length)" in said
     typed = gen(path, "-n", 2, "-s", 7, "--unique", "--new", "-", input=file.read_bytes())
     assert typed.stdout == done.stdout
@@ -90,7 +90,7 @@ def test_items_of_bytes_are_compared_as_text(gen: Command, tmp_path: Path) -> No
     assert left == [line for line in plain if line != plain[0]][:20]
 
 
-def test_items_begin_with_the_prime_which_may_be_left_out(gen: Command, path: Path, names: CharRNN) -> None:
+def test_items_begin_with_the_prime_which_may_be_omitted(gen: Command, path: Path, names: CharRNN) -> None:
     items = list(draw_items(names, 9, prime="Em", seed=7))
     options = ("-p", "Em", "--lines", 9, "-s", 7, "-q")
     assert _lines(gen(path, *options)) == [item.text for item in items]
@@ -206,7 +206,7 @@ def _start(path: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 @posix
 @pytest.mark.parametrize("option", [[], ["--json"], ["--unique"]])
-def test_a_reader_that_has_enough_ends_it_in_silence(path: Path, option: list[str]) -> None:
+def test_a_reader_that_has_enough_ends_it_silently(path: Path, option: list[str]) -> None:
     process = _start(path, "--lines", "100000000", "-s", "1", "-q", *option)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -235,22 +235,22 @@ def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> N
     done = gen(path, "--lines", 5, "-s", 1, "-o", tmp_path / "out")
     assert (done.returncode, done.stdout) == (0, b"")
     assert (tmp_path / "out").read_bytes() == expected
-    assert "is already there" in _error(gen(path, "--lines", 5, "-o", tmp_path / "out"), 1)
+    assert "already exists" in _error(gen(path, "--lines", 5, "-o", tmp_path / "out"), 1)
 
 
-# --- command lines that make no sense ----------------------------------------------------------------------
+# --- command lines that are wrong --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--lines", "0"], "--lines must be 1 or more, not 0; for running text give --streams 1 instead"),
-        (["--lines", "3", "--streams", "2"], "it does not go with --streams"),
+        (["--lines", "3", "--streams", "2"], "it excludes --streams"),
         (["--unique", "--stop", "x"], "--unique writes items"),
-        (["--new", "-", "--primes-file", "-"], "it does not go with --primes-file"),
-        (["--lines", "3", "--prime-file", "x"], "it does not go with --prime-file"),
-        (["--lines", "3", "--raw"], "it does not go with --raw"),
-        (["--lines", "3", "--interactive"], "it does not go with --interactive"),
+        (["--new", "-", "--primes-file", "-"], "it excludes --primes-file"),
+        (["--lines", "3", "--prime-file", "x"], "it excludes --prime-file"),
+        (["--lines", "3", "--raw"], "it excludes --raw"),
+        (["--lines", "3", "--interactive"], "it excludes --interactive"),
         (["--lines", "3", "--greedy"], "--greedy writes the same item each time: give --lines 1"),
         (["--lines", "3", "--length", "0"], "--length must be 1 or more for items, not 0"),
     ],
@@ -267,7 +267,7 @@ def test_what_an_item_cannot_have_is_said(gen: Command, path: Path, tmp_path: Pa
     assert "--prime has a newline" in _error(gen(path, "-p", "a\nb", "--lines", 2), 2)
     assert "none cannot be read: No such file" in _error(gen(path, "--new", tmp_path / "none"), 1)
     (tmp_path / "latin").write_bytes(b"ab\xff")
-    assert "latin is no UTF-8 text: byte 2 is 0xff" in _error(gen(path, "--new", tmp_path / "latin"), 1)
+    assert "latin is not UTF-8: byte 2 is 0xff" in _error(gen(path, "--new", tmp_path / "latin"), 1)
 
 
 def test_a_model_that_was_trained_on_lines_writes_items_unless_asked_for_text(

@@ -206,7 +206,7 @@ def test_missing_and_further_and_double_attributes_are_refused() -> None:
     def double(model: Any) -> None:
         node(model, "Softmax").attribute.add(name="axis", i=1, type=2)
 
-    assert "the attribute 'axis' stands there twice" in refusal(changed(double))
+    assert "the attribute 'axis' occurs twice" in refusal(changed(double))
 
 
 # --- tensors -----------------------------------------------------------------------------------------------

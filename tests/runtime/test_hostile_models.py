@@ -359,7 +359,7 @@ def test_external_data_are_refused_though_they_lie_there(
     "location",
     ["", "/dev/zero", "/proc/self/mem", "*/_ORT_MEM_ADDR_/*", "\0", "http://example.org/w", "a" * 5000],
 )
-def test_external_data_that_are_no_files_are_refused_unopened(location: str, tmp_path: Path) -> None:
+def test_external_data_that_are_not_files_are_refused_unopened(location: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(in_initializer(outside(location)))
     refused(path, "it has external data")
@@ -397,15 +397,15 @@ def test_links_that_lead_nowhere_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"a\x80"])
 @pytest.mark.parametrize("key", spec.METADATA_KEYS)
-def test_metadata_that_are_no_utf_8_are_refused(key: str, text: bytes, tmp_path: Path) -> None:
+def test_metadata_that_are_not_utf_8_are_refused(key: str, text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     entry = field(14, field(1, f"charrnn.{key}") + field(2, text))
     path.write_bytes(changed(metadata(key, None)) + entry)
-    refused(path, "no ONNX file, or was cut short or altered")
+    refused(path, "not an ONNX file, or is truncated or damaged")
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xed\xa0\x80"])
-def test_a_metadata_key_or_a_name_that_is_no_utf_8_is_refused(text: bytes, tmp_path: Path) -> None:
+def test_a_metadata_key_or_a_name_that_is_not_utf_8_is_refused(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     for more in (
         field(14, field(1, text) + field(2, "value")),
@@ -413,14 +413,14 @@ def test_a_metadata_key_or_a_name_that_is_no_utf_8_is_refused(text: bytes, tmp_p
         field(8, field(1, text)),
     ):
         path.write_bytes(LSTM + more)
-        refused(path, "no ONNX file, or was cut short or altered")
+        refused(path, "not an ONNX file, or is truncated or damaged")
 
 
 FLOATS = [t.name for t in proto.parse_model(LSTM).graph.initializer if t.data_type == spec.FLOAT]
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_a_weight_that_is_no_number_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_weight_that_is_not_a_number_is_refused(name: str, tmp_path: Path) -> None:
     for number in (np.nan, -np.inf):
 
         def change(model: Any, number: float = number) -> None:

@@ -84,7 +84,7 @@ def test_an_item_knows_its_number_its_stream_and_its_prime(names: CharRNN) -> No
     assert all(item.text == item.prime + item.continuation and item.prime == "Em" for item in items)
 
 
-def test_lines_that_are_empty_or_too_long_are_no_items(model: CharRNN) -> None:
+def test_lines_that_are_empty_or_too_long_are_not_items(model: CharRNN) -> None:
     with draw_items(model, 20, length=2, **SEED) as items:
         found = list(items)
         assert all(1 <= len(item.continuation) <= 2 for item in found)
@@ -108,7 +108,7 @@ def test_an_item_that_is_its_prime_alone_is_one(names: CharRNN) -> None:
     assert {item.text for item in alone} == {first[:3]}
 
 
-def test_a_carriage_return_before_the_newline_is_no_part_of_an_item(
+def test_a_carriage_return_before_the_newline_is_not_part_of_an_item(
     load_list: Callable[[str], CharRNN],
 ) -> None:
     items = draw_items(load_list("lstm-1x12-fp32-byte"), 30, prime=b"ab\r", **SHORT)
@@ -248,7 +248,7 @@ def test_drawing_gives_up_after_so_many_characters_that_gave_none(
     assert caught.value.found == 0
 
 
-def test_the_error_says_what_was_left_out_and_what_helps(
+def test_the_error_says_what_was_skipped_and_what_helps(
     names: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(items_module, "MOST_STREAMS", 30)
@@ -261,7 +261,7 @@ def test_the_error_says_what_was_left_out_and_what_helps(
     assert LeftOut(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
 
 
-# --- what makes no sense -----------------------------------------------------------------------------------
+# --- what is invalid ---------------------------------------------------------------------------------------
 
 
 def test_settings_of_items_are_checked_at_once(names: CharRNN) -> None:

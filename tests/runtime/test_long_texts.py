@@ -113,7 +113,7 @@ def test_a_text_with_nothing_to_score_is_an_error(lstm: CharRNN, text: str) -> N
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_an_unknown_character_is_found_where_it_stands_in_the_whole_text(lstm: CharRNN) -> None:
+def test_an_unknown_character_is_found_where_it_is_in_the_whole_text(lstm: CharRNN) -> None:
     file = io.BytesIO(("x" * 3 * PIECE + "ß").encode())
     options = score_rows.Options("error", per_char=False, as_json=False)
     with pytest.raises(Exception, match=f"at position {3 * PIECE};"):

@@ -170,7 +170,7 @@ def test_generating_from_a_state_gives_the_rest_alone(lstm: CharRNN) -> None:
     assert first.state.positions.tolist() == [20]
 
 
-def test_generate_each_gives_states_to_go_on_from(lstm: CharRNN) -> None:
+def test_generate_each_gives_states_to_continue_from(lstm: CharRNN) -> None:
     primes = ["a", "LORD ", ""]
     whole = lstm.generate(primes, 50, seed=3)
     first = list(lstm.generate_each(primes, 20, seed=3))
@@ -295,7 +295,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
     assert lstm.generate(["LORD "] * 3, **numpys) == lstm.generate(["LORD "] * 3, **plain)
 
 
-def test_greedy_takes_the_likeliest_whatever_the_seed(small: SmallModel, load: Load) -> None:
+def test_greedy_takes_the_most_likely_whatever_the_seed(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     texts = {
         model.generate("LORD ", 60, seed=seed, top_k=1, temperature=t) for seed in (1, 2) for t in (0.5, 2.0)
@@ -354,7 +354,7 @@ def test_a_stop_text_is_not_made_of_the_prime_and_what_follows(lstm: CharRNN) ->
     )
 
 
-def test_a_stopped_stream_goes_on_after_the_stop_text(lstm: CharRNN) -> None:
+def test_a_stopped_stream_continues_after_the_stop_text(lstm: CharRNN) -> None:
     free = lstm.generate("", 100, seed=1)
     stop = free[30:33]
     live = lstm.stream("", 100, seed=1, stop=stop)
@@ -608,7 +608,7 @@ def test_a_live_stream_that_is_closed_half_way_gives_its_buffers_back(lstm: Char
         assert first
 
 
-def test_a_live_stream_that_is_closed_before_it_began_is_no_trouble(lstm: CharRNN) -> None:
+def test_a_live_stream_that_is_closed_before_it_began_is_harmless(lstm: CharRNN) -> None:
     with lstm.stream("x", 10, seed=1) as live:
         pass
     assert list(live) == []

@@ -82,7 +82,7 @@ def test_what_goes_well_is_counted() -> None:
         ("says_nonsense_at_3", [3], "it said ''"),
     ],
 )
-def test_a_fault_is_told_with_its_seed_and_the_others_go_on(
+def test_a_fault_is_told_with_its_seed_and_the_others_continue(
     subject: str, seeds: list[int], what: str
 ) -> None:
     tally = tried(subject)

@@ -218,7 +218,7 @@ def test_help_with_a_closed_stdout_ends_without_a_traceback(command: str) -> Non
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} --help >&-'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
     assert "Traceback" not in done.stderr.decode()
-    assert "fault of charrnn" not in done.stderr.decode()
+    assert "bug in charrnn" not in done.stderr.decode()
 
 
 def at_a_terminal(columns: int, *words: str | Path) -> tuple[int, str]:

@@ -218,8 +218,8 @@ def test_millions_of_tiny_fields_are_refused_before_they_take_memory(data: bytes
     ],
     ids=["no varint", "length", "group", "groups", "fixed", "cut varint", "no UTF-8"],
 )
-def test_bytes_that_are_no_protobuf_are_refused(data: bytes) -> None:
-    assert "no ONNX file, or was cut short or altered" in refusal(data)
+def test_bytes_that_are_not_protobuf_are_refused(data: bytes) -> None:
+    assert "not an ONNX file, or is truncated or damaged" in refusal(data)
 
 
 def test_a_file_of_an_int8_model_has_far_fewer_fields_than_the_limit() -> None:

@@ -136,7 +136,7 @@ def test_a_training_text_without_words_or_windows_knows_none(text: str) -> None:
     assert (found.known_words, found.copied_windows) == (0.0, 0.0)
 
 
-def test_a_word_that_the_end_of_a_piece_may_have_cut_is_left_out() -> None:
+def test_a_word_that_the_end_of_a_piece_may_have_cut_is_not_counted() -> None:
     found = Reference("the mat").measure(["the ma", "the mat.", "mat", "o'"])
     assert (found.words, found.known_words) == (4, 0.75)  # the, the mat, o
     assert Reference("the mat").measure(["The the"]).words == 1
@@ -354,7 +354,7 @@ def test_more_streams_than_characters_write_one_each(command: Command, text: Pat
     assert (written["characters"], written["windows"], written["words"]) == (3, 0, written["words"])
 
 
-def test_what_makes_no_sense_is_refused(command: Command, text: Path, tmp_path: Path) -> None:
+def test_what_is_invalid_is_refused(command: Command, text: Path, tmp_path: Path) -> None:
     for option, message in (
         (("--length", 0), "--length must be 1 or more, not 0"),
         (("--streams", 0), "--streams must be between 1 and"),

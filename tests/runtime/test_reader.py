@@ -77,7 +77,7 @@ def test_no_metadata_key_may_be_there_twice(key: str) -> None:
         entry = next(entry for entry in model.metadata_props if entry.key == f"charrnn.{key}")
         model.metadata_props.add(key=entry.key, value=entry.value)
 
-    assert f"'charrnn.{key}' stands there twice" in refusal(changed(twice))
+    assert f"'charrnn.{key}' occurs twice" in refusal(changed(twice))
 
 
 def test_other_programs_may_add_metadata_of_their_own() -> None:
@@ -116,15 +116,15 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         ("hidden_size", "13", "its state layout is not that of 2 lstm layers of 13"),
         ("level", "word", "charrnn.level is 'word'; expected char or byte"),
         ("level", "byte", "the byte level has its own 256 symbols"),
-        ("vocabulary", "", "charrnn.vocabulary is no JSON"),
-        ("vocabulary", "[", "charrnn.vocabulary is no JSON"),
+        ("vocabulary", "", "charrnn.vocabulary is not JSON"),
+        ("vocabulary", "[", "charrnn.vocabulary is not JSON"),
         ("vocabulary", "{}", "charrnn.vocabulary is JSON of the wrong kind; expected a list"),
         ("vocabulary", "[]", "no symbols"),
-        ("vocabulary", "[" * 100_000, "charrnn.vocabulary is no JSON"),
+        ("vocabulary", "[" * 100_000, "charrnn.vocabulary is not JSON"),
         ("vocabulary", "[" * 100_000 + "]" * 100_000, "charrnn.vocabulary"),
         ("vocabulary", _vocabulary(lambda s: s.pop()), "charrnn.top_k_max is '65'; expected 64"),
         ("vocabulary", _vocabulary(lambda s: s.append("ü")), "charrnn.top_k_max is '65'; expected 66"),
-        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, s[0])), "stands in it twice"),
+        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, s[0])), "occurs twice"),
         (
             "vocabulary",
             _vocabulary(lambda s: s.__setitem__(1, "ab")),
@@ -157,7 +157,7 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         ("training", '{"loss": 1e999}', "charrnn.training holds NaN, infinity"),
         ("training", '{"name": "\\ud800"}', "half a surrogate pair"),
         ("training", '{"a":' * 50_000 + "1" + "}" * 50_000, "charrnn.training"),
-        ("training", '{"n": ' + "9" * 5_000 + "}", "charrnn.training is no JSON"),
+        ("training", '{"n": ' + "9" * 5_000 + "}", "charrnn.training is not JSON"),
         ("training", '{"n": "' + "x" * 5_000_000 + '"}', "at most 4,194,304 are read"),
     ],
 )
@@ -165,9 +165,9 @@ def test_metadata_that_breaks_the_contract_is_refused(key: str, value: str, mess
     assert message in refusal(changed(metadata(key, value)))
 
 
-def test_metadata_that_is_no_utf_8_is_refused() -> None:
+def test_metadata_that_is_not_utf_8_is_refused() -> None:
     data = LSTM + field(14, field(1, b"charrnn.extra") + field(2, b"\xff\xfe"))
-    assert "was cut short or altered" in refusal(data)
+    assert "is truncated or damaged" in refusal(data)
 
 
 @pytest.mark.parametrize("count", [64, 66])
@@ -410,7 +410,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_model(tmp_path: Path) -> None:
     assert "is a folder; give a model file" in _load(tmp_path)
 
 
@@ -434,7 +434,7 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs device files")
-def test_a_device_is_refused_and_not_read_for_ever() -> None:
+def test_a_device_is_refused_and_not_read_forever() -> None:
     assert "is not a regular file" in _load("/dev/zero")
 
 
@@ -446,7 +446,7 @@ def test_a_file_that_cannot_be_opened_is_named(lstm_path: Path, monkeypatch: pyt
     assert _load(lstm_path) == f"{lstm_path} cannot be read: Permission denied"
 
 
-def test_an_empty_file_is_no_model(tmp_path: Path) -> None:
+def test_an_empty_file_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     assert "empty.onnx is not a charrnn model that can be run: its metadata has no" in _load(
         tmp_path / "empty.onnx"
@@ -456,7 +456,7 @@ def test_an_empty_file_is_no_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"LORD of the text\n" * 100, b"\x00" * 1000, b"PK\x03\x04" + b"z" * 500, b"\x80\x04."]
 )
-def test_files_of_other_kinds_are_no_models(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_kinds_are_not_models(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
     assert "is not a charrnn model that can be run" in _load(path)

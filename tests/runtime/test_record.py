@@ -56,7 +56,7 @@ def test_a_record_does_what_a_frozen_dataclass_does(x: Any, y: Any, other: Any) 
     assert (Point(x) == point) == (DataPoint(x) == same)
 
 
-def test_a_child_goes_on_with_the_fields_of_its_parent() -> None:
+def test_a_child_continues_with_the_fields_of_its_parent() -> None:
     named = Named(1, name="here")
     assert (named.x, named.y, named.name) == (1, 0, "here")
     assert repr(named) == "Named(x=1, y=0, name='here')"

@@ -17,7 +17,7 @@ def test_temperatures_out_of_range_are_refused(temperature: float) -> None:
 
 
 def test_a_temperature_of_zero_gets_a_hint_at_greedy() -> None:
-    with pytest.raises(SettingError, match="for always the likeliest character use top_k=1"):
+    with pytest.raises(SettingError, match="to always take the most likely character, use top_k=1"):
         Sampling(0)
 
 
@@ -28,7 +28,7 @@ def test_a_top_k_below_one_is_refused(top_k: int) -> None:
 
 
 @pytest.mark.parametrize("top_k", [2.5, 2.0, NAN, "3"])
-def test_a_top_k_that_is_no_whole_number_is_refused(top_k: object) -> None:
+def test_a_top_k_that_is_not_a_whole_number_is_refused(top_k: object) -> None:
     with pytest.raises(SettingError, match="top_k must be a whole number"):
         Sampling(top_k=top_k)  # type: ignore[arg-type]
 

@@ -266,7 +266,7 @@ def test_requests_begin_in_the_order_in_which_they_were_submitted(lstm: CharRNN)
     assert all(abs(place - index) <= 1 for index, place in enumerate(places))
 
 
-def test_no_request_waits_for_ever_though_others_keep_coming(lstm: CharRNN) -> None:
+def test_no_request_waits_forever_though_others_keep_coming(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=4)
     early = lstm.request("", 40, number=0)
     scheduler.submit(*(lstm.request("", 3, number=n) for n in range(10)), early)
@@ -324,7 +324,7 @@ def test_a_cancelled_request_frees_its_row_within_one_block(lstm: CharRNN) -> No
     assert not scheduler.busy
 
 
-def test_cancelling_what_waits_has_ended_or_never_came_is_no_trouble(lstm: CharRNN) -> None:
+def test_cancelling_what_waits_has_ended_or_never_came_is_harmless(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=1)
     first, waiting, stranger = (lstm.request("", 2, number=n) for n in range(3))
     scheduler.submit(first, waiting)
@@ -459,7 +459,7 @@ def test_streams_are_parted_evenly_among_threads(monkeypatch: pytest.MonkeyPatch
     assert asked == [20, 20, 20]
 
 
-def test_an_error_in_a_thread_comes_out_and_the_model_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_thread_comes_out_and_the_model_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model("lstm-2x12-int8", 3)
     expected = model.generate([""] * 60, 40, seed=1)
 
@@ -558,7 +558,7 @@ def test_the_scheduler_s_own_time_can_be_measured() -> None:
     assert seconds > 0
 
 
-def test_states_of_what_was_generated_go_on_in_other_requests(lstm: CharRNN) -> None:
+def test_states_of_what_was_generated_continue_in_other_requests(lstm: CharRNN) -> None:
     whole = lstm.generate("LORD ", 3 * BLOCK, seed=2)
     scheduler = lstm.scheduler()
     state: State | None = None

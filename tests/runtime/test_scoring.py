@@ -72,7 +72,7 @@ def test_a_text_scores_the_same_whatever_is_scored_beside_it(texts: list[str], r
 
 
 @pytest.mark.parametrize("long_one", [0, 3, 39])
-def test_a_long_text_among_short_ones_goes_on_alone_and_changes_no_score(
+def test_a_long_text_among_short_ones_continues_alone_and_changes_no_score(
     monkeypatch: pytest.MonkeyPatch, long_one: int
 ) -> None:
     model = _model()
@@ -200,7 +200,7 @@ def test_texts_are_drawn_as_they_are_scored(lstm_path: Path) -> None:
     assert drawn < 3 * CPU_ROWS
 
 
-def test_unknown_characters_are_an_error_or_left_out(lstm: CharRNN) -> None:
+def test_unknown_characters_are_an_error_or_skipped(lstm: CharRNN) -> None:
     with pytest.raises(UnknownCharacterError):
         lstm.score("aßb")
     assert lstm.score("aßb", unknown="skip").nats == lstm.score("ab").nats

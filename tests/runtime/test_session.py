@@ -288,7 +288,7 @@ def test_a_driver_that_is_too_old_is_named_before_anything_is_tried(
 
 
 @pytest.mark.usefixtures("no_driver")
-def test_auto_says_nothing_where_nobody_expects_cuda(lstm_path: Path) -> None:
+def test_auto_says_nothing_where_no_one_expects_cuda(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path)
     assert (model.device, model.device_note) == ("cpu", "")
 
@@ -476,7 +476,7 @@ def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_buffers
     work = threading.Thread(target=model.generate, args=(["a"] * 11, 5), daemon=True)
     work.start()
     work.join(60)
-    assert not work.is_alive()  # it would wait for itself for ever
+    assert not work.is_alive()  # it would wait for itself forever
 
 
 def test_only_so_many_sizes_are_kept(engine: Engine) -> None:

@@ -42,7 +42,7 @@ def test_bytes_that_change_afterwards_change_nothing(data: bytes, lstm: CharRNN)
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "models/lstm.onnx", Path("models/lstm.onnx"), [1], io.BytesIO()])
-def test_what_is_no_bytes_is_refused_with_the_other_way(wrong: Any) -> None:
+def test_what_is_not_bytes_is_refused_with_the_other_way(wrong: Any) -> None:
     with pytest.raises(
         SettingError, match=r"data must be the bytes of a model, not \w+; CharRNN.load takes a path"
     ):

@@ -73,7 +73,7 @@ def test_concatenating_parts_gives_the_whole() -> None:
     assert _values(State.concatenate([state[0], state[1:]])) == _values(state)
 
 
-def test_forks_are_numbered_anew_in_order() -> None:
+def test_forks_are_numbered_again_in_order() -> None:
     forked = _state(2).fork(3, first_number=100)
     assert forked.numbers.tolist() == [100, 101, 102, 103, 104, 105]
     assert forked.tokens.tolist() == [0, 0, 0, 1, 1, 1]
@@ -88,7 +88,7 @@ def test_forks_that_make_no_sense_are_refused(copies: int, first: int) -> None:
 
 
 def test_parts_of_different_lengths_are_refused() -> None:
-    with pytest.raises(SettingError, match="one entry a stream each"):
+    with pytest.raises(SettingError, match="one entry per stream each"):
         State(np.zeros((2, 3), np.float32), np.zeros(1), np.zeros(2), np.zeros(2))  # type: ignore[arg-type]
 
 

@@ -68,7 +68,7 @@ def test_the_text_of_any_bytes_is_what_replacing_makes_of_the_bytes_before_the_s
 
 
 @given(any_bytes, st.text("aé中", min_size=1, max_size=3))
-def test_a_stop_text_is_found_in_bytes_where_it_stands_in_their_text(data: bytes, stop: str) -> None:
+def test_a_stop_text_is_found_in_bytes_where_it_is_in_their_text(data: bytes, stop: str) -> None:
     # Unless it has replacement characters, which may stand for other bytes.
     assert _text(BYTES, list(data), stop, []) == _until(data.decode(errors="replace"), stop)
 
@@ -131,7 +131,7 @@ def test_a_sequence_without_its_end_becomes_one_replacement_character() -> None:
     assert stream.finish() == "\ufffd"
 
 
-def test_bytes_that_are_no_utf_8_are_replaced_at_once() -> None:
+def test_bytes_that_are_not_utf_8_are_replaced_at_once() -> None:
     assert TextStream(BYTES).push([0xFF, 0x61]) == "\ufffda"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli import line_breaks, terminal
 
 LONG = "error-like words with --learning-rate 0.0017 and more of them, " * 4
 
@@ -20,14 +20,14 @@ LONG = "error-like words with --learning-rate 0.0017 and more of them, " * 4
 )
 def test_a_line_is_broken_between_words_that_stay_whole(words: list[str], indent: int, columns: int) -> None:
     line = " " * indent + " ".join(words)
-    rows = terminal.broken(line, columns).split("\n")
+    rows = line_breaks.broken(line, columns).split("\n")
     assert " ".join(rows).split() == words
     assert rows == [line] or all(len(row) < columns or len(row.split()) == 1 for row in rows)
     assert rows[0].startswith(" " * indent + words[0][:1]) or len(" " * indent + words[0]) >= columns
 
 
 def test_a_line_that_fits_is_left_as_it_is() -> None:
-    assert terminal.broken("  | two  spaces   kept", 80) == "  | two  spaces   kept"
+    assert line_breaks.broken("  | two  spaces   kept", 80) == "  | two  spaces   kept"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")

@@ -55,7 +55,7 @@ def test_a_text_is_read_in_its_encoding_over_any_seam(text: str, encoding: str, 
 @pytest.mark.parametrize("size", [4, 5, 1 << 16])
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("little", [True, False])
-def test_a_mark_says_the_encoding_and_is_no_part_of_the_text(encoding: str, little: bool, size: int) -> None:
+def test_a_mark_says_the_encoding_and_is_not_part_of_the_text(encoding: str, little: bool, size: int) -> None:
     order = "le" if little else "be"
     data = WESTERN.encode(encoding)
     if encoding != "utf-8-sig":
@@ -84,7 +84,7 @@ def test_blocks_of_any_size_give_the_same_text_or_the_same_error(data: bytes, si
     try:
         expected = data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        expected = f"text is no UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}"
+        expected = f"text is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
     assert results[0] == expected
 
 
@@ -188,8 +188,8 @@ def _safetensors() -> bytes:
         (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     ],
 )
-def test_what_is_no_text_is_named(data: bytes, kind: str) -> None:
-    with pytest.raises(CharRNNError, match=f"my.bin is no text but .*{kind}"):
+def test_what_is_not_text_is_named(data: bytes, kind: str) -> None:
+    with pytest.raises(CharRNNError, match=f"my.bin is not text but .*{kind}"):
         "".join(decoded([data], "my.bin"))
 
 
@@ -203,7 +203,7 @@ def test_other_binary_data_are_not_called_a_text_in_another_encoding() -> None:
     "encoding",
     ["", "latin-8", "hex", "rot13", "zlib", "undefined", "a\0b", "é", 5, None, b"utf-8", ["x"], True],
 )
-def test_what_is_no_encoding_is_refused(encoding: object) -> None:
+def test_what_is_not_an_encoding_is_refused(encoding: object) -> None:
     with pytest.raises(SettingError, match="encoding must be one that Python knows") as caught:
         check_encoding(encoding)  # type: ignore[arg-type]
     assert caught.value.parameters == ("encoding",)

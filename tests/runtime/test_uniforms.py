@@ -74,7 +74,7 @@ def test_seeds_out_of_range_are_refused(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [1.5, "1", None, float("nan"), 1e3])
-def test_seeds_that_are_no_whole_numbers_are_refused(seed: object) -> None:
+def test_seeds_that_are_not_whole_numbers_are_refused(seed: object) -> None:
     with pytest.raises(SettingError, match="seed must be a whole number"):
         check_seed(seed)  # type: ignore[arg-type]
 

@@ -136,7 +136,7 @@ def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
         Vocabulary("abc").decode(ids)
 
 
-def test_the_empty_text_is_no_trouble() -> None:
+def test_the_empty_text_is_harmless() -> None:
     for vocabulary in (Vocabulary("a"), Vocabulary.of_bytes()):
         assert vocabulary.encode("").shape == (0,)
         assert vocabulary.decode([]) == ""
@@ -147,7 +147,7 @@ def test_the_empty_text_is_no_trouble() -> None:
     ("symbols", "level", "message"),
     [
         ([], "char", "no symbols"),
-        (["a", "a"], "char", "'a' stands in it twice"),
+        (["a", "a"], "char", "'a' occurs twice"),
         (["a", "bc"], "char", "symbol 1 must be one character"),
         (["a", ""], "char", "symbol 1 must be one character"),
         (["a", 7], "char", "symbol 1 must be one character"),

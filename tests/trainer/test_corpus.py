@@ -139,7 +139,7 @@ def test_what_is_not_utf8_is_told_by_its_byte(
     tmp_path: Path, piece_size: int, before: str, wrong: bytes, byte: str
 ) -> None:
     offset = len(before.encode())
-    expected = f'text.txt is no UTF-8 text: byte {offset} is {byte}; .*level="byte"'
+    expected = f'text.txt is not UTF-8: byte {offset} is {byte}; .*level="byte"'
     with pytest.raises(CharRNNError, match=expected):
         scan_text(written(tmp_path, before.encode() + wrong))
 
@@ -197,7 +197,7 @@ def test_a_wide_encoding_without_a_mark_is_noticed(tmp_path: Path) -> None:
 )
 def test_files_that_are_no_texts_are_told_as_what_they_are(tmp_path: Path, head: bytes, kind: str) -> None:
     path = written(tmp_path, head + bytes(range(256)))
-    with pytest.raises(CharRNNError, match=f'text.txt is no text but .*{kind}.*level="byte"'):
+    with pytest.raises(CharRNNError, match=f'text.txt is not text but .*{kind}.*level="byte"'):
         scan_text(path)
     assert scan_text(path, level="byte").length == len(head) + 256
 

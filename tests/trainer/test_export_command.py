@@ -113,7 +113,7 @@ def _fails(done: Done, code: int, *words: str) -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith("charrnn-export: error: ")
     assert "Traceback" not in done.stderr
-    assert "a fault of charrnn" not in last
+    assert "a bug in charrnn" not in last
     for word in words:
         assert word in last
 

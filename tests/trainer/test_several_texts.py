@@ -116,7 +116,7 @@ def test_one_text_that_is_given_twice_is_refused_under_any_name(tmp_path: Path) 
 def test_what_is_wrong_with_one_of_several_is_told_by_its_name(tmp_path: Path) -> None:
     paths = written(tmp_path, TEXTS)
     Path(paths[1]).write_bytes(b"caf\xe9" * 20)
-    with pytest.raises(CharRNNError, match=r"1\.txt is no UTF-8 text"):
+    with pytest.raises(CharRNNError, match=r"1\.txt is not UTF-8"):
         scan_texts(paths)
     Path(paths[2]).unlink()
     with pytest.raises(CharRNNError, match=r"2\.txt does not exist"):

@@ -32,33 +32,45 @@ Examples:
 @app.command(epilog=EXAMPLES)
 def generate(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to run.")],
-    prime: Annotated[str | None, typer.Option("--prime", "-p", help="The text to go on from.")] = None,
+    prime: Annotated[str | None, typer.Option("--prime", "-p", help="Prompt: the text to continue.")] = None,
     prime_file: Annotated[
-        Path | None, typer.Option(help="Take the prime from a file as it is (- for standard input).")
+        Path | None, typer.Option(help="Read the prompt from a file, as it is (- for standard input).")
     ] = None,
     primes_file: Annotated[
-        Path | None, typer.Option(help="A stream for each line of a file (- for standard input).")
+        Path | None, typer.Option(help="One prompt per line of a file (- for standard input).")
     ] = None,
     length: Annotated[
         int,
         typer.Option(
             "--length",
             "-n",
-            help="Characters to generate; the prime is not counted. An item that has more is left out.",
+            help="Characters to generate, not counting the prompt. Longer items are discarded.",
         ),
     ] = spec.DEFAULT_LENGTH,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", "--temp", "-t", help="Below 1 the likely becomes likelier."),
+        typer.Option(
+            "--temperature",
+            "--temp",
+            "-t",
+            help="Sampling temperature; below 1, likely characters become more likely.",
+        ),
     ] = spec.DEFAULT_TEMPERATURE,
-    top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the K most likely characters only.")] = None,
     top_p: Annotated[
-        float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
+        float,
+        typer.Option(
+            help="Sample from the most likely characters that together have this probability (nucleus "
+            "sampling)."
+        ),
     ] = 1.0,
     min_p: Annotated[
-        float, typer.Option(help="Choose among those with this share of the likeliest's probability.")
+        float,
+        typer.Option(
+            help="Sample from characters with at least this fraction of the most likely one's probability."
+        ),
     ] = 0.0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest character.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely character.")] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
     ] = None,
@@ -66,39 +78,35 @@ def generate(
     lines: Annotated[
         int | None,
         typer.Option(
-            help="Write this many items, one a line and nothing else: each a stream of its own that ends at "
-            f"its newline. {spec.DEFAULT_ITEMS} for models that were trained with --lines, and with "
+            help="Write this many items, one per line, each from a stream of its own that ends at its "
+            f"newline. {spec.DEFAULT_ITEMS} for models that were trained with --lines, and with "
             "--unique or --new.",
         ),
     ] = None,
-    unique: Annotated[
-        bool, typer.Option("--unique", help="Leave out items that were written before.")
-    ] = False,
+    unique: Annotated[bool, typer.Option("--unique", help="Skip items that were already written.")] = False,
     new: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Leave out items that are lines of this file (- for standard input)."
-        ),
+        typer.Option(metavar="FILE", help="Skip items that are lines of this file (- for standard input)."),
     ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="End a text before this one appears; may be given several times. \\n in it is a newline "
-            "(\\t a tab, \\r a carriage return), unless the model writes backslashes: then it is taken as it "
-            "stands.",
+            help="Stop before this text appears; may be given several times. \\n in it is a newline "
+            "(\\t a tab, \\r a carriage return), unless the model writes backslashes: then it is taken "
+            "literally.",
         ),
     ] = None,
     beam: Annotated[
         int | None,
         typer.Option(
-            help="Search for the likeliest text with this many beams, instead of sampling. With --json all "
-            "that are found, the likeliest first."
+            help="Search for the most likely text with this many beams, instead of sampling. With --json "
+            "all that are found, the most likely first."
         ),
     ] = None,
     unknown: Annotated[
         str,
         typer.Option(
-            help="Characters of a prime that the model does not know: error, skip (leave them out), or "
+            help="What to do with unknown characters in a prompt: error, skip (ignore them), or "
             "normalize (write accented letters in the Unicode form that it knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
@@ -107,34 +115,37 @@ def generate(
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; one stream takes one. [default: as many as there are cores]"),
+        typer.Option(help="CPU threads; a single stream uses one. [default: as many as there are cores]"),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="How many of the streams run at once. [default: as suits the device]"),
+        typer.Option(help="How many streams run at once. [default: depends on the device]"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to a file, whole or not at all.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write to a file instead of stdout, complete or not at all."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a stream or item, one a line.")
+        bool, typer.Option("--json", help="Print one JSON object per line, for each stream or item.")
     ] = False,
     logprobs: Annotated[
         int | None,
         typer.Option(
-            help="With --json: each character's log-probability, and those of the N likeliest in its place."
+            help="With --json: each character's log-probability, and those of the N most likely characters "
+            "at its position."
         ),
     ] = None,
-    no_prime: Annotated[bool, typer.Option("--no-prime", help="Leave the prime out of the output.")] = False,
+    no_prime: Annotated[bool, typer.Option("--no-prime", help="Do not print the prompt.")] = False,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Write the bytes of a byte-level model as they are, UTF-8 or not.")
+        bool, typer.Option("--raw", help="Write the raw bytes of a byte-level model, UTF-8 or not.")
     ] = False,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Say the speed, the device that ran, and the load time.")
-    ] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print speed, device and load time.")] = False,
     interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="Read a prime a line, write, go on from there.")
+        bool,
+        typer.Option(
+            "--interactive", "-i", help="Read one prompt per line, continue it, and keep the state."
+        ),
     ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
@@ -142,12 +153,12 @@ def generate(
 ) -> None:
     """Generate text with a model that charrnn-export wrote.
 
-    The text goes to stdout as it comes, everything else to stderr.
+    Text goes to stdout as it is generated, messages to stderr.
 
-    A model that was trained with --lines, on names or other lists, writes items, one a line; so does any
-    model that writes newlines with --lines, --unique or --new. Lines that are empty, or longer than --length,
-    are no items and are counted on stderr. It gives up, with what was found, when 10,000 streams in a row (or
-    a million characters in them) gave no item. --streams 1 gives running text from every model.
+    A model that was trained with --lines, on names or other lists, writes items, one per line; so does
+    any model that writes newlines with --lines, --unique or --new. Empty lines and lines longer than --length
+    are not items; they are counted on stderr. It stops early if 10,000 streams in a row (or a million
+    characters in them) give no item. --streams 1 gives running text from every model.
     """
     check_choice("--unknown", unknown, spec.UNKNOWN)
     if greedy and top_k is not None:
@@ -194,22 +205,22 @@ def generate(
     if batch is not None and not 1 <= batch <= spec.MAX_STREAMS:
         raise SettingError(f"--batch must be between 1 and {spec.MAX_STREAMS:,}, not {batch:,}")
     if primes_file is not None and streams != 1:
-        raise SettingError("--primes-file has a stream for each line, so it takes no --streams")
+        raise SettingError("--primes-file has one stream per line, so it excludes --streams")
     one_stream = streams == 1 and primes_file is None
     if items_wanted is False and one_stream:
         _refuse_batch(batch)
     if interactive and (as_json or output or streams != 1 or prime_file or primes_file):
         raise SettingError(
-            "--interactive writes one stream to stdout as it comes; it goes with none of --json, --output, "
+            "--interactive writes one stream to stdout as it is generated; it excludes --json, --output, "
             "--streams, --prime-file and --primes-file"
         )
     if raw and (as_json or interactive or streams != 1 or primes_file):
         raise SettingError(
-            "--raw writes the bytes of one stream and nothing else; it goes with none of --json, "
+            "--raw writes the bytes of one stream and nothing else; it excludes --json, "
             "--interactive, --streams and --primes-file"
         )
     if logprobs is not None and not as_json:
-        raise SettingError("--logprobs is for --json: give that too, or leave it out")
+        raise SettingError("--logprobs is for --json: give that too, or omit it")
     if force and not output:
         raise SettingError("--force is for --output")
 
@@ -259,7 +270,7 @@ def generate(
     else:
         with ExitStack() as stack:
             if output is None:
-                stream = terminal.product(instead="; give --output FILE").buffer
+                stream = terminal.stdout(instead="; give --output FILE").buffer
 
                 def write(data: bytes) -> None:
                     stream.write(data)
@@ -317,7 +328,7 @@ def _refuse_batch(batch: int | None) -> None:
     """Refuse ``--batch`` where there is one stream."""
     if batch is not None:
         raise SettingError(
-            "--batch is for many streams: give --streams, --primes-file or --lines too, or leave it out"
+            "--batch is for many streams: give --streams, --primes-file or --lines too, or omit it"
         )
 
 

@@ -1,4 +1,4 @@
-"""charrnn-gen --beam: the likeliest text that a beam search finds, instead of a sampled one."""
+"""charrnn-gen --beam: the most likely text that a beam search finds, instead of a sampled one."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def check(beams: int, others: Mapping[str, bool]) -> None:
     surplus = [option for option, is_given in others.items() if is_given]
     if surplus:
         raise SettingError(
-            f"--beam searches for the likeliest text and samples nothing, so it takes no {surplus[0]}: leave "
-            "one of them out"
+            f"--beam searches for the most likely text and samples nothing, so it excludes {surplus[0]}; "
+            "give only one of them"
         )
 
 
 def write(model: CharRNN, request: TextRequest, beams: int, give: Callable[[bytes], None]) -> int:
-    """Write the likeliest text, or as JSON all that were found; gives the number of its characters.
+    """Write the most likely text, or as JSON all that were found; gives the number of its characters.
 
     Of a model that was trained on lines, it is the rest of a line, unless a stop text was given.
     """
@@ -54,7 +54,7 @@ def write(model: CharRNN, request: TextRequest, beams: int, give: Callable[[byte
     best = found[0]
     unit = "byte" if model.vocabulary.level == "byte" else "character"
     terminal.say(
-        f"the likeliest of {len(found):,}: {best.nats:.4f} nats, {best.bits:.4f} bits, "
+        f"the most likely of {len(found):,}: {best.nats:.4f} nats, {best.bits:.4f} bits, "
         f"{best.bits_per_character:.4f} bits per {unit}"
     )
     if request.as_json:

@@ -39,7 +39,7 @@ def known_items(model: CharRNN, data: bytes, name: str, encoding: str | None) ->
 
 
 def _form(model: CharRNN, data: bytes, name: str, encoding: str | None) -> str | bytes:
-    """What was read in the form that a model reads: the very bytes, or a text."""
+    """What was read in the form that a model reads: the raw bytes, or a text."""
     text = texts.text_of(data, name, encoding, as_bytes=model.vocabulary.level == "byte")
     return texts.unix_lines(text) if model.info.lines else text
 
@@ -61,8 +61,8 @@ def check_encoding(encoding: str | None, *, files: bool) -> None:
 def stop_texts(model: CharRNN, given: Sequence[str]) -> list[str]:
     r"""The stop texts of a command line, in which ``\n``, ``\t`` and ``\r`` mean what they mean in Python.
 
-    A model that writes backslashes may write these very characters, so there they stay, with a word on how to
-    write the other.
+    A model that writes backslashes may write these characters themselves, so there they stay; a message says
+    how to write the others.
     """
     stops = [texts.given_text(each) for each in given]
     for index, each in enumerate(stops):
@@ -73,7 +73,7 @@ def stop_texts(model: CharRNN, given: Sequence[str]) -> list[str]:
             stops[index] = plain
         else:
             terminal.say(
-                f"--stop {each!r} is taken as it stands, since this model writes backslashes; to stop at the "
+                f"--stop {each!r} is taken literally, since this model writes backslashes; to stop at the "
                 f"control characters give these themselves, in bash as --stop $'{each}'"
             )
     return stops

@@ -1,4 +1,4 @@
-"""charrnn-gen --lines: items instead of running text, one a line."""
+"""charrnn-gen --lines: items instead of running text, one per line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ItemsRequest(Record):
         count: how many items.
         prime: what each begins with, in the form that the model reads.
         length: how many characters each may have beside its prime.
-        unique: whether repeats are left out.
-        new: the texts that are left out.
+        unique: whether repeats are skipped.
+        new: the texts to skip.
         new_name: the name of the file that they come from; None if there is none.
         sampling: how the next character is chosen.
         seed: the seed.
@@ -71,8 +71,8 @@ def are_wanted(
     for_text = [option for option, given in running_text.items() if given]
     if for_items and for_text:
         raise SettingError(
-            f"{for_items[0]} writes items, each a stream of its own that ends at its newline; it does not go "
-            f"with {for_text[0]}: leave one of them out"
+            f"{for_items[0]} writes items, each a stream of its own that ends at its newline; it excludes "
+            f"{for_text[0]}; give only one of them"
         )
     if lines is not None and lines < 1:
         raise SettingError(
@@ -86,14 +86,14 @@ def are_wanted(
 
 
 def default_count(*, greedy: bool) -> int:
-    """How many items there are where nobody says: one, if all would be the same."""
+    """How many items to write by default: one, if all would be the same."""
     return 1 if greedy else spec.DEFAULT_ITEMS
 
 
 def write_items(
     model: CharRNN, request: ItemsRequest, write: Callable[[bytes], None], *, bar_wanted: bool
 ) -> tuple[int, TooFewItemsError | None]:
-    """Write items as they come, one a line; what is left out is said at the end.
+    """Write items as they come, one per line; what was skipped is said at the end.
 
     Returns:
         The number of characters that were sampled, and the error if there are fewer items than were asked
@@ -138,7 +138,7 @@ def write_items(
         failure = error
     finally:
         bar.close()
-    _say_left_out(items.left_out, request)
+    _say_skipped(items.left_out, request)
     return characters, failure
 
 
@@ -162,17 +162,17 @@ def _line(model: CharRNN, request: ItemsRequest, item: Item) -> bytes:
         "device": model.device,
         "model": {"path": model.info.path, "sha256": model.info.sha256},
     }
-    # Paths may hold what is no UTF-8 (surrogates in Python): JSON escapes it just so.
+    # Paths may hold what is not UTF-8 (surrogates in Python): JSON escapes it just so.
     return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
-def _say_left_out(left_out: LeftOut, request: ItemsRequest) -> None:
+def _say_skipped(left_out: LeftOut, request: ItemsRequest) -> None:
     reasons = (
         (left_out.repeated, "repeated"),
-        (left_out.known, f"that stand in {request.new_name}"),
+        (left_out.known, f"that are in {request.new_name}"),
         (left_out.unended, f"without an end in {request.length:,} characters (--length)"),
         (left_out.empty, "empty"),
     )
     said = ", ".join(f"{number:,} {reason}" for number, reason in reasons if number)
     if said:
-        terminal.say(f"left out: {said}")
+        terminal.say(f"skipped: {said}")

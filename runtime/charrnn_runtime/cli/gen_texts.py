@@ -42,7 +42,7 @@ class TextRequest(Record):
         with_prime: whether the prime is written.
         raw: whether bytes are written as they are.
         as_json: whether each stream is an object.
-        logprobs: for how many of the likeliest characters log-probabilities are wanted, if at all.
+        logprobs: for how many of the most likely characters to give log-probabilities, if any.
     """
 
     primes: Callable[[CharRNN], Iterator[str | bytes]]
@@ -203,7 +203,7 @@ def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown
             **_options(request, stop),
         ):
             if request.as_json:
-                # The model's path may hold what is no UTF-8 (surrogates in Python): JSON escapes it just so.
+                # The model's path may hold what is not UTF-8 (surrogates in Python): JSON escapes it just so.
                 line = json.dumps(_record(model, request, stop, done), ensure_ascii=False)
                 write(line.encode(errors="backslashreplace") + b"\n")
                 continue
@@ -244,7 +244,7 @@ def _record(model: CharRNN, request: TextRequest, stop: list[str], done: Generat
 
 
 def _logprobs(vocabulary: Vocabulary, done: Generated) -> list[dict[str, Any]]:
-    """The log-probability of each character that was generated, and those of the likeliest in its place."""
+    """The log-probability of each character that was generated, and those of the most likely in its place."""
     logprobs = done.logprobs
     assert logprobs is not None
     byte_level = vocabulary.level == "byte"
@@ -282,8 +282,8 @@ def _options(request: TextRequest, stop: list[str]) -> Options:
 
 
 def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
-    """Read a prime a line, write, and go on from the same state; gives the number of characters."""
-    stream = terminal.product()
+    """Read one prompt per line, continue it, and keep the state; gives the number of characters."""
+    stream = terminal.stdout()
     source = terminal.source()
     first = None if prime is None else next(request.primes(model))
     asks = source.isatty()
@@ -322,7 +322,7 @@ def _lines(model: CharRNN, source: BinaryIO, asks: bool, first: str | bytes | No
     edits = asks and line_editor_is_there()
     while True:
         if asks:
-            terminal.say("prime (an empty line goes on, Ctrl-D ends):")
+            terminal.say("prompt (empty line: continue; Ctrl-D: quit):")
         line = edited_line() if edits else source.readline()
         if not line:
             return

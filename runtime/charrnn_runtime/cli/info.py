@@ -1,4 +1,4 @@
-"""charrnn-info: shows everything that a model file says of itself."""
+"""charrnn-info: shows the contents of a model file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ Examples:
 @app.command(epilog=EXAMPLES)
 def show(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to show.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with nothing shortened.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, with nothing shortened.")
+    ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Show everything that a model file says of itself, without running it."""
+    """Show the contents of a model file without running it."""
     info = read_model_file(model_path).info
-    stream = terminal.product()
+    stream = terminal.stdout()
     if as_json:
         stream.write(json.dumps(info.as_dict(), ensure_ascii=False) + "\n")
         return
@@ -65,7 +67,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
         ("vocabulary", f"{len(info.vocabulary):,} {level}{shown}"),
         ("start token", f"{info.start_token} ({start!r})"),
         ("trained on", "independent lines" if info.lines else "running text"),
-        ("state", f"{info.state_size:,} numbers a stream: {layout}"),
+        ("state", f"{info.state_size:,} numbers per stream: {layout}"),
         ("top-k at most", f"{info.top_k_max:,}"),
     ]
     lines += [(f"training: {name}", value) for name, value in _flat(info.training)]

@@ -47,25 +47,34 @@ def quality(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A text to measure beside them. [default: the end of TRAINING.txt, kept for validation]",
+            help="A text to compare them with. [default: the end of TRAINING.txt, kept for validation]",
         ),
     ] = None,
     length: Annotated[
-        int, typer.Option("--length", "-n", help="Characters that each model writes, in all streams.")
+        int, typer.Option("--length", "-n", help="Characters that each model writes, over all streams.")
     ] = 100_000,
     streams: Annotated[int, typer.Option(help="How many texts these are.")] = 50,
-    window: Annotated[int, typer.Option(help="Characters that must stand alike to count as a copy.")] = 50,
+    window: Annotated[int, typer.Option(help="Identical characters in a row that count as a copy.")] = 50,
     prime: Annotated[
         str,
-        typer.Option("--prime", "-p", help="The text that every stream goes on from; it is not measured."),
+        typer.Option("--prime", "-p", help="Prompt of every stream; it is not measured."),
     ] = "",
     temperature: Annotated[
         float,
-        typer.Option("--temperature", "--temp", "-t", help="Below 1 the likely becomes likelier."),
+        typer.Option(
+            "--temperature",
+            "--temp",
+            "-t",
+            help="Sampling temperature; below 1, likely characters become more likely.",
+        ),
     ] = spec.DEFAULT_TEMPERATURE,
-    top_k: Annotated[int | None, typer.Option(help="Choose among the K likeliest characters only.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the K most likely characters only.")] = None,
     top_p: Annotated[
-        float, typer.Option(help="Choose among the likeliest that hold this much of the probability.")
+        float,
+        typer.Option(
+            help="Sample from the most likely characters that together have this probability (nucleus "
+            "sampling)."
+        ),
     ] = 1.0,
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
@@ -77,14 +86,16 @@ def quality(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="How many texts are written at once. [default: as suits the device]"),
+        typer.Option(help="How many texts are written at once. [default: depends on the device]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text, one a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, for each text.")
+    ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Say how good the text is that models write, beside held-out text of the same length.
+    """Measure the quality of the text that models write, beside held-out text of the same length.
 
     The columns are the numbers of characters and words, the share of the words that occur in the training
     text, the share of the windows of 50 characters that are copied from it, and distinct-n for n = 1 to 4:
@@ -92,10 +103,10 @@ def quality(
     with single apostrophes inside it; case is ignored.
 
     Of models that were trained with --lines, whole items are measured, each written by a stream of its own,
-    until they have --length characters. Three columns more are the number of items, the share of them that
+    until they have --length characters. Three more columns are the number of items, the share of them that
     repeats an earlier one, and the share that is a line of the training text.
 
-    Of byte-level models, a text that is no UTF-8 is measured in bytes, each of which counts as a character.
+    Of byte-level models, a text that is not UTF-8 is measured in bytes, each of which counts as a character.
     """
     if length < 1:
         raise SettingError(f"--length must be 1 or more, not {length}")
@@ -136,7 +147,7 @@ def quality(
         "seed": chosen,
         **sampling.as_dict(),
     }
-    stream = terminal.product()
+    stream = terminal.stdout()
     unit = "byte" if in_bytes else "character"
     rows: list[tuple[str, TextQuality, ItemQuality | None]] = []
     listed = frozenset(_items_of(text)) if of_lines else frozenset()
@@ -212,7 +223,7 @@ def _written(
             max_batch_size=batch,
             on_progress=bar.advance,
         )
-        # Bytes stand for themselves, as those of the text that they are compared with.
+        # Bytes mean themselves, as those of the text that they are compared with.
         pieces = [
             each.data[len(prime.encode()) :].decode("latin-1") if in_bytes else each.text
             for each in generated
@@ -254,7 +265,7 @@ def _written_items(
         except TooFewItemsError:
             raise CharRNNError(
                 f"{model.info.path} was trained on lines, but after {len(items):,} of them it ended none "
-                f"within {spec.DEFAULT_LENGTH:,} characters; raise --temperature, or leave out --top-k "
+                f"within {spec.DEFAULT_LENGTH:,} characters; raise --temperature, or omit --top-k "
                 "and --top-p"
             ) from None
     return items, pieces

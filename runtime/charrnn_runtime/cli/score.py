@@ -47,19 +47,22 @@ def score(
         bool | None,
         typer.Option(
             "--by-line/--whole",
-            help="Show each line by itself, scored without its line end; or the whole as one running text. "
+            help="Score each line separately, without its line end; or the whole as one running text. "
             "[default: the whole, but of models trained with --lines the sum of all lines]",
         ),
     ] = None,
     per_char: Annotated[bool, typer.Option("--per-char", help="Show each character's bits too.")] = False,
     compare: Annotated[
-        Path | None, typer.Option(metavar="OTHER.onnx", help="Score with this model too, and say which fits.")
+        Path | None,
+        typer.Option(metavar="OTHER.onnx", help="Score with this model too, and say which fits better."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text, one a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, for each text.")
+    ] = False,
     unknown: Annotated[
         str,
         typer.Option(
-            help="Characters that the model does not know: error, skip (leave them out), or normalize (read "
+            help="What to do with unknown characters: error, skip (ignore them), or normalize (read "
             "accented letters in the Unicode form that it knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
@@ -68,23 +71,23 @@ def score(
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; one text takes one. [default: as many as there are cores]"),
+        typer.Option(help="CPU threads; a single text uses one. [default: as many as there are cores]"),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="How many lines are read at once. [default: as suits the device]"),
+        typer.Option(help="How many lines are read at once. [default: depends on the device]"),
     ] = None,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Say how well a model predicts a text, in bits per character: lower is better.
+    """Measure how well a model predicts a text, in bits per character (lower is better).
 
     The columns are bits per character (per byte, of a byte-level model), perplexity, number of characters,
     and the text (or the file).
 
     Of a model that was trained with --lines, each line is scored from a fresh state and with its line end, as
-    it was learned: Windows line ends are read as newlines, and empty lines are left out.
+    it was learned: Windows line ends are read as newlines, and empty lines are skipped.
     """
     check_choice("--unknown", unknown, spec.UNKNOWN)
     if encoding is not None:
@@ -99,7 +102,7 @@ def score(
         models.append(CharRNN.load(compare, device=device, threads=threads))
     of_lines = [model.info.path for model in models if model.info.lines]
     if batch is not None and not (by_line or (of_lines and by_line is None)):
-        raise SettingError("--batch is for many texts: give --by-line too, or leave it out")
+        raise SettingError("--batch is for many texts: give --by-line too, or omit it")
     options = _Options(
         unknown,  # type: ignore[arg-type]
         per_char,
@@ -116,7 +119,7 @@ def score(
             f"{of_lines[0]} was trained with --lines, so each line is scored by itself, from a fresh state "
             "and with its line end (--whole scores a running text)"
         )
-    stream = terminal.product()
+    stream = terminal.stdout()
     with texts.opened(text_path) as file:
         if by_line or (of_lines and by_line is None):
             _score_lines(models, file, text_path, options, stream, stream.isatty())

@@ -56,7 +56,7 @@ def _headings(models: list[CharRNN]) -> list[str]:
 class BitsRecord:
     """A file's JSON object, written as its bits come: they may be more than memory holds.
 
-    The other model's come after all of the first one's, so these are held, in 4 bytes a character.
+    The other model's come after all of the first one's, so these are held, in 4 bytes per character.
     """
 
     def __init__(self, stream: Any, path: Path) -> None:
@@ -123,7 +123,7 @@ def row(models: list[CharRNN], totals: list[Total], alike: bool, text: str) -> s
 def _likelier(models: list[CharRNN], totals: list[Total], alike: bool) -> str | None:
     """The model that gives the text the higher probability: whether it reads characters or bytes is the same.
 
-    None where both give it the same, or where one leaves out more of the text than the other.
+    None where both give it the same, or where one skips more of the text than the other.
     """
     first, second = totals
     if not alike or first.nats == second.nats:
@@ -204,7 +204,7 @@ class EachLine:
         self._skipped = Skipped(models[0])
 
     def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
-        """Show what a line came to."""
+        """Show the result of a line."""
         models, options, stream = self._models, self._options, self._stream
         if number == 1 and not options.as_json:
             write_heading(models, "text", stream)
@@ -227,7 +227,7 @@ class EachLine:
             write_bits(line, bits, stream)
 
     def end(self) -> None:
-        """Say what was left out."""
+        """Say what was skipped."""
         self._skipped.say()
 
 
@@ -289,7 +289,7 @@ class Sum:
 
 
 class Skipped:
-    """Counts the characters that a model leaves out."""
+    """Counts the characters that a model skips."""
 
     def __init__(self, model: CharRNN) -> None:
         self._model = model
@@ -297,7 +297,7 @@ class Skipped:
         self._kinds: dict[str, None] = {}
 
     def add(self, text: str | bytes, scored: int) -> None:
-        """Count those of a text of which so many were scored."""
+        """Count those of a text of which this many were scored."""
         if isinstance(text, str) and self._model.vocabulary.level == "char" and scored < len(text):
             self.count += len(text) - scored
             if len(self._kinds) < 10:
@@ -309,7 +309,7 @@ class Skipped:
             shown = ", ".join(map(repr, list(self._kinds)[:10]))
             several = self.count > 1
             terminal.say(
-                f"{self.count:,} {'characters were' if several else 'character was'} left out, since "
+                f"{self.count:,} {'characters were' if several else 'character was'} skipped, since "
                 f"{self._model.info.path} does not know {'them' if several else 'it'}: {shown}"
             )
 
@@ -321,5 +321,5 @@ def nothing_in(path: Path, *, skipped: int = 0) -> CharRNNError:
 
 
 def _shown(line: str | bytes) -> str:
-    """A line as text: where bytes are no UTF-8, with replacement characters."""
+    """A line as text: where bytes are not UTF-8, with replacement characters."""
     return line if isinstance(line, str) else line.decode(errors="replace")

@@ -1,7 +1,7 @@
-"""What every command shares: how it starts, how it talks, and how it ends.
+"""What every command shares: how it starts, what it prints, and how it ends.
 
-stdout is the product and stderr the talk. An error is one line on stderr; exit codes are 0, 1 (the work
-failed), 2 (the command line makes no sense) and 130 (Ctrl-C).
+Results go to stdout, messages to stderr. An error is one line on stderr; exit codes are 0, 1 (the work
+failed), 2 (the command line is wrong) and 130 (Ctrl-C).
 """
 
 from __future__ import annotations
@@ -20,34 +20,33 @@ from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 import typer
 
 from charrnn_runtime.cli.command_line import App, among
+from charrnn_runtime.cli.line_breaks import fitted
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import written_whole
 from charrnn_runtime.format import spec
 from charrnn_runtime.process import take_for_a_command
 
 
-class _Talk:
+class _Output:
     debug = False
     quiet = False
     through: Callable[[str], None] | None = None  # what shows lines while it draws on the terminal
 
 
-_talk = _Talk()
+_output = _Output()
 
 
 def _set_debug(value: bool) -> None:
-    _talk.debug = value
+    _output.debug = value
 
 
 def _set_quiet(value: bool) -> None:
-    _talk.quiet = value
+    _output.quiet = value
 
 
-DebugOption = Annotated[
-    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")
-]
+DebugOption = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks of errors.")]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Say nothing on stderr but errors.")
+    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors to stderr.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(spec.DEVICES))]
 
@@ -75,24 +74,24 @@ def new_app() -> typer.Typer:
 
 
 def say(message: str) -> None:
-    """Write a line to stderr, unless ``--quiet``; a stderr that is closed is no error.
+    """Write a line to stderr, unless ``--quiet``; a closed stderr is not an error.
 
     On a terminal, a line that is longer than a row is broken between words.
     """
-    if _talk.quiet:
+    if _output.quiet:
         return
-    if _talk.through is not None:
-        _talk.through(message)
+    if _output.through is not None:
+        _output.through(message)
     else:
-        _write_stderr(_fitted(message) + "\n")
+        _write_stderr(fitted(message) + "\n")
 
 
 def say_at_once(message: str) -> None:
     """Write a line as `say` does from a signal's handler, past a buffer that may be in use."""
-    if _talk.quiet or sys.stderr is None:
+    if _output.quiet or sys.stderr is None:
         return
-    if _talk.through is not None:
-        _talk.through(message)
+    if _output.through is not None:
+        _output.through(message)
         return
     with suppress(OSError, ValueError):  # no terminal, or no file at all
         os.write(sys.stderr.fileno(), f"{message}\n".encode())
@@ -100,45 +99,17 @@ def say_at_once(message: str) -> None:
 
 @contextmanager
 def speaking_through(show: Callable[[str], None]) -> Iterator[None]:
-    """Let something else show the lines that are said, while it draws on the terminal."""
-    _talk.through = show
+    """Let something else show the messages, while it draws on the terminal."""
+    _output.through = show
     try:
         yield
     finally:
-        _talk.through = None
-
-
-def broken(line: str, columns: int) -> str:
-    """A line that is longer than a terminal's row in rows, broken between words; words stay whole."""
-    if len(line) < columns:
-        return line
-    import textwrap  # few lines are so long
-
-    indent = line[: len(line) - len(line.lstrip())] + "  "
-    return textwrap.fill(
-        line,
-        columns - 1,
-        subsequent_indent=indent if columns > 2 * len(indent) else "",
-        replace_whitespace=False,
-        break_long_words=False,
-        break_on_hyphens=False,  # an option, --top-k, is a word
-    )
-
-
-def _fitted(line: str) -> str:
-    """A line in rows of the terminal behind stderr, if there is one."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        return line
-    try:
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):
-        return line
-    return broken(line, columns) if columns else line  # a terminal need not know its size
+        _output.through = None
 
 
 def is_quiet() -> bool:
     """Whether ``--quiet`` was given."""
-    return _talk.quiet
+    return _output.quiet
 
 
 def warn(message: str) -> None:
@@ -146,7 +117,7 @@ def warn(message: str) -> None:
     say(f"warning: {message}")
 
 
-def product(instead: str = "") -> TextIO:
+def stdout(instead: str = "") -> TextIO:
     """stdout, set to UTF-8 without translation of line ends whatever the locale says.
 
     Args:
@@ -159,7 +130,7 @@ def product(instead: str = "") -> TextIO:
         raise CharRNNError(f"stdout is closed, so there is nowhere to write the output{instead}")
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # absent where a test put a StringIO there
     if reconfigure is not None:
-        # Names of files may hold what is no UTF-8 (surrogates in Python).
+        # Names of files may hold what is not UTF-8 (surrogates in Python).
         reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     return sys.stdout
 
@@ -170,7 +141,7 @@ def write_path(path: Path) -> None:
     Raises:
         CharRNNError: stdout is closed.
     """
-    stream = product()
+    stream = stdout()
     buffer = getattr(stream, "buffer", None)  # absent where a test put a StringIO there
     if buffer is None:
         stream.write(f"{path}\n")
@@ -203,10 +174,10 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         # It would be replaced, not written to: as root even /dev/null would.
         raise CharRNNError(
-            f"{path} is no regular file; give the name of one, or write to stdout with > {path}"
+            f"{path} is not a regular file; give the name of one, or write to stdout with > {path}"
         )
     if path.exists() and not force:
-        raise CharRNNError(f"{path} is already there; give another name, or --force to replace it")
+        raise CharRNNError(f"{path} already exists; give another name, or --force to replace it")
     with written_whole(path) as file:
         yield file
 
@@ -221,13 +192,13 @@ class LateBar:
         """Begin to count.
 
         Args:
-            total: how much there is to do; None if nobody knows.
+            total: how much there is to do; None if unknown.
             what: what the bar says before itself.
-            wanted: False where the terminal shows the product as it comes: a bar would wipe out a line of it.
+            wanted: False where the terminal shows the results as they come: a bar would wipe out a line.
         """
         self._total, self._what, self._done = total, what, 0
         self._begin = time.monotonic()
-        self._wanted = wanted and not _talk.quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._wanted = wanted and not _output.quiet and sys.stderr is not None and sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
 
@@ -268,7 +239,7 @@ def run(
     Args:
         app: an app with one command.
         command: the command's name, as the user typed it.
-        dies_of_closed_pipe: end at once and in silence when the reader of stdout goes away (``| head``), as
+        dies_of_closed_pipe: end at once and silently when the reader of stdout goes away (``| head``), as
             Unix programs do. False for commands that have work to save.
         options: the options of parameters that errors name, where these are not called alike: ``--top-k`` is
             that of ``top_k`` unless said otherwise.
@@ -276,12 +247,12 @@ def run(
     take_for_a_command()
     if dies_of_closed_pipe and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    _talk.debug = _talk.quiet = False
+    _output.debug = _output.quiet = False
     try:
         code = typer.main.get_command(app).main(prog_name=command, standalone_mode=False)
         _flush_stdout()
     except BaseException as error:
-        if _talk.debug and not isinstance(error, SystemExit):
+        if _output.debug and not isinstance(error, SystemExit):
             _write_stderr(traceback.format_exc())
         code = _report(error, command, options or {})
     sys.exit(code if isinstance(code, int) else 0)
@@ -312,8 +283,8 @@ def _report(error: BaseException, command: str, options: Mapping[str, str]) -> i
     else:
         kind = type(error).__name__
         _write_stderr(
-            f"{command}: error: {kind}: {_one_line(str(error))}; this is a fault of charrnn "
-            "(run it again with --debug to see where)\n"
+            f"{command}: error: {kind}: {_one_line(str(error))}; this is a bug in charrnn "
+            "(run again with --debug to see the traceback)\n"
         )
     return 1
 
@@ -335,7 +306,7 @@ def with_options(said: str, parameters: Sequence[str], options: Mapping[str, str
         if not re.search(rf"(?<![\w/-]){name}=", said):
             said = re.sub(rf"(?<![\w/-]){name}(?![\w/-])", option, said)  # "/": it is a part of a path
             continue
-        # Where it stands with a value, the bare name is a word: steps=3, and 12 steps are done.
+        # Where it has a value, the bare name is a word: steps=3, and 12 steps are done.
         said = re.sub(rf"(?<![\w/-]){name}=True(?!\w)", option, said)  # a switch
         said = re.sub(rf"""(?<![\w/-]){name}=(["']?)([\w.-]*\w)\1""", rf"{option} \2", said)
     return said
@@ -352,10 +323,10 @@ def _write_stderr(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except (OSError, ValueError):
-        return  # nobody listens any more
+        return  # no one reads it any more
 
 
 def _flush_stdout() -> None:
-    """Flush what was printed, so that a full disk behind ``>`` is an error and not silence."""
+    """Flush what was printed, so that a full disk behind ``>`` is an error."""
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -71,7 +71,7 @@ def text_of(data: bytes, name: str, encoding: str | None = None, *, as_bytes: bo
     """The text of a file's bytes; as bytes, these as they are, unless an encoding says what they mean.
 
     Raises:
-        CharRNNError: they are no text in this encoding.
+        CharRNNError: they are not text in this encoding.
     """
     if as_bytes and encoding is None:
         return data

@@ -1,9 +1,9 @@
 """Checks the graph of a step model, node by node: known operators, known attributes, types and shapes.
 
 Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than
-its model has any use for, whatever it is made of. Shapes are tuples in which `BATCH` stands for B.
+its model has any use for, whatever it is made of. Shapes are tuples in which `BATCH` means B.
 
-Indices are proved to be in range too, since not every kernel of a GPU looks: the sampler counts symbols to
+Indices are checked to be in range too, since not every kernel of a GPU looks: the sampler counts symbols to
 find the one that it takes, and a count is bounded by how many are counted (see `Value`).
 """
 
@@ -206,7 +206,7 @@ def _attributes(node: Any, label: str) -> dict[str, Any]:
                 f"{label}: the attribute {attribute.name!r} has a type that is not used here"
             )
         if attribute.name in found:
-            raise ModelFormatError(f"{label}: the attribute {attribute.name!r} stands there twice")
+            raise ModelFormatError(f"{label}: the attribute {attribute.name!r} occurs twice")
         found[attribute.name] = value
     return found
 

@@ -1,6 +1,6 @@
 """Reads single values of a model's metadata.
 
-All functions raise `ModelFormatError`, saying what is expected, where a value is none of it.
+All functions raise `ModelFormatError`, saying what is expected, where a value is something else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def json_value(metadata: dict[str, str], key: str, kind: type) -> Any:
     try:
         value = json.loads(metadata[key])
     except (ValueError, RecursionError):
-        raise ModelFormatError(f"{spec.METADATA_PREFIX}{key} is no JSON") from None
+        raise ModelFormatError(f"{spec.METADATA_PREFIX}{key} is not JSON") from None
     if not isinstance(value, kind):
         raise ModelFormatError(
             f"{spec.METADATA_PREFIX}{key} is JSON of the wrong kind; expected a {kind.__name__}"
@@ -44,9 +44,9 @@ def json_value(metadata: dict[str, str], key: str, kind: type) -> Any:
     return value
 
 
-def number(noted: dict[str, Any], key: str) -> float | None:
-    """A number among what training noted, which may be anything; None if it is none."""
-    value = noted.get(key)
+def number(recorded: dict[str, Any], key: str) -> float | None:
+    """A number in the training record, which may hold anything; None if it is not a number."""
+    value = recorded.get(key)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53:
         return float(value)
     return value if isinstance(value, float) else None
@@ -56,13 +56,13 @@ def parameter_count(cell: str, layers: int, hidden_size: int, symbols: int, trai
     """How many weights and biases a network was trained with, as PyTorch counts them.
 
     The embedding is folded into a model file's graph, so its size, and whether it is the output's weights,
-    too, are read from what training noted; without a note there is none.
+    too, are read from the training record; without one there is no embedding.
     """
     config = training.get("config")
     network = config.get("network") if isinstance(config, dict) else None
     network = network if isinstance(network, dict) else {}
-    noted = network.get("embedding_size")
-    embedding = noted if isinstance(noted, int) and 0 < noted <= spec.MAX_VOCABULARY else 0
+    recorded = network.get("embedding_size")
+    embedding = recorded if isinstance(recorded, int) and 0 < recorded <= spec.MAX_VOCABULARY else 0
     widths = [embedding or symbols, *[hidden_size] * (layers - 1)]
     recurrent = sum(spec.GATES[cell] * hidden_size * (width + hidden_size + 2) for width in widths)
     projection = hidden_size * embedding if embedding != hidden_size else 0

@@ -1,7 +1,7 @@
 """The few protobuf messages of ONNX that a step model is made of, without the onnx package.
 
 Field names and numbers are those of onnx.proto (ONNX 1.12, IR version 8). The messages live in a pool of
-their own, so they never meet the onnx package's. Fields that a step model has no use for are left out on
+their own, so they never meet the onnx package's. Fields that a step model has no use for are omitted on
 purpose: they turn up as unknown fields, and `unknown_field` names them.
 """
 
@@ -123,8 +123,8 @@ def parse_model(data: bytes) -> Any:
     """The ``ModelProto`` in some bytes.
 
     Raises:
-        ValueError: the bytes are no protobuf message of this shape, or have more than `MAX_FIELDS` fields or
-            `MAX_TEXT` bytes of text.
+        ValueError: the bytes are not a protobuf message of this shape, or have more than `MAX_FIELDS` fields
+            or `MAX_TEXT` bytes of text.
     """
     _Budget().spend(data, 0, len(data), "ModelProto")
     model = _model_class()()
@@ -254,7 +254,7 @@ class _Budget:
         """Walk over the fields of a message in ``data[at:end]``, and of those within.
 
         Raises:
-            ValueError: there are too many, or they are no fields at all.
+            ValueError: there are too many, or they are not fields.
         """
         kinds = _KINDS[message]
         while at < end:
@@ -267,7 +267,7 @@ class _Budget:
             elif wire_type == _BYTES_FOLLOW:
                 size, at = _read_varint(data, at, end)
                 if size > end - at:
-                    raise ValueError("a field goes on behind the end")
+                    raise ValueError("a field continues past the end")
                 if isinstance(kind, str):
                     self.spend(data, at, at + size, kind)
                 elif kind in (_INT32, _INT64):
@@ -284,7 +284,7 @@ class _Budget:
             if self.text < 0:
                 raise ValueError(f"there are more than {MAX_TEXT:,} bytes of text")
         if at > end:
-            raise ValueError("a field goes on behind the end")
+            raise ValueError("a field continues past the end")
 
 
 def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -30,14 +30,14 @@ _CPU_OPERATORS: Final = ("QGemm", "QuantizeLinear")
 """What has no kernel for the GPU in this operator set."""
 
 _MORE_NUMBERS: Final = 100_000
-"""What a model may hold besides its weights, however small it is."""
+"""What a model may hold in addition to its weights, however small it is."""
 
 _NUMBERS_A_SIZE: Final = 32
 """The values of all nodes together have about 12 numbers for each of a model's gates, states and symbols."""
 
 
 class ModelInfo(Record):
-    """All that a step model says of itself.
+    """The metadata of a step model.
 
     Attributes:
         path: the file, as it was given.
@@ -82,12 +82,11 @@ class ModelInfo(Record):
     @property
     def parameters(self) -> int:
         """How many weights and biases the network was trained with, as PyTorch counts them."""
-        symbols = len(self.vocabulary)
-        return parameter_count(self.cell, self.layers, self.hidden_size, symbols, self.training)
+        return parameter_count(self.cell, self.layers, self.hidden_size, len(self.vocabulary), self.training)
 
     @property
     def validation_loss(self) -> float | None:
-        """The validation loss that training noted, in nats per character; None if it noted none."""
+        """The validation loss that training recorded, in nats per character; None if it recorded none."""
         return number(self.training, "validation_loss")
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,7 +116,7 @@ class ModelInfo(Record):
 
 
 class ModelFile(Record):
-    """A checked model: what it says of itself, and the bytes for onnxruntime."""
+    """A checked model: its metadata, and the bytes for onnxruntime."""
 
     info: ModelInfo
     onnx_bytes: bytes
@@ -128,7 +127,7 @@ def read_model_file(path: str | Path) -> ModelFile:
 
     Raises:
         ModelFormatError: the file breaks a rule of the format; the message says which.
-        CharRNNError: there is no such file, or it cannot be read.
+        CharRNNError: the file does not exist, or cannot be read.
     """
     data = _read_bytes(Path(path))
     try:
@@ -138,7 +137,7 @@ def read_model_file(path: str | Path) -> ModelFile:
 
 
 def check_model_bytes(data: bytes, path: str) -> ModelFile:
-    """Check the bytes of a step model; ``path`` is only noted.
+    """Check the bytes of a step model; ``path`` is only recorded.
 
     Raises:
         ModelFormatError: they break a rule of the format; the message says which.
@@ -195,7 +194,7 @@ def _metadata(model: Any) -> dict[str, str]:
                 f"{_LONGEST_VALUE:,} are read"
             )
         if entry.key in found:
-            raise ModelFormatError(f"the metadata key {entry.key!r} stands there twice")
+            raise ModelFormatError(f"the metadata key {entry.key!r} occurs twice")
         found[entry.key] = entry.value
     prefix = spec.METADATA_PREFIX
     if prefix + "format" not in found:

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
         """A file that is open for reading bytes: of the disk, of memory, within an archive."""
 
         def read(self, size: int = ..., /) -> bytes:
-            """At most so many bytes; none at the end."""
+            """At most ``size`` bytes; none at the end."""
 
 
 def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
     """Read and check a step model.
 
     Args:
-        source: a path; or a binary file, which is read from where it stands to its end, and stays open.
+        source: a path; or a binary file, which is read from its current position to its end, and stays open.
 
     Raises:
         ModelFormatError: it breaks a rule of the format; the message says which.
         SettingError: it is neither a path nor a binary file.
-        CharRNNError: there is no such file, or it cannot be read.
+        CharRNNError: the file does not exist, or cannot be read.
     """
     if isinstance(source, str | os.PathLike):
         return read_model_file(os.fsdecode(source))
@@ -47,7 +47,7 @@ def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
 
 
 def model_of_bytes(data: Any, name: str = "<bytes>") -> ModelFile:
-    """Check a step model that lies in memory.
+    """Check a step model in memory.
 
     Args:
         data: the bytes of a model file, as bytes or whatever gives its memory as such.
@@ -55,7 +55,7 @@ def model_of_bytes(data: Any, name: str = "<bytes>") -> ModelFile:
 
     Raises:
         ModelFormatError: it breaks a rule of the format; the message says which.
-        SettingError: these are no bytes.
+        SettingError: these are not bytes.
     """
     try:
         view = memoryview(data)
@@ -94,7 +94,7 @@ def _read_all(file: Readable) -> bytes:
 
 
 class Packed:
-    """A checked model as it stands in a pickle: the bytes for onnxruntime, and what they do not say.
+    """A checked model as it is in a pickle: the bytes for onnxruntime, and what they do not say.
 
     These bytes are not the file's own, whose hash and size are kept beside them.
     """
@@ -120,7 +120,9 @@ class Packed:
             != {"path": str, "sha256": str, "file_bytes": int}
             or hashlib.sha256(data).hexdigest() != digest
         ):
-            raise ModelFormatError("the pickled model was cut or altered; pickle it anew, or load its file")
+            raise ModelFormatError(
+                "the pickled model is truncated or damaged; pickle it again, or load its file"
+            )
         file = model_of_bytes(data, of_file["path"])
         fields = {name: getattr(file.info, name) for name in file.info._fields}
         return ModelFile(ModelInfo(**(fields | of_file)), file.onnx_bytes)

@@ -9,7 +9,7 @@ Shapes are written with these letters throughout the project:
     V  vocabulary size
     H  hidden size
     S  state size: layers * H, twice that for an LSTM
-    K  top_k_max: how many of the likeliest symbols the sampler looks at
+    K  top_k_max: how many of the most likely symbols the sampler looks at
 """
 
 from __future__ import annotations

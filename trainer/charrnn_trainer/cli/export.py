@@ -106,7 +106,7 @@ def export(
 
 
 def _show(entries: list[CheckpointEntry]) -> None:
-    stream = terminal.product()
+    stream = terminal.stdout()
     bits_per = f"bits/{'byte' if entries[0].level == 'byte' else 'char'}"
     stream.write(f"{'step':>9}  {'training':>8}  {'validation':>10}  {bits_per:>9}  file\n")
     for entry in entries:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli import line_breaks
 
 _SECONDS: Final = 0.25
 """The time between two drawings."""
@@ -103,7 +103,7 @@ class Region:
         if self._said:
             self._out_of_sight = 0  # what is said follows them there
         while self._said:
-            parts.append(terminal.broken(self._said.popleft(), columns) + "\n")
+            parts.append(line_breaks.broken(self._said.popleft(), columns) + "\n")
         for line in lines:
             line.truncate(columns - 1)
             parts.append(f"{self._in_codes(line)}\n")
