@@ -235,7 +235,7 @@ def test_help_and_version_need_no_torch(work: Path) -> None:
     assert shown.startswith("charrnn-trainer 0.")
 
 
-# --- invalid command lines: exit code 2 ----------------------------------------------------------------------
+# --- invalid command lines: exit code 2 ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
