@@ -1,7 +1,7 @@
 """Values with named fields that never change, made at no cost when a module is imported.
 
-A frozen dataclass does the same, but Python writes and compiles its methods again at every start: about half a
-millisecond per class, which for all classes of this package is several percent of the time to the first
+A frozen dataclass does the same, but Python writes and compiles its methods again at every start: about half
+a millisecond per class, which for all classes of this package is several percent of the time to the first
 character.
 """
 
