@@ -9,8 +9,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, cuda_buffers, session
-from charrnn_runtime.buffers import BLOCK, Sizes
+from charrnn_runtime import CharRNN, session
+from charrnn_runtime.buffers import BLOCK, Sizes, run_options
 from charrnn_runtime.cuda_buffers import CudaBuffers
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.session import Engine
@@ -125,13 +125,13 @@ def test_they_score_prime_and_step_as_those_of_the_cpu_do(
 
 def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
-    real = cuda_buffers.run_options
+    real = run_options
 
     def without_graph(graph: int | None = None) -> object:
         asked.append(graph)
         return real()  # the CPU has no graphs to capture
 
-    monkeypatch.setattr(cuda_buffers, "run_options", without_graph)
+    monkeypatch.setattr("charrnn_runtime.cuda_buffers.run_options", without_graph)
     engine = _engine_of_gpu(exact, monkeypatch)
     for _ in range(2):
         made = OnCpu(engine._session(2, "any"), _sizes(engine, rows=2), graphs=True)
