@@ -90,7 +90,7 @@ BUILD_TOOLS = ("build", "hatchling", "editables")
 DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
-PRIME = "LORD "
+PROMPT = "LORD "
 
 QUICK_TRAINER_TESTS = tuple(
     f"tests/trainer/test_{name}.py"
@@ -171,7 +171,7 @@ def demo(session: nox.Session) -> None:
     full = FullEnvironment(session)
     full.run("charrnn-train", *DEMO, *session.posargs)
     full.run("charrnn-export", "ckpt", "ckpt/demo.onnx")
-    full.run("charrnn-gen", "ckpt/demo.onnx", "--prime", PRIME)
+    full.run("charrnn-gen", "ckpt/demo.onnx", "--prime", PROMPT)
 
 
 @nox.session(venv_backend="none")
@@ -323,7 +323,7 @@ def models(session: nox.Session) -> None:
         commands = [f"{name}={' '.join(settings)}" for name, (settings, _) in MODELS.items()]
         full.run("python", "tests/benchmarks/models_page.py", *commands)
         runs = [f"ckpt/models/{cell}" for cell in ("lstm", "gru", "rnn")]
-        full.run("charrnn-compare", *runs, "--prime", PRIME, "--out", "docs/compare")
+        full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
 
 
 @nox.session(venv_backend="none")

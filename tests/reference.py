@@ -139,7 +139,7 @@ def naive_generate(
     cell: str,
     layers: int,
     weights: Weights,
-    prime: Sequence[int],
+    prompt: Sequence[int],
     length: int,
     *,
     seed: int,
@@ -149,10 +149,10 @@ def naive_generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> list[int]:
-    """The tokens that a stream samples after reading ``prime`` (one token or more)."""
+    """The tokens that a stream samples after reading ``prompt`` (one token or more)."""
     hidden = weights["rnn.weight_hh_l0"].shape[1]
     state = np.zeros(layers * hidden * (2 if cell == "lstm" else 1))
-    for token in prime:
+    for token in prompt:
         logits, state = naive_step(cell, layers, weights, token, state)
     tokens = []
     for position in range(length):

@@ -101,7 +101,7 @@ class AsyncText:
         request: Request,
         written: TextStream,
         state: State,
-        prime: bytes = b"",
+        prompt: bytes = b"",
     ) -> None:
         self.seed = request.seed
         self.state = state
@@ -110,7 +110,7 @@ class AsyncText:
         self._background = background
         self._request = request
         self._written = written
-        self._prime = prime  # what comes first, if it is wanted
+        self._prompt = prompt  # what comes first, if it is wanted
         self._arrived: asyncio.Queue[Output | BaseException] | None = None
         self._ended = False
         self._process = 0  # in which it was begun
@@ -119,8 +119,8 @@ class AsyncText:
         return self
 
     async def __anext__(self) -> str:
-        if self._prime:
-            text, self._prime = self._written.begin(self._prime), b""
+        if self._prompt:
+            text, self._prompt = self._written.begin(self._prompt), b""
             if text:
                 return text
         while not self._ended:
@@ -175,7 +175,7 @@ class AsyncText:
         if self._arrived is not None and not self._ended:
             self._background.abandon(self._request)
         self._ended = True
-        self._prime = b""
+        self._prompt = b""
 
     async def __aenter__(self) -> Self:
         return self

@@ -26,7 +26,7 @@ class Continuation(Record):
     """A continuation that a beam search found.
 
     Attributes:
-        text: what comes after the prime, without the stop text.
+        text: what comes after the prompt, without the stop text.
         data: the same as bytes: UTF-8, but at the byte level as the model has them.
         nats: the sum of -ln of the probabilities of its characters, the stop text's among them.
         characters: how many these are (bytes, at the byte level).

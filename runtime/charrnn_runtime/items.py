@@ -48,15 +48,15 @@ class Item(Record):
     Attributes:
         index: which one, from 0.
         stream: the number of the stream that wrote it.
-        prime: what it begins with.
-        text: all of it, prime included, without the end of its line (``\n`` or ``\r\n``). At the byte level,
+        prompt: what it begins with.
+        text: all of it, prompt included, without the end of its line (``\n`` or ``\r\n``). At the byte level,
             what is not UTF-8 is replaced as `Vocabulary.decode` says.
-        continuation: the text without the prime.
+        continuation: the text without the prompt.
     """
 
     index: int
     stream: int
-    prime: str
+    prompt: str
     text: str
     continuation: str
 
@@ -127,7 +127,7 @@ class Items(Iterator[Item]):
         self,
         draw: Callable[[State], Generator[Generated, None, None]],
         start: State,
-        prime: bytes,
+        prompt: bytes,
         end: int,
         count: int | None,
         unique: bool,
@@ -139,7 +139,7 @@ class Items(Iterator[Item]):
         Args:
             draw: runs streams to the newline, or to one character more than an item may have.
             start: the state in which each of them begins.
-            prime: what they have read of their item.
+            prompt: what they have read of their item.
             end: the id of the newline.
             count: how many items are wanted.
             unique: see `draw_items`, as ``known`` (its ``new``) and ``seed``.
@@ -151,7 +151,7 @@ class Items(Iterator[Item]):
         self.found = 0
         self._draw = draw
         self._start = start
-        self._prime = prime
+        self._prompt = prompt
         self._end = end
         self._count = count
         self._unique = unique
@@ -203,7 +203,7 @@ class Items(Iterator[Item]):
 
     def _item(self, stream: Generated) -> Item | None:
         """The item that a stream wrote; None, and counted, if it is to be skipped."""
-        text = _without_line_end((self._prime + stream.data).decode(errors="replace"))
+        text = _without_line_end((self._prompt + stream.data).decode(errors="replace"))
         if int(stream.state.tokens[0]) != self._end:
             reason = "unended"
         elif not text:
@@ -218,7 +218,7 @@ class Items(Iterator[Item]):
             return Item(
                 index=self.found,
                 stream=int(stream.state.numbers[0]),
-                prime=self._prime.decode(errors="replace"),
+                prompt=self._prompt.decode(errors="replace"),
                 text=text,
                 continuation=_without_line_end(stream.text),
             )
@@ -249,7 +249,7 @@ def draw_items(
     model: CharRNN,
     count: int | None = spec.DEFAULT_ITEMS,
     *,
-    prime: str | bytes = "",
+    prompt: str | bytes = "",
     length: int = spec.DEFAULT_LENGTH,
     unique: bool = False,
     new: Iterable[str] = (),
@@ -269,13 +269,13 @@ def draw_items(
     Args:
         model: the model.
         count: how many items; None for as many as are asked for.
-        prime: what every item begins with; at the byte level, bytes too.
-        length: how many characters (bytes, at the byte level) an item may have beside its prime.
+        prompt: what every item begins with; at the byte level, bytes too.
+        length: how many characters (bytes, at the byte level) an item may have beside its prompt.
         unique: skip what was already written.
         new: skip these texts; they may be the lines of an open file (line ends do not count).
         seed: decides the random numbers; drawn if omitted.
         sampling: how the next character is chosen.
-        unknown: what happens to characters of the prime that the model does not know: see `Options`.
+        unknown: what happens to characters of the prompt that the model does not know: see `Options`.
         max_batch_size: how many streams run at once; by default as many as run well on the device.
         on_progress: called now and then with the number of characters sampled since its last call.
         fields: the fields of `Sampling`, in its place.
@@ -285,8 +285,8 @@ def draw_items(
         `MOST_CHARACTERS` characters in such streams, gave no item; those that came before stay valid.
 
     Raises:
-        SettingError: a setting is invalid, the prime has a newline, or the model never writes one.
-        UnknownCharacterError: the prime has unknown characters, and ``unknown`` is not "skip".
+        SettingError: a setting is invalid, the prompt has a newline, or the model never writes one.
+        UnknownCharacterError: the prompt has unknown characters, and ``unknown`` is not "skip".
 
     Examples:
         >>> with open("names.txt", encoding="utf-8") as known:  # doctest: +SKIP
@@ -302,15 +302,15 @@ def draw_items(
         whole_number_from("max_batch_size", max_batch_size, 1, spec.MAX_STREAMS)
     switch("unique", unique)
     call_back("on_progress", on_progress)
-    check_text("prime", prime, vocabulary.level)
+    check_text("prompt", prompt, vocabulary.level)
     known = _known_texts(new)
     settings = Settings.of(vocabulary, seed=seed, sampling=sampling, unknown=unknown, **fields)
     if vocabulary.unknown_characters("\n"):
         raise SettingError("this model has no items: it never writes a newline, at which an item ends")
-    head = vocabulary.decode_bytes(vocabulary.encode(prime, unknown))
+    head = vocabulary.decode_bytes(vocabulary.encode(prompt, unknown))
     if b"\n" in head:
         raise SettingError(
-            "prime: an item is one line, so what it begins with cannot have a newline", "prime"
+            "prompt: an item is one line, so what it begins with cannot have a newline", "prompt"
         )
     given = b"\n" + head
     start = model.prime(given if vocabulary.level == "byte" else given.decode())

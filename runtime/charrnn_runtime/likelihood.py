@@ -74,7 +74,7 @@ class LikelihoodModel(LoadedModel):
 
     def beam(
         self,
-        prime: str | bytes = "",
+        prompt: str | bytes = "",
         length: int = spec.DEFAULT_LENGTH,
         *,
         beams: int = spec.DEFAULT_BEAMS,
@@ -88,19 +88,19 @@ class LikelihoodModel(LoadedModel):
         dropped on the way. The most likely text is often dull, since it repeats itself.
 
         Args:
-            prime: the prompt; at the byte level, bytes too.
+            prompt: the prompt; at the byte level, bytes too.
             length: how many characters (bytes, at the byte level) a continuation has at most.
             beams: how many continuations are followed at once, all in one batch.
             state: the state of one stream to continue from; a fresh one if omitted.
             stop: a continuation ends before this text, or before the first of several. Its probability is
                 part of the score, so that continuations of any lengths compare.
-            unknown: what happens to characters of the prime that the model does not know: see `Options`.
+            unknown: what happens to characters of the prompt that the model does not know: see `Options`.
 
         Returns:
             As many as there are beams (fewer, if fewer exist), the most likely first. Their scores are exact.
 
         Raises:
-            UnknownCharacterError: the prime has unknown characters, and ``unknown`` is not "skip".
+            UnknownCharacterError: the prompt has unknown characters, and ``unknown`` is not "skip".
             OutOfMemoryError: there is not enough memory for this many beams.
 
         Examples:
@@ -113,7 +113,9 @@ class LikelihoodModel(LoadedModel):
         start = self.initial_state(1) if state is None else instance("state", state, State)
         check_state(start, self.info, 1)
         with naming(None):
-            ids = self.vocabulary.encode(check_text("prime", prime, self.vocabulary.level), settings.unknown)
+            ids = self.vocabulary.encode(
+                check_text("prompt", prompt, self.vocabulary.level), settings.unknown
+            )
         if len(ids):
             request = make_request(self.info, ids, 0, settings, start)
             *_, output = run_one(self._scheduler(1), request)

@@ -112,7 +112,7 @@ class LoadedModel:
 
     def request(
         self,
-        prime: str | bytes = "",
+        prompt: str | bytes = "",
         length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
@@ -124,10 +124,10 @@ class LoadedModel:
         """A `Request` of one stream for a `scheduler`; what it gives are ids.
 
         Args:
-            prime: a text to read first; at the byte level, bytes too.
+            prompt: a text to read first; at the byte level, bytes too.
             length: how many characters (bytes, at the byte level) to generate.
             state: the state of one stream to continue from; a fresh one if omitted.
-            number: the number of a fresh stream, as that of the i-th prime in `generate` is i.
+            number: the number of a fresh stream, as that of the i-th prompt in `generate` is i.
             live: whether its ids are wanted as they come.
             logprobs: as for `generate_each`.
             options: see `Options`.
@@ -136,18 +136,18 @@ class LoadedModel:
         number = whole_number_from("number", number, 0, spec.MAX_NUMBER)
         start = self.initial_state(1).fork(1, number) if state is None else state
         check_state(start, self.info, 1)
-        ids = self.vocabulary.encode(text("prime", prime, self.vocabulary.level), settings.unknown)
+        ids = self.vocabulary.encode(text("prompt", prompt, self.vocabulary.level), settings.unknown)
         return make_request(self.info, ids, length, settings, start, live=live)
 
     def _live(
-        self, prime: str | bytes, length: int, state: State | None, options: Options, *, echo: bool
+        self, prompt: str | bytes, length: int, state: State | None, options: Options, *, echo: bool
     ) -> tuple[State, Request, Settings, bytes]:
         """The request of one live stream; gives its state before, its settings and what is echoed, too."""
         settings = Settings.of(self.vocabulary, **options)
         switch("echo", echo)
         start = self.initial_state(1) if state is None else state
         check_state(start, self.info, 1)
-        ids = self.vocabulary.encode(text("prime", prime, self.vocabulary.level), settings.unknown)
+        ids = self.vocabulary.encode(text("prompt", prompt, self.vocabulary.level), settings.unknown)
         request = make_request(self.info, ids, length, settings, start, live=True)
         return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
 

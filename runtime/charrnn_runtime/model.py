@@ -127,7 +127,7 @@ class CharRNN(LikelihoodModel):
     @overload
     def generate(
         self,
-        prime: str | bytes = ...,
+        prompt: str | bytes = ...,
         length: int = ...,
         *,
         echo: bool = ...,
@@ -137,7 +137,7 @@ class CharRNN(LikelihoodModel):
     @overload
     def generate(
         self,
-        prime: Texts | State,
+        prompt: Texts | State,
         length: int = ...,
         *,
         echo: bool = ...,
@@ -146,7 +146,7 @@ class CharRNN(LikelihoodModel):
     ) -> list[str]: ...
     def generate(
         self,
-        prime: str | bytes | Texts | State = "",
+        prompt: str | bytes | Texts | State = "",
         length: int = spec.DEFAULT_LENGTH,
         *,
         echo: bool = True,
@@ -156,36 +156,38 @@ class CharRNN(LikelihoodModel):
         """Generate text.
 
         Args:
-            prime: the prompt (at the byte level, bytes too); or a list of them, the i-th for stream i; or a
+            prompt: the prompt (at the byte level, bytes too); or a list of them, the i-th for stream i; or a
                 state to continue from.
-            length: how many characters (bytes, at the byte level) to generate; the prime is not counted.
-            echo: whether a text begins with the prime that was given here. A state comes without one.
+            length: how many characters (bytes, at the byte level) to generate; the prompt is not counted.
+            echo: whether a text begins with the prompt that was given here. A state comes without one.
             max_batch_size: how many streams run at once; by default as many as run well on the device.
             options: see `Options`.
 
         Returns:
-            One text for one prime; a list of them for a list, or for a state. At the byte level, what is not
+            One text for one prompt; a list of them for a list, or for a state. At the byte level, what is not
             UTF-8 is replaced as `Vocabulary.decode` says; `generate_each` and `stream_bytes` give the bytes.
 
         Raises:
             SettingError: a setting is invalid.
-            UnknownCharacterError: a prime has unknown characters, and ``unknown`` is not "skip".
+            UnknownCharacterError: a prompt has unknown characters, and ``unknown`` is not "skip".
         """
-        alone = isinstance(prime, str | bytes)
-        primes: Any = prime
-        if not isinstance(prime, State):
+        alone = isinstance(prompt, str | bytes)
+        prompts: Any = prompt
+        if not isinstance(prompt, State):
             level = self.vocabulary.level
-            primes = [check_text("prime", prime, level)] if alone else list(each_text("prime", prime, level))
+            prompts = (
+                [check_text("prompt", prompt, level)] if alone else list(each_text("prompt", prompt, level))
+            )
         switch("echo", echo)
-        streams = self.generate_each(primes, length, max_batch_size=max_batch_size, **options)
+        streams = self.generate_each(prompts, length, max_batch_size=max_batch_size, **options)
         with naming(None) if alone else contextlib.nullcontext():
-            # Of all bytes together: a prime of bytes may end within a sequence that the model completes.
+            # Of all bytes together: a prompt of bytes may end within a sequence that the model completes.
             texts = [each.data.decode(errors="replace") if echo else each.text for each in streams]
         return texts[0] if alone else texts
 
     def generate_each(
         self,
-        primes: Iterable[str | bytes] | State,
+        prompts: Iterable[str | bytes] | State,
         length: int = spec.DEFAULT_LENGTH,
         *,
         logprobs: int | None = None,
@@ -195,34 +197,36 @@ class CharRNN(LikelihoodModel):
     ) -> Iterator[Generated]:
         """Generate many streams, giving each as soon as it and those before it are done.
 
-        Primes are drawn from the iterable as rows become free, so it may be of any length.
+        Prompts are drawn from the iterable as rows become free, so it may be of any length.
 
         Args:
-            primes: one prompt per stream, or a state whose streams are continued.
+            prompts: one prompt per stream, or a state whose streams are continued.
             length: as for `generate`, as ``max_batch_size`` is.
             logprobs: give the log-probability of each character, and those of this many most likely ones.
             max_batch_size: see `generate`.
             on_progress: called now and then with the number of characters sampled since its last call.
             options: see `Options`.
         """
-        texts = iter(()) if isinstance(primes, State) else each_text("primes", primes, self.vocabulary.level)
+        texts = (
+            iter(()) if isinstance(prompts, State) else each_text("prompts", prompts, self.vocabulary.level)
+        )
         call_back("on_progress", on_progress)
         settings = Settings.of(self.vocabulary, logprobs=logprobs, **options)
         length = check_length(length)
-        streams = len(primes) if isinstance(primes, State | list | tuple) else None
+        streams = len(prompts) if isinstance(prompts, State | list | tuple) else None
         scheduler = self._scheduler(streams, max_batch_size)
-        heads: dict[Request, bytes] = {}  # the primes of the streams that have begun
+        heads: dict[Request, bytes] = {}  # the prompts of the streams that have begun
 
         def requests() -> Iterator[Request]:
-            if isinstance(primes, State):
-                check_state(primes, self.info, len(primes))
-                for i in range(len(primes)):
-                    yield make_request(self.info, np.empty(0, np.int64), length, settings, primes, index=i)
+            if isinstance(prompts, State):
+                check_state(prompts, self.info, len(prompts))
+                for i in range(len(prompts)):
+                    yield make_request(self.info, np.empty(0, np.int64), length, settings, prompts, index=i)
                 return
             fresh = self.initial_state(1)
-            for i, prime in enumerate(texts):
+            for i, prompt in enumerate(texts):
                 with naming(i):
-                    ids = self.vocabulary.encode(prime, settings.unknown)
+                    ids = self.vocabulary.encode(prompt, settings.unknown)
                 request = make_request(self.info, ids, length, settings, fresh, number=i)
                 if streams == 1:
                     with closing(self._scheduler(1)) as alone:
@@ -235,7 +239,7 @@ class CharRNN(LikelihoodModel):
 
     def stream(
         self,
-        prime: str | bytes = "",
+        prompt: str | bytes = "",
         length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
@@ -245,10 +249,10 @@ class CharRNN(LikelihoodModel):
         """Generate one stream, giving its text as it comes.
 
         Args:
-            prime: a text to read first; at the byte level, bytes too.
+            prompt: a text to read first; at the byte level, bytes too.
             length: how many characters (bytes, at the byte level) to generate.
             state: the state of one stream to continue from; a fresh one if omitted.
-            echo: whether the text begins with the prime that was given here.
+            echo: whether the text begins with the prompt that was given here.
             options: see `Options`.
 
         Returns:
@@ -262,13 +266,13 @@ class CharRNN(LikelihoodModel):
             ...     print(chunk, end="", flush=True)
             >>> more = model.stream("", 500, state=text.state, seed=1)  # doctest: +SKIP
         """
-        start, request, settings, head = self._live(prime, length, state, options, echo=echo)
+        start, request, settings, head = self._live(prompt, length, state, options, echo=echo)
         written = TextStream(self.vocabulary, settings.stop)
         return LiveText(run_one(self._scheduler(1), request), written, start, request.seed, head)
 
     def stream_bytes(
         self,
-        prime: str | bytes = "",
+        prompt: str | bytes = "",
         length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
@@ -280,13 +284,13 @@ class CharRNN(LikelihoodModel):
         At the byte level they are the raw bytes that the model writes, whether they are UTF-8 or not; at the
         character level they are the text's UTF-8.
         """
-        start, request, settings, head = self._live(prime, length, state, options, echo=echo)
+        start, request, settings, head = self._live(prompt, length, state, options, echo=echo)
         written = ByteStream(self.vocabulary, settings.stop)
         return LiveBytes(run_one(self._scheduler(1), request), written, start, request.seed, head)
 
     def stream_async(
         self,
-        prime: str | bytes = "",
+        prompt: str | bytes = "",
         length: int = spec.DEFAULT_LENGTH,
         *,
         state: State | None = None,
@@ -307,7 +311,7 @@ class CharRNN(LikelihoodModel):
         """
         from charrnn_runtime.background import AsyncText, Background  # asyncio takes 60 ms to import
 
-        start, request, settings, head = self._live(prime, length, state, options, echo=echo)
+        start, request, settings, head = self._live(prompt, length, state, options, echo=echo)
         with self._background_lock:
             if self._background is None:
                 self._background = Background(self.scheduler())

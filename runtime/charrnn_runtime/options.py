@@ -39,7 +39,7 @@ class Options(SamplingOptions, total=False):
         seed: decides the random numbers, with each stream's number; drawn if omitted.
         sampling: how the next character is chosen; its fields may be given in its place.
         stop: end a stream before this text, or before the first of several.
-        unknown: what happens to characters of a prime that the model does not know: "error"; "skip" to drop
+        unknown: what happens to characters of a prompt that the model does not know: "error"; "skip" to drop
             them; or "normalize" to write them in their other Unicode form (composed or decomposed) where the
             model knows that.
     """

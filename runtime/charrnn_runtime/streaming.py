@@ -54,7 +54,7 @@ class ByteStream:
         self._held = b""  # a suffix that may be the beginning of a stop text
 
     def begin(self, data: bytes) -> bytes:
-        """Take bytes that come before all ids, such as a prime; gives them."""
+        """Take bytes that come before all ids, such as a prompt; gives them."""
         return data
 
     def push(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
@@ -110,7 +110,7 @@ class TextStream:
         return self._bytes.stopped
 
     def begin(self, data: bytes) -> str:
-        """Take bytes that come before all ids, such as a prime; gives the text that is certain now."""
+        """Take bytes that come before all ids, such as a prompt; gives the text that is certain now."""
         return self._utf8.decode(data)
 
     def push(self, ids: Sequence[int] | NDArray[Any]) -> str:
@@ -131,19 +131,19 @@ class _Live(Iterator[AnyStr]):
         written: ByteStream | TextStream,
         state: State,
         seed: int,
-        prime: bytes = b"",
+        prompt: bytes = b"",
     ) -> None:
         self._outputs = outputs
         self._written: Any = written
-        self._prime = prime  # what comes first, if it is wanted
+        self._prompt = prompt  # what comes first, if it is wanted
         self.state = state
         self.seed = seed
         self.generated = 0
         self.finish_reason: str | None = None
 
     def __next__(self) -> AnyStr:
-        if self._prime:
-            text, self._prime = self._written.begin(self._prime), b""
+        if self._prompt:
+            text, self._prompt = self._written.begin(self._prompt), b""
             if text:
                 return text  # type: ignore[no-any-return]
         for output in self._outputs:

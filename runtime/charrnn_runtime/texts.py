@@ -1,4 +1,4 @@
-"""Between texts and requests: what a prime and its options ask for, and what outputs are as text."""
+"""Between texts and requests: what a prompt and its options ask for, and what outputs are as text."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class Generated(Record):
     """One finished stream.
 
     Attributes:
-        index: which one, from 0, in the order in which the primes were given.
-        prime: the prime, as it was read.
-        text: what was generated, without the prime and without the stop text.
+        index: which one, from 0, in the order in which the prompts were given.
+        prompt: the prompt, as it was read.
+        text: what was generated, without the prompt and without the stop text.
         state: the stream's state at the end.
-        data: prime and text as bytes: UTF-8, but at the byte level the raw bytes that the model wrote.
+        data: prompt and text as bytes: UTF-8, but at the byte level the raw bytes that the model wrote.
         seed: the seed that was used.
         finish_reason: why it ended: "stop" where a stop text came, "length" where it was long enough.
         logprobs: the log-probabilities of the text's characters (bytes, at the byte level), if asked for.
     """
 
     index: int
-    prime: str
+    prompt: str
     text: str
     state: State
     data: bytes
@@ -177,7 +177,7 @@ def generated_each(
     Args:
         vocabulary: what the ids mean.
         outputs: one of each request; closed in the end.
-        heads: the primes of those that have one, which are taken out.
+        heads: the prompts of those that have one, which are taken out.
         settings: theirs.
     """
     with closing(outputs):
@@ -190,7 +190,7 @@ def generated_each(
                 logprobs = logprobs[: len(data if vocabulary.level == "byte" else data.decode())]
             yield Generated(
                 index=index,
-                prime=head.decode(errors="replace"),
+                prompt=head.decode(errors="replace"),
                 text=data.decode(errors="replace"),
                 state=output.state,
                 data=head + data,

@@ -104,7 +104,7 @@ class Vocabulary(MadeAnew):
 
     @property
     def start_token(self) -> int:
-        """The id that a stream without a prime reads first: the newline's, else 0."""
+        """The id that a stream without a prompt reads first: the newline's, else 0."""
         if self.level == "byte":
             return ord("\n")
         return self.symbols.index("\n") if "\n" in self.symbols else 0

@@ -127,12 +127,12 @@ def charrnn_runner(path: str, streams: int, threads: int | None, *, quick: bool 
     from charrnn_runtime import CharRNN
 
     model = CharRNN.load(path, device="cpu", threads=threads)
-    primes = [""] * streams
+    prompts = [""] * streams
     # Calls are longer here, as users' are: each primes, and turns tokens into text.
     length = (1024 if streams == 1 else 256) // (8 if quick else 1)
 
     def run() -> int:
-        texts = model.generate(primes, length, seed=1, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P)
+        texts = model.generate(prompts, length, seed=1, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P)
         assert len(texts) == streams
         return length * streams
 

@@ -63,8 +63,8 @@ def many_streams(model: CharRNN, characters: int) -> bool:
     """Many streams side by side, given out in order."""
     streams = characters // STREAM_LENGTH
     meter = Meter(f"{streams:,} streams of {STREAM_LENGTH:,}", characters, "characters")
-    primes = itertools.repeat("", streams)
-    for index, done in enumerate(model.generate_each(primes, STREAM_LENGTH, seed=1, on_progress=meter.add)):
+    prompts = itertools.repeat("", streams)
+    for index, done in enumerate(model.generate_each(prompts, STREAM_LENGTH, seed=1, on_progress=meter.add)):
         assert (done.index, len(done.text)) == (index, STREAM_LENGTH)
     return meter.verdict()
 

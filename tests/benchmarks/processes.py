@@ -24,7 +24,7 @@ from benchmarks.machine import describe_machine
 from charrnn_runtime import CharRNN
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lstm-2x12-fp32.onnx"
-PRIMES = ["LORD "] * 20
+PROMPTS = ["LORD "] * 20
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def main() -> None:
 def forks(path: Path, count: int) -> bool:
     """Fork, let the child work, and wait for it."""
     model = CharRNN.load(path, device="cpu", threads=2)
-    expected = model.generate(PRIMES, 20, seed=1)
-    begun = model.generate_each(iter(PRIMES), 50, seed=1, max_batch_size=4)
+    expected = model.generate(PROMPTS, 20, seed=1)
+    begun = model.generate_each(iter(PROMPTS), 50, seed=1, max_batch_size=4)
     next(begun)
     files = open_files()
     meter = Meter("fork, use the model in the child, end", count, "times")
@@ -55,8 +55,8 @@ def forks(path: Path, count: int) -> bool:
         sys.stdout.flush()
         child = os.fork()
         if not child:
-            assert model.generate(PRIMES, 20, seed=1) == expected
-            assert len(list(begun)) == len(PRIMES) - 1
+            assert model.generate(PROMPTS, 20, seed=1) == expected
+            assert len(list(begun)) == len(PROMPTS) - 1
             del model, begun
             sys.exit(0)
         assert os.waitpid(child, 0)[1] == 0
@@ -67,13 +67,13 @@ def forks(path: Path, count: int) -> bool:
 def pickles(path: Path, count: int) -> bool:
     """Pickle the model, make it anew, and use it."""
     model = CharRNN.load(path, device="cpu", threads=2)
-    pickle.loads(pickle.dumps(model)).generate(PRIMES, 20, seed=1)
+    pickle.loads(pickle.dumps(model)).generate(PROMPTS, 20, seed=1)
     files = open_files()
     print(f"\n{len(pickle.dumps(model)):,} bytes a pickle, {path.stat().st_size:,} the file")
     meter = Meter("pickle, make anew, use, drop", count, "times")
     for _ in range(count):
         model = pickle.loads(pickle.dumps(model))
-        model.generate(PRIMES, 20, seed=1)
+        model.generate(PROMPTS, 20, seed=1)
         meter.add(1)
     return meter.verdict() and closed(files)
 
@@ -81,7 +81,7 @@ def pickles(path: Path, count: int) -> bool:
 def generations(path: Path, count: int) -> None:
     """Let every child fork the next one, so that the last has inherited the sessions of all; shows memory."""
     model = CharRNN.load(path, device="cpu", threads=2)
-    expected = model.generate(PRIMES, 20, seed=1)
+    expected = model.generate(PROMPTS, 20, seed=1)
     print(f"\n{count} generations of children, each forked from the one before it", flush=True)
     for generation in range(1, count + 1):
         child = os.fork()
@@ -91,7 +91,7 @@ def generations(path: Path, count: int) -> None:
             if generation > 1:
                 sys.exit(0)
             return
-        assert model.generate(PRIMES, 20, seed=1) == expected
+        assert model.generate(PROMPTS, 20, seed=1) == expected
         if generation % max(1, count // 5) == 0:
             status_lines = Path("/proc/self/status").read_text().splitlines()
             resident = next(line for line in status_lines if line.startswith("VmRSS:"))

@@ -20,7 +20,7 @@ def test_train_export_generate_work_one_after_the_other_as_they_stand(clone: Pat
     generated = shell('charrnn-gen models/lstm.onnx --prime "LORD "', clone)
     assert generated.returncode == 0, generated.stderr
     assert generated.stdout.startswith("LORD ")
-    assert len(generated.stdout.removesuffix("\n")) in (1_004, 1_005)  # 1,000 and the prime; one may end it
+    assert len(generated.stdout.removesuffix("\n")) in (1_004, 1_005)  # 1,000 and the prompt; one may end it
 
 
 def test_what_the_journey_says_leads_from_one_step_to_the_next(clone: Path, shell: Shell) -> None:

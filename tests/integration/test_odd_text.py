@@ -62,8 +62,8 @@ def test_a_text_is_learned_written_and_scored_to_the_character(
     lines = [json.loads(line)["text"] for line in done.stdout.split("\n")[:-1]]
     assert lines == [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     done = shell("charrnn-gen model.onnx --primes-file data -n 3 --json --seed 1", tmp_path)
-    primes = [json.loads(line)["prime"] for line in done.stdout.split("\n")[:-1]]
-    assert primes == lines
+    prompts = [json.loads(line)["prompt"] for line in done.stdout.split("\n")[:-1]]
+    assert prompts == lines
 
 
 @pytest.mark.parametrize("data", [RANDOM, ONE_VALUE], ids=["random", "one value"])
@@ -83,7 +83,7 @@ def test_windows_line_ends_are_characters_like_others(tmp_path: Path, shell: She
     text = "First line\r\nSecond line\r\n\r\n" * 30
     model_of(shell, tmp_path, b"\xef\xbb\xbf" + text.encode())  # as Windows programs mark UTF-8
     assert set(written(shell, tmp_path, "-n 400 -t 5").decode()) == set(text)
-    (tmp_path / "primes").write_bytes(b"\xef\xbb\xbfFirst\r\nSecond\r\n")
-    out = written(shell, tmp_path, "-n 0 --primes-file primes").decode()
+    (tmp_path / "prompts").write_bytes(b"\xef\xbb\xbfFirst\r\nSecond\r\n")
+    out = written(shell, tmp_path, "-n 0 --primes-file prompts").decode()
     assert out == "==> stream 0 <==\nFirst\n==> stream 1 <==\nSecond\n"
     assert characters_scored(shell, tmp_path) == len(text)

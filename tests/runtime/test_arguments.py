@@ -156,9 +156,9 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
             {"state": "nothing", **{name: options[name] for name in ("seed", "sampling", *SAMPLING)}},
         ),
         CharRNN.generate: (
-            each(model.generate, prime="a", length=1),
+            each(model.generate, prompt="a", length=1),
             {
-                "prime": "text or texts",
+                "prompt": "text or texts",
                 "length": "length",
                 "echo": "switch",
                 "max_batch_size": "whole or none",
@@ -166,9 +166,9 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
             },
         ),
         CharRNN.generate_each: (
-            each(model.generate_each, primes=["a"], **ran),
+            each(model.generate_each, prompts=["a"], **ran),
             {
-                "primes": "texts",
+                "prompts": "texts",
                 "length": "length",
                 "logprobs": "whole or none",
                 "max_batch_size": "whole or none",
@@ -179,7 +179,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
         **{
             way: (
                 each(getattr(model, way.__name__), length=1),
-                {"prime": "text", "length": "length", "state": "none", "echo": "switch", **options},
+                {"prompt": "text", "length": "length", "state": "none", "echo": "switch", **options},
             )
             for way in (CharRNN.stream, CharRNN.stream_bytes, CharRNN.stream_async)
         },
@@ -195,7 +195,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
         CharRNN.beam: (
             each(model.beam, length=1, beams=2),
             {
-                "prime": "text",
+                "prompt": "text",
                 "length": "length",
                 "beams": "whole",
                 "state": "none",
@@ -211,7 +211,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
         CharRNN.request: (
             each(model.request),
             {
-                "prime": "text",
+                "prompt": "text",
                 "length": "length",
                 "state": "none",
                 "number": "from 0",
@@ -263,7 +263,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
             {
                 "model": "nothing",
                 "count": "rank",
-                "prime": "text",
+                "prompt": "text",
                 "length": "rank from 1",
                 "unique": "switch",
                 "new": "texts",
@@ -381,7 +381,7 @@ def test_bytes_are_for_models_of_bytes() -> None:
     assert len(model.prime((b"a", "b"))) == 2
     wrong: Any
     for wrong in (bytearray(b"x"), memoryview(b"x")):
-        with pytest.raises(SettingError, match="prime must be a str, or bytes"):
+        with pytest.raises(SettingError, match="prompt must be a str, or bytes"):
             model.stream(wrong, 3)
 
 
@@ -397,7 +397,7 @@ def test_several_stop_texts_end_at_the_first_that_comes(model: CharRNN, stop: An
 
 
 def test_an_element_that_is_wrong_is_named_by_its_place(model: CharRNN) -> None:
-    with pytest.raises(SettingError, match=r"primes\[1\] must be a str, not 5"):
+    with pytest.raises(SettingError, match=r"prompts\[1\] must be a str, not 5"):
         list(model.generate_each(["a", 5], 1))  # type: ignore[list-item]
     with pytest.raises(SettingError, match=r"texts\[0\] must be a str, since this model reads characters"):
         model.score([b"a"])
@@ -405,7 +405,7 @@ def test_an_element_that_is_wrong_is_named_by_its_place(model: CharRNN) -> None:
 
 def test_a_text_that_is_given_alone_is_named_without_a_place(model: CharRNN) -> None:
     for name, call in (
-        ("prime", lambda: model.generate(b"LORD", 5)),
+        ("prompt", lambda: model.generate(b"LORD", 5)),
         ("texts", lambda: model.score(b"LORD")),
     ):
         with pytest.raises(SettingError, match=f"^{name} must be a str, since this model reads characters"):

@@ -21,10 +21,10 @@ MODEL = CharRNN.load(FOLDER / "lstm-2x12-fp32.onnx", device="cpu", threads=1)
 SYMBOLS = MODEL.vocabulary.symbols
 
 
-def _nats_after(model: CharRNN, prime: str, texts: list[str]) -> list[float]:
-    """-ln p of each text after a prime and the newline before it, with which scoring begins."""
-    before = model.score(prime).nats if prime else 0.0
-    return [each.nats - before for each in model.score([prime + text for text in texts])]
+def _nats_after(model: CharRNN, prompt: str, texts: list[str]) -> list[float]:
+    """-ln p of each text after a prompt and the newline before it, with which scoring begins."""
+    before = model.score(prompt).nats if prompt else 0.0
+    return [each.nats - before for each in model.score([prompt + text for text in texts])]
 
 
 def test_with_enough_beams_it_finds_the_most_likely_of_all_continuations() -> None:
@@ -67,15 +67,15 @@ def test_one_beam_is_greedy(small: SmallModel, load: Load, length: int) -> None:
 
 
 @given(
-    prime=st.text("LORD ING:\n", max_size=6),
+    prompt=st.text("LORD ING:\n", max_size=6),
     length=st.integers(1, 12),
     beams=st.sampled_from([1, 2, 3, 8, 17]),
     stop=st.one_of(st.none(), st.lists(st.text("aeiou \n", min_size=1, max_size=2), max_size=3)),
 )
 def test_scores_are_those_of_scoring_and_come_in_order(
-    prime: str, length: int, beams: int, stop: list[str] | None
+    prompt: str, length: int, beams: int, stop: list[str] | None
 ) -> None:
-    found = MODEL.beam("\n" + prime, length, beams=beams, stop=stop)
+    found = MODEL.beam("\n" + prompt, length, beams=beams, stop=stop)
     assert 1 <= len(found) <= beams
     nats = [each.nats for each in found]
     assert nats == sorted(nats)
@@ -83,7 +83,7 @@ def test_scores_are_those_of_scoring_and_come_in_order(
     for each in found:
         ends = stop if each.finish_reason == "stop" and stop else [""]
         texts = [each.text + end for end in ends if len(each.text + end) == each.characters]
-        scores = _nats_after(MODEL, prime, texts)
+        scores = _nats_after(MODEL, prompt, texts)
         assert min(abs(score - each.nats) for score in scores) < 1e-3
         assert each.bits == pytest.approx(each.nats / math.log(2))
         assert each.bits_per_character == pytest.approx(each.bits / each.characters)

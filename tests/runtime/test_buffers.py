@@ -48,9 +48,9 @@ def _engine_of_gpu(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> Engine
 def test_they_write_what_those_of_the_cpu_write(
     small: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
-    primes = ["LORD ", "", "A" * (BLOCK + 5), "To be"] * 3
+    prompts = ["LORD ", "", "A" * (BLOCK + 5), "To be"] * 3
     texts = [
-        model.generate(primes, 2 * BLOCK + 3, max_batch_size=5, seed=4, top_k=20, top_p=0.9)
+        model.generate(prompts, 2 * BLOCK + 3, max_batch_size=5, seed=4, top_k=20, top_p=0.9)
         for model in (CharRNN.load(small.path, device="cpu"), on_device(small))
     ]
     assert texts[0] == texts[1]

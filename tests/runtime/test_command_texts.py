@@ -159,7 +159,7 @@ def test_the_command_that_a_message_advises_for_a_compressed_text_works(
 # --- Unicode forms -----------------------------------------------------------------------------------------
 
 
-def test_a_prime_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it(
+def test_a_prompt_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it(
     gen: Command, lstm: CharRNN, tmp_path: Path
 ) -> None:
     said = _said(gen(MODEL, "-p", DECOMPOSED, "-n", 9), 1)[-1]
@@ -169,10 +169,10 @@ def test_a_prime_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it(
     assert advised
     done = gen(MODEL, "-p", DECOMPOSED, "-n", 9, "-s", 1, *advised[0].split())
     assert _ok(done) == lstm.generate(COMPOSED, 9, seed=1)
-    assert "the prime is read as 'café'" in "\n".join(_said(done))
+    assert "the prompt is read as 'café'" in "\n".join(_said(done))
     assert lstm.generate(DECOMPOSED, 9, seed=1, unknown="normalize") == _ok(done)
-    (tmp_path / "primes").write_text(f"LORD\n{DECOMPOSED}\n", encoding="utf-8")
-    assert "line 2 has characters" in _said(gen(MODEL, "--primes-file", tmp_path / "primes"), 1)[-1]
+    (tmp_path / "prompts").write_text(f"LORD\n{DECOMPOSED}\n", encoding="utf-8")
+    assert "line 2 has characters" in _said(gen(MODEL, "--primes-file", tmp_path / "prompts"), 1)[-1]
 
 
 def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Command, lstm: CharRNN) -> None:
@@ -343,21 +343,21 @@ def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_pa
     assert "not UTF-8" in _said(quality(MODEL, "--text", tmp_path / "data"), 1)[-1]
 
 
-def test_stats_tell_the_reading_of_a_prime_from_generating(gen: Command) -> None:
+def test_stats_tell_the_reading_of_a_prompt_from_generating(gen: Command) -> None:
     done = gen(MODEL, "-p", "LORD " * 600, "-n", 50, "--stats", "--no-prime")
-    assert "; 3,000 characters of primes read in " in _said(done)[-1]
+    assert "; 3,000 characters of prompts read in " in _said(done)[-1]
     done = gen(MODEL, "-p", "LORD ", "-n", 50, "--stats", "--streams", 3)
-    assert "; 15 characters of primes read in " in _said(done)[-1]
+    assert "; 15 characters of prompts read in " in _said(done)[-1]
 
 
-def test_a_long_prime_that_is_read_first_changes_nothing(gen: Command, lstm: CharRNN) -> None:
-    prime = "LORD of the text " * 200
-    state = lstm.prime(prime)
+def test_a_long_prompt_that_is_read_first_changes_nothing(gen: Command, lstm: CharRNN) -> None:
+    prompt = "LORD of the text " * 200
+    state = lstm.prime(prompt)
     rest = lstm.generate(state, 60, seed=1)[0]
-    assert lstm.generate(prime, 60, seed=1, echo=False) == rest
-    assert "".join(lstm.stream(prime, 60, seed=1)) == rest
-    assert [each.text for each in lstm.generate_each([prime], 60, seed=1)] == [rest]
-    assert lstm.generate([prime, "x"], 60, seed=1)[0] == prime + rest
+    assert lstm.generate(prompt, 60, seed=1, echo=False) == rest
+    assert "".join(lstm.stream(prompt, 60, seed=1)) == rest
+    assert [each.text for each in lstm.generate_each([prompt], 60, seed=1)] == [rest]
+    assert lstm.generate([prompt, "x"], 60, seed=1)[0] == prompt + rest
 
 
 # --- other ways to run them --------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_short_options_are_the_long_ones(gen: Command, lstm: CharRNN) -> None:
     assert done.stderr == b""
 
 
-def test_a_thousand_characters_without_a_prime_at_a_drawn_seed_that_is_shown(
+def test_a_thousand_characters_without_a_prompt_at_a_drawn_seed_that_is_shown(
     gen: Command, lstm: CharRNN
 ) -> None:
     done = gen(MODEL)
@@ -83,13 +83,13 @@ def test_settings_of_sampling_reach_the_model(gen: Command, lstm: CharRNN) -> No
     assert _ok(gen(MODEL, "-n", 40, "--greedy")) == lstm.generate("", 40, top_k=1)
 
 
-def test_the_prime_can_be_omitted_and_a_text_stopped(gen: Command, lstm: CharRNN) -> None:
+def test_the_prompt_can_be_omitted_and_a_text_stopped(gen: Command, lstm: CharRNN) -> None:
     free = lstm.generate("LORD ", 100, seed=7)[5:]
     done = gen(MODEL, "-p", "LORD ", "-n", 100, "-s", 7, "--no-prime", "--stop", free[40:43])
     assert _ok(done) == free[: free.index(free[40:43])]
 
 
-def test_a_length_of_0_gives_the_prime_alone(gen: Command) -> None:
+def test_a_length_of_0_gives_the_prompt_alone(gen: Command) -> None:
     assert _ok(gen(MODEL, "-p", "LORD", "-n", 0)) == "LORD"
     assert _ok(gen(MODEL, "-n", 0)) == ""
 
@@ -112,7 +112,7 @@ def test_json_has_an_object_a_stream(gen: Command, lstm: CharRNN) -> None:
     assert [record["text"] for record in records] == texts
     assert [record["stream"] for record in records] == [0, 1, 2]
     for record in records:
-        assert record["prime"] == "LORD "
+        assert record["prompt"] == "LORD "
         assert record["seed"] == 7
         assert record["settings"] == {
             "length": 30,
@@ -156,11 +156,11 @@ NOT_TEXT = b"\xff\x00\r\n\xe4\xb8"
 
 
 def test_raw_writes_the_raw_bytes(gen: Command, byte_model: CharRNN, tmp_path: Path) -> None:
-    (tmp_path / "prime").write_bytes(NOT_TEXT)
+    (tmp_path / "prompt").write_bytes(NOT_TEXT)
     expected = b"".join(byte_model.stream_bytes(NOT_TEXT, 500, seed=1, temperature=3))
     with pytest.raises(UnicodeDecodeError):
         expected.decode()
-    arguments = [BYTES, "--prime-file", tmp_path / "prime", "-n", 500, "-s", 1, "-t", 3]
+    arguments = [BYTES, "--prime-file", tmp_path / "prompt", "-n", 500, "-s", 1, "-t", 3]
     assert gen(*arguments, "--raw").stdout == NOT_TEXT + expected
     assert gen(*arguments, "--raw", "--no-prime").stdout == expected
     assert _ok(gen(*arguments, "--raw", "-o", tmp_path / "out")) == ""
@@ -195,22 +195,22 @@ def test_raw_adds_no_end_of_line_at_a_terminal(byte_model: CharRNN) -> None:
     assert data == b"".join(byte_model.stream_bytes(b"", 40, seed=1))
 
 
-def test_a_prime_of_any_bytes_is_known_to_a_byte_model(
+def test_a_prompt_of_any_bytes_is_known_to_a_byte_model(
     gen: Command, byte_model: CharRNN, tmp_path: Path
 ) -> None:
     done = gen(BYTES, "-i", "-n", 60, "-s", 1, input=b"\xff\n")
     assert _ok(done) == "\ufffd" + "".join(byte_model.stream(b"\xff", 60, seed=1)) + "\n"
     whole = byte_model.generate(NOT_TEXT, 60, seed=1)
     assert _ok(gen(BYTES, "--prime-file", "-", "-n", 60, "-s", 1, input=NOT_TEXT)) == whole
-    (tmp_path / "primes").write_bytes(b"\xff\r\n\xe4\xb8\n")
-    done = gen(BYTES, "--primes-file", tmp_path / "primes", "-n", 60, "-s", 1, "--json")
+    (tmp_path / "prompts").write_bytes(b"\xff\r\n\xe4\xb8\n")
+    done = gen(BYTES, "--primes-file", tmp_path / "prompts", "-n", 60, "-s", 1, "--json")
     records = [json.loads(line) for line in _ok(done).splitlines()]
     assert [record["text"] for record in records] == byte_model.generate([b"\xff", b"\xe4\xb8"], 60, seed=1)
-    assert [record["prime"] for record in records] == ["\ufffd", "\ufffd"]
+    assert [record["prompt"] for record in records] == ["\ufffd", "\ufffd"]
 
 
 @posix
-def test_a_prime_on_the_command_line_may_be_any_bytes_for_a_byte_model(
+def test_a_prompt_on_the_command_line_may_be_any_bytes_for_a_byte_model(
     gen: Command, byte_model: CharRNN
 ) -> None:
     done = gen(BYTES, "-p", b"a\xff\xe4", "-n", 60, "-s", 1)
@@ -231,45 +231,45 @@ def test_what_is_on_the_command_line_is_utf_8_where_the_locale_knows_ascii_alone
     assert _ok(done) == lstm.generate("é中", 200, seed=1, stop=stop)
 
 
-def test_a_byte_order_mark_is_not_part_of_a_prime(gen: Command, lstm: CharRNN) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_prompt(gen: Command, lstm: CharRNN) -> None:
     data = "\ufeffLORD \r\na\r\n".encode()
     done = gen(MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--json", input=data)
-    assert [json.loads(line)["prime"] for line in _ok(done).splitlines()] == ["LORD ", "a"]
+    assert [json.loads(line)["prompt"] for line in _ok(done).splitlines()] == ["LORD ", "a"]
     done = gen(MODEL, "--prime-file", "-", "-n", 5, "-s", 1, input="\ufeffLORD ".encode())
     assert _ok(done) == lstm.generate("LORD ", 5, seed=1)
 
 
-# --- charrnn-gen: primes -----------------------------------------------------------------------------------
+# --- charrnn-gen: prompts -----------------------------------------------------------------------------------
 
 
-def test_a_prime_from_a_file_is_taken_as_it_is(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
-    (tmp_path / "prime").write_bytes(b"LORD \n")
+def test_a_prompt_from_a_file_is_taken_as_it_is(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes(b"LORD \n")
     expected = lstm.generate("LORD \n", 20, seed=1)
-    assert _ok(gen(MODEL, "--prime-file", tmp_path / "prime", "-n", 20, "-s", 1)) == expected
+    assert _ok(gen(MODEL, "--prime-file", tmp_path / "prompt", "-n", 20, "-s", 1)) == expected
     assert _ok(gen(MODEL, "--prime-file", "-", "-n", 20, "-s", 1, input=b"LORD \n")) == expected
 
 
 @pytest.mark.parametrize("text", ["a\nLORD \n\nb", "a\r\nLORD \r\n\r\nb\r\n", "a\nLORD \n\nb\n"])
-def test_a_file_of_primes_has_one_a_line(gen: Command, lstm: CharRNN, tmp_path: Path, text: str) -> None:
-    (tmp_path / "primes").write_bytes(text.encode())
-    done = gen(MODEL, "--primes-file", tmp_path / "primes", "-n", 20, "-s", 1, "--json")
+def test_a_file_of_prompts_has_one_a_line(gen: Command, lstm: CharRNN, tmp_path: Path, text: str) -> None:
+    (tmp_path / "prompts").write_bytes(text.encode())
+    done = gen(MODEL, "--primes-file", tmp_path / "prompts", "-n", 20, "-s", 1, "--json")
     records = [json.loads(line) for line in _ok(done).splitlines()]
-    assert [record["prime"] for record in records] == ["a", "LORD ", "", "b"]
+    assert [record["prompt"] for record in records] == ["a", "LORD ", "", "b"]
     assert [record["text"] for record in records] == lstm.generate(["a", "LORD ", "", "b"], 20, seed=1)
 
 
-def test_primes_are_parted_at_line_ends_alone(gen: Command) -> None:
-    primes = "a\x0cb\u2028c\x1dd\x85e\n\x0b"
-    done = gen(BYTES, "--primes-file", "-", "-n", 1, "-s", 1, "--json", input=primes.encode())
-    assert [json.loads(line)["prime"] for line in _ok(done).split("\n")[:-1]] == primes.split("\n")
+def test_prompts_are_parted_at_line_ends_alone(gen: Command) -> None:
+    prompts = "a\x0cb\u2028c\x1dd\x85e\n\x0b"
+    done = gen(BYTES, "--primes-file", "-", "-n", 1, "-s", 1, "--json", input=prompts.encode())
+    assert [json.loads(line)["prompt"] for line in _ok(done).split("\n")[:-1]] == prompts.split("\n")
 
 
-def test_a_file_without_primes_gives_nothing(gen: Command) -> None:
+def test_a_file_without_prompts_gives_nothing(gen: Command) -> None:
     assert _ok(gen(MODEL, "--primes-file", "-", input=b"")) == ""
 
 
 @pytest.mark.parametrize("option", ["--prime-file", "--primes-file"])
-def test_files_of_primes_that_cannot_be_read_are_named(gen: Command, tmp_path: Path, option: str) -> None:
+def test_files_of_prompts_that_cannot_be_read_are_named(gen: Command, tmp_path: Path, option: str) -> None:
     assert "none cannot be read: No such file" in _error(gen(MODEL, option, tmp_path / "none"), 1)
     assert "cannot be read: Is a directory" in _error(gen(MODEL, option, tmp_path), 1)
     message = _error(gen(MODEL, option, "-", input=b"ab\xffc"), 1)
@@ -282,14 +282,14 @@ def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, ls
     assert "--unknown skip" in message
     done = gen(MODEL, "-p", "aßb", "-n", 20, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("ab", 20, seed=1)
-    assert "dropped from the prime, since the model does not know them: 'ß'" in done.stderr.decode()
+    assert "dropped from the prompt, since the model does not know them: 'ß'" in done.stderr.decode()
     many = gen(
         MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--unknown", "skip", "--json", input="ß\nab\n".encode()
     )
-    assert [json.loads(line)["prime"] for line in _ok(many).splitlines()] == ["", "ab"]
+    assert [json.loads(line)["prompt"] for line in _ok(many).splitlines()] == ["", "ab"]
 
 
-def test_an_unknown_character_in_the_last_prime_leaves_the_output_file_away(
+def test_an_unknown_character_in_the_last_prompt_leaves_the_output_file_away(
     gen: Command, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -298,7 +298,7 @@ def test_an_unknown_character_in_the_last_prime_leaves_the_output_file_away(
 
 
 @posix
-def test_a_prime_that_is_not_utf_8_is_an_error(gen: Command) -> None:
+def test_a_prompt_that_is_not_utf_8_is_an_error(gen: Command) -> None:
     assert "'\\udcff'" in _error(gen(MODEL, "-p", b"a\xff", "-n", 5), 1)
 
 
@@ -829,8 +829,8 @@ def test_an_unknown_character_is_found_in_its_line(score: Command, gen: Command,
     lines = "LORD\n\nxyß\n".encode()
     message = "error: line 3 has characters that the model does not know: 'ß' (U+00DF) at position 2"
     assert message in _error(score(MODEL, "-", "--by-line", input=lines), 1)
-    (tmp_path / "primes").write_bytes(lines)
-    assert message in _error(gen(MODEL, "--primes-file", tmp_path / "primes", "-n", 3), 1)
+    (tmp_path / "prompts").write_bytes(lines)
+    assert message in _error(gen(MODEL, "--primes-file", tmp_path / "prompts", "-n", 3), 1)
     assert "error: the text has characters" in _error(gen(MODEL, "-p", "ß", "--json"), 1)
     assert "error: the text has characters" in _error(gen(MODEL, "-p", "ß"), 1)
 

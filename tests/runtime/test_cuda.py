@@ -57,12 +57,12 @@ def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(
 ) -> None:
     if small.precision != "fp32":
         pytest.skip("fp16 products round differently on the two")
-    primes = ["LORD ", "", "A", "To be"] * (streams // 4 + 1)
+    prompts = ["LORD ", "", "A", "To be"] * (streams // 4 + 1)
     models = [
         CharRNN.load(small.path, device="cpu"),
         CharRNN.load(small.path, device="cuda", cuda_graphs=graphs),
     ]
-    texts = [model.generate(primes[:streams], 40, seed=5, top_k=20, top_p=0.9) for model in models]
+    texts = [model.generate(prompts[:streams], 40, seed=5, top_k=20, top_p=0.9) for model in models]
     # Another order of summation may let a tie fall the other way, now and then.
     same = sum(one == other for one, other in zip(*texts, strict=True))
     assert same >= 0.95 * streams
@@ -71,7 +71,7 @@ def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(
 @pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
 def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel, graphs: bool) -> None:
     model = CharRNN.load(small.path, device="cuda", cuda_graphs=graphs)
-    alone = [model.generate([prime], 30, seed=2, top_k=1)[0] for prime in ("A", "BC", "DEF")]
+    alone = [model.generate([prompt], 30, seed=2, top_k=1)[0] for prompt in ("A", "BC", "DEF")]
     together = model.generate(["A", "BC", "DEF"], 30, seed=2, top_k=1, max_batch_size=2)
     assert together == alone
     # Bytes that are no UTF-8 stand as U+FFFD in the text, whose own bytes never come.
@@ -83,8 +83,8 @@ def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel, graphs: bool)
 
 def test_a_model_on_the_gpu_is_shared_by_threads(small: SmallModel) -> None:
     model = CharRNN.load(small.path, device="cuda")
-    primes = [chr(ord("A") + index) for index in range(16)]
-    expected = [model.generate(prime, 100, seed=3, top_k=1) for prime in primes]
+    prompts = [chr(ord("A") + index) for index in range(16)]
+    expected = [model.generate(prompt, 100, seed=3, top_k=1) for prompt in prompts]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda prime: model.generate(prime, 100, seed=3, top_k=1), primes))
+        found = list(pool.map(lambda prompt: model.generate(prompt, 100, seed=3, top_k=1), prompts))
     assert found == expected

@@ -54,19 +54,19 @@ def test_a_child_gives_the_same_texts_and_ends(tmp_path: Path, threads: int, str
         """
 threads, streams = map(int, sys.argv[2:])
 model = CharRNN.load(path, device="cpu", threads=threads)
-primes = ["LORD "] * streams
-expected = model.generate(primes, 40, seed=1)
+prompts = ["LORD "] * streams
+expected = model.generate(prompts, 40, seed=1)
 
 def work():
-    assert model.generate(primes, 40, seed=1) == expected
+    assert model.generate(prompts, 40, seed=1) == expected
     in_child(again)
 
 def again():
-    assert model.generate(primes, 40, seed=1) == expected
+    assert model.generate(prompts, 40, seed=1) == expected
     assert model.score("LORD ").characters == 5
 
 in_child(work)
-assert model.generate(primes, 40, seed=1) == expected
+assert model.generate(prompts, 40, seed=1) == expected
 """,
         tmp_path,
         threads,

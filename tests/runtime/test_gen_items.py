@@ -90,26 +90,26 @@ def test_items_of_bytes_are_compared_as_text(gen: Command, tmp_path: Path) -> No
     assert left == [line for line in plain if line != plain[0]][:20]
 
 
-def test_items_begin_with_the_prime_which_may_be_omitted(gen: Command, path: Path, names: CharRNN) -> None:
-    items = list(draw_items(names, 9, prime="Em", seed=7))
+def test_items_begin_with_the_prompt_which_may_be_omitted(gen: Command, path: Path, names: CharRNN) -> None:
+    items = list(draw_items(names, 9, prompt="Em", seed=7))
     options = ("-p", "Em", "--lines", 9, "-s", 7, "-q")
     assert _lines(gen(path, *options)) == [item.text for item in items]
     assert _lines(gen(path, *options, "--no-prime")) == [item.continuation for item in items]
     skipped = gen(path, "-p", "Eßm", *options[2:-1], "--unknown", "skip")
     assert _lines(skipped) == [item.text for item in items]
-    assert "dropped from the prime, since the model does not know them: 'ß'" in skipped.stderr.decode()
+    assert "dropped from the prompt, since the model does not know them: 'ß'" in skipped.stderr.decode()
     assert "'ß' (U+00DF) at position 1" in _error(gen(path, "-p", "Eß", "--lines", 3), 1)
 
 
 def test_json_has_an_object_an_item(gen: Command, path: Path, names: CharRNN) -> None:
     options = ("-p", "Em", "-n", 5, "-s", 7, "--top-k", 20, "--lines", 6, "--unique", "--json")
     records = [json.loads(line) for line in _lines(gen(path, *options))]
-    items = list(draw_items(names, 6, prime="Em", length=5, seed=7, top_k=20, unique=True))
+    items = list(draw_items(names, 6, prompt="Em", length=5, seed=7, top_k=20, unique=True))
     assert [record["text"] for record in records] == [item.text for item in items]
     assert [record["stream"] for record in records] == [item.stream for item in items]
     assert [record["item"] for record in records] == list(range(6))
     for record in records:
-        assert (record["prime"], record["seed"], record["device"]) == ("Em", 7, "cpu")
+        assert (record["prompt"], record["seed"], record["device"]) == ("Em", 7, "cpu")
         assert record["model"] == {"path": str(path), "sha256": names.info.sha256}
         assert record["settings"] == {
             "lines": 6,
@@ -126,7 +126,7 @@ def test_json_has_an_object_an_item(gen: Command, path: Path, names: CharRNN) ->
 def test_a_greedy_model_has_one_item(gen: Command, tmp_path: Path) -> None:
     path = tmp_path / "gru.onnx"
     path.write_bytes(list_model(FOLDER / "gru-2x12-fp32.onnx"))
-    (item,) = draw_items(CharRNN.load(path, device="cpu"), 1, prime="Em", top_k=1)
+    (item,) = draw_items(CharRNN.load(path, device="cpu"), 1, prompt="Em", top_k=1)
     assert _lines(gen(path, "-p", "Em", "--greedy", "--unique")) == [item.text]
 
 

@@ -27,12 +27,12 @@ SEED: dict[str, Any] = {"seed": 7, "temperature": 1.0}
 SHORT: dict[str, Any] = {**SEED, "length": 3}
 
 
-def one_by_one(model: CharRNN, prime: str = "", length: int = 60, **settings: Any) -> Iterator[str | None]:
+def one_by_one(model: CharRNN, prompt: str = "", length: int = 60, **settings: Any) -> Iterator[str | None]:
     """What each stream writes, from 0 on, by a loop over single streams; None for one without an end."""
     for number in itertools.count():
-        state = model.prime("\n" + prime, model.initial_state(1).fork(1, number))
+        state = model.prime("\n" + prompt, model.initial_state(1).fork(1, number))
         text = model.generate(state, length + 1, **settings)[0]
-        yield prime + text[: text.index("\n")] if "\n" in text else None
+        yield prompt + text[: text.index("\n")] if "\n" in text else None
 
 
 def wanted(model: CharRNN, count: int, **settings: Any) -> list[str]:
@@ -72,16 +72,16 @@ def names(load_list: Callable[[str], CharRNN]) -> CharRNN:
 
 
 def test_items_are_single_streams_from_the_newline_to_the_newline(names: CharRNN) -> None:
-    for prime in ("", "Em"):
-        assert texts(draw_items(names, 12, prime=prime, **SEED)) == wanted(names, 12, prime=prime, **SEED)
+    for prompt in ("", "Em"):
+        assert texts(draw_items(names, 12, prompt=prompt, **SEED)) == wanted(names, 12, prompt=prompt, **SEED)
 
 
-def test_an_item_knows_its_number_its_stream_and_its_prime(names: CharRNN) -> None:
+def test_an_item_knows_its_number_its_stream_and_its_prompt(names: CharRNN) -> None:
     streams = list(itertools.islice(one_by_one(names, "Em", 30, **SEED), 40))
-    items = list(draw_items(names, 9, prime="Em", length=30, **SEED))
+    items = list(draw_items(names, 9, prompt="Em", length=30, **SEED))
     assert [item.index for item in items] == list(range(9))
     assert [item.text for item in items] == [streams[item.stream] for item in items]
-    assert all(item.text == item.prime + item.continuation and item.prime == "Em" for item in items)
+    assert all(item.text == item.prompt + item.continuation and item.prompt == "Em" for item in items)
 
 
 def test_lines_that_are_empty_or_too_long_are_not_items(model: CharRNN) -> None:
@@ -101,9 +101,9 @@ def test_an_item_may_have_just_as_many_characters_as_the_length(names: CharRNN) 
     assert all(len(text) < len(longest) for text in texts(shorter))
 
 
-def test_an_item_that_is_its_prime_alone_is_one(names: CharRNN) -> None:
+def test_an_item_that_is_its_prompt_alone_is_one(names: CharRNN) -> None:
     first = texts(draw_items(names, 1, **SEED))[0]
-    alone = [item for item in draw_items(names, 100, prime=first[:3], **SEED) if not item.continuation]
+    alone = [item for item in draw_items(names, 100, prompt=first[:3], **SEED) if not item.continuation]
     assert alone
     assert {item.text for item in alone} == {first[:3]}
 
@@ -111,7 +111,7 @@ def test_an_item_that_is_its_prime_alone_is_one(names: CharRNN) -> None:
 def test_a_carriage_return_before_the_newline_is_not_part_of_an_item(
     load_list: Callable[[str], CharRNN],
 ) -> None:
-    items = draw_items(load_list("lstm-1x12-fp32-byte"), 30, prime=b"ab\r", **SHORT)
+    items = draw_items(load_list("lstm-1x12-fp32-byte"), 30, prompt=b"ab\r", **SHORT)
     ended = [item for item in items if not item.continuation]
     assert ended
     assert {item.text for item in ended} == {"ab"}
@@ -142,9 +142,9 @@ def test_new_items_are_those_that_are_not_known(model: CharRNN) -> None:
     assert texts(both) == list(dict.fromkeys(expected))
 
 
-def test_new_compares_whole_items_with_their_prime(names: CharRNN) -> None:
-    plain = texts(draw_items(names, 40, prime="E", **SEED))
-    again = texts(draw_items(names, 30, prime="E", new=[plain[0], plain[1][1:]], **SEED))
+def test_new_compares_whole_items_with_their_prompt(names: CharRNN) -> None:
+    plain = texts(draw_items(names, 40, prompt="E", **SEED))
+    again = texts(draw_items(names, 30, prompt="E", new=[plain[0], plain[1][1:]], **SEED))
     assert again == [text for text in plain if text != plain[0]][:30]
     assert plain[1] in again
 
@@ -178,12 +178,12 @@ def test_no_more_streams_are_begun_than_items_are_wanted_where_each_gives_one(
     begun = []
     whole = CharRNN.generate_each
 
-    def counting(self: CharRNN, primes: Any, *arguments: Any, **settings: Any) -> Any:
-        begun.append(len(primes))
-        return whole(self, primes, *arguments, **settings)
+    def counting(self: CharRNN, prompts: Any, *arguments: Any, **settings: Any) -> Any:
+        begun.append(len(prompts))
+        return whole(self, prompts, *arguments, **settings)
 
     monkeypatch.setattr(CharRNN, "generate_each", counting)
-    with draw_items(names, 20, prime="E", **SEED) as items:
+    with draw_items(names, 20, prompt="E", **SEED) as items:
         list(items)
     assert items.streams == 20
     assert begun == [20]
@@ -253,7 +253,7 @@ def test_the_error_says_what_was_skipped_and_what_helps(
 ) -> None:
     monkeypatch.setattr(items_module, "MOST_STREAMS", 30)
     with pytest.raises(TooFewItemsError) as caught:
-        list(draw_items(names, 50, unique=True, top_k=1, prime="E", length=3))
+        list(draw_items(names, 50, unique=True, top_k=1, prompt="E", length=3))
     message = str(caught.value)
     assert "30 streams" in message
     assert "30 too long" in message
@@ -270,13 +270,13 @@ def test_settings_of_items_are_checked_at_once(names: CharRNN) -> None:
         ({"count": 1.5}, "count must be a whole number"),
         ({"length": 0}, "length must be 1 or more for items, not 0"),
         ({"new": "emma"}, "new must be several texts"),
-        ({"prime": "a\nb"}, "an item is one line"),
+        ({"prompt": "a\nb"}, "an item is one line"),
         ({"temperature": 0}, "temperature must be at least"),
         ({"seed": -1}, "seed must be between"),
     ):
         with pytest.raises(SettingError, match=message):
             draw_items(names, **settings)
     with pytest.raises(UnknownCharacterError, match=r"'ß' .* at position 1"):
-        draw_items(names, prime="Eß")
-    skipped = draw_items(names, 5, prime="Eß", unknown="skip", **SEED)
-    assert texts(skipped) == texts(draw_items(names, 5, prime="E", **SEED))
+        draw_items(names, prompt="Eß")
+    skipped = draw_items(names, 5, prompt="Eß", unknown="skip", **SEED)
+    assert texts(skipped) == texts(draw_items(names, 5, prompt="E", **SEED))

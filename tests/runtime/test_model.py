@@ -26,8 +26,8 @@ from run_commands import command_environment
 Load = Callable[[str], CharRNN]
 
 
-def _naive(small: SmallModel, model: CharRNN, prime: str, length: int, **options: Any) -> str:
-    tokens = model.vocabulary.encode(prime).tolist() or [model.info.start_token]
+def _naive(small: SmallModel, model: CharRNN, prompt: str, length: int, **options: Any) -> str:
+    tokens = model.vocabulary.encode(prompt).tolist() or [model.info.start_token]
     sampled = naive_generate(small.cell, small.layers, small.weights(), tokens, length, **options)
     return model.vocabulary.decode(sampled)
 
@@ -36,7 +36,7 @@ def _naive(small: SmallModel, model: CharRNN, prime: str, length: int, **options
 
 
 @pytest.mark.parametrize(
-    ("prime", "options"),
+    ("prompt", "options"),
     [
         ("LORD ", {}),
         ("", {}),
@@ -51,22 +51,22 @@ def _naive(small: SmallModel, model: CharRNN, prime: str, length: int, **options
         ("LORD ", {"top_k": 20, "top_p": 0.9, "min_p": 0.05, "temperature": 1.5}),
         ("LORD ", {"temperature": 1e-4}),
         ("LORD ", {"temperature": 20.0}),
-        ("the prime is longer than a block of steps: it goes on, and on, and on, until it ends", {}),
+        ("the prompt is longer than a block of steps: it goes on, and on, and on, until it ends", {}),
     ],
 )
 def test_generate_gives_what_plain_numpy_gives(
-    exact: SmallModel, load: Load, prime: str, options: dict[str, Any]
+    exact: SmallModel, load: Load, prompt: str, options: dict[str, Any]
 ) -> None:
     model = load(exact.path.stem)
-    expected = _naive(exact, model, prime, 100, seed=5, **options)
-    assert model.generate(prime, 100, seed=5, **{"temperature": 0.8, **options}) == prime + expected
+    expected = _naive(exact, model, prompt, 100, seed=5, **options)
+    assert model.generate(prompt, 100, seed=5, **{"temperature": 0.8, **options}) == prompt + expected
 
 
 def test_stream_i_of_a_list_is_stream_i_of_plain_numpy(exact: SmallModel, load: Load) -> None:
     model = load(exact.path.stem)
-    primes = ["LORD ", "", "K", "who is there, and what"]
-    expected = [p + _naive(exact, model, p, 70, seed=2, stream=i) for i, p in enumerate(primes)]
-    assert model.generate(primes, 70, seed=2) == expected
+    prompts = ["LORD ", "", "K", "who is there, and what"]
+    expected = [p + _naive(exact, model, p, 70, seed=2, stream=i) for i, p in enumerate(prompts)]
+    assert model.generate(prompts, 70, seed=2) == expected
 
 
 def test_step_gives_the_logits_and_states_of_plain_numpy(exact: SmallModel, load: Load) -> None:
@@ -107,17 +107,17 @@ def test_prime_and_steps_give_what_generate_gives(small: SmallModel, load: Load)
 
 def test_steps_of_many_streams_give_what_generate_gives(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
-    primes = ["a", "be", "see", "x", ""]
-    whole = model.generate(primes, 30, seed=4)
-    texts = _by_steps(model, model.prime(primes), 30, seed=4)
-    assert [prime + text for prime, text in zip(primes, texts, strict=True)] == whole
+    prompts = ["a", "be", "see", "x", ""]
+    whole = model.generate(prompts, 30, seed=4)
+    texts = _by_steps(model, model.prime(prompts), 30, seed=4)
+    assert [prompt + text for prompt, text in zip(prompts, texts, strict=True)] == whole
 
 
-@pytest.mark.parametrize("prime", ["LORD ", "", "L", "x" * 200])
+@pytest.mark.parametrize("prompt", ["LORD ", "", "L", "x" * 200])
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 300])
-def test_stream_gives_what_generate_gives(lstm: CharRNN, prime: str, length: int) -> None:
-    live = lstm.stream(prime, length, seed=6)
-    assert prime + "".join(live) == lstm.generate(prime, length, seed=6)
+def test_stream_gives_what_generate_gives(lstm: CharRNN, prompt: str, length: int) -> None:
+    live = lstm.stream(prompt, length, seed=6)
+    assert prompt + "".join(live) == lstm.generate(prompt, length, seed=6)
     assert live.generated == length
     assert live.seed == 6
 
@@ -130,24 +130,24 @@ def test_a_stream_comes_in_pieces(lstm: CharRNN) -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 70), min_size=1, max_size=5), st.sampled_from(["", "LORD "]))
-def test_going_on_from_a_state_is_one_long_text(lengths: list[int], prime: str) -> None:
+def test_going_on_from_a_state_is_one_long_text(lengths: list[int], prompt: str) -> None:
     model = _shared()
-    whole = model.generate(prime, sum(lengths), seed=8)
-    state = model.prime(prime)
+    whole = model.generate(prompt, sum(lengths), seed=8)
+    state = model.prime(prompt)
     parts = []
     for length in lengths:
         live = model.stream("", length, state=state, seed=8)
         parts.append("".join(live))
         state = live.state
-    assert prime + "".join(parts) == whole
+    assert prompt + "".join(parts) == whole
 
 
 @settings(max_examples=20)
 @given(st.text("abc XYZé中", max_size=50), st.integers(0, 50))
-def test_a_prime_in_two_parts_is_one_prime(prime: str, cut: int) -> None:
+def test_a_prompt_in_two_parts_is_one_prompt(prompt: str, cut: int) -> None:
     model = _shared()
-    state = model.prime(prime[cut:], model.prime(prime[:cut]))
-    whole = model.prime(prime)
+    state = model.prime(prompt[cut:], model.prime(prompt[:cut]))
+    whole = model.prime(prompt)
     assert np.array_equal(state.rows, whole.rows)
     assert state.tokens.tolist() == whole.tokens.tolist()
     assert model.generate(state, 20, seed=1) == model.generate(whole, 20, seed=1)
@@ -171,11 +171,11 @@ def test_generating_from_a_state_gives_the_rest_alone(lstm: CharRNN) -> None:
 
 
 def test_generate_each_gives_states_to_continue_from(lstm: CharRNN) -> None:
-    primes = ["a", "LORD ", ""]
-    whole = lstm.generate(primes, 50, seed=3)
-    first = list(lstm.generate_each(primes, 20, seed=3))
+    prompts = ["a", "LORD ", ""]
+    whole = lstm.generate(prompts, 50, seed=3)
+    first = list(lstm.generate_each(prompts, 20, seed=3))
     rest = lstm.generate(State.concatenate([stream.state for stream in first]), 30, seed=3)
-    assert [s.prime + s.text + more for s, more in zip(first, rest, strict=True)] == whole
+    assert [s.prompt + s.text + more for s, more in zip(first, rest, strict=True)] == whole
     assert [s.index for s in first] == [0, 1, 2]
 
 
@@ -317,7 +317,7 @@ def test_a_huge_top_k_and_a_top_p_of_1_are_off(small: SmallModel, load: Load) ->
     assert model.generate("LORD ", 60, seed=1, top_k=2**63 - 1, top_p=1, min_p=0) == text
 
 
-def test_a_length_of_0_gives_the_prime_alone(small: SmallModel, load: Load) -> None:
+def test_a_length_of_0_gives_the_prompt_alone(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     assert model.generate("LORD ", 0, seed=1) == "LORD "
     assert model.generate(["a", "", "b"], 0) == ["a", "", "b"]
@@ -327,27 +327,27 @@ def test_a_length_of_0_gives_the_prime_alone(small: SmallModel, load: Load) -> N
 # --- stop --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prime", ["", "LORD "])
+@pytest.mark.parametrize("prompt", ["", "LORD "])
 @pytest.mark.parametrize("size", [1, 2, 5, 40])
-def test_a_text_ends_before_the_stop_text(exact: SmallModel, load: Load, prime: str, size: int) -> None:
+def test_a_text_ends_before_the_stop_text(exact: SmallModel, load: Load, prompt: str, size: int) -> None:
     model = load(exact.path.stem)
-    free = model.generate(prime, 300, seed=9)[len(prime) :]
+    free = model.generate(prompt, 300, seed=9)[len(prompt) :]
     for at in (0, 1, 50, 200):
         stop = free[at : at + size]
         if "\ufffd" in stop:
             continue  # no text has it: it stands for bytes that are no UTF-8
         expected = free[: free.index(stop)]
-        assert model.generate(prime, 300, seed=9, stop=stop) == prime + expected
-        assert "".join(model.stream(prime, 300, seed=9, stop=stop)) == expected
+        assert model.generate(prompt, 300, seed=9, stop=stop) == prompt + expected
+        assert "".join(model.stream(prompt, 300, seed=9, stop=stop)) == expected
 
 
-def test_a_stop_text_in_the_prime_does_not_stop(lstm: CharRNN) -> None:
+def test_a_stop_text_in_the_prompt_does_not_stop(lstm: CharRNN) -> None:
     free = lstm.generate("LORD ", 40, seed=1)
     assert "LORD" not in free[5:]
     assert lstm.generate("LORD ", 40, seed=1, stop="LORD") == free
 
 
-def test_a_stop_text_is_not_made_of_the_prime_and_what_follows(lstm: CharRNN) -> None:
+def test_a_stop_text_is_not_made_of_the_prompt_and_what_follows(lstm: CharRNN) -> None:
     free = lstm.generate("LORD ", 40, seed=1)
     assert (
         lstm.generate("LORD ", 40, seed=1, stop=free[4:6]) == free[: max(free.find(free[4:6], 5), 0) or None]
@@ -383,7 +383,7 @@ def test_a_stop_text_that_is_longer_than_the_text_never_stops(lstm: CharRNN) -> 
 # --- unknown characters ------------------------------------------------------------------------------------
 
 
-def test_unknown_characters_of_a_prime_are_an_error_or_dropped(lstm: CharRNN) -> None:
+def test_unknown_characters_of_a_prompt_are_an_error_or_dropped(lstm: CharRNN) -> None:
     state = lstm.initial_state()
     ways: list[Callable[..., str]] = [
         lambda **o: lstm.generate("aßb", 10, seed=1, **o),
@@ -397,7 +397,7 @@ def test_unknown_characters_of_a_prime_are_an_error_or_dropped(lstm: CharRNN) ->
         assert way(unknown="skip") == lstm.generate("ab", 10, seed=1)
 
 
-def test_a_prime_of_unknown_characters_alone_is_none(lstm: CharRNN) -> None:
+def test_a_prompt_of_unknown_characters_alone_is_none(lstm: CharRNN) -> None:
     assert lstm.generate("ßßß", 20, seed=1, unknown="skip") == lstm.generate("", 20, seed=1)
 
 
@@ -434,14 +434,14 @@ def test_every_way_gives_the_same_bytes_and_their_text(byte_model: CharRNN, stop
     assert byte_model.generate(NOT_TEXT, 200, **options) == whole
     assert byte_model.generate([NOT_TEXT], 200, **options) == [whole]
     (each,) = byte_model.generate_each([NOT_TEXT], 200, **options)
-    assert (each.prime, each.text) == ("\ufffd\ufffd", data.decode(errors="replace"))
+    assert (each.prompt, each.text) == ("\ufffd\ufffd", data.decode(errors="replace"))
     assert each.data == NOT_TEXT + data
     (state,) = byte_model.generate_each(byte_model.prime(NOT_TEXT), 200, **options)
     assert state.data == data
 
 
-def test_a_prime_may_end_within_a_sequence_that_the_model_completes(byte_model: CharRNN) -> None:
-    # Some seed samples a byte from 0x80 to 0xBF first, which completes the é that the prime begins.
+def test_a_prompt_may_end_within_a_sequence_that_the_model_completes(byte_model: CharRNN) -> None:
+    # Some seed samples a byte from 0x80 to 0xBF first, which completes the é that the prompt begins.
     for seed in range(100):
         text = byte_model.generate(b"\xc3", 1, seed=seed, temperature=3)
         if len(text) == 1 and text != "\ufffd":
@@ -453,8 +453,8 @@ def test_the_bytes_of_characters_are_utf_8(lstm: CharRNN) -> None:
     data = b"".join(lstm.stream_bytes("LORD é ", 60, seed=1, stop="z"))
     assert data.decode() == lstm.generate("LORD é ", 60, seed=1, stop="z").removeprefix("LORD é ")
     (each,) = lstm.generate_each(["aßb"], 10, seed=1, unknown="skip")
-    assert each.data.decode() == each.prime + each.text
-    assert each.prime == "ab"
+    assert each.data.decode() == each.prompt + each.text
+    assert each.prompt == "ab"
     for way in (lstm.generate, lstm.stream, lstm.stream_bytes, lstm.prime, lstm.score):
         with pytest.raises(CharRNNError, match="reads characters and not bytes"):
             way(b"LORD")
@@ -527,7 +527,7 @@ def test_a_stream_that_read_and_sampled_nothing_has_not_started(lstm: CharRNN, w
         assert (state.tokens.tolist(), state.positions.tolist()) == ([UNSTARTED], [0])
         assert state.numbers.tolist() == [number]
         assert not state.rows.any()
-    # So it is as if it had never been: the prime is all that is read.
+    # So it is as if it had never been: the prompt is all that is read.
     assert lstm.generate(states[0], 20, seed=1) == [lstm.generate("", 20, seed=1)]
     again = lstm.stream("LORD ", 20, state=states[0], seed=1)
     assert "LORD " + "".join(again) == lstm.generate("LORD ", 20, seed=1)
@@ -620,16 +620,16 @@ class _Expected(Exception):
 
 
 @pytest.mark.parametrize("error", [_Expected, KeyboardInterrupt])
-def test_an_exception_in_the_primes_comes_out_and_leaves_the_model_as_it_was(
+def test_an_exception_in_the_prompts_comes_out_and_leaves_the_model_as_it_was(
     lstm: CharRNN, error: type[BaseException]
 ) -> None:
-    def primes() -> Iterator[str]:
+    def prompts() -> Iterator[str]:
         yield from ["LORD "] * 7
         raise error
 
     expected = lstm.generate(["LORD "] * 3, 40, seed=1, max_batch_size=2)
     with pytest.raises(error):
-        list(lstm.generate_each(primes(), 40, seed=1, max_batch_size=2))
+        list(lstm.generate_each(prompts(), 40, seed=1, max_batch_size=2))
     assert lstm.generate(["LORD "] * 3, 40, seed=1, max_batch_size=2) == expected
 
 
@@ -646,16 +646,16 @@ def test_an_exception_while_it_runs_comes_out_and_leaves_the_model_as_it_was(
     assert lstm.generate(["LORD ", "a"], 100, seed=3) == expected
 
 
-def test_primes_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
+def test_prompts_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
     drawn = 0
 
-    def primes() -> Iterator[str]:
+    def prompts() -> Iterator[str]:
         nonlocal drawn
         while True:
             drawn += 1
             yield "LORD "
 
-    streams = lstm.generate_each(primes(), 40, seed=1, max_batch_size=4)
+    streams = lstm.generate_each(prompts(), 40, seed=1, max_batch_size=4)
     first = [next(streams).text for _ in range(10)]
     assert first == [text[5:] for text in lstm.generate(["LORD "] * 10, 40, seed=1)]
     assert drawn < 30
@@ -668,23 +668,23 @@ def test_one_text_is_not_taken_for_a_list_of_letters(lstm: CharRNN) -> None:
         list(lstm.score_each("LORD "))
 
 
-def test_primes_and_progress_may_use_the_model_themselves(lstm: CharRNN) -> None:
-    def primes() -> Iterator[str]:
+def test_prompts_and_progress_may_use_the_model_themselves(lstm: CharRNN) -> None:
+    def prompts() -> Iterator[str]:
         for number in range(5):
             yield lstm.generate("", 3, seed=number)
 
     def progress(_: int) -> None:
         lstm.generate("", 2, seed=9)
 
-    streams = lstm.generate_each(primes(), 10, seed=1, max_batch_size=2, on_progress=progress)
-    assert [stream.prime + stream.text for stream in streams] == lstm.generate(list(primes()), 10, seed=1)
+    streams = lstm.generate_each(prompts(), 10, seed=1, max_batch_size=2, on_progress=progress)
+    assert [stream.prompt + stream.text for stream in streams] == lstm.generate(list(prompts()), 10, seed=1)
 
 
 def test_progress_counts_every_character_once(lstm: CharRNN) -> None:
     amounts: list[int] = []
     list(
         lstm.generate_each(
-            ["a", "the prime", "", "x" * 90], 77, seed=1, max_batch_size=2, on_progress=amounts.append
+            ["a", "the prompt", "", "x" * 90], 77, seed=1, max_batch_size=2, on_progress=amounts.append
         )
     )
     assert sum(amounts) == 4 * 77
@@ -744,26 +744,26 @@ def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
 
 @pytest.mark.parametrize("level", ["char", "byte"])
 @pytest.mark.parametrize("echo", [True, False])
-def test_echo_says_whether_the_prime_is_in_the_result(
+def test_echo_says_whether_the_prompt_is_in_the_result(
     lstm: CharRNN, byte_model: CharRNN, level: str, echo: bool
 ) -> None:
     model = lstm if level == "char" else byte_model
-    prime = "LORD é" if level == "byte" else "LORD "
-    rest = model.generate(prime, 60, seed=1).removeprefix(prime)
-    expected = (prime if echo else "") + rest
-    assert model.generate(prime, 60, seed=1, echo=echo) == expected
-    assert model.generate([prime], 60, seed=1, echo=echo) == [expected]
-    assert "".join(model.stream(prime, 60, seed=1, echo=echo)) == expected
-    assert b"".join(model.stream_bytes(prime, 60, seed=1, echo=echo)).decode(errors="replace") == expected
-    # A state comes without a prime; a prime that is read after it is one.
-    state = model.prime(prime)
+    prompt = "LORD é" if level == "byte" else "LORD "
+    rest = model.generate(prompt, 60, seed=1).removeprefix(prompt)
+    expected = (prompt if echo else "") + rest
+    assert model.generate(prompt, 60, seed=1, echo=echo) == expected
+    assert model.generate([prompt], 60, seed=1, echo=echo) == [expected]
+    assert "".join(model.stream(prompt, 60, seed=1, echo=echo)) == expected
+    assert b"".join(model.stream_bytes(prompt, 60, seed=1, echo=echo)).decode(errors="replace") == expected
+    # A state comes without a prompt; a prompt that is read after it is one.
+    state = model.prime(prompt)
     assert model.generate(state, 60, seed=1, echo=echo) == [rest]
-    half = model.prime(prime[:2])
-    text = "".join(model.stream(prime[2:], 60, state=half, seed=1, echo=echo))
-    assert text == (prime[2:] if echo else "") + rest
+    half = model.prime(prompt[:2])
+    text = "".join(model.stream(prompt[2:], 60, state=half, seed=1, echo=echo))
+    assert text == (prompt[2:] if echo else "") + rest
 
 
-def test_an_echoed_prime_of_bytes_may_end_within_a_sequence_that_the_model_completes(
+def test_an_echoed_prompt_of_bytes_may_end_within_a_sequence_that_the_model_completes(
     byte_model: CharRNN,
 ) -> None:
     for seed in range(20):
@@ -830,9 +830,9 @@ def test_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Loa
 
 
 def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(lstm: CharRNN) -> None:
-    primes = ["LORD ", "", "a", "x" * 70] * 3
-    plain = list(lstm.generate_each(primes, 50, seed=1, stop="j"))
-    told = list(lstm.generate_each(primes, 50, seed=1, stop="j", logprobs=2, max_batch_size=5))
+    prompts = ["LORD ", "", "a", "x" * 70] * 3
+    plain = list(lstm.generate_each(prompts, 50, seed=1, stop="j"))
+    told = list(lstm.generate_each(prompts, 50, seed=1, stop="j", logprobs=2, max_batch_size=5))
     for index, (one, other) in enumerate(zip(plain, told, strict=True)):
         assert (one.text, one.logprobs) == (other.text, None)
         assert other.logprobs is not None
@@ -854,7 +854,7 @@ def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(
 def test_the_log_probabilities_of_a_text_are_its_score(lstm: CharRNN) -> None:
     (each,) = lstm.generate_each([""], 80, seed=1, logprobs=0)
     assert each.logprobs is not None
-    # Without a prime a stream reads the start token first, as scoring does.
+    # Without a prompt a stream reads the start token first, as scoring does.
     np.testing.assert_allclose(-each.logprobs.chosen, lstm.score(each.text).per_character, atol=1e-5)
 
 

@@ -241,7 +241,7 @@ def test_models_are_measured_beside_the_text_that_training_kept(
         "length": 290,
         "streams": 3,
         "window": 4,
-        "prime": "",
+        "prompt": "",
         "seed": 7,
         "temperature": 0.8,
         "top_k": None,

@@ -27,37 +27,37 @@ def _model(name: str = "gru-2x12-fp32") -> CharRNN:
     return _models[name]
 
 
-def _alone(model: CharRNN, primes: list[str], length: int, **options: object) -> list[str]:
+def _alone(model: CharRNN, prompts: list[str], length: int, **options: object) -> list[str]:
     """Each stream run by itself, under its own number."""
     texts = []
-    for number, prime in enumerate(primes):
+    for number, prompt in enumerate(prompts):
         state = model.initial_state().fork(1, first_number=number)
-        texts.append(prime + "".join(model.stream(prime, length, state=state, **options)))  # type: ignore[arg-type]
+        texts.append(prompt + "".join(model.stream(prompt, length, state=state, **options)))  # type: ignore[arg-type]
     return texts
 
 
-primes = st.lists(st.text("abc XYZ\n", max_size=90), min_size=1, max_size=40)
+prompts = st.lists(st.text("abc XYZ\n", max_size=90), min_size=1, max_size=40)
 
 
 @settings(max_examples=40)
 @given(
-    primes, st.integers(0, 100), st.integers(1, 45), st.one_of(st.none(), st.sampled_from(["a", "ZZ", " "]))
+    prompts, st.integers(0, 100), st.integers(1, 45), st.one_of(st.none(), st.sampled_from(["a", "ZZ", " "]))
 )
 def test_a_stream_gives_the_same_whatever_runs_beside_it(
-    primes: list[str], length: int, rows: int, stop: str | None
+    prompts: list[str], length: int, rows: int, stop: str | None
 ) -> None:
     model = _model()
-    together = model.generate(primes, length, seed=5, max_batch_size=rows, stop=stop)
-    assert together == _alone(model, primes, length, seed=5, stop=stop)
+    together = model.generate(prompts, length, seed=5, max_batch_size=rows, stop=stop)
+    assert together == _alone(model, prompts, length, seed=5, stop=stop)
 
 
 def test_all_models_keep_streams_apart(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     draw = random.Random(1)
-    primes = ["".join(draw.choices("ABCabc xyz", k=draw.randrange(70))) for _ in range(70)]
-    expected = _alone(model, primes, 60, seed=3, temperature=1.2)
+    prompts = ["".join(draw.choices("ABCabc xyz", k=draw.randrange(70))) for _ in range(70)]
+    expected = _alone(model, prompts, 60, seed=3, temperature=1.2)
     for rows in (1, 3, 17, 33, 70):
-        assert model.generate(primes, 60, seed=3, temperature=1.2, max_batch_size=rows) == expected, rows
+        assert model.generate(prompts, 60, seed=3, temperature=1.2, max_batch_size=rows) == expected, rows
 
 
 def test_states_and_logits_are_equal_to_the_bit_however_many_streams_run(
@@ -80,21 +80,21 @@ def test_states_and_logits_are_equal_to_the_bit_however_many_streams_run(
 
 
 def test_lengths_and_stops_end_streams_apart(lstm: CharRNN) -> None:
-    primes = ["", "LORD ", "x" * 150, "a", "bb", "the quick brown fox", "?"] * 9
-    free = lstm.generate(primes, 120, seed=1)
-    stopped = lstm.generate(primes, 120, seed=1, stop="j", max_batch_size=5)
+    prompts = ["", "LORD ", "x" * 150, "a", "bb", "the quick brown fox", "?"] * 9
+    free = lstm.generate(prompts, 120, seed=1)
+    stopped = lstm.generate(prompts, 120, seed=1, stop="j", max_batch_size=5)
     assert len({len(text) for text in stopped}) > 5
-    for prime, long, short in zip(primes, free, stopped, strict=True):
-        rest = long[len(prime) :]
-        assert short == prime + (rest[: rest.index("j")] if "j" in rest else rest)
+    for prompt, long, short in zip(prompts, free, stopped, strict=True):
+        rest = long[len(prompt) :]
+        assert short == prompt + (rest[: rest.index("j")] if "j" in rest else rest)
 
 
 def test_streams_come_out_in_order_each_as_soon_as_it_can(lstm: CharRNN) -> None:
     # The first is the longest: nothing may come before it, all others right after it.
-    primes = ["x" * 400, *["a"] * 30]
-    texts = list(lstm.generate_each(primes, 10, seed=1, max_batch_size=4))
+    prompts = ["x" * 400, *["a"] * 30]
+    texts = list(lstm.generate_each(prompts, 10, seed=1, max_batch_size=4))
     assert [stream.index for stream in texts] == list(range(31))
-    assert [stream.prime for stream in texts] == primes
+    assert [stream.prompt for stream in texts] == prompts
 
 
 def test_streams_run_only_so_far_ahead_of_the_first(lstm: CharRNN) -> None:
@@ -122,7 +122,7 @@ def test_many_short_requests_all_come_out(lstm: CharRNN) -> None:
 def test_requests_of_length_0_take_no_row_and_end_at_once(lstm: CharRNN) -> None:
     assert lstm.generate([""] * 500, 0, max_batch_size=2) == [""] * 500
     streams = list(lstm.generate_each(["a", "", "bc"], 0))
-    assert [stream.prime for stream in streams] == ["a", "", "bc"]
+    assert [stream.prompt for stream in streams] == ["a", "", "bc"]
     assert [stream.text for stream in streams] == [""] * 3
     state = State.concatenate([stream.state for stream in streams])
     assert lstm.generate(state[[0, 2]], 20, seed=1) == [
@@ -178,10 +178,10 @@ def _text(model: CharRNN, outputs: list[Output]) -> str:
 
 @pytest.mark.parametrize("stop", ["j", "jg", "!x", "ggggggggggggggggggg"])
 def test_a_stop_text_across_blocks_and_narrower_batches_is_seen(lstm: CharRNN, stop: str) -> None:
-    primes = ["LORD ", "a", ""] * 12
-    expected = _alone(lstm, primes, 400, seed=2, stop=stop)
+    prompts = ["LORD ", "a", ""] * 12
+    expected = _alone(lstm, prompts, 400, seed=2, stop=stop)
     for rows in (1, 5, 36):
-        assert lstm.generate(primes, 400, seed=2, stop=stop, max_batch_size=rows) == expected
+        assert lstm.generate(prompts, 400, seed=2, stop=stop, max_batch_size=rows) == expected
 
 
 @given(st.integers(1, 10_000))

@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     """One request, and what happens to it."""
 
     arrives: int  # before which block
-    prime: str
+    prompt: str
     length: int
     number: int
     options: dict[str, Any]
@@ -79,7 +79,7 @@ options = st.fixed_dictionaries(
 plans = st.builds(
     Plan,
     arrives=st.integers(0, 8),
-    prime=st.text("abc XYZ\n", max_size=50),
+    prompt=st.text("abc XYZ\n", max_size=50),
     length=st.integers(0, 90),
     number=st.integers(0, 5),
     options=options,
@@ -90,7 +90,7 @@ plans = st.builds(
 
 def _request(model: CharRNN, plan: Plan) -> Request:
     state = model.prime("LORD ").fork(1, plan.number) if plan.from_state else None
-    return model.request(plan.prime, plan.length, state=state, number=plan.number, **plan.options)
+    return model.request(plan.prompt, plan.length, state=state, number=plan.number, **plan.options)
 
 
 def _alone(model: CharRNN, plan: Plan) -> list[Output]:
@@ -428,12 +428,12 @@ def test_many_streams_run_in_several_threads_and_one_stays_in_one(
     monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
     one, several = _model("lstm-2x12-int8", 1), _model("lstm-2x12-int8", 3)
-    primes = ["LORD " * (number % 5) for number in range(streams)]
-    expected = one.generate(primes, 70, seed=1)
-    scores = [score.nats for score in one.score(primes)]
+    prompts = ["LORD " * (number % 5) for number in range(streams)]
+    expected = one.generate(prompts, 70, seed=1)
+    scores = [score.nats for score in one.score(prompts)]
     names = _threads_that_run(monkeypatch)
-    assert several.generate(primes, 70, seed=1) == expected
-    assert [score.nats for score in several.score(primes)] == scores
+    assert several.generate(prompts, 70, seed=1) == expected
+    assert [score.nats for score in several.score(prompts)] == scores
     if streams == 1:
         assert names == {threading.current_thread().name}
     else:
@@ -563,8 +563,8 @@ def test_states_of_what_was_generated_continue_in_other_requests(lstm: CharRNN) 
     scheduler = lstm.scheduler()
     state: State | None = None
     text = "LORD "
-    for prime in ("LORD ", "", ""):
-        scheduler.submit(lstm.request(prime, BLOCK, state=state, seed=2))
+    for prompt in ("LORD ", "", ""):
+        scheduler.submit(lstm.request(prompt, BLOCK, state=state, seed=2))
         (output,) = scheduler.run_block() or scheduler.run_block() or scheduler.run_block()
         text += lstm.vocabulary.decode(output.tokens)
         state = output.state

@@ -87,7 +87,7 @@ def test_lone_surrogates_are_unknown_at_the_byte_level_too() -> None:
     assert vocabulary.encode("a\udfffb", "skip").tolist() == [97, 98]
 
 
-def test_a_byte_prime_is_utf_8() -> None:
+def test_a_byte_prompt_is_utf_8() -> None:
     assert Vocabulary.of_bytes().encode("é中").tolist() == [0xC3, 0xA9, 0xE4, 0xB8, 0xAD]
 
 
@@ -115,7 +115,7 @@ def test_ids_follow_the_order_that_was_given() -> None:
 
 
 @pytest.mark.parametrize(("symbols", "start"), [("a\nb", 1), ("ba", 0), ("\n", 0)])
-def test_a_stream_without_a_prime_reads_a_newline_first_or_else_the_first_symbol(
+def test_a_stream_without_a_prompt_reads_a_newline_first_or_else_the_first_symbol(
     symbols: str, start: int
 ) -> None:
     assert Vocabulary(symbols).start_token == start

@@ -25,7 +25,7 @@ from charrnn_trainer.runs.checkpoint import load_checkpoint
 from compared_runs import record, train_tiny
 from tiny_runs import TEXT
 
-PRIME = "to be"
+PROMPT = "to be"
 ODD_NAME = "<b>&\"gru' $x_1$ _é"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(folder: Path) -> Comparison:
-    return compare_runs([folder / "lstm", folder / ODD_NAME], prime=PRIME, length=40, seed=3)
+    return compare_runs([folder / "lstm", folder / ODD_NAME], prompt=PROMPT, length=40, seed=3)
 
 
 class Page(HTMLParser):
@@ -153,7 +153,7 @@ def test_a_cell_has_one_colour_whatever_the_order_of_runs() -> None:
 
 
 def test_every_place_of_a_run_has_the_colour_of_its_cell(comparison: Comparison) -> None:
-    turned = compare_runs([run.folder for run in comparison.runs[::-1]], prime=PRIME, length=5)
+    turned = compare_runs([run.folder for run in comparison.runs[::-1]], prompt=PROMPT, length=5)
     for shown in (comparison, turned):
         rows = re.findall(r"--cell(\d).*?</svg><span>(.*?)<", shown.html())
         cells = {run.name: "01"[run.config.network.cell == "gru"] for run in shown.runs}
@@ -208,9 +208,9 @@ def test_the_table_holds_the_figures(comparison: Comparison, folder: Path) -> No
 
 
 def test_samples_are_those_that_the_exported_model_writes(comparison: Comparison, page: Page) -> None:
-    again = compare_runs([run.folder for run in comparison.runs], prime=PRIME, length=40, seed=3)
+    again = compare_runs([run.folder for run in comparison.runs], prompt=PROMPT, length=40, seed=3)
     assert again.samples == comparison.samples
-    other = compare_runs([run.folder for run in comparison.runs], prime=PRIME, length=40, seed=4)
+    other = compare_runs([run.folder for run in comparison.runs], prompt=PROMPT, length=40, seed=4)
     assert other.samples != comparison.samples
     for row in comparison.samples:
         for sample in row:
@@ -281,12 +281,12 @@ def test_one_run_without_validation_makes_a_report(tmp_path: Path) -> None:
     page = Page(comparison.html())
     assert page.open == []
     assert "kept no text for validation" in page.text
-    assert "without a prime" in page.text
+    assert "without a prompt" in page.text
 
 
 def test_a_network_of_bytes_makes_a_report(tmp_path: Path) -> None:
     train_tiny(tmp_path / "bytes", level="byte", steps=6)
-    comparison = compare_runs([tmp_path / "bytes"], prime="é", length=20)
+    comparison = compare_runs([tmp_path / "bytes"], prompt="é", length=20)
     assert f"hamlet ({len(TEXT):,} bytes)" in comparison.html()
     assert Page(comparison.html()).open == []
 
@@ -318,7 +318,7 @@ def test_hostile_texts_are_shown_as_they_are(comparison: Comparison, hostile: st
         comparison,
         runs=tuple(runs),
         samples=tuple(map(tuple, samples)),
-        settings=dataclasses.replace(comparison.settings, prime=hostile),
+        settings=dataclasses.replace(comparison.settings, prompt=hostile),
         pictures={"curves": draw_curves(runs), "gap": gap},
         findings=find(runs, comparison.cells),
     ).html()
@@ -363,9 +363,9 @@ def test_a_reference_can_be_drawn_beside_a_run_that_has_not_come_so_far() -> Non
 # --- what cannot be ----------------------------------------------------------------------------------------
 
 
-def test_a_prime_that_a_run_does_not_know_is_refused(folder: Path) -> None:
+def test_a_prompt_that_a_run_does_not_know_is_refused(folder: Path) -> None:
     with pytest.raises(CharRNNError, match=r"--prime 'Ω' has characters that .* does not know: 'Ω'"):
-        compare_runs([folder], prime="Ω")
+        compare_runs([folder], prompt="Ω")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_any_text_trains_and_is_written_again_in_its_own_characters(name: str, t
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_any_file_trains_at_the_byte_level_and_any_prime_is_known(name: str, tmp_path: Path) -> None:
+def test_any_file_trains_at_the_byte_level_and_any_prompt_is_known(name: str, tmp_path: Path) -> None:
     data = DATA[name]
     (tmp_path / "data").write_bytes(data)
     with scan_text(str(tmp_path / "data"), level="byte") as scanned:
@@ -82,11 +82,11 @@ def test_any_file_trains_at_the_byte_level_and_any_prime_is_known(name: str, tmp
     assert corpus.vocabulary.decode_bytes(corpus.ids) == data
     model = _trained(corpus, tmp_path)
     assert len(model.vocabulary) == 256
-    for prime in (bytes(range(256)), data[:50], b""):
-        generated = b"".join(model.stream_bytes(prime, 200, seed=1, temperature=5))
+    for prompt in (bytes(range(256)), data[:50], b""):
+        generated = b"".join(model.stream_bytes(prompt, 200, seed=1, temperature=5))
         assert len(generated) == 200
-        text = model.generate(prime, 200, seed=1, temperature=5)
-        assert text == (prime + generated).decode(errors="replace")
+        text = model.generate(prompt, 200, seed=1, temperature=5)
+        assert text == (prompt + generated).decode(errors="replace")
         assert text.encode().decode() == text
     assert model.score(data).characters == len(data)
 

@@ -32,11 +32,11 @@ Examples:
 @app.command(epilog=EXAMPLES)
 def generate(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to run.")],
-    prime: Annotated[str | None, typer.Option("--prime", "-p", help="Prompt: the text to continue.")] = None,
-    prime_file: Annotated[
+    prompt: Annotated[str | None, typer.Option("--prime", "-p", help="Prompt: the text to continue.")] = None,
+    prompt_file: Annotated[
         Path | None, typer.Option(help="Read the prompt from a file, as it is (- for standard input).")
     ] = None,
-    primes_file: Annotated[
+    prompts_file: Annotated[
         Path | None, typer.Option(help="One prompt per line of a file (- for standard input).")
     ] = None,
     length: Annotated[
@@ -136,7 +136,7 @@ def generate(
             "at its position."
         ),
     ] = None,
-    no_prime: Annotated[bool, typer.Option("--no-prime", help="Do not print the prompt.")] = False,
+    no_prompt: Annotated[bool, typer.Option("--no-prime", help="Do not print the prompt.")] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Write the raw bytes of a byte-level model, UTF-8 or not.")
     ] = False,
@@ -163,9 +163,9 @@ def generate(
     check_choice("--unknown", unknown, spec.UNKNOWN)
     if greedy and top_k is not None:
         raise SettingError("--greedy and --top-k exclude each other: --greedy is --top-k 1")
-    if sum(given is not None for given in (prime, prime_file, primes_file)) > 1:
+    if sum(given is not None for given in (prompt, prompt_file, prompts_file)) > 1:
         raise SettingError("give one of --prime, --prime-file and --primes-file")
-    gen_inputs.check_encoding(encoding, files=bool(prime_file or primes_file or new))
+    gen_inputs.check_encoding(encoding, files=bool(prompt_file or prompts_file or new))
     items_wanted = gen_items.are_wanted(
         lines,
         unique=unique,
@@ -174,8 +174,8 @@ def generate(
         greedy=greedy,
         running_text={
             "--streams": streams is not None,
-            "--prime-file": prime_file is not None,
-            "--primes-file": primes_file is not None,
+            "--prime-file": prompt_file is not None,
+            "--primes-file": prompts_file is not None,
             "--stop": bool(stop),
             "--logprobs": logprobs is not None,
             "--raw": raw,
@@ -194,7 +194,7 @@ def generate(
                 "--greedy": greedy,
                 "--seed": seed is not None,
                 "--streams": streams is not None,
-                "--primes-file": primes_file is not None,
+                "--primes-file": prompts_file is not None,
                 "--logprobs": logprobs is not None,
                 "--interactive": interactive,
             },
@@ -204,17 +204,17 @@ def generate(
         raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
     if batch is not None and not 1 <= batch <= spec.MAX_STREAMS:
         raise SettingError(f"--batch must be between 1 and {spec.MAX_STREAMS:,}, not {batch:,}")
-    if primes_file is not None and streams != 1:
+    if prompts_file is not None and streams != 1:
         raise SettingError("--primes-file has one stream per line, so it excludes --streams")
-    one_stream = streams == 1 and primes_file is None
+    one_stream = streams == 1 and prompts_file is None
     if items_wanted is False and one_stream:
         _refuse_batch(batch)
-    if interactive and (as_json or output or streams != 1 or prime_file or primes_file):
+    if interactive and (as_json or output or streams != 1 or prompt_file or prompts_file):
         raise SettingError(
             "--interactive writes one stream to stdout as it is generated; it excludes --json, --output, "
             "--streams, --prime-file and --primes-file"
         )
-    if raw and (as_json or interactive or streams != 1 or primes_file):
+    if raw and (as_json or interactive or streams != 1 or prompts_file):
         raise SettingError(
             "--raw writes the bytes of one stream and nothing else; it excludes --json, "
             "--interactive, --streams and --primes-file"
@@ -231,15 +231,15 @@ def generate(
 
     sampling = Sampling(temperature, 1 if greedy else top_k, top_p, min_p)
     request = gen_texts.TextRequest(
-        primes=gen_inputs.primes(prime, prime_file, primes_file, streams, encoding),
-        streams=streams if primes_file is None else None,
+        prompts=gen_inputs.prompts(prompt, prompt_file, prompts_file, streams, encoding),
+        streams=streams if prompts_file is None else None,
         length=length,
         sampling=sampling,
         stop=tuple(stop or ()),
         seed=draw_seed() if seed is None else check_seed(seed),
         unknown=unknown,  # type: ignore[arg-type]
         batch=batch,
-        with_prime=not no_prime,
+        with_prompt=not no_prompt,
         raw=raw,
         as_json=as_json,
         logprobs=logprobs,
@@ -266,7 +266,7 @@ def generate(
     failure: CharRNNError | None = None
     clock = gen_texts.ReadingClock()
     if interactive:
-        characters = gen_texts.converse(model, request, prime)
+        characters = gen_texts.converse(model, request, prompt)
     else:
         with ExitStack() as stack:
             if output is None:
@@ -287,7 +287,7 @@ def generate(
             if items_wanted:
                 items = gen_items.ItemsRequest(
                     count=gen_items.default_count(greedy=greedy) if lines is None else lines,
-                    prime=next(request.primes(model)),
+                    prompt=next(request.prompts(model)),
                     length=length,
                     unique=unique,
                     new=frozenset()
@@ -298,10 +298,10 @@ def generate(
                     seed=request.seed,
                     unknown=request.unknown,
                     rows=batch,
-                    with_prime=not no_prime,
+                    with_prompt=not no_prompt,
                     as_json=as_json,
                 )
-                gen_texts.say_skipped(model, items.prime, items.unknown)
+                gen_texts.say_skipped(model, items.prompt, items.unknown)
                 characters, failure = gen_items.write_items(
                     model, items, write, bar_wanted=shown is not gen_texts.Shown.now
                 )
@@ -314,7 +314,7 @@ def generate(
     seconds = time.perf_counter() - begin
     if stats:
         seconds -= clock.seconds
-        read = f"; {clock.characters:,} characters of primes read in {clock.seconds:.3f} s"
+        read = f"; {clock.characters:,} characters of prompts read in {clock.seconds:.3f} s"
         terminal.say(
             f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} "
             f"characters a second on {model.device}; loaded in {load_seconds * 1000:.0f} ms"
@@ -337,7 +337,7 @@ def main() -> NoReturn:
     terminal.run(
         app,
         "charrnn-gen",
-        options={"max_batch_size": "--batch", "count": "--lines", "beams": "--beam"},
+        options={"prompt": "--prime", "max_batch_size": "--batch", "count": "--lines", "beams": "--beam"},
     )
 
 

@@ -42,15 +42,15 @@ def write(model: CharRNN, request: TextRequest, beams: int, give: Callable[[byte
 
     Of a model that was trained on lines, it is the rest of a line, unless a stop text was given.
     """
-    prime = next(request.primes(model))
+    prompt = next(request.prompts(model))
     stop = stop_texts(model, request.stop)
-    read = prime
+    read = prompt
     if model.info.lines and not stop:
         stop = ["\n"]
-        read = b"\n" + prime if isinstance(prime, bytes) else "\n" + prime
-    say_skipped(model, prime, request.unknown)
+        read = b"\n" + prompt if isinstance(prompt, bytes) else "\n" + prompt
+    say_skipped(model, prompt, request.unknown)
     found = model.beam(read, request.length, beams=beams, stop=stop, unknown=request.unknown)
-    head = model.vocabulary.decode_bytes(model.vocabulary.encode(prime, request.unknown))
+    head = model.vocabulary.decode_bytes(model.vocabulary.encode(prompt, request.unknown))
     best = found[0]
     unit = "byte" if model.vocabulary.level == "byte" else "character"
     terminal.say(
@@ -63,7 +63,7 @@ def write(model: CharRNN, request: TextRequest, beams: int, give: Callable[[byte
             line = json.dumps({"rank": rank, **record}, ensure_ascii=False)
             give(line.encode(errors="backslashreplace") + b"\n")
     else:
-        shown = (head if request.with_prime else b"") + best.data
+        shown = (head if request.with_prompt else b"") + best.data
         give(shown if request.raw else shown.decode(errors="replace").encode())
         if not request.raw and not shown.endswith(b"\n"):
             give(b"\n")
@@ -74,8 +74,8 @@ def _record(
     model: CharRNN, request: TextRequest, stop: list[str], head: bytes, found: Continuation
 ) -> dict[str, object]:
     return {
-        "prime": head.decode(errors="replace"),
-        "text": ((head if request.with_prime else b"") + found.data).decode(errors="replace"),
+        "prompt": head.decode(errors="replace"),
+        "text": ((head if request.with_prompt else b"") + found.data).decode(errors="replace"),
         "nats": round(found.nats, 6),
         "bits": round(found.bits, 6),
         "characters": found.characters,

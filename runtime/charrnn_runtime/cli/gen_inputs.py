@@ -1,4 +1,4 @@
-r"""What charrnn-gen is given to read: primes, items that are known, and stop texts."""
+r"""What charrnn-gen is given to read: prompts, items that are known, and stop texts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
 
 
-def primes(
-    prime: str | None,
-    prime_file: Path | None,
-    primes_file: Path | None,
+def prompts(
+    prompt: str | None,
+    prompt_file: Path | None,
+    prompts_file: Path | None,
     streams: int,
     encoding: str | None,
 ) -> Callable[[CharRNN], Iterator[str | bytes]]:
-    """The primes of all streams, in the form that a model reads."""
-    if primes_file is not None:
-        many = texts.read_bytes(primes_file)
-        return lambda model: iter(texts.split_lines(_form(model, many, texts.name_of(primes_file), encoding)))
-    if prime_file is not None:
-        data = texts.read_bytes(prime_file)
-        return lambda model: iter([_form(model, data, texts.name_of(prime_file), encoding)] * streams)
-    given = texts.given_text(prime or "")
+    """The prompts of all streams, in the form that a model reads."""
+    if prompts_file is not None:
+        many = texts.read_bytes(prompts_file)
+        return lambda model: iter(
+            texts.split_lines(_form(model, many, texts.name_of(prompts_file), encoding))
+        )
+    if prompt_file is not None:
+        data = texts.read_bytes(prompt_file)
+        return lambda model: iter([_form(model, data, texts.name_of(prompt_file), encoding)] * streams)
+    given = texts.given_text(prompt or "")
     as_bytes = texts.given_bytes(given)
     return lambda model: iter([as_bytes if model.vocabulary.level == "byte" else given] * streams)
 

@@ -23,21 +23,21 @@ class ItemsRequest(Record):
 
     Attributes:
         count: how many items.
-        prime: what each begins with, in the form that the model reads.
-        length: how many characters each may have beside its prime.
+        prompt: what each begins with, in the form that the model reads.
+        length: how many characters each may have beside its prompt.
         unique: whether repeats are skipped.
         new: the texts to skip.
         new_name: the name of the file that they come from; None if there is none.
         sampling: how the next character is chosen.
         seed: the seed.
-        unknown: what happens to characters of the prime that the model does not know.
+        unknown: what happens to characters of the prompt that the model does not know.
         rows: how many streams run at once; None for the device's default.
-        with_prime: whether the prime is written.
+        with_prompt: whether the prompt is written.
         as_json: whether each item is an object.
     """
 
     count: int
-    prime: str | bytes
+    prompt: str | bytes
     length: int
     unique: bool
     new: frozenset[str]
@@ -46,7 +46,7 @@ class ItemsRequest(Record):
     seed: int
     unknown: Unknown
     rows: int | None
-    with_prime: bool
+    with_prompt: bool
     as_json: bool
 
 
@@ -101,8 +101,8 @@ def write_items(
     """
     from charrnn_runtime.items import TooFewItemsError, draw_items
 
-    prime = request.prime
-    if "\n" in (prime if isinstance(prime, str) else prime.decode(errors="replace")):
+    prompt = request.prompt
+    if "\n" in (prompt if isinstance(prompt, str) else prompt.decode(errors="replace")):
         raise SettingError(
             "--prime has a newline, and an item is one line; for running text give --streams 1 (and no "
             "--lines, --unique or --new)"
@@ -118,7 +118,7 @@ def write_items(
     items = draw_items(
         model,
         request.count,
-        prime=prime,
+        prompt=prompt,
         length=request.length,
         unique=request.unique,
         new=request.new,
@@ -143,13 +143,13 @@ def write_items(
 
 
 def _line(model: CharRNN, request: ItemsRequest, item: Item) -> bytes:
-    text = item.text if request.with_prime else item.continuation
+    text = item.text if request.with_prompt else item.continuation
     if not request.as_json:
         return text.encode() + b"\n"
     record = {
         "item": item.index,
         "stream": item.stream,
-        "prime": item.prime,
+        "prompt": item.prompt,
         "text": text,
         "seed": request.seed,
         "settings": {

@@ -31,21 +31,21 @@ class TextRequest(Record):
     """What the command line asks for, once it is checked.
 
     Attributes:
-        primes: what the streams begin with, in the form that a model reads.
+        prompts: what the streams begin with, in the form that a model reads.
         streams: how many they are; None for one for each line of a file.
         length: how many characters each generates.
         sampling: how the next character is chosen.
         stop: the texts that end a stream, as the command line has them; see `gen_inputs.stop_texts`.
         seed: the seed.
-        unknown: what happens to characters of a prime that the model does not know.
+        unknown: what happens to characters of a prompt that the model does not know.
         batch: how many streams run at once; None for the device's default.
-        with_prime: whether the prime is written.
+        with_prompt: whether the prompt is written.
         raw: whether bytes are written as they are.
         as_json: whether each stream is an object.
         logprobs: for how many of the most likely characters to give log-probabilities, if any.
     """
 
-    primes: Callable[[CharRNN], Iterator[str | bytes]]
+    prompts: Callable[[CharRNN], Iterator[str | bytes]]
     streams: int | None
     length: int
     sampling: Sampling
@@ -53,25 +53,27 @@ class TextRequest(Record):
     seed: int
     unknown: Unknown
     batch: int | None
-    with_prime: bool
+    with_prompt: bool
     raw: bool
     as_json: bool
     logprobs: int | None
 
 
-def say_skipped(model: CharRNN, prime: str | bytes, unknown: str) -> None:
-    """Say what a prime is without the characters that are dropped, or written otherwise, where some are."""
+def say_skipped(model: CharRNN, prompt: str | bytes, unknown: str) -> None:
+    """Say what a prompt is without the characters that are dropped, or written otherwise, where some are."""
     vocabulary = model.vocabulary
-    if unknown == "error" or not isinstance(prime, str):
+    if unknown == "error" or not isinstance(prompt, str):
         return
-    dropped = vocabulary.unknown_characters(prime)
-    other = vocabulary.normalize(prime) if dropped else prime
+    dropped = vocabulary.unknown_characters(prompt)
+    other = vocabulary.normalize(prompt) if dropped else prompt
     if dropped and unknown == "skip":
         shown = ", ".join(repr(character) for character in dropped[:10])
-        kept = "" if other == prime else "; --unknown normalize keeps those that it knows in their other form"
-        terminal.say(f"dropped from the prime, since the model does not know them: {shown}{kept}")
-    elif other != prime:
-        terminal.say(f"the prime is read as {one_line(other)!r}, in the Unicode form that the model knows")
+        kept = (
+            "" if other == prompt else "; --unknown normalize keeps those that it knows in their other form"
+        )
+        terminal.say(f"dropped from the prompt, since the model does not know them: {shown}{kept}")
+    elif other != prompt:
+        terminal.say(f"the prompt is read as {one_line(other)!r}, in the Unicode form that the model knows")
 
 
 class Shown(enum.Enum):
@@ -94,7 +96,7 @@ def how_shown(stream: BinaryIO) -> Shown:
 
 
 class ReadingClock:
-    """How long primes were read before the first character was sampled.
+    """How long prompts were read before the first character was sampled.
 
     Attributes:
         characters: how many were read.
@@ -117,16 +119,16 @@ class ReadingClock:
 
 def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown, clock: ReadingClock) -> int:
     """One stream, as it comes; gives the number of characters."""
-    prime = next(request.primes(model))
-    say_skipped(model, prime, request.unknown)
+    prompt = next(request.prompts(model))
+    say_skipped(model, prompt, request.unknown)
     stop = stop_texts(model, request.stop)
-    clock.begin(_size(model, prime))
+    clock.begin(_size(model, prompt))
     show = _Writer(model, write, raw=request.raw)
     done = 0
     with (
         terminal.LateBar(request.length, "generating", wanted=shown is Shown.not_at_all) as bar,
         model.stream_bytes(
-            prime, request.length, echo=request.with_prime, **_options(request, stop)
+            prompt, request.length, echo=request.with_prompt, **_options(request, stop)
         ) as chunks,
     ):
         for chunk in chunks:
@@ -138,12 +140,12 @@ def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown,
     return chunks.generated
 
 
-def _size(model: CharRNN, prime: str | bytes) -> int:
-    """How many characters a model reads of a prime: bytes, at the byte level."""
+def _size(model: CharRNN, prompt: str | bytes) -> int:
+    """How many characters a model reads of a prompt: bytes, at the byte level."""
     return len(
-        prime.encode(errors="ignore")
-        if isinstance(prime, str) and model.vocabulary.level == "byte"
-        else prime
+        prompt.encode(errors="ignore")
+        if isinstance(prompt, str) and model.vocabulary.level == "byte"
+        else prompt
     )
 
 
@@ -173,7 +175,7 @@ class _Writer:
 def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown, clock: ReadingClock) -> int:
     """Many streams, each when it and those before it are done; gives the number of characters."""
     characters = 0
-    given = list(request.primes(model))
+    given = list(request.prompts(model))
     stop = stop_texts(model, request.stop)
     bar = terminal.LateBar(len(given) * request.length, "generating", wanted=shown is not Shown.now)
 
@@ -183,19 +185,19 @@ def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown
         characters += amount
         bar.advance(amount)
 
-    def primes() -> Iterator[str | bytes]:
+    def prompts() -> Iterator[str | bytes]:
         said = None
-        for prime in given:
-            if prime != said:
-                say_skipped(model, prime, request.unknown)
-                said = prime
-            yield prime
+        for prompt in given:
+            if prompt != said:
+                say_skipped(model, prompt, request.unknown)
+                said = prompt
+            yield prompt
 
     ends_line = True
     clock.begin(sum(_size(model, each) for each in given))
     try:
         for done in model.generate_each(
-            primes(),
+            prompts(),
             request.length,
             logprobs=request.logprobs,
             max_batch_size=request.batch,
@@ -223,14 +225,14 @@ def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown
 
 def _text(request: TextRequest, done: Generated) -> str:
     """What is shown of a stream."""
-    return done.data.decode(errors="replace") if request.with_prime else done.text
+    return done.data.decode(errors="replace") if request.with_prompt else done.text
 
 
 def _record(model: CharRNN, request: TextRequest, stop: list[str], done: Generated) -> dict[str, Any]:
     """One stream as a JSON object."""
     record = {
         "stream": done.index,
-        "prime": done.prime,
+        "prompt": done.prompt,
         "text": _text(request, done),
         "seed": request.seed,
         "settings": {"length": request.length, **request.sampling.as_dict(), "stop": as_given(stop)},
@@ -281,11 +283,11 @@ def _options(request: TextRequest, stop: list[str]) -> Options:
     }
 
 
-def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
+def converse(model: CharRNN, request: TextRequest, prompt: str | None) -> int:
     """Read one prompt per line, continue it, and keep the state; gives the number of characters."""
     stream = terminal.stdout()
     source = terminal.source()
-    first = None if prime is None else next(request.primes(model))
+    first = None if prompt is None else next(request.prompts(model))
     asks = source.isatty()
     state = model.initial_state()
     stop = stop_texts(model, request.stop)
@@ -304,7 +306,7 @@ def converse(model: CharRNN, request: TextRequest, prime: str | None) -> int:
                 raise
             terminal.say(terminal.in_options(error))
             continue
-        if request.with_prime and not asks:
+        if request.with_prompt and not asks:
             stream.write(model.vocabulary.decode(model.vocabulary.encode(line, request.unknown)))
         for chunk in text:
             stream.write(chunk)

@@ -55,7 +55,7 @@ def quality(
     ] = 100_000,
     streams: Annotated[int, typer.Option(help="How many texts these are.")] = 50,
     window: Annotated[int, typer.Option(help="Identical characters in a row that count as a copy.")] = 50,
-    prime: Annotated[
+    prompt: Annotated[
         str,
         typer.Option("--prime", "-p", help="Prompt of every stream; it is not measured."),
     ] = "",
@@ -143,7 +143,7 @@ def quality(
         "length": length,
         "streams": streams,
         "window": window,
-        "prime": prime,
+        "prompt": prompt,
         "seed": chosen,
         **sampling.as_dict(),
     }
@@ -164,12 +164,12 @@ def quality(
     for model in models:
         about = {"sha256": model.info.sha256, "settings": settings}
         if model.info.lines:
-            items, pieces = _written_items(model, prime, length, seed=chosen, sampling=sampling, batch=batch)
+            items, pieces = _written_items(model, prompt, length, seed=chosen, sampling=sampling, batch=batch)
             report(model.info.path, pieces, items, about)
             continue
         pieces = _written(
             model,
-            prime,
+            prompt,
             length,
             each,
             streams=streams,
@@ -202,7 +202,7 @@ def quality(
 
 def _written(
     model: CharRNN,
-    prime: str,
+    prompt: str,
     length: int,
     each: int,
     *,
@@ -216,7 +216,7 @@ def _written(
     bar = terminal.LateBar(length, f"writing with {model.info.path}")
     try:
         generated = model.generate_each(
-            [prime] * min(streams, -(-length // each)),
+            [prompt] * min(streams, -(-length // each)),
             each,
             seed=seed,
             sampling=sampling,
@@ -225,7 +225,7 @@ def _written(
         )
         # Bytes mean themselves, as those of the text that they are compared with.
         pieces = [
-            each.data[len(prime.encode()) :].decode("latin-1") if in_bytes else each.text
+            each.data[len(prompt.encode()) :].decode("latin-1") if in_bytes else each.text
             for each in generated
         ]
     finally:
@@ -238,9 +238,9 @@ def _written(
 
 
 def _written_items(
-    model: CharRNN, prime: str, length: int, *, seed: int, sampling: Sampling, batch: int | None
+    model: CharRNN, prompt: str, length: int, *, seed: int, sampling: Sampling, batch: int | None
 ) -> tuple[list[str], list[str]]:
-    """Items of ``length`` characters in all or a few more, and what the model added to the prime in each."""
+    """Items of ``length`` characters in all or a few more, and what the model added to the prompt in each."""
     from charrnn_runtime.items import TooFewItemsError, draw_items
 
     items: list[str] = []
@@ -248,7 +248,7 @@ def _written_items(
     drawn = draw_items(
         model,
         None,
-        prime=prime,
+        prompt=prompt,
         seed=seed,
         sampling=sampling,
         max_batch_size=batch,
@@ -339,7 +339,7 @@ def _is_utf_8(data: bytes) -> bool:
 
 def main() -> NoReturn:
     """The entry point of charrnn-quality."""
-    terminal.run(app, "charrnn-quality", options={"max_batch_size": "--batch"})
+    terminal.run(app, "charrnn-quality", options={"prompt": "--prime", "max_batch_size": "--batch"})
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class ModelInfo(Record):
         hidden_size: H.
         precision: "fp32", "fp16" or "int8".
         vocabulary: the symbols, in id order.
-        start_token: the id that a stream without a prime reads first.
+        start_token: the id that a stream without a prompt reads first.
         lines: whether the model learned from independent lines, each read from a zero state.
         top_k_max: K, the largest top_k, which is the same as none.
         training: where the model comes from, as export wrote it.

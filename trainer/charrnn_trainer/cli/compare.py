@@ -40,7 +40,7 @@ def compare(
         ),
     ] = None,
     # --- samples
-    prime: Annotated[str, typer.Option("--prime", "-p", help="Prompt of all samples.")] = "",
+    prompt: Annotated[str, typer.Option("--prime", "-p", help="Prompt of all samples.")] = "",
     length: Annotated[int, typer.Option(help="Characters per sample.")] = 300,
     seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 1,
     temperature: Annotated[
@@ -83,7 +83,7 @@ def compare(
         for flag, value in (("--reference-name", reference_name), ("--title", title)):
             if value is not None:
                 raise SettingError(f"{flag} needs --reference; give --reference CSV, or omit {flag}")
-        _report(runs, out or _REPORT, prime, length, seed, temperature, checkpoints, force)
+        _report(runs, out or _REPORT, prompt, length, seed, temperature, checkpoints, force)
     else:
         _page(runs, out or _REFERENCE_PAGE, reference, reference_name or reference.name, title, force)
 
@@ -91,7 +91,7 @@ def compare(
 def _report(
     runs: list[Path],
     out: Path,
-    prime: str,
+    prompt: str,
     length: int,
     seed: int,
     temperature: float,
@@ -104,7 +104,7 @@ def _report(
     check_output(out, [PAGE, *(f"{name}.png" for name in PICTURES)], force=force)
     comparison = compare_runs(
         runs,
-        prime=prime,
+        prompt=prompt,
         length=length,
         seed=seed,
         temperature=temperature,

@@ -4,7 +4,7 @@ It needs matplotlib and Jinja2, which the extra ``compare`` of charrnn-trainer b
 
     from charrnn_trainer.compare.report import compare_runs
 
-    comparison = compare_runs(["ckpt/lstm", "ckpt/gru"], prime="LORD ")
+    comparison = compare_runs(["ckpt/lstm", "ckpt/gru"], prompt="LORD ")
     print(comparison.text())
 """
 

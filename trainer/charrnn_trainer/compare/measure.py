@@ -30,13 +30,13 @@ class SampleSettings:
     """How samples are written.
 
     Attributes:
-        prime: the text that every sample continues; empty starts each with the model's start token.
+        prompt: the text that every sample continues; empty starts each with the model's start token.
         length: the number of characters to generate.
         seed: decides the random numbers, the same for every sample.
         temperature: see `charrnn_runtime.sampling.Sampling`.
     """
 
-    prime: str = ""
+    prompt: str = ""
     length: int = 300
     seed: int = 1
     temperature: float = 0.8
@@ -48,7 +48,7 @@ class Sample:
 
     Attributes:
         checkpoint: the checkpoint.
-        text: the text, without the prime.
+        text: the text, without the prompt.
     """
 
     checkpoint: CheckpointEntry
@@ -159,7 +159,7 @@ def write_samples(
 
     Raises:
         SettingError: a setting is invalid.
-        CharRNNError: a run does not know a character of the prime, or a checkpoint is broken.
+        CharRNNError: a run does not know a character of the prompt, or a checkpoint is broken.
     """
     Sampling(settings.temperature)  # checks it before anything is loaded
     table: list[list[Sample | None]] = []
@@ -179,12 +179,12 @@ def _write(run: RunRecord, entry: CheckpointEntry, settings: SampleSettings) -> 
     model, _ = _step_model(entry)
     try:
         text = model.generate(
-            settings.prime, settings.length, seed=settings.seed, temperature=settings.temperature
+            settings.prompt, settings.length, seed=settings.seed, temperature=settings.temperature
         )
     except UnknownCharacterError as error:
         unknown = ", ".join(f"{character!r}" for character in error.characters[:5])
         raise CharRNNError(
-            f"--prime {settings.prime!r} has characters that {run.folder} does not know: {unknown}; give a "
-            "prime of characters that all the runs' texts have"
+            f"--prime {settings.prompt!r} has characters that {run.folder} does not know: {unknown}; give a "
+            "prompt of characters that all the runs' texts have"
         ) from None
-    return text.removeprefix(settings.prime)
+    return text.removeprefix(settings.prompt)

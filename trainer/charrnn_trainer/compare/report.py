@@ -116,7 +116,7 @@ class Comparison:
 def compare_runs(
     runs: Sequence[str | Path],
     *,
-    prime: str = "",
+    prompt: str = "",
     length: int = 300,
     seed: int = 1,
     temperature: float = 0.8,
@@ -127,7 +127,7 @@ def compare_runs(
 
     Args:
         runs: the runs' folders, or folders of runs.
-        prime: the text that all samples continue; empty starts each with the model's start token.
+        prompt: the text that all samples continue; empty starts each with the model's start token.
         length: the number of characters of a sample.
         seed: decides the samples' random numbers.
         temperature: the samples' temperature.
@@ -136,12 +136,12 @@ def compare_runs(
 
     Raises:
         SettingError: a setting is invalid.
-        CharRNNError: a run cannot be read, or does not know a character of the prime.
+        CharRNNError: a run cannot be read, or does not know a character of the prompt.
     """
     if not 1 <= checkpoints <= _MOST_ROWS:
         raise SettingError(f"--checkpoints must be from 1 to {_MOST_ROWS}, not {checkpoints}")
     records = read_runs(runs)
-    settings = SampleSettings(prime, length, seed, temperature)
+    settings = SampleSettings(prompt, length, seed, temperature)
     samples = write_samples(records, settings, checkpoints, report)
     report(f"measuring how fast {listed(shortened([run.name for run in records]))} generate")
     models = measure_models(records)
