@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import griffe
@@ -10,11 +9,6 @@ import griffe
 
 class Docstrings(griffe.Extension):
     """What the reference should show and griffe does not find by itself."""
-
-    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Show "Example:" as code with its output, which "Examples:" is to griffe."""
-        if obj.docstring:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         """Give records their arguments, and the keys of typed dictionaries their descriptions."""

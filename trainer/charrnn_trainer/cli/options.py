@@ -75,7 +75,7 @@ class GroupedCommand(Command):
             meant = _ELSEWHERE.get(option) or next(iter(error.possibilities or ()), None)  # the closest first
             advice = f"; did you mean {meant}?" if meant else ""
             raise SettingError(
-                f"there is no option {option}{advice} (see {ctx.command_path} --help)"
+                f"No such option: {option}{advice} (see {ctx.command_path} --help)"
             ) from error
 
 
