@@ -58,6 +58,7 @@ class Background:
     def abandon(self, request: Request) -> None:
         """Cancel a request soon. Takes no lock, so that Python may call it wherever it collects garbage."""
         self._abandoned.append(request)
+        self._scheduler.wake()
 
     def _work(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -250,6 +250,15 @@ class Lane:
         begin = time.perf_counter()
         self._steps = buffers.run(steps, given, self._stops if self._stop_texts else None)
         self._seconds = time.perf_counter() - begin
+
+    def run_on(self, until: Callable[[], bool]) -> None:
+        """Run blocks, until there is something to give or ``until`` says so. `collect` takes in the last."""
+        self.run()
+        while not (
+            self._stopped or self._any_live or self._elapsed + self._steps == self._next_end or until()
+        ):
+            self.collect()
+            self.run()
 
     def _given(self, steps: int) -> Given | None:
         """What is read rather than sampled after each of the coming steps."""

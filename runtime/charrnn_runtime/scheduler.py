@@ -8,10 +8,10 @@ others nor on where it runs.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -41,11 +41,9 @@ _MOST_WAITING: Final = 1 << 40
 WORTH_A_LANE: Final = 8
 """How many streams a lane needs for another thread to pay."""
 
-HELD: Final = 1 << 20
-"""How many characters of later requests `in_order` holds while an earlier one runs."""
-
-_HELD_AT_LEAST: Final = 32
-"""What holding an output takes in any case, in characters."""
+_ROUND_SECONDS: Final = 0.05
+"""How long lanes that run side by side run on, at most, where there is nothing to give or to take in. They
+share the interpreter, and what it does between the blocks of one holds up the other."""
 
 _NO_TOKENS: Final = np.empty(0, np.int64)
 
@@ -84,16 +82,18 @@ class Scheduler:
         self.max_batch_size = whole_number_from("max_batch_size", max_batch_size, 1, spec.MAX_STREAMS)
         self.max_waiting = whole_number_from("max_waiting", max_waiting, 0, _MOST_WAITING)
         self._engine = engine
-        self._lock = threading.Lock()  # of the next four
+        self._lock = threading.Lock()  # of the next four, which any thread may change
         self._waiting: deque[Request] = deque()
         self._running: set[Request] = set()
         self._cancelled: set[Request] = set()
-        self._has_news = False  # whether requests came, ended or were cancelled since lanes were last filled
+        self._news = 0  # how often requests came or were cancelled
+        self._taken_in = 0  # the news when lanes were last filled
         self._sampled_before = 0
         self._one_at_a_time = threading.Lock()
         self._lanes: list[Lane] = []
         self._pool: ThreadPoolExecutor | None = None
-        self._blocks: dict[Future[None], Lane] = {}  # blocks that run in the pool
+        self._blocks: dict[Future[None], Lane] = {}  # what runs in the pool
+        self._seen: dict[Lane, int] = {}  # the news that each lane has taken in; none once streams ended
         self._lost = False  # whether requests were running in other threads when the process was forked
         renew_after_fork(self)
 
@@ -104,7 +104,7 @@ class Scheduler:
         self._pool, self._blocks = None, {}
         self._lost = self._lost or (self.busy and (not at_rest or self._engine.device == "cuda"))
         if not at_rest:
-            self._lanes = []
+            self._lanes, self._seen = [], {}
 
     @property
     def busy(self) -> bool:
@@ -138,7 +138,7 @@ class Scheduler:
                     "max_waiting",
                 )
             self._waiting.extend(requests)
-            self._has_news = True
+            self._news += 1
 
     def cancel(self, request: Request) -> None:
         """Stop a request without further output; its row is free after the block that runs, at the latest.
@@ -149,14 +149,18 @@ class Scheduler:
         with self._lock:
             if request in self._running:
                 self._cancelled.add(request)
-                self._has_news = True
+                self._news += 1
             elif request in self._waiting:
                 self._waiting.remove(request)
+
+    def wake(self) -> None:
+        """Let a `run_block` that runs in another thread return after a block. It takes no lock."""
+        self._news += 1
 
     def run_block(self) -> list[Output]:
         """Run a block of steps; gives the outputs of the requests that ended, and of live ones.
 
-        With several lanes, it returns as soon as one of them has run its block.
+        With several lanes, it returns as soon as one of them has something to give, or after 50 ms.
 
         Raises:
             OutOfMemoryError: there is not enough memory for this many streams. All requests are lost then.
@@ -184,7 +188,7 @@ class Scheduler:
             ready[0].run()
             return outputs + self._collect(ready[0])
         for lane in ready:
-            self._blocks[self._start(lane.run)] = lane
+            self._blocks[self._start(self._run_round, lane, self._taken_in)] = lane
         if self._blocks:
             from concurrent.futures import FIRST_COMPLETED, wait
 
@@ -194,12 +198,17 @@ class Scheduler:
                 outputs += self._collect(lane)
         return outputs
 
-    def _start(self, work: Callable[[], None]) -> Future[None]:
+    def _run_round(self, lane: Lane, taken_in: int) -> None:
+        """Run blocks of a lane until it has something to give, or there are news that it should take in."""
+        end = time.perf_counter() + _ROUND_SECONDS
+        lane.run_on(lambda: self._news != taken_in or time.perf_counter() > end)
+
+    def _start(self, work: Callable[..., None], *arguments: Any) -> Future[None]:
         if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(self._lane_count, "charrnn-lane")
-        return self._pool.submit(work)
+        return self._pool.submit(work, *arguments)
 
     def _collect(self, lane: Lane) -> list[Output]:
         outputs = lane.collect()
@@ -207,17 +216,18 @@ class Scheduler:
             outputs = [each for each in outputs if each.request not in self._cancelled]
             ended = [each.request for each in outputs if each.finished]
             self._running.difference_update(ended)
-            self._has_news = self._has_news or bool(ended)
+        if ended:
+            self._seen.pop(lane, None)
         return outputs
 
     def _admit(self) -> list[Output]:
         """Let requests join lanes that do not run just now; gives what needs no step at all."""
-        if not self._has_news:
-            return []
+        news = self._news
         at_rest = [lane for lane in self._lanes if lane not in self._blocks.values()]
+        if news == self._taken_in and all(self._seen.get(lane) == news for lane in at_rest):
+            return []
         outputs: list[Output] = []
         with self._lock:
-            self._has_news = bool(self._blocks)  # of lanes that run, it is news later
             for lane in at_rest:
                 lane.drop(self._cancelled)
             still = {each for lane in self._blocks.values() for each in lane.requests if each is not None}
@@ -235,6 +245,8 @@ class Scheduler:
                 outputs += [_unrun(each, self._engine) for each in taken if not each.steps]
                 joining.append([each for each in taken if each.steps])
                 self._running.update(joining[-1])
+        self._taken_in = news
+        self._seen.update(dict.fromkeys(at_rest, news))
         for lane, requests in zip(at_rest, joining, strict=True):
             if requests or (lane.running and not self._waiting):
                 lane.join(requests, share)
@@ -264,6 +276,7 @@ class Scheduler:
         for lane in self._lanes:
             lane.release()
         self._lanes.clear()
+        self._seen.clear()
         with self._lock:
             self._waiting.clear()
             self._running.clear()
@@ -285,56 +298,3 @@ def _unrun(request: Request, engine: Engine) -> Output:
         next_token=request.first_token,
         position=request.position,
     )
-
-
-def in_order(
-    scheduler: Scheduler,
-    requests: Iterable[Request],
-    *,
-    held: int = HELD,
-    on_progress: Callable[[int], None] | None = None,
-) -> Generator[Output, None, None]:
-    """Run requests that are drawn as rows become free, and close the scheduler in the end.
-
-    Args:
-        scheduler: one that nothing else uses.
-        requests: which are not live.
-        held: no more are drawn while outputs of this many characters wait for that of an earlier request.
-        on_progress: called after every block of steps with the number of characters that it sampled.
-
-    Yields:
-        The output of each request, in their order.
-    """
-    source = iter(requests)
-    places: dict[Request, int] = {}
-    waiting: dict[int, Output] = {}
-    waiting_size = drawn = given = told = 0
-    with closing(scheduler):
-        while True:
-            while scheduler.room > 0 and waiting_size < held:
-                request = next(source, None)
-                if request is None:
-                    held = 0  # there are no more
-                    break
-                places[request] = drawn
-                drawn += 1
-                scheduler.submit(request)
-            if not scheduler.busy:
-                return
-            outputs = scheduler.run_block()
-            if on_progress is not None:
-                told, before = scheduler.sampled, told
-                on_progress(told - before)
-            for output in outputs:
-                waiting[places.pop(output.request)] = output
-                waiting_size += _size(output)
-            while given in waiting:
-                output = waiting.pop(given)
-                waiting_size -= _size(output)
-                given += 1
-                yield output
-
-
-def _size(output: Output) -> int:
-    scored = 0 if output.logprobs is None else output.logprobs.values.size + len(output.logprobs)
-    return len(output.tokens) + scored + _HELD_AT_LEAST

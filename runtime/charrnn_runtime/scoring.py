@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import UnknownCharacterError
+from charrnn_runtime.in_order import HELD, in_order
 from charrnn_runtime.record import Record
 from charrnn_runtime.request import Output, Request
-from charrnn_runtime.scheduler import HELD, Scheduler, in_order
+from charrnn_runtime.scheduler import Scheduler
 from charrnn_runtime.session import Engine
 from charrnn_runtime.vocabulary import Unknown, Vocabulary
 

@@ -7,8 +7,12 @@ top-p 0.95, and count one unit for each character of each stream.
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,6 +141,34 @@ def charrnn_runner(path: str, streams: int, threads: int | None, *, quick: bool 
         return length * streams
 
     return run
+
+
+@contextlib.contextmanager
+def processes_runner(path: str, streams: int, processes: int, *, quick: bool = False) -> Iterator[Run]:
+    """The same streams parted among processes of one thread each: what the cores can give, without Python's
+    lock between them."""
+    code = (
+        "import sys\nfrom benchmarks.contenders import charrnn_runner\n"
+        f"run = charrnn_runner({path!r}, {-(-streams // processes)}, 1, quick={quick})\n"
+        "for _ in sys.stdin:\n    print(run(), flush=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    with contextlib.ExitStack() as running:
+        workers = []
+        for _ in range(processes):
+            command = [sys.executable, "-c", code]
+            worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+            running.callback(worker.kill)
+            workers.append(running.enter_context(worker))
+
+        def run() -> int:
+            for worker in workers:
+                print(file=worker.stdin, flush=True)
+            return sum(int((worker.stdout or sys.stdin).readline()) for worker in workers)
+
+        yield run
 
 
 def bare_products(cell: str, layers: int, hidden: int, vocabulary_size: int, streams: int) -> dict[str, Run]:

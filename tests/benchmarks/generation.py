@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import bare_products, charrnn_runner, numpy_runner, torch_runner
+from benchmarks.contenders import bare_products, charrnn_runner, numpy_runner, processes_runner, torch_runner
 from benchmarks.machine import describe_machine, measure
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.export.graph.step_model import build_step_model
@@ -140,6 +141,10 @@ def measure_network(
     }
 
 
+def _busy_process() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "while True: pass"])
+
+
 def measure_cores(
     folder: Path, cell: str, layers: int, hidden: int, streams: int, arguments: Any
 ) -> dict[str, Any]:
@@ -152,12 +157,15 @@ def measure_cores(
         name: charrnn_runner(str(path), streams, threads, quick=arguments.quick)
         for name, threads in (("1 thread", 1), ("all cores", None))
     }
-    times = measure(contenders, repeats=repeats, seconds=seconds)
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        try:
-            beside = measure(contenders, repeats=repeats, seconds=seconds)
-        finally:
-            busy.kill()
+    cores = int(describe_machine()["cores"])
+    with ExitStack() as running:
+        if streams > 1:
+            apart = processes_runner(str(path), streams, cores, quick=arguments.quick)
+            contenders["separate processes"] = running.enter_context(apart)
+        times = measure(contenders, repeats=repeats, seconds=seconds)
+        contenders.pop("separate processes", None)
+        running.callback(running.enter_context(_busy_process()).kill)
+        beside = measure(contenders, repeats=repeats, seconds=seconds)
     print(f"{cell.upper()} {layers}x{hidden} int8, {streams} stream(s)")
     for what, each in (("", times), (" beside a busy process", beside)):
         ratio = each["1 thread"] / each["all cores"]
@@ -165,6 +173,9 @@ def measure_cores(
             f"  all cores{what}: {1e6 / each['all cores']:,.0f} char/s, {ratio:.2f} x one thread's "
             f"{1e6 / each['1 thread']:,.0f}"
         )
+    if "separate processes" in times:
+        rate, ratio = 1e6 / times["separate processes"], times["1 thread"] / times["separate processes"]
+        print(f"  {cores} separate processes of one thread: {rate:,.0f} char/s, {ratio:.2f} x")
     print(flush=True)
     return {
         "cell": cell,

@@ -106,13 +106,22 @@ def _cores(figures: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     cores = figures["machine"]["cores"]
-    columns = ("network, streams (int8)", "1 thread", f"{cores} cores", "gain", "gain beside a busy process")
+    columns = (
+        "network, streams (int8)",
+        "1 thread",
+        f"{cores} cores",
+        "gain",
+        f"gain of {cores} separate processes",
+        "gain beside a busy process",
+    )
     lines = ["", *_head(columns)]
     for row in rows:
         times, beside = row["microseconds"], row["microseconds_beside_a_busy_process"]
         speeds = (f"{1e6 / times[threads]:,.0f}" for threads in ("1 thread", "all cores"))
-        gains = (f"{each['1 thread'] / each['all cores']:.2f} x" for each in (times, beside))
-        lines.append(_row((_name(row), *speeds, *gains)))
+        gain, beside_gain = (f"{each['1 thread'] / each['all cores']:.2f} x" for each in (times, beside))
+        apart = times.get("separate processes")
+        limit = f"{times['1 thread'] / apart:.2f} x" if apart else ""
+        lines.append(_row((_name(row), *speeds, gain, limit, beside_gain)))
     return lines
 
 

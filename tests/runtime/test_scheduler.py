@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from charrnn_runtime import CharRNN, Output, Request, Scheduler, State
 from charrnn_runtime.buffers import BLOCK
-from charrnn_runtime.scheduler import in_order
+from charrnn_runtime.in_order import in_order
 from charrnn_runtime.session import width
 from make_models import FOLDER, SmallModel
 
