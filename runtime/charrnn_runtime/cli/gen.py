@@ -34,10 +34,12 @@ def generate(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to run.")],
     prompt: Annotated[str | None, typer.Option("--prime", "-p", help="Prompt: the text to continue.")] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="Read the prompt from a file, as it is (- for standard input).")
+        Path | None,
+        typer.Option("--prime-file", help="Read the prompt from a file, as it is (- for standard input)."),
     ] = None,
     prompts_file: Annotated[
-        Path | None, typer.Option(help="One prompt per line of a file (- for standard input).")
+        Path | None,
+        typer.Option("--primes-file", help="One prompt per line of a file (- for standard input)."),
     ] = None,
     length: Annotated[
         int,
