@@ -63,6 +63,11 @@ _CUDA_REASON: Final = re.compile(r"\b(CU[A-Z]+ (?:failure|error) .*?) *(?:;|$)",
 _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
+INT8_IS_FOR_THE_CPU: Final = (
+    'this model is int8, which is for the CPU; use device="cpu", or export it for the GPU with '
+    "charrnn-export --precision fp32 (or fp16)"
+)
+
 FORKED_FROM_CUDA: Final = (
     "a process that was forked from one that uses CUDA cannot use it; start it with the method "
     '"spawn" or "forkserver" of multiprocessing, or load the model there with device="cpu"'
@@ -79,7 +84,7 @@ def choose_device(
     """The device that runs, and a note on why it is not CUDA where that might be expected.
 
     Args:
-        device: what was asked for, one of `spec.DEVICES`.
+        device: what was asked for: "auto", "cpu" or "cuda".
         precision: the model's.
         start_cuda: makes a session of the model on CUDA.
         try_cuda: runs a step in that session; says what is wrong with what came of it, if anything is.
@@ -93,11 +98,7 @@ def choose_device(
         return "cpu", ""
     if precision == "int8":
         if device == "cuda":
-            raise DeviceError(
-                'this model is int8, which is for the CPU; use device="cpu", or export it for the GPU with '
-                "charrnn-export --precision fp32 (or fp16)",
-                "device",
-            )
+            raise DeviceError(INT8_IS_FOR_THE_CPU, "device")
         return "cpu", ""
     if device == "auto" and _missing_driver():
         return "cpu", ""  # no one expects CUDA there, and why it is missing would take 18 ms to say

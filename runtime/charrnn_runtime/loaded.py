@@ -34,7 +34,7 @@ class LoadedModel:
     Attributes:
         info: the file's metadata.
         vocabulary: its symbols.
-        device: "cpu" or "cuda", the device in use.
+        device: "cpu", "cuda" or "webgpu", the device in use.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
     """
 
@@ -65,7 +65,8 @@ class LoadedModel:
 
         Args:
             path: the file; or a binary file that is open, which is read to its end, and stays open.
-            device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
+            device: "auto" (CUDA where it can be used, else the CPU), "cpu", "cuda", or "webgpu", which is for
+                GPUs of any maker.
             threads: how many threads run streams on the CPU, where there are enough streams for them; None
                 for as many as the process may use cores. A single stream always runs on one.
             cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for. While a step is
@@ -73,7 +74,7 @@ class LoadedModel:
 
         Raises:
             ModelFormatError: the file is not a step model, or is truncated or damaged.
-            DeviceError: CUDA was asked for and cannot be used.
+            DeviceError: CUDA or WebGPU was asked for and cannot be used.
             CharRNNError: the file cannot be read.
         """
         return cls._of(read_model(path), device=device, threads=threads, cuda_graphs=cuda_graphs)
@@ -165,7 +166,7 @@ def _unpickled(cls: Any, packed: Any, asked: Any) -> LoadedModel:
     Raises:
         ModelFormatError: it holds no model.
         SettingError: device or threads are invalid.
-        DeviceError: CUDA was asked for and cannot be used.
+        DeviceError: CUDA or WebGPU was asked for and cannot be used.
     """
     if (
         not (isinstance(cls, type) and issubclass(cls, LoadedModel) and isinstance(packed, Packed))

@@ -48,7 +48,7 @@ class CharRNN(LikelihoodModel):
     Attributes:
         info: the file's metadata.
         vocabulary: its symbols.
-        device: "cpu" or "cuda", the device in use.
+        device: "cpu", "cuda" or "webgpu", the device in use.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
 
     Examples:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 CPU_ROWS: Final = 64
-CUDA_ROWS: Final = 8192
+GPU_ROWS: Final = 8192
 """How many streams run at once, for each CPU thread or on a GPU, unless the caller says otherwise. A CPU
 gains nothing beyond 64 (measured): the batch's numbers then leave its caches."""
 
@@ -76,9 +76,10 @@ class Scheduler:
         Raises:
             SettingError: a number is invalid.
         """
-        self._lane_count = 1 if engine.device == "cuda" else engine.threads
+        on_cpu = engine.device == "cpu"
+        self._lane_count = engine.threads if on_cpu else 1
         if max_batch_size is None:
-            max_batch_size = CUDA_ROWS if engine.device == "cuda" else CPU_ROWS * self._lane_count
+            max_batch_size = CPU_ROWS * self._lane_count if on_cpu else GPU_ROWS
         self.max_batch_size = whole_number_from("max_batch_size", max_batch_size, 1, spec.MAX_STREAMS)
         self.max_waiting = whole_number_from("max_waiting", max_waiting, 0, _MOST_WAITING)
         self._engine = engine
@@ -102,7 +103,7 @@ class Scheduler:
         at_rest = not (self._blocks or self._lock.locked() or self._one_at_a_time.locked())
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._pool, self._blocks = None, {}
-        self._lost = self._lost or (self.busy and (not at_rest or self._engine.device == "cuda"))
+        self._lost = self._lost or (self.busy and (not at_rest or self._engine.device != "cpu"))
         if not at_rest:
             self._lanes, self._seen = [], {}
 

@@ -39,6 +39,8 @@ from charrnn_runtime.gates_apart import gates_apart
 from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.sampler_variants import with_sampler
 from charrnn_runtime.sampling import Sampling
+from charrnn_runtime.webgpu import FORKED_FROM_WEBGPU, choose_webgpu, new_session, turn
+from charrnn_runtime.webgpu_buffers import WebGpuBuffers
 
 _KEPT_SESSIONS: Final = 8
 _MOST_THREADS: Final = 1024
@@ -60,7 +62,7 @@ class Engine:
         file: the model.
         asked: device, threads and CUDA graphs, as they were asked for.
         threads: how many threads run streams on the CPU.
-        device: "cpu" or "cuda", the device in use.
+        device: "cpu", "cuda" or "webgpu", the device in use.
         device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
     """
 
@@ -76,7 +78,7 @@ class Engine:
 
         Args:
             model: a checked model.
-            device: "auto" (CUDA where it can run this model, else the CPU), "cpu" or "cuda".
+            device: "auto" (CUDA where it can run this model, else the CPU), "cpu", "cuda" or "webgpu".
             threads: how many threads run streams on the CPU, where there are enough streams for them; None
                 for as many as the process may use cores.
             cuda_graphs: on CUDA, capture each step once and replay it. Off unless asked for, since it has
@@ -84,7 +86,7 @@ class Engine:
 
         Raises:
             SettingError: the device or the number of threads is invalid.
-            DeviceError: CUDA was asked for and cannot be used.
+            DeviceError: CUDA or WebGPU was asked for and cannot be used.
             ModelFormatError: the graph does not run, or gives nonsense.
         """
         self.threads = (
@@ -106,10 +108,11 @@ class Engine:
         self._device_is_the_parents = False
         choice("device", device, spec.DEVICES)
         expected = self._try_one_step()
-        self.device, self.device_note = choose_device(
+        choose, gpu = (choose_webgpu, "webgpu") if device == "webgpu" else (choose_device, "cuda")
+        self.device, self.device_note = choose(
             device,
             self.info.precision,
-            lambda: self._create_session("cuda", self._file),
+            lambda: self._create_session(gpu, self._file),
             partial(self._unlike, expected),
         )
         renew_after_fork(self)  # now that it is complete
@@ -119,7 +122,7 @@ class Engine:
         keep_for_ever((self._sessions, self._free))
         self._lock = threading.RLock()
         self._sessions, self._free = {}, {}
-        self._device_is_the_parents = self.device == "cuda"
+        self._device_is_the_parents = self.device != "cpu"
         for buffers in self._in_use:
             if not buffers.is_released:
                 buffers.after_fork(partial(self._session, *buffers.sizes.key))
@@ -176,13 +179,20 @@ class Engine:
                     self._free.setdefault(sizes, []).append(buffers)
 
     def _new_buffers(self, sizes: Sizes) -> Buffers:
+        webgpu = self.device == "webgpu"
         if self._device_is_the_parents:
-            raise DeviceError(FORKED_FROM_CUDA, "device")
+            raise DeviceError(FORKED_FROM_WEBGPU if webgpu else FORKED_FROM_CUDA, "device")
+        with turn() if webgpu else contextlib.nullcontext():
+            return self._make_buffers(sizes)
+
+    def _make_buffers(self, sizes: Sizes) -> Buffers:
         session = None
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
                 return (GraphBuffers if self._cuda_graphs else CudaBuffers)(session, sizes)
+            if self.device == "webgpu":
+                return WebGpuBuffers(session, sizes)
             return Buffers(session, sizes, self._parts)
         except Exception as error:
             session = None  # its memory is free again, however long somebody keeps the error
@@ -190,8 +200,8 @@ class Engine:
 
     def sampler(self, wanted: Cuts | None) -> Cuts | None:
         """The sampler to run where another is wanted: the same, unless the device has no use for it."""
-        # CUDA cannot run the greedy one; on the CPU any other ranks no more than is needed, too.
-        return "any" if wanted == ("greedy" if self.device == "cuda" else "few") else wanted
+        # GPUs cannot run the greedy one; on the CPU any other ranks no more than is needed, too.
+        return "any" if wanted == ("few" if self.device == "cpu" else "greedy") else wanted
 
     def _session(self, rows: int, sampler: Cuts | None) -> Any:
         with self._lock:
@@ -213,6 +223,8 @@ class Engine:
         options.enable_mem_reuse = False  # measured: 4 to 6 % faster at one stream
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if device == "webgpu":
+            return new_session(graph, options)
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
             # TF32 would round the products' operands to 10 bits.

@@ -265,6 +265,7 @@ class RunConfig(Section):
     )
     device: str = choice(
         "auto", ("auto", "cpu", "cuda"), MACHINE, "Where to train; auto takes a GPU if there is one.",
+        elsewhere=(("webgpu", "which is for generating (charrnn-gen, charrnn-score, charrnn-quality)"),),
         on_resume=True,
     )
     precision: str = choice(

@@ -43,6 +43,8 @@ class Setting:
         help: what it does, in a sentence or two, for ``--help``.
         details: what docs/settings.md adds, such as the source.
         choices: the values that are allowed, for text; none for any text of at most ``high`` characters.
+        elsewhere: values that are not allowed here but that users know, and what each is for, as the error
+            says it.
         low: the lowest value that is allowed, for numbers.
         high: the highest.
         above_low: whether ``low`` itself is not allowed.
@@ -63,6 +65,7 @@ class Setting:
     help: str
     details: str = ""
     choices: tuple[str, ...] = ()
+    elsewhere: tuple[tuple[str, str], ...] = ()
     low: float = -math.inf
     high: float = math.inf
     above_low: bool = False
@@ -114,7 +117,8 @@ class Setting:
         if value is None and self.default is None:
             return None
         if not self._allows(value):
-            raise SettingError(f"{self.name} must be {self.allowed}, not {value!r}", self.name)
+            hint = next((f", {use}" for known, use in self.elsewhere if known == value), "")
+            raise SettingError(f"{self.name} must be {self.allowed}, not {value!r}{hint}", self.name)
         return float(value) if self.kind is float else value
 
     def _allows(self, value: Any) -> bool:

@@ -48,7 +48,9 @@ DebugOption = Annotated[bool, typer.Option("--debug", callback=_set_debug, help=
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors to stderr.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(spec.DEVICES))]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or webgpu.", autocompletion=among(spec.DEVICES))
+]
 
 
 def version_option(distribution: str, version: str) -> typer.models.OptionInfo:

@@ -123,7 +123,7 @@ BYTE_VOCABULARY: Final = 256
 UNKNOWN: Final = ("error", "skip", "normalize")
 """What may happen to characters that a model does not know; see `Vocabulary.encode`."""
 
-DEVICES: Final = ("auto", "cpu", "cuda")
+DEVICES: Final = ("auto", "cpu", "cuda", "webgpu")
 
 MAX_NUMBER: Final = 1 << 60
 """The largest number and position of a stream, and the longest text: more than anything will live to see."""

@@ -1,0 +1,140 @@
+"""The buffers of a batch on a GPU that WebGPU reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.buffers import Buffers, Given, Sizes
+from charrnn_runtime.device import error_of, ort
+from charrnn_runtime.forks import keep_for_ever
+from charrnn_runtime.webgpu import let_go, turn
+
+
+class WebGpuBuffers(Buffers):
+    """Buffers whose states, tokens and sampling stay on the GPU; tokens come back a block at a time.
+
+    Memory there has no addresses, so each slot has values of its own.
+    """
+
+    device = "webgpu"
+
+    def __init__(self, session: Any, sizes: Sizes) -> None:
+        """Allocate, in the session's own memory."""
+        with turn():
+            super().__init__(session, sizes)
+
+    def _allocate(self) -> None:
+        new = self._new
+        self._on_host = np.zeros((2, self.rows, self.sizes.state_size), np.float32)
+        self._states_there = _Copies(new, self._on_host)
+        self._tokens_there = _Copies(new, self.tokens)
+        self._uniforms_there = _Copies(new, self.uniforms if self.sizes.samples else ())
+        self._settings_there = _Copies(new, self.settings.values() if self.sizes.samples else ())
+        self._logits_there = _Copies(new, self.logits)
+        self._sent_settings = b""
+        self._states_there.send(0, 2)
+
+    def _new(self, array: NDArray[Any]) -> Any:
+        """A value on the GPU for an array, of the session's memory: freed with it."""
+        return self._session.create_ortvalue_from_shape_and_type(
+            list(array.shape), array.dtype.type, "webgpu", 0
+        )
+
+    def after_fork(self, make_session: Callable[[], Any]) -> None:
+        keep_for_ever(dict(self.__dict__))  # what is on the GPU is the parent's
+        super().release()
+
+    def release(self) -> None:
+        let_go(self.__dict__)
+        self.is_released = True
+
+    def __del__(self) -> None:
+        let_go(self.__dict__)
+
+    def write_state(self, rows: Any, states: NDArray[np.float32] | float) -> None:
+        current = self._current
+        with turn():
+            if not (isinstance(rows, slice) and rows == slice(None)):
+                self._fetch(self._states_there, current, current + 1)
+            self._on_host[current, rows] = states
+            self._states_there.send(current, current + 1)
+
+    def read_state(self, rows: Any) -> NDArray[np.float32]:
+        current = self._current
+        with turn():
+            self._fetch(self._states_there, current, current + 1)
+        states: NDArray[np.float32] = self._on_host[current, rows]
+        return states.copy()
+
+    def run(self, steps: int, given: Given | None = None, stops: Callable[[int], bool] | None = None) -> int:
+        with turn():
+            return super().run(steps, given, stops)
+
+    def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
+        binding = self._session.io_binding()
+        inputs = {"token": self._tokens_there[slot], "state": self._states_there[reads]}
+        outputs = {"next_state": self._states_there[1 - reads]}
+        if self.sizes.samples:
+            inputs["uniform"] = self._uniforms_there[slot]
+            inputs |= {name: self._settings_there[index] for index, name in enumerate(self.settings)}
+            outputs["next_token"] = self._tokens_there[slot + 1]
+        if len(self.logits):
+            outputs["logits"] = self._logits_there[slot]
+        for bind, values in (
+            (binding.bind_ortvalue_input, inputs),
+            (binding.bind_ortvalue_output, outputs),
+        ):
+            for name, value in values.items():
+                bind(name, value)
+        return binding._iobinding, self._options
+
+    def _send(self, steps: int) -> None:
+        if self.sizes.samples:
+            settings = b"".join(array.tobytes() for array in self.settings.values())
+            if settings != self._sent_settings:
+                self._settings_there.send(0, len(self.settings))
+                self._sent_settings = settings
+            self._uniforms_there.send(0, steps)
+        self._tokens_there.send(0, 1 if self.sizes.samples else steps)
+
+    def _send_tokens(self, slot: int) -> None:
+        self._tokens_there.send(slot, slot + 1)
+
+    def _fetch_tokens(self, first: int, end: int) -> None:
+        if self.sizes.samples:
+            self._fetch(self._tokens_there, first + 1, end + 1)
+
+    def _fetch_logits(self, steps: int) -> None:
+        self._fetch(self._logits_there, 0, min(steps, len(self.logits)))
+
+    def _fetch(self, copies: _Copies, first: int, end: int) -> None:
+        try:
+            copies.fetch(first, end)
+        except Exception as error:
+            raise error_of(error, "copy from the GPU", self.device, self.rows) from error
+
+
+class _Copies:
+    """Arrays of the host and, for each, a value on the GPU."""
+
+    def __init__(self, new: Callable[[NDArray[Any]], Any], arrays: Iterable[NDArray[Any]]) -> None:
+        arrays = list(arrays)
+        self._here = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]  # the very arrays
+        self._there = [new(array) for array in arrays]
+
+    def __getitem__(self, index: int) -> Any:
+        return self._there[index]
+
+    def send(self, first: int, end: int) -> None:
+        """Copy some to the GPU."""
+        if first < end:
+            ort.copy_tensors(self._here[first:end], self._there[first:end])
+
+    def fetch(self, first: int, end: int) -> None:
+        """Copy some from the GPU, which waits until it has run what it was given."""
+        if first < end:
+            ort.copy_tensors(self._there[first:end], self._here[first:end])

@@ -1,0 +1,86 @@
+"""A GPU for tests that is no GPU: SwiftShader, the Vulkan driver for CPUs that comes with Chromium.
+
+    python tests/software_gpu.py
+
+prints the variables of the environment that let WebGPU use it, or why it cannot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+DRIVER = "vk_swiftshader_icd.json"
+LOADER = "libvulkan.so.1"
+
+FOLDERS = (
+    "/usr/lib/chromium",  # Debian
+    "/usr/lib/chromium-browser",
+    "/usr/lib64/chromium-browser",  # Fedora
+    "/opt/google/chrome",
+)
+"""Where packages put Chromium, with its driver and its loader of Vulkan."""
+
+VARIABLE = "CHARRNN_TESTS_SWIFTSHADER"
+"""Names another folder with both."""
+
+
+def missing() -> str | None:
+    """Why tests cannot run through WebGPU here; None if they can."""
+    if sys.platform != "linux":
+        return "SwiftShader is looked for on Linux alone"
+    if find_spec("onnxruntime_ep_webgpu") is None:
+        return "needs onnxruntime's WebGPU plugin (pip install onnxruntime-ep-webgpu)"
+    import onnxruntime
+
+    if not hasattr(onnxruntime.InferenceSession, "create_ortvalue_from_shape_and_type"):
+        return f"WebGPU needs onnxruntime 1.31 or newer, and this is {onnxruntime.__version__}"
+    if _folder() is None:
+        return f"needs SwiftShader, which Chromium brings (apt install chromium), or its folder in {VARIABLE}"
+    return None
+
+
+def environment() -> dict[str, str]:
+    """The variables by which a process that is started with them uses SwiftShader."""
+    folder = _folder()
+    assert folder is not None
+    variables = {
+        "VK_ICD_FILENAMES": str(folder / DRIVER),
+        "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1",
+    }
+    if not _has_loader():
+        paths = [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    return variables
+
+
+def load_here() -> None:
+    """Let this very process find Vulkan's loader, for which a variable would come too late."""
+    folder = _folder()
+    assert folder is not None
+    if not _has_loader():
+        ctypes.CDLL(str(folder / LOADER))
+
+
+def _folder() -> Path | None:
+    named = os.environ.get(VARIABLE)
+    folders = [Path(folder) for folder in ([named] if named else FOLDERS)]
+    return next((folder for folder in folders if (folder / DRIVER).is_file()), None)
+
+
+def _has_loader() -> bool:
+    try:
+        ctypes.CDLL(LOADER)
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    reason = missing()
+    if reason:
+        sys.exit(reason)
+    print("\n".join(f"{name}={value}" for name, value in environment().items()))
