@@ -14,12 +14,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.arguments import whole_number_from, wrong
+from charrnn_runtime.arguments import whole_number_from
 from charrnn_runtime.format import spec
 from charrnn_runtime.logprobs import normalized
 from charrnn_runtime.record import Record
 from charrnn_runtime.session import Engine
 from charrnn_runtime.state import UNSTARTED, State
+from charrnn_runtime.units import unit_names, unit_of
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LN2: Final = math.log(2)
@@ -81,18 +82,17 @@ class Trace(Record):
         return unit_names(self.layout)
 
     def unit(self, name: str) -> NDArray[np.float32]:
-        """The activation of one unit at each symbol, float32 ``[T]`` in [-1, 1].
+        """The activation of one unit at each symbol: float32 ``[T]`` in [-1, 1].
 
         Args:
-            name: one of `units`, as it is; or ``layer:index``, which is the c of an LSTM, and the h of other
-                cells. A c has no bounds, so its tanh is given.
+            name: one of `units`; or ``layer:index``, which is the c of an LSTM, and the h of other cells. A c
+                has no bounds, so its tanh is given. Of an LSTM, ``o1:12`` is the unit's output gate, in
+                [0, 1]; it is NaN where c is so near to 0 that the state does not tell.
 
         Raises:
             SettingError: there is no such unit.
         """
-        column = unit_column(self.layout, name)
-        values: NDArray[np.float32] = self.states[:, column]
-        return np.tanh(values) if is_cell_state(self.layout, column) else values.copy()
+        return unit_of(self.layout, name).activation(self.states)
 
     def likeliest(self, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The most likely symbols in each symbol's place, the most likely first.
@@ -179,45 +179,6 @@ def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[Tra
 def chunk_length(vocabulary_size: int, state_size: int, most_bytes: int = 1 << 24) -> int:
     """How many symbols a chunk may have whose trace takes no more than about so many bytes."""
     return max(16, most_bytes // (4 * (vocabulary_size + state_size)))
-
-
-def unit_names(layout: tuple[spec.StateBlock, ...]) -> tuple[str, ...]:
-    """The names of the numbers of a state row, in their order."""
-    return tuple(f"{block.name}:{index}" for block in layout for index in range(block.size))
-
-
-def is_cell_state(layout: tuple[spec.StateBlock, ...], column: int) -> bool:
-    """Whether a number of a state row is of a c, and so may be larger than 1."""
-    return any(
-        block.start <= column < block.start + block.size and block.name.startswith("c") for block in layout
-    )
-
-
-def unit_column(layout: tuple[spec.StateBlock, ...], name: Any) -> int:
-    """Where in a state row a unit is; see `Trace.unit`.
-
-    Raises:
-        SettingError: there is no such unit.
-    """
-    blocks = {block.name: block for block in layout}
-    layers = sum(block.name.startswith("h") for block in layout)
-    part, _, index = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if part.isascii() and part.isdecimal():
-        part = ("c" if "c0" in blocks else "h") + part
-    block = blocks.get(part)
-    if block is None or not (index.isascii() and index.isdecimal() and len(index) < 8):
-        raise wrong("name", _known_units(layout, layers), name)
-    if int(index) >= block.size:
-        raise wrong("name", _known_units(layout, layers), name)
-    return block.start + int(index)
-
-
-def _known_units(layout: tuple[spec.StateBlock, ...], layers: int) -> str:
-    parts = ", ".join(block.name for block in layout)
-    return (
-        f"layer:index with a layer from 0 to {layers - 1} and an index from 0 to {layout[0].size - 1}, "
-        f"or part:index with a part among {parts}"
-    )
 
 
 def likeliest(logprobs: NDArray[np.float32], count: int) -> NDArray[np.int64]:
