@@ -159,21 +159,41 @@ def trace_ids(engine: Engine, ids: NDArray[Any], state: State) -> Trace:
     return Trace(reads[1:], states[1:], logprobs, info.vocabulary, info.state_layout, after)
 
 
-def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[Trace]:
+def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]], *, by_line: bool = False) -> Iterator[Trace]:
     """A trace of each chunk of one text, which is given before the next chunk is asked for.
 
     Args:
         engine: the model on its device.
         chunks: integers ``[n]`` each, the text's symbols in order.
+        by_line: whether each line is read from a fresh state.
 
     Raises:
         OutOfMemoryError: memory is too little.
     """
-    state = State.start(1, engine.info.state_size)
+    fresh = State.start(1, engine.info.state_size)
+    newline = _newline(engine.info.vocabulary) if by_line else -1
+    state = fresh
     for chunk in chunks:
-        trace = trace_ids(engine, chunk, state)
-        state = trace.state
-        yield trace
+        parts = []
+        for ids in np.split(chunk, np.flatnonzero(chunk[:-1] == newline) + 1):
+            parts.append(trace_ids(engine, ids, state))
+            state = fresh if len(ids) and ids[-1] == newline else parts[-1].state
+        yield parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _newline(vocabulary: Vocabulary) -> int:
+    """The id of the newline; -1 where there is none."""
+    if vocabulary.level == "byte":
+        return ord("\n")
+    return vocabulary.symbols.index("\n") if "\n" in vocabulary.symbols else -1
+
+
+def _joined(parts: list[Trace]) -> Trace:
+    """Traces that follow one another as one."""
+    ids, states, logprobs = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "states", "logprobs")
+    )
+    return Trace(ids, states, logprobs, parts[0].vocabulary, parts[0].layout, parts[-1].state)
 
 
 def chunk_length(vocabulary_size: int, state_size: int, most_bytes: int = 1 << 24) -> int:

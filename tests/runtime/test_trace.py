@@ -81,6 +81,16 @@ def test_a_trace_goes_on_from_a_state(lstm: CharRNN) -> None:
         lstm.trace("a", state=lstm.initial_state(2))
 
 
+@pytest.mark.parametrize("chunks", [["ab\ncd\n\ne"], ["ab", "\nc", "d\n", "\n", "e"]])
+def test_each_line_may_be_read_from_a_fresh_state(lstm: CharRNN, chunks: list[str]) -> None:
+    parts = list(lstm.trace_stream(chunks, by_line=True))
+    lines = [lstm.trace(line) for line in ("ab\n", "cd\n", "\n", "e")]
+    for name in ("ids", "states", "logprobs"):
+        expected = np.concatenate([getattr(line, name) for line in lines])
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), expected)
+    assert [len(part) for part in parts] == [len(chunk) for chunk in chunks]
+
+
 def test_a_chunk_is_traced_before_the_next_is_asked_for(lstm: CharRNN) -> None:
     asked: list[int] = []
 
