@@ -47,7 +47,7 @@ class Page:
             shown_units: units, and what is known of each, or "".
             symbols: how long the text is. The more, the fewer units there is room for.
         """
-        self._info, self._name = info, name
+        self._info, self._name = info, _last(name)
         self.all_units = info.state_size
         self._units = dict(shown_units)
         if symbols * info.state_size <= _ALL_UNITS:
@@ -84,7 +84,7 @@ class Page:
         script = _block(template, "script")
         policy = f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'"
         info = self._info
-        model = info.path.replace("\\", "/").rsplit("/", 1)[-1]
+        model = _last(info.path)
         parts = {
             "policy": policy,
             "title": html.escape(_visible(f"{self._name} as {model} reads it")),
@@ -110,6 +110,11 @@ class Page:
             "allUnits": self.all_units,
             "activations": _base64(np.concatenate(self._activations, axis=1)),
         }
+
+
+def _last(path: str) -> str:
+    """The last part of a path, on any system."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _visible(text: str) -> str:

@@ -70,7 +70,8 @@ def unit_of(layout: Layout, name: Any, parameter: str = "name") -> Unit:
         part = ("c" if has_c else "h") + part
     held = "h" + part[1:] if part.startswith("o") and has_c else part
     size = layout[0].size
-    if held not in starts or not (index.isascii() and index.isdecimal()) or int(index[:8]) >= size:
+    is_index = index.isascii() and index.isdecimal() and len(index) < 8
+    if held not in starts or not is_index or int(index) >= size:
         layers = sum(block.name.startswith("h") for block in layout)
         parts = ", ".join([*starts, *(f"o{layer}" for layer in range(layers) if has_c)])
         raise wrong(

@@ -34,7 +34,8 @@ Examples:
   charrnn-view models/lstm.onnx README.md --unknown skip --html readme.html
 """
 
-_SAMPLE = 20_000  # characters in which units are searched
+_SAMPLE = 20_000  # characters of the text in which units are searched
+_FIND_IN = 100_000  # the same of a text that was given for it
 _PAGE = 20_000  # characters that a page shows
 _LONGEST_PAGE = 200_000
 _MOST_TOP = 10
@@ -89,7 +90,10 @@ def view(
     ] = None,
     find_in: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Find units in this text. [default: the first 20,000 characters]"),
+        typer.Option(
+            metavar="FILE",
+            help="Find units in the first 100,000 characters of this text. [default: in 20,000 of FILE]",
+        ),
     ] = None,
     top: Annotated[
         int | None,
@@ -148,6 +152,7 @@ def view(
 
         check_encoding(encoding)
 
+    from charrnn_runtime.cli.view_text import first
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.units import unit_of
 
@@ -158,14 +163,17 @@ def view(
     options = _Options(unknown, encoding, length)
     terminal.say(f"{model.info.path}: running on {model.device}")
     with texts.opened(text_path) as file:
-        source: Iterator[str | bytes] = _pieces(model, file, text_path, options, length)
+        searched = bool(units) and find_in is None
+        most = max(length, _SAMPLE) if searched and length is not None else length
+        source: Iterator[str | bytes] = _pieces(model, file, text_path, options, most)
         found: list[FoundUnit] = []
-        if units and find_in is not None:
-            with texts.opened(find_in) as other:
-                found = _find(model, list(_pieces(model, other, find_in, options, _SAMPLE)), options)
-        elif units:
+        if searched:
             sample, source = _sample_of(source)
             found = _find(model, sample, options)
+        elif units and find_in is not None:
+            with texts.opened(find_in) as other:
+                found = _find(model, list(_pieces(model, other, find_in, options, _FIND_IN)), options)
+        source = first(source, length)
         named += [View(unit_of(model.info.state_layout, each.unit), str(each)) for each in found[:units]]
         if units and not found:
             terminal.warn(
@@ -300,16 +308,11 @@ def _write_page(
     *,
     force: bool,
 ) -> None:
+    from charrnn_runtime.cli.view_text import first
     from charrnn_runtime.page import Page
 
-    held: list[str | bytes] = []
-    left = options.most or _PAGE
-    for piece in source:
-        held.append(piece[:left])
-        left -= len(piece)
-        if left <= 0:
-            break
-    if options.most is None and left <= 0 and (left < 0 or next(source, None) is not None):
+    held = list(first(source, options.most or _PAGE))
+    if options.most is None and next(source, None) is not None:
         terminal.say(f"the page shows the first {_PAGE:,}; for more give --length, up to {_LONGEST_PAGE:,}")
     shown = [(view.unit, view.follows) for view in views if view.unit is not None]
     page = Page(model.info, texts.name_of(path), shown, symbols=sum(map(len, held)))

@@ -39,7 +39,7 @@ def pieces(
         from charrnn_runtime.normalization import at_whole_characters
 
         chunks = map(model.vocabulary.normalize, at_whole_characters(chunks))
-    chunks = _first(chunks, most)
+    chunks = first(chunks, most)
     if as_bytes:
         chunks = _whole_characters(chunks)
     stride = min(_PIECE, chunk_length(len(model.vocabulary), model.info.state_size, _PIECE_BYTES))
@@ -53,8 +53,8 @@ def pieces(
             begin = end
 
 
-def _first(chunks: Iterator[Any], most: int | None) -> Iterator[Any]:
-    """The first characters of a text; no chunk is asked for after them."""
+def first(chunks: Iterator[Any], most: int | None) -> Iterator[Any]:
+    """The first characters of a text that comes in chunks, or all; no chunk is asked for after them."""
     left = most
     while left is None or left > 0:
         chunk = next(chunks, None)
