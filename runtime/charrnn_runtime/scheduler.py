@@ -112,6 +112,16 @@ class Scheduler:
         return bool(self._waiting or self._running or self._lost)
 
     @property
+    def running(self) -> int:
+        """How many requests have a row."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for one."""
+        return len(self._waiting)
+
+    @property
     def room(self) -> int:
         """How many requests could be submitted now and join at once."""
         return self.max_batch_size - len(self._waiting) - len(self._running)
