@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.state import State
     from charrnn_runtime.streaming import LiveBytes, LiveText
     from charrnn_runtime.texts import Generated, Step
+    from charrnn_runtime.trace import Trace
     from charrnn_runtime.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "State",
     "Step",
     "TooFewItemsError",
+    "Trace",
     "UnknownCharacterError",
     "Vocabulary",
     "__version__",
@@ -93,6 +95,7 @@ _MODULES = {
     "state": ("State",),
     "streaming": ("LiveBytes", "LiveText"),
     "texts": ("Generated", "Step"),
+    "trace": ("Trace",),
     "vocabulary": ("Vocabulary",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -19,6 +19,7 @@ from charrnn_runtime.scoring import Score, encode_chunks, encode_texts, score_st
 from charrnn_runtime.state import State
 from charrnn_runtime.streaming import ByteStream, Stop
 from charrnn_runtime.texts import Texts, check_state, make_request, naming, run_one
+from charrnn_runtime.trace import Trace, trace_chunks, trace_ids
 from charrnn_runtime.vocabulary import Unknown, check_unknown
 
 
@@ -71,6 +72,42 @@ class LikelihoodModel(LoadedModel):
         """
         checked = each_text("chunks", chunks, self.vocabulary.level)
         return score_stream(self._engine, encode_chunks(self.vocabulary, checked, check_unknown(unknown)))
+
+    def trace(self, text: str | bytes, *, state: State | None = None, unknown: Unknown = "error") -> Trace:
+        """What the model does at each symbol of a text: the state of every unit, and what it expected.
+
+        A text of T symbols takes 4 T (S + V) bytes, for S numbers in a state and V symbols in the vocabulary:
+        2 GB for 100,000 characters and the default network. `trace_stream` takes a text in chunks.
+
+        Args:
+            text: a text; at the byte level, bytes too.
+            state: the state of one stream that reads it; a fresh one, which reads the start token first, if
+                omitted.
+            unknown: what happens to characters that the model does not know: see `Options`.
+
+        Raises:
+            UnknownCharacterError: the text has unknown characters, and ``unknown`` is not "skip".
+            OutOfMemoryError: memory is too little.
+
+        Examples:
+            >>> trace = model.trace("To be, or not to be")  # doctest: +SKIP
+            >>> trace.bits.argmax()  # where the model was surprised most # doctest: +SKIP
+        """
+        check_text("text", text, self.vocabulary.level)
+        start = self.initial_state(1) if state is None else state
+        check_state(start, self.info, 1)
+        with naming(None):
+            ids = self.vocabulary.encode(text, check_unknown(unknown))
+        return trace_ids(self._engine, ids, start)
+
+    def trace_stream(self, chunks: Iterable[str | bytes], *, unknown: Unknown = "error") -> Iterator[Trace]:
+        """What `trace` gives, of one text that comes in chunks: a `Trace` for each chunk.
+
+        It takes no more memory for a long text than for a short one: a chunk is traced before the next one
+        is asked for.
+        """
+        checked = each_text("chunks", chunks, self.vocabulary.level)
+        return trace_chunks(self._engine, encode_chunks(self.vocabulary, checked, check_unknown(unknown)))
 
     def beam(
         self,

@@ -141,6 +141,12 @@ def logprobs_at(
     return chosen, likeliest, values - _log_sums(logits) if count else values
 
 
+def normalized(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The log-probabilities of all symbols: float32 ``[n, V]`` of logits ``[n, V]``."""
+    logprobs: NDArray[np.float32] = logits - _log_sums(logits)
+    return logprobs
+
+
 def _log_sums(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """The logarithm of the sum of exp of the logits: ``[n, R, V]`` -> ``[n, R, 1]``."""
     highest = logits.max(axis=-1, keepdims=True)

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 import charrnn_runtime
-from charrnn_runtime import CharRNN, Request, Sampling, Scheduler, SettingError, State, Vocabulary, draw_items
+from charrnn_runtime import (
+    CharRNN,
+    Request,
+    Sampling,
+    Scheduler,
+    SettingError,
+    State,
+    Trace,
+    Vocabulary,
+    draw_items,
+)
 from charrnn_runtime.arguments import shown
 from charrnn_runtime.options import Options, SamplingOptions
 from make_models import FOLDER
@@ -192,6 +202,16 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
             each(model.score_stream, chunks=["a"]),
             {"chunks": "texts", "unknown": "nothing"},
         ),
+        CharRNN.trace: (
+            each(model.trace, text="a"),
+            {"text": "text", "state": "none", "unknown": "nothing"},
+        ),
+        CharRNN.trace_stream: (
+            each(model.trace_stream, chunks=["a"]),
+            {"chunks": "texts", "unknown": "nothing"},
+        ),
+        Trace.unit: (each(model.trace("a").unit), {"name": "nothing"}),
+        Trace.likeliest: (each(model.trace("a").likeliest), {"count": "whole"}),
         CharRNN.beam: (
             each(model.beam, length=1, beams=2),
             {
@@ -282,7 +302,7 @@ TAKES["rank from 1"] = lambda value: value is not None and TAKES["rank"](value)
 
 RESULTS = {
     *("AsyncText", "Continuation", "Generated", "Item", "Items", "LeftOut", "LiveBytes", "LiveText"),
-    *("LogProbs", "ModelInfo", "Output", "Score", "Step", "__version__"),
+    *("LogProbs", "ModelInfo", "Output", "Score", "Step", "Trace", "__version__"),
 }
 """What the package makes, and nobody else."""
 

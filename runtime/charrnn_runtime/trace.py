@@ -1,0 +1,233 @@
+"""What a model does at each symbol of a text: the state of every unit, and what it expected to come.
+
+Unlike scoring, which runs blocks of steps, a trace needs the state after each step, so it runs them singly.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.arguments import whole_number_from, wrong
+from charrnn_runtime.format import spec
+from charrnn_runtime.logprobs import normalized
+from charrnn_runtime.record import Record
+from charrnn_runtime.session import Engine
+from charrnn_runtime.state import UNSTARTED, State
+from charrnn_runtime.vocabulary import Vocabulary
+
+_LN2: Final = math.log(2)
+
+_MOST_SHOWN: Final = 2000
+"""How many symbols a notebook shows of a trace."""
+
+
+class Trace(Record):
+    """A text as a model read it: T symbols (bytes, at the byte level), one row of each array per symbol.
+
+    Attributes:
+        ids: int64 ``[T]``, the symbols.
+        states: float32 ``[T, S]``; row t is the state after reading symbol t.
+        logprobs: float32 ``[T, V]``, in nats; row t is the log-probabilities of every symbol in the place of
+            symbol t, given those before it. The first is predicted from the start token, as in `Score`.
+        vocabulary: what the ids mean.
+        layout: which columns of ``states`` are which part of the state, such as h0 and c0 of the layer 0.
+        state: the state of the stream after the text, to continue from.
+
+    Examples:
+        >>> trace = model.trace("To be, or not to be")  # doctest: +SKIP
+        >>> trace.states.shape, trace.logprobs.shape  # doctest: +SKIP
+        ((19, 1024), (19, 65))
+        >>> trace.unit("1:12")  # float32 [19], unit 12 of layer 1 # doctest: +SKIP
+    """
+
+    ids: NDArray[np.int64]
+    states: NDArray[np.float32]
+    logprobs: NDArray[np.float32]
+    vocabulary: Vocabulary
+    layout: tuple[spec.StateBlock, ...]
+    state: State
+
+    __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        symbols, units = self.states.shape
+        return f"Trace({symbols:,} symbols, {units:,} units, {self.logprobs.shape[1]:,} probabilities each)"
+
+    def __len__(self) -> int:
+        """T, the number of symbols."""
+        return len(self.ids)
+
+    @property
+    def text(self) -> str:
+        """The text; at the byte level, what is not UTF-8 is replaced as `Vocabulary.decode` says."""
+        return self.vocabulary.decode(self.ids)
+
+    @cached_property
+    def bits(self) -> NDArray[np.float32]:
+        """The surprise at each symbol, float32 ``[T]``: -log2 of its probability."""
+        return -np.take_along_axis(self.logprobs, self.ids[:, None], axis=1)[:, 0] / np.float32(_LN2)
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The name of each column of ``states``: ``h1:12`` is unit 12 of the h of layer 1, counted from 0."""
+        return unit_names(self.layout)
+
+    def unit(self, name: str) -> NDArray[np.float32]:
+        """The activation of one unit at each symbol, float32 ``[T]`` in [-1, 1].
+
+        Args:
+            name: one of `units`, as it is; or ``layer:index``, which is the c of an LSTM, and the h of other
+                cells. A c has no bounds, so its tanh is given.
+
+        Raises:
+            SettingError: there is no such unit.
+        """
+        column = unit_column(self.layout, name)
+        values: NDArray[np.float32] = self.states[:, column]
+        return np.tanh(values) if is_cell_state(self.layout, column) else values.copy()
+
+    def likeliest(self, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The most likely symbols in each symbol's place, the most likely first.
+
+        Args:
+            count: N, how many; no more than V are given.
+
+        Returns:
+            Their ids, int64 ``[T, N]``, and their probabilities, float32 ``[T, N]``.
+        """
+        count = min(whole_number_from("count", count, 1, spec.MAX_VOCABULARY), self.logprobs.shape[1])
+        ids = likeliest(self.logprobs, count)
+        return ids, np.exp(np.take_along_axis(self.logprobs, ids, axis=1))
+
+    def _repr_html_(self) -> str:
+        """The beginning of the text coloured by surprise, for notebooks."""
+        spans = []
+        for token, bits in zip(
+            self.ids[:_MOST_SHOWN].tolist(), self.bits[:_MOST_SHOWN].tolist(), strict=True
+        ):
+            data = self.vocabulary.decode_bytes([token])
+            shown = data.decode(errors="backslashreplace")
+            if not (shown.isprintable() or shown == "\n"):
+                shown = shown.encode("unicode_escape").decode()
+            shade = min(bits, 8.0) / 8.0
+            spans.append(
+                f'<span title="{bits:.2f} bits" style="background:rgba(230,90,20,{shade:.2f})">'
+                f"{html.escape(shown)}</span>"
+            )
+        more = len(self) - _MOST_SHOWN
+        after = f"<p>and {more:,} more symbols</p>" if more > 0 else ""
+        return f'<pre style="white-space:pre-wrap">{"".join(spans)}</pre>{after}'
+
+
+def trace_ids(engine: Engine, ids: NDArray[Any], state: State) -> Trace:
+    """Let one stream read some symbols, and note what it does at each.
+
+    Args:
+        engine: the model on its device.
+        ids: integers ``[T]``.
+        state: the stream's state before them. One that has read nothing reads the start token first.
+
+    Raises:
+        OutOfMemoryError: memory is too little.
+    """
+    info = engine.info
+    first = int(state.tokens[0])
+    reads = np.concatenate([[info.start_token if first == UNSTARTED else first], ids]).astype(
+        np.int64
+    )  # [T+1]
+    with engine.buffers(1, steps=1, sampler=None, keeps_logits=True) as buffers:
+        states = np.empty((len(reads), info.state_size), np.float32)
+        logits = np.empty((len(reads), len(info.vocabulary)), np.float32)
+        buffers.write_state(slice(1), state.rows)
+        for step in range(len(reads) if len(ids) else 0):
+            buffers.tokens[0, 0] = reads[step]
+            buffers.run(1)
+            states[step] = buffers.read_state(slice(1))[0]
+            logits[step] = buffers.logits[0, 0]
+        logprobs = normalized(logits[:-1])
+    after = state
+    if len(ids):
+        after = State(states[-2:-1], reads[-1:], state.numbers, state.positions)
+    return Trace(reads[1:], states[1:], logprobs, info.vocabulary, info.state_layout, after)
+
+
+def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[Trace]:
+    """A trace of each chunk of one text, which is given before the next chunk is asked for.
+
+    Args:
+        engine: the model on its device.
+        chunks: integers ``[n]`` each, the text's symbols in order.
+
+    Raises:
+        OutOfMemoryError: memory is too little.
+    """
+    state = State.start(1, engine.info.state_size)
+    for chunk in chunks:
+        trace = trace_ids(engine, chunk, state)
+        state = trace.state
+        yield trace
+
+
+def chunk_length(vocabulary_size: int, state_size: int, most_bytes: int = 1 << 24) -> int:
+    """How many symbols a chunk may have whose trace takes no more than about so many bytes."""
+    return max(16, most_bytes // (4 * (vocabulary_size + state_size)))
+
+
+def unit_names(layout: tuple[spec.StateBlock, ...]) -> tuple[str, ...]:
+    """The names of the numbers of a state row, in their order."""
+    return tuple(f"{block.name}:{index}" for block in layout for index in range(block.size))
+
+
+def is_cell_state(layout: tuple[spec.StateBlock, ...], column: int) -> bool:
+    """Whether a number of a state row is of a c, and so may be larger than 1."""
+    return any(
+        block.start <= column < block.start + block.size and block.name.startswith("c") for block in layout
+    )
+
+
+def unit_column(layout: tuple[spec.StateBlock, ...], name: Any) -> int:
+    """Where in a state row a unit is; see `Trace.unit`.
+
+    Raises:
+        SettingError: there is no such unit.
+    """
+    blocks = {block.name: block for block in layout}
+    layers = sum(block.name.startswith("h") for block in layout)
+    part, _, index = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if part.isascii() and part.isdecimal():
+        part = ("c" if "c0" in blocks else "h") + part
+    block = blocks.get(part)
+    if block is None or not (index.isascii() and index.isdecimal() and len(index) < 8):
+        raise wrong("name", _known_units(layout, layers), name)
+    if int(index) >= block.size:
+        raise wrong("name", _known_units(layout, layers), name)
+    return block.start + int(index)
+
+
+def _known_units(layout: tuple[spec.StateBlock, ...], layers: int) -> str:
+    parts = ", ".join(block.name for block in layout)
+    return (
+        f"layer:index with a layer from 0 to {layers - 1} and an index from 0 to {layout[0].size - 1}, "
+        f"or part:index with a part among {parts}"
+    )
+
+
+def likeliest(logprobs: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The ids of the most likely symbols in each row, the most likely first; of equal ones the lower id.
+
+    Args:
+        logprobs: float32 ``[T, V]``.
+        count: N, at most V.
+
+    Returns:
+        int64 ``[T, N]``.
+    """
+    return np.argsort(-logprobs, axis=-1, kind="stable")[:, :count]
