@@ -36,8 +36,13 @@ class Background:
         self._takers, self._thread = {}, None
         self._scheduler.close()  # it was renewed before, as it is older
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits, and no thread is left."""
+        return self._thread is None
+
     def submit(self, give: _Give, *requests: Request) -> None:
-        """Run requests; ``give`` is called in the thread with each of their outputs, or with an error for each.
+        """Run requests; ``give`` is called in the thread with each of their outputs, or an error for each.
 
         Raises:
             QueueFullError: too many would wait; none of these is taken.

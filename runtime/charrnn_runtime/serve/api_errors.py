@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API has them: a status, and a JSON object that says what was wrong with which parameter."""
+"""Errors as OpenAI's API has them: a status, and a JSON object that says what is wrong with which field."""
 
 from __future__ import annotations
 
@@ -75,8 +75,13 @@ def unavailable(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": RETRY_AFTER})
 
 
+def failed(error: BaseException) -> ApiError:
+    """The error of a server that met a bug, or lacks something that it needs."""
+    return ApiError(500, f"the server failed: {type(error).__name__}; see its log")
+
+
 def json_bytes(value: Any) -> bytes:
-    """JSON as UTF-8. Half a surrogate pair, which UTF-8 cannot have, is written as the escape that JSON has."""
+    """JSON as UTF-8. Half a surrogate pair, which UTF-8 cannot have, is written as an escape of JSON's."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
 
@@ -105,4 +110,4 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """The response to a request that met a bug, or a lack of memory."""
-    return ApiError(500, f"the server failed: {type(error).__name__}; see its log").response()
+    return failed(error).response()

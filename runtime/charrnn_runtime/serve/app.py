@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,8 +23,11 @@ from charrnn_runtime.serve.api_errors import (
     on_http_error,
 )
 from charrnn_runtime.serve.completions import completions
+from charrnn_runtime.serve.middleware import AccessLog, Guard
+from charrnn_runtime.serve.monitoring import health, metrics
 from charrnn_runtime.serve.service import Models, Served, Service, service_of
 from charrnn_runtime.serve.settings import ServeSettings
+from charrnn_runtime.serve.tokens import detokenize, tokenize, tokenizer_info
 
 
 def create_app(models: Models, settings: ServeSettings | None = None) -> Starlette:
@@ -39,6 +44,7 @@ def create_app(models: Models, settings: ServeSettings | None = None) -> Starlet
         loading = asyncio.create_task(service.load())
         yield
         loading.cancel()
+        await service.close()
 
     app = Starlette(
         routes=[
@@ -46,10 +52,15 @@ def create_app(models: Models, settings: ServeSettings | None = None) -> Starlet
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", show_model, methods=["GET"]),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
+            Route("/tokenizer_info", tokenizer_info, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
             *trace.routes(),
             *page.routes(),
         ],
+        middleware=_middleware(service.settings),
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
@@ -58,10 +69,20 @@ def create_app(models: Models, settings: ServeSettings | None = None) -> Starlet
     return app
 
 
-async def health(request: Request) -> Response:
-    """Whether the server takes requests."""
-    service_of(request).check_open()
-    return json_response({"status": "ok"})
+def _middleware(settings: ServeSettings) -> list[Middleware]:
+    """What each request passes, the first one first."""
+    passed = [Middleware(AccessLog)]
+    if settings.cors:
+        passed.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["Retry-After"],
+            )
+        )
+    return [*passed, Middleware(Guard, settings.api_keys, settings.cors)]
 
 
 async def list_models(request: Request) -> Response:

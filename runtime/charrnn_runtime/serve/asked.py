@@ -11,12 +11,12 @@ from charrnn_runtime.arguments import shown
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
-from charrnn_runtime.request import Request
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.serve.api_errors import ApiError
 from charrnn_runtime.serve.bodies import Fields
 from charrnn_runtime.serve.service import Served, Service
 from charrnn_runtime.serve.settings import ServeSettings
+from charrnn_runtime.serve.streams import Timed
 from charrnn_runtime.uniforms import draw_seed
 from charrnn_runtime.vocabulary import Vocabulary
 
@@ -106,12 +106,12 @@ class Asked(Record):
         fields.end()
         return asked
 
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[Timed]:
         """The streams of the choices, in their order: those of the first prompt first."""
         info = self.served.model.info
         stop_ids = [info.vocabulary.encode(each) for each in self.stop]
         return [
-            Request(
+            Timed(
                 ids if len(ids) else np.array([info.start_token]),
                 self.length,
                 number=index * self.n + choice,
@@ -128,7 +128,7 @@ class Asked(Record):
 
 
 def _prompts(value: Any, vocabulary: Vocabulary, settings: ServeSettings) -> tuple[NDArray[np.int64], ...]:
-    """The ids of a text, of several texts, of ids, or of several rows of ids; of no text where there is none."""
+    """The ids of a text, of several texts, of ids, or of several rows of ids; of an empty text for None."""
     values = [value]
     if value is None:
         values = [""]
@@ -139,7 +139,7 @@ def _prompts(value: Any, vocabulary: Vocabulary, settings: ServeSettings) -> tup
     if len(values) > settings.max_choices:
         raise ApiError(
             400,
-            f"prompt has {len(values):,} texts, and a request may have {settings.max_choices:,}; ask in several",
+            f"prompt has {len(values):,} texts, and a request may have {settings.max_choices:,}",
             "prompt",
         )
     alone = not isinstance(value, list) or values[0] is value

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from charrnn_runtime.errors import QueueFullError
-from charrnn_runtime.serve.api_errors import ApiError, busy, json_bytes, json_response
+from charrnn_runtime.errors import OutOfMemoryError, QueueFullError
+from charrnn_runtime.request import Output, Request
+from charrnn_runtime.serve.api_errors import (
+    ApiError,
+    busy,
+    failed,
+    json_bytes,
+    json_response,
+    unavailable,
+)
 from charrnn_runtime.serve.asked import Asked
 from charrnn_runtime.serve.bodies import read_object
 from charrnn_runtime.serve.choices import Choice
+from charrnn_runtime.serve.middleware import note
 from charrnn_runtime.serve.service import Service, service_of
 from charrnn_runtime.serve.streams import Inbox
+
+ABORT: Final = "charrnn.abort"
+"""The key of an ASGI scope under which a server has a function that ends the connection at once."""
 
 _EVENTS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,35 +39,49 @@ _EVENTS: Final = [
     (b"x-accel-buffering", b"no"),  # proxies pass each event on
 ]
 
+_LAST_SECONDS: Final = 1.0
+"""How long a client that was too slow may take to read why its stream ends."""
+
 
 class _Gone(Exception):
     """The client has closed its connection."""
 
 
-async def completions(request: Request) -> Response:
+async def completions(request: HttpRequest) -> Response:
     """Texts for prompts."""
     service = service_of(request)
     service.check_open()
-    asked = Asked.of(await read_object(request, service.settings.max_body), service)
-    answer = _Answer(asked, service)
-    if asked.stream:
+    body = await read_object(request, service.settings.max_body)
+    if service.settings.log_prompts:
+        note(request.scope, prompt=repr(body.get("prompt")))
+    answer = _Answer(Asked.of(body, service), service, request.scope)
+    if answer.asked.stream:
         return _EventStream(answer)
     return await answer.whole(request.receive)
 
 
 class _Answer:
-    """The answer to a request for completions, from the first stream to the last."""
+    """The answer to a request for completions, from the first stream to the last.
 
-    def __init__(self, asked: Asked, service: Service) -> None:
-        """Submit the streams.
+    Attributes:
+        asked: what it answers.
+        seconds: how long it may take.
+    """
 
-        Raises:
-            ApiError: too many streams wait.
-        """
-        self._asked = asked
-        self._service = service
+    def __init__(self, asked: Asked, service: Service, scope: Scope) -> None:
+        """An answer of which nothing runs yet."""
+        self.asked = asked
+        self.seconds = service.settings.max_seconds
+        self._max_waiting = service.settings.max_waiting
+        self._scope = scope
+        self._metrics = asked.served.metrics
         self._requests = asked.requests()
-        self._choices = {each: Choice(asked, index) for index, each in enumerate(self._requests)}
+        self._choices: dict[Request, Choice] = {
+            each: Choice(asked, index) for index, each in enumerate(self._requests)
+        }
+        self._unfinished = len(self._requests)
+        self._came = self._requests[0].came
+        self._first = 0.0  # when the first piece came
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -64,72 +89,113 @@ class _Answer:
             "model": asked.served.name,
             "seed": asked.seed,
         }
-        try:
-            self._inbox = asked.served.streams.open(self._requests)
-        except QueueFullError:
-            raise busy(
-                f"the server is busy: {asked.served.streams.waiting:,} streams wait, and at most "
-                f"{service.settings.max_waiting:,} may; ask again in a moment"
-            ) from None
 
-    @contextmanager
-    def _watched(self, receive: Receive) -> Generator[Inbox]:
-        """The inbox, which fails where the client goes away or the time is up, and is closed in the end."""
-        seconds = self._service.settings.max_seconds
-        late = ApiError(
+    def late(self) -> ApiError:
+        """The error of an answer that takes too long."""
+        return ApiError(
             504,
-            f"the request took longer than {seconds:g} seconds, the most that this server allows; ask for less",
+            f"the request took longer than the {self.seconds:g} seconds that this server allows",
             code="timeout",
             headers={"x-should-retry": "false"},
         )
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(seconds, self._inbox.fail, late)
-        watch = loop.create_task(_until_gone(receive, self._inbox))
+
+    @contextmanager
+    def _running(self, receive: Receive) -> Generator[Inbox]:
+        """The streams: they end where the client goes away or the time is up.
+
+        Raises:
+            ApiError: too many streams wait.
+        """
         try:
-            with self._inbox:
-                yield self._inbox
+            inbox = self.asked.served.streams.open(self._requests)
+        except QueueFullError:
+            raise busy(
+                f"the server is busy: {self.asked.served.streams.waiting:,} streams wait, and at most "
+                f"{self._max_waiting:,} may; ask again in a moment"
+            ) from None
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self.seconds, inbox.fail, self.late())
+        watch = loop.create_task(_until_gone(receive, inbox))
+        try:
+            with inbox:
+                yield inbox
+        except OutOfMemoryError as error:
+            raise unavailable(str(error), "out_of_memory") from error
         finally:
             timer.cancel()
             watch.cancel()
+            self._count()
+
+    def _piece(self, output: Output) -> dict[str, Any] | None:
+        """What a stream's output adds to its choice."""
+        choice = self._choices[output.request]
+        piece = choice.take(output)
+        if output.finished is not None:
+            self._unfinished -= 1
+            self._metrics.success[output.finished].inc()
+        return piece
 
     async def whole(self, receive: Receive) -> Response:
         """The answer in one piece."""
         pieces: dict[int, dict[str, Any]] = {}
         try:
-            with self._watched(receive) as inbox:
-                while len(pieces) < len(self._choices):
+            with self._running(receive) as inbox:
+                while self._unfinished:
                     for output in await inbox.get():
-                        piece = self._choices[output.request].take(output)
-                        assert piece is not None
+                        piece = self._piece(output)
+                        assert piece is not None  # it is all of the choice
                         pieces[piece["index"]] = piece
         except _Gone:
             return Response(status_code=499)  # no one reads it
         choices = [pieces[index] for index in range(len(pieces))]
         return json_response({**self._head, "choices": choices, "usage": self._usage()})
 
-    async def events(self, receive: Receive) -> Any:
-        """The answer as server-sent events: bytes, of one or more of them, as they come."""
-        before = json_bytes(self._head)[:-1] + b',"choices":['
-        after = b'],"usage":null}\n\n' if self._asked.include_usage else b"]}\n\n"
-        unfinished = len(self._choices)
-        with self._watched(receive) as inbox:
-            while unfinished:
+    async def events(self, receive: Receive) -> AsyncGenerator[bytes]:
+        """The answer as server-sent events, one or more at a time, as they come; the first are none."""
+        before = b"data: " + json_bytes(self._head)[:-1] + b',"choices":['
+        after = b'],"usage":null}\n\n' if self.asked.include_usage else b"]}\n\n"
+        with self._running(receive) as inbox:
+            yield b""
+            while self._unfinished:
                 events = []
                 for output in await inbox.get():
-                    piece = self._choices[output.request].take(output)
-                    unfinished -= output.finished is not None
+                    piece = self._piece(output)
                     if piece is not None:
-                        events += [b"data: ", before, json_bytes(piece), after]
+                        events += [before, json_bytes(piece), after]
                 if events:
+                    self._first = self._first or time.perf_counter()
                     yield b"".join(events)
-        if self._asked.include_usage:
+        if self.asked.include_usage:
             yield b"data: " + json_bytes({**self._head, "choices": [], "usage": self._usage()}) + b"\n\n"
         yield b"data: [DONE]\n\n"
 
     def _usage(self) -> dict[str, int]:
-        read = sum(map(len, self._asked.prompts))
+        read = sum(map(len, self.asked.prompts))
         written = sum(each.sampled for each in self._choices.values())
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+    def _count(self) -> None:
+        """Note what is counted, and what the access log says of it."""
+        now, usage = time.perf_counter(), self._usage()
+        self._metrics.prompt_tokens.inc(usage["prompt_tokens"])
+        self._metrics.generation_tokens.inc(usage["completion_tokens"])
+        for each in self._requests:
+            if each.started is not None:
+                self._metrics.queue_time.observe(each.started - each.came)
+        if self._first:
+            self._metrics.first_token.observe(self._first - self._came)
+        if not self._unfinished:
+            self._metrics.latency.observe(now - self._came)
+            if self._first and usage["completion_tokens"] > 1:
+                steps = max(each.sampled for each in self._choices.values())
+                self._metrics.per_token.observe((now - self._first) / steps)
+        note(
+            self._scope,
+            model=self.asked.served.name,
+            choices=len(self._requests),
+            read=usage["prompt_tokens"],
+            sampled=usage["completion_tokens"],
+        )
 
 
 class _EventStream(Response):
@@ -140,18 +206,35 @@ class _EventStream(Response):
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
-        async with contextlib.aclosing(self._answer.events(receive)) as events:
-            try:
+        """Send the events; a client that does not read them in time loses its connection."""
+        begun = False
+        try:
+            # Sending waits for a slow client, so that the time of the streams alone is no limit.
+            async with (
+                asyncio.timeout(self._answer.seconds + _LAST_SECONDS),
+                aclosing(self._answer.events(receive)) as events,
+            ):
                 async for data in events:
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-            except _Gone:
-                return
-            except Exception as error:
-                if not isinstance(error, ApiError):
-                    error = ApiError(500, f"the server failed: {type(error).__name__}; see its log")
-                data = b"data: " + json_bytes(error.as_dict()) + b"\n\n"
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+                    if not begun:
+                        await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
+                        begun = True
+                    if data:
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
+        except _Gone:
+            return
+        except TimeoutError:
+            if ABORT in scope:
+                scope[ABORT]()
+                await asyncio.sleep(0)
+            return
+        except Exception as error:
+            if not begun:
+                raise
+            said = error if isinstance(error, ApiError) else failed(error)
+            data = b"data: " + json_bytes(said.as_dict()) + b"\n\n"
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            if said is not error:
+                raise
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

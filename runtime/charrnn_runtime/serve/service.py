@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 from charrnn_runtime.serve.api_errors import ApiError, unavailable
+from charrnn_runtime.serve.metrics import Metrics, ModelMetrics
 from charrnn_runtime.serve.settings import ServeSettings
 from charrnn_runtime.serve.streams import Streams
 
@@ -28,13 +29,15 @@ class Served:
         model: the model.
         streams: what runs its streams.
         created: when it was loaded, in seconds since 1970.
+        metrics: what is counted of it.
     """
 
-    def __init__(self, name: str, model: CharRNN, settings: ServeSettings) -> None:
+    def __init__(self, name: str, model: CharRNN, settings: ServeSettings, metrics: Metrics) -> None:
         self.name = name
         self.model = model
         self.streams = Streams(model, settings.max_running, settings.max_waiting)
         self.created = int(time.time())
+        self.metrics = ModelMetrics(metrics, name)
 
 
 class Service:
@@ -44,6 +47,7 @@ class Service:
         settings: its settings.
         models: the models that are loaded, by name.
         draining: whether it finishes what runs, and takes nothing new.
+        metrics: what is counted.
         failure: why a model could not be loaded; None where none failed.
     """
 
@@ -53,15 +57,35 @@ class Service:
         self.failure: Exception | None = None
         self._given = dict(models)
         self.models: dict[str, Served] = {}
+        self.metrics = Metrics(
+            lambda: [(each.name, each.streams.running, each.streams.waiting) for each in self.models.values()]
+        )
 
     async def load(self) -> None:
         """Load what is not loaded yet, in the order in which it was given."""
         try:
             for name, given in self._given.items():
                 model = await asyncio.to_thread(given) if callable(given) else given
-                self.models[name] = Served(name, model, self.settings)
+                self.models[name] = Served(name, model, self.settings, self.metrics)
         except Exception as error:
             self.failure = error
+
+    async def close(self) -> None:
+        """Wait a moment for the threads to end."""
+        for _ in range(100):
+            if all(each.streams.idle for each in self.models.values()):
+                return
+            await asyncio.sleep(0.01)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return any(each.streams.busy for each in self.models.values())
+
+    def fail(self, error: Exception) -> None:
+        """Answer all requests that run with an error."""
+        for each in self.models.values():
+            each.streams.fail(error)
 
     @property
     def ready(self) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
 
 from charrnn_runtime.background import Background
 from charrnn_runtime.request import Output, Request
@@ -14,16 +17,44 @@ if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
 
 
+class Timed(Request):
+    """A request that remembers when it came and when it got its row, as `time.perf_counter` has it."""
+
+    __slots__ = ("came", "started")
+
+    def __init__(self, prompt: NDArray[Any], max_length: int, **options: Any) -> None:
+        """See `Request`."""
+        super().__init__(prompt, max_length, **options)
+        self.came = time.perf_counter()
+        self.started: float | None = None
+
+
+def _note_start(request: Request) -> None:
+    if isinstance(request, Timed):
+        request.started = time.perf_counter()
+
+
 class Streams:
     """Runs the streams of one model for one event loop."""
 
     def __init__(self, model: CharRNN, max_running: int | None, max_waiting: int) -> None:
         """No streams yet; the arguments are those of `ServeSettings`."""
         self._scheduler = model.scheduler(max_batch_size=max_running, max_waiting=max_waiting)
+        self._scheduler.on_start = _note_start
         self._background = Background(self._scheduler)
         self._news: deque[tuple[Inbox, Output | BaseException]] = deque()
         self._told = False  # whether the event loop will look at the news
         self._open: set[Inbox] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any inbox is open."""
+        return bool(self._open)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no thread runs any more."""
+        return self._background.idle
 
     @property
     def running(self) -> int:
