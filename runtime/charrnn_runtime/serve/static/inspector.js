@@ -7,7 +7,8 @@ export function inspection(panel, index) {
   const said = make("p", { role: "status" });
   said.append(...sentence(panel, index));
   const buttons = make("div", { className: "buttons" });
-  const fork = button("Fork after it", `Fork after ${shown(panel.characters[index])}`, () => panel.actions.fork(index));
+  const words = `Fork after ${shown(panel.characters[index])}`;
+  const fork = button(words, words, () => panel.actions.fork(index));
   buttons.append(fork, ...alternatives(panel, index));
   const focused = panel.inspector.contains(document.activeElement)
     ? [...panel.inspector.querySelectorAll("button")].indexOf(document.activeElement)
@@ -35,8 +36,8 @@ function alternatives(panel, index) {
     .sort((one, other) => other[1] - one[1])
     .map(([character, nats]) => {
       const percent = percentage(nats);
-      const label = `Fork with ${shown(character)} here, which has ${percent}`;
-      const element = button(`${shown(character)} ${percent}`, label, () => panel.actions.fork(index, character));
+      const words = `${shown(character)} ${percent}`;
+      const element = button(words, `${words}: fork with it here`, () => panel.actions.fork(index, character));
       element.disabled = [...character].length !== 1; // part of a character, at the byte level
       return element;
     });

@@ -29,7 +29,6 @@ async function run(request, shown) {
       if (!panel.running) return;
       panel.add(choice.text);
       if (choice.finish_reason) panel.end(choice.finish_reason);
-      tracer.want(panel);
     });
     for (const panel of shown) if (panel.running) panel.end("length");
   } catch (error) {
@@ -121,6 +120,7 @@ const actions = {
     copy(form.linkTo({ ...values, ...looks(), prompt, seed, streams: stream + 1 }), "The link was copied.");
   },
   look: (panel) => tracer.want(panel),
+  grown: (panel) => tracer.want(panel),
 };
 
 // --- colours ---------------------------------------------------------------------------------------------

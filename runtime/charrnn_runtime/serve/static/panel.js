@@ -7,7 +7,7 @@ import { inspection } from "./inspector.js";
 const KEEPS_BOTTOM = 8; // pixels from the end within which new text scrolls
 
 /** What can be done with a panel: functions of page.js. */
-const ACTIONS = ["fork", "stop", "copy", "link", "close", "look"];
+const ACTIONS = ["fork", "stop", "copy", "link", "close", "look", "grown"];
 
 export class Panel {
   /**
@@ -17,13 +17,16 @@ export class Panel {
   constructor(origin, actions) {
     this.origin = origin;
     this.characters = []; // code points
+    this.spans = []; // one for each of them
+    this.line = null; // the element of the last line: a line of its own is laid out alone
+    this.waiting = ""; // text that the next frame shows
     this.given = 0; // how many of them are the prompt
     this.running = true;
     this.trace = null; // of the first characters, once it has come
     this.cursor = -1;
     this.actions = Object.fromEntries(ACTIONS.map((name) => [name, (...rest) => actions[name](this, ...rest)]));
     this.build();
-    this.add(origin.prompt, "given");
+    this.write(origin.prompt, "given");
     this.given = this.characters.length;
     this.tell();
   }
@@ -54,29 +57,46 @@ export class Panel {
     const buttons = make("div", { className: "buttons" });
     buttons.append(
       this.stopButton,
-      button("Copy text", `Copy the text of ${title}`, () => this.actions.copy()),
-      button("Copy link", `Copy a link that generates ${title} again`, () => this.actions.link()),
+      button("Copy text", `Copy text of ${title}`, () => this.actions.copy()),
+      button("Copy link", `Copy link to ${title}`, () => this.actions.link()),
       button("Close", `Close ${title}`, () => this.actions.close()),
     );
     this.element.append(heading, this.from, this.facts, this.view, this.error, this.inspector, buttons);
-    this.spans = this.view.children;
   }
 
-  /** Append some text. */
-  add(text, className = "") {
+  /** Append some text: with the next frame, so that however fast it comes, the page answers. */
+  add(text) {
+    if (this.waiting === "") requestAnimationFrame(() => this.flush());
+    this.waiting += text;
+  }
+
+  flush() {
     const atEnd = this.view.scrollHeight - this.view.scrollTop - this.view.clientHeight < KEEPS_BOTTOM;
-    const fragment = document.createDocumentFragment();
-    for (const character of text) {
-      this.characters.push(character);
-      fragment.append(make("span", { textContent: character, className: baseClass(character, className) }));
-    }
-    this.view.append(fragment);
+    const text = this.waiting;
+    this.waiting = "";
+    this.write(text);
     if (atEnd && this.cursor < 0) this.view.scrollTop = this.view.scrollHeight;
+    if (text) this.actions.grown();
+  }
+
+  write(text, className = "") {
+    for (const character of text) {
+      if (this.line === null) {
+        this.line = make("div");
+        this.view.append(this.line);
+      }
+      const span = make("span", { textContent: character, className: baseClass(character, className) });
+      this.characters.push(character);
+      this.spans.push(span);
+      this.line.append(span);
+      if (character === "\n") this.line = null;
+    }
     this.tell();
   }
 
   /** No more comes: for a reason of the API, or "stopped". */
   end(reason) {
+    this.flush();
     this.running = false;
     this.reason = reason;
     this.stopButton.disabled = true;
@@ -124,7 +144,7 @@ export class Panel {
 
   click(event) {
     if (String(getSelection()) !== "") return; // someone marks text, to copy it
-    const index = [...this.spans].indexOf(event.target.closest("span"));
+    const index = this.spans.indexOf(event.target.closest("span"));
     if (index < 0) return;
     if (index === this.cursor) this.actions.fork(index);
     else this.moveTo(index);
