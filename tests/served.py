@@ -99,6 +99,11 @@ class Served:
         self.stop()
         self.join()
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._server.server_state.connections)
+
     def stop(self) -> None:
         """Do what SIGTERM does to the command."""
         self._server.handle_exit(signal.SIGTERM, None)

@@ -274,6 +274,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": -1}, "logprobs"),
     ({"logprobs": 21}, "logprobs"),
     ({"logprobs": True}, "logprobs"),
+    ({"logprobs": 20, "max_tokens": 100_000}, "logprobs"),
     ({"echo": "yes"}, "echo"),
     ({"user": 5}, "user"),
     ({"model": 5}, "model"),

@@ -27,6 +27,9 @@ DEFAULT_TEMPERATURE: Final = 1.0
 _COLDEST: Final = 1e-4
 """Below this temperature, the likeliest character is always taken."""
 
+MOST_LOGPROBS: Final = 2_000_000
+"""How many log-probabilities one answer may have."""
+
 MOST_STOPS: Final = 16
 MOST_SEED: Final = (1 << 64) - 1
 
@@ -104,7 +107,22 @@ class Asked(Record):
         )
         _accept_neutral(fields, n)
         fields.end()
+        asked._check_logprobs()
         return asked
+
+    def _check_logprobs(self) -> None:
+        """Refuse to hold more log-probabilities than memory may take."""
+        if self.logprobs is None:
+            return
+        read = sum(map(len, self.prompts)) if self.echo else 0
+        numbers = self.n * (read + len(self.prompts) * self.length) * (1 + self.logprobs)
+        if numbers > MOST_LOGPROBS:
+            raise ApiError(
+                400,
+                f"logprobs: the request could have {numbers:,} log-probabilities, and {MOST_LOGPROBS:,} are "
+                "allowed; ask for fewer characters, choices or logprobs",
+                "logprobs",
+            )
 
     def requests(self) -> list[Timed]:
         """The streams of the choices, in their order: those of the first prompt first."""
