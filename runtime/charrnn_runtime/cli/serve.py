@@ -44,7 +44,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Answer only requests that bring this key. Other users of the machine can see it in the list "
+            help="Answer only requests that bring this key. Others on this machine can see it in the list "
             "of processes: better use --api-key-file, or the environment variable CHARRNN_API_KEY.",
         ),
     ] = None,

@@ -25,6 +25,7 @@ from charrnn_runtime.serve.api_errors import (
 from charrnn_runtime.serve.completions import completions
 from charrnn_runtime.serve.middleware import AccessLog, Guard
 from charrnn_runtime.serve.monitoring import health, metrics
+from charrnn_runtime.serve.openapi import openapi
 from charrnn_runtime.serve.service import Models, Served, Service, service_of
 from charrnn_runtime.serve.settings import ServeSettings
 from charrnn_runtime.serve.tokens import detokenize, tokenize, tokenizer_info
@@ -57,6 +58,7 @@ def create_app(models: Models, settings: ServeSettings | None = None) -> Starlet
             Route("/tokenizer_info", tokenizer_info, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
             *trace.routes(),
             *page.routes(),
         ],

@@ -27,8 +27,11 @@ DEFAULT_TEMPERATURE: Final = 1.0
 _COLDEST: Final = 1e-4
 """Below this temperature, the likeliest character is always taken."""
 
-_MOST_STOPS: Final = 16
-_MOST_SEED: Final = (1 << 64) - 1
+MOST_LOGPROBS: Final = 2_000_000
+"""How many log-probabilities one answer may have."""
+
+MOST_STOPS: Final = 16
+MOST_SEED: Final = (1 << 64) - 1
 
 
 class Asked(Record):
@@ -95,7 +98,7 @@ class Asked(Record):
             n=n,
             length=fields.whole("max_tokens", DEFAULT_LENGTH, 0, settings.max_length),
             sampling=_sampling(fields),
-            seed=fields.whole("seed", draw_seed(), 0, _MOST_SEED),
+            seed=fields.whole("seed", draw_seed(), 0, MOST_SEED),
             stop=_stop(fields.take("stop"), vocabulary),
             logprobs=None if logprobs < 0 else min(logprobs, len(vocabulary)),
             echo=fields.switch("echo"),
@@ -104,7 +107,22 @@ class Asked(Record):
         )
         _accept_neutral(fields, n)
         fields.end()
+        asked._check_logprobs()
         return asked
+
+    def _check_logprobs(self) -> None:
+        """Refuse to hold more log-probabilities than memory may take."""
+        if self.logprobs is None:
+            return
+        read = sum(map(len, self.prompts)) if self.echo else 0
+        numbers = self.n * (read + len(self.prompts) * self.length) * (1 + self.logprobs)
+        if numbers > MOST_LOGPROBS:
+            raise ApiError(
+                400,
+                f"logprobs: the request could have {numbers:,} log-probabilities, and {MOST_LOGPROBS:,} are "
+                "allowed; ask for fewer characters, choices or logprobs",
+                "logprobs",
+            )
 
     def requests(self) -> list[Timed]:
         """The streams of the choices, in their order: those of the first prompt first."""
@@ -226,8 +244,8 @@ def _sampling(fields: Fields) -> Sampling:
 def _stop(value: Any, vocabulary: Vocabulary) -> tuple[str, ...]:
     """The texts that end a choice. Those that the model cannot write never come, and are left out."""
     values = [] if value is None else value if isinstance(value, list) else [value]
-    if len(values) > _MOST_STOPS:
-        raise ApiError(400, f"stop has {len(values):,} texts, and may have {_MOST_STOPS}", "stop")
+    if len(values) > MOST_STOPS:
+        raise ApiError(400, f"stop has {len(values):,} texts, and may have {MOST_STOPS}", "stop")
     for each in values:
         if not isinstance(each, str) or not each:
             raise ApiError(

@@ -14,18 +14,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from charrnn_runtime.errors import OutOfMemoryError, QueueFullError
-from charrnn_runtime.request import Output, Request
+from charrnn_runtime.request import Request
 from charrnn_runtime.serve.api_errors import (
     ApiError,
     busy,
     failed,
     json_bytes,
-    json_response,
     unavailable,
 )
 from charrnn_runtime.serve.asked import Asked
 from charrnn_runtime.serve.bodies import read_object
-from charrnn_runtime.serve.choices import Choice
+from charrnn_runtime.serve.choices import Choice, WholeChoice
 from charrnn_runtime.serve.middleware import note
 from charrnn_runtime.serve.service import Service, service_of
 from charrnn_runtime.serve.streams import Inbox
@@ -38,6 +37,9 @@ _EVENTS: Final = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # proxies pass each event on
 ]
+
+_TURN: Final = 0.002
+"""For how many seconds one answer works before the others have their turn."""
 
 _LAST_SECONDS: Final = 1.0
 """How long a client that was too slow may take to read why its stream ends."""
@@ -126,29 +128,39 @@ class _Answer:
             watch.cancel()
             self._count()
 
-    def _piece(self, output: Output) -> dict[str, Any] | None:
-        """What a stream's output adds to its choice."""
-        choice = self._choices[output.request]
-        piece = choice.take(output)
-        if output.finished is not None:
-            self._unfinished -= 1
-            self._metrics.success[output.finished].inc()
-        return piece
+    async def _pieces(self, inbox: Inbox) -> AsyncGenerator[list[dict[str, Any]]]:
+        """What comes of all choices, several pieces at a time; much of it does not hold the event loop up."""
+        while self._unfinished:
+            pieces: list[dict[str, Any]] = []
+            outputs = await inbox.get()
+            begin = time.perf_counter()
+            for output in outputs:
+                for piece in self._choices[output.request].take(output):
+                    pieces.append(piece)
+                    if time.perf_counter() - begin > _TURN:
+                        yield pieces
+                        pieces = []
+                        await asyncio.sleep(0)
+                        begin = time.perf_counter()
+                if output.finished is not None:
+                    self._unfinished -= 1
+                    self._metrics.success[output.finished].inc()
+            if pieces:
+                yield pieces
 
     async def whole(self, receive: Receive) -> Response:
         """The answer in one piece."""
-        pieces: dict[int, dict[str, Any]] = {}
+        choices = [WholeChoice() for _ in self._requests]
         try:
             with self._running(receive) as inbox:
-                while self._unfinished:
-                    for output in await inbox.get():
-                        piece = self._piece(output)
-                        assert piece is not None  # it is all of the choice
-                        pieces[piece["index"]] = piece
+                async for pieces in self._pieces(inbox):
+                    for piece in pieces:
+                        choices[piece["index"]].add(piece)
         except _Gone:
             return Response(status_code=499)  # no one reads it
-        choices = [pieces[index] for index in range(len(pieces))]
-        return json_response({**self._head, "choices": choices, "usage": self._usage()})
+        said = [json_bytes(self._head)[:-1], b',"choices":[', b",".join(each.json() for each in choices)]
+        said += [b'],"usage":', json_bytes(self._usage()), b"}"]
+        return Response(b"".join(said), media_type="application/json")
 
     async def events(self, receive: Receive) -> AsyncGenerator[bytes]:
         """The answer as server-sent events, one or more at a time, as they come; the first are none."""
@@ -156,15 +168,9 @@ class _Answer:
         after = b'],"usage":null}\n\n' if self.asked.include_usage else b"]}\n\n"
         with self._running(receive) as inbox:
             yield b""
-            while self._unfinished:
-                events = []
-                for output in await inbox.get():
-                    piece = self._piece(output)
-                    if piece is not None:
-                        events += [before, json_bytes(piece), after]
-                if events:
-                    self._first = self._first or time.perf_counter()
-                    yield b"".join(events)
+            async for pieces in self._pieces(inbox):
+                self._first = self._first or time.perf_counter()
+                yield b"".join(part for piece in pieces for part in (before, json_bytes(piece), after))
         if self.asked.include_usage:
             yield b"data: " + json_bytes({**self._head, "choices": [], "usage": self._usage()}) + b"\n\n"
         yield b"data: [DONE]\n\n"

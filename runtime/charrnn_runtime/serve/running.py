@@ -79,6 +79,17 @@ def run(app: Starlette, opened: socket.socket, on_ready: Callable[[], None]) -> 
     Raises:
         CharRNNError: a model cannot be loaded.
     """
+    try:
+        server_of(app, on_ready).run(sockets=[opened])
+    finally:
+        opened.close()
+    failure = app.state.service.failure
+    if failure is not None:
+        raise failure
+
+
+def server_of(app: Starlette, on_ready: Callable[[], None]) -> Server:
+    """A server for an application from `create_app`; see `run`."""
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
@@ -92,12 +103,7 @@ def run(app: Starlette, opened: socket.socket, on_ready: Callable[[], None]) -> 
         timeout_graceful_shutdown=CLOSING,
         backlog=_BACKLOG,
     )
-    try:
-        Server(config, service, on_ready).run(sockets=[opened])
-    finally:
-        opened.close()
-    if service.failure is not None:
-        raise service.failure
+    return Server(config, service, on_ready)
 
 
 class Server(uvicorn.Server):

@@ -58,18 +58,17 @@ async def tokenizer_info(request: Request) -> Response:
     service = service_of(request)
     served = service.find(request.query_params.get("model"))
     info = served.model.info
-    start = token_name(info.vocabulary, info.start_token)
     return json_response(
         {
             "tokenizer_class": "charrnn",
             "model_max_length": service.settings.max_prompt,
             "vocab_size": len(info.vocabulary),
             "level": info.vocabulary.level,
-            # Every stream without a prompt reads this first, and none ends by itself.
-            "bos_token": start,
+            # Every stream without a prompt reads this first; no character ends a text.
+            "bos_token": token_name(info.vocabulary, info.start_token),
             "bos_token_id": info.start_token,
-            "eos_token": start,
-            "eos_token_id": info.start_token,
+            "eos_token": None,
+            "eos_token_id": None,
             "pad_token": None,
             "chat_template": None,
         }
