@@ -36,24 +36,31 @@ class Background:
         self._takers, self._thread = {}, None
         self._scheduler.close()  # it was renewed before, as it is older
 
-    def submit(self, request: Request, give: _Give) -> None:
-        """Run a request; ``give`` is called in the thread with each of its outputs, or with an error.
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits, and no thread is left."""
+        return self._thread is None
+
+    def submit(self, give: _Give, *requests: Request) -> None:
+        """Run requests; ``give`` is called in the thread with each of their outputs, or an error for each.
 
         Raises:
-            QueueFullError: too many wait.
+            QueueFullError: too many would wait; none of these is taken.
         """
         with self._lock:
-            self._scheduler.submit(request)
-            self._takers[request] = give
+            self._scheduler.submit(*requests)
+            for request in requests:
+                self._takers[request] = give
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="charrnn-background", daemon=True)
                 self._thread.start()
 
-    def cancel(self, request: Request) -> None:
-        """Let nothing more come of a request."""
+    def cancel(self, *requests: Request) -> None:
+        """Let nothing more come of requests."""
         with self._lock:
-            self._takers.pop(request, None)
-            self._scheduler.cancel(request)
+            for request in requests:
+                self._takers.pop(request, None)
+                self._scheduler.cancel(request)
 
     def abandon(self, request: Request) -> None:
         """Cancel a request soon. Takes no lock, so that Python may call it wherever it collects garbage."""
@@ -151,7 +158,7 @@ class AsyncText:
             except RuntimeError:  # the loop is closed: no one reads any more
                 background.abandon(request)
 
-        background.submit(request, give)
+        background.submit(give, request)
         return arrived
 
     def _take(self, what: Output | BaseException) -> str:

@@ -54,6 +54,8 @@ class Scheduler:
     Attributes:
         max_batch_size: how many streams run at once.
         max_waiting: how many may wait.
+        on_start: called with each request that gets its row, in the thread that runs the block; it must not
+            call the scheduler. None unless set.
 
     Examples:
         >>> scheduler = model.scheduler()  # doctest: +SKIP
@@ -82,6 +84,7 @@ class Scheduler:
             max_batch_size = CPU_ROWS * self._lane_count if on_cpu else GPU_ROWS
         self.max_batch_size = whole_number_from("max_batch_size", max_batch_size, 1, spec.MAX_STREAMS)
         self.max_waiting = whole_number_from("max_waiting", max_waiting, 0, _MOST_WAITING)
+        self.on_start: Callable[[Request], None] | None = None
         self._engine = engine
         self._lock = threading.Lock()  # of the next four, which any thread may change
         self._waiting: deque[Request] = deque()
@@ -111,6 +114,16 @@ class Scheduler:
     def busy(self) -> bool:
         """Whether anything runs or waits."""
         return bool(self._waiting or self._running or self._lost)
+
+    @property
+    def running(self) -> int:
+        """How many requests have a row."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for one."""
+        return len(self._waiting)
 
     @property
     def room(self) -> int:
@@ -261,6 +274,9 @@ class Scheduler:
         while self._waiting and (count > 0 or not self._waiting[0].steps):
             taken.append(self._waiting.popleft())
             count -= taken[-1].steps > 0
+        if self.on_start is not None:
+            for request in taken:
+                self.on_start(request)
         return taken
 
     def close(self) -> None:

@@ -1,0 +1,177 @@
+"""charrnn-serve: serves models over HTTP, as OpenAI's API of completions does."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from charrnn_runtime import __version__
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model import CharRNN
+
+app = terminal.new_app()
+
+EXAMPLES = """\b
+Examples:
+  charrnn-serve models/lstm.onnx
+  charrnn-serve models/best.int8.onnx models/gru.onnx --port 8080
+  charrnn-serve models/lstm.onnx --host 0.0.0.0 --api-key-file keys.txt
+"""
+
+_LOOPBACK = ("127.", "localhost", "::1")
+
+
+@app.command(epilog=EXAMPLES)
+def serve(
+    model_paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL.onnx...", help="The models; clients call each by its file's name."),
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Answer only requests that bring this key. Others on this machine can see it in the list "
+            "of processes: better use --api-key-file, or the environment variable CHARRNN_API_KEY.",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with such a key in each line.")
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Let pages of this origin use the server; may be repeated."),
+    ] = None,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            help="What to do with a prompt's unknown characters: error, skip (ignore them), or normalize "
+            "(read accented letters in the Unicode form that the model knows).",
+            autocompletion=among(spec.UNKNOWN),
+        ),
+    ] = "error",
+    device: terminal.DeviceOption = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each model. [default: as many as there are cores]")
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write prompts to the log, too.")
+    ] = False,
+    max_body: Annotated[int, typer.Option(help="The most bytes of a request.")] = 1 << 20,
+    max_prompt: Annotated[int, typer.Option(help="The most characters of a prompt.")] = 100_000,
+    max_length: Annotated[int, typer.Option(help="The largest max_tokens.")] = 100_000,
+    max_logprobs: Annotated[int, typer.Option(help="The largest logprobs.")] = 20,
+    max_choices: Annotated[int, typer.Option(help="The most choices of one request.")] = 128,
+    max_running: Annotated[
+        int | None,
+        typer.Option(help="How many streams of a model run at once. [default: depends on the device]"),
+    ] = None,
+    max_waiting: Annotated[int, typer.Option(help="How many streams of a model may wait.")] = 1024,
+    max_seconds: Annotated[float, typer.Option(help="How long a request may take.")] = 300.0,
+    idle_seconds: Annotated[
+        float, typer.Option(help="After how long a connection without a request is closed.")
+    ] = 60.0,
+    grace: Annotated[
+        float, typer.Option(help="How many seconds requests have to finish after SIGTERM or Ctrl-C.")
+    ] = 10.0,
+    version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
+    debug: terminal.DebugOption = False,
+    quiet: terminal.QuietOption = False,
+) -> None:
+    """Serve models over HTTP: OpenAI's API of completions, metrics, and a page to try them on.
+
+    Only this machine reaches the server, unless --host says otherwise.
+    """
+    check_choice("--unknown", unknown, spec.UNKNOWN)
+    check_choice("--device", device, spec.DEVICES)
+    if not 0 <= port <= 65535:
+        raise SettingError(f"--port must be between 0 and 65535, not {port}")
+    try:
+        from charrnn_runtime.serve.app import create_app
+        from charrnn_runtime.serve.running import address_of, listening, run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("charrnn_runtime"):
+            raise
+        raise CharRNNError(
+            f'charrnn-serve needs the package {error.name}: pip install "charrnn-runtime[serve]"'
+        ) from None
+    from charrnn_runtime.serve.keys import read_keys
+    from charrnn_runtime.serve.settings import ServeSettings
+
+    settings = ServeSettings(
+        api_keys=read_keys(api_key, api_key_file),
+        cors=tuple(cors or ()),
+        unknown=unknown,  # type: ignore[arg-type]
+        log_prompts=log_prompts,
+        max_body=max_body,
+        max_prompt=max_prompt,
+        max_length=max_length,
+        max_logprobs=max_logprobs,
+        max_choices=max_choices,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        max_seconds=max_seconds,
+        grace=grace,
+        idle_seconds=idle_seconds,
+    )
+    models = _models(model_paths, device=device, threads=threads)
+    opened = listening(host, port)
+    if not settings.api_keys and not host.startswith(_LOOPBACK):
+        terminal.warn(f"anyone who reaches {host} can use these models; --api-key-file FILE asks for a key")
+    _write_logs()
+    address = address_of(opened)
+    run(create_app(models, settings), opened, lambda: _say_ready(address, list(models)))
+
+
+def _models(paths: list[Path], **options: Any) -> dict[str, Callable[[], CharRNN]]:
+    """Functions that load the models, by the names that clients call these by."""
+    loaders: dict[str, Callable[[], CharRNN]] = {}
+    for path in paths:
+        if path.stem in loaders:
+            raise SettingError(f"two models are called {path.stem!r}: copy one to a file of another name")
+        loaders[path.stem] = partial(_load, path, **options)
+    return loaders
+
+
+def _load(path: Path, **options: Any) -> CharRNN:
+    from charrnn_runtime.model import CharRNN
+
+    return CharRNN.load(path, **options)
+
+
+def _say_ready(address: str, names: list[str]) -> None:
+    terminal.say(f"serving {', '.join(names)} at {address} (Ctrl-C stops)")
+
+
+def _write_logs() -> None:
+    """Write the log to stderr: what was asked, unless --quiet, and what failed."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level = logging.ERROR if terminal.is_quiet() else logging.INFO
+    for name, its_level in (("charrnn_runtime.serve", level), ("uvicorn", max(level, logging.WARNING))):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(its_level)
+
+
+def main() -> NoReturn:
+    """The entry point of charrnn-serve."""
+    terminal.run(app, "charrnn-serve", dies_of_closed_pipe=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What comes of one stream, as the pieces of a choice: text, log-probabilities, and why it ended."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.logprobs import LogProbs
+from charrnn_runtime.request import Output
+from charrnn_runtime.serve.api_errors import json_bytes
+from charrnn_runtime.serve.asked import Asked
+from charrnn_runtime.streaming import ByteStream
+from charrnn_runtime.vocabulary import Vocabulary
+
+_SLICE: Final = 256
+"""How many characters with log-probabilities a piece has at most: more would hold the event loop up."""
+
+_LEAST: Final = -9999.0
+"""The lowest log-probability that is written: JSON has no infinity."""
+
+
+class Choice:
+    """What comes of one stream.
+
+    Attributes:
+        index: which choice it is.
+        sampled: how many characters (bytes, at the byte level) were sampled so far.
+        finished: why it ended: "stop" or "length"; None until then.
+    """
+
+    def __init__(self, asked: Asked, index: int) -> None:
+        """A choice of which nothing has come yet."""
+        vocabulary = asked.served.model.vocabulary
+        prompt = asked.prompts[index // asked.n]
+        self.index = index
+        self.sampled = 0
+        self.finished: str | None = None
+        self._bytes = ByteStream(vocabulary, asked.stop)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._vocabulary = vocabulary
+        self._head = vocabulary.decode_bytes(prompt) if asked.echo else b""
+        self._log = None if asked.logprobs is None else _Log(vocabulary, prompt if asked.echo else prompt[:0])
+
+    def take(self, output: Output) -> Iterator[dict[str, Any]]:
+        """The pieces that are certain now: none where there is nothing to say, several where there is much.
+
+        Args:
+            output: what the stream gave.
+        """
+        self.sampled += len(output.tokens)
+        data = self._head + self._bytes.push(output.tokens)
+        self._head = b""
+        if output.finished is not None:
+            self.finished = output.finished
+            data += self._bytes.finish()
+        if self._log is None:
+            text = self._utf8.decode(data, output.finished is not None)
+            if text or self.finished:
+                yield self._piece(text, None, self.finished)
+            return
+        assert output.logprobs is not None
+        self._log.add(output.tokens, output.logprobs)
+        symbols = data if self._vocabulary.level == "byte" else data.decode()
+        last = max(0, len(symbols) - 1) // _SLICE * _SLICE
+        for begin in range(0, last + 1, _SLICE):
+            part = symbols[begin : begin + _SLICE]
+            finished = self.finished if begin == last else None
+            text = part if isinstance(part, str) else self._utf8.decode(part, finished is not None)
+            if part or finished:
+                yield self._piece(text, self._log.take(len(part)), finished)
+
+    def _piece(self, text: str, log: dict[str, Any] | None, finished: str | None) -> dict[str, Any]:
+        return {"index": self.index, "text": text, "logprobs": log, "finish_reason": finished}
+
+
+class WholeChoice:
+    """A choice that is put together from its pieces, as JSON."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Any] = {}
+        self._texts: list[str] = []
+        self._logs: dict[str, list[bytes]] = {}
+
+    def add(self, piece: dict[str, Any]) -> None:
+        """Add a piece."""
+        self._last = piece
+        self._texts.append(piece["text"])
+        for name, values in (piece["logprobs"] or {}).items():
+            self._logs.setdefault(name, []).append(json_bytes(values)[1:-1])
+
+    def json(self) -> bytes:
+        """All of it, once the last piece was added."""
+        said = json_bytes({**self._last, "text": "".join(self._texts), "logprobs": None})
+        if not self._logs:
+            return said
+        logs = [
+            json_bytes(name) + b":[" + b",".join(filter(None, parts)) + b"]"
+            for name, parts in self._logs.items()
+        ]
+        # The name cannot come from the text, in which quotation marks are escaped.
+        return said.replace(b'"logprobs":null', b'"logprobs":{' + b",".join(logs) + b"}", 1)
+
+
+class _Log:
+    """The log-probabilities of the characters that are not given out yet, in the API's form."""
+
+    def __init__(self, vocabulary: Vocabulary, head: NDArray[np.int64]) -> None:
+        """Those of a choice whose text begins with some ids, of which the first has none."""
+        self._vocabulary = vocabulary
+        self._head = head
+        self._without = len(head) > 0
+        self._ids = head[:0]
+        self._logprobs: LogProbs | None = None  # of these, but for the first where it has none
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0  # of the next character in the choice's text
+
+    def add(self, tokens: NDArray[np.int64], logprobs: LogProbs) -> None:
+        """Take in what a stream sampled; the first time, with what it read before."""
+        self._ids = np.concatenate([self._ids, self._head, tokens])
+        self._head = self._head[:0]
+        before = self._logprobs
+        self._logprobs = logprobs if before is None else LogProbs.concatenate([before, logprobs])
+
+    def take(self, count: int) -> dict[str, Any]:
+        """Give out the first ones; what follows a stop text is never given out."""
+        assert self._logprobs is not None
+        ids, self._ids = self._ids[:count].tolist(), self._ids[count:]
+        without = self._without and count > 0  # whether the first one has none
+        self._without = self._without and not without
+        known = self._logprobs[: count - without]
+        self._logprobs = self._logprobs[count - without :]
+        chosen = np.maximum(known.chosen, _LEAST).tolist()
+        others = [[self._name(each) for each in row] for row in known.likeliest.tolist()]
+        values = np.maximum(known.values, _LEAST).tolist()
+        likeliest = [dict(zip(*each, strict=True)) for each in zip(others, values, strict=True)]
+        names = [self._name(each) for each in ids]
+        for name, value, best in zip(names[without:], chosen, likeliest, strict=True):
+            best.setdefault(name, value)
+        offsets = []
+        for each in ids:
+            offsets.append(self._offset)
+            self._offset += len(self._utf8.decode(self._vocabulary.decode_bytes([each])))
+        return {
+            "tokens": names,
+            "token_logprobs": [None] * without + chosen,
+            "top_logprobs": [None] * without + likeliest,
+            "text_offset": offsets,
+        }
+
+    def _name(self, id_: int) -> str:
+        return token_name(self._vocabulary, id_)
+
+
+def token_name(vocabulary: Vocabulary, id_: int) -> str:
+    r"""What the API calls a token: its character; a byte that is none by itself is called "bytes:\xe9"."""
+    if vocabulary.level == "char":
+        return vocabulary.symbols[id_]
+    return chr(id_) if id_ < 0x80 else f"bytes:\\x{id_:02x}"

@@ -1,0 +1,120 @@
+"""What each request passes first: the access log, and who may use the models."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+from typing import Any, Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from charrnn_runtime.errors import one_line
+from charrnn_runtime.serve.api_errors import ApiError
+
+access = logging.getLogger("charrnn_runtime.serve.access")
+
+_GUARDED: Final = ("/v1/", "/tokenize", "/detokenize", "/tokenizer_info", "/trace")
+"""Where the paths begin that use a model, and therefore need the key."""
+
+_NOTES: Final = "charrnn.notes"
+
+
+class AccessLog:
+    """Writes a line for each request: client, method, path, status, seconds, and what the endpoint notes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http" or not access.isEnabledFor(logging.INFO):
+            await self._app(scope, receive, send)
+            return
+        status = 0
+        notes: dict[str, Any] = {}
+        scope[_NOTES] = notes
+        begin = time.perf_counter()
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        except Exception:
+            status = status or 500
+            raise
+        finally:
+            seconds = time.perf_counter() - begin
+            client = (scope.get("client") or ("-",))[0]
+            line = f"{client} {scope['method']} {one_line(scope['path'], most=200)} {status} {seconds:.3f}s"
+            access.info("%s", line + "".join(f" {name}={value}" for name, value in notes.items()))
+
+
+def note(scope: Scope, **notes: Any) -> None:
+    """Add something to the line that the access log writes for a request."""
+    if _NOTES in scope:
+        scope[_NOTES].update(notes)
+
+
+class Guard:
+    """Lets those requests through that bring the key, and that no foreign page has a browser send."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], origins: tuple[str, ...]) -> None:
+        """A guard.
+
+        Args:
+            app: what it guards.
+            keys: those that are accepted; with none, no key is needed.
+            origins: those of the pages that may use the server, besides its own.
+        """
+        self._app = app
+        self._keys = [_digest(key.encode()) for key in keys]
+        self._origins = {origin.lower() for origin in origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http":
+            error = self._wrong(scope)
+            if error is not None:
+                await error.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _wrong(self, scope: Scope) -> ApiError | None:
+        if not scope["path"].startswith(_GUARDED):
+            return None
+        headers = Headers(scope=scope)
+        origin = headers.get("origin", "").lower()
+        if origin and not (
+            {origin, "*"} & self._origins or origin.partition("://")[2] == headers.get("host")
+        ):
+            return ApiError(
+                403,
+                f"pages of {origin!r} may not use this server: start it with --cors {one_line(origin, 200)}",
+                code="origin_not_allowed",
+            )
+        if self._keys and not self._has_key(headers.get("authorization", "")):
+            return ApiError(
+                401,
+                "this server needs its API key, in the header Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return None
+
+    def _has_key(self, said: str) -> bool:
+        scheme, _, key = said.partition(" ")
+        given = _digest(key.strip().encode("latin-1", "replace"))
+        # All are compared, each in constant time, so that no answer's time tells how much was right.
+        right = [hmac.compare_digest(given, each) for each in self._keys]
+        return any(right) and scheme.lower() == "bearer"
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

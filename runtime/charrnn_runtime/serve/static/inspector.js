@@ -1,0 +1,56 @@
+// What is shown below a text of the character that is looked at: how likely it was, and what else was.
+
+import { button, make } from "./dom.js";
+
+/** Fill a panel's inspector for one of its characters. */
+export function inspection(panel, index) {
+  const said = make("p", { role: "status" });
+  said.append(...sentence(panel, index));
+  const buttons = make("div", { className: "buttons" });
+  const words = `Fork after ${shown(panel.characters[index])}`;
+  const fork = button(words, words, () => panel.actions.fork(index));
+  buttons.append(fork, ...alternatives(panel, index));
+  const focused = panel.inspector.contains(document.activeElement)
+    ? [...panel.inspector.querySelectorAll("button")].indexOf(document.activeElement)
+    : -1;
+  panel.inspector.replaceChildren(said, buttons);
+  if (focused >= 0) panel.inspector.querySelectorAll("button")[focused]?.focus();
+}
+
+function sentence(panel, index) {
+  const parts = [make("code", { textContent: shown(panel.characters[index]) }), ` is character ${index + 1}`];
+  const { trace } = panel;
+  if (trace !== null && index in trace.nats) {
+    const percent = percentage(trace.nats[index]);
+    parts.push(`: probability ${percent}, ${panel.bits(index).toFixed(1)} bits of surprise`);
+    for (const [name, values] of Object.entries(trace.units)) parts.push(`; unit ${name} is ${values[index].toFixed(2)}`);
+  }
+  return [...parts, "."];
+}
+
+function alternatives(panel, index) {
+  const likeliest = panel.trace?.likeliest[index];
+  if (!likeliest) return [];
+  const buttons = Object.entries(likeliest)
+    .filter(([character]) => character !== panel.characters[index])
+    .sort((one, other) => other[1] - one[1])
+    .map(([character, nats]) => {
+      const percent = percentage(nats);
+      const words = `${shown(character)} ${percent}`;
+      const element = button(words, `${words}: fork with it here`, () => panel.actions.fork(index, character));
+      element.disabled = [...character].length !== 1; // part of a character, at the byte level
+      return element;
+    });
+  return [make("span", { textContent: "or with this instead:" }), ...buttons];
+}
+
+function percentage(nats) {
+  const percent = Math.exp(nats) * 100;
+  return percent >= 1 ? `${Math.round(percent)} %` : percent >= 0.01 ? `${percent.toPrecision(1)} %` : "< 0.01 %";
+}
+
+/** A character as it can be seen. */
+export function shown(character) {
+  const names = { "\n": "↵", " ": "␣", "\t": "⇥", "\r": "␍" };
+  return names[character] ?? character;
+}

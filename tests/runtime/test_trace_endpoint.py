@@ -1,0 +1,131 @@
+"""POST /trace gives what `CharRNN.trace` gives, and refuses what is not a text."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette", reason="the server's extra is not installed")
+pytest.importorskip("uvicorn", reason="the server's extra is not installed")
+
+from charrnn_runtime import CharRNN
+from charrnn_runtime.serve import trace as endpoint
+from charrnn_runtime.serve.settings import ServeSettings
+from page_server import serving
+
+Ask = Callable[..., tuple[int, dict[str, Any]]]
+
+
+def asking(address: str) -> Ask:
+    def ask(**body: Any) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+        connection.request("POST", "/trace", json.dumps(body))
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        connection.close()
+        return response.status, answer
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def ask(load: Callable[[str], CharRNN]) -> Iterator[Ask]:
+    models = {"chars": load("lstm-2x12-fp32"), "bytes": load("lstm-1x12-fp32-byte")}
+    with serving(models, ServeSettings(max_prompt=5_000)) as address:
+        yield asking(address)
+
+
+def test_it_gives_what_the_model_gives(ask: Ask, lstm: CharRNN) -> None:
+    text = "To be, or not to be:\nthat is " * 60  # more than a chunk
+    status, answer = ask(model="chars", text=text, top=3, units=["h1:3", "0:11"])
+    assert status == 200
+    trace = lstm.trace(text)
+    assert "".join(answer["tokens"]) == text
+    assert answer["text_offset"] == list(range(len(text)))
+    np.testing.assert_allclose(answer["token_logprobs"], -trace.bits * np.log(2), atol=1e-4)
+    ids, probabilities = trace.likeliest(3)
+    for index in (0, 1, len(text) - 1):
+        best = answer["top_logprobs"][index]
+        assert list(best) == [lstm.vocabulary.symbols[each] for each in ids[index]]
+        np.testing.assert_allclose(list(best.values()), np.log(probabilities[index]), atol=1e-4)
+    assert answer["unit_names"] == list(trace.units)
+    assert list(answer["units"]) == ["h1:3", "0:11"]
+    for name, values in answer["units"].items():
+        np.testing.assert_allclose(values, trace.unit(name), atol=1e-4)
+
+
+def test_bytes_of_one_character_have_its_place(ask: Ask, byte_model: CharRNN) -> None:
+    _, answer = ask(model="bytes", text="aé中b")
+    assert answer["text_offset"] == [0, 1, 1, 2, 2, 2, 3]
+    assert answer["tokens"][0:3] == ["a", "bytes:\\xc3", "bytes:\\xa9"]
+    np.testing.assert_allclose(answer["token_logprobs"], -byte_model.trace("aé中b").bits * np.log(2), atol=1e-4)
+
+
+def test_characters_that_were_skipped_leave_their_places_free(load: Callable[[str], CharRNN]) -> None:
+    with serving({"m": load("lstm-2x12-fp32")}, ServeSettings(unknown="skip")) as address:
+        _, answer = asking(address)(text="aΩb")
+    assert (answer["tokens"], answer["text_offset"]) == (["a", "b"], [0, 2])
+
+
+def test_an_empty_text_gives_the_names_of_the_units(ask: Ask, lstm: CharRNN) -> None:
+    status, answer = ask(text="")
+    assert (status, answer["model"], answer["tokens"]) == (200, "chars", [])
+    assert len(answer["unit_names"]) == lstm.info.state_size
+
+
+def test_ids_are_a_text_too(ask: Ask, lstm: CharRNN) -> None:
+    ids = lstm.vocabulary.encode("To be").tolist()
+    assert ask(text=ids)[1]["tokens"] == list("To be")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "text"),
+        ({"text": 5}, "text"),
+        ({"text": "Ω"}, "text"),
+        ({"text": "a" * 5_001}, "text"),
+        ({"text": [1, 10_000]}, "text"),
+        ({"text": "a", "top": -1}, "top"),
+        ({"text": "a", "top": 10**30}, "top"),
+        ({"text": "a", "units": "h0:1"}, "units"),
+        ({"text": "a", "units": ["h9:1"]}, "units"),
+        ({"text": "a", "units": ["h0:1"] * 65}, "units"),
+        ({"text": "a", "units": [None]}, "units"),
+        ({"text": "a", "color": "red"}, "color"),
+        ({"text": "a", "model": "none"}, "model"),
+    ],
+)
+def test_what_is_wrong_is_named(ask: Ask, body: dict[str, Any], param: str) -> None:
+    status, answer = ask(**body)
+    assert status == (404 if param == "model" else 400)
+    assert answer["error"]["param"] == param
+    assert param in answer["error"]["message"]
+
+
+def test_a_trace_that_no_one_waits_for_ends(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread looks before each chunk; here it is cancelled while the first one runs."""
+    from charrnn_runtime.serve.service import Served, Service
+
+    settings = ServeSettings()
+    service = Service({"m": lstm}, settings)
+    service.models["m"] = Served("m", lstm, settings)
+    asked = endpoint._Asked({"text": "ab" * 2_000}, service)
+    job = endpoint._Job(asked, 60)
+    added = job._add
+
+    def add(trace: Any) -> None:
+        added(trace)
+        job.cancelled.set()
+
+    monkeypatch.setattr(job, "_add", add)
+    assert len(job.run()["tokens"]) == endpoint._CHUNK
+    late = endpoint._Job(asked, -1)
+    with pytest.raises(TimeoutError):
+        late.run()

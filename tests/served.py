@@ -1,0 +1,153 @@
+"""A server of charrnn-serve's in a thread of the tests, on a port that is free, and a plain client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from charrnn_runtime.serve.app import create_app
+from charrnn_runtime.serve.running import address_of, listening, server_of
+from charrnn_runtime.serve.service import Models, Service
+from charrnn_runtime.serve.settings import ServeSettings
+
+
+class Reply:
+    """What a server answered.
+
+    Attributes:
+        status: the HTTP status.
+        headers: in lower case.
+        body: all of it.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the choices."""
+        assert self.status == 200, self.body
+        return [choice["text"] for choice in self.json["choices"]]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error, which has the shape of OpenAI's."""
+        assert self.status >= 400, self.body
+        error: dict[str, Any] = self.json["error"]
+        assert set(self.json) == {"error"}
+        assert set(error) == {"message", "type", "param", "code"}
+        assert "\n" not in error["message"]
+        return error
+
+    @property
+    def events(self) -> list[Any]:
+        """The server-sent events: JSON, and in the end "[DONE]"."""
+        return list(events_of(self.body.decode().splitlines(keepends=True)))
+
+
+def events_of(lines: Iterator[str] | list[str]) -> Iterator[Any]:
+    """The server-sent events in some lines: each is a line of data, and an empty one."""
+    lines = iter(lines)
+    for line in lines:
+        assert line.startswith("data: "), line
+        assert next(lines) == "\n"
+        data = line.removeprefix("data: ").strip()
+        yield data if data == "[DONE]" else json.loads(data)
+
+
+class Served:
+    """A server that runs, for a ``with`` statement.
+
+    Attributes:
+        url: where it is.
+        port: its port.
+        service: what it has.
+    """
+
+    def __init__(self, models: Models, settings: ServeSettings | None = None, *, wait: bool = True) -> None:
+        app = create_app(models, settings)
+        self.service: Service = app.state.service
+        self._socket = listening("127.0.0.1", 0)
+        self.url = address_of(self._socket)
+        self.port: int = self._socket.getsockname()[1]
+        self._wait = wait
+        self._ready = threading.Event()
+        self._server = server_of(app, self._ready.set)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        if self._wait:
+            assert self._ready.wait(30)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.join()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._server.server_state.connections)
+
+    def stop(self) -> None:
+        """Do what SIGTERM does to the command."""
+        self._server.handle_exit(signal.SIGTERM, None)
+
+    def join(self) -> None:
+        """Wait until the server has ended."""
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def ask(
+        self, path: str, body: Any = None, *, method: str = "", headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Send a request: a POST of JSON, or of bytes as they are, where there is a body; else a GET."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            connection.request(method or ("GET" if body is None else "POST"), path, data, dict(headers or {}))
+            reply = connection.getresponse()
+            names = {name.lower(): value for name, value in reply.getheaders()}
+            return Reply(reply.status, names, reply.read())
+        finally:
+            connection.close()
+
+    def complete(self, **fields: Any) -> Reply:
+        """Ask for completions."""
+        return self.ask("/v1/completions", fields)
+
+    def open(self, data: bytes = b"") -> socket.socket:
+        """A connection of its own, on which some bytes were sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connection.sendall(data)
+        return connection
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that comes soon."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def request_bytes(path: str, body: Any, *headers: str) -> bytes:
+    """A POST request of JSON, as it goes over the wire."""
+    data = json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(data)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + data
