@@ -840,7 +840,7 @@ def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(
         assert len(other.logprobs) == len(other.text)
         state = lstm.initial_state().fork(1, index)
         scheduler = lstm.scheduler()
-        scheduler.submit(lstm.request(one.prime, 50, state=state, seed=1, stop="j", logprobs=2))
+        scheduler.submit(lstm.request(one.prompt, 50, state=state, seed=1, stop="j", logprobs=2))
         outputs = scheduler.run_block()
         while not outputs:
             outputs = scheduler.run_block()
