@@ -36,7 +36,7 @@ def missing() -> str | None:
         return "needs onnxruntime's WebGPU plugin (pip install onnxruntime-ep-webgpu)"
     import onnxruntime
 
-    if not hasattr(onnxruntime.InferenceSession, "create_ortvalue_from_shape_and_type"):
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31):
         return f"WebGPU needs onnxruntime 1.31 or newer, and this is {onnxruntime.__version__}"
     if _folder() is None:
         return f"needs SwiftShader, which Chromium brings (apt install chromium), or its folder in {VARIABLE}"
