@@ -84,7 +84,7 @@ EVERYTHING = "."
 WITH_EXTRAS = ".[compare,tensorboard]"
 RUNTIME = "./runtime"
 TRAINER = "./trainer"
-TEST_TOOLS = ("pytest", "hypothesis", "gunicorn")
+TEST_TOOLS = ("pytest", "hypothesis", "gunicorn", "onnxruntime-ep-webgpu")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
 BUILD_TOOLS = ("build", "hatchling", "editables")
 DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
@@ -223,6 +223,20 @@ def nightly(session: nox.Session) -> None:
     """Run the tests that take long, of the runtime and of all else; what follows -- goes to pytest."""
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     full.run("pytest", "-m", "nightly", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def gpu_software(session: nox.Session) -> None:
+    """Test WebGPU on a GPU in software, which is fetched if need be; what follows -- goes to pytest.
+
+    It is SwiftShader, which comes with Chromium: the one that is installed, or Debian's package.
+    """
+    isolate(session)
+    session.install(*TEST_TOOLS, RUNTIME)
+    session.run("python", "tests/software_gpu.py")
+    session.run(
+        "pytest", *(session.posargs or ["tests/runtime/test_webgpu.py", "-m", "nightly or not nightly"])
+    )
 
 
 @nox.session(venv_backend="none")

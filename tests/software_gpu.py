@@ -2,27 +2,35 @@
 
     python tests/software_gpu.py
 
-prints the variables of the environment that let WebGPU use it, or why it cannot.
+prints the variables of the environment that let WebGPU use it. Where there is no Chromium, it first fetches
+Debian's package of it, which it unpacks and does not install.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 DRIVER = "vk_swiftshader_icd.json"
 LOADER = "libvulkan.so.1"
 
+PACKAGE = "chromium-common"  # Debian's, of 27 MB
+FETCHED = Path(__file__).resolve().parent.parent / ".nox" / PACKAGE
+
 FOLDERS = (
     "/usr/lib/chromium",  # Debian
     "/usr/lib/chromium-browser",
     "/usr/lib64/chromium-browser",  # Fedora
     "/opt/google/chrome",
+    FETCHED / "usr/lib/chromium",
 )
-"""Where packages put Chromium, with its driver and its loader of Vulkan."""
+"""Where Chromium is, with its driver and its loader of Vulkan."""
 
 VARIABLE = "CHARRNN_TESTS_SWIFTSHADER"
 """Names another folder with both."""
@@ -36,10 +44,12 @@ def missing() -> str | None:
         return "needs onnxruntime's WebGPU plugin (pip install onnxruntime-ep-webgpu)"
     import onnxruntime
 
-    if not hasattr(onnxruntime.InferenceSession, "create_ortvalue_from_shape_and_type"):
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31):
         return f"WebGPU needs onnxruntime 1.31 or newer, and this is {onnxruntime.__version__}"
     if _folder() is None:
-        return f"needs SwiftShader, which Chromium brings (apt install chromium), or its folder in {VARIABLE}"
+        return (
+            "needs SwiftShader, which Chromium brings: python3 noxfile.py gpu_software fetches it on Debian"
+        )
     return None
 
 
@@ -65,6 +75,24 @@ def load_here() -> None:
         ctypes.CDLL(str(folder / LOADER))
 
 
+def fetch() -> None:
+    """Unpack Debian's package where Chromium is missing.
+
+    Raises:
+        subprocess.CalledProcessError: there is no such package.
+    """
+    if _folder() is not None or shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, check=True, stdout=sys.stderr)
+        (file,) = Path(folder).glob("*.deb")
+        partial = FETCHED.with_suffix(".part")
+        partial.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["dpkg-deb", "-x", file, partial], check=True)
+    shutil.rmtree(FETCHED, ignore_errors=True)
+    partial.rename(FETCHED)
+
+
 def _folder() -> Path | None:
     named = os.environ.get(VARIABLE)
     folders = [Path(folder) for folder in ([named] if named else FOLDERS)]
@@ -80,6 +108,7 @@ def _has_loader() -> bool:
 
 
 if __name__ == "__main__":
+    fetch()
     reason = missing()
     if reason:
         sys.exit(reason)

@@ -60,6 +60,13 @@ _CUDA_REASON: Final = re.compile(r"\b(CU[A-Z]+ (?:failure|error) .*?) *(?:;|$)",
 """As in "CUDA failure 35: CUDA driver version is insufficient ... ; GPU=0 ; hostname=...", or "CUDNN ...".
 """
 
+_TOO_LITTLE_MEMORY: Final = re.compile(
+    # WebGPU gives buffers that are invalid, and says so when they are used.
+    r"allocat|alloc_failed|bad_alloc|out of memory|exceeds the max buffer size|\[Invalid Buffer|"
+    r"larger than the maximum \w+ buffer binding size",
+    re.IGNORECASE,
+)
+
 _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
@@ -242,7 +249,7 @@ def _tells_of_too_little_memory(said: str) -> bool:
     # All of it: the telling words may come late. But not places in its source, such as cuda_allocator.cc.
     reasons: list[str] = _CUDA_REASON.findall(said)
     said = " ".join(reasons) or re.sub(r"\S+\.(?:cc|cu|h)\b", "", said)
-    return re.search(r"allocat|alloc_failed|bad_alloc|out of memory", said, re.IGNORECASE) is not None
+    return _TOO_LITTLE_MEMORY.search(said) is not None
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -18,13 +18,14 @@ from typing import Any, Final
 
 from charrnn_runtime.device import FORKED_FROM_CUDA, INT8_IS_FOR_THE_CPU, ort, reason_of
 from charrnn_runtime.errors import DeviceError
-from charrnn_runtime.forks import keep_for_ever, let_children_end_early, making, renew_after_fork
+from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 
 WEBGPU_PROVIDER: Final = "WebGpuExecutionProvider"
 
 FORKED_FROM_WEBGPU: Final = FORKED_FROM_CUDA.replace("CUDA", "WebGPU")
 
 _PLUGIN: Final = "onnxruntime-ep-webgpu"
+_OLDEST: Final = (1, 31)  # the onnxruntime that takes its values
 _OPTIONS: Final = {
     "enableInt64": "1",  # tokens are int64
     "preserveDevice": "1",  # and what was compiled for it, though no session may be left for a moment
@@ -60,7 +61,12 @@ def turn() -> Iterator[None]:
             _turns.gone.clear()
 
 
-def let_go(attributes: dict[str, Any]) -> None:
+def free_in_turn(thing: object) -> None:
+    """Let what a thing's attributes refer to be freed in turn, too, when nobody needs the thing any more."""
+    weakref.finalize(thing, free, vars(thing)).atexit = False
+
+
+def free(attributes: dict[str, Any]) -> None:
     """Free what some attributes refer to: at once, or when the thread that uses WebGPU just now is through.
 
     It never waits, since Python may collect something anywhere, whatever locks are held there.
@@ -90,7 +96,7 @@ def new_session(graph: bytes, options: Any) -> Any:
     with turn(), making():
         options.add_provider_for_devices(_devices()[:1], _OPTIONS)  # it takes one, and chooses the GPU itself
         session = ort.InferenceSession(graph, sess_options=options, enable_fallback=False)
-    weakref.finalize(session, let_go, vars(session)).atexit = False
+    free_in_turn(session)
     return session
 
 
@@ -137,8 +143,9 @@ def webgpu_missing() -> str | None:
             f"its plugin is not installed; install it with: pip install {_PLUGIN} (the extra webgpu of "
             "charrnn-runtime)"
         )
-    if not hasattr(ort.InferenceSession, "create_ortvalue_from_shape_and_type"):
-        return f"it needs onnxruntime 1.31 or newer, and this is {ort.__version__}; install a newer one"
+    if tuple(map(int, ort.__version__.split(".")[:2])) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        return f"it needs onnxruntime {oldest} or newer, and this is {ort.__version__}; install a newer one"
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libvulkan.so.1")  # the plugin would only print that it is missing
@@ -163,8 +170,6 @@ def _register(plugin: Any) -> None:
     if not _devices():
         ort.register_execution_provider_library(_PLUGIN, plugin.get_library_path())
     _turns.began_in.add(os.getpid())
-    # The exit handlers of drivers may wait for threads that only the parent has.
-    let_children_end_early()
 
 
 def _devices() -> list[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.buffers import Buffers, Given, Sizes
 from charrnn_runtime.device import error_of, ort
 from charrnn_runtime.forks import keep_for_ever
-from charrnn_runtime.webgpu import let_go, turn
+from charrnn_runtime.webgpu import free, free_in_turn, turn
 
 
 class WebGpuBuffers(Buffers):
@@ -24,17 +24,18 @@ class WebGpuBuffers(Buffers):
 
     def __init__(self, session: Any, sizes: Sizes) -> None:
         """Allocate, in the session's own memory."""
+        free_in_turn(self)
         with turn():
             super().__init__(session, sizes)
 
     def _allocate(self) -> None:
-        new = self._new
-        self._on_host = np.zeros((2, self.rows, self.sizes.state_size), np.float32)
-        self._states_there = _Copies(new, self._on_host)
-        self._tokens_there = _Copies(new, self.tokens)
-        self._uniforms_there = _Copies(new, self.uniforms if self.sizes.samples else ())
-        self._settings_there = _Copies(new, self.settings.values() if self.sizes.samples else ())
-        self._logits_there = _Copies(new, self.logits)
+        rows, new = self.rows, self._new
+        self._on_host = np.zeros((2, rows, self.sizes.state_size), np.float32)
+        self._states_there = _Copies(rows, new, self._on_host)
+        self._tokens_there = _Copies(rows, new, self.tokens)
+        self._uniforms_there = _Copies(rows, new, self.uniforms if self.sizes.samples else ())
+        self._settings_there = _Copies(rows, new, self.settings.values() if self.sizes.samples else ())
+        self._logits_there = _Copies(rows, new, self.logits)
         self._sent_settings = b""
         self._states_there.send(0, 2)
 
@@ -49,24 +50,21 @@ class WebGpuBuffers(Buffers):
         super().release()
 
     def release(self) -> None:
-        let_go(self.__dict__)
+        free(self.__dict__)
         self.is_released = True
-
-    def __del__(self) -> None:
-        let_go(self.__dict__)
 
     def write_state(self, rows: Any, states: NDArray[np.float32] | float) -> None:
         current = self._current
         with turn():
             if not (isinstance(rows, slice) and rows == slice(None)):
-                self._fetch(self._states_there, current, current + 1)
+                self._states_there.fetch(current, current + 1)
             self._on_host[current, rows] = states
             self._states_there.send(current, current + 1)
 
     def read_state(self, rows: Any) -> NDArray[np.float32]:
         current = self._current
         with turn():
-            self._fetch(self._states_there, current, current + 1)
+            self._states_there.fetch(current, current + 1)
         states: NDArray[np.float32] = self._on_host[current, rows]
         return states.copy()
 
@@ -106,23 +104,18 @@ class WebGpuBuffers(Buffers):
 
     def _fetch_tokens(self, first: int, end: int) -> None:
         if self.sizes.samples:
-            self._fetch(self._tokens_there, first + 1, end + 1)
+            self._tokens_there.fetch(first + 1, end + 1)
 
     def _fetch_logits(self, steps: int) -> None:
-        self._fetch(self._logits_there, 0, min(steps, len(self.logits)))
-
-    def _fetch(self, copies: _Copies, first: int, end: int) -> None:
-        try:
-            copies.fetch(first, end)
-        except Exception as error:
-            raise error_of(error, "copy from the GPU", self.device, self.rows) from error
+        self._logits_there.fetch(0, min(steps, len(self.logits)))
 
 
 class _Copies:
     """Arrays of the host and, for each, a value on the GPU."""
 
-    def __init__(self, new: Callable[[NDArray[Any]], Any], arrays: Iterable[NDArray[Any]]) -> None:
+    def __init__(self, rows: int, new: Callable[[NDArray[Any]], Any], arrays: Iterable[NDArray[Any]]) -> None:
         arrays = list(arrays)
+        self._rows = rows
         self._here = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]  # the very arrays
         self._there = [new(array) for array in arrays]
 
@@ -131,10 +124,16 @@ class _Copies:
 
     def send(self, first: int, end: int) -> None:
         """Copy some to the GPU."""
-        if first < end:
-            ort.copy_tensors(self._here[first:end], self._there[first:end])
+        self._copy(self._here[first:end], self._there[first:end])
 
     def fetch(self, first: int, end: int) -> None:
         """Copy some from the GPU, which waits until it has run what it was given."""
-        if first < end:
-            ort.copy_tensors(self._there[first:end], self._here[first:end])
+        self._copy(self._there[first:end], self._here[first:end])
+
+    def _copy(self, source: list[Any], target: list[Any]) -> None:
+        if not source:
+            return
+        try:
+            ort.copy_tensors(source, target)
+        except Exception as error:
+            raise error_of(error, "copy to or from the GPU", "webgpu", self._rows) from error

@@ -370,11 +370,11 @@ def test_the_package_runs_its_commands() -> None:
 @pytest.mark.parametrize(
     ("command", "option", "expected"),
     [
-        ("gen", "--device", ["auto", "cpu", "cuda"]),
+        ("gen", "--device", ["auto", "cpu", "cuda", "webgpu"]),
         ("gen", "--unknown", ["error", "skip", "normalize"]),
-        ("score", "--device", ["auto", "cpu", "cuda"]),
+        ("score", "--device", ["auto", "cpu", "cuda", "webgpu"]),
         ("score", "--unknown", ["error", "skip", "normalize"]),
-        ("quality", "--device", ["auto", "cpu", "cuda"]),
+        ("quality", "--device", ["auto", "cpu", "cuda", "webgpu"]),
     ],
 )
 def test_shells_complete_choices(command: str, option: str, expected: list[str]) -> None:

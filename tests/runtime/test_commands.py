@@ -562,7 +562,7 @@ NONSENSE = [
     ("--streams 0", "--streams must be between 1 and 1,048,576"),
     ("--batch 0", "--batch must be between 1 and 1,048,576"),
     ("--threads 0", "--threads must be between 1 and 1024"),
-    ("--device tpu", "--device must be auto, cpu or cuda"),
+    ("--device tpu", "--device must be auto, cpu, cuda or webgpu"),
     ("--temperature inf", "--temperature must be at least 0.0001 and at most 10000, not inf"),
     ("--unknown drop", "--unknown must be error, skip or normalize, not 'drop'"),
     ("-p KING -p LORD", "--prime or -p is given twice; give it once"),

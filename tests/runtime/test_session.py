@@ -302,7 +302,7 @@ def test_int8_is_for_the_cpu(name: str) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "", "cuda:1", None])
 def test_other_devices_are_refused(lstm_path: Path, device: Any) -> None:
-    with pytest.raises(SettingError, match="device must be auto, cpu or cuda"):
+    with pytest.raises(SettingError, match="device must be auto, cpu, cuda or webgpu"):
         CharRNN.load(lstm_path, device=device)
 
 

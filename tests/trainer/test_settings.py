@@ -228,7 +228,11 @@ def test_the_shell_completes_options_and_their_choices(
     ("words", "code", "message"),
     [
         (("--precision", "fp8"), 2, "--precision must be one of auto, fp32, tf32, bf16, not 'fp8'"),
-        (("--device", "webgpu"), 2, "--device must be one of auto, cpu, cuda, not 'webgpu', which is for gen"),
+        (
+            ("--device", "webgpu"),
+            2,
+            "--device must be one of auto, cpu, cuda, not 'webgpu', which is for",
+        ),
         (("--recipe", "bets"), 2, "--recipe must be one of course, best, not 'bets'"),
         (("--out", "full"), 2, "--out full is not empty; give a new folder"),
         (("--out", "full/other.txt"), 2, "--out full/other.txt is not a folder; give a new one"),

@@ -1,0 +1,427 @@
+"""Models through WebGPU: on SwiftShader, a GPU in software, where that and onnxruntime's plugin are here."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+import software_gpu
+from charrnn_runtime import CharRNN, CharRNNError, DeviceError, OutOfMemoryError, draw_items, webgpu
+from charrnn_runtime.buffers import Buffers
+from charrnn_runtime.device import error_of
+from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.session import Engine
+from charrnn_runtime.webgpu_buffers import WebGpuBuffers
+from limited import run_limited
+from list_models import list_model
+from make_models import FOLDER
+from run_commands import Command, run_module
+
+LSTM = FOLDER / "lstm-2x12-fp32.onnx"
+RNN = FOLDER / "rnn-1x12-fp32.onnx"  # of which the least must be compiled where a process begins with it
+EXACT = ["gru-2x12-fp32", "lstm-1x12-fp32-byte", "lstm-2x12-fp32", "rnn-1x12-fp32"]
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Iterator[None]:
+    """Lets this process use SwiftShader."""
+    reason = software_gpu.missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in software_gpu.environment().items():
+            patch.setenv(name, value)
+        software_gpu.load_here()
+        yield
+
+
+@pytest.fixture(scope="session")
+def on_gpu(gpu: None) -> Callable[[str], CharRNN]:
+    """Loads a small model by its name, once for all tests."""
+    return cache(lambda name: CharRNN.load(FOLDER / f"{name}.onnx", device="webgpu"))
+
+
+@pytest.fixture
+def pair(on_gpu: Callable[[str], CharRNN], load: Callable[[str], CharRNN]) -> tuple[CharRNN, CharRNN]:
+    """The small LSTM on the GPU and on the CPU."""
+    return on_gpu("lstm-2x12-fp32"), load("lstm-2x12-fp32")
+
+
+# --- the same as on the CPU --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if "1x12" in name else ()) for name in EXACT]
+)
+def test_a_model_writes_what_it_writes_on_the_cpu(
+    on_gpu: Callable[[str], CharRNN], load: Callable[[str], CharRNN], name: str
+) -> None:
+    model = on_gpu(name)
+    assert model.device == "webgpu"
+    expected = load(name).generate("LORD ", 200, seed=1, temperature=1.0, top_k=20, top_p=0.95, min_p=0.01)
+    assert model.generate("LORD ", 200, seed=1, temperature=1.0, top_k=20, top_p=0.95, min_p=0.01) == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"min_p": 0.02}, {"top_k": 1}], ids=str)
+def test_each_sampler_takes_what_it_takes_on_the_cpu(
+    pair: tuple[CharRNN, CharRNN], settings: dict[str, Any]
+) -> None:
+    prompts = ["LORD ", "", "To be"]
+    texts = [model.generate(prompts, 60, seed=2, temperature=1.0, **settings) for model in pair]
+    assert texts[0] == texts[1]
+
+
+def test_a_stream_gives_the_same_as_it_comes(pair: tuple[CharRNN, CharRNN]) -> None:
+    texts = [list(model.stream("LORD ", 200, seed=3)) for model in pair]
+    assert len(texts[0]) > 1
+    assert "".join(texts[0]) == "".join(texts[1])
+
+
+def test_steps_after_a_prompt_give_the_same_logits_states_and_tokens(pair: tuple[CharRNN, CharRNN]) -> None:
+    states = [model.prime(["LORD ", "A"]) for model in pair]
+    for _ in range(50):
+        steps = [model.step(state, seed=4) for model, state in zip(pair, states, strict=True)]
+        np.testing.assert_allclose(steps[0].logits, steps[1].logits, atol=1e-4)
+        states = [step.state for step in steps]
+        np.testing.assert_allclose(states[0].rows, states[1].rows, atol=1e-4)
+        np.testing.assert_array_equal(states[0].tokens, states[1].tokens)
+
+
+def test_texts_are_as_likely(pair: tuple[CharRNN, CharRNN]) -> None:
+    texts = ["To be, or not to be: that is the question", "A", "LORD " * 8]
+    scores = [model.score(texts) for model in pair]
+    for one, other in zip(*scores, strict=True):
+        np.testing.assert_allclose(one.per_character, other.per_character, atol=1e-4)
+
+
+def test_forks_of_a_state_go_on_apart_and_as_on_the_cpu(pair: tuple[CharRNN, CharRNN]) -> None:
+    texts = [model.generate(model.prime("LORD ").fork(3), 200, seed=5) for model in pair]
+    assert len({*texts[0]}) == 3
+    assert texts[0] == texts[1]
+
+
+def test_beam_search_finds_the_same(pair: tuple[CharRNN, CharRNN]) -> None:
+    found = [model.beam("LORD ", 10, beams=4) for model in pair]
+    assert [each.text for each in found[0]] == [each.text for each in found[1]]
+
+
+def test_items_are_the_same(gpu: None, tmp_path: Path) -> None:
+    path = tmp_path / "items.onnx"
+    path.write_bytes(list_model(LSTM))
+    items = [
+        [item.text for item in draw_items(CharRNN.load(path, device=device), 12, seed=7, max_batch_size=4)]
+        for device in ("webgpu", "cpu")
+    ]
+    assert items[0] == items[1]
+
+
+def test_streams_join_leave_and_stop_at_any_character(pair: tuple[CharRNN, CharRNN]) -> None:
+    prompts = ["A", "BC", "DEF", "G", ""]
+    together = [
+        [
+            each.text
+            for each in model.generate_each(prompts, 40, seed=2, stop="e", logprobs=2, max_batch_size=2)
+        ]
+        for model in pair
+    ]
+    assert any("e" not in text and len(text) < 40 for text in together[0])
+    assert together[0] == together[1]
+
+
+@pytest.mark.parametrize("sampler", [*sorted({*get_args(Cuts)} - {"greedy"}), None])
+def test_every_node_runs_on_the_gpu(pair: tuple[CharRNN, CharRNN], sampler: Cuts | None) -> None:
+    for name in EXACT:
+        engine = Engine.__new__(Engine)
+        engine.__dict__ |= pair[0]._engine.__dict__
+        engine._file = read_model_file(FOLDER / f"{name}.onnx").onnx_bytes
+        engine._graphs = {}
+        engine.__dict__.pop("_parted", None)
+        session = engine._create_session("webgpu", engine._graph(2, sampler))
+        nodes = {
+            node.name: subgraph.ep_name
+            for subgraph in session.get_provider_graph_assignment_info()
+            for node in subgraph.get_nodes()
+        }
+        assert nodes
+        assert set(nodes.values()) == {webgpu.WEBGPU_PROVIDER}, nodes
+
+
+def test_states_and_tokens_are_in_the_gpus_memory(pair: tuple[CharRNN, CharRNN]) -> None:
+    with pair[0]._engine.buffers(2, steps=2, keeps_logits=True) as buffers:
+        buffers.write_state(slice(None), 0.0)
+        buffers.run(2)
+        bound = [binding.get_outputs() for binding, _ in buffers._bound[0]]
+        assert [[value.device_name() for value in values] for values in bound] == [["webgpu"] * 3] * 2
+
+
+# --- one process, many users -------------------------------------------------------------------------------
+
+
+def test_threads_may_share_models(pair: tuple[CharRNN, CharRNN]) -> None:
+    other = CharRNN.load(LSTM, device="webgpu")  # sessions of two models crash if they run at once
+    prompts = [chr(ord("A") + index) for index in range(8)]
+    expected = [pair[1].generate(prompt, 30, seed=3) for prompt in prompts]
+    models = [pair[0], other] * 4
+    with ThreadPoolExecutor(8) as pool:
+        texts = pool.map(lambda model, prompt: model.generate(prompt, 30, seed=3), models, prompts)
+        assert list(texts) == expected
+
+
+def test_what_nobody_needs_is_freed(gpu: None) -> None:
+    model = CharRNN.load(LSTM, device="webgpu")
+    model.generate(["A", "B"], 5, seed=1)
+    engine = model._engine
+    left: list[weakref.ref[Any]] = [weakref.ref(session) for session in engine._sessions.values()]
+    left += [weakref.ref(buffers) for kept in engine._free.values() for buffers in kept]
+    assert len(left) == 2
+    del model, engine
+    gc.collect()
+    assert [each() for each in left] == [None, None]
+    assert not webgpu._turns.gone
+
+
+def test_what_is_freed_while_another_thread_uses_webgpu_waits_for_it(gpu: None) -> None:
+    freed = []
+
+    class Thing:
+        def __del__(self) -> None:
+            freed.append(self)
+
+    with ThreadPoolExecutor(1) as pool:
+        with webgpu.turn():
+            pool.submit(webgpu.free, {"thing": Thing()}).result(60)  # it does not wait here
+            assert not freed
+        assert len(freed) == 1
+
+
+FORKED = """
+import gc, os, sys
+from charrnn_runtime import CharRNN, CharRNNError, DeviceError
+path = sys.argv[1]
+model = CharRNN.load(path, device="webgpu")
+expected = model.generate("LORD ", 40, seed=1)
+text = model.stream("LORD ", 40, seed=1)
+begun = next(text)
+
+def said_by(use):
+    try:
+        use()
+    except CharRNNError as error:
+        return str(error)
+
+child = os.fork()
+if not child:
+    for use in (
+        lambda: model.generate("a", 5),
+        lambda: model.step(model.initial_state()),
+        lambda: CharRNN.load(path, device="webgpu"),
+    ):
+        assert "forked from one that uses WebGPU" in said_by(use), said_by(use)
+    assert "start them again" in said_by(lambda: list(text))
+    assert CharRNN.load(path, device="cpu").generate("LORD ", 40, seed=1) == expected
+    del model, text
+    gc.collect()
+    sys.exit(0)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert "LORD " + begun + "".join(text) == expected
+assert model.generate("LORD ", 40, seed=1) == expected
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_is_told_that_it_cannot_use_it_and_ends(gpu: None, tmp_path: Path) -> None:
+    run_limited("import warnings; warnings.simplefilter('ignore')\n" + FORKED, tmp_path, RNN)
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def test_charrnn_gen_writes_what_it_writes_on_the_cpu(gpu: None, gen: Command) -> None:
+    options = ("--prime", "LORD ", "-n", 200, "-s", 1, "--stats")
+    done = [gen(RNN, *options, "--device", device, env=_environment()) for device in ("webgpu", "cpu")]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert done[0].stdout == done[1].stdout
+    assert b"characters a second on webgpu" in done[0].stderr
+    assert b"onnxruntime" not in done[0].stderr
+
+
+@pytest.mark.nightly
+def test_score_and_quality_give_what_they_give_on_the_cpu(gpu: None, score: Command, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be: that is the question.\n" * 20)
+    quality = lambda *words, **options: run_module("charrnn_runtime.cli.quality", *words, **options)  # noqa: E731
+    for command, words in (
+        (score, (LSTM, text)),
+        (quality, (LSTM, "--text", text, "--length", 100, "--streams", 2, "--window", 4, "--seed", 1)),
+    ):
+        done = [command(*words, "--device", device, env=_environment()) for device in ("webgpu", "cpu")]
+        assert [each.returncode for each in done] == [0, 0], done
+        assert done[0].stdout == done[1].stdout
+        assert b"webgpu" in done[0].stderr
+
+
+def _environment() -> dict[str, str | None]:
+    return {**software_gpu.environment()}
+
+
+def test_a_machine_without_a_driver_is_one_error(gpu: None, gen: Command) -> None:
+    environment = {**_environment(), "VK_ICD_FILENAMES": "/nowhere.json", "VK_DRIVER_FILES": "/nowhere.json"}
+    done = gen(LSTM, "-n", 5, "--device", "webgpu", env=environment)
+    assert (done.returncode, done.stdout) == (1, b"")
+    said = done.stderr.decode().splitlines()[-1]
+    assert said == (
+        "charrnn-gen: error: --device webgpu cannot be used: no driver offers a GPU to it; install the GPU's "
+        "driver, or use --device cpu on this machine"
+    )
+
+
+# --- why it cannot be used ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A plugin that is installed, on a machine with Vulkan and an onnxruntime that is new enough."""
+    module = types.ModuleType("onnxruntime_ep_webgpu")
+    module.get_library_path = lambda: "/nowhere/libplugin.so"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", module)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: None)
+    monkeypatch.setattr(ort, "__version__", "1.31.0")
+    monkeypatch.setattr(webgpu._turns, "began_in", set())
+    monkeypatch.setattr(ort, "get_ep_devices", list, raising=False)
+    return module
+
+
+def _error(name: str = "lstm-2x12-fp32") -> str:
+    with pytest.raises(DeviceError) as caught:
+        CharRNN.load(FOLDER / f"{name}.onnx", device="webgpu")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_plugin_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
+    monkeypatch.setattr(webgpu._turns, "began_in", set())
+    assert _error() == (
+        'device="webgpu" cannot be used: its plugin is not installed; install it with: pip install '
+        "onnxruntime-ep-webgpu (the extra webgpu of charrnn-runtime)"
+    )
+
+
+@pytest.mark.usefixtures("plugin")
+def test_an_older_onnxruntime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "__version__", "1.30.2")
+    assert "needs onnxruntime 1.31 or newer, and this is 1.30.2; install a newer one" in _error()
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Vulkan is not needed")
+def test_a_missing_loader_of_vulkan_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> None:
+        raise OSError(f"{name} not found")
+
+    monkeypatch.setattr(ctypes, "CDLL", none)
+    assert "Vulkan loader is not installed (libvulkan.so.1 is not found); install" in _error()
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_plugin_that_onnxruntime_refuses_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, path: str) -> None:
+        raise RuntimeError(f"{path}: version too old\nand more")
+
+    monkeypatch.setattr(ort, "register_execution_provider_library", refuse, raising=False)
+    assert "cannot load its plugin (/nowhere/libplugin.so: version too old); install a newer" in _error()
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_machine_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: None, raising=False)
+    assert "onnxruntime finds no GPU; use device=" in _error()
+
+
+def test_int8_models_are_told_what_works() -> None:
+    assert "this model is int8, which is for the CPU; use device=" in _error("lstm-2x12-int8")
+
+
+def test_a_gpu_without_16_bit_numbers_is_told_for_models_that_need_them(gpu: None) -> None:
+    assert "no 16-bit numbers, which fp16 models need; export the model with" in _error("lstm-2x12-fp16")
+
+
+def test_a_gpu_that_computes_something_else_is_refused(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Engine._trial_step
+
+    def wrong(self: Engine, session: Any) -> list[Any]:
+        outputs = step(self, session)
+        if session.get_providers()[0] == webgpu.WEBGPU_PROVIDER:
+            outputs[0] += 1
+        return outputs
+
+    monkeypatch.setattr(Engine, "_trial_step", wrong)
+    assert "a trial step of this model gave logits on this GPU that differ by 1" in _error()
+
+
+def test_auto_never_takes_it(gpu: None) -> None:
+    assert CharRNN.load(LSTM).device != "webgpu"
+
+
+_TOO_LARGE = (
+    "Buffer size (1152000000) exceeds the max buffer size limit (1073741824).\n - While calling [Device]"
+)
+_INVALID = (
+    "[Invalid Buffer (unlabeled)] is invalid due to a previous error.\n - While encoding [CommandEncoder]"
+)
+
+
+@pytest.mark.parametrize("said", [_TOO_LARGE, _INVALID])
+def test_too_little_memory_is_an_error_of_ours(said: str) -> None:
+    # As onnxruntime-ep-webgpu 0.4.0 does, of a batch too large for the driver or for the memory.
+    failed = RuntimeError(f"Error in execution: WebGPU validation failed. {said}")
+    error = error_of(failed, "run a step of the model", "webgpu", 64)
+    assert isinstance(error, OutOfMemoryError)
+    assert str(error).startswith("out of memory on webgpu in a batch of 64 streams: lower max_batch_size")
+
+
+def test_a_batch_that_does_not_fit_is_freed_and_the_model_goes_on(
+    pair: tuple[CharRNN, CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("[Invalid Buffer (unlabeled)] is invalid due to a previous error.")
+
+    use = Buffers._use
+
+    def use_and_fail(self: Buffers, session: Any) -> None:
+        use(self, session)
+        self._run_bound = fail
+
+    model = pair[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(WebGpuBuffers, "_use", use_and_fail)
+        with pytest.raises(OutOfMemoryError, match="out of memory on webgpu in a batch of 7 streams"):
+            model.generate(["A"] * 7, 5, seed=1)
+    assert 7 not in {rows for rows, _ in model._engine._sessions}
+    assert model.generate("A", 5, seed=1) == pair[1].generate("A", 5, seed=1)
+
+
+def test_a_copy_that_fails_is_an_error_of_ours(
+    pair: tuple[CharRNN, CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("Device lost\nmore")
+
+    monkeypatch.setattr(ort, "copy_tensors", fail)
+    with pytest.raises(CharRNNError, match=r"onnxruntime cannot copy to or from the GPU: Device lost$"):
+        pair[0].generate("A", 5, seed=1)
