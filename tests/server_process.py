@@ -1,10 +1,11 @@
-"""charrnn-serve as a process of its own, and clients that cost little: for load, and for what must not leak."""
+"""charrnn-serve as a process of its own, and clients that cost little: for load, and to look for leaks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -34,6 +35,12 @@ class ServerProcess:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) / 1024
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The time that all cores together have spent on it (Linux)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def files(self) -> int:

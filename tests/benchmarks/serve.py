@@ -3,10 +3,11 @@
     python tests/benchmarks/serve.py [MODEL.onnx] [--clients 1 16 64 256] [--seconds 5] [--json FILE]
     python tests/benchmarks/serve.py --soak MINUTES
 
-Each client streams one text, on a connection of its own. Beside it, in turns: the bare scheduler with the same
-requests, and the server that tutorials write (FastAPI, PyTorch in eager mode, a thread a request), which has the
-same network and gives a text when it is complete. The clients run on the same cores as the server, and look at
-what they got when the clock has stopped. Medians over the rounds are shown.
+Each client streams one text, on a connection of its own. Beside it, in turns: the bare scheduler with the
+same requests, and the server that tutorials write (FastAPI, PyTorch in eager mode, a thread a request), which
+has the same network and gives a text when it is complete. The clients run on the server's cores, and look at
+what they got when the clock has stopped. "By CPU" compares the time that the cores spend on a character, for
+server and clients together, which says the same on a busy machine. Medians over the rounds are shown.
 
 The first piece: how long a client waits for it, when all begin at once, and when it comes while others run.
 
@@ -68,8 +69,8 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
     model = CharRNN.load(arguments.model, device="cpu")
     rows: list[dict[str, Any]] = []
     print(
-        f"{arguments.model.name}; characters a second\n"
-        "clients  scheduler     server  of it   tutorial  times    ms to the first piece: at once (worst)  beside"
+        f"{arguments.model.name}; characters a second, and milliseconds to the first piece\n"
+        "clients  scheduler     server  of it  by CPU   tutorial  times   at once (worst)  beside others"
     )
     fp32 = arguments.model.with_name(arguments.model.name.replace(".int8", ""))
     port = free_port()
@@ -78,8 +79,10 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
         length = calibrated(model, clients, arguments.seconds)
         found: dict[str, list[float]] = {}
         for _ in range(arguments.rounds):
-            found.setdefault("scheduler", []).append(bare(model, clients, length))
-            for name, value in asyncio.run(served(server, clients, length)).items():
+            results = bare(model, clients, length) | asyncio.run(served(server, clients, length))
+            results["of_scheduler"] = results["server"] / results["scheduler"]
+            results["of_scheduler_by_cpu"] = results["scheduler_cpu_us"] / results["server_cpu_us"]
+            for name, value in results.items():
                 found.setdefault(name, []).append(value)
             found.setdefault("beside_ms", []).append(asyncio.run(beside(server, clients, length)))
         if not arguments.no_tutorial:
@@ -88,8 +91,6 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
                     found.setdefault("tutorial", []).append(asyncio.run(asked(other, clients)))
         row = {"clients": clients, "length": length, "rounds": found}
         row |= {name: statistics.median(values) for name, values in found.items()}
-        ratios = [ours / bare for ours, bare in zip(found["server"], found["scheduler"], strict=True)]
-        row["of_scheduler"] = statistics.median(ratios)
         rows.append(row)
         print(line(row), flush=True)
         if arguments.json:
@@ -100,11 +101,12 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     said = f"{row['clients']:7} {row['scheduler']:10,.0f} {row['server']:10,.0f} {row['of_scheduler']:6.2f} "
+    said += f"{row['of_scheduler_by_cpu']:7.2f} "
     if "tutorial" in row:
         said += f"{row['tutorial']:10,.0f} {row['server'] / row['tutorial']:6.1f}"
     else:
         said += " " * 17
-    return f"{said}    {row['first_ms']:10.1f} ({row['worst_ms']:.1f}) {row['beside_ms']:20.1f}"
+    return f"{said}    {row['first_ms']:7.1f} ({row['worst_ms']:.1f}) {row['beside_ms']:14.1f}"
 
 
 # --- the bare scheduler ------------------------------------------------------------------------------------
@@ -113,14 +115,14 @@ def line(row: dict[str, Any]) -> str:
 def calibrated(model: CharRNN, clients: int, seconds: float) -> int:
     """How long texts must be for the scheduler to take about so long."""
     bare(model, clients, 100)
-    return max(200, round(bare(model, clients, 400) * seconds / clients))
+    return max(200, round(bare(model, clients, 400)["scheduler"] * seconds / clients))
 
 
-def bare(model: CharRNN, clients: int, length: int) -> float:
-    """Characters a second of live streams in the scheduler, and nothing around it."""
+def bare(model: CharRNN, clients: int, length: int) -> dict[str, float]:
+    """Characters a second of live streams in the scheduler, and the cores' microseconds for a character."""
     scheduler: Scheduler = model.scheduler()
     sampled = 0
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     scheduler.submit(
         *(model.request(PROMPT, length, number=i, seed=1, temperature=0.8, live=True) for i in range(clients))
     )
@@ -129,7 +131,8 @@ def bare(model: CharRNN, clients: int, length: int) -> float:
     seconds = time.perf_counter() - begin
     scheduler.close()
     assert sampled == clients * length
-    return sampled / seconds
+    used = time.process_time() - cpu
+    return {"scheduler": sampled / seconds, "scheduler_cpu_us": used / sampled * 1e6}
 
 
 # --- charrnn-serve -----------------------------------------------------------------------------------------
@@ -144,15 +147,17 @@ def streamed(length: int, seed: int) -> bytes:
 async def served(server: ServerProcess, clients: int, length: int) -> dict[str, float]:
     """Characters a second over HTTP, and the milliseconds until the first pieces came."""
     requests = [streamed(length, seed) for seed in range(clients)]
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time() + server.cpu_seconds
     running = await asyncio.gather(*(Client.connect(server.port, request) for request in requests))
     await asyncio.gather(*(client.ended for client in running))
     seconds = max(client.last for client in running) - begin
+    cpu = time.process_time() + server.cpu_seconds - cpu
     for client in running:
         assert len(client.text()) == length
     waits = sorted((client.first - client.sent) * 1e3 for client in running)
     return {
         "server": clients * length / seconds,
+        "server_cpu_us": cpu / (clients * length) * 1e6,
         "first_ms": statistics.median(waits),
         "worst_ms": waits[-1],
         "characters_a_piece": clients * length / sum(client.pieces() for client in running),

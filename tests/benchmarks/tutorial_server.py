@@ -43,7 +43,7 @@ def load(path: str) -> tuple[CharModel, str]:
     }
     model = CharModel(len(info.vocabulary), info.hidden_size, info.layers)
     size = info.hidden_size
-    # The first layer's input product is a table there, with both biases in it; the others' weights lie side by side.
+    # The first layer's input product is a table, biases included; the other layers' matrices are joined.
     weights = {"embedding.weight": torch.eye(len(info.vocabulary)), "output.bias": held["output_bias"]}
     weights["output.weight"] = held["output"].T
     for layer in range(info.layers):
@@ -84,7 +84,7 @@ def make_app(model: CharModel, characters: str) -> FastAPI:
             for _ in range(ask.length):
                 logits, state = model(tokens, state)
                 tokens = torch.multinomial(torch.softmax(logits / ask.temperature, -1), 1)[None]
-                text.append(characters[tokens.item()])
+                text.append(characters[int(tokens)])
         return {"text": "".join(text)}
 
     return app

@@ -16,9 +16,9 @@ pytest.importorskip("starlette", reason="the server's extra is not installed")
 pytest.importorskip("uvicorn", reason="the server's extra is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
-from charrnn_runtime import CharRNN
-from charrnn_runtime.serve.settings import ServeSettings
-from served import Served
+from charrnn_runtime import CharRNN  # noqa: E402
+from charrnn_runtime.serve.settings import ServeSettings  # noqa: E402
+from served import Served  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -1,4 +1,4 @@
-"""A thousand clients that come and go as they like: those that behave lose nothing, and the server keeps nothing."""
+"""A thousand clients that come and go as they like: those that behave lose nothing, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -181,21 +181,22 @@ def files_in_the_end(server: ServerProcess) -> int:
 
 def test_a_thousand_clients_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
     model = CharRNN.load(MODEL, device="cpu")
-    with (tmp_path / "stderr").open("wb") as stderr:
-        with charrnn_serve(str(MODEL), "--idle-seconds", str(IDLE_SECONDS), stderr=stderr) as server:
-            asyncio.run(Crowd(server, model, 2).come(300))
-            files = files_in_the_end(server)
-            megabytes = server.megabytes
-            crowd = Crowd(server, model, 1)
-            asyncio.run(crowd.come(CLIENTS))
-            assert crowd.seen.total() == CLIENTS
-            assert crowd.lost() == 0
-            assert server.streams() == 0
-            assert files_in_the_end(server) <= files
-            assert server.megabytes - megabytes <= GROWTH_MB
-            last = Crowd(server, model, 1)
-            asyncio.run(last.reads())
-            assert last.lost() == 0
-            server.process.terminate()
-            assert server.process.wait(15) == 0
-    assert (tmp_path / "stderr").read_text() == ""
+    log = tmp_path / "stderr"
+    options = ("--idle-seconds", str(IDLE_SECONDS))
+    with log.open("wb") as stderr, charrnn_serve(str(MODEL), *options, stderr=stderr) as server:
+        asyncio.run(Crowd(server, model, 2).come(300))
+        files = files_in_the_end(server)
+        megabytes = server.megabytes
+        crowd = Crowd(server, model, 1)
+        asyncio.run(crowd.come(CLIENTS))
+        assert crowd.seen.total() == CLIENTS
+        assert crowd.lost() == 0
+        assert server.streams() == 0
+        assert files_in_the_end(server) <= files
+        assert server.megabytes - megabytes <= GROWTH_MB
+        last = Crowd(server, model, 1)
+        asyncio.run(last.reads())
+        assert last.lost() == 0
+        server.process.terminate()
+        assert server.process.wait(15) == 0
+    assert log.read_text() == ""
