@@ -81,10 +81,11 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False  # `pythons` takes those that are here
 
 EVERYTHING = "."
-WITH_EXTRAS = ".[compare,tensorboard]"
+WITH_EXTRAS = ".[compare,serve,tensorboard]"
 RUNTIME = "./runtime"
+RUNTIME_WITH_EXTRAS = "./runtime[serve]"
 TRAINER = "./trainer"
-TEST_TOOLS = ("pytest", "hypothesis", "gunicorn")
+TEST_TOOLS = ("pytest", "hypothesis", "gunicorn", "openai")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
 BUILD_TOOLS = ("build", "hatchling", "editables")
 DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
@@ -191,7 +192,7 @@ def tests(session: nox.Session) -> None:
 def runtime_tests(session: nox.Session) -> None:
     """Run the runtime's tests where torch and onnx are not installed; what follows -- goes to pytest."""
     isolate(session)
-    session.install(*TEST_TOOLS, RUNTIME)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     absent = "from importlib.util import find_spec; assert not (find_spec('torch') or find_spec('onnx'))"
     session.run("python", "-c", absent)
     session.run("pytest", *(session.posargs or ["tests/runtime"]))
@@ -244,6 +245,25 @@ def fuzz(session: nox.Session) -> None:
     full.run("python", "tests/fuzzing.py", "--corpus", str(ROOT / ".nox" / "fuzz"), *session.posargs)
 
 
+@nox.session(reuse_venv=True)
+def serve_clients(session: nox.Session) -> None:
+    """Try the server with large clients, langchain-openai and lm-eval; what follows -- goes to pytest.
+
+    They bring gigabytes, and are taken as they are today: constraints.txt does not pin what they depend on.
+    """
+    isolate(session)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS, "langchain-openai", "lm-eval[api]")
+    session.run("pytest", "-W", "default", "tests/clients", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def serve_fuzz(session: nox.Session) -> None:
+    """Try each endpoint of the server with whatever its description allows, and more; options follow --."""
+    isolate(session)
+    session.install(RUNTIME_WITH_EXTRAS, "schemathesis")
+    session.run("python", "tests/serve_fuzzing.py", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def kills(session: nox.Session) -> None:
     """Kill the commands 200 times at random moments, and check what they leave; options follow --."""
@@ -262,7 +282,7 @@ def minimums(session: nox.Session) -> None:
     constraints.write_text("\n".join([*tools, str(lines)]), encoding="utf-8")
     session.env["PIP_CONSTRAINT"] = str(constraints)
     # The extra tensorboard is omitted: it brings a newer protobuf.
-    session.install(*TEST_TOOLS, RUNTIME, f"{TRAINER}[compare]")
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS, f"{TRAINER}[compare]")
     # Old versions meet newer ones here, and what those warn of is not this project's.
     warnings = ("-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning")
     session.run("pytest", *warnings, *(session.posargs or ["tests/runtime", *QUICK_TRAINER_TESTS]))
@@ -272,7 +292,7 @@ def minimums(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """Run the runtime's tests on each Python that is here; what follows -- goes to pytest."""
     isolate(session)
-    session.install(*TEST_TOOLS, RUNTIME)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     session.run("pytest", *(session.posargs or ["tests/runtime"]))
 
 

@@ -104,7 +104,7 @@ class Vocabulary(MadeAnew):
 
     @property
     def codes(self) -> NDArray[np.uint32]:
-        """The code point of each symbol, ``uint32 [V]`` in little-endian order; at level "byte", each byte."""
+        """The code point of each symbol, ``uint32 [V]`` little-endian; at level "byte", each byte."""
         codes = np.arange(self._size, dtype="<u4") if self.level == "byte" else self._codes.view()
         codes.flags.writeable = False
         return codes
