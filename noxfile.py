@@ -87,6 +87,7 @@ RUNTIME_WITH_EXTRAS = "./runtime[serve]"
 TRAINER = "./trainer"
 TEST_TOOLS = ("pytest", "hypothesis", "gunicorn", "openai")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
+BROWSER_TOOLS = ("playwright",)  # and Chromium, which is not a Python package
 BUILD_TOOLS = ("build", "hatchling", "editables")
 DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -178,7 +179,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run all that CI runs: lint, docs, runtime_tests, other tests; what follows -- goes to pytest alone."""
-    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
         return
@@ -222,7 +223,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def nightly(session: nox.Session) -> None:
     """Run the tests that take long, of the runtime and of all else; what follows -- goes to pytest."""
-    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     full.run("pytest", "-m", "nightly", *session.posargs)
 
 
@@ -346,11 +347,24 @@ def models(session: nox.Session) -> None:
         full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
 
 
+PICTURES = {"train": "tests/terminal_picture.py", "page": "tests/page_picture.py"}
+"""The scripts that make the pictures of the documentation."""
+
+
 @nox.session(venv_backend="none")
 def picture(session: nox.Session) -> None:
-    """Remake docs/train.svg: a training of three minutes in a terminal (tmux); options follow --."""
-    full = FullEnvironment(session)
-    full.run("python", "tests/terminal_picture.py", *session.posargs)
+    """Remake docs/train.svg (a training of three minutes in tmux) or docs/page.png; after -- comes which.
+
+    It is `train` unless `page` is asked for, which needs Chromium; options of the script follow.
+    """
+    chosen, *options = session.posargs or ["train"]
+    if chosen.startswith("-"):
+        chosen, options = "train", list(session.posargs)
+    if chosen not in PICTURES:
+        session.error(f"no such picture: {chosen}; there are {', '.join(PICTURES)}")
+    tools = BROWSER_TOOLS if chosen == "page" else ()
+    full = FullEnvironment(session, *tools, project=WITH_EXTRAS)
+    full.run("python", PICTURES[chosen], *options)
 
 
 BENCHMARKS = {
@@ -358,6 +372,7 @@ BENCHMARKS = {
     "scheduler": "the time that the scheduler itself takes, and its memory over a million short requests",
     "long": "whether memory and speed stay flat over millions of characters",
     "processes": "whether memory and open files stay flat over a thousand forks and a thousand pickles",
+    "serve": "what charrnn-serve keeps of the scheduler's speed, beside a tutorial's server; --soak MINUTES",
     "big": "MB a second and peak memory for texts of up to 1,000 MB",
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
@@ -366,6 +381,9 @@ BENCHMARKS = {
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
 """What can be measured, by the word that asks for it."""
+
+BESIDE = {"texts": "pyppmd", "serve": "fastapi"}
+"""What some benchmarks compare with where it can be installed."""
 
 
 @nox.session(venv_backend="none")
@@ -377,8 +395,8 @@ def bench(session: nox.Session) -> None:
     if chosen not in BENCHMARKS:
         known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
         session.error(f"no such benchmark: {chosen}; there are {known}")
-    full = FullEnvironment(session)
-    if chosen == "texts":
-        full.try_to_install("pyppmd")
+    full = FullEnvironment(session, project=WITH_EXTRAS if chosen == "serve" else EVERYTHING)
+    if chosen in BESIDE:
+        full.try_to_install(BESIDE[chosen])
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)
     full.run("python", f"tests/benchmarks/{script}.py", *options)

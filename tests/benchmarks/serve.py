@@ -25,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
         f"{arguments.model.name}; characters a second, and milliseconds to the first piece\n"
         "clients  scheduler     server  of it  by CPU   tutorial  times   at once (worst)  beside others"
     )
+    if not arguments.no_tutorial and find_spec("fastapi") is None:
+        print("the tutorial's server is left out: fastapi is not installed")
+        arguments.no_tutorial = True
     fp32 = arguments.model.with_name(arguments.model.name.replace(".int8", ""))
     port = free_port()
     tutorial = [str(ROOT / "tests" / "benchmarks" / "tutorial_server.py"), str(fp32), str(port)]

@@ -71,11 +71,9 @@ def make_app(model: CharModel, characters: str) -> FastAPI:
     app = FastAPI()
     ids = {character: index for index, character in enumerate(characters)}
 
-    @app.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.post("/generate")
     def generate(ask: Ask) -> dict[str, str]:
         tokens = torch.tensor([[ids[character] for character in ask.prompt]])
         state = None
@@ -87,6 +85,8 @@ def make_app(model: CharModel, characters: str) -> FastAPI:
                 text.append(characters[int(tokens)])
         return {"text": "".join(text)}
 
+    app.add_api_route("/health", health)
+    app.add_api_route("/generate", generate, methods=["POST"])
     return app
 
 
