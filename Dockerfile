@@ -1,4 +1,4 @@
-# The runtime alone, without PyTorch: charrnn-gen, charrnn-score and charrnn-info, as an unprivileged user.
+# The runtime alone, without PyTorch: charrnn-gen, charrnn-score, charrnn-serve, ..., as an unprivileged user.
 #
 #   docker build -t charrnn .                        the CPU image
 #   docker build -t charrnn:cuda --target cuda .     for NVIDIA GPUs; the host brings a driver for CUDA 13
@@ -6,6 +6,8 @@
 #   docker run --rm -v "$PWD:/files:ro" charrnn models/lstm.onnx --prime "LORD "
 #   docker run --rm -v "$PWD:/files:ro" --gpus all charrnn:cuda models/lstm.onnx --device cuda
 #   docker run --rm -v "$PWD:/files:ro" --entrypoint charrnn-score charrnn models/lstm.onnx my.txt
+#   docker run --rm -v "$PWD:/files:ro" -p 127.0.0.1:8000:8000 --entrypoint charrnn-serve charrnn \
+#     models/lstm.onnx --host 0.0.0.0
 #
 # `python3 noxfile.py container` runs the steps of this file where there is no engine.
 
@@ -19,12 +21,12 @@ RUN python -m venv --without-pip /opt/charrnn
 # CUDA's and cuDNN's libraries come as Python packages, so the same base serves both images.
 FROM source AS build-cuda
 RUN python -m pip --python /opt/charrnn/bin/python install --no-cache-dir --constraint constraints.txt \
-        "./runtime[cuda]"
+        "./runtime[cuda,serve]"
 
 # The plain onnxruntime is far smaller than the GPU build, which the runtime asks for by name on this platform.
 FROM source AS build-cpu
 RUN python -m pip --python /opt/charrnn/bin/python install --no-cache-dir --constraint constraints.txt \
-        numpy onnxruntime protobuf rich typer \
+        numpy onnxruntime protobuf rich typer prometheus-client starlette "uvicorn[standard]" \
     && python -m pip --python /opt/charrnn/bin/python install --no-cache-dir --no-deps ./runtime
 
 FROM python:3.13-slim-bookworm AS bare

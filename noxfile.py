@@ -81,11 +81,13 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False  # `pythons` takes those that are here
 
 EVERYTHING = "."
-WITH_EXTRAS = ".[compare,tensorboard]"
+WITH_EXTRAS = ".[compare,serve,tensorboard]"
 RUNTIME = "./runtime"
+RUNTIME_WITH_EXTRAS = "./runtime[serve]"
 TRAINER = "./trainer"
-TEST_TOOLS = ("pytest", "hypothesis", "gunicorn", "onnxruntime-ep-webgpu")
+TEST_TOOLS = ("pytest", "hypothesis", "gunicorn", "onnxruntime-ep-webgpu", "openai")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
+BROWSER_TOOLS = ("playwright",)  # and Chromium, which is not a Python package
 BUILD_TOOLS = ("build", "hatchling", "editables")
 DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -177,7 +179,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run all that CI runs: lint, docs, runtime_tests, other tests; what follows -- goes to pytest alone."""
-    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
         return
@@ -191,7 +193,7 @@ def tests(session: nox.Session) -> None:
 def runtime_tests(session: nox.Session) -> None:
     """Run the runtime's tests where torch and onnx are not installed; what follows -- goes to pytest."""
     isolate(session)
-    session.install(*TEST_TOOLS, RUNTIME)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     absent = "from importlib.util import find_spec; assert not (find_spec('torch') or find_spec('onnx'))"
     session.run("python", "-c", absent)
     session.run("pytest", *(session.posargs or ["tests/runtime"]))
@@ -221,7 +223,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def nightly(session: nox.Session) -> None:
     """Run the tests that take long, of the runtime and of all else; what follows -- goes to pytest."""
-    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     full.run("pytest", "-m", "nightly", *session.posargs)
 
 
@@ -258,6 +260,25 @@ def fuzz(session: nox.Session) -> None:
     full.run("python", "tests/fuzzing.py", "--corpus", str(ROOT / ".nox" / "fuzz"), *session.posargs)
 
 
+@nox.session(reuse_venv=True)
+def serve_clients(session: nox.Session) -> None:
+    """Try the server with large clients, langchain-openai and lm-eval; what follows -- goes to pytest.
+
+    They bring gigabytes, and are taken as they are today: constraints.txt does not pin what they depend on.
+    """
+    isolate(session)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS, "langchain-openai", "lm-eval[api]")
+    session.run("pytest", "-W", "default", "tests/clients", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def serve_fuzz(session: nox.Session) -> None:
+    """Try each endpoint of the server with whatever its description allows, and more; options follow --."""
+    isolate(session)
+    session.install(RUNTIME_WITH_EXTRAS, "schemathesis")
+    session.run("python", "tests/serve_fuzzing.py", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def kills(session: nox.Session) -> None:
     """Kill the commands 200 times at random moments, and check what they leave; options follow --."""
@@ -276,7 +297,7 @@ def minimums(session: nox.Session) -> None:
     constraints.write_text("\n".join([*tools, str(lines)]), encoding="utf-8")
     session.env["PIP_CONSTRAINT"] = str(constraints)
     # The extra tensorboard is omitted: it brings a newer protobuf.
-    session.install(*TEST_TOOLS, RUNTIME, f"{TRAINER}[compare]")
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS, f"{TRAINER}[compare]")
     # Old versions meet newer ones here, and what those warn of is not this project's.
     warnings = ("-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning")
     session.run("pytest", *warnings, *(session.posargs or ["tests/runtime", *QUICK_TRAINER_TESTS]))
@@ -286,7 +307,7 @@ def minimums(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """Run the runtime's tests on each Python that is here; what follows -- goes to pytest."""
     isolate(session)
-    session.install(*TEST_TOOLS, RUNTIME)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     session.run("pytest", *(session.posargs or ["tests/runtime"]))
 
 
@@ -378,11 +399,24 @@ def models(session: nox.Session) -> None:
         full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
 
 
+PICTURES = {"train": "tests/terminal_picture.py", "page": "tests/page_picture.py"}
+"""The scripts that make the pictures of the documentation."""
+
+
 @nox.session(venv_backend="none")
 def picture(session: nox.Session) -> None:
-    """Remake docs/train.svg: a training of three minutes in a terminal (tmux); options follow --."""
-    full = FullEnvironment(session)
-    full.run("python", "tests/terminal_picture.py", *session.posargs)
+    """Remake docs/train.svg (a training of three minutes in tmux) or docs/page.png; after -- comes which.
+
+    It is `train` unless `page` is asked for, which needs Chromium; options of the script follow.
+    """
+    chosen, *options = session.posargs or ["train"]
+    if chosen.startswith("-"):
+        chosen, options = "train", list(session.posargs)
+    if chosen not in PICTURES:
+        session.error(f"no such picture: {chosen}; there are {', '.join(PICTURES)}")
+    tools = BROWSER_TOOLS if chosen == "page" else ()
+    full = FullEnvironment(session, *tools, project=WITH_EXTRAS)
+    full.run("python", PICTURES[chosen], *options)
 
 
 BENCHMARKS = {
@@ -390,6 +424,7 @@ BENCHMARKS = {
     "scheduler": "the time that the scheduler itself takes, and its memory over a million short requests",
     "long": "whether memory and speed stay flat over millions of characters",
     "processes": "whether memory and open files stay flat over a thousand forks and a thousand pickles",
+    "serve": "what charrnn-serve keeps of the scheduler's speed, beside a tutorial's server; --soak MINUTES",
     "big": "MB a second and peak memory for texts of up to 1,000 MB",
     "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
@@ -398,6 +433,9 @@ BENCHMARKS = {
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
 """What can be measured, by the word that asks for it."""
+
+BESIDE = {"texts": "pyppmd", "serve": "fastapi"}
+"""What some benchmarks compare with where it can be installed."""
 
 
 @nox.session(venv_backend="none")
@@ -409,8 +447,8 @@ def bench(session: nox.Session) -> None:
     if chosen not in BENCHMARKS:
         known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
         session.error(f"no such benchmark: {chosen}; there are {known}")
-    full = FullEnvironment(session)
-    if chosen == "texts":
-        full.try_to_install("pyppmd")
+    full = FullEnvironment(session, project=WITH_EXTRAS if chosen == "serve" else EVERYTHING)
+    if chosen in BESIDE:
+        full.try_to_install(BESIDE[chosen])
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)
     full.run("python", f"tests/benchmarks/{script}.py", *options)

@@ -14,6 +14,7 @@ _COMMANDS: Final = {
     "gen": "generates text with a model",
     "score": "measures how well a model predicts a text",
     "quality": "measures the quality of the text that models write",
+    "serve": "serves models over HTTP",
     "info": "shows the contents of a model file",
 }
 

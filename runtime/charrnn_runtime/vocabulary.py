@@ -103,6 +103,13 @@ class Vocabulary(MadeAnew):
         return f"Vocabulary({len(self)} symbols, level={self.level!r})"
 
     @property
+    def codes(self) -> NDArray[np.uint32]:
+        """The code point of each symbol, ``uint32 [V]`` little-endian; at level "byte", each byte."""
+        codes = np.arange(self._size, dtype="<u4") if self.level == "byte" else self._codes.view()
+        codes.flags.writeable = False
+        return codes
+
+    @property
     def start_token(self) -> int:
         """The id that a stream without a prompt reads first: the newline's, else 0."""
         if self.level == "byte":

@@ -46,11 +46,29 @@ os.execv("{real}", ["{real}", *kept, *own])
 """
 
 
+SERVE_SHIM = """\
+#!{python}
+import os, subprocess, sys
+words = sys.argv[1:]
+if not any(word.endswith(".onnx") for word in words):
+    os.execv("{real}", ["{real}", *words])
+if "--port" in words:
+    del words[words.index("--port") : words.index("--port") + 2]
+with subprocess.Popen(["{real}", *words, "--port", "0"], stderr=subprocess.PIPE, text=True) as server:
+    for line in server.stderr:
+        sys.stderr.write(line)
+        if line.startswith("serving "):
+            server.terminate()
+sys.exit(server.returncode)
+"""
+
+
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose ``charrnn-train`` is the real one, with the settings of TINY behind those given.
 
-    So the words of an example run as they are, in pipes too, and only the network is small.
+    So the words of an example run as they are, in pipes too, and only the network is small. Its
+    ``charrnn-serve`` takes a port that is free, and is stopped as soon as it serves.
     """
     real = PROGRAMS / "charrnn-train"
     if not real.exists():
@@ -59,6 +77,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = folder / "charrnn-train"
     program.write_text(SHIM.format(python=sys.executable, real=str(real), tiny=TINY, resumed=TINY_RESUME))
     program.chmod(0o755)
+    server = folder / "charrnn-serve"
+    server.write_text(SERVE_SHIM.format(python=sys.executable, real=PROGRAMS / "charrnn-serve"))
+    server.chmod(0o755)
     return folder
 
 
@@ -122,6 +143,7 @@ def fill_clone(folder: Path, tinyshakespeare: Path) -> None:
     text = tinyshakespeare.read_text(encoding="utf-8")
     (folder / "my.txt").write_text(text[:20_000], encoding="utf-8")
     (folder / "more.txt").write_text(text[20_000:40_000], encoding="utf-8")
+    (folder / "keys.txt").write_text("open-sesame\n", encoding="utf-8")
     (folder / "more.txt.gz").write_bytes(gzip.compress(text[40_000:60_000].encode()))
     (folder / "letters.txt").write_bytes("déjà vu, et à bientôt\n".encode("latin-1") * 500)
     (folder / "letters" / "old").mkdir(parents=True)

@@ -17,7 +17,7 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = (
     *("README.md", "runtime/README.md", "trainer/README.md", "CONTRIBUTING.md"),
-    *("docs/cookbook.md", "docs/format.md", "docs/fine-tuning.md"),
+    *("docs/cookbook.md", "docs/format.md", "docs/fine-tuning.md", "docs/server.md", "docs/page.md"),
 )
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 COMMANDS = sorted(
@@ -148,6 +148,7 @@ def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
         *("mutations", "fuzz", "kills", "minimums", "platforms", "container", "picture", "nightly"),
         *("cpp", "triton"),
         "gpu_software",
+        *("serve_clients", "serve_fuzz"),
     }
 
 

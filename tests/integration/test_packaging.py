@@ -69,10 +69,10 @@ def metadata_of(wheel: zipfile.ZipFile) -> email.message.Message:
 
 
 def modules(root: Path, part: str) -> set[str]:
-    """All modules of a part's source, its templates, and its mark of being typed."""
+    """All modules of a part's source, its templates, its page, and its mark of being typed."""
     source = root / part
     package = source / f"charrnn_{part}"
-    paths = [*package.rglob("*.py"), *package.rglob("templates/*")]
+    paths = [*package.rglob("*.py"), *package.rglob("templates/*"), *package.rglob("static/*")]
     return {path.relative_to(source).as_posix() for path in paths} | {f"charrnn_{part}/py.typed"}
 
 
@@ -101,6 +101,11 @@ def test_a_wheel_carries_licence_readme_version_and_commands(dist: Path, part: s
 def test_the_trainer_carries_the_template_of_its_report(dist: Path) -> None:
     names = set(wheel_of(dist, "charrnn_trainer").namelist())
     assert {f"charrnn_trainer/compare/templates/report.{ending}" for ending in ("html", "css")} <= names
+
+
+def test_the_runtime_carries_the_page_of_its_server(dist: Path) -> None:
+    names = set(wheel_of(dist, "charrnn_runtime").namelist())
+    assert {f"charrnn_runtime/serve/static/{name}" for name in ("index.html", "page.css", "page.js")} <= names
 
 
 @parts

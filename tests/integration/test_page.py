@@ -16,9 +16,9 @@ pytest.importorskip("starlette", reason="the server's extra is not installed")
 pytest.importorskip("uvicorn", reason="the server's extra is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
-from charrnn_runtime import CharRNN
-from charrnn_runtime.serve.settings import ServeSettings
-from page_server import serving
+from charrnn_runtime import CharRNN  # noqa: E402
+from charrnn_runtime.serve.settings import ServeSettings  # noqa: E402
+from served import Served  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -36,8 +36,8 @@ def model() -> CharRNN:
 @pytest.fixture(scope="module")
 def address(model: CharRNN) -> Iterator[str]:
     byte_model = CharRNN.load(MODELS / "lstm-1x12-fp32-byte.onnx", device="cpu")
-    with serving({"chars": model, "bytes": byte_model}, ServeSettings(max_length=10**9)) as address:
-        yield address
+    with Served({"chars": model, "bytes": byte_model}, ServeSettings(max_length=10**9)) as served:
+        yield f"{served.url}/"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,9 @@ def texts(page: Any, count: int) -> list[str]:
     """The texts on the page, once all have ended."""
     expect(page.locator(".stream")).to_have_count(count)
     for index in range(count):
-        expect(page.locator(".stream .facts").filter(has_text="characters,").nth(index)).to_contain_text("complete")
+        expect(page.locator(".stream .facts").filter(has_text="characters,").nth(index)).to_contain_text(
+            "complete"
+        )
     return [text_of(page, index) for index in range(count)]
 
 
@@ -127,7 +129,9 @@ def test_a_text_is_forked_with_the_keyboard_and_by_another_character(
         page.keyboard.press("ArrowLeft")
     expect(page.locator(".inspector").first).to_contain_text(f"is character {len(first) - 3}: probability")
     value = float(model.trace(first).unit("h1:3")[len(first) - 4])
-    expect(page.locator(".inspector").first).to_contain_text(f"unit h1:3 is {value:.2f}".replace("-0.00", "0.00"))
+    expect(page.locator(".inspector").first).to_contain_text(
+        f"unit h1:3 is {value:.2f}".replace("-0.00", "0.00")
+    )
     page.keyboard.press("Enter")
     kept = first[: len(first) - 3]
     expect(page.get_by_text(f"Forked from seed 1, stream 0, after {len(kept)} characters")).to_be_visible()
@@ -209,8 +213,8 @@ def test_bytes_that_are_one_character_are_shown_as_one(page: Any, address: str) 
 
 
 def test_the_key_is_asked_for_where_the_server_wants_one(page: Any, model: CharRNN) -> None:
-    with serving({"chars": model}, ServeSettings(api_keys=(KEY,))) as address:
-        page.goto(f"{address}#seed=1&length=10&streams=1&prompt=A")
+    with Served({"chars": model}, ServeSettings(api_keys=(KEY,))) as served:
+        page.goto(f"{served.url}/#seed=1&length=10&streams=1&prompt=A")
         page.get_by_label("API key").fill(KEY)
         page.get_by_label("API key").press("Tab")
         expect(page.locator("#about")).not_to_be_empty()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,47 +14,36 @@ pytest.importorskip("uvicorn", reason="the server's extra is not installed")
 from charrnn_runtime import CharRNN
 from charrnn_runtime.serve import page
 from charrnn_runtime.serve.settings import ServeSettings
-from page_server import serving
+from served import Served
 
 STATIC = Path(page.__file__).parent / "static"
 FILES = sorted(path.name for path in STATIC.iterdir())
 
-Fetch = Callable[..., http.client.HTTPResponse]
-
 
 @pytest.fixture(scope="module")
-def fetch(load: Callable[[str], CharRNN]) -> Iterator[Fetch]:
-    """Asks a server that wants a key, without one."""
-    with serving({"m": load("lstm-2x12-fp32")}, ServeSettings(api_keys=("key",))) as address:
-
-        def fetch(path: str, **headers: str) -> http.client.HTTPResponse:
-            connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
-            connection.request("GET", path, headers={name.replace("_", "-"): it for name, it in headers.items()})
-            response = connection.getresponse()
-            response.body = response.read()  # type: ignore[attr-defined]
-            connection.close()
-            return response
-
-        yield fetch
+def served(load: Callable[[str], CharRNN]) -> Iterator[Served]:
+    """A server that wants a key, which no test here has."""
+    with Served({"m": load("lstm-2x12-fp32")}, ServeSettings(api_keys=("key",))) as served:
+        yield served
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/static/{name}" for name in FILES)])
-def test_a_file_comes_with_a_policy_that_lets_nothing_in_from_outside(fetch: Fetch, path: str) -> None:
-    response = fetch(path)
+def test_a_file_comes_with_a_policy_that_lets_nothing_in_from_outside(served: Served, path: str) -> None:
+    response = served.ask(path)
     assert response.status == 200
-    policy = response.headers["Content-Security-Policy"]
+    policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert not re.search(r"https?:|\*", policy)
-    assert response.headers["X-Content-Type-Options"] == "nosniff"
-    again = fetch(path, If_None_Match=response.headers["ETag"])
-    assert (again.status, again.body) == (304, b"")  # type: ignore[attr-defined]
-    assert fetch(path, If_None_Match='"another"').status == 200
+    assert response.headers["x-content-type-options"] == "nosniff"
+    again = served.ask(path, headers={"If-None-Match": response.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    assert served.ask(path, headers={"If-None-Match": '"another"'}).status == 200
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "page.py", "../page.py", "..%2Fpage.py", "%00", "page.js/"])
-def test_nothing_else_is_given(fetch: Fetch, name: str) -> None:
-    assert fetch(f"/static/{name}").status == 404
+def test_nothing_else_is_given(served: Served, name: str) -> None:
+    assert served.ask(f"/static/{name}").status == 404
 
 
 def test_what_the_page_names_is_there_and_of_this_server() -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import pytest
 from charrnn_runtime import CharRNN, CharRNNError, SettingError
 from charrnn_runtime.serve.keys import VARIABLE, read_keys
 from charrnn_runtime.serve.settings import ServeSettings
-from run_commands import run_module
+from run_commands import command_environment, run_module
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn")
@@ -335,13 +339,6 @@ def _serve(*arguments: object, **options: Any) -> Any:
 
 
 def test_the_command_serves_until_it_is_told_to_stop(lstm_path: Path) -> None:
-    import signal
-    import subprocess
-    import sys
-    import urllib.request
-
-    from run_commands import command_environment
-
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=command_environment(), text=True) as process:
         assert process.stderr is not None
@@ -355,6 +352,20 @@ def test_the_command_serves_until_it_is_told_to_stop(lstm_path: Path) -> None:
         assert process.wait(30) == 0
     assert "GET /v1/models 200" in rest
     assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
+def test_without_the_extra_the_command_says_what_to_install(lstm_path: Path, missing: str) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; import charrnn_runtime.cli.serve as it; it.main()"
+    )
+    command = [sys.executable, "-c", program, str(lstm_path)]
+    done = subprocess.run(command, capture_output=True, check=False, env=command_environment(), text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"charrnn-serve: error: charrnn-serve needs {missing}, which is not installed; "
+        'pip install starlette "uvicorn[standard]" prometheus_client\n'
+    )
 
 
 def test_what_the_command_cannot_do_is_one_line(lstm_path: Path, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import json
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -16,20 +14,17 @@ pytest.importorskip("uvicorn", reason="the server's extra is not installed")
 
 from charrnn_runtime import CharRNN
 from charrnn_runtime.serve import trace as endpoint
+from charrnn_runtime.serve.service import Service
 from charrnn_runtime.serve.settings import ServeSettings
-from page_server import serving
+from served import Served
 
 Ask = Callable[..., tuple[int, dict[str, Any]]]
 
 
-def asking(address: str) -> Ask:
+def asking(served: Served) -> Ask:
     def ask(**body: Any) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
-        connection.request("POST", "/trace", json.dumps(body))
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        connection.close()
-        return response.status, answer
+        reply = served.ask("/trace", body)
+        return reply.status, reply.json
 
     return ask
 
@@ -37,8 +32,8 @@ def asking(address: str) -> Ask:
 @pytest.fixture(scope="module")
 def ask(load: Callable[[str], CharRNN]) -> Iterator[Ask]:
     models = {"chars": load("lstm-2x12-fp32"), "bytes": load("lstm-1x12-fp32-byte")}
-    with serving(models, ServeSettings(max_prompt=5_000)) as address:
-        yield asking(address)
+    with Served(models, ServeSettings(max_prompt=5_000)) as served:
+        yield asking(served)
 
 
 def test_it_gives_what_the_model_gives(ask: Ask, lstm: CharRNN) -> None:
@@ -64,12 +59,14 @@ def test_bytes_of_one_character_have_its_place(ask: Ask, byte_model: CharRNN) ->
     _, answer = ask(model="bytes", text="aé中b")
     assert answer["text_offset"] == [0, 1, 1, 2, 2, 2, 3]
     assert answer["tokens"][0:3] == ["a", "bytes:\\xc3", "bytes:\\xa9"]
-    np.testing.assert_allclose(answer["token_logprobs"], -byte_model.trace("aé中b").bits * np.log(2), atol=1e-4)
+    np.testing.assert_allclose(
+        answer["token_logprobs"], -byte_model.trace("aé中b").bits * np.log(2), atol=1e-4
+    )
 
 
 def test_characters_that_were_skipped_leave_their_places_free(load: Callable[[str], CharRNN]) -> None:
-    with serving({"m": load("lstm-2x12-fp32")}, ServeSettings(unknown="skip")) as address:
-        _, answer = asking(address)(text="aΩb")
+    with Served({"m": load("lstm-2x12-fp32")}, ServeSettings(unknown="skip")) as served:
+        _, answer = asking(served)(text="aΩb")
     assert (answer["tokens"], answer["text_offset"]) == (["a", "b"], [0, 2])
 
 
@@ -111,11 +108,8 @@ def test_what_is_wrong_is_named(ask: Ask, body: dict[str, Any], param: str) -> N
 
 def test_a_trace_that_no_one_waits_for_ends(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread looks before each chunk; here it is cancelled while the first one runs."""
-    from charrnn_runtime.serve.service import Served, Service
-
-    settings = ServeSettings()
-    service = Service({"m": lstm}, settings)
-    service.models["m"] = Served("m", lstm, settings)
+    service = Service({"m": lstm}, ServeSettings())
+    asyncio.run(service.load())
     asked = endpoint._Asked({"text": "ab" * 2_000}, service)
     job = endpoint._Job(asked, 60)
     added = job._add

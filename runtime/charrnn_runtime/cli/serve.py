@@ -106,7 +106,8 @@ def serve(
         if (error.name or "").startswith("charrnn_runtime"):
             raise
         raise CharRNNError(
-            f'charrnn-serve needs the package {error.name}: pip install "charrnn-runtime[serve]"'
+            f"charrnn-serve needs {(error.name or '').partition('.')[0]}, which is not installed; "
+            'pip install starlette "uvicorn[standard]" prometheus_client'
         ) from None
     from charrnn_runtime.serve.keys import read_keys
     from charrnn_runtime.serve.settings import ServeSettings

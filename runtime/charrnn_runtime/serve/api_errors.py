@@ -21,6 +21,8 @@ _KINDS: Final = {
     504: "timeout_error",
 }
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 RETRY_AFTER: Final = "1"
 """How many seconds a client should wait before it asks a busy server again."""
 
@@ -82,8 +84,7 @@ def failed(error: BaseException) -> ApiError:
 
 def json_bytes(value: Any) -> bytes:
     """JSON as UTF-8. Half a surrogate pair, which UTF-8 cannot have, is written as an escape of JSON's."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _ENCODER.encode(value).encode("utf-8", "backslashreplace")
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

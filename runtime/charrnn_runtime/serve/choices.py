@@ -16,11 +16,40 @@ from charrnn_runtime.serve.asked import Asked
 from charrnn_runtime.streaming import ByteStream
 from charrnn_runtime.vocabulary import Vocabulary
 
+_PIECE: Final = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}'
+
 _SLICE: Final = 256
 """How many characters with log-probabilities a piece has at most: more would hold the event loop up."""
 
 _LEAST: Final = -9999.0
 """The lowest log-probability that is written: JSON has no infinity."""
+
+
+class Piece:
+    """A part of a choice, as the API has it.
+
+    Attributes:
+        index: of which choice.
+        text: the next part of its text.
+        logprobs: those of its characters; None where none are wanted.
+        finished: why the choice ends with this piece; None where it goes on.
+    """
+
+    __slots__ = ("finished", "index", "logprobs", "text")
+
+    def __init__(self, index: int, text: str, logprobs: dict[str, Any] | None, finished: str | None) -> None:
+        self.index, self.text, self.logprobs, self.finished = index, text, logprobs, finished
+
+    def json(self) -> bytes:
+        """It as JSON."""
+        text = json_bytes(self.text)
+        logs = b"null" if self.logprobs is None else json_bytes(self.logprobs)
+        return _PIECE % (
+            self.index,
+            text,
+            logs,
+            b'"%s"' % self.finished.encode() if self.finished else b"null",
+        )
 
 
 class Choice:
@@ -43,15 +72,21 @@ class Choice:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._vocabulary = vocabulary
         self._head = vocabulary.decode_bytes(prompt) if asked.echo else b""
+        # Most streams need none of what follows: their ids become text at once.
+        plain = vocabulary.level == "char" and not (asked.echo or asked.stop or asked.logprobs is not None)
+        self._codes = vocabulary.codes if plain else None
         self._log = None if asked.logprobs is None else _Log(vocabulary, prompt if asked.echo else prompt[:0])
 
-    def take(self, output: Output) -> Iterator[dict[str, Any]]:
+    def take(self, output: Output) -> Iterator[Piece]:
         """The pieces that are certain now: none where there is nothing to say, several where there is much.
 
         Args:
             output: what the stream gave.
         """
         self.sampled += len(output.tokens)
+        if self._codes is not None and output.finished is None:
+            yield Piece(self.index, self._codes[output.tokens].tobytes().decode("utf-32-le"), None, None)
+            return
         data = self._head + self._bytes.push(output.tokens)
         self._head = b""
         if output.finished is not None:
@@ -60,7 +95,7 @@ class Choice:
         if self._log is None:
             text = self._utf8.decode(data, output.finished is not None)
             if text or self.finished:
-                yield self._piece(text, None, self.finished)
+                yield Piece(self.index, text, None, self.finished)
             return
         assert output.logprobs is not None
         self._log.add(output.tokens, output.logprobs)
@@ -71,30 +106,27 @@ class Choice:
             finished = self.finished if begin == last else None
             text = part if isinstance(part, str) else self._utf8.decode(part, finished is not None)
             if part or finished:
-                yield self._piece(text, self._log.take(len(part)), finished)
-
-    def _piece(self, text: str, log: dict[str, Any] | None, finished: str | None) -> dict[str, Any]:
-        return {"index": self.index, "text": text, "logprobs": log, "finish_reason": finished}
+                yield Piece(self.index, text, self._log.take(len(part)), finished)
 
 
 class WholeChoice:
     """A choice that is put together from its pieces, as JSON."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Any] = {}
+        self._last = Piece(0, "", None, None)
         self._texts: list[str] = []
         self._logs: dict[str, list[bytes]] = {}
 
-    def add(self, piece: dict[str, Any]) -> None:
+    def add(self, piece: Piece) -> None:
         """Add a piece."""
         self._last = piece
-        self._texts.append(piece["text"])
-        for name, values in (piece["logprobs"] or {}).items():
+        self._texts.append(piece.text)
+        for name, values in (piece.logprobs or {}).items():
             self._logs.setdefault(name, []).append(json_bytes(values)[1:-1])
 
     def json(self) -> bytes:
         """All of it, once the last piece was added."""
-        said = json_bytes({**self._last, "text": "".join(self._texts), "logprobs": None})
+        said = Piece(self._last.index, "".join(self._texts), None, self._last.finished).json()
         if not self._logs:
             return said
         logs = [

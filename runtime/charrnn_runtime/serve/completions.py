@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -24,7 +24,7 @@ from charrnn_runtime.serve.api_errors import (
 )
 from charrnn_runtime.serve.asked import Asked
 from charrnn_runtime.serve.bodies import read_object
-from charrnn_runtime.serve.choices import Choice, WholeChoice
+from charrnn_runtime.serve.choices import Choice, Piece, WholeChoice
 from charrnn_runtime.serve.middleware import note
 from charrnn_runtime.serve.service import Service, service_of
 from charrnn_runtime.serve.streams import Inbox
@@ -128,10 +128,10 @@ class _Answer:
             watch.cancel()
             self._count()
 
-    async def _pieces(self, inbox: Inbox) -> AsyncGenerator[list[dict[str, Any]]]:
+    async def _pieces(self, inbox: Inbox) -> AsyncGenerator[list[Piece]]:
         """What comes of all choices, several pieces at a time; much of it does not hold the event loop up."""
         while self._unfinished:
-            pieces: list[dict[str, Any]] = []
+            pieces: list[Piece] = []
             outputs = await inbox.get()
             begin = time.perf_counter()
             for output in outputs:
@@ -155,7 +155,7 @@ class _Answer:
             with self._running(receive) as inbox:
                 async for pieces in self._pieces(inbox):
                     for piece in pieces:
-                        choices[piece["index"]].add(piece)
+                        choices[piece.index].add(piece)
         except _Gone:
             return Response(status_code=499)  # no one reads it
         said = [json_bytes(self._head)[:-1], b',"choices":[', b",".join(each.json() for each in choices)]
@@ -170,7 +170,7 @@ class _Answer:
             yield b""
             async for pieces in self._pieces(inbox):
                 self._first = self._first or time.perf_counter()
-                yield b"".join(part for piece in pieces for part in (before, json_bytes(piece), after))
+                yield b"".join(part for piece in pieces for part in (before, piece.json(), after))
         if self.asked.include_usage:
             yield b"data: " + json_bytes({**self._head, "choices": [], "usage": self._usage()}) + b"\n\n"
         yield b"data: [DONE]\n\n"

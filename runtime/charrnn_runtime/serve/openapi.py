@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from charrnn_runtime import __version__
+from charrnn_runtime.format import spec
 from charrnn_runtime.serve.api_errors import json_response
 from charrnn_runtime.serve.asked import DEFAULT_LENGTH, DEFAULT_TEMPERATURE, MOST_SEED, MOST_STOPS
 from charrnn_runtime.serve.service import service_of
@@ -224,7 +225,7 @@ def _completion(settings: ServeSettings) -> _Schema:
         n={**_whole(1, settings.max_choices), "default": 1},
         temperature={**number, "minimum": 0, "maximum": 1e4, "default": DEFAULT_TEMPERATURE},
         top_p={**number, "exclusiveMinimum": 0, "maximum": 1, "default": 1},
-        top_k={**_whole(-1, 1 << 40), "description": "0 and -1 are off"},
+        top_k={**_whole(-1, spec.MAX_NUMBER), "description": "0 and -1 are off"},
         min_p={**number, "minimum": 0, "exclusiveMaximum": 1, "default": 0},
         seed=_whole(0, MOST_SEED),
         stop=_or_null({"anyOf": [stop, {**_array(stop), "maxItems": MOST_STOPS}]}),

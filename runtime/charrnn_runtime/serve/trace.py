@@ -84,7 +84,7 @@ class _Asked:
 
 
 def _offsets(text: str | list[int], ids: NDArray[np.int64], vocabulary: Vocabulary) -> list[int]:
-    """The place of each id's character in the text; of one that was made another, that in the text made of it."""
+    """The place of each id's character in the text, counted in characters."""
     if not isinstance(text, str):
         text = vocabulary.decode(ids)
     if vocabulary.level == "byte":

@@ -1,0 +1,199 @@
+"""charrnn-serve as a process of its own, and clients that cost little: for load, and to look for leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+class ServerProcess:
+    """A server that runs, by its process.
+
+    Attributes:
+        port: where it listens, on 127.0.0.1.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    @property
+    def megabytes(self) -> float:
+        """Its resident memory (Linux)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) / 1024
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The time that all cores together have spent on it (Linux)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def files(self) -> int:
+        """How many files and connections it has open (Linux)."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    @property
+    def threads(self) -> int:
+        """How many threads it has (Linux)."""
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+    def get(self, path: str) -> str:
+        """What it answers to a GET."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def streams(self) -> float:
+        """How many streams run or wait."""
+        found = re.findall(
+            r"^charrnn:num_requests_(?:running|waiting)\{.*?\} (\S+)$", self.get("/metrics"), re.M
+        )
+        return sum(map(float, found))
+
+    def wait_until_ready(self) -> None:
+        """Wait until it answers."""
+        end = time.monotonic() + 60
+        while True:
+            assert self.process.poll() is None, "the server has ended"
+            with contextlib.suppress(OSError):
+                self.get("/health")
+                return
+            assert time.monotonic() < end, "the server does not answer"
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def started(command: list[str], port: int, *, stderr: IO[bytes] | None = None) -> Iterator[ServerProcess]:
+    """A server as a process, which ends with the block."""
+    process = subprocess.Popen([sys.executable, *command], stderr=stderr)
+    try:
+        server = ServerProcess(process, port)
+        server.wait_until_ready()
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def charrnn_serve(*arguments: str, stderr: IO[bytes] | None = None) -> Iterator[ServerProcess]:
+    """The command, on a port that is free; what it says are errors alone."""
+    port = free_port()
+    command = ["-m", "charrnn_runtime.cli.serve", *arguments, "--port", str(port), "--quiet"]
+    with started(command, port, stderr=stderr) as server:
+        yield server
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        port: int = opened.getsockname()[1]
+        return port
+
+
+def post(path: str, body: bytes | dict[str, Any], *headers: str) -> bytes:
+    """A POST request as it goes over the wire; the server closes the connection after its answer."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", "Content-Type: application/json"]
+    head += [f"Content-Length: {len(data)}", *headers, "", ""]
+    return "\r\n".join(head).encode() + data
+
+
+class Client(asyncio.Protocol):
+    """Sends one request and keeps what comes, which is taken apart when the clock has stopped.
+
+    Attributes:
+        ended: done when the connection is closed.
+        sent, first, last: when the request was sent, when the first piece of text came, and the last bytes.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.sent = self.first = self.last = 0.0
+        self.transport: asyncio.Transport | None = None
+        self._request = request
+        self._received: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.sent = time.perf_counter()
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self.last = time.perf_counter()
+        if not self.first and b'"text":' in data:
+            self.first = self.last
+        self._received.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    @classmethod
+    async def connect(cls, port: int, request: bytes) -> Client:
+        """A client that has sent its request."""
+        loop = asyncio.get_running_loop()
+        _, client = await loop.create_connection(lambda: cls(request), "127.0.0.1", port)
+        return client
+
+    @property
+    def raw(self) -> bytes:
+        """All that came."""
+        return b"".join(self._received)
+
+    @property
+    def status(self) -> int:
+        """The status of the answer; 0 where none came."""
+        found = re.match(rb"HTTP/1\.1 (\d+) ", self.raw)
+        return int(found[1]) if found else 0
+
+    @property
+    def body(self) -> bytes:
+        """The body of the answer, as far as it came."""
+        head, _, body = self.raw.partition(b"\r\n\r\n")
+        return _unchunked(body) if b"chunked" in head.lower() else body
+
+    def text(self) -> str:
+        """The text of the only choice of a stream that has ended as it should."""
+        assert self.status == 200, self.body[:500]
+        events = self.body.decode().split("\n\n")
+        assert events[-2:] == ["data: [DONE]", ""], events[-2:]
+        choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-2]]
+        assert [each["finish_reason"] is not None for each in choices] == [False] * (len(choices) - 1) + [
+            True
+        ]
+        return "".join(each["text"] for each in choices)
+
+    def pieces(self) -> int:
+        """How many events with text came."""
+        return self.body.count(b'"text":')
+
+
+def _unchunked(body: bytes) -> bytes:
+    parts = []
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size, 16)
+        parts.append(rest[:length])
+        body = rest[length + 2 :]
+    return b"".join(parts)
