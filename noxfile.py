@@ -292,6 +292,44 @@ def container(session: nox.Session) -> None:
 
 
 @nox.session(reuse_venv=True)
+def cpp(session: nox.Session) -> None:
+    """Build examples/cpp and compare its texts with Python's; CMake's options follow -- (see the docstring).
+
+    It needs CMake and a compiler of C++20. Without options, onnxruntime's library is that of its Python
+    package, and the headers come from Debian's packages, which takes a system with apt-get.
+    """
+    isolate(session)
+    session.install("pytest", "hypothesis", RUNTIME)
+    folder = Path(session.create_tmp())
+    options = session.posargs
+    if not options:
+        packages = session.run("python", "tests/environments/cpp_packages.py", str(folder), silent=True)
+        options = [line for line in str(packages).splitlines() if line.startswith("-D")]
+    program = folder / "build" / "charrnn"
+    session.run("cmake", "-S", "examples/cpp", "-B", str(program.parent), *options, external=True)
+    session.run("cmake", "--build", str(program.parent), external=True)
+    session.run("pytest", "tests/hosts/test_cpp.py", env={"CHARRNN_CPP_HOST": str(program)})
+
+
+TRITON = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "protobuf==6.33.6", "ml_dtypes==0.5.4")
+"""A package that holds NVIDIA's server, and what it needs in versions other than the pinned ones."""
+
+
+@nox.session(reuse_venv=True)
+def triton(session: nox.Session) -> None:
+    """Run what charrnn-triton writes on NVIDIA's server, for x86-64 Linux; what follows -- goes to pytest."""
+    isolate(session)
+    others = {package.partition("==")[0] for package in TRITON}
+    pins = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in pins if line.partition("==")[0] not in others]
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join([*lines, *TRITON]), encoding="utf-8")
+    session.env["PIP_CONSTRAINT"] = str(constraints)
+    session.install("pytest", "hypothesis", "nvidia-pytriton", "tritonclient[grpc]", RUNTIME)
+    session.run("pytest", "tests/hosts/test_triton_server.py", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
 def build(session: nox.Session) -> None:
     """Build wheels and sdists of both distributions into dist/; what follows -- goes to python -m build."""
     isolate(session)

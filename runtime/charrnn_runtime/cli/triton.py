@@ -1,0 +1,93 @@
+"""charrnn-triton: writes a model repository for NVIDIA's Triton Inference Server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from charrnn_runtime import __version__
+from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.format import spec
+from charrnn_runtime.triton import BACKENDS, DEFAULT_MAX_BATCH_SIZE, Service, write_repository
+
+app = terminal.new_app()
+
+EXAMPLES = """\b
+Examples:
+  charrnn-triton models/lstm.onnx repository
+  charrnn-triton models/lstm.onnx repository --name lstm-steps --backend onnxruntime --max-batch-size 128
+  charrnn-triton models/lstm.int8.onnx repository --name lstm --device cpu --threads 2 --force
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def write(
+    model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to serve.")],
+    repository: Annotated[
+        Path, typer.Argument(metavar="REPOSITORY", help="The folder that holds all of the server's models.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model. [default: the file's name]")
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="python: a request is a text, and the server's Python needs charrnn-runtime. "
+            "onnxruntime: a request is one character of a sequence, and the server needs nothing.",
+            autocompletion=among(BACKENDS),
+        ),
+    ] = BACKENDS[0],
+    device: terminal.DeviceOption = "auto",
+    instances: Annotated[int, typer.Option(help="How many instances of the model the server runs.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads of an instance. [default: as many as there are cores; with --backend "
+            "onnxruntime 1]"
+        ),
+    ] = None,
+    max_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="With --backend onnxruntime: how many sequences run at once. "
+            f"[default: {DEFAULT_MAX_BATCH_SIZE}]"
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace version 1 and the configuration of a model of that name.")
+    ] = False,
+    version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
+    debug: terminal.DebugOption = False,
+    quiet: terminal.QuietOption = False,
+) -> None:
+    """Write a model into a model repository of NVIDIA's Triton Inference Server.
+
+    The path of the model's folder goes to stdout. docs/triton.md shows how clients use both backends.
+    """
+    check_choice("--backend", backend, BACKENDS)
+    check_choice("--device", device, spec.DEVICES)
+    service = Service(
+        name=model_path.name.removesuffix(".onnx") if name is None else name,
+        backend=backend,
+        device=device,
+        instances=instances,
+        threads=threads,
+        max_batch_size=max_batch_size,
+    )
+    folder, replaced = write_repository(model_path, repository, service, force=force)
+    if replaced:
+        terminal.say(f"replaced version 1 of {folder}")
+    terminal.say(f"serve it with: tritonserver --model-repository {repository}")
+    terminal.write_path(folder)
+
+
+def main() -> NoReturn:
+    """The entry point of charrnn-triton."""
+    terminal.run(app, "charrnn-triton")
+
+
+if __name__ == "__main__":
+    main()

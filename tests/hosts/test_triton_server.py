@@ -1,0 +1,276 @@
+"""What charrnn-triton writes, on NVIDIA's server; `noxfile.py triton` installs that and runs these tests.
+
+The server is the one inside the package nvidia-pytriton, which has the Python backend alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from charrnn_runtime import CharRNN
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODELS = {
+    "lstm": ROOT / "models" / "lstm.onnx",
+    "bytes": ROOT / "tests" / "models" / "lstm-1x12-fp32-byte.onnx",
+}
+REQUESTS = 64
+
+pytestmark = pytest.mark.skipif(
+    not (importlib.util.find_spec("pytriton") and importlib.util.find_spec("tritonclient")),
+    reason="needs nvidia-pytriton, which `noxfile.py triton` installs",
+)
+
+
+class Server:
+    """A running server, and how to ask it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, http: int, grpc: int) -> None:
+        self.process, self.log, self.http, self.grpc = process, log, f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"
+
+    def post(self, path: str, body: dict[str, Any]) -> bytes:
+        request = urllib.request.Request(f"http://{self.http}/v2/{path}", json.dumps(body).encode())
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(request, timeout=120) as response:
+                return bytes(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return bytes(error.read())
+
+    def text(self, model: str, body: dict[str, Any]) -> str:
+        answer = json.loads(self.post(f"models/{model}/generate", body))
+        assert "text" in answer, answer
+        return str(answer["text"])
+
+    def pieces(self, model: str, body: dict[str, Any]) -> list[str]:
+        lines = self.post(f"models/{model}/generate_stream", {**body, "stream": True}).decode().splitlines()
+        return [json.loads(line.removeprefix("data: "))["text"] for line in lines if line]
+
+    def index(self) -> dict[str, str]:
+        """Why each model is not there; "" for those that are."""
+        return {
+            each["name"]: each.get("reason", "") for each in json.loads(self.post("repository/index", {}))
+        }
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def write(model: Path, repository: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "charrnn_runtime.cli.triton", str(model), str(repository), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("triton")
+    repository = folder / "repository"
+    for name, path in MODELS.items():
+        write(path, repository, "--name", name, "--device", "cpu")
+        write(path, repository, "--name", f"{name}-steps", "--backend", "onnxruntime", "--device", "cpu")
+
+    spec = importlib.util.find_spec("pytriton")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    stub = package / "tritonserver" / "python_backend_stubs" / "{}.{}".format(*sys.version_info)
+    backends = folder / "backends"
+    (backends / "python").mkdir(parents=True)
+    for source in (*(package / "tritonserver" / "backends" / "python").iterdir(), *stub.iterdir()):
+        (backends / "python" / source.name).symlink_to(source)
+    # The backend's Python is the one that it finds first, with the packages of this environment.
+    libraries = [str(sysconfig.get_config_var("LIBDIR")), str(package.parent / "nvidia_pytriton.libs")]
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+    }
+    http, grpc = free_port(), free_port()
+    command = [str(package / "tritonserver" / "bin" / "tritonserver"), f"--model-repository={repository}"]
+    command += [f"--backend-directory={backends}", "--http-address=127.0.0.1", "--grpc-address=127.0.0.1"]
+    command += [f"--http-port={http}", f"--grpc-port={grpc}", "--allow-metrics=false"]
+    command += ["--exit-on-error=false", "--strict-readiness=false"]
+    log = folder / "log"
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
+    ):
+        running = Server(process, log, http, grpc)
+        try:
+            wait_for(running)
+            yield running
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_for(server: Server) -> None:
+    for _ in range(300):
+        assert server.process.poll() is None, server.log.read_text()
+        if b"Started HTTPService" in server.log.read_bytes():
+            return
+        time.sleep(0.2)
+    pytest.fail(server.log.read_text())
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    """The text of each seed alone, as the runtime gives it in one process."""
+    model = CharRNN.load(MODELS["lstm"], device="cpu")
+    return [model.generate("LORD ", 200, seed=seed, echo=False) for seed in range(REQUESTS)]
+
+
+def test_texts_over_http_are_those_of_python(server: Server, expected: list[str]) -> None:
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        bodies = [{"prompt": "LORD ", "length": 200, "seed": seed} for seed in range(REQUESTS)]
+        assert list(pool.map(lambda body: server.text("lstm", body), bodies)) == expected
+
+
+def test_pieces_over_http_are_the_text(server: Server, expected: list[str]) -> None:
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        bodies = [{"prompt": "LORD ", "length": 200, "seed": seed} for seed in range(REQUESTS)]
+        pieces = list(pool.map(lambda body: server.pieces("lstm", body), bodies))
+    assert ["".join(each) for each in pieces] == expected
+    assert all(len(each) > 1 for each in pieces)
+
+
+def grpc_requests(count: int, length: int) -> Iterator[tuple[str, list[Any]]]:
+    import tritonclient.grpc as client
+
+    for seed in range(count):
+        inputs = []
+        for name, kind, value in (
+            ("prompt", "BYTES", np.array([b"LORD "], np.object_)),
+            ("length", "INT64", np.array([length], np.int64)),
+            ("seed", "UINT64", np.array([seed], np.uint64)),
+            ("stream", "BOOL", np.array([True])),
+        ):
+            inputs.append(client.InferInput(name, [1], kind))
+            inputs[-1].set_data_from_numpy(value)
+        yield str(seed), inputs
+
+
+def test_pieces_over_grpc_are_the_text(server: Server, expected: list[str]) -> None:
+    import tritonclient.grpc as client
+
+    answers: queue.Queue[Any] = queue.Queue()
+    texts = [""] * REQUESTS
+    with client.InferenceServerClient(server.grpc) as grpc:
+        grpc.start_stream(callback=lambda result, error: answers.put((result, error)))
+        for name, inputs in grpc_requests(REQUESTS, 200):
+            grpc.async_stream_infer("lstm", inputs, request_id=name, enable_empty_final_response=True)
+        ended = 0
+        while ended < REQUESTS:
+            result, error = answers.get(timeout=120)
+            assert error is None
+            said = result.get_response()
+            if said.outputs:
+                texts[int(said.id)] += result.as_numpy("text").item().decode()
+            ended += said.parameters["triton_final_response"].bool_param
+        grpc.stop_stream()
+    assert texts == expected
+
+
+def test_a_client_that_goes_away_ends_its_texts_and_no_others(server: Server, expected: list[str]) -> None:
+    import tritonclient.grpc as client
+
+    first = threading.Event()
+    with client.InferenceServerClient(server.grpc) as grpc:
+        grpc.start_stream(callback=lambda result, error: first.set())
+        for name, inputs in grpc_requests(REQUESTS, 10**9):
+            grpc.async_stream_infer("lstm", inputs, request_id=name)
+        assert first.wait(60)
+        grpc.stop_stream(cancel_requests=True)
+    # Texts of a billion characters would hold all rows of the scheduler for hours.
+    assert server.text("lstm", {"prompt": "LORD ", "length": 200, "seed": 3}) == expected[3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 1},
+        {"temperature": 0.5, "top_k": 5},
+        {"temperature": 1.0, "top_p": 0.9, "min_p": 0.01},
+        {"stop": ["\n", "x"]},
+        {"unknown": "skip"},
+    ],
+    ids=str,
+)
+def test_options_are_those_of_python(server: Server, options: dict[str, Any]) -> None:
+    prompt = "LORDß " if "unknown" in options else "LORD "
+    model = CharRNN.load(MODELS["lstm"], device="cpu")
+    text = model.generate(prompt, 300, seed=9, echo=False, **options)
+    assert server.text("lstm", {"prompt": prompt, "length": 300, "seed": 9, **options}) == text
+
+
+def test_a_text_without_a_prompt_begins_as_in_python(server: Server) -> None:
+    text = CharRNN.load(MODELS["lstm"], device="cpu").generate("", 100, seed=2)
+    assert server.text("lstm", {"length": 100, "seed": 2}) == text
+
+
+def test_text_of_a_byte_model_is_that_of_python(server: Server) -> None:
+    text = CharRNN.load(MODELS["bytes"], device="cpu").generate("é", 300, seed=2, echo=False)
+    assert server.text("bytes", {"prompt": "é", "length": 300, "seed": 2}) == text
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"prompt": "ß"}, "characters that the model does not know"),
+        ({"prompt": "a", "temperature": 0}, "temperature must be at least"),
+        ({"prompt": "a", "length": -1}, "length must be"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_an_answer_and_the_server_goes_on(
+    server: Server, body: dict[str, Any], said: str
+) -> None:
+    assert said in json.loads(server.post("models/lstm/generate", body))["error"]
+    assert server.text("lstm", {"prompt": "a", "length": 3, "seed": 1})
+
+
+def test_of_steps_the_server_lacks_nothing_but_the_backend(server: Server) -> None:
+    reasons = server.index()
+    for name in MODELS:
+        assert reasons[name] == ""
+        assert "unable to find backend library for backend 'onnxruntime'" in reasons[f"{name}-steps"]
+
+
+def test_the_configurations_are_messages_of_nvidias_own_definition(server: Server) -> None:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    folder = server.log.parent / "repository"
+    for name in MODELS:
+        text = text_format.Parse((folder / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        assert text.model_transaction_policy.decoupled
+        steps = text_format.Parse(
+            (folder / f"{name}-steps" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        )
+        (state,) = steps.sequence_batching.state
+        assert (state.input_name, state.output_name) == ("state", "next_state")
+        assert state.initial_state[0].zero_data
+        assert all(list(each.dims) == [1] and each.reshape.shape == [] for each in steps.input)
+        assert all(each.HasField("reshape") for each in steps.input)
