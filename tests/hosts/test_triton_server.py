@@ -266,7 +266,7 @@ def test_what_is_wrong_is_an_answer_and_the_server_goes_on(
 # --- steps -------------------------------------------------------------------------------------------------
 
 needs_stand_in = pytest.mark.skipif(not STAND_IN, reason="needs the stand-in that `noxfile.py triton` builds")
-Step = Callable[[dict[str, np.generic], int, bool, bool], int]
+Step = Callable[[dict[str, Any], int, bool, bool], int]
 """Sends a character's values with its sequence's number, and whether that begins or ends; gives the next."""
 
 
@@ -277,7 +277,7 @@ def write_by_steps(step: Step, number: int, prompt: str, length: int) -> str:
     uniforms = uniforms_at(stream_keys(number, np.array([0])), np.arange(length))
     for i in range(len(prompt) - 1 + length):
         position = i - (len(prompt) - 1)  # negative while the prompt is read
-        values = {
+        values: dict[str, Any] = {
             "token": np.int64(ids[i]),
             "uniform": np.float32(0 if position < 0 else uniforms[position]),
             "temperature": np.float32(0.8),
@@ -291,7 +291,7 @@ def write_by_steps(step: Step, number: int, prompt: str, length: int) -> str:
     return info.vocabulary.decode(ids[len(prompt) :])
 
 
-def grpc_step(grpc: Any, values: dict[str, np.generic], number: int, begins: bool, ends: bool) -> int:
+def grpc_step(grpc: Any, values: dict[str, Any], number: int, begins: bool, ends: bool) -> int:
     import tritonclient.grpc as client
 
     inputs = []
@@ -302,7 +302,7 @@ def grpc_step(grpc: Any, values: dict[str, np.generic], number: int, begins: boo
     return int(grpc.infer("lstm-steps", inputs, **sequence).as_numpy("next_token").item())
 
 
-def http_step(server: Server, values: dict[str, np.generic], number: int, begins: bool, ends: bool) -> int:
+def http_step(server: Server, values: dict[str, Any], number: int, begins: bool, ends: bool) -> int:
     inputs = [
         {"name": name, "shape": [1, 1], "data": [value.item()]}
         | {"datatype": "INT64" if value.dtype == np.int64 else "FP32"}
@@ -335,7 +335,7 @@ def test_logits_are_given_to_who_asks_for_them(server: Server) -> None:
     import tritonclient.grpc as client
 
     model = CharRNN.load(MODELS["lstm"], device="cpu")
-    values = {
+    values: dict[str, Any] = {
         "token": np.int64(model.info.start_token),
         "uniform": np.float32(0.5),
         "temperature": np.float32(1),
