@@ -335,7 +335,7 @@ def cpp(session: nox.Session) -> None:
     """
     isolate(session)
     session.install("pytest", "hypothesis", RUNTIME)
-    folder = Path(session.create_tmp())
+    folder = Path(session.create_tmp()).resolve()
     options = session.posargs
     if not options:
         packages = session.run("python", "tests/environments/cpp_packages.py", str(folder), silent=True)
@@ -352,15 +352,26 @@ TRITON = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "protobuf==6.33.6", "ml_dty
 
 @nox.session(reuse_venv=True)
 def triton(session: nox.Session) -> None:
-    """Run what charrnn-triton writes on NVIDIA's server, for x86-64 Linux; what follows -- goes to pytest."""
+    """Run what charrnn-triton writes on NVIDIA's server; what follows -- goes to pytest.
+
+    It needs Linux on x86-64, g++, and Debian's packages, from which the headers of onnxruntime come.
+    """
     isolate(session)
+    folder = Path(session.create_tmp()).resolve()
     others = {package.partition("==")[0] for package in TRITON}
     pins = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
     lines = [line for line in pins if line.partition("==")[0] not in others]
-    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints = folder / "constraints.txt"
     constraints.write_text("\n".join([*lines, *TRITON]), encoding="utf-8")
     session.env["PIP_CONSTRAINT"] = str(constraints)
     session.install("pytest", "hypothesis", "nvidia-pytriton", "tritonclient[grpc]", RUNTIME)
+    session.run("python", "tests/environments/cpp_packages.py", str(folder), silent=True)
+    backend = folder / "libtriton_onnxruntime.so"
+    compiler = ["g++", "-std=c++20", "-O2", "-shared", "-fPIC", "-o", str(backend)]
+    compiler += ["-isystem", str(folder / "debian" / "usr" / "include" / "onnxruntime")]
+    libraries = ["-L", str(folder / "lib"), "-lonnxruntime", f"-Wl,-rpath,{folder / 'lib'}"]
+    session.run(*compiler, "tests/hosts/onnxruntime_backend.cpp", *libraries, external=True)
+    session.env["CHARRNN_TRITON_BACKEND"] = str(backend)
     session.run("pytest", "tests/hosts/test_triton_server.py", *session.posargs)
 
 

@@ -1,6 +1,8 @@
 """What charrnn-triton writes, on NVIDIA's server; `noxfile.py triton` installs that and runs these tests.
 
-The server is the one inside the package nvidia-pytriton, which has the Python backend alone.
+The server is the one inside the package nvidia-pytriton, which has the Python backend alone. For the steps, a
+stand-in for the ONNX Runtime backend is built (`onnxruntime_backend.cpp`): the server checks the
+configuration, batches sequences and keeps their states; the stand-in runs a batch.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import sysconfig
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ import numpy as np
 import pytest
 
 from charrnn_runtime import CharRNN
+from charrnn_runtime.format.reader import read_model_file
+from charrnn_runtime.uniforms import stream_keys, uniforms_at
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = {
@@ -32,6 +37,7 @@ MODELS = {
     "bytes": ROOT / "tests" / "models" / "lstm-1x12-fp32-byte.onnx",
 }
 REQUESTS = 64
+STAND_IN = os.environ.get("CHARRNN_TRITON_BACKEND", "")
 
 pytestmark = pytest.mark.skipif(
     not (importlib.util.find_spec("pytriton") and importlib.util.find_spec("tritonclient")),
@@ -91,6 +97,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         write(path, repository, "--name", name, "--device", "cpu")
         write(path, repository, "--name", f"{name}-steps", "--backend", "onnxruntime", "--device", "cpu")
 
+    write(MODELS["lstm"], repository, "--name", "broken", "--backend", "onnxruntime")
+    broken = repository / "broken" / "config.pbtxt"
+    broken.write_text(broken.read_text().replace("TYPE_INT64 dims: [ 1 ]", "TYPE_INT64 dims: [ ]"))
     spec = importlib.util.find_spec("pytriton")
     assert spec is not None
     assert spec.origin is not None
@@ -100,6 +109,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (backends / "python").mkdir(parents=True)
     for source in (*(package / "tritonserver" / "backends" / "python").iterdir(), *stub.iterdir()):
         (backends / "python" / source.name).symlink_to(source)
+    if STAND_IN:
+        (backends / "onnxruntime").mkdir()
+        (backends / "onnxruntime" / "libtriton_onnxruntime.so").symlink_to(STAND_IN)
     # The backend's Python is the one that it finds first, with the packages of this environment.
     libraries = [str(sysconfig.get_config_var("LIBDIR")), str(package.parent / "nvidia_pytriton.libs")]
     environment = {
@@ -251,11 +263,101 @@ def test_what_is_wrong_is_an_answer_and_the_server_goes_on(
     assert server.text("lstm", {"prompt": "a", "length": 3, "seed": 1})
 
 
-def test_of_steps_the_server_lacks_nothing_but_the_backend(server: Server) -> None:
+# --- steps -------------------------------------------------------------------------------------------------
+
+needs_stand_in = pytest.mark.skipif(not STAND_IN, reason="needs the stand-in that `noxfile.py triton` builds")
+Step = Callable[[dict[str, Any], int, bool, bool], int]
+"""Sends a character's values with its sequence's number, and whether that begins or ends; gives the next."""
+
+
+def write_by_steps(step: Step, number: int, prompt: str, length: int) -> str:
+    """The text that a client of a sequence gets, as docs/triton.md has it."""
+    info = read_model_file(MODELS["lstm"]).info
+    ids = [int(each) for each in info.vocabulary.encode(prompt)]
+    uniforms = uniforms_at(stream_keys(number, np.array([0])), np.arange(length))
+    for i in range(len(prompt) - 1 + length):
+        position = i - (len(prompt) - 1)  # negative while the prompt is read
+        values: dict[str, Any] = {
+            "token": np.int64(ids[i]),
+            "uniform": np.float32(0 if position < 0 else uniforms[position]),
+            "temperature": np.float32(0.8),
+            "top_k": np.int64(info.top_k_max),
+            "top_p": np.float32(1),
+            "min_p": np.float32(0),
+        }
+        next_token = step(values, number, i == 0, position == length - 1)
+        if position >= 0:
+            ids.append(next_token)
+    return info.vocabulary.decode(ids[len(prompt) :])
+
+
+def grpc_step(grpc: Any, values: dict[str, Any], number: int, begins: bool, ends: bool) -> int:
+    import tritonclient.grpc as client
+
+    inputs = []
+    for name, value in values.items():
+        inputs.append(client.InferInput(name, [1, 1], "INT64" if value.dtype == np.int64 else "FP32"))
+        inputs[-1].set_data_from_numpy(value.reshape(1, 1))
+    sequence = {"sequence_id": number, "sequence_start": begins, "sequence_end": ends}
+    return int(grpc.infer("lstm-steps", inputs, **sequence).as_numpy("next_token").item())
+
+
+def http_step(server: Server, values: dict[str, Any], number: int, begins: bool, ends: bool) -> int:
+    inputs = [
+        {"name": name, "shape": [1, 1], "data": [value.item()]}
+        | {"datatype": "INT64" if value.dtype == np.int64 else "FP32"}
+        for name, value in values.items()
+    ]
+    sequence = {"sequence_id": number, "sequence_start": begins, "sequence_end": ends}
+    body = {"inputs": inputs, "parameters": sequence, "outputs": [{"name": "next_token"}]}
+    answer = json.loads(server.post("models/lstm-steps/infer", body))
+    (output,) = answer["outputs"]
+    assert output["shape"] == [1, 1]
+    return int(output["data"][0])
+
+
+@needs_stand_in
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_sequences_whose_state_the_server_keeps_are_texts_of_python(server: Server, protocol: str) -> None:
+    """Many at once, which begin and end at different times; each number is its seed, from 1."""
+    import tritonclient.grpc as client
+
+    model = CharRNN.load(MODELS["lstm"], device="cpu")
+    wanted = [(number, "LORD of"[: 1 + number % 7], 20 + number % 30) for number in range(1, REQUESTS + 1)]
+    with client.InferenceServerClient(server.grpc) as grpc, ThreadPoolExecutor(REQUESTS) as pool:
+        step = partial(grpc_step, grpc) if protocol == "grpc" else partial(http_step, server)
+        texts = list(pool.map(lambda each: write_by_steps(step, *each), wanted))
+    assert texts == [model.generate(prompt, length, seed=seed, echo=False) for seed, prompt, length in wanted]
+
+
+@needs_stand_in
+def test_logits_are_given_to_who_asks_for_them(server: Server) -> None:
+    import tritonclient.grpc as client
+
+    model = CharRNN.load(MODELS["lstm"], device="cpu")
+    values: dict[str, Any] = {
+        "token": np.int64(model.info.start_token),
+        "uniform": np.float32(0.5),
+        "temperature": np.float32(1),
+    }
+    values |= {"top_k": np.int64(1), "top_p": np.float32(1), "min_p": np.float32(0)}
+    inputs = []
+    for name, value in values.items():
+        inputs.append(client.InferInput(name, [1, 1], "INT64" if value.dtype == np.int64 else "FP32"))
+        inputs[-1].set_data_from_numpy(value.reshape(1, 1))
+    with client.InferenceServerClient(server.grpc) as grpc:
+        sequence = {"sequence_id": 999, "sequence_start": True, "sequence_end": True}
+        logits = grpc.infer("lstm-steps", inputs, **sequence).as_numpy("logits")
+    assert np.allclose(logits, model.step(model.initial_state(1), seed=0).logits, atol=1e-5)
+
+
+@needs_stand_in
+def test_the_server_takes_the_configurations_and_would_say_what_is_wrong(server: Server) -> None:
     reasons = server.index()
-    for name in MODELS:
-        assert reasons[name] == ""
-        assert "unable to find backend library for backend 'onnxruntime'" in reasons[f"{name}-steps"]
+    assert {name: reasons[name] for name in reasons if name != "broken"} == dict.fromkeys(
+        [*MODELS, *(f"{name}-steps" for name in MODELS)], ""
+    )
+    assert "must specify 'dims'" in reasons["broken"]
 
 
 def test_the_configurations_are_messages_of_nvidias_own_definition(server: Server) -> None:

@@ -24,7 +24,7 @@ from watched import World
 MODEL = FOLDER / "lstm-2x12-fp32.onnx"
 README = Path(__file__).resolve().parents[2] / "README.md"
 BYTES = FOLDER / "lstm-1x12-fp32-byte.onnx"
-COMMANDS = ("gen", "info", "score", "view")
+COMMANDS = ("gen", "info", "score", "triton", "view")
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
@@ -201,7 +201,8 @@ def test_every_command_works_in_odd_surroundings(world: World, lstm: CharRNN, na
 @pytest.mark.parametrize("command", COMMANDS)
 def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("LORD")
-    words = {"gen": "-n 5", "info": "", "score": f'"{tmp_path}/text"', "view": f'"{tmp_path}/text"'}[command]
+    text = f'"{tmp_path}/text"'
+    words = {"gen": "-n 5", "info": "", "score": text, "triton": f'"{tmp_path}/all"', "view": text}[command]
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} "{MODEL}" {words} {redirection}'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
     if redirection == ">&-":

@@ -77,6 +77,7 @@ def write(
         threads=threads,
         max_batch_size=max_batch_size,
     )
+    terminal.stdout()  # which may be closed
     folder, replaced = write_repository(model_path, repository, service, force=force)
     if replaced:
         terminal.say(f"replaced version 1 of {folder}")
