@@ -1,9 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and their paths in commands."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -74,3 +75,22 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def shell_word(path: str | os.PathLike[str]) -> str:
+    r"""A path as a shell takes it, in a command that a message advises.
+
+    What is not UTF-8 (surrogates in Python) is written as in $'r\351', which bash, zsh, ksh and POSIX.1-2024
+    read as the path's bytes.
+    """
+    word = os.fspath(path)
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        plain = [chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}" for byte in _escaped(os.fsencode(word))]
+        return f"$'{''.join(plain)}'"
+    return shlex.quote(word)
+
+
+def _escaped(data: bytes) -> bytes:
+    return data.replace(b"\\", b"\\\\").replace(b"'", b"\\'")

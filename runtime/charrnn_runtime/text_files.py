@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import codecs
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Final
 
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import shell_word
 
 MARK: Final = "\ufeff"
 
@@ -102,7 +102,7 @@ def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
     """What a file is that begins with some bytes and cannot be read as an ONNX file, because of an error."""
     kind = what_it_is(head)
     if kind == "a safetensors file":
-        command = f"charrnn-export {shlex.quote(name)} my.onnx"
+        command = f"charrnn-export {shell_word(name)} my.onnx"
         return f"it is {kind}; if it is a checkpoint, make a model of it: {command}"
     if kind and kind != "an ONNX model":
         return f"it is {kind}"
@@ -110,7 +110,7 @@ def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
 
 
 def _to_unpack(kind: str, command: str, name: str) -> str:
-    words = f"{command} {shlex.quote(name)} > text.txt"
+    words = f"{command} {shell_word(name)} > text.txt"
     return f"{kind}: unpack it first, as with {words}" if name else kind
 
 

@@ -584,6 +584,11 @@ NONSENSE = [
     ("--beam 3 --lines 3", "--lines writes items"),
     ("--stop ''", "--stop must be a text of one character or more"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
+    ("--greedy -t 0.5", "--greedy and --temperature exclude each other"),
+    ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
+    ("--greedy --min-p 0.1", "--greedy and --min-p exclude each other"),
+    ("KING", "'KING' has no place here; a text to continue is given with --prime KING (see"),
+    ("KING RICHARD -n 5", "a text to continue is given with --prime 'KING RICHARD' (see"),
     ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
     ("--primes-file b --streams 2", "excludes --streams"),
     ("--interactive --json", "--interactive writes one stream"),
@@ -593,7 +598,7 @@ NONSENSE = [
     ("--raw --primes-file b", "--raw writes the bytes of one stream and nothing else"),
     ("--raw --interactive", "--raw writes the bytes of one stream and nothing else"),
     ("--nonsense", "No such option: --nonsense"),
-    ("one more", "unexpected extra argument"),
+    ("one more", "'one more' has no place here"),
 ]
 
 RUN_ALL = """

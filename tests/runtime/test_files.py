@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from charrnn_runtime import CharRNNError
-from charrnn_runtime.files import remove_parts, write_whole, written_whole
+from charrnn_runtime.files import remove_parts, shell_word, write_whole, written_whole
 
 
 def test_the_content_is_there_afterwards(tmp_path: Path) -> None:
@@ -122,3 +122,15 @@ def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
     (tmp_path / ".kept").write_bytes(b"whole")
     remove_parts(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".kept", "kept.part"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    "name",
+    [b"my run", b"r\xe9", b'it\'s \xe9\\n "$x" \t\n!', "\u00e9t\u00e9".encode(), b"it's", b"-", b"a\xff1"],
+)
+def test_a_path_in_a_command_is_read_by_a_shell_as_the_bytes_that_it_has(name: bytes) -> None:
+    word = shell_word(os.fsdecode(name))
+    word.encode()  # every stream can show it
+    done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
+    assert done.stdout == name

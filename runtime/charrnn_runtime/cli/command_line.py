@@ -9,6 +9,7 @@ import typer
 import typer.core
 
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.files import shell_word
 
 _KNOWN_ELSEWHERE: Final = {
     "--batch-size": ("--batch",),
@@ -41,11 +42,12 @@ class Command(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of a command line; ``ctx`` takes what they say."""
         try:
-            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            _, extra, given = self.make_parser(ctx).parse_args(args=list(args))
         except Exception as error:  # typer's own, of a class that it does not export
             self._suggest(ctx, error)
             raise
         self._refuse_repeated(ctx, given)
+        self._refuse_a_bare_prompt(ctx, extra)
         return super().parse_args(ctx, args)
 
     def _suggest(self, ctx: Any, error: Exception) -> None:
@@ -65,6 +67,15 @@ class Command(typer.core.TyperCommand):
             if loses and not getattr(each, "multiple", False) and given.count(each) > 1:
                 names = " or ".join(sorted({*each.opts, *each.secondary_opts}, key=len, reverse=True))
                 ctx.fail(f"{names} is given {_times(given.count(each))}; give it once")
+
+    def _refuse_a_bare_prompt(self, ctx: Any, extra: list[str]) -> None:
+        """End where words that have no place were meant for the prompt."""
+        takes_one = any("--prime" in each.opts for each in self.get_params(ctx))
+        if extra and takes_one and not ctx.resilient_parsing:
+            words = " ".join(extra)
+            ctx.fail(
+                f"{words!r} has no place here; a text to continue is given with --prime {shell_word(words)}"
+            )
 
 
 def among(choices: Sequence[str]) -> Callable[[], list[str]]:

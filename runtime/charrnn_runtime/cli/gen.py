@@ -163,8 +163,8 @@ def generate(
     characters in them) give no item. --streams 1 gives running text from every model.
     """
     check_choice("--unknown", unknown, spec.UNKNOWN)
-    if greedy and top_k is not None:
-        raise SettingError("--greedy and --top-k exclude each other: --greedy is --top-k 1")
+    if greedy:
+        gen_inputs.check_greedy(temperature, top_k, top_p, min_p)
     if sum(given is not None for given in (prompt, prompt_file, prompts_file)) > 1:
         raise SettingError("give one of --prime, --prime-file and --primes-file")
     gen_inputs.check_encoding(encoding, files=bool(prompt_file or prompts_file or new))

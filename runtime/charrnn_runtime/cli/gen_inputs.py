@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from charrnn_runtime.cli import command_line, terminal, texts
 from charrnn_runtime.errors import SettingError
+from charrnn_runtime.format import spec
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
@@ -58,6 +59,27 @@ def check_encoding(encoding: str | None, *, files: bool) -> None:
         check(encoding)
         if not files:
             raise SettingError("--encoding is for --prime-file, --primes-file and --new: give one of them")
+
+
+def check_greedy(temperature: float, top_k: int | None, top_p: float, min_p: float) -> None:
+    """Refuse settings of sampling beside ``--greedy``, with which they would mean nothing.
+
+    Raises:
+        SettingError: one was given.
+    """
+    if top_k is not None:
+        raise SettingError("--greedy and --top-k exclude each other: --greedy is --top-k 1")
+    others = {
+        "--temperature": temperature != spec.DEFAULT_TEMPERATURE,
+        "--top-p": top_p != 1.0,
+        "--min-p": min_p != 0.0,
+    }
+    for option, is_given in others.items():
+        if is_given:
+            raise SettingError(
+                f"--greedy and {option} exclude each other: --greedy takes the most likely character, "
+                f"whatever {option} is; omit one of them"
+            )
 
 
 def stop_texts(model: CharRNN, given: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import statistics
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from charrnn_runtime.cli import terminal
+from charrnn_runtime.files import shell_word
 from charrnn_trainer.cli.live import LiveDisplay, cut, printable
 from charrnn_trainer.cli.region import has_terminal, terminal_size
 from charrnn_trainer.config import MOST_STEPS
@@ -119,7 +119,7 @@ class Display:
         elif result.train_loss is not None:
             terminal.say(f"last: training loss {with_bits(result.train_loss, level)}")
         # Not models/lstm.onnx: that would replace a model that ships.
-        terminal.say(f"next: charrnn-export {shlex.quote(str(result.run))} my.onnx")
+        terminal.say(f"next: charrnn-export {shell_word(str(result.run))} my.onnx")
 
     def show_finished(self, result: TrainResult) -> None:
         """Say of a run that was finished before where its best checkpoint is, and how to train on."""
@@ -135,7 +135,7 @@ class Display:
         if optimization.minutes:
             spent = read_header(find_checkpoint(result.run, "last")).seconds or 0.0
             more += f" --minutes {_more_minutes(optimization.minutes, spent / 60.0):g}"
-        terminal.say(f"to continue: charrnn-train --resume {shlex.quote(str(result.run))}{more}")
+        terminal.say(f"to continue: charrnn-train --resume {shell_word(str(result.run))}{more}")
 
     # --- events --------------------------------------------------------------------------------------------
 

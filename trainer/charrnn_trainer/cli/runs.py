@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.files import WriteError
+from charrnn_runtime.files import WriteError, shell_word
 from charrnn_trainer.cli import text as texts
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.train_config import SETTINGS, TrainConfig, check_changes
@@ -150,7 +149,7 @@ def _check_out(out: Path) -> None:
 
     if is_run(out):
         # A run without a checkpoint may have diverged, and would again.
-        advice = f", or resume it: --resume {shlex.quote(str(out))}" if checkpoint_files(out) else ""
+        advice = f", or resume it: --resume {shell_word(out)}" if checkpoint_files(out) else ""
         raise SettingError(f"--out {out} already contains a run; give a new folder{advice}")
     try:
         check_free(out)
@@ -236,6 +235,6 @@ def _word_on_write_errors(folder: Path) -> Iterator[None]:
         if any(folder.glob("*.safetensors")):
             terminal.say(
                 "earlier checkpoints are intact; when there is space again, resume with: "
-                f"charrnn-train --resume {shlex.quote(str(folder))}"
+                f"charrnn-train --resume {shell_word(folder)}"
             )
         raise

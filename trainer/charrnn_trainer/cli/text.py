@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.texts import say_notice
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import shell_word
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.setting import option_of
 from charrnn_trainer.train_config import SETTINGS, TrainConfig
@@ -113,7 +114,7 @@ def _refuse_settings(paths: Sequence[str]) -> None:
         if path.endswith(".toml"):
             with contextlib.suppress(CharRNNError):
                 RunFile.read(Path(path))
-                settings = f"--config {shlex.quote(path)}"
+                settings = f"--config {shell_word(path)}"
                 break
     else:
         return

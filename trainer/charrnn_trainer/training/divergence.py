@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import Final
 
 from charrnn_runtime.errors import CharRNNError
+from charrnn_runtime.files import shell_word
 from charrnn_trainer.config import OptimizationConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.default_corpus import PLAYS_SHA256, SHA256
@@ -67,8 +67,8 @@ def _diverged(context: RunContext, step: int, loss: float, norm: float) -> Diver
             *_NAMED,
             "init_from",
         )
-    start = f" --init-from {shlex.quote(str(kept[-1]))}" if kept else ""
-    command = f"charrnn-train --config {shlex.quote(str(run.config_path))}{start}"
+    start = f" --init-from {shell_word(kept[-1])}" if kept else ""
+    command = f"charrnn-train --config {shell_word(run.config_path)}{start}"
     place = "from the last good checkpoint" if kept else "from the beginning"
     return DivergedError(
         f"training diverged at step {step}: {what}; to try a lower rate {place}: {command} "
