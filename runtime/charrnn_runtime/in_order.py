@@ -12,6 +12,9 @@ from charrnn_runtime.scheduler import Scheduler
 HELD: Final = 1 << 20
 """How many characters of later requests `in_order` holds while an earlier one runs."""
 
+READ_AT_ONCE: Final = 1 << 24
+"""How many characters the prompts of running requests may have together for `in_order` to draw another."""
+
 _HELD_AT_LEAST: Final = 32
 """What holding an output takes in any case, in characters."""
 
@@ -37,16 +40,17 @@ def in_order(
     source = iter(requests)
     places: dict[Request, int] = {}
     waiting: dict[int, Output] = {}
-    waiting_size = drawn = given = told = 0
+    waiting_size = reading = drawn = given = told = 0
     with closing(scheduler):
         while True:
-            while scheduler.room > 0 and waiting_size < held:
+            while scheduler.room > 0 and waiting_size < held and reading < READ_AT_ONCE:
                 request = next(source, None)
                 if request is None:
                     held = 0  # there are no more
                     break
                 places[request] = drawn
                 drawn += 1
+                reading += len(request.prompt)
                 scheduler.submit(request)
             if not scheduler.busy:
                 return
@@ -56,6 +60,7 @@ def in_order(
                 on_progress(told - before)
             for output in outputs:
                 waiting[places.pop(output.request)] = output
+                reading -= len(output.request.prompt)
                 waiting_size += _size(output)
             while given in waiting:
                 output = waiting.pop(given)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import gzip
 import json
-import lzma
 import math
 import os
 import re
@@ -15,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,7 +129,7 @@ def test_the_encoding_that_a_message_advises_works(
 
 
 @posix
-@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "zip"])
+@pytest.mark.parametrize("kind", ["bz2", "zip"])
 def test_the_command_that_a_message_advises_for_a_compressed_text_works(
     score: Command, kind: str, tmp_path: Path
 ) -> None:
@@ -141,12 +138,7 @@ def test_the_command_that_a_message_advises_for_a_compressed_text_works(
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("text", "LORD")
     else:
-        compressed: dict[str, Callable[[bytes], bytes]] = {
-            "gz": gzip.compress,
-            "xz": lzma.compress,
-            "bz2": bz2.compress,
-        }
-        path.write_bytes(compressed[kind](b"LORD"))
+        path.write_bytes(bz2.compress(b"LORD"))
     said = _said(score(MODEL, path), 1)[-1]
     line = re.search(r"unpack it first, as with (.+ > text\.txt)$", said)
     assert line, said

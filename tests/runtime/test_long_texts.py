@@ -7,13 +7,13 @@ import json
 import math
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from charrnn_runtime import CharRNN, CharRNNError
 from charrnn_runtime.cli import score as score_command
 from charrnn_runtime.cli import score_rows, texts
+from charrnn_runtime.compressed import Unpacked
 
 PIECE = 2_000
 PATH = Path("a text")
@@ -24,12 +24,15 @@ class Repeated(io.RawIOBase):
     """A file of a text that is repeated up to some bytes, made as it is read."""
 
     def __init__(self, text: str, size: int) -> None:
-        self._text, self._left = text.encode() * (PIECE // len(text.encode()) + 1), size
+        self._unit, self._place = len(text.encode()), 0
+        self._left = size // self._unit * self._unit  # no character is cut at the end
+        self._text = text.encode() * (PIECE // self._unit + 2)
 
     def read(self, size: int = -1, /) -> bytes:
         assert 0 < size <= PIECE  # never the whole
-        piece = self._text[: min(size, self._left)]
+        piece = self._text[self._place :][: min(size, self._left)]
         self._left -= len(piece)
+        self._place = (self._place + len(piece)) % self._unit
         return piece
 
 
@@ -54,7 +57,7 @@ def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
     per_char, as_json = options.get("per_char", False), options.get("as_json", False)
     tracemalloc.start()
     try:
-        file: Any = Repeated(text, size)
+        file = Unpacked(Repeated(text, size), "a text")
         chosen = score_rows.Options("skip", per_char, as_json)
         score_command._score_whole(models, file, PATH, chosen, Characters(), False)
         return tracemalloc.get_traced_memory()[1]
@@ -83,7 +86,7 @@ def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
 @pytest.mark.usefixtures("small_pieces")
 def test_pieces_give_what_the_whole_gives(lstm: CharRNN) -> None:
     text = "To be, or not to be: that is the question.\n" * 60
-    stream, file = io.StringIO(), io.BytesIO(text.encode())
+    stream, file = io.StringIO(), Unpacked(io.BytesIO(text.encode()), "a text")
     score_command._score_whole([lstm], file, PATH, JSON_BITS, stream, False)
     record = json.loads(stream.getvalue())
     whole = lstm.score(text)
@@ -96,7 +99,7 @@ def test_pieces_give_what_the_whole_gives(lstm: CharRNN) -> None:
 @pytest.mark.usefixtures("small_pieces")
 def test_the_other_models_bits_follow_the_first_ones(lstm: CharRNN, byte_model: CharRNN) -> None:
     text = "To be, or not to be: that is the question.\n" * 60
-    stream, file = io.StringIO(), io.BytesIO(text.encode())
+    stream, file = io.StringIO(), Unpacked(io.BytesIO(text.encode()), "a text")
     score_command._score_whole([lstm, byte_model], file, PATH, JSON_BITS, stream, False)
     record = json.loads(stream.getvalue())
     for name, model in (("bits", lstm), ("other_bits", byte_model)):
@@ -109,12 +112,14 @@ def test_a_text_with_nothing_to_score_is_an_error(lstm: CharRNN, text: str) -> N
     stream = io.StringIO()
     options = score_rows.Options("skip", per_char=True, as_json=True)
     with pytest.raises(CharRNNError, match="there is nothing to score in a text"):
-        score_command._score_whole([lstm], io.BytesIO(text.encode()), PATH, options, stream, False)
+        score_command._score_whole(
+            [lstm], Unpacked(io.BytesIO(text.encode()), ""), PATH, options, stream, False
+        )
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_an_unknown_character_is_found_where_it_is_in_the_whole_text(lstm: CharRNN) -> None:
-    file = io.BytesIO(("x" * 3 * PIECE + "ß").encode())
+    file = Unpacked(io.BytesIO(("x" * 3 * PIECE + "ß").encode()), "a text")
     options = score_rows.Options("error", per_char=False, as_json=False)
     with pytest.raises(Exception, match=f"at position {3 * PIECE};"):
         score_command._score_whole([lstm], file, PATH, options, io.StringIO(), False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +14,7 @@ from charrnn_runtime.cli import score_rows, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.cli.score_rows import EachLine, Sum, nothing_in
 from charrnn_runtime.cli.score_rows import Options as _Options
+from charrnn_runtime.compressed import Unpacked
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
 from charrnn_runtime.format import spec
 
@@ -128,7 +129,7 @@ def score(
 
 
 def _score_lines(
-    models: list[CharRNN], file: BinaryIO, path: Path, options: _Options, stream: Any, at_terminal: bool
+    models: list[CharRNN], file: Unpacked, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
     """Each line by itself; many share each step, and no more are held than that takes."""
     lines = texts.lines(file, path, options.encoding, as_bytes=_read_bytes(models))
@@ -141,11 +142,11 @@ def _score_lines(
     shown = Sum(models, path, options, stream) if options.sums else EachLine(models, options, stream)
     wanted = not (at_terminal and (options.per_char or not options.sums))
     number = 0
-    with terminal.LateBar(texts.size_of(file), "scoring", wanted=wanted) as bar:
+    with terminal.LateBar(file.size, "scoring", wanted=wanted) as bar:
         try:
             for number, (line, *scores) in enumerate(zip(copies[0], *scored, strict=True), start=1):
                 shown.add(number, line, scores)
-                bar.advance(_bytes_of(line) + 1)
+                bar.advance(file.advanced())
         except UnknownCharacterError as error:
             raise error.of(None, "" if error.index is None else f"line {error.index + 1}") from None
     if not number:
@@ -163,7 +164,7 @@ def _prepared_line(model: CharRNN, line: str | bytes, options: _Options) -> str 
 
 
 def _score_whole(
-    models: list[CharRNN], file: BinaryIO, path: Path, options: _Options, stream: Any, at_terminal: bool
+    models: list[CharRNN], file: Unpacked, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
     """The text as one stream, of which no more is held than a piece."""
     # Each piece goes through all models before the next, so that none falls behind and text piles up for it.
@@ -175,10 +176,10 @@ def _score_whole(
     ]
     sums = Sum(models, path, options, stream)
     shown = at_terminal and options.per_char
-    with terminal.LateBar(texts.size_of(file), "scoring", wanted=not shown) as bar:
+    with terminal.LateBar(file.size, "scoring", wanted=not shown) as bar:
         for piece, *parts in zip(copies[0], *scored, strict=True):
             sums.add_piece(piece, parts)
-            bar.advance(_bytes_of(piece))
+            bar.advance(file.advanced())
     sums.end()
 
 
@@ -192,11 +193,7 @@ def _read_bytes(models: list[CharRNN]) -> bool:
     return all(model.vocabulary.level == "byte" for model in models)
 
 
-def _bytes_of(text: str | bytes) -> int:
-    return len(text.encode() if isinstance(text, str) else text)
-
-
-def _strides(file: BinaryIO, path: Path, options: _Options, models: list[CharRNN]) -> Iterator[str | bytes]:
+def _strides(file: Unpacked, path: Path, options: _Options, models: list[CharRNN]) -> Iterator[str | bytes]:
     """The text in pieces that are scored in a moment, so that what shows the progress moves on."""
     chunks: Iterator[Any] = texts.chunks(file, path, options.encoding, as_bytes=_read_bytes(models))
     if options.ends:

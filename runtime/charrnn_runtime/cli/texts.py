@@ -1,25 +1,28 @@
 """How commands read text from a file or standard input: whole, by line or in chunks.
 
-`text_files` decodes it, as it does for training. Models at the byte level read the bytes of a file as they
-are, unless ``--encoding`` says what they mean: then they read the UTF-8 of that.
+`compressed` unpacks what is compressed, and `text_files` decodes it, as both do for training. Models at the
+byte level read the bytes of a file as they are, unless ``--encoding`` says what they mean: then they read the
+UTF-8 of that.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 
 from charrnn_runtime.cli import terminal
+from charrnn_runtime.compressed import Readable, Unpacked
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.text_files import decoded
 
 _CHUNK = 1 << 20  # bytes read at a time
+_MOST_AT_ONCE = 1 << 30  # bytes that a compressed file may hold which is read whole
+_LONGEST_LINE = 1 << 24  # characters
 
 EncodingOption = Annotated[
     str | None,
@@ -37,33 +40,37 @@ def name_of(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file, or standard input (``-``), as bytes.
+def opened(path: Path) -> Iterator[Unpacked]:
+    """A file, or standard input (``-``), as the bytes that it holds: compressed ones are unpacked.
 
     Raises:
         CharRNNError: it cannot be read.
     """
     if str(path) == "-":
-        yield terminal.source()
+        yield Unpacked(terminal.source(), name_of(path))
         return
     try:
         file = path.open("rb")
     except (OSError, ValueError) as error:
         raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     with file:
-        yield file
+        try:
+            unpacked = Unpacked(file, name_of(path))
+        except OSError as error:  # of a folder, on some systems only here
+            raise CharRNNError(f"{path} cannot be read: {error.strerror or error}") from None
+        yield unpacked
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a file, or of standard input (``-``).
+    """All bytes that a file holds, or standard input (``-``).
 
     Raises:
         CharRNNError: it cannot be read.
     """
     with opened(path) as file:
         try:
-            return file.read()
-        except OSError as error:  # of a folder, on some systems only here
+            return file.read_all(_MOST_AT_ONCE)
+        except OSError as error:
             raise CharRNNError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
@@ -112,17 +119,8 @@ def split_lines(text: str | bytes) -> list[str] | list[bytes]:
     return [line.decode() for line in lines] if isinstance(text, str) else lines
 
 
-def size_of(file: BinaryIO) -> int | None:
-    """How many bytes there are to read; None if that is not known, as of a pipe."""
-    try:
-        status = os.fstat(file.fileno())
-    except (OSError, ValueError):  # no file of the system's
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
 def chunks(
-    file: BinaryIO, path: Path, encoding: str | None = None, *, as_bytes: bool = False
+    file: Readable, path: Path, encoding: str | None = None, *, as_bytes: bool = False
 ) -> Iterator[str] | Iterator[bytes]:
     """A text a chunk at a time; see `text_of`."""
     raw = iter(lambda: file.read(_CHUNK), b"")
@@ -133,17 +131,29 @@ def chunks(
 
 
 def lines(
-    file: BinaryIO, path: Path, encoding: str | None = None, *, as_bytes: bool = False
+    file: Readable, path: Path, encoding: str | None = None, *, as_bytes: bool = False
 ) -> Iterator[str | bytes]:
-    """The lines of a text, without their ends, as they are read; see `text_of`."""
+    """The lines of a text, without their ends, as they are read; see `text_of`.
+
+    Raises:
+        CharRNNError: as `text_of`; or a line is longer than any text of lines has, as in a file of zeros that
+            was compressed to nearly nothing.
+    """
     end: Any = b"\n" if as_bytes else "\n"
     parts: list[Any] = []  # of a line whose end has not come; all str or all bytes
+    number = 1
     for chunk in chunks(file, path, encoding, as_bytes=as_bytes):
         first, *others = chunk.split(end)
         parts.append(first)
         for other in others:
             yield _joined(parts)
             parts = [other]
+            number += 1
+        if sum(map(len, parts)) > _LONGEST_LINE:
+            raise CharRNNError(
+                f"line {number:,} of {name_of(path)} has more than {_LONGEST_LINE:,} characters, and a line "
+                "is held whole; read it as a running text instead (--whole)"
+            )
     if any(parts):
         yield _joined(parts)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ import typer
 
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.files import shell_word
 from charrnn_trainer.cli.options import FILES, GroupedCommand, completed_from, with_settings
 from charrnn_trainer.cli.runs import RUNS_FOLDER, begin_run, resume_run
 from charrnn_trainer.cli.stop_signals import StopSignals
@@ -62,8 +62,8 @@ def train(
         typer.Argument(
             metavar="TEXT...",
             show_default=False,
-            help="UTF-8 text files, which may be compressed with gzip or xz, or - for standard input. Of a "
-            "folder, the files that --glob matches. [default: tinyshakespeare]",
+            help="UTF-8 text files, which may be compressed with gzip, xz or zstd, or - for standard input. "
+            "Of a folder, the files that --glob matches. [default: tinyshakespeare]",
             rich_help_panel=Group.TEXT,
         ),
     ] = None,
@@ -227,7 +227,7 @@ def _finish(result: TrainResult, stop: StopSignals, *, verbose: bool) -> NoRetur
     if result.stopped:
         terminal.say(
             f"stopped at step {result.step:,}, checkpoint saved; to resume: "
-            f"charrnn-train --resume {shlex.quote(str(result.run))}"
+            f"charrnn-train --resume {shell_word(str(result.run))}"
         )
     else:
         Display().show_result(result)

@@ -184,8 +184,8 @@ def scan_texts(
     """Read texts once, to learn what they hold.
 
     Args:
-        paths: files, or "-" for standard input; gzip and xz are unpacked. What can be read only once (a pipe)
-            is kept aside.
+        paths: files, or "-" for standard input; gzip, xz and zstd are unpacked. What can be read only once (a
+            pipe) is kept aside.
         level: "char" for UTF-8 text, "byte" for anything.
         vocabulary: the symbols to begin with, to which those that the texts have besides are added; None
             takes the texts' own.

@@ -1,6 +1,6 @@
 """Reads a text from its start in pieces, as often as is wanted, however long it is.
 
-A file that is compressed with gzip or xz is read as what it holds. A piece is small enough to stay in a
+A file that is compressed with gzip, xz or zstd is read as what it holds. A piece is small enough to stay in a
 processor's cache while it is decoded, hashed and encoded, and so that its buffers come from memory that the
 process has already: both count more than the number of calls.
 """
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Final, cast
 
-from charrnn_runtime.compressed import Readable, decompressed
+from charrnn_runtime.compressed import Unpacked
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.text_files import Notice, TextDecoder
 
@@ -56,7 +56,7 @@ class TextSource:
             self._kept.close()
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[OpenText]:
+    def opened(self) -> Iterator[Unpacked]:
         """The text from its start."""
         with contextlib.ExitStack() as opened:
             if self._kept is not None:
@@ -68,25 +68,7 @@ class TextSource:
                 except OSError as error:
                     raise _cannot_read(self.path, error) from error
             name = "standard input" if self.path == "-" else self.path
-            yield OpenText(decompressed(file, name), file)
-
-
-class OpenText:
-    """A text that is being read."""
-
-    def __init__(self, text: Readable, file: IO[bytes]) -> None:
-        """Read ``text``, which ``file`` holds, perhaps compressed."""
-        self._text, self._file = text, file
-        self._place = 0
-
-    def read(self, size: int) -> bytes:
-        """The next bytes; none at the end."""
-        return self._text.read(size)
-
-    def advanced(self) -> int:
-        """How many bytes of the file were read since the last call."""
-        before, self._place = self._place, self._file.tell()
-        return self._place - before
+            yield Unpacked(file, name)
 
 
 class Pieces:
@@ -106,7 +88,7 @@ class Pieces:
 
     def __init__(
         self,
-        file: OpenText,
+        file: Unpacked,
         name: str,
         level: str,
         on_progress: Progress | None = None,
