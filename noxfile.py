@@ -81,8 +81,9 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False  # `pythons` takes those that are here
 
 EVERYTHING = "."
-WITH_EXTRAS = ".[compare,tensorboard]"
+WITH_EXTRAS = ".[compare,tensorboard,zstd]"
 RUNTIME = "./runtime"
+RUNTIME_WITH_EXTRAS = "./runtime[zstd]"
 TRAINER = "./trainer"
 TEST_TOOLS = ("pytest", "hypothesis", "gunicorn")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
@@ -191,7 +192,7 @@ def tests(session: nox.Session) -> None:
 def runtime_tests(session: nox.Session) -> None:
     """Run the runtime's tests where torch and onnx are not installed; what follows -- goes to pytest."""
     isolate(session)
-    session.install(*TEST_TOOLS, RUNTIME)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     absent = "from importlib.util import find_spec; assert not (find_spec('torch') or find_spec('onnx'))"
     session.run("python", "-c", absent)
     session.run("pytest", *(session.posargs or ["tests/runtime"]))
@@ -268,11 +269,19 @@ def minimums(session: nox.Session) -> None:
     session.run("pytest", *warnings, *(session.posargs or ["tests/runtime", *QUICK_TRAINER_TESTS]))
 
 
+@nox.session(reuse_venv=True)
+def ray(session: nox.Session) -> None:
+    """Test actors of Ray Data and replicas of Ray Serve, on this machine; what follows -- goes to pytest."""
+    isolate(session)
+    session.install(*TEST_TOOLS, f"{RUNTIME}[ray]")
+    session.run("pytest", "-W", "default", *(session.posargs or ["tests/cluster"]))  # Ray has many warnings
+
+
 @nox.session(python=PYTHONS)
 def pythons(session: nox.Session) -> None:
     """Run the runtime's tests on each Python that is here; what follows -- goes to pytest."""
     isolate(session)
-    session.install(*TEST_TOOLS, RUNTIME)
+    session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     session.run("pytest", *(session.posargs or ["tests/runtime"]))
 
 
@@ -343,6 +352,7 @@ BENCHMARKS = {
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
     "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
+    "ray_data": "seconds to score lines, on actors of Ray and without it",
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
 """What can be measured, by the word that asks for it."""
@@ -360,5 +370,7 @@ def bench(session: nox.Session) -> None:
     full = FullEnvironment(session)
     if chosen == "texts":
         full.try_to_install("pyppmd")
+    if chosen == "ray_data":
+        full.try_to_install("ray[data,serve]")
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)
     full.run("python", f"tests/benchmarks/{script}.py", *options)
