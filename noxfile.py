@@ -81,9 +81,9 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False  # `pythons` takes those that are here
 
 EVERYTHING = "."
-WITH_EXTRAS = ".[compare,serve,tensorboard]"
+WITH_EXTRAS = ".[compare,serve,tensorboard,zstd]"
 RUNTIME = "./runtime"
-RUNTIME_WITH_EXTRAS = "./runtime[serve]"
+RUNTIME_WITH_EXTRAS = "./runtime[serve,zstd]"
 TRAINER = "./trainer"
 TEST_TOOLS = ("pytest", "hypothesis", "gunicorn", "onnxruntime-ep-webgpu", "openai")
 LINT_TOOLS = ("ruff", "mypy", "types-protobuf", "import-linter", "nox")
@@ -303,6 +303,14 @@ def minimums(session: nox.Session) -> None:
     session.run("pytest", *warnings, *(session.posargs or ["tests/runtime", *QUICK_TRAINER_TESTS]))
 
 
+@nox.session(reuse_venv=True)
+def ray(session: nox.Session) -> None:
+    """Test actors of Ray Data and replicas of Ray Serve, on this machine; what follows -- goes to pytest."""
+    isolate(session)
+    session.install(*TEST_TOOLS, f"{RUNTIME}[ray]")
+    session.run("pytest", "-W", "default", *(session.posargs or ["tests/cluster"]))  # Ray has many warnings
+
+
 @nox.session(python=PYTHONS)
 def pythons(session: nox.Session) -> None:
     """Run the runtime's tests on each Python that is here; what follows -- goes to pytest."""
@@ -441,11 +449,12 @@ BENCHMARKS = {
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
     "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
+    "ray_data": "seconds to score lines, on actors of Ray and without it",
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
 """What can be measured, by the word that asks for it."""
 
-BESIDE = {"texts": "pyppmd", "serve": "fastapi"}
+BESIDE = {"texts": "pyppmd", "serve": "fastapi", "ray_data": "ray[data,serve]"}
 """What some benchmarks compare with where it can be installed."""
 
 

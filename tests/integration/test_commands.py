@@ -149,6 +149,7 @@ def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
         *("cpp", "triton"),
         "gpu_software",
         *("serve_clients", "serve_fuzz"),
+        "ray",
     }
 
 

@@ -1,0 +1,165 @@
+"""How long 30,000 lines take to score: in one process, by charrnn-score, and on actors of Ray Data.
+
+    python tests/benchmarks/ray_data.py TEXT [--model MODEL.onnx] [--lines N] [--repeats N] [--batch N]
+
+It needs the extra ``ray``. All ways run one after the other, and that so often; a row is the median, and its
+ratio to one process on one thread. Ray's rows include the start of the actors, and the last ratio is that of
+the time without it: the same pipeline on one line for each actor is taken away. Actors that only pass rows on
+show what Ray itself takes. All scores must be equal to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe_machine
+from charrnn_runtime import CharRNN
+from charrnn_runtime.ray import ScoreTexts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "lstm.int8.onnx")
+    parser.add_argument("--lines", type=int, default=30_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1024)
+    arguments = parser.parse_args()
+    lines = [line for line in arguments.text.read_text(encoding="utf-8").splitlines() if line]
+    lines = lines[: arguments.lines]
+    print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print(f"{arguments.model.name}, {len(lines):,} lines of {sum(map(len, lines)):,} characters", flush=True)
+    with cluster() as data, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lines.txt"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        ways = ways_to_score(data, arguments.model, lines, path, arguments.batch)
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        expected = None
+        for _ in range(arguments.repeats):
+            for name, run in ways.items():
+                begin = time.perf_counter()
+                done = run()
+                seconds[name].append(time.perf_counter() - begin)
+                nats = [] if done is None else done()
+                expected = nats if expected is None else expected
+                if nats and nats != expected:
+                    sys.exit(f"{name}: the scores differ")
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    first = next(iter(medians.values()))
+    for name, median in medians.items():
+        start = medians.get(f"{name}: start", 0.0)
+        print(
+            f"{name:36} {median:7.2f} s  {median / first:5.2f}  {(median - start) / first:5.2f}  "
+            f"({min(seconds[name]):.2f} to {max(seconds[name]):.2f})"
+        )
+
+
+Way = Callable[[], Callable[[], list[float]] | None]
+"""What is timed; gives what shows the nats of all lines, where there is something to compare."""
+
+
+class PassOn:
+    """An actor that gives each batch back as it came."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
+
+
+def ways_to_score(data: Any, model: Path, lines: list[str], path: Path, batch: int) -> dict[str, Way]:
+    """What is timed, by its name."""
+    loaded = {threads: CharRNN.load(model, device="cpu", threads=threads) for threads in (1, 2)}
+
+    def in_process(threads: int) -> Callable[[], list[float]]:
+        scores = list(loaded[threads].score_each(lines))
+        return lambda: [score.nats for score in scores]
+
+    def by_command(threads: int) -> None:
+        command = [sys.executable, "-m", "charrnn_runtime.cli.score", str(model), str(path), "--by-line"]
+        options = ["--threads", str(threads), "--device", "cpu", "--quiet"]
+        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
+
+    def run(dataset: Any, actors: int, actor: type, **arguments: Any) -> Any:
+        return dataset.map_batches(
+            actor,
+            fn_constructor_kwargs=arguments,
+            compute=data.ActorPoolStrategy(size=actors),
+            num_cpus=0.5,
+            batch_size=batch,
+        ).materialize()
+
+    def on_actors(actors: int) -> Callable[[], list[float]]:
+        scored = run(everything, actors, ScoreTexts, model=str(model), device="cpu")
+        return lambda: [nats for _, nats in sorted((row["id"], row["nats"]) for row in scored.take_all())]
+
+    def dataset(texts: list[str], blocks: int) -> Any:
+        rows = [{"id": index, "text": text} for index, text in enumerate(texts)]
+        return data.from_items(rows, override_num_blocks=blocks).materialize()
+
+    def start(actors: int) -> None:
+        run(few[actors], actors, ScoreTexts, model=str(model), device="cpu")
+
+    def pass_on() -> None:
+        run(everything, 2, PassOn)
+
+    def start_to_pass_on() -> None:
+        run(few[2], 2, PassOn)
+
+    everything, few = dataset(lines, 16), {actors: dataset(lines[:actors], actors) for actors in (1, 2)}
+    return {
+        "one process, 1 thread": functools.partial(in_process, 1),
+        "one process, 2 threads": functools.partial(in_process, 2),
+        "charrnn-score --threads 1": functools.partial(by_command, 1),
+        "charrnn-score --threads 2": functools.partial(by_command, 2),
+        "Ray Data, 1 actor": functools.partial(on_actors, 1),
+        "Ray Data, 1 actor: start": functools.partial(start, 1),
+        "Ray Data, 2 actors": functools.partial(on_actors, 2),
+        "Ray Data, 2 actors: start": functools.partial(start, 2),
+        "Ray Data, passing on": pass_on,
+        "Ray Data, passing on: start": start_to_pass_on,
+    }
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Any]:
+    """Ray on this machine, which leaves nothing behind; gives `ray.data`."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"}
+    import ray
+    import ray.data
+
+    folder = tempfile.mkdtemp(prefix="ray-")
+    try:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=200_000_000,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        yield ray.data
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
