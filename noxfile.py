@@ -91,6 +91,7 @@ DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 PROMPT = "LORD "
+JAVASCRIPT = ROOT / "js"
 
 QUICK_TRAINER_TESTS = tuple(
     f"tests/trainer/test_{name}.py"
@@ -150,6 +151,20 @@ class FullEnvironment:
         self.session.run(path, *arguments, stderr=None, interrupt_timeout=60, terminate_timeout=60)
 
 
+def install_npm_packages(session: nox.Session) -> None:
+    """The packages of js/package-lock.json in js/node_modules, unless they are there already."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        session.skip("Node 20 or newer with npm is needed, and is not here")
+    lock, installed = JAVASCRIPT / "package-lock.json", JAVASCRIPT / "node_modules" / ".installed-lock.json"
+    if installed.is_file() and installed.read_bytes() == lock.read_bytes():
+        return
+    # onnxruntime-node would fetch CUDA libraries from elsewhere; nothing else has a script that is needed.
+    session.env["ONNXRUNTIME_NODE_INSTALL"] = "skip"
+    with session.chdir(JAVASCRIPT):
+        session.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", external=True)
+    shutil.copyfile(lock, installed)
+
+
 # --- sessions ----------------------------------------------------------------------------------------------
 
 DEMO = ("--minutes", "3")
@@ -176,7 +191,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run all that CI runs: lint, docs, runtime_tests, other tests; what follows -- goes to pytest alone."""
+    """Run all that CI runs: lint, docs, runtime_tests, javascript, other tests; what follows -- goes to pytest alone."""
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
@@ -184,6 +199,7 @@ def tests(session: nox.Session) -> None:
     session.notify("lint")
     session.notify("docs")
     session.notify("runtime_tests")
+    session.notify("javascript", posargs=["--quick"])
     full.run("pytest", "tests/trainer", "tests/integration")
 
 
@@ -216,6 +232,26 @@ def docs(session: nox.Session) -> None:
     session.install(*DOCS_TOOLS)
     session.run("mkdocs", "build", "--strict", *session.posargs)
     session.run("python", "docs/tools/check_site.py", "site")
+
+
+@nox.session(venv_backend="none")
+def javascript(session: nox.Session) -> None:
+    """Test the npm package in Node and Chromium against the Python runtime; --quick follows -- for less."""
+    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    install_npm_packages(session)
+    results = Path(session.create_tmp()).resolve() / "expected"
+    full.run("python", "js/test/expected.py", str(results / "texts.json"), *session.posargs)
+    full.run("python", "js/test/hostile.py", str(results), *session.posargs)
+    with session.chdir(JAVASCRIPT):
+        session.run("npm", "run", "--silent", "types", external=True)
+        session.run("npm", "test", "--silent", env={"CHARRNN_EXPECTED": str(results)}, external=True)
+
+
+@nox.session(venv_backend="none")
+def demo_page(session: nox.Session) -> None:
+    """Build the demo page for browsers, with onnxruntime and the models, into docs/demo."""
+    install_npm_packages(session)
+    session.run("node", "js/demo/build.js", "docs/demo", external=True)
 
 
 @nox.session(venv_backend="none")
