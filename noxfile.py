@@ -379,6 +379,7 @@ BENCHMARKS = {
     "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
     "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
+    "javascript": "characters a second of the npm package in Node and Chromium, against the Python runtime",
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
 """What can be measured, by the word that asks for it."""
@@ -394,6 +395,8 @@ def bench(session: nox.Session) -> None:
         known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
         session.error(f"no such benchmark: {chosen}; there are {known}")
     full = FullEnvironment(session)
+    if chosen == "javascript":
+        install_npm_packages(session)
     if chosen == "texts":
         full.try_to_install("pyppmd")
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)
