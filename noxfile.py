@@ -93,6 +93,7 @@ DOCS_TOOLS = ("mkdocs-material", "mkdocstrings-python", "ruff")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 PROMPT = "LORD "
+JAVASCRIPT = ROOT / "js"
 
 QUICK_TRAINER_TESTS = tuple(
     f"tests/trainer/test_{name}.py"
@@ -152,6 +153,20 @@ class FullEnvironment:
         self.session.run(path, *arguments, stderr=None, interrupt_timeout=60, terminate_timeout=60)
 
 
+def install_npm_packages(session: nox.Session) -> None:
+    """The packages of js/package-lock.json in js/node_modules, unless they are there already."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        session.skip("Node 20 or newer with npm is needed, and is not here")
+    lock, installed = JAVASCRIPT / "package-lock.json", JAVASCRIPT / "node_modules" / ".installed-lock.json"
+    if installed.is_file() and installed.read_bytes() == lock.read_bytes():
+        return
+    # onnxruntime-node would fetch CUDA libraries from elsewhere; nothing else has a script that is needed.
+    session.env["ONNXRUNTIME_NODE_INSTALL"] = "skip"
+    with session.chdir(JAVASCRIPT):
+        session.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", external=True)
+    shutil.copyfile(lock, installed)
+
+
 # --- sessions ----------------------------------------------------------------------------------------------
 
 DEMO = ("--minutes", "3")
@@ -178,7 +193,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run all that CI runs: lint, docs, runtime_tests, other tests; what follows -- goes to pytest alone."""
+    """Run all that CI runs, lint, docs and other sessions too; what follows -- goes to pytest alone."""
     full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
@@ -186,6 +201,7 @@ def tests(session: nox.Session) -> None:
     session.notify("lint")
     session.notify("docs")
     session.notify("runtime_tests")
+    session.notify("javascript", posargs=["--quick"])
     full.run("pytest", "tests/trainer", "tests/integration")
 
 
@@ -218,6 +234,26 @@ def docs(session: nox.Session) -> None:
     session.install(*DOCS_TOOLS)
     session.run("mkdocs", "build", "--strict", *session.posargs)
     session.run("python", "docs/tools/check_site.py", "site")
+
+
+@nox.session(venv_backend="none")
+def javascript(session: nox.Session) -> None:
+    """Test the npm package in Node and Chromium against the Python runtime; --quick follows -- for less."""
+    full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    install_npm_packages(session)
+    results = Path(session.create_tmp()).resolve() / "expected"
+    full.run("python", "js/test/expected.py", str(results / "texts.json"), *session.posargs)
+    full.run("python", "js/test/hostile.py", str(results), *session.posargs)
+    with session.chdir(JAVASCRIPT):
+        session.run("npm", "run", "--silent", "types", external=True)
+        session.run("npm", "test", "--silent", env={"CHARRNN_EXPECTED": str(results)}, external=True)
+
+
+@nox.session(venv_backend="none")
+def demo_page(session: nox.Session) -> None:
+    """Build the demo page for browsers, with onnxruntime and the models, into docs/demo."""
+    install_npm_packages(session)
+    session.run("node", "js/demo/build.js", "docs/demo", external=True)
 
 
 @nox.session(venv_backend="none")
@@ -450,6 +486,7 @@ BENCHMARKS = {
     "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
     "ray_data": "seconds to score lines, on actors of Ray and without it",
+    "javascript": "characters a second of the npm package in Node and Chromium, against the Python runtime",
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
 """What can be measured, by the word that asks for it."""
@@ -470,5 +507,7 @@ def bench(session: nox.Session) -> None:
     full = FullEnvironment(session, project=WITH_EXTRAS if chosen == "serve" else EVERYTHING)
     if chosen in BESIDE:
         full.try_to_install(BESIDE[chosen])
+    if chosen == "javascript":
+        install_npm_packages(session)
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)
     full.run("python", f"tests/benchmarks/{script}.py", *options)

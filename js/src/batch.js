@@ -80,7 +80,11 @@ export class Batch {
     this._size = engine.info.stateSize;
     /** @type {(Stream | undefined)[]} */
     this._streams = [...streams];
-    this._inputs = inputsOf(engine, sampling, streams.map(({ row }) => row));
+    this._inputs = inputsOf(
+      engine,
+      sampling,
+      streams.map(({ row }) => row),
+    );
   }
 
   /** The streams that run, by row; undefined where a row is idle. @returns {readonly (Stream | undefined)[]} */
@@ -113,7 +117,12 @@ export class Batch {
       if (!stream) return;
       if (stream.losses && outputs.logits) {
         const at = stream.losses.length - stream.reading;
-        stream.losses[at] = loss(outputs.logits.data, row, this._engine.info.vocabularySize, stream.request.ids[at + 1]);
+        stream.losses[at] = loss(
+          outputs.logits.data,
+          row,
+          this._engine.info.vocabularySize,
+          stream.request.ids[at + 1],
+        );
       }
       stream.advance(sampled ? sampled[2 * row] : 0);
       if (stream.finished) {
@@ -184,7 +193,14 @@ function endsWith(ids, text) {
   return before >= 0 && text.every((id, i) => ids[before + i] === id);
 }
 
-/** -ln of the probability of an id in a row of logits. @param {Float32Array} logits @param {number} row @param {number} width @param {number} id */
+/**
+ * -ln of the probability of an id in a row of logits.
+ *
+ * @param {Float32Array} logits
+ * @param {number} row
+ * @param {number} width
+ * @param {number} id
+ */
 function loss(logits, row, width, id) {
   const first = row * width;
   let most = -Infinity;

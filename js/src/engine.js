@@ -131,7 +131,12 @@ function createSession(ort, data, device) {
   });
 }
 
-/** @param {Ort} ort @param {Uint8Array} data @param {import("./format/reader.js").ModelInfo} info @param {Trial} expected */
+/**
+ * @param {Ort} ort
+ * @param {Uint8Array} data
+ * @param {import("./format/reader.js").ModelInfo} info
+ * @param {Trial} expected
+ */
 async function webgpuSession(ort, data, info, expected) {
   const failed = "device: WebGPU cannot run this model here";
   if (info.precision === "int8") {
@@ -143,7 +148,9 @@ async function webgpuSession(ort, data, info, expected) {
     session = await createSession(ort, data, "webgpu");
     outputs = await trialStep(ort, session, info);
   } catch (error) {
-    throw new DeviceError(oneLine(`${failed}: onnxruntime says ${messageOf(error)}; device: "cpu" works`), { cause: error });
+    throw new DeviceError(oneLine(`${failed}: onnxruntime says ${messageOf(error)}; device: "cpu" works`), {
+      cause: error,
+    });
   }
   const scale = expected.logits.reduce((most, logit) => Math.max(most, Math.abs(logit)), 1);
   const { logits } = outputs;
@@ -157,7 +164,14 @@ async function webgpuSession(ort, data, info, expected) {
 
 /** @typedef {{ logits: Float32Array, tokens: number[], state: Float32Array }} Trial */
 
-/** A step of two streams. @param {Ort} ort @param {any} session @param {import("./format/reader.js").ModelInfo} info @returns {Promise<Trial>} */
+/**
+ * A step of two streams.
+ *
+ * @param {Ort} ort
+ * @param {any} session
+ * @param {import("./format/reader.js").ModelInfo} info
+ * @returns {Promise<Trial>}
+ */
 async function trialStep(ort, session, info) {
   const { Tensor } = ort;
   const { stateSize, topKMax } = info;
@@ -173,7 +187,10 @@ async function trialStep(ort, session, info) {
     top_p: new Tensor("float32", Float32Array.of(1, 1), [2]),
     min_p: new Tensor("float32", Float32Array.of(0, 0), [2]),
   };
-  const outputs = await session.run(feeds, OUTPUTS.map(({ name }) => name));
+  const outputs = await session.run(
+    feeds,
+    OUTPUTS.map(({ name }) => name),
+  );
   return {
     logits: outputs.logits.data,
     tokens: Array.from(outputs.next_token.data, Number),
@@ -181,7 +198,12 @@ async function trialStep(ort, session, info) {
   };
 }
 
-/** What is wrong with the outputs of a trial step, whatever the weights. @param {Trial} trial @param {import("./format/reader.js").ModelInfo} info */
+/**
+ * What is wrong with the outputs of a trial step, whatever the weights.
+ *
+ * @param {Trial} trial
+ * @param {import("./format/reader.js").ModelInfo} info
+ */
 function nonsenseIn({ logits, tokens, state }, info) {
   if (logits.length !== 2 * info.vocabularySize || tokens.length !== 2 || state.length !== 2 * info.stateSize) {
     return "gave outputs of the wrong shape";

@@ -32,17 +32,20 @@ export async function load(source, options = {}) {
   const { ort, device = "cpu", onProgress } = options;
   if (device !== "cpu" && device !== "webgpu") throw wrong("device", '"cpu" or "webgpu"', device);
   const ortUrl = ort === undefined || typeof ort === "string" || ort instanceof URL ? urlOf(ort) : undefined;
-  const worker = options.worker ?? (!inNode() && typeof Worker === "function" && (ort === undefined || Boolean(ortUrl)));
+  const worker =
+    options.worker ?? (!inNode() && typeof Worker === "function" && (ort === undefined || Boolean(ortUrl)));
   const given = sourceOf(source);
   if (!worker) {
     const module = ort === undefined || ortUrl ? await importOrt(ortUrl, device) : ort;
-    return new CharRNN(await openModel(given, /** @type {import("./engine.js").Ort} */ (module), device, onProgress), false);
+    return new CharRNN(
+      await openModel(given, /** @type {import("./engine.js").Ort} */ (module), device, onProgress),
+      false,
+    );
   }
   if (worker === true && ort !== undefined && !ortUrl) {
     throw new SettingError("ort: a module cannot be handed to a worker; give its URL, or worker: false");
   }
-  const started =
-    worker === true ? new Worker(new URL("./worker.js", import.meta.url), { type: "module" }) : worker;
+  const started = worker === true ? new Worker(new URL("./worker.js", import.meta.url), { type: "module" }) : worker;
   const backend = new WorkerBackend(started);
   const specifier = device === "webgpu" ? "onnxruntime-web/webgpu" : "onnxruntime-web/wasm";
   await backend.load(given, ortUrl ?? resolved(specifier), device, onProgress);
@@ -67,7 +70,11 @@ function baseUrl() {
   return typeof document === "object" ? document.baseURI : typeof location === "object" ? location.href : undefined;
 }
 
-/** The URL that the page's import map has for a package, if any: workers have no import map. @param {string} specifier */
+/**
+ * The URL that the page's import map has for a package, if any: workers have no import map.
+ *
+ * @param {string} specifier
+ */
 function resolved(specifier) {
   try {
     return import.meta.resolve(specifier);

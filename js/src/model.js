@@ -13,7 +13,8 @@ import { Vocabulary } from "./vocabulary.js";
 /**
  * What answers for the model: a `Runner` in this thread, or its stand-in for one in a worker.
  *
- * @typedef {Pick<import("./runner.js").Runner, "info" | "generateEach" | "stream" | "prime" | "score" | "release">} Backend
+ * @typedef {import("./runner.js").Runner} Runner
+ * @typedef {Pick<Runner, "info" | "generateEach" | "stream" | "prime" | "score" | "release">} Backend
  */
 
 /**

@@ -8,7 +8,11 @@ import { Runner } from "./runner.js";
 
 /** @typedef {import("./engine.js").Device} Device */
 
-/** Called while a model's file is fetched, with the bytes so far and in all (0 where the server does not say). @typedef {(loaded: number, total: number) => void} OnProgress */
+/**
+ * Called while a model's file is fetched, with the bytes so far and in all (0 where the server does not say).
+ *
+ * @typedef {(loaded: number, total: number) => void} OnProgress
+ */
 
 /**
  * Read, check and try a model.
@@ -71,7 +75,8 @@ async function readFile(path) {
   const file = await open(/^file:/i.test(path) ? new URL(path) : path);
   try {
     const status = await file.stat();
-    if (!status.isFile()) throw new CharRNNError(`${shortName(path)} is not a regular file; a model is read from a file`);
+    if (!status.isFile())
+      throw new CharRNNError(`${shortName(path)} is not a regular file; a model is read from a file`);
     checkSize(status.size, path);
     return /** @type {Uint8Array} */ (await file.readFile());
   } finally {
@@ -105,7 +110,8 @@ async function fetched(url, onProgress) {
 function checkSize(size, name) {
   if (size > MAX_FILE_BYTES) {
     throw new ModelFormatError(
-      `${shortName(name)} is not a charrnn model that can be run: it has ${size} bytes, and at most ${MAX_FILE_BYTES} are read`,
+      `${shortName(name)} is not a charrnn model that can be run: it has ${size} bytes, and at most ` +
+        `${MAX_FILE_BYTES} are read`,
     );
   }
 }

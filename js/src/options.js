@@ -18,8 +18,8 @@ import { checkSeed } from "./uniforms.js";
  * @property {number} [minP] sample from those with at least this fraction of the most likely one's probability, in
  *   [0, 1).
  * @property {string | readonly string[] | null} [stop] end a stream before this text, or before the first of several.
- * @property {import("./vocabulary.js").Unknown} [unknown] what happens to characters of a prompt that the model does not
- *   know: "error"; "skip" to drop them; or "normalize" to write them in their other Unicode form.
+ * @property {import("./vocabulary.js").Unknown} [unknown] what happens to characters of a prompt that the model does
+ *   not know: "error"; "skip" to drop them; or "normalize" to write them in their other Unicode form.
  * @property {number} [number] the number of the stream, which picks its random numbers; of several prompts, that of the
  *   first. 0 by default. A state has numbers of its own.
  * @property {boolean} [echo] whether the text begins with the prompt.

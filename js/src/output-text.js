@@ -87,7 +87,12 @@ function firstComplete(data, stops) {
   return -1;
 }
 
-/** The length of the longest end of `data` that is a beginning of `stop`, and not all of it. @param {Uint8Array} data @param {Uint8Array} stop */
+/**
+ * The length of the longest end of `data` that is a beginning of `stop`, and not all of it.
+ *
+ * @param {Uint8Array} data
+ * @param {Uint8Array} stop
+ */
 function overlap(data, stop) {
   let length = Math.min(data.length, stop.length - 1);
   while (length > 0 && !endsWith(data, data.length, stop, length)) length--;

@@ -25,7 +25,8 @@ import { State, UNSTARTED, checkState } from "./state.js";
  * @property {number} index which one, from 0, in the order in which the prompts were given.
  * @property {string} prompt the prompt, as it was read.
  * @property {string} text what was generated, without the prompt and without the stop text.
- * @property {Uint8Array} data prompt and text as bytes: UTF-8, but at the byte level the raw bytes that the model wrote.
+ * @property {Uint8Array} data prompt and text as bytes: UTF-8, but at the byte level the raw bytes that the model
+ *   wrote.
  * @property {S} state the stream's state at the end.
  * @property {bigint} seed the seed that was used.
  * @property {"stop" | "length"} finishReason why it ended.
@@ -160,7 +161,14 @@ export class Runner {
     return state ? checkState(new State(state), this.info, streams) : State.start(streams, this.info.stateSize, number);
   }
 
-  /** A stream that reads the id that is pending, then ids; or else the start token. @param {State} state @param {number} i @param {Int32Array} ids @param {Settings} settings */
+  /**
+   * A stream that reads the id that is pending, then ids; or else the start token.
+   *
+   * @param {State} state
+   * @param {number} i
+   * @param {Int32Array} ids
+   * @param {Settings} settings
+   */
   _stream(state, i, ids, { length, seed, stopIds }) {
     const pending = state.tokens[i];
     const fresh = ids.length ? [] : [length ? this.info.startToken : UNSTARTED];
@@ -193,7 +201,13 @@ export class Runner {
     for await (const _ of this._steps(streams, settings, signal)) continue;
   }
 
-  /** Run streams, giving the index of each as soon as it and those before it have finished. @param {Stream[]} streams @param {Settings} settings @param {AbortSignal} [signal] */
+  /**
+   * Run streams, giving the index of each as soon as it and those before it have finished.
+   *
+   * @param {Stream[]} streams
+   * @param {Settings} settings
+   * @param {AbortSignal} [signal]
+   */
   async *_run(streams, settings, signal) {
     let given = 0;
     for await (const _ of this._steps(streams, settings, signal)) {
@@ -202,7 +216,13 @@ export class Runner {
     while (given < streams.length) yield given++;
   }
 
-  /** Run the steps of some streams, many at once, and pause between them. @param {Stream[]} streams @param {Settings} settings @param {AbortSignal} [signal] */
+  /**
+   * Run the steps of some streams, many at once, and pause between them.
+   *
+   * @param {Stream[]} streams
+   * @param {Settings} settings
+   * @param {AbortSignal} [signal]
+   */
   async *_steps(streams, settings, signal) {
     const waiting = streams.filter((stream) => !stream.finished).reverse(); // the next one last
     const first = waiting.splice(-(settings.maxBatchSize ?? ROWS)).reverse();

@@ -67,14 +67,27 @@ export class State {
     const sizes = new Set(states.map((state) => state.rowSize));
     if (sizes.size !== 1) {
       throw new SettingError(
-        `states must be one or more, all of one model: the rows of these have ${[...sizes].join(" and ") || "no"} numbers`,
+        "states must be one or more, all of one model: the rows of these have " +
+          `${[...sizes].join(" and ") || "no"} numbers`,
       );
     }
     return new State({
-      rows: joined(Float32Array, states.map(({ rows }) => rows)),
-      tokens: joined(Int32Array, states.map(({ tokens }) => tokens)),
-      numbers: joined(Float64Array, states.map(({ numbers }) => numbers)),
-      positions: joined(Float64Array, states.map(({ positions }) => positions)),
+      rows: joined(
+        Float32Array,
+        states.map(({ rows }) => rows),
+      ),
+      tokens: joined(
+        Int32Array,
+        states.map(({ tokens }) => tokens),
+      ),
+      numbers: joined(
+        Float64Array,
+        states.map(({ numbers }) => numbers),
+      ),
+      positions: joined(
+        Float64Array,
+        states.map(({ positions }) => positions),
+      ),
     });
   }
 
@@ -191,8 +204,8 @@ export function checkState(state, info, streams) {
   }
   if (state.rowSize !== info.stateSize) {
     throw new SettingError(
-      `state: its rows have ${state.rowSize} numbers, and this model's have ${info.stateSize}; a state belongs to the ` +
-        "model that it came from",
+      `state: its rows have ${state.rowSize} numbers, and this model's have ${info.stateSize}; a state belongs to ` +
+        "the model that it came from",
     );
   }
   if (state.tokens.some((token) => token >= info.vocabularySize)) {

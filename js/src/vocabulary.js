@@ -66,8 +66,9 @@ export class Vocabulary {
     let characters = [...text];
     if (unknown === "normalize") characters = knownForm(characters, (part) => [...part].every((c) => ids.has(c)));
     if (unknown === "skip") characters = characters.filter((character) => ids.has(character));
-    return Int32Array.from(this._known(characters, (character) => ids.has(character), index), (character) =>
-      Number(ids.get(character)),
+    return Int32Array.from(
+      this._known(characters, (character) => ids.has(character), index),
+      (character) => Number(ids.get(character)),
     );
   }
 

@@ -18,7 +18,9 @@ export class WorkerBackend {
     this._asked = 0;
     /** @type {unknown} why the worker has ended, if it has. */
     this._failed = undefined;
-    /** @type {Map<number, { resolve: (answer: any) => void, reject: (error: unknown) => void, onProgress?: Function }>} */
+    /**
+     * @type {Map<number, { resolve: (answer: any) => void, reject: (error: unknown) => void, onProgress?: Function }>}
+     */
     this._waiting = new Map();
     worker.addEventListener("message", ({ data }) => this._take(data));
     worker.addEventListener("error", (event) => {
@@ -112,7 +114,13 @@ export class WorkerBackend {
     return ++this._asked;
   }
 
-  /** @param {number} id @param {string} method @param {any[]} args @param {Function} [onProgress] @returns {Promise<any>} */
+  /**
+   * @param {number} id
+   * @param {string} method
+   * @param {any[]} args
+   * @param {Function} [onProgress]
+   * @returns {Promise<any>}
+   */
   _ask(id, method, args, onProgress) {
     return new Promise((resolve, reject) => {
       if (this._failed) throw this._failed;

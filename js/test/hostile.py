@@ -1,6 +1,6 @@
 """Collects the files that the tests of the Python reader try on it, with what it makes of each.
 
-    python js/test/hostile.py FOLDER [--mutations 300]
+    python js/test/hostile.py FOLDER [--quick]
 
 The tests of the reader run as they are, and whatever they let it read is recorded; mutated models follow. The
 folder gets `hostile.bin`, all files one after the other, and `hostile.json`, which says of each how many bytes it
@@ -26,7 +26,7 @@ from charrnn_runtime.format import reader  # noqa: E402
 from mutations import Draw, changed_model  # noqa: E402
 from subjects import MODELS  # noqa: E402
 
-TESTS = ("reader", "graph_check", "proto", "hostile_models")
+TESTS = ("hostile_models", "reader", "graph_check", "proto")
 LARGEST = 1 << 20
 
 
@@ -54,15 +54,15 @@ class Recorder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--mutations", type=int, default=300)
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     recorder = Recorder()
     reader._checked = recorder  # type: ignore[assignment]
-    tests = [str(ROOT / "tests" / "runtime" / f"test_{name}.py") for name in TESTS]
+    tests = [str(ROOT / "tests" / "runtime" / f"test_{name}.py") for name in TESTS[: 1 if arguments.quick else None]]
     code = pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", *tests])
     if code:
         sys.exit(f"the tests of the reader fail: {code}")
-    for seed in range(arguments.mutations):
+    for seed in range(200 if arguments.quick else 1000):
         first, other = MODELS[seed % len(MODELS)], MODELS[(seed + 1) % len(MODELS)]
         with contextlib.suppress(ModelFormatError):
             recorder(changed_model(first, other, Draw(seed)), "mutated.onnx")

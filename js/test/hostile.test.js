@@ -18,29 +18,33 @@ function refusal(data) {
   }
 }
 
-test("the files of the Python reader's tests are refused or taken as there; what is taken loads or is refused", { skip }, async () => {
-  const all = new Uint8Array(expected("hostile.bin"));
-  let at = 0;
-  let taken = 0;
-  for (const [index, { bytes, refusal: python }] of expectedJson("hostile.json").entries()) {
-    const data = all.subarray(at, at + bytes);
-    at += bytes;
-    const said = refusal(data);
-    assert.equal(said === null, python === null, `file ${index}: ${said} is not ${python}`);
-    if (said !== null) continue;
-    taken += 1;
-    try {
-      const model = await load(data);
-      const text = await model.generate("", { length: 20, seed: 1, unknown: "skip" });
-      assert.equal(typeof text, "string");
-      await model.close();
-    } catch (error) {
-      assert.ok(error instanceof ModelFormatError, String(error));
+test(
+  "the files of the Python reader's tests are refused or taken as there; what is taken loads or is refused",
+  { skip },
+  async () => {
+    const all = new Uint8Array(expected("hostile.bin"));
+    let at = 0;
+    let taken = 0;
+    for (const [index, { bytes, refusal: python }] of expectedJson("hostile.json").entries()) {
+      const data = all.subarray(at, at + bytes);
+      at += bytes;
+      const said = refusal(data);
+      assert.equal(said === null, python === null, `file ${index}: ${said} is not ${python}`);
+      if (said !== null) continue;
+      taken += 1;
+      try {
+        const model = await load(data);
+        const text = await model.generate("", { length: 20, seed: 1, unknown: "skip" });
+        assert.equal(typeof text, "string");
+        await model.close();
+      } catch (error) {
+        assert.ok(error instanceof ModelFormatError, String(error));
+      }
     }
-  }
-  assert.equal(at, all.length);
-  assert.ok(taken > 5);
-});
+    assert.equal(at, all.length);
+    assert.ok(taken > 5);
+  },
+);
 
 test("a file that was cut is refused, wherever it was cut", () => {
   for (const path of [SMALL, BYTE]) {

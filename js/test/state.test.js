@@ -54,7 +54,12 @@ test("what no state can be is refused", () => {
   ]) {
     assert.throws(() => new State(/** @type {any} */ ({ ...good, ...bad })), SettingError, JSON.stringify(bad));
   }
-  for (const [copies, first] of [[0, 0], [1.5, 0], [1, -1]]) assert.throws(() => two().fork(copies, first), SettingError);
+  for (const [copies, first] of [
+    [0, 0],
+    [1.5, 0],
+    [1, -1],
+  ])
+    assert.throws(() => two().fork(copies, first), SettingError);
   assert.throws(() => State.concatenate([]), SettingError);
   assert.throws(() => State.concatenate([two(), State.start(1, 4)]), SettingError);
   assert.throws(() => two().at(2), SettingError);

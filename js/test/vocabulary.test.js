@@ -43,7 +43,12 @@ test("a vocabulary that is none is refused", () => {
   for (const id of [-1, 8, 0.5, NaN]) assert.throws(() => letters.decode([id]), CharRNNError);
 });
 
-/** What a stop text leaves of a whole text, by looking at every end of it. @param {string} text @param {string[]} stops */
+/**
+ * What a stop text leaves of a whole text, by looking at every end of it.
+ *
+ * @param {string} text
+ * @param {string[]} stops
+ */
 function cut(text, stops) {
   for (let end = 1; end <= text.length; end++) {
     const found = stops.filter((stop) => text.slice(0, end).endsWith(stop)).map((stop) => stop.length);
@@ -57,12 +62,14 @@ test("a stop text ends the stream wherever it is cut into pieces", () => {
   const draw = (/** @type {number} */ below) => (seed = (seed * 48_271) % 2_147_483_647) % below;
   for (let round = 0; round < 500; round++) {
     const text = Array.from({ length: draw(30) }, () => "abé"[draw(3)]).join("");
-    const stops = Array.from({ length: draw(3) }, () => Array.from({ length: 1 + draw(3) }, () => "abé"[draw(3)]).join(""));
+    const stops = Array.from({ length: draw(3) }, () =>
+      Array.from({ length: 1 + draw(3) }, () => "abé"[draw(3)]).join(""),
+    );
     for (const vocabulary of [letters, bytes]) {
       const written = new OutputText(vocabulary, stops);
       const ids = vocabulary.encode(text);
       let got = "";
-      for (let at = 0; at < ids.length; ) {
+      for (let at = 0; at < ids.length;) {
         const size = 1 + draw(4);
         got += written.push(ids.subarray(at, at + size));
         at += size;

@@ -150,6 +150,7 @@ def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
         "gpu_software",
         *("serve_clients", "serve_fuzz"),
         "ray",
+        *("javascript", "demo_page"),
     }
 
 

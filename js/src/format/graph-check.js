@@ -1,8 +1,8 @@
 /**
  * Checks the graph of a step model, node by node: known operators, known attributes, types and shapes.
  *
- * Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than its model
- * has any use for, whatever it is made of.
+ * Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than its
+ * model has any use for, whatever it is made of.
  */
 
 import { ModelFormatError } from "../errors.js";
@@ -87,7 +87,8 @@ function checkNodes(nodes, values, sizes) {
       const numbers = product(value.shape.filter((size) => size !== BATCH));
       if (numbers > sizes.widest) {
         throw new ModelFormatError(
-          `${label} makes a value of shape ${showShape(value.shape)}; one stream may need at most ${sizes.widest} numbers`,
+          `${label} makes a value of shape ${showShape(value.shape)}; one stream may need at most ${sizes.widest} ` +
+            "numbers",
         );
       }
       inAll += numbers;
@@ -121,7 +122,8 @@ function infer(node, label, values) {
   const names = Object.keys(rule.attributes);
   if (attributes.size !== names.length || !names.every((name) => attributes.has(name))) {
     throw new ModelFormatError(
-      `${label} has the attributes [${[...attributes.keys()].map(quoted).join(", ")}]; it must have [${names.join(", ")}]`,
+      `${label} has the attributes [${[...attributes.keys()].map(quoted).join(", ")}]; it must have ` +
+        `[${names.join(", ")}]`,
     );
   }
   for (const [name, allowed] of Object.entries(rule.attributes)) {

@@ -83,8 +83,13 @@ export function checkVersions(model, metadata) {
   const found = model.opset_import.map((/** @type {any} */ opset) => `${quoted(opset.domain)} ${opset.version}`);
   const expected = [`'' ${spec.OPSET}`];
   if (metadata.get("precision") === "int8") expected.push(`'${spec.CONTRIB_DOMAIN}' ${spec.CONTRIB_VERSION}`);
-  if (found.length !== expected.length || found.some((/** @type {string} */ each, /** @type {number} */ i) => each !== expected[i])) {
-    throw new ModelFormatError(`its operator sets are [${found.slice(0, 4).join(", ")}]; expected [${expected.join(", ")}]`);
+  if (
+    found.length !== expected.length ||
+    found.some((/** @type {string} */ each, /** @type {number} */ i) => each !== expected[i])
+  ) {
+    throw new ModelFormatError(
+      `its operator sets are [${found.slice(0, 4).join(", ")}]; expected [${expected.join(", ")}]`,
+    );
   }
 }
 
@@ -142,9 +147,7 @@ function vocabularyOf(metadata) {
 function trainingOf(metadata) {
   const training = json(metadata, "training", "object");
   if (!isPlain(training, DEEPEST)) {
-    throw new ModelFormatError(
-      `${PREFIX}training holds infinity or half a surrogate pair, or is nested too deeply`,
-    );
+    throw new ModelFormatError(`${PREFIX}training holds infinity or half a surrogate pair, or is nested too deeply`);
   }
   return training;
 }

@@ -120,10 +120,9 @@ function split([value, sizes]) {
   const width = rowWidth(value, FLOAT);
   const parts = Array.from(constant(sizes, INT64));
   const sum = parts.reduce((all, part) => all + part, 0);
-  require(
-    sizes.shape.length === 1 && parts.every((part) => part > 0) && sum === width,
-    `positive sizes that sum to ${width}`,
-  );
+  require(sizes.shape.length === 1 &&
+    parts.every((part) => part > 0) &&
+    sum === width, `positive sizes that sum to ${width}`);
   return parts.map((part) => ({ type: FLOAT, shape: [BATCH, part] }));
 }
 
@@ -187,7 +186,10 @@ function topK([value, k]) {
   const [count] = Array.from(constant(k, INT64, [1]));
   require(count >= 1 && count <= width, `k between 1 and ${width}`);
   const shape = [BATCH, count];
-  return [{ type: FLOAT, shape }, { type: INT64, shape, below: width }];
+  return [
+    { type: FLOAT, shape },
+    { type: INT64, shape, below: width },
+  ];
 }
 
 /** @param {Value[]} inputs @returns {Value[]} */

@@ -2,8 +2,8 @@
  * Reads a step model file and refuses whatever export does not write, before onnxruntime sees a byte.
  *
  * A model file may come from anywhere. onnxruntime runs any operator, allocates what a graph asks for, and in Node
- * follows external data out of the model's folder; so the file is parsed here against the few messages that it may hold,
- * its graph and metadata are compared with the specification, and onnxruntime is given the parsed message written out
+ * follows external data out of the model's folder; so the file is parsed here against the few messages that it may
+ * hold, its graph and metadata are compared with the specification, and onnxruntime is given the parsed message written out
  * again: what was checked, and nothing else.
  */
 
@@ -156,7 +156,9 @@ function checkValues(what, found, specs, info) {
       const shape = width ? [BATCH, sizes[width]] : [BATCH];
       const fits = dims.length === shape.length && shape.every((size, axis) => isSize(dims[axis], size));
       if (!fits) {
-        const shownDims = dims.slice(0, 8).map((/** @type {any} */ dim) => (dim.dim_param ? quoted(dim.dim_param) : dim.dim_value));
+        const shownDims = dims
+          .slice(0, 8)
+          .map((/** @type {any} */ dim) => (dim.dim_param ? quoted(dim.dim_param) : dim.dim_value));
         throw new ModelFormatError(
           `${what} ${quoted(name)} has the shape [${shownDims.join(", ")}]; expected ` +
             `[${shape.map((size) => (size === BATCH ? `'${spec.BATCH_AXIS}'` : size)).join(", ")}]`,
