@@ -97,9 +97,9 @@ class Page:
         likeliest = np.concatenate(self._likeliest)  # [n, 5]
         used, places = np.unique(likeliest, return_inverse=True)
         return {
-            "model": f"{model}: {info.cell} {info.layers}x{info.hidden_size}",
+            "model": model,
+            "network": f"{info.cell} {info.layers}x{info.hidden_size}",
             "text": _visible(self._name),
-            "per": "byte" if info.vocabulary.level == "byte" else "character",
             "characters": self._characters,
             "symbols": [shown_symbol(info.vocabulary, token) for token in used.tolist()],
             "count": likeliest.shape[1],
