@@ -79,7 +79,8 @@ class Page:
 
     def html(self) -> str:
         """The page."""
-        template = resources.files("charrnn_runtime").joinpath("page.html").read_text(encoding="utf-8")
+        source = resources.files("charrnn_runtime").joinpath("templates/page.html")
+        template = source.read_text(encoding="utf-8")
         style = _block(template, "style")
         script = _block(template, "script")
         policy = f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'"
@@ -97,9 +98,9 @@ class Page:
         likeliest = np.concatenate(self._likeliest)  # [n, 5]
         used, places = np.unique(likeliest, return_inverse=True)
         return {
-            "model": f"{model}: {info.cell} {info.layers}x{info.hidden_size}",
+            "model": model,
+            "network": f"{info.cell} {info.layers}x{info.hidden_size}",
             "text": _visible(self._name),
-            "per": "byte" if info.vocabulary.level == "byte" else "character",
             "characters": self._characters,
             "symbols": [shown_symbol(info.vocabulary, token) for token in used.tolist()],
             "count": likeliest.shape[1],

@@ -5,7 +5,6 @@ Unlike scoring, which runs blocks of steps, a trace needs the state after each s
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.arguments import whole_number_from
+from charrnn_runtime.cells import cells_of, shown, shown_symbol
 from charrnn_runtime.format import spec
 from charrnn_runtime.logprobs import normalized
 from charrnn_runtime.record import Record
@@ -27,6 +27,9 @@ _LN2: Final = math.log(2)
 
 _MOST_SHOWN: Final = 2000
 """How many symbols a notebook shows of a trace."""
+
+_MOST_BITS: Final = 8.0
+"""From how many bits on the colour of surprise is the strongest."""
 
 
 class Trace(Record):
@@ -108,22 +111,29 @@ class Trace(Record):
         return ids, np.exp(np.take_along_axis(self.logprobs, ids, axis=1))
 
     def _repr_html_(self) -> str:
-        """The beginning of the text coloured by surprise, for notebooks."""
+        """The beginning of the text coloured by surprise, for notebooks; tooltips say more."""
+        import html  # only here: its table of entities takes a millisecond
+
+        head = self.ids[:_MOST_SHOWN]
+        cells = cells_of(self.vocabulary, head)
+        count = min(5, self.logprobs.shape[1])
+        ids = likeliest(self.logprobs[:_MOST_SHOWN], count)
+        probabilities = np.exp(np.take_along_axis(self.logprobs[:_MOST_SHOWN], ids, axis=1))
         spans = []
-        for token, bits in zip(
-            self.ids[:_MOST_SHOWN].tolist(), self.bits[:_MOST_SHOWN].tolist(), strict=True
-        ):
-            data = self.vocabulary.decode_bytes([token])
-            shown = data.decode(errors="backslashreplace")
-            if not (shown.isprintable() or shown == "\n"):
-                shown = shown.encode("unicode_escape").decode()
-            shade = min(bits, 8.0) / 8.0
-            spans.append(
-                f'<span title="{bits:.2f} bits" style="background:rgba(230,90,20,{shade:.2f})">'
-                f"{html.escape(shown)}</span>"
+        bits = cells.sums(self.bits[:_MOST_SHOWN]).tolist()
+        for character, place, each in zip(cells.characters, cells.starts.tolist(), bits, strict=True):
+            likely = ", ".join(
+                f"{shown_symbol(self.vocabulary, token)} {probability:.1%}"
+                for token, probability in zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
             )
-        more = len(self) - _MOST_SHOWN
-        after = f"<p>and {more:,} more symbols</p>" if more > 0 else ""
+            spans.append(
+                f'<span title="{each:.2f} bits; likeliest: {html.escape(likely)}" '
+                f'style="background:rgba(230,90,20,{min(each, _MOST_BITS) / _MOST_BITS:.2f})">'
+                f"{html.escape(character if character == ' ' else shown(character))}</span>"
+                + ("\n" if character == "\n" else "")
+            )
+        more = len(self) - len(head)
+        after = f"<p>and {more:,} more symbols</p>" if more else ""
         return f'<pre style="white-space:pre-wrap">{"".join(spans)}</pre>{after}'
 
 
