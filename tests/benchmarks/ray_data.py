@@ -55,9 +55,9 @@ def main() -> None:
         expected = None
         for _ in range(arguments.repeats):
             for name, run in ways.items():
-                begin, processors = time.perf_counter(), processor_seconds()
+                begin, before = time.perf_counter(), processor_seconds()
                 done = run()
-                taken[name].append((time.perf_counter() - begin, processor_seconds() - processors))
+                taken[name].append((time.perf_counter() - begin, computed_since(before)))
                 print(
                     f"  {name}: {taken[name][-1][0]:.2f} s, {taken[name][-1][1]:.2f} s of processors",
                     flush=True,
@@ -76,21 +76,27 @@ def main() -> None:
         print(f"{name:32} {seconds:8.2f} {shares[0]:7.2f}  {processors:8.2f} {shares[1]:7.2f}")
 
 
-def processor_seconds() -> float:
-    """What this process and all that come from it have computed so far, those that have ended included."""
+def processor_seconds() -> dict[int, float]:
+    """What this process and each that comes from it have computed so far, with their children that ended."""
     parents, times = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
             parents[int(path.parent.name)] = int(fields[1])
             times[int(path.parent.name)] = sum(map(int, fields[11:15]))  # proc(5): utime to cstime
-    total = 0
+    found = {}
     for process, ticks in times.items():
         ancestor = process
         while ancestor not in (0, os.getpid()):
             ancestor = parents.get(ancestor, 0)
-        total += ticks if ancestor else 0
-    return total / os.sysconf("SC_CLK_TCK")
+        if ancestor:
+            found[process] = ticks / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def computed_since(before: dict[int, float]) -> float:
+    """What was computed since; Ray's workers of an earlier way may have ended meanwhile."""
+    return sum(seconds - before.get(process, 0.0) for process, seconds in processor_seconds().items())
 
 
 Way = Callable[[], Callable[[], list[float]] | None]
