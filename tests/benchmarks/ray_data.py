@@ -1,11 +1,12 @@
-"""How long 30,000 lines take to score: in one process, by charrnn-score, and on actors of Ray Data.
+"""What 30,000 lines take to score: in one process, by charrnn-score, and on actors of Ray Data.
 
     python tests/benchmarks/ray_data.py TEXT [--model MODEL.onnx] [--lines N] [--repeats N] [--batch N]
 
-It needs the extra ``ray``. All ways run one after the other, and that so often; a row is the median, and its
-ratio to one process on one thread. Ray's rows include the start of the actors, and the last ratio is that of
-the time without it: the same pipeline on one line for each actor is taken away. Actors that only pass rows on
-show what Ray itself takes. All scores must be equal to the bit.
+It needs the extra ``ray``, and Linux. All ways run one after the other, and that so often. A row is the
+median of the seconds that passed and of the seconds of processors in all processes, those of Ray too, and the
+ratios of both to one process on one thread: the second hardly depends on what else runs. Rows of Ray include
+the start of the actors, which stands below each, measured with the same pipeline on one line for each actor.
+Actors that only pass rows on show what Ray itself takes. All scores must be equal to the bit.
 """
 
 from __future__ import annotations
@@ -50,25 +51,52 @@ def main() -> None:
         path = Path(folder) / "lines.txt"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         ways = ways_to_score(data, arguments.model, lines, path, arguments.batch)
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         expected = None
         for _ in range(arguments.repeats):
             for name, run in ways.items():
-                begin = time.perf_counter()
+                begin, before = time.perf_counter(), processor_seconds()
                 done = run()
-                seconds[name].append(time.perf_counter() - begin)
+                taken[name].append((time.perf_counter() - begin, computed_since(before)))
+                print(
+                    f"  {name}: {taken[name][-1][0]:.2f} s, {taken[name][-1][1]:.2f} s of processors",
+                    flush=True,
+                )
                 nats = [] if done is None else done()
                 expected = nats if expected is None else expected
                 if nats and nats != expected:
                     sys.exit(f"{name}: the scores differ")
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    first = next(iter(medians.values()))
-    for name, median in medians.items():
-        start = medians.get(f"{name}: start", 0.0)
-        print(
-            f"{name:36} {median:7.2f} s  {median / first:5.2f}  {(median - start) / first:5.2f}  "
-            f"({min(seconds[name]):.2f} to {max(seconds[name]):.2f})"
-        )
+    rows = {
+        name: [statistics.median(each) for each in zip(*times, strict=True)] for name, times in taken.items()
+    }
+    print(f"{'':32} {'seconds':>16}  {'of processors':>16}")
+    one = next(iter(rows.values()))
+    for name, (seconds, processors) in rows.items():
+        shares = seconds / one[0], processors / one[1]
+        print(f"{name:32} {seconds:8.2f} {shares[0]:7.2f}  {processors:8.2f} {shares[1]:7.2f}")
+
+
+def processor_seconds() -> dict[int, float]:
+    """What this process and each that comes from it have computed so far, with their children that ended."""
+    parents, times = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+            times[int(path.parent.name)] = sum(map(int, fields[11:15]))  # proc(5): utime to cstime
+    found = {}
+    for process, ticks in times.items():
+        ancestor = process
+        while ancestor not in (0, os.getpid()):
+            ancestor = parents.get(ancestor, 0)
+        if ancestor:
+            found[process] = ticks / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def computed_since(before: dict[int, float]) -> float:
+    """What was computed since; Ray's workers of an earlier way may have ended meanwhile."""
+    return sum(seconds - before.get(process, 0.0) for process, seconds in processor_seconds().items())
 
 
 Way = Callable[[], Callable[[], list[float]] | None]
