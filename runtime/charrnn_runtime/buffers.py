@@ -190,7 +190,7 @@ class Buffers:
             bound.append(self._bind(len(bound), start ^ (len(bound) & 1)))
         run_bound = self._run_bound
         try:
-            for binding, options in bound[first:end]:
+            for binding, options in self._in_a_row(bound[first:end]):
                 run_bound(binding, options)
         except Exception as error:
             device, rows = self.device, self.rows
@@ -202,6 +202,10 @@ class Buffers:
                 self.release()
                 raise
         self._current ^= (end - first) & 1
+
+    def _in_a_row(self, bound: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """The bindings and options of steps that run with nothing in between, from those of single steps."""
+        return bound
 
     def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
         """Bind the buffers of a slot that reads one of the two state buffers and writes the other."""

@@ -68,8 +68,8 @@ class LoadedModel:
             device: "auto" (CUDA where it can be used, else the CPU), "cpu" or "cuda".
             threads: how many threads run streams on the CPU, where there are enough streams for them; None
                 for as many as the process may use cores. A single stream always runs on one.
-            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for. Such a model is
-                for one thread at a time: while one captures, nothing else may use the GPU.
+            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for. While a step is
+                captured, nothing but this package may use the GPU in this process.
 
         Raises:
             ModelFormatError: the file is not a step model, or is truncated or damaged.

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from charrnn_runtime.arguments import choice, switch, whole_number_from
 from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, Sizes, run_options
 from charrnn_runtime.cpu_graph import StatePart, cpu_graph
-from charrnn_runtime.cuda_buffers import CudaBuffers
+from charrnn_runtime.cuda_buffers import CudaBuffers, GraphBuffers
+from charrnn_runtime.cuda_turns import turns
 from charrnn_runtime.device import (
     CUDA_PROVIDER,
     FORKED_FROM_CUDA,
@@ -109,7 +110,7 @@ class Engine:
             device,
             self.info.precision,
             lambda: self._create_session("cuda", self._file),
-            lambda session: self._unlike(expected, self._trial_step(session)),
+            partial(self._unlike, expected),
         )
         renew_after_fork(self)  # now that it is complete
 
@@ -181,7 +182,7 @@ class Engine:
         try:
             session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
-                return CudaBuffers(session, sizes, graphs=self._cuda_graphs)
+                return (GraphBuffers if self._cuda_graphs else CudaBuffers)(session, sizes)
             return Buffers(session, sizes, self._parts)
         except Exception as error:
             session = None  # its memory is free again, however long somebody keeps the error
@@ -222,7 +223,7 @@ class Engine:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
-        with making():
+        with making(), turns.shared() if device == "cuda" else contextlib.nullcontext():
             return ort.InferenceSession(
                 graph, sess_options=options, providers=providers, enable_fallback=False
             )
@@ -302,8 +303,10 @@ class Engine:
             return f"gave the tokens {tokens.tolist()}, which are not in the vocabulary"
         return None
 
-    def _unlike(self, expected: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> str | None:
-        """What is wrong with the outputs of a trial step on a GPU, where the CPU gave ``expected``."""
+    def _unlike(self, expected: list[NDArray[Any]], session: Any) -> str | None:
+        """What is wrong with a trial step in a session on a GPU, where the CPU gave ``expected``."""
+        with turns.shared():
+            outputs = self._trial_step(session)
         wrong = self._nonsense(outputs)
         if wrong:
             return f"{wrong}, on this GPU"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, session
-from charrnn_runtime.buffers import BLOCK, Sizes, run_options
-from charrnn_runtime.cuda_buffers import CudaBuffers
+from charrnn_runtime import CharRNN, cuda_buffers, session
+from charrnn_runtime.buffers import BLOCK, Sizes
+from charrnn_runtime.cuda_buffers import CudaBuffers, GraphBuffers
+from charrnn_runtime.cuda_turns import in_graph_thread, turns
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.session import Engine
 from make_models import SmallModel
@@ -23,10 +30,17 @@ class OnCpu(CudaBuffers):
     device = "cpu"
 
 
+class GraphsOnCpu(GraphBuffers):
+    """Those whose steps would be captured."""
+
+    device = "cpu"
+
+
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallModel], CharRNN]:
     """Loads a model whose buffers are those of a GPU."""
     monkeypatch.setattr(session, "CudaBuffers", OnCpu)
+    monkeypatch.setattr(session, "GraphBuffers", GraphsOnCpu)
 
     def load(small: SmallModel) -> CharRNN:
         engine = _engine_of_gpu(small, monkeypatch)
@@ -84,8 +98,8 @@ def test_settings_go_to_the_device_when_they_change(
     sent: list[list[float]] = []
     update = ort.OrtValue.update_inplace
 
-    def noted(self: ort.OrtValue, array: NDArray[np.float32]) -> None:
-        if array.dtype == np.float32 and array.ndim == 1:
+    def noted(self: ort.OrtValue, array: Any) -> None:
+        if isinstance(array, np.ndarray) and array.dtype == np.float32 and array.ndim == 1:
             sent.append(array.tolist())
         update(self, array)
 
@@ -95,6 +109,192 @@ def test_settings_go_to_the_device_when_they_change(
         model.generate(["A"] * 4, 4 * BLOCK, seed=1, temperature=temperature, top_p=0.9)
     expected = [[value] * 4 for value in (0.0, 0.5, 0.75, float(np.float32(0.9)))]  # each once
     assert sorted(sent) == expected
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], Any]]:
+    """What is copied to and from the device: the direction, the shape and the type of each copy."""
+    copies: list[tuple[str, tuple[int, ...], Any]] = []
+    update, numpy = ort.OrtValue.update_inplace, ort.OrtValue.numpy
+
+    def updated(self: ort.OrtValue, source: Any) -> None:
+        to_device = isinstance(source, np.ndarray)
+        array = source if to_device else numpy(source)
+        copies.append(("to" if to_device else "from", array.shape, array.dtype))
+        update(self, source)
+
+    def fetched(self: ort.OrtValue) -> NDArray[Any]:
+        array: NDArray[Any] = numpy(self)
+        copies.append(("from", array.shape, array.dtype))
+        return array
+
+    monkeypatch.setattr(ort.OrtValue, "update_inplace", updated)
+    monkeypatch.setattr(ort.OrtValue, "numpy", fetched)
+    return copies
+
+
+def test_the_tokens_of_a_block_come_back_in_one_copy(
+    exact: SmallModel,
+    on_device: Callable[[SmallModel], CharRNN],
+    copied: list[tuple[str, tuple[int, ...], Any]],
+) -> None:
+    on_device(exact).generate(["A"] * 3, 5 * BLOCK, seed=1)
+    tokens = [(way, shape[0]) for way, shape, kind in copied if kind == np.int64 and len(shape) == 2]
+    assert tokens.count(("from", BLOCK)) == 5
+    assert len(tokens) == 5 + 5  # and what each block reads first goes to the device
+
+
+def test_what_is_read_goes_to_the_device_in_one_copy_and_its_logits_come_back_in_one(
+    exact: SmallModel,
+    on_device: Callable[[SmallModel], CharRNN],
+    copied: list[tuple[str, tuple[int, ...], Any]],
+) -> None:
+    model = on_device(exact)
+    copied.clear()
+    model.score("A" * 3 * BLOCK)
+    blocks = [(way, kind, shape[0]) for way, shape, kind in copied if len(shape) == 2 and shape[0] > 1]
+    assert blocks.count(("to", np.dtype(np.int64), BLOCK)) == 3
+    assert blocks.count(("from", np.dtype(np.float32), BLOCK)) == 3
+    assert len(copied) < 20
+
+
+def test_of_the_states_only_those_of_streams_that_come_and_go_are_copied(
+    exact: SmallModel,
+    monkeypatch: pytest.MonkeyPatch,
+    copied: list[tuple[str, tuple[int, ...], Any]],
+) -> None:
+    engine = _engine_of_gpu(exact, monkeypatch)
+    made = OnCpu(engine._session(64, "any"), _sizes(engine, rows=64))
+    made._far = 3  # so that few rows do for this test
+    size = made.sizes.state_size
+    expected = np.random.default_rng(0).standard_normal((64, size), np.float32)
+    made.write_state(slice(None), expected)
+    copied.clear()
+
+    def rows_copied() -> list[tuple[str, int]]:
+        rows = [(way, shape[0]) for way, shape, _ in copied]
+        copied.clear()
+        return rows
+
+    read: list[Any] = [[5], [62, 63, 20, 21], [7, 5, 9], [40, 40, 41], [*range(64)], slice(10, 20)]
+    for rows in (*read, np.array([], np.int64)):
+        np.testing.assert_array_equal(made.read_state(rows), expected[rows])
+    assert rows_copied() == [("from", n) for n in (1, 2, 2, 5, 2, 64, 10)]
+    written: list[Any] = [[3], [30, 31, 60], np.array([14, 12, 10]), slice(5, 9)]
+    for rows in written:
+        states = np.random.default_rng(1).standard_normal((len(np.arange(64)[rows]), size), np.float32)
+        expected[rows] = states
+        made.write_state(rows, states)
+        expected[50] = 0.0
+        made.write_state([50], 0.0)
+    assert rows_copied() == [
+        *[("to", 1), ("to", 1)],
+        *[("to", 2), ("to", 1), ("to", 1)],
+        *[("from", 5), ("to", 5), ("to", 1)],  # with those between them
+        *[("to", 4), ("to", 1)],
+    ]
+    np.testing.assert_array_equal(made.read_state(slice(None)), expected)
+
+
+def test_rows_that_no_stream_was_ever_in_begin_at_zero(
+    exact: SmallModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine_of_gpu(exact, monkeypatch)
+    for rows in (None, [1], slice(None)):
+        made = OnCpu(engine._session(3, "any"), _sizes(engine, rows=3))
+        for held in made._device_states:
+            held.update_inplace(np.full(held.shape(), np.nan, np.float32))  # as memory may be
+        if rows is not None:
+            made.write_state(rows, 0.5)
+        made.run(2)
+        made.read_state(slice(None))
+        assert np.isfinite(made.read_state(slice(None))).all()
+
+
+def test_the_host_waits_for_the_last_of_several_steps_and_other_threads_for_all_of_them(
+    exact: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = _noted_runs(monkeypatch, OnCpu)
+    model = on_device(exact)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: model.generate(["A"] * 3, 2 * BLOCK + 1, seed=seed), range(8)))
+    blocks: list[list[int]] = [[]]
+    for thread, waits in ran:
+        blocks[-1].append(thread)
+        if waits:
+            blocks.append([])
+    assert blocks.pop() == []
+    assert all(len(set(threads)) == 1 for threads in blocks)
+    assert max(map(len, blocks)) == BLOCK
+
+
+def test_all_work_with_graphs_is_done_in_one_thread_whoever_asks_for_it(
+    exact: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = _noted_runs(monkeypatch, GraphsOnCpu)
+    both = cuda_buffers._both_options
+    monkeypatch.setattr(cuda_buffers, "_both_options", lambda _=None: both())  # the CPU captures nothing
+    model = on_device(exact)
+    expected = model.generate(["A"] * 3, 2 * BLOCK + 1, seed=1)
+    model._engine._cuda_graphs = True
+    with ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(lambda _: model.generate(["A"] * 3, 2 * BLOCK + 1, seed=1), range(8)))
+    assert texts == [expected] * 8
+    assert {thread for thread, _ in ran} == {in_graph_thread(threading.get_ident)}
+
+
+def test_while_a_graph_is_captured_no_other_thread_uses_the_gpu(
+    exact: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    using: set[str] = set()
+    met: list[set[str]] = []
+
+    def noted(kind: str) -> None:
+        real = getattr(turns, kind)
+
+        @contextmanager
+        def turn() -> Iterator[None]:
+            with real():
+                name = f"{kind} {threading.get_ident()}"
+                using.add(name)
+                met.append(set(using))
+                time.sleep(0.001)
+                yield
+                using.discard(name)
+
+        monkeypatch.setattr(turns, kind, turn)
+
+    noted("shared")
+    noted("alone")
+    both = cuda_buffers._both_options
+    monkeypatch.setattr(cuda_buffers, "_both_options", lambda _=None: both())
+    models = [on_device(exact), on_device(exact)]
+    models[0]._engine._cuda_graphs = True
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: models[n % 2].generate(["A"] * (1 + n // 2), 70, seed=n), range(8)))
+    captures = [each for each in met if any("alone" in name for name in each)]
+    assert captures
+    assert all(len(each) == 1 for each in captures)
+    assert any(len(each) > 1 for each in met)
+
+
+def test_an_interrupted_wait_for_the_graphs_thread_ends_with_its_work() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        time.sleep(0.05)
+        ended.set()
+
+    def interrupt() -> None:
+        begun.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            in_graph_thread(work)
+        assert ended.is_set()
 
 
 def test_they_stop_where_those_of_the_cpu_stop(
@@ -125,16 +325,16 @@ def test_they_score_prime_and_step_as_those_of_the_cpu_do(
 
 def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
-    real = run_options
+    real = cuda_buffers._both_options
 
-    def without_graph(graph: int | None = None) -> object:
+    def without_graph(graph: int | None = None) -> tuple[object, object]:
         asked.append(graph)
         return real()  # the CPU has no graphs to capture
 
-    monkeypatch.setattr("charrnn_runtime.cuda_buffers.run_options", without_graph)
+    monkeypatch.setattr(cuda_buffers, "_both_options", without_graph)
     engine = _engine_of_gpu(exact, monkeypatch)
     for _ in range(2):
-        made = OnCpu(engine._session(2, "any"), _sizes(engine, rows=2), graphs=True)
+        made = GraphsOnCpu(engine._session(2, "any"), _sizes(engine, rows=2))
         for steps in (BLOCK, 3, BLOCK):  # an odd number of steps turns the two state buffers around
             made.run(steps)
             made.tokens[0] = made.tokens[steps]
@@ -142,14 +342,51 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
     assert len(graphs) == len(set(graphs)) == 2 * 2 * BLOCK
 
 
+@pytest.mark.parametrize("rows", [1, 3, 33, 64])
 def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(
-    exact: SmallModel, monkeypatch: pytest.MonkeyPatch
+    exact: SmallModel, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     engine = _engine_of_gpu(exact, monkeypatch)
-    made = OnCpu(engine._session(3, "any"), _sizes(engine, rows=3))
-    assert made._uniform_stride * 4 % 256 == 0
-    assert made._uniform_stride >= 3
+    made = OnCpu(engine._session(rows, "any"), _sizes(engine, rows=rows, keeps_logits=True))
+    for slots in (made._device_tokens, made._device_uniforms, made._device_logits):
+        addresses = np.array([slots.address(slot) for slot in range(BLOCK)])
+        assert not ((addresses - addresses[0]) % 256).any()
+        assert (np.diff(addresses) >= slots.on_host[0].nbytes).all()
 
 
-def _sizes(engine: Engine, *, rows: int) -> Sizes:
-    return Sizes(rows=rows, state_size=engine.info.state_size, vocabulary_size=len(engine.info.vocabulary))
+def _noted_runs(monkeypatch: pytest.MonkeyPatch, kind: type[CudaBuffers]) -> list[tuple[int, bool]]:
+    """Will hold, of each step and of what is allocated: the thread, and whether the host waits for it."""
+    ran: list[tuple[int, bool]] = []
+    use, allocate = kind._use, kind._allocate
+
+    def noted(self: CudaBuffers, session: Any) -> None:
+        use(self, session)
+        run = self._run_bound
+
+        def run_bound(binding: Any, options: Any) -> None:
+            try:
+                waits = options.get_run_config_entry("disable_synchronize_execution_providers") != "1"
+            except RuntimeError:  # there is no such entry
+                waits = True
+            ran.append((threading.get_ident(), waits))
+            time.sleep(0)
+            run(binding, options)
+
+        self._run_bound = run_bound
+
+    def allocated(self: CudaBuffers) -> None:
+        ran.append((threading.get_ident(), True))
+        allocate(self)
+
+    monkeypatch.setattr(kind, "_use", noted)
+    monkeypatch.setattr(kind, "_allocate", allocated)
+    return ran
+
+
+def _sizes(engine: Engine, *, rows: int, keeps_logits: bool = False) -> Sizes:
+    return Sizes(
+        rows=rows,
+        state_size=engine.info.state_size,
+        vocabulary_size=len(engine.info.vocabulary),
+        keeps_logits=keeps_logits,
+    )

@@ -81,10 +81,22 @@ def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel, graphs: bool)
     assert model.generate("A", 30, seed=2, top_k=1, stop=stop) == alone[0][:end]
 
 
-def test_a_model_on_the_gpu_is_shared_by_threads(small: SmallModel) -> None:
-    model = CharRNN.load(small.path, device="cuda")
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
+def test_a_model_on_the_gpu_is_shared_by_threads(small: SmallModel, graphs: bool) -> None:
+    model = CharRNN.load(small.path, device="cuda", cuda_graphs=graphs)
     prompts = [chr(ord("A") + index) for index in range(16)]
     expected = [model.generate(prompt, 100, seed=3, top_k=1) for prompt in prompts]
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda prompt: model.generate(prompt, 100, seed=3, top_k=1), prompts))
     assert found == expected
+
+
+def test_graphs_are_captured_while_other_models_come_and_run(small: SmallModel) -> None:
+    expected = CharRNN.load(small.path, device="cuda").generate("A", 70, seed=3, top_k=1)
+
+    def text(number: int) -> str:
+        model = CharRNN.load(small.path, device="cuda", cuda_graphs=number % 2 == 0)
+        return model.generate("A", 70, seed=3, top_k=1)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(text, range(12))) == [expected] * 12
