@@ -300,6 +300,32 @@ def build(session: nox.Session) -> None:
         session.run("python", "-m", "build", "--no-isolation", "--outdir", "dist", *session.posargs, project)
 
 
+STANDIN = "CHARRNN_CUDA_STANDIN"
+"""The variable that names the folder of what stands in for CUDA's libraries."""
+
+
+@nox.session(reuse_venv=True)
+def cuda_standin(session: nox.Session) -> None:
+    """Run the runtime's tests for GPUs on libraries that stand in for CUDA's; what follows -- goes to pytest.
+
+    CHARRNN_CUDA_STANDIN names a folder whose build.sh builds them, with g++, into the folder that it is
+    given; without it, the session is skipped. onnxruntime's real CUDA provider runs on them, which shows what
+    the host does, and nothing of a GPU.
+    """
+    folder = os.environ.get(STANDIN)
+    if not folder:
+        session.skip(f"{STANDIN} names no folder with stand-ins for CUDA's libraries")
+    isolate(session)
+    session.install(*TEST_TOOLS, RUNTIME)
+    built = Path(session.create_tmp()) / "cuda"
+    session.run("bash", str(Path(folder).resolve() / "build.sh"), str(built), external=True)
+    session.env.update(LD_LIBRARY_PATH=str(built), FAKE_CUDA_QUIET="1", FAKE_CUDA_LOG=os.devnull)
+    computing = {"FAKE_CUDA_EXEC": "1"}
+    session.run("pytest", "-m", "gpu", *(session.posargs or ["tests/runtime/test_cuda.py"]), env=computing)
+    if not session.posargs:
+        session.run("python", "tests/benchmarks/standin.py", env={"FAKE_CUDA_EXEC": "0"})
+
+
 @nox.session(venv_backend="none")
 def models(session: nox.Session) -> None:
     """Make the models that ship, or resume where that was stopped; names follow -- (default: all)."""

@@ -48,8 +48,9 @@ class _Turns:
         with self._condition:
             self._condition.wait_for(lambda: not self._taken)
             self._taken = True
-            self._condition.wait_for(lambda: not self._sharing)
         try:
+            with self._condition:
+                self._condition.wait_for(lambda: not self._sharing)
             yield
         finally:
             with self._condition:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LINES: Final = 512
-"""How many steps of all rows are held in one array; then each row's are put aside."""
+"""How many steps of all rows are in one array."""
 
 _NEVER: Final = np.int64(1 << 60)
 """A line that is not reached: that of a row without a stream."""
@@ -18,15 +18,18 @@ _NEVER: Final = np.int64(1 << 60)
 class History:
     """The tokens of some rows, step by step.
 
-    They are in one array of all rows, to which a block is added at once. Now and then it is emptied and
-    each row's part is put aside, so that a stream that runs for long holds no more than what is its own.
+    They are in arrays of all rows, to the newest of which a block is added at once. When it is full, the next
+    one begins, so that a step costs the same however many rows there are. Once fewer than half of the rows
+    need an older one, each row's part is put aside: a stream that runs for long holds little but its own.
     """
 
     def __init__(self, rows: int) -> None:
         self._tokens = np.zeros((_LINES, rows), np.int32)  # (n, R), of which the first lines are filled
         self._filled = 0
         self._first = np.full(rows, _NEVER)  # (R) the line of each row's first token not given out
-        self._aside: dict[int, list[NDArray[np.int64]]] = {}  # by row: earlier tokens not given out
+        # Older ones, the oldest first: tokens (n, R), and the first line of each row (R).
+        self._full: list[tuple[NDArray[np.int32], NDArray[np.int64]]] = []
+        self._aside: dict[int, list[NDArray[np.int64]]] = {}  # by row: tokens older than these
         self._reach = 0  # how many lines back a stop text may begin
 
     def begin(self, rows: NDArray[np.intp], reading: NDArray[np.int64]) -> None:
@@ -40,23 +43,26 @@ class History:
     def append(self, tokens: NDArray[np.int64]) -> None:
         """Add the tokens of some steps, ``[n, R]``."""
         if self._filled + len(tokens) > len(self._tokens):
-            self._put_aside()
+            self._begin_another()
         self._tokens[self._filled : self._filled + len(tokens)] = tokens
         self._filled += len(tokens)
 
     def take(self, rows: Sequence[int]) -> list[NDArray[np.int64]]:
         """What some rows have sampled and not given out; it is given out now."""
-        tokens = self._tokens[: self._filled, rows].T.astype(np.int64)  # (E, n), each row in one piece
-        taken = [each[first:] for each, first in zip(tokens, self._first[rows].tolist(), strict=True)]
+        taken = _columns(self._tokens[: self._filled], self._first, rows)
         self._first[rows] = np.maximum(self._first[rows], self._filled)
-        if self._aside:
+        if self._full or self._aside:
+            older = [_columns(tokens, first, rows) for tokens, first in self._full]
             for index, row in enumerate(rows):
-                if row in self._aside:
-                    taken[index] = np.concatenate([*self._aside.pop(row), taken[index]])
+                pieces = [*self._aside.pop(row, ()), *(each[index] for each in older), taken[index]]
+                taken[index] = np.concatenate(pieces)
+            self._need_no_more(rows)
         return taken
 
     def has_news(self) -> NDArray[np.bool_]:
-        """Whether each row has sampled something that it has not given out, as far as it is not put aside."""
+        """Whether each row has sampled something that it has not given out, as far as it is in the newest
+        array.
+        """
         return self._first < self._filled
 
     def forget(self, rows: Sequence[int]) -> None:
@@ -64,6 +70,7 @@ class History:
         self._first[rows] = _NEVER
         for row in rows if self._aside else ():
             self._aside.pop(row, None)
+        self._need_no_more(rows)
 
     def ends_with(self, row: int, tokens: NDArray[np.int64]) -> bool:
         """Whether a row's last tokens are these, which are no more than `reach_back` said."""
@@ -71,7 +78,9 @@ class History:
 
     def moved(self, kept: Sequence[int], rows: int) -> History:
         """The same for ``rows`` rows, of which the first are the ones that are kept."""
-        self._put_aside()
+        self._begin_another()
+        while self._full:
+            self._put_aside()
         after = History(rows)
         after._reach, after._filled = self._reach, self._filled
         after._tokens = np.zeros((len(self._tokens), rows), np.int32)
@@ -80,13 +89,36 @@ class History:
         after._aside = {new: self._aside[old] for new, old in enumerate(kept) if old in self._aside}
         return after
 
-    def _put_aside(self) -> None:
-        """Empty the array but for its end, in which stop texts may begin; what rows have is put aside."""
-        for row in np.flatnonzero(self.has_news()).tolist():
-            own = self._tokens[self._first[row] : self._filled, row].astype(np.int64)
-            self._aside.setdefault(row, []).append(own)
+    def _begin_another(self) -> None:
+        """Let what there is be full, and begin with its end, in which stop texts may begin."""
+        if self.has_news().any():
+            self._full.append((self._tokens[: self._filled], self._first.copy()))
         kept = min(self._reach, self._filled)
         self._first = np.maximum(self._first - self._filled, 0) + kept
         tokens = np.zeros((max(_LINES, 2 * kept), self._tokens.shape[1]), np.int32)
         tokens[:kept] = self._tokens[self._filled - kept : self._filled]
         self._tokens, self._filled = tokens, kept
+        self._need_no_more([])
+
+    def _need_no_more(self, rows: Sequence[int]) -> None:
+        """Let these rows need no full array; what few rows need is put aside."""
+        for _, first in self._full:
+            first[rows] = _NEVER
+        # What needs an older one needs all newer ones, too.
+        while self._full and 2 * np.count_nonzero(self._full[0][1] < _NEVER) < len(self._first):
+            self._put_aside()
+
+    def _put_aside(self) -> None:
+        """Put each row's part of the oldest full array aside."""
+        tokens, first = self._full.pop(0)
+        rows = np.flatnonzero(first < len(tokens)).tolist()
+        for row, own in zip(rows, _columns(tokens, first, rows), strict=True):
+            self._aside.setdefault(row, []).append(own.copy())
+
+
+def _columns(
+    tokens: NDArray[np.int32], first: NDArray[np.int64], rows: Sequence[int]
+) -> list[NDArray[np.int64]]:
+    """Some columns of an array, each in one piece, from its own first line on."""
+    own = tokens[:, rows].T.astype(np.int64)  # (n, R) -> (E, n)
+    return [each[begin:] for each, begin in zip(own, first[rows].tolist(), strict=True)]

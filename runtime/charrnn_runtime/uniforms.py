@@ -75,9 +75,10 @@ def uniforms_from(counters: NDArray[np.uint64], out: NDArray[np.float32]) -> Non
         value *= _MULTIPLIER_1
         value ^= np.right_shift(value, np.uint64(27), out=shifted)
         value *= _MULTIPLIER_2
-        value ^= np.right_shift(value, np.uint64(31), out=shifted)
-        value >>= np.uint64(40)
-        np.multiply(value.astype(np.uint32), np.float32(2.0**-24), out=out[first : first + together])
+        value >>= np.uint64(40)  # of the highest 24 bits, mix's last shift, by 31, changes none
+        numbers = out[first : first + together]
+        numbers[:] = value.astype(np.int32)
+        numbers *= np.float32(2.0**-24)
 
 
 def uniforms_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.float32]:

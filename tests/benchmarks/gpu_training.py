@@ -4,7 +4,8 @@
 
 For each network, turn by turn: the steps of `train` in each precision and as it chooses by itself, and those
 of a plain fp32 loop with PyTorch's own settings. The medians are compared; the course takes 6,000 steps.
-Without a GPU it says so and ends with exit code 1 (--device cpu tries out the script itself).
+The JSON file is written anew whenever one of these has run. Without a GPU it says so and ends with exit code
+1 (--device cpu tries out the script itself).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +58,24 @@ def main() -> None:
     corpus = Corpus.from_text(path.read_text(encoding="utf-8"))
     figures: dict[str, Any] = {"machine": machine, "networks": {}}
     for name in arguments.networks:
-        figures["networks"][name] = rows = measure(name, corpus, device, arguments.steps, arguments.rounds)
-        print(name)
+        print(name, flush=True)
+        rows: dict[str, Any] = {}
+        for rows in measure(name, corpus, device, arguments.steps, arguments.rounds):
+            figures["networks"][name] = rows
+            if arguments.json:
+                arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
         for way, row in rows.items():
             print(
                 f"  {way:<12}{row['ms']:9.3f} ms a step{6 * row['ms']:10.1f} s for 6,000"
-                f"{rows['plain loop']['ms'] / row['ms']:8.2f} x plain  {row['note']}"
+                f"{rows['plain loop']['ms'] / row['ms']:8.2f} x plain  {row['note']}",
+                flush=True,
             )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def measure(name: str, corpus: Corpus, device: torch.device, steps: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds a step by way: the medians of all rounds' parts."""
+def measure(
+    name: str, corpus: Corpus, device: torch.device, steps: int, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Milliseconds a step by way, the medians of all rounds' parts so far, whenever a way has run."""
     cell, size, batch = name.split("-")
     layers, hidden = map(int, size.split("x"))
     rows, length = map(int, batch.split("x"))
@@ -87,11 +94,17 @@ def measure(name: str, corpus: Corpus, device: torch.device, steps: int, rounds:
     times: dict[str, list[float]] = {way: [] for way in ("plain loop", *PRECISIONS)}
     notes = dict.fromkeys(times, "")
     for _ in range(rounds):
-        times["plain loop"] += plain_milliseconds(config, corpus, device, every)
-        for precision in PRECISIONS:
-            parts, notes[precision] = our_milliseconds(config.replace(precision=precision), corpus)
-            times[precision] += parts
-    return {way: {"ms": statistics.median(parts), "note": notes[way]} for way, parts in times.items()}
+        for way in times:
+            if way == "plain loop":
+                times[way] += plain_milliseconds(config, corpus, device, every)
+            else:
+                parts, notes[way] = our_milliseconds(config.replace(precision=way), corpus)
+                times[way] += parts
+            yield {
+                way: {"ms": statistics.median(parts), "note": notes[way]}
+                for way, parts in times.items()
+                if parts
+            }
 
 
 def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], str]:
