@@ -109,7 +109,7 @@ class Engine:
         self.device, self.device_note = choose_device(
             device,
             self.info.precision,
-            lambda: self._create_session("cuda", self._file),
+            self._start_cuda,
             partial(self._unlike, expected),
         )
         renew_after_fork(self)  # now that it is complete
@@ -180,9 +180,13 @@ class Engine:
             raise DeviceError(FORKED_FROM_CUDA, "device")
         session = None
         try:
-            session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
+                # The turn comes before the engine's lock, which a thread that has a turn may need for a
+                # moment: for the buffers of a generator that Python collects there.
+                with turns.shared():
+                    session = self._session(sizes.rows, sizes.sampler)
                 return (GraphBuffers if self._cuda_graphs else CudaBuffers)(session, sizes)
+            session = self._session(sizes.rows, sizes.sampler)
             return Buffers(session, sizes, self._parts)
         except Exception as error:
             session = None  # its memory is free again, however long somebody keeps the error
@@ -223,7 +227,7 @@ class Engine:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
-        with making(), turns.shared() if device == "cuda" else contextlib.nullcontext():
+        with making():
             return ort.InferenceSession(
                 graph, sess_options=options, providers=providers, enable_fallback=False
             )
@@ -302,6 +306,10 @@ class Engine:
         if not ((tokens >= 0) & (tokens < symbols)).all():
             return f"gave the tokens {tokens.tolist()}, which are not in the vocabulary"
         return None
+
+    def _start_cuda(self) -> Any:
+        with turns.shared():
+            return self._create_session("cuda", self._file)
 
     def _unlike(self, expected: list[NDArray[Any]], session: Any) -> str | None:
         """What is wrong with a trial step in a session on a GPU, where the CPU gave ``expected``."""
