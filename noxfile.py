@@ -445,11 +445,11 @@ def cuda_standin(session: nox.Session) -> None:
         session.skip(f"{STANDIN} names no folder with stand-ins for CUDA's libraries")
     isolate(session)
     session.install(*TEST_TOOLS, RUNTIME)
-    built = Path(session.create_tmp()) / "cuda"
+    built = Path(session.create_tmp()).resolve() / "cuda"
     session.run("bash", str(Path(folder).resolve() / "build.sh"), str(built), external=True)
     session.env.update(LD_LIBRARY_PATH=str(built), FAKE_CUDA_QUIET="1", FAKE_CUDA_LOG=os.devnull)
     computing = {"FAKE_CUDA_EXEC": "1"}
-    session.run("pytest", "-m", "gpu", *(session.posargs or ["tests/runtime/test_cuda.py"]), env=computing)
+    session.run("pytest", "-m", "gpu", "tests/runtime/test_cuda.py", *session.posargs, env=computing)
     if not session.posargs:
         session.run("python", "tests/benchmarks/standin.py", env={"FAKE_CUDA_EXEC": "0"})
 

@@ -112,7 +112,7 @@ class Engine:
         self.device, self.device_note = choose(
             device,
             self.info.precision,
-            lambda: self._create_session(gpu, self._file),
+            partial(self._start_gpu, gpu),
             partial(self._unlike, expected),
         )
         renew_after_fork(self)  # now that it is complete
@@ -188,9 +188,13 @@ class Engine:
     def _make_buffers(self, sizes: Sizes) -> Buffers:
         session = None
         try:
-            session = self._session(sizes.rows, sizes.sampler)
             if self.device == "cuda":
+                # The turn comes before the engine's lock, which a thread that has a turn may need for a
+                # moment: for the buffers of a generator that Python collects there.
+                with turns.shared():
+                    session = self._session(sizes.rows, sizes.sampler)
                 return (GraphBuffers if self._cuda_graphs else CudaBuffers)(session, sizes)
+            session = self._session(sizes.rows, sizes.sampler)
             if self.device == "webgpu":
                 return WebGpuBuffers(session, sizes)
             return Buffers(session, sizes, self._parts)
@@ -314,6 +318,10 @@ class Engine:
         if not ((tokens >= 0) & (tokens < symbols)).all():
             return f"gave the tokens {tokens.tolist()}, which are not in the vocabulary"
         return None
+
+    def _start_gpu(self, gpu: str) -> Any:
+        with turns.shared():
+            return self._create_session(gpu, self._file)
 
     def _unlike(self, expected: list[NDArray[Any]], session: Any) -> str | None:
         """What is wrong with a trial step in a session on a GPU, where the CPU gave ``expected``."""

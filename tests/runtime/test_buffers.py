@@ -118,10 +118,10 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], 
     update, numpy = ort.OrtValue.update_inplace, ort.OrtValue.numpy
 
     def updated(self: ort.OrtValue, source: Any) -> None:
+        update(self, source)
         to_device = isinstance(source, np.ndarray)
         array = source if to_device else numpy(source)
         copies.append(("to" if to_device else "from", array.shape, array.dtype))
-        update(self, source)
 
     def fetched(self: ort.OrtValue) -> NDArray[Any]:
         array: NDArray[Any] = numpy(self)
@@ -276,6 +276,23 @@ def test_while_a_graph_is_captured_no_other_thread_uses_the_gpu(
     assert captures
     assert all(len(each) == 1 for each in captures)
     assert any(len(each) > 1 for each in met)
+
+
+def test_who_waits_for_a_turn_keeps_no_one_from_giving_buffers_back(
+    exact: SmallModel, on_device: Callable[[SmallModel], CharRNN]
+) -> None:
+    model = on_device(exact)
+    expected = model.generate("A", 5, seed=1)
+    again = on_device(exact)
+    with ThreadPoolExecutor(1) as pool:
+        with turns.alone():
+            text = pool.submit(again.generate, "A", 5, seed=1)
+            time.sleep(0.1)  # it has come as far as it can
+            # As a generator would that Python collects in the thread that captures.
+            assert again._engine._lock.acquire(timeout=5)
+            again._engine._lock.release()
+            assert not text.done()
+        assert text.result() == expected
 
 
 def test_an_interrupted_wait_for_the_graphs_thread_ends_with_its_work() -> None:
