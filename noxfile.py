@@ -191,7 +191,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run all that CI runs: lint, docs, runtime_tests, javascript, other tests; what follows -- goes to pytest alone."""
+    """Run all that CI runs (lint, docs, runtime_tests, javascript, ...); what follows -- goes to pytest alone."""
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
@@ -240,8 +240,8 @@ def javascript(session: nox.Session) -> None:
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     install_npm_packages(session)
     results = Path(session.create_tmp()).resolve() / "expected"
-    full.run("python", "js/test/expected.py", str(results / "texts.json"), *session.posargs)
-    full.run("python", "js/test/hostile.py", str(results), *session.posargs)
+    full.run("python", "js/tools/expected.py", str(results / "texts.json"), *session.posargs)
+    full.run("python", "js/tools/hostile.py", str(results), *session.posargs)
     with session.chdir(JAVASCRIPT):
         session.run("npm", "run", "--silent", "types", external=True)
         session.run("npm", "test", "--silent", env={"CHARRNN_EXPECTED": str(results)}, external=True)
