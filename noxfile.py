@@ -191,7 +191,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run all that CI runs (lint, docs, runtime_tests, javascript, ...); what follows -- goes to pytest alone."""
+    """Run all that CI runs: lint, docs, javascript, all tests; what follows -- goes to pytest alone."""
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)

@@ -96,7 +96,7 @@ test("the page paints while a worker generates, and while its own thread does", 
   await page.close();
 });
 
-test("a module, bytes, an import map and an own worker do as well", { skip: noBrowser }, async () => {
+test("a module, bytes, a URL and a worker of the page's own do as well", { skip: noBrowser }, async () => {
   const { page, errors } = await newPage();
   const texts = await page.evaluate(
     async ({ model: url, ort }) => {

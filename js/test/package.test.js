@@ -9,7 +9,10 @@ import { ROOT } from "../tools/fixtures.js";
 const FOLDER = join(ROOT, "js");
 
 test("the package holds its modules and their types, and nothing else", () => {
-  const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: FOLDER, stdio: "pipe" });
+  const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], {
+    cwd: FOLDER,
+    stdio: "pipe",
+  });
   const [{ files }] = JSON.parse(String(listed));
   const paths = new Set(files.map((/** @type {{ path: string }} */ { path }) => path));
   for (const path of ["LICENSE", "README.md", "package.json", "src/index.js", "src/worker.js"]) {
@@ -41,6 +44,9 @@ test("the lockfile names no registry, and modules stay short", () => {
   for (const path of paths.filter((each) => each.endsWith(".js"))) {
     const text = readFileSync(path, "utf8");
     assert.ok(text.split("\n").length <= 350, path);
-    assert.ok(text.split("\n").every((line) => line.length <= 130), path);
+    assert.ok(
+      text.split("\n").every((line) => line.length <= 130),
+      path,
+    );
   }
 });

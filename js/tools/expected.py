@@ -95,7 +95,13 @@ def main() -> None:
         )
     ]
     in_browser = [path for path in paths if not arguments.quick or path.endswith(IN_BROWSER)]
-    written = {"text": TEXT, "models": models, "in_browser": in_browser, "uniforms": uniforms}
+    written = {
+        "text": TEXT,
+        "models": models,
+        "in_browser": in_browser,
+        "quick": arguments.quick,
+        "uniforms": uniforms,
+    }
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
     arguments.file.write_text(json.dumps(written), encoding="utf-8")
 

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     recorder = Recorder()
-    reader._checked = recorder  # type: ignore[assignment]
+    reader._checked = recorder
     tests = [
         str(ROOT / "tests" / "runtime" / f"test_{name}.py")
         for name in TESTS[: 1 if arguments.quick else None]
