@@ -244,6 +244,7 @@ def javascript(session: nox.Session) -> None:
     full.run("python", "js/tools/hostile.py", str(results), *session.posargs)
     with session.chdir(JAVASCRIPT):
         session.run("npm", "run", "--silent", "types", external=True)
+        session.run("npm", "run", "--silent", "check", external=True)
         session.run("npm", "test", "--silent", env={"CHARRNN_EXPECTED": str(results)}, external=True)
 
 
