@@ -242,10 +242,11 @@ def javascript(session: nox.Session) -> None:
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     install_npm_packages(session)
     results = Path(session.create_tmp()).resolve() / "expected"
-    full.run("python", "js/test/expected.py", str(results / "texts.json"), *session.posargs)
-    full.run("python", "js/test/hostile.py", str(results), *session.posargs)
+    full.run("python", "js/tools/expected.py", str(results / "texts.json"), *session.posargs)
+    full.run("python", "js/tools/hostile.py", str(results), *session.posargs)
     with session.chdir(JAVASCRIPT):
         session.run("npm", "run", "--silent", "types", external=True)
+        session.run("npm", "run", "--silent", "check", external=True)
         session.run("npm", "test", "--silent", env={"CHARRNN_EXPECTED": str(results)}, external=True)
 
 

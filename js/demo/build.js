@@ -17,8 +17,8 @@ const RUNTIME = ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"];
 
 /** The models that it offers, the first one being loaded at once, and what it calls them. */
 const OFFERED = {
-  "lstm.int8.onnx": "LSTM 2x256, int8",
   "lstm.onnx": "LSTM 2x256",
+  "lstm.int8.onnx": "LSTM 2x256, int8",
   "gru.onnx": "GRU 2x256",
   "rnn.onnx": "RNN 2x256",
   "best.int8.onnx": "the best one: LSTM 1x952, int8",

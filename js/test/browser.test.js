@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { SERVED, noBrowser, serveFolder, startBrowser } from "./browser.js";
-import { expectedJson, skip } from "./fixtures.js";
+import { SERVED, noBrowser, serveFolder, startBrowser } from "../tools/browser.js";
+import { expectedJson, skip } from "../tools/fixtures.js";
 
 const ORT = "js/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 const SMALL = "tests/models/lstm-2x12-fp32.onnx";
@@ -16,7 +16,7 @@ const PAGES = {
   "/page.html": "<!doctype html><title>charrnn</title><script type='module' src='/page.js'></script>",
   "/page.js": `
     import * as charrnn from "/js/src/index.js";
-    import { differences } from "/js/test/comparing.js";
+    import { differences } from "/js/tools/comparing.js";
     Object.assign(window, { charrnn, differences });
     document.body.dataset.ready = "";
   `,
@@ -44,7 +44,7 @@ async function newPage() {
   return { page, errors };
 }
 
-for (const path of skip ? [] : Object.keys(expectedJson("texts.json").models)) {
+for (const path of skip ? [] : expectedJson("texts.json").in_browser) {
   test(`in a worker, ${path} gives the Python runtime's texts, states and scores`, { skip: noBrowser }, async () => {
     const { page, errors } = await newPage();
     const { models, text } = expectedJson("texts.json");
@@ -96,7 +96,7 @@ test("the page paints while a worker generates, and while its own thread does", 
   await page.close();
 });
 
-test("a module, bytes, an import map and an own worker do as well", { skip: noBrowser }, async () => {
+test("a module, bytes, a URL and a worker of the page's own do as well", { skip: noBrowser }, async () => {
   const { page, errors } = await newPage();
   const texts = await page.evaluate(
     async ({ model: url, ort }) => {

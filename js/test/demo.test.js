@@ -6,8 +6,8 @@ import { after, before, test } from "node:test";
 
 import { build } from "../demo/build.js";
 import { load } from "../src/index.js";
-import { noBrowser, serveFolder, startBrowser } from "./browser.js";
-import { ROOT } from "./fixtures.js";
+import { noBrowser, serveFolder, startBrowser } from "../tools/browser.js";
+import { ROOT } from "../tools/fixtures.js";
 
 const folder = mkdtempSync(join(tmpdir(), "charrnn-"));
 /** @type {import("playwright-core").Browser} */

@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 import { CharRNNError, ModelFormatError, load } from "../src/index.js";
 import { readModel } from "../src/format/reader.js";
-import { BYTE, SMALL, expected, expectedJson, skip } from "./fixtures.js";
+import { BYTE, SMALL, expected, expectedJson, skip } from "../tools/fixtures.js";
 
 /** What the reader says of some bytes, or null where it takes them. @param {Uint8Array} data */
 function refusal(data) {

@@ -4,8 +4,8 @@ import { test } from "node:test";
 import * as ort from "onnxruntime-node";
 
 import { SettingError, UnknownCharacterError, load } from "../src/index.js";
-import { differences } from "./comparing.js";
-import { BYTE, ROOT, SMALL, expectedJson, skip } from "./fixtures.js";
+import { differences } from "../tools/comparing.js";
+import { BYTE, ROOT, SMALL, expectedJson, skip } from "../tools/fixtures.js";
 
 const { models, text } = skip ? { models: {}, text: "" } : expectedJson("texts.json");
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 
 import { bitsAt, checkSeed, streamKey, uniformAt } from "../src/uniforms.js";
-import { ROOT, expectedJson, skip } from "./fixtures.js";
+import { ROOT, expectedJson, skip } from "../tools/fixtures.js";
 
 const MASK = (1n << 64n) - 1n;
 const G = 0x9e3779b97f4a7c15n;

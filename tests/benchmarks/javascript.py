@@ -45,7 +45,7 @@ class Contenders:
 
     def __init__(self) -> None:
         self.models: dict[str, CharRNN] = {}
-        command = ["node", "js/test/speed.js"]
+        command = ["node", "js/tools/speed.js"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
@@ -139,7 +139,8 @@ def main() -> None:
     quality(contenders)
     contenders.close()
     print(
-        f"\nonnxruntime {onnxruntime.__version__} in Python, onnxruntime-node {packages['onnxruntime-node']}, "
+        f"\nonnxruntime {onnxruntime.__version__} in Python, "
+        f"onnxruntime-node {packages['onnxruntime-node']}, "
         f"onnxruntime-web {packages['onnxruntime-web']}; {describe_machine()['processor']}."
     )
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
-    *(ROOT / folder / "README.md" for folder in ("data", "models", "runtime", "trainer")),
+    *(ROOT / folder / "README.md" for folder in ("data", "js", "models", "runtime", "trainer")),
 ]
 LINK = re.compile(r"\[[^\]]*\]\((?![a-z]+:)([^)\s]+)\)")
 

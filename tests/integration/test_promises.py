@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "promises.md"
-TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+TEST = re.compile(r"`(tests/[\w/]+\.py|js/test/\w+\.test\.js)::([^`]+)`")
 
 
 def promises() -> list[tuple[str, str]]:
@@ -22,7 +22,13 @@ def promises() -> list[tuple[str, str]]:
 
 @cache
 def named_in(file: str) -> set[str]:
-    """The tests of a file, which is not imported: some need what is not installed everywhere."""
+    """The tests of a file, which is not imported: some need what is not installed everywhere.
+
+    Those of the npm package have titles, which may begin with what they are tried on.
+    """
+    if file.endswith(".js"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        return set(re.findall(r"""test\(\s*["`](?:[^"`]*\} )?([^"`]+)["`]""", text))
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     return {
         node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
@@ -49,4 +55,5 @@ def test_the_tests_that_are_named_are_run() -> None:
         "tests/runtime",
         "tests/trainer",
         "tests/integration",
+        "js/test",
     }

@@ -1,10 +1,10 @@
 """Collects the files that the tests of the Python reader try on it, with what it makes of each.
 
-    python js/test/hostile.py FOLDER [--quick]
+    python js/tools/hostile.py FOLDER [--quick]
 
-The tests of the reader run as they are, and whatever they let it read is recorded; mutated models follow. The
-folder gets `hostile.bin`, all files one after the other, and `hostile.json`, which says of each how many bytes it
-has and whether the reader refuses it.
+The tests of the reader run as they are, and whatever they let it read is recorded; mutated models follow.
+The folder gets `hostile.bin`, all files one after the other, and `hostile.json`, which says of each how many
+bytes it has and whether the reader refuses it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     recorder = Recorder()
-    reader._checked = recorder  # type: ignore[assignment]
-    tests = [str(ROOT / "tests" / "runtime" / f"test_{name}.py") for name in TESTS[: 1 if arguments.quick else None]]
+    reader._checked = recorder
+    tests = [
+        str(ROOT / "tests" / "runtime" / f"test_{name}.py")
+        for name in TESTS[: 1 if arguments.quick else None]
+    ]
     code = pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", *tests])
     if code:
         sys.exit(f"the tests of the reader fail: {code}")

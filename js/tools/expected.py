@@ -1,6 +1,6 @@
 """Writes what the Python runtime makes of some models, for the tests of the package to compare with.
 
-    python js/test/expected.py FILE.json [--quick]
+    python js/tools/expected.py FILE.json [--quick]
 
 --quick: of the small models of the tests alone, and shorter texts.
 """
@@ -18,6 +18,9 @@ from charrnn_runtime.uniforms import stream_keys, uniforms_at
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("lstm-2x12-fp32", "gru-2x12-fp32", "rnn-1x12-fp32", "lstm-1x12-fp32-byte")
 SHIPPED = ("lstm", "best", "gru")
+IN_BROWSER = ("lstm-2x12-fp32.onnx", "-byte.onnx")
+"""Those of the small ones that browsers try, too, in the quick form: loading takes them a second each."""
+
 NAMES = {"topK": "top_k", "topP": "top_p", "minP": "min_p"}
 
 PROMPTS = ["LORD ", "K", "To be, or not to be: that is\n", "A\nB"]
@@ -91,7 +94,14 @@ def main() -> None:
             positions, uniforms_at(stream_keys(seed, [stream]), positions).tolist(), strict=True
         )
     ]
-    written = {"text": TEXT, "models": models, "uniforms": uniforms}
+    in_browser = [path for path in paths if not arguments.quick or path.endswith(IN_BROWSER)]
+    written = {
+        "text": TEXT,
+        "models": models,
+        "in_browser": in_browser,
+        "quick": arguments.quick,
+        "uniforms": uniforms,
+    }
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
     arguments.file.write_text(json.dumps(written), encoding="utf-8")
 
