@@ -8,7 +8,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.arguments import each_text, instance, whole_number_from
+from charrnn_runtime.arguments import each_text, instance, switch, whole_number_from
 from charrnn_runtime.arguments import text as check_text
 from charrnn_runtime.beam import Continuation, most_likely_paths
 from charrnn_runtime.format import spec
@@ -100,14 +100,22 @@ class LikelihoodModel(LoadedModel):
             ids = self.vocabulary.encode(text, check_unknown(unknown))
         return trace_ids(self._engine, ids, start)
 
-    def trace_stream(self, chunks: Iterable[str | bytes], *, unknown: Unknown = "error") -> Iterator[Trace]:
+    def trace_stream(
+        self, chunks: Iterable[str | bytes], *, by_line: bool = False, unknown: Unknown = "error"
+    ) -> Iterator[Trace]:
         """What `trace` gives, of one text that comes in chunks: a `Trace` for each chunk.
 
         It takes no more memory for a long text than for a short one: a chunk is traced before the next one
         is asked for.
+
+        Args:
+            chunks: the text.
+            by_line: whether each line is read from a fresh state, as models trained with ``--lines`` learned.
+            unknown: what happens to characters that the model does not know: see `Options`.
         """
         checked = each_text("chunks", chunks, self.vocabulary.level)
-        return trace_chunks(self._engine, encode_chunks(self.vocabulary, checked, check_unknown(unknown)))
+        tokens = encode_chunks(self.vocabulary, checked, check_unknown(unknown))
+        return trace_chunks(self._engine, tokens, by_line=switch("by_line", by_line))
 
     def beam(
         self,

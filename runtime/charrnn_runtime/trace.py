@@ -14,18 +14,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.arguments import whole_number_from, wrong
+from charrnn_runtime.arguments import whole_number_from
+from charrnn_runtime.cells import cells_of, shown, shown_symbol
 from charrnn_runtime.format import spec
 from charrnn_runtime.logprobs import normalized
 from charrnn_runtime.record import Record
 from charrnn_runtime.session import Engine
 from charrnn_runtime.state import UNSTARTED, State
+from charrnn_runtime.units import unit_names, unit_of
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LN2: Final = math.log(2)
 
 _MOST_SHOWN: Final = 2000
 """How many symbols a notebook shows of a trace."""
+
+_MOST_BITS: Final = 8.0
+"""From how many bits on the colour of surprise is the strongest."""
 
 
 class Trace(Record):
@@ -81,18 +86,17 @@ class Trace(Record):
         return unit_names(self.layout)
 
     def unit(self, name: str) -> NDArray[np.float32]:
-        """The activation of one unit at each symbol, float32 ``[T]`` in [-1, 1].
+        """The activation of one unit at each symbol: float32 ``[T]`` in [-1, 1].
 
         Args:
-            name: one of `units`, as it is; or ``layer:index``, which is the c of an LSTM, and the h of other
-                cells. A c has no bounds, so its tanh is given.
+            name: one of `units`; or ``layer:index``, which is the c of an LSTM, and the h of other cells. A c
+                has no bounds, so its tanh is given. Of an LSTM, ``o1:12`` is the unit's output gate, in
+                [0, 1]; it is NaN where c is so near to 0 that the state does not tell.
 
         Raises:
             SettingError: there is no such unit.
         """
-        column = unit_column(self.layout, name)
-        values: NDArray[np.float32] = self.states[:, column]
-        return np.tanh(values) if is_cell_state(self.layout, column) else values.copy()
+        return unit_of(self.layout, name).activation(self.states)
 
     def likeliest(self, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The most likely symbols in each symbol's place, the most likely first.
@@ -108,22 +112,27 @@ class Trace(Record):
         return ids, np.exp(np.take_along_axis(self.logprobs, ids, axis=1))
 
     def _repr_html_(self) -> str:
-        """The beginning of the text coloured by surprise, for notebooks."""
+        """The beginning of the text coloured by surprise, for notebooks; tooltips say more."""
+        head = self.ids[:_MOST_SHOWN]
+        cells = cells_of(self.vocabulary, head)
+        count = min(5, self.logprobs.shape[1])
+        ids = likeliest(self.logprobs[:_MOST_SHOWN], count)
+        probabilities = np.exp(np.take_along_axis(self.logprobs[:_MOST_SHOWN], ids, axis=1))
         spans = []
-        for token, bits in zip(
-            self.ids[:_MOST_SHOWN].tolist(), self.bits[:_MOST_SHOWN].tolist(), strict=True
-        ):
-            data = self.vocabulary.decode_bytes([token])
-            shown = data.decode(errors="backslashreplace")
-            if not (shown.isprintable() or shown == "\n"):
-                shown = shown.encode("unicode_escape").decode()
-            shade = min(bits, 8.0) / 8.0
-            spans.append(
-                f'<span title="{bits:.2f} bits" style="background:rgba(230,90,20,{shade:.2f})">'
-                f"{html.escape(shown)}</span>"
+        bits = cells.sums(self.bits[:_MOST_SHOWN]).tolist()
+        for character, place, each in zip(cells.characters, cells.starts.tolist(), bits, strict=True):
+            likely = ", ".join(
+                f"{shown_symbol(self.vocabulary, token)} {probability:.1%}"
+                for token, probability in zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
             )
-        more = len(self) - _MOST_SHOWN
-        after = f"<p>and {more:,} more symbols</p>" if more > 0 else ""
+            spans.append(
+                f'<span title="{each:.2f} bits; likeliest: {html.escape(likely)}" '
+                f'style="background:rgba(230,90,20,{min(each, _MOST_BITS) / _MOST_BITS:.2f})">'
+                f"{html.escape(character if character == ' ' else shown(character))}</span>"
+                + ("\n" if character == "\n" else "")
+            )
+        more = len(self) - len(head)
+        after = f"<p>and {more:,} more symbols</p>" if more else ""
         return f'<pre style="white-space:pre-wrap">{"".join(spans)}</pre>{after}'
 
 
@@ -159,65 +168,46 @@ def trace_ids(engine: Engine, ids: NDArray[Any], state: State) -> Trace:
     return Trace(reads[1:], states[1:], logprobs, info.vocabulary, info.state_layout, after)
 
 
-def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[Trace]:
+def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]], *, by_line: bool = False) -> Iterator[Trace]:
     """A trace of each chunk of one text, which is given before the next chunk is asked for.
 
     Args:
         engine: the model on its device.
         chunks: integers ``[n]`` each, the text's symbols in order.
+        by_line: whether each line is read from a fresh state.
 
     Raises:
         OutOfMemoryError: memory is too little.
     """
-    state = State.start(1, engine.info.state_size)
+    fresh = State.start(1, engine.info.state_size)
+    newline = _newline(engine.info.vocabulary) if by_line else -1
+    state = fresh
     for chunk in chunks:
-        trace = trace_ids(engine, chunk, state)
-        state = trace.state
-        yield trace
+        parts = []
+        for ids in np.split(chunk, np.flatnonzero(chunk[:-1] == newline) + 1):
+            parts.append(trace_ids(engine, ids, state))
+            state = fresh if len(ids) and ids[-1] == newline else parts[-1].state
+        yield parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _newline(vocabulary: Vocabulary) -> int:
+    """The id of the newline; -1 where there is none."""
+    if vocabulary.level == "byte":
+        return ord("\n")
+    return vocabulary.symbols.index("\n") if "\n" in vocabulary.symbols else -1
+
+
+def _joined(parts: list[Trace]) -> Trace:
+    """Traces that follow one another as one."""
+    ids, states, logprobs = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "states", "logprobs")
+    )
+    return Trace(ids, states, logprobs, parts[0].vocabulary, parts[0].layout, parts[-1].state)
 
 
 def chunk_length(vocabulary_size: int, state_size: int, most_bytes: int = 1 << 24) -> int:
     """How many symbols a chunk may have whose trace takes no more than about so many bytes."""
     return max(16, most_bytes // (4 * (vocabulary_size + state_size)))
-
-
-def unit_names(layout: tuple[spec.StateBlock, ...]) -> tuple[str, ...]:
-    """The names of the numbers of a state row, in their order."""
-    return tuple(f"{block.name}:{index}" for block in layout for index in range(block.size))
-
-
-def is_cell_state(layout: tuple[spec.StateBlock, ...], column: int) -> bool:
-    """Whether a number of a state row is of a c, and so may be larger than 1."""
-    return any(
-        block.start <= column < block.start + block.size and block.name.startswith("c") for block in layout
-    )
-
-
-def unit_column(layout: tuple[spec.StateBlock, ...], name: Any) -> int:
-    """Where in a state row a unit is; see `Trace.unit`.
-
-    Raises:
-        SettingError: there is no such unit.
-    """
-    blocks = {block.name: block for block in layout}
-    layers = sum(block.name.startswith("h") for block in layout)
-    part, _, index = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if part.isascii() and part.isdecimal():
-        part = ("c" if "c0" in blocks else "h") + part
-    block = blocks.get(part)
-    if block is None or not (index.isascii() and index.isdecimal() and len(index) < 8):
-        raise wrong("name", _known_units(layout, layers), name)
-    if int(index) >= block.size:
-        raise wrong("name", _known_units(layout, layers), name)
-    return block.start + int(index)
-
-
-def _known_units(layout: tuple[spec.StateBlock, ...], layers: int) -> str:
-    parts = ", ".join(block.name for block in layout)
-    return (
-        f"layer:index with a layer from 0 to {layers - 1} and an index from 0 to {layout[0].size - 1}, "
-        f"or part:index with a part among {parts}"
-    )
 
 
 def likeliest(logprobs: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -17,7 +17,9 @@ import charrnn_runtime
 import charrnn_trainer
 
 COMMANDS = {
-    "runtime": {"charrnn-gen", "charrnn-info", "charrnn-quality", "charrnn-score", "charrnn-serve"},
+    "runtime": {
+        *("charrnn-gen", "charrnn-info", "charrnn-quality", "charrnn-score", "charrnn-serve", "charrnn-view"),
+    },
     "trainer": {"charrnn-compare", "charrnn-export", "charrnn-train"},
 }
 VERSIONS = {"runtime": charrnn_runtime.__version__, "trainer": charrnn_trainer.__version__}

@@ -78,6 +78,12 @@ def score() -> Command:
     return lambda *arguments, **options: run_module("charrnn_runtime.cli.score", *arguments, **options)
 
 
+@pytest.fixture(scope="session")
+def view() -> Command:
+    """Runs charrnn-view, as ``gen`` does charrnn-gen."""
+    return lambda *arguments, **options: run_module("charrnn_runtime.cli.view", *arguments, **options)
+
+
 @pytest.fixture
 def in_folder(tmp_path: Path) -> Iterator[Path]:
     """An empty folder that is the current one."""

@@ -208,7 +208,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
         ),
         CharRNN.trace_stream: (
             each(model.trace_stream, chunks=["a"]),
-            {"chunks": "texts", "unknown": "nothing"},
+            {"chunks": "texts", "by_line": "switch", "unknown": "nothing"},
         ),
         Trace.unit: (each(model.trace("a").unit), {"name": "nothing"}),
         Trace.likeliest: (each(model.trace("a").likeliest), {"count": "whole"}),

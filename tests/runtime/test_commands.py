@@ -660,7 +660,7 @@ def test_debug_shows_where_an_error_arose_and_changes_no_exit_code(
 # --- all commands ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["gen", "info", "score"])
+@pytest.mark.parametrize("command", ["gen", "info", "score", "view"])
 def test_help_and_version_go_to_stdout(command: str, request: pytest.FixtureRequest) -> None:
     run: Command = request.getfixturevalue(command)
     assert _ok(run("--version")) == f"charrnn-runtime {__version__}\n"
@@ -672,7 +672,7 @@ def test_help_and_version_go_to_stdout(command: str, request: pytest.FixtureRequ
 
 
 @posix
-@pytest.mark.parametrize("command", ["gen", "info", "score"])
+@pytest.mark.parametrize("command", ["gen", "info", "score", "view"])
 def test_a_full_disk_behind_help_is_an_error(command: str, request: pytest.FixtureRequest) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")

@@ -24,7 +24,7 @@ from watched import World
 MODEL = FOLDER / "lstm-2x12-fp32.onnx"
 README = Path(__file__).resolve().parents[2] / "README.md"
 BYTES = FOLDER / "lstm-1x12-fp32-byte.onnx"
-COMMANDS = ("gen", "info", "score")
+COMMANDS = ("gen", "info", "score", "view")
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
@@ -47,6 +47,7 @@ LINES: list[tuple[str, list[str | Path], bytes]] = [
     ("score", [MODEL, "-", "--per-char"], b"LORD of all"),
     ("score", [MODEL, "-", "--by-line", "--json", "--compare", BYTES], b"LORD\nof\nall"),
     ("info", [MODEL], b""),
+    ("view", [MODEL, "-", "--top", "3", "--unit", "0:1"], b"LORD of all"),
     ("gen", ["--help"], b""),
 ]
 
@@ -200,7 +201,7 @@ def test_every_command_works_in_odd_surroundings(world: World, lstm: CharRNN, na
 @pytest.mark.parametrize("command", COMMANDS)
 def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("LORD")
-    words = {"gen": "-n 5", "info": "", "score": f'"{tmp_path}/text"'}[command]
+    words = {"gen": "-n 5", "info": "", "score": f'"{tmp_path}/text"', "view": f'"{tmp_path}/text"'}[command]
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} "{MODEL}" {words} {redirection}'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
     if redirection == ">&-":

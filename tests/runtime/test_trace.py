@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -12,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn_runtime import CharRNN, OutOfMemoryError, SettingError, Trace, UnknownCharacterError
+from charrnn_runtime import CharRNN, OutOfMemoryError, SettingError, UnknownCharacterError
 from charrnn_runtime.buffers import Buffers
+from charrnn_runtime.cells import shown_symbol
 from make_models import FOLDER, SmallModel
 from reference import naive_step
 
@@ -79,6 +82,16 @@ def test_a_trace_goes_on_from_a_state(lstm: CharRNN) -> None:
     assert lstm.trace("", state=begun.state).state is begun.state
     with pytest.raises(SettingError, match="2 streams"):
         lstm.trace("a", state=lstm.initial_state(2))
+
+
+@pytest.mark.parametrize("chunks", [["ab\ncd\n\ne"], ["ab", "\nc", "d\n", "\n", "e"]])
+def test_each_line_may_be_read_from_a_fresh_state(lstm: CharRNN, chunks: list[str]) -> None:
+    parts = list(lstm.trace_stream(chunks, by_line=True))
+    lines = [lstm.trace(line) for line in ("ab\n", "cd\n", "\n", "e")]
+    for name in ("ids", "states", "logprobs"):
+        expected = np.concatenate([getattr(line, name) for line in lines])
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), expected)
+    assert [len(part) for part in parts] == [len(chunk) for chunk in chunks]
 
 
 def test_a_chunk_is_traced_before_the_next_is_asked_for(lstm: CharRNN) -> None:
@@ -153,12 +166,20 @@ def test_too_little_memory_is_an_error_of_the_package(lstm: CharRNN, monkeypatch
 
 
 def test_a_trace_is_shown_in_notebooks_with_its_text_escaped(byte_model: CharRNN) -> None:
-    shown = byte_model.trace(b"<script>&\"'\xff\x00\n" + "\u2028".encode())._repr_html_()
-    assert "<script" not in shown
-    assert "&lt;" in shown
-    assert "\\xff" in shown
-    assert "\x00" not in shown
-    assert "\u2028" not in shown
-    assert "and 1 more symbols" not in shown
-    assert "Trace(" in repr(byte_model.trace(b"a"))
-    assert isinstance(byte_model.trace(b"a"), Trace)
+    text = b"<script>&\"'\xff\x00\n" + "\u2028é".encode()
+    shown = byte_model.trace(text)._repr_html_()
+    text_alone = re.sub(r"<span [^<>]*>|</span>|</?pre[^<>]*>", "", shown)
+    assert text_alone == "&lt;script&gt;&amp;&quot;&#x27;▯␀↵\n▯é"
+    assert shown.count('<span title="') == 16
+    assert not set(shown) & {"\x00", "\u2028"}
+    long = byte_model.trace(b"a" * 2003)._repr_html_()
+    assert long.count("<span") == 2000
+    assert long.endswith("<p>and 3 more symbols</p>")
+
+
+def test_a_tooltip_names_the_likeliest(lstm: CharRNN) -> None:
+    trace = lstm.trace("LORD")
+    ids, probabilities = trace.likeliest(5)
+    likely = html.escape(f"{shown_symbol(lstm.vocabulary, int(ids[3, 0]))} {probabilities[3, 0]:.1%}")
+    assert f'title="{trace.bits[3]:.2f} bits; likeliest: {likely}, ' in trace._repr_html_()
+    assert repr(trace) == f"Trace(4 symbols, 48 units, {len(lstm.vocabulary)} probabilities each)"

@@ -1,0 +1,341 @@
+"""charrnn-view: shows what a model does at each character of a text."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from charrnn_runtime import __version__
+from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.cli.view_rows import View
+from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.format import spec
+from charrnn_runtime.record import Record
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.readable import FoundUnit
+    from charrnn_runtime.trace import Trace
+
+app = terminal.new_app()
+
+EXAMPLES = """\b
+Examples:
+  charrnn-view models/lstm.onnx README.md --unknown skip --length 500
+  echo "To be, or not to be" | charrnn-view models/lstm.onnx - --top 5
+  charrnn-view models/lstm.onnx README.md --unknown skip --units 3 --length 2000
+  charrnn-view models/lstm.onnx README.md --unknown skip --html readme.html
+"""
+
+_SAMPLE = 20_000  # characters of the text in which units are searched
+_FIND_IN = 100_000  # the same of a text that was given for it
+_PAGE = 20_000  # characters that a page shows
+_LONGEST_PAGE = 200_000
+_MOST_TOP = 10
+
+
+class _Options(Record):
+    """What was asked for, besides what to show.
+
+    Attributes:
+        unknown: what models do with unknown characters.
+        encoding: the encoding of files.
+        most: how many characters of the text to show.
+    """
+
+    unknown: str
+    encoding: str | None
+    most: int | None
+
+
+@app.command(epilog=EXAMPLES)
+def view(
+    model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to look into.")],
+    text_path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A text, or any file for a byte-level model; - reads standard input.",
+        ),
+    ],
+    surprise: Annotated[
+        bool,
+        typer.Option(
+            "--surprise", help="Colour by surprise: the bits of each character. [default if no unit is given]"
+        ),
+    ] = False,
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER:INDEX",
+            help="Colour by this unit, which may be given several times: 0:12 is the c (of an LSTM, else h) "
+            "of unit 12 in layer 0; h0:12, c0:12 and o0:12 (output gate) say which part.",
+        ),
+    ] = None,
+    units: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=5,
+            help="Find the units that best follow quotes, brackets, uppercase, and lines; colour by this "
+            "many. [default: 5 with --html, else 0]",
+        ),
+    ] = None,
+    find_in: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Find units in the first 100,000 characters of this text. [default: in 20,000 of FILE]",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, max=_MOST_TOP, help="Show so many of the likeliest under each character."),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            "--length",
+            "-n",
+            min=1,
+            help="How many characters (bytes, of a byte-level model) to read. [default: all; 20,000 with "
+            "--html, where 200,000 is the most]",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page for browsers, in one file, instead."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --html replace a file.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, for each symbol.")
+    ] = False,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            help="What to do with unknown characters: error, skip (ignore them), or normalize (read "
+            "accented letters in the Unicode form that it knows).",
+            autocompletion=among(spec.UNKNOWN),
+        ),
+    ] = "error",
+    encoding: texts.EncodingOption = None,
+    device: terminal.DeviceOption = "auto",
+    version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
+    debug: terminal.DebugOption = False,
+    quiet: terminal.QuietOption = False,
+) -> None:
+    """Show what a model does at each character of a text: surprise, activations of units, expectations.
+
+    On a terminal the text is coloured; elsewhere, and with NO_COLOR, digits stand under it.
+    """
+    check_choice("--unknown", unknown, spec.UNKNOWN)
+    if html is not None and (as_json or top is not None):
+        raise SettingError(f"--html shows everything: omit {'--json' if as_json else '--top'}")
+    if force and html is None:
+        raise SettingError("--force is for --html: give --html FILE too, or omit it")
+    if html is not None and length is not None and length > _LONGEST_PAGE:
+        raise SettingError(
+            f"--length must be at most {_LONGEST_PAGE:,} with --html, not {length:,}: larger pages are too "
+            "much for browsers"
+        )
+    if find_in is not None and units == 0:
+        raise SettingError("--find-in is for --units: omit it, or --units 0")
+    if encoding is not None:
+        from charrnn_runtime.text_files import check_encoding
+
+        check_encoding(encoding)
+
+    from charrnn_runtime.cli.view_text import first
+    from charrnn_runtime.model import CharRNN
+    from charrnn_runtime.units import unit_of
+
+    model = CharRNN.load(model_path, device=device, threads=1)
+    named = [View(unit_of(model.info.state_layout, name, "unit")) for name in unit or ()]
+    if units is None:
+        units = 5 if html is not None or find_in is not None else 0
+    options = _Options(unknown, encoding, length)
+    terminal.say(f"{model.info.path}: running on {model.device}")
+    with texts.opened(text_path) as file:
+        searched = bool(units) and find_in is None
+        most = max(length, _SAMPLE) if searched and length is not None else length
+        source: Iterator[str | bytes] = _pieces(model, file, text_path, options, most)
+        found: list[FoundUnit] = []
+        if searched:
+            sample, source = _sample_of(source)
+            found = _find(model, sample, options)
+        elif units and find_in is not None:
+            with texts.opened(find_in) as other:
+                found = _find(model, list(_pieces(model, other, find_in, options, _FIND_IN)), options)
+        source = first(source, length)
+        named += [View(unit_of(model.info.state_layout, each.unit), str(each)) for each in found[:units]]
+        if units and not found:
+            terminal.warn(
+                "no units were found: in the text that was searched, quotes, brackets, capitals and lines "
+                "are too few; give a longer text with --find-in"
+            )
+        views = [View(), *named] if surprise or html is not None or not named else named
+        if html is not None:
+            _write_page(model, source, text_path, views, html, options, force=force)
+        elif as_json:
+            _write_json(model, source, text_path, views, found[:units], top or 5, options)
+        else:
+            _write_lines(model, source, text_path, views, top or 0, options)
+
+
+def _pieces(
+    model: CharRNN, file: Any, path: Path, options: _Options, most: int | None
+) -> Iterator[str | bytes]:
+    from charrnn_runtime.cli.view_text import pieces
+
+    normalize = options.unknown == "normalize"
+    return pieces(model, file, path, encoding=options.encoding, normalize=normalize, most=most)
+
+
+def _sample_of(source: Iterator[str | bytes]) -> tuple[list[str | bytes], Iterator[str | bytes]]:
+    """The beginning of a text in which units are searched, and all of it again."""
+    sample: list[str | bytes] = []
+    size = 0
+    for piece in source:
+        sample.append(piece)
+        size += len(piece)
+        if size >= _SAMPLE:
+            break
+    return sample, itertools.chain(sample, source)
+
+
+def _traces(model: CharRNN, source: Iterable[str | bytes], options: _Options) -> Iterator[Trace]:
+    """A trace of each piece. What can be written in another form was by then."""
+    unknown: Any = "skip" if options.unknown == "skip" else "error"
+    return model.trace_stream(source, by_line=model.info.lines, unknown=unknown)
+
+
+def _find(model: CharRNN, sample: list[str | bytes], options: _Options) -> list[FoundUnit]:
+    import numpy as np
+
+    from charrnn_runtime.readable import find_units
+
+    vocabulary = model.vocabulary
+    unknown: Any = "skip" if options.unknown == "skip" else "error"
+    whole = b"".join(sample) if vocabulary.level == "byte" else "".join(sample)  # type: ignore[arg-type]
+    ids = vocabulary.encode(whole, unknown, np.int64)
+
+    def told() -> Iterator[Trace]:
+        with terminal.LateBar(len(ids), "finding units") as bar:
+            for trace in _traces(model, sample, options):
+                bar.advance(len(trace))
+                yield trace
+
+    return find_units(vocabulary, model.info.state_layout, ids, told())
+
+
+def _write_lines(
+    model: CharRNN,
+    source: Iterable[str | bytes],
+    path: Path,
+    views: list[View],
+    top: int,
+    options: _Options,
+) -> None:
+    from charrnn_runtime.cli.view_terminal import Lines
+
+    lines = None
+    for trace in _traces(model, source, options):
+        if lines is None:
+            lines = Lines(terminal.stdout(), model.vocabulary, views, top)
+        lines.add(trace)
+    if lines is None:
+        raise _nothing_in(path)
+    lines.end()
+
+
+def _write_json(
+    model: CharRNN,
+    source: Iterable[str | bytes],
+    path: Path,
+    views: list[View],
+    found: list[FoundUnit],
+    top: int,
+    options: _Options,
+) -> None:
+    stream = terminal.stdout()
+    key = "byte" if model.vocabulary.level == "byte" else "character"
+    symbols: Any = range(256) if key == "byte" else model.vocabulary.symbols
+    units = [view.unit for view in views if view.unit is not None]
+    some = False
+    for trace in _traces(model, source, options):
+        if not some:
+            for each in found:
+                record = {name: getattr(each, name) for name in ("unit", "follows", "measure")}
+                record |= {"score": round(each.score, 4), "sign": each.sign}
+                stream.write(json.dumps(record) + "\n")
+            some = True
+        ids, probabilities = trace.likeliest(top)
+        activations = {unit.name: unit.activation(trace.states).tolist() for unit in units}
+        bits = trace.bits.tolist()
+        for place, token in enumerate(trace.ids.tolist()):
+            likeliest = zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
+            row: dict[str, Any] = {
+                key: symbols[token],
+                "bits": round(bits[place], 4),
+                "likeliest": [{key: symbols[each], "probability": round(p, 5)} for each, p in likeliest],
+            }
+            if units:
+                row["units"] = {name: _rounded(values[place]) for name, values in activations.items()}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if not some:
+        raise _nothing_in(path)
+
+
+def _rounded(value: float) -> float | None:
+    """A number for JSON, which has none for what is not known."""
+    return None if math.isnan(value) else round(value, 4)
+
+
+def _write_page(
+    model: CharRNN,
+    source: Iterator[str | bytes],
+    path: Path,
+    views: list[View],
+    html: Path,
+    options: _Options,
+    *,
+    force: bool,
+) -> None:
+    from charrnn_runtime.cli.view_text import first
+    from charrnn_runtime.page import Page
+
+    held = list(first(source, options.most or _PAGE))
+    if options.most is None and next(source, None) is not None:
+        terminal.say(f"the page shows the first {_PAGE:,}; for more give --length, up to {_LONGEST_PAGE:,}")
+    shown = [(view.unit, view.follows) for view in views if view.unit is not None]
+    page = Page(model.info, texts.name_of(path), shown, symbols=sum(map(len, held)))
+    if not held:
+        raise _nothing_in(path)
+    with terminal.new_file(html, force=force) as file:
+        with terminal.LateBar(sum(map(len, held)), "reading") as bar:
+            for trace in _traces(model, held, options):
+                page.add(trace)
+                bar.advance(len(trace))
+        file.write(page.html().encode())
+    terminal.say(f"{page.units:,} of {page.all_units:,} units are in it; open it in a browser")
+    terminal.write_path(html)
+
+
+def _nothing_in(path: Path) -> CharRNNError:
+    return CharRNNError(f"{texts.name_of(path)} has no text to show")
+
+
+def main() -> NoReturn:
+    """The entry point of charrnn-view."""
+    terminal.run(app, "charrnn-view", options={"name": "--unit"})
+
+
+if __name__ == "__main__":
+    main()

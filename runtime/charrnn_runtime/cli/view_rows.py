@@ -1,0 +1,89 @@
+"""What charrnn-view can colour a text by: surprise, or the activation of a unit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.record import Record
+
+if TYPE_CHECKING:
+    from charrnn_runtime.cells import Cells
+    from charrnn_runtime.trace import Trace
+    from charrnn_runtime.units import Unit
+
+MOST_BITS: Final = 8.0
+"""From how many bits on the colour of surprise is the strongest."""
+
+
+class View(Record):
+    """One of them.
+
+    Attributes:
+        unit: the unit; None for surprise.
+        follows: what the unit follows and how well, if that is known.
+    """
+
+    unit: Unit | None = None
+    follows: str = ""
+
+    @property
+    def name(self) -> str:
+        """A short name."""
+        return "bits" if self.unit is None else self.unit.name
+
+    @property
+    def title(self) -> str:
+        """A name, with what is known of it."""
+        if self.unit is None:
+            return "surprise in bits"
+        return self.follows or f"unit {self.unit.name}"
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether values go from 0 to 1."""
+        return self.unit is not None and self.unit.name.startswith("o")
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether values go from -1 to 1."""
+        return self.unit is not None and not self.is_gate
+
+    @property
+    def low(self) -> str:
+        """The lowest value of the colours."""
+        return "-1" if self.is_signed else "0"
+
+    @property
+    def high(self) -> str:
+        """The highest."""
+        return f"{MOST_BITS:g} and more" if self.unit is None else "1"
+
+    @property
+    def digits(self) -> str:
+        """What `digit` means."""
+        if self.unit is None:
+            return "0 to 9, + for 10 and more"
+        return f"0 to 9 from {self.low} to 1" + (", ? where c is near 0" if self.is_gate else "")
+
+    def values(self, trace: Trace, cells: Cells) -> NDArray[Any]:
+        """The value of each character; that of a character of several bytes is of its last, or their sum."""
+        if self.unit is None:
+            return cells.sums(trace.bits)
+        return self.unit.activation(trace.states)[cells.ends - 1]
+
+    def share(self, value: float) -> float:
+        """How strong the colour of a value is: from -1, or 0, to 1."""
+        return min(value / MOST_BITS, 1.0) if self.unit is None else max(-1.0, min(value, 1.0))
+
+    def digit(self, value: float) -> str:
+        """A value as one character."""
+        if math.isnan(value):
+            return "?"
+        if self.unit is None:
+            return "+" if value >= 9.5 else str(round(value))
+        share = (value + 1.0) / 2.0 if self.is_signed else value
+        return str(int(np.clip(share * 10, 0, 9)))

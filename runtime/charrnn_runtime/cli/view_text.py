@@ -1,0 +1,89 @@
+"""How charrnn-view reads its text: in small pieces, so that much of it is shown before the end has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from charrnn_runtime.cli import texts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from charrnn_runtime.model import CharRNN
+
+_PIECE = 256  # characters
+_PIECE_BYTES = 1 << 24  # what the trace of a piece may take, of a large vocabulary or state
+
+
+def pieces(
+    model: CharRNN, file: BinaryIO, path: Path, *, encoding: str | None, normalize: bool, most: int | None
+) -> Iterator[str | bytes]:
+    """A text in pieces, none of which ends within a character; at the byte level they are bytes.
+
+    Args:
+        model: what reads it.
+        file: the text.
+        path: where it comes from.
+        encoding: see `texts.EncodingOption`.
+        normalize: whether unknown characters are written in the form that the model knows.
+        most: how many characters (bytes, at the byte level) to read; None for all.
+    """
+    from charrnn_runtime.trace import chunk_length
+
+    as_bytes = model.vocabulary.level == "byte"
+    chunks: Iterator[Any] = texts.chunks(file, path, encoding, as_bytes=as_bytes)
+    if model.info.lines:
+        chunks = texts.with_unix_lines(chunks)
+    if normalize and not as_bytes:
+        from charrnn_runtime.normalization import at_whole_characters
+
+        chunks = map(model.vocabulary.normalize, at_whole_characters(chunks))
+    chunks = first(chunks, most)
+    if as_bytes:
+        chunks = _whole_characters(chunks)
+    stride = min(_PIECE, chunk_length(len(model.vocabulary), model.info.state_size, _PIECE_BYTES))
+    for chunk in chunks:
+        begin = 0
+        while begin < len(chunk):
+            end = min(begin + stride, len(chunk))
+            if as_bytes:
+                end = begin + (_whole(chunk[begin:end]) or end - begin)
+            yield chunk[begin:end]
+            begin = end
+
+
+def first(chunks: Iterator[Any], most: int | None) -> Iterator[Any]:
+    """The first characters of a text that comes in chunks, or all; no chunk is asked for after them."""
+    left = most
+    while left is None or left > 0:
+        chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk if left is None else chunk[:left]
+        left = None if left is None else left - len(chunk)
+
+
+def _whole_characters(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks of UTF-8, or of any bytes, with ends between characters."""
+    held = b""
+    for chunk in chunks:
+        data = held + chunk
+        end = _whole(data)
+        held = data[end:]
+        if end:
+            yield data[:end]
+    if held:
+        yield held
+
+
+def _whole(data: bytes) -> int:
+    """How many of some bytes are left without an unfinished character of UTF-8 at the end."""
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte >= 0xC0:  # begins a character of 2, 3 or 4 bytes
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(data) - back if back < length else len(data)
+        if byte < 0x80:
+            break
+    return len(data)

@@ -1,0 +1,142 @@
+"""A page for browsers that shows a trace: one file of HTML, which loads nothing.
+
+What it shows of each character is in arrays that the page's own script reads: nothing of the text, of the
+model or of their names is ever HTML or script there. Its Content-Security-Policy forbids all else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib import resources
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.cells import cells_of, shown, shown_symbol
+from charrnn_runtime.format.reader import ModelInfo
+from charrnn_runtime.trace import Trace
+from charrnn_runtime.units import Unit, unit_names, unit_of
+
+_ALL_UNITS: Final = 4 * 1024 * 1024
+"""How many activations, of a byte each, a page holds so that every unit can be chosen."""
+
+_LIKELIEST: Final = 5
+_NOT_KNOWN: Final = -128
+"""The activation of a gate that the state does not tell."""
+
+
+class Page:
+    """What a page shows of a text, whose traces come one after the other.
+
+    Attributes:
+        units: how many units can be chosen.
+        all_units: S, how many the model has.
+    """
+
+    def __init__(self, info: ModelInfo, name: str, shown_units: list[tuple[Unit, str]], symbols: int) -> None:
+        """A page without text.
+
+        Args:
+            info: the model.
+            name: of the text.
+            shown_units: units, and what is known of each, or "".
+            symbols: how long the text is. The more, the fewer units there is room for.
+        """
+        self._info, self._name = info, _last(name)
+        self.all_units = info.state_size
+        self._units = dict(shown_units)
+        if symbols * info.state_size <= _ALL_UNITS:
+            layout = info.state_layout
+            known = {unit.name for unit in self._units}
+            self._units |= {unit_of(layout, each): "" for each in unit_names(layout) if each not in known}
+        self.units = len(self._units)
+        self._characters: list[str] = []
+        self._bits: list[NDArray[np.uint16]] = []
+        self._likeliest: list[NDArray[np.int64]] = []
+        self._probabilities: list[NDArray[np.uint16]] = []
+        self._activations: list[NDArray[np.int8]] = []
+
+    def add(self, trace: Trace) -> None:
+        """Take in what comes next of the text."""
+        cells = cells_of(trace.vocabulary, trace.ids)
+        self._characters += [each if each in " \n" else shown(each) for each in cells.characters]
+        hundredths = np.round(cells.sums(trace.bits) * 100.0)
+        self._bits.append(np.clip(hundredths, 0, 65535).astype(np.uint16))
+        ids, probabilities = trace.likeliest(_LIKELIEST)
+        self._likeliest.append(ids[cells.starts])
+        self._probabilities.append(np.round(probabilities[cells.starts] * 65535.0).astype(np.uint16))
+        states = trace.states[cells.ends - 1]
+        activations = np.empty((len(self._units), len(cells)), np.int8)
+        for row, unit in enumerate(self._units):
+            values = np.round(unit.activation(states) * 127.0)
+            activations[row] = np.where(np.isnan(values), _NOT_KNOWN, values).astype(np.int8)
+        self._activations.append(activations)
+
+    def html(self) -> str:
+        """The page."""
+        template = resources.files("charrnn_runtime").joinpath("page.html").read_text(encoding="utf-8")
+        style = _block(template, "style")
+        script = _block(template, "script")
+        policy = f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'"
+        info = self._info
+        model = _last(info.path)
+        parts = {
+            "policy": policy,
+            "title": html.escape(_visible(f"{self._name} as {model} reads it")),
+            "data": _script_json(self._data(_visible(model))),
+        }
+        return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+
+    def _data(self, model: str) -> dict[str, Any]:
+        info = self._info
+        likeliest = np.concatenate(self._likeliest)  # [n, 5]
+        used, places = np.unique(likeliest, return_inverse=True)
+        return {
+            "model": model,
+            "network": f"{info.cell} {info.layers}x{info.hidden_size}",
+            "text": _visible(self._name),
+            "characters": self._characters,
+            "symbols": [shown_symbol(info.vocabulary, token) for token in used.tolist()],
+            "count": likeliest.shape[1],
+            "likeliest": _base64(places.astype("<u2")),
+            "probabilities": _base64(np.concatenate(self._probabilities).astype("<u2")),
+            "bits": _base64(np.concatenate(self._bits).astype("<u2")),
+            "units": [{"name": unit.name, "follows": follows} for unit, follows in self._units.items()],
+            "allUnits": self.all_units,
+            "activations": _base64(np.concatenate(self._activations, axis=1)),
+        }
+
+
+def _last(path: str) -> str:
+    """The last part of a path, on any system."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _visible(text: str) -> str:
+    """A name with each character in a form that can be seen."""
+    return "".join(each if each == " " else shown(each) for each in text)
+
+
+def _base64(array: NDArray[Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def _script_json(value: Any) -> str:
+    """JSON for a script element, which no text in it can end; in ASCII, with every < written as an escape."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _block(template: str, element: str) -> str:
+    """What stands in the style of the template, or in its script."""
+    found = re.search(rf"<{element}>(.*?)</{element}>", template, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def _hash(block: str) -> str:
+    return base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
