@@ -92,7 +92,8 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
         if not arguments.no_tutorial:
             with started(tutorial, port) as other:
                 for _ in range(arguments.rounds):
-                    found.setdefault("tutorial", []).append(asyncio.run(asked(other, clients)))
+                    for name, value in asyncio.run(asked(other, clients)).items():
+                        found.setdefault(name, []).append(value)
         row = {"clients": clients, "length": length, "rounds": found}
         row |= {name: statistics.median(values) for name, values in found.items()}
         rows.append(row)
@@ -188,18 +189,20 @@ async def beside(server: ServerProcess, clients: int, length: int) -> float:
 # --- the tutorial's server ---------------------------------------------------------------------------------
 
 
-async def asked(server: ServerProcess, clients: int) -> float:
-    """Characters a second of the tutorial's server."""
+async def asked(server: ServerProcess, clients: int) -> dict[str, float]:
+    """Characters a second of the tutorial's server, and the cores' microseconds for a character."""
     request = post("/generate", {"prompt": PROMPT, "length": TUTORIAL_LENGTH, "temperature": 0.8})
     warm = await Client.connect(server.port, request)
     await warm.ended
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time() + server.cpu_seconds
     running = await asyncio.gather(*(Client.connect(server.port, request) for _ in range(clients)))
     await asyncio.gather(*(client.ended for client in running))
     seconds = max(client.last for client in running) - begin
+    cpu = time.process_time() + server.cpu_seconds - cpu
     for client in running:
         assert len(json.loads(client.body)["text"]) == TUTORIAL_LENGTH
-    return clients * TUTORIAL_LENGTH / seconds
+    characters = clients * TUTORIAL_LENGTH
+    return {"tutorial": characters / seconds, "tutorial_cpu_us": cpu / characters * 1e6}
 
 
 # --- the soak ----------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ import charrnn_trainer
 
 COMMANDS = {
     "runtime": {
-        *("charrnn-gen", "charrnn-info", "charrnn-quality", "charrnn-score", "charrnn-serve", "charrnn-triton"),
-        "charrnn-view",
+        *("charrnn-gen", "charrnn-info", "charrnn-quality", "charrnn-score", "charrnn-serve"),
+        *("charrnn-triton", "charrnn-view"),
     },
     "trainer": {"charrnn-compare", "charrnn-export", "charrnn-train"},
 }

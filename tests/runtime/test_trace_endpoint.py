@@ -55,6 +55,13 @@ def test_it_gives_what_the_model_gives(ask: Ask, lstm: CharRNN) -> None:
         np.testing.assert_allclose(values, trace.unit(name), atol=1e-4)
 
 
+def test_an_output_gate_that_the_state_does_not_tell_is_null(ask: Ask, lstm: CharRNN) -> None:
+    text = "To be, or not to be" * 20
+    values = ask(text=text, units=["o0:3"])[1]["units"]["o0:3"]
+    expected = lstm.trace(text).unit("o0:3")
+    np.testing.assert_allclose(np.array(values, np.float32), expected, atol=1e-4)  # None is NaN there
+
+
 def test_bytes_of_one_character_have_its_place(ask: Ask, byte_model: CharRNN) -> None:
     _, answer = ask(model="bytes", text="aé中b")
     assert answer["text_offset"] == [0, 1, 1, 2, 2, 2, 3]

@@ -75,7 +75,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
                         "description": "the texts; as server-sent events where stream is true",
                         "content": {
                             "application/json": {"schema": _reference("Completion")},
-                            "text/event-stream": {"schema": {"type": "string"}},
+                            "text/event-stream": {"schema": {"description": "completions in pieces"}},
                         },
                     },
                     **_errors(400, 401, 403, 404, 408, 413, 429, 503, 504),
@@ -310,8 +310,8 @@ def _body(schema: _Schema) -> _Schema:
 
 
 def _fields(**properties: _Schema) -> _Schema:
-    """An object with none but these fields."""
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+    """An object with none but these fields; others may be there if they are null."""
+    return {"type": "object", "properties": properties, "additionalProperties": {"type": "null"}}
 
 
 def _object(**properties: _Schema) -> _Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -25,6 +26,9 @@ CLOSING: Final = 2
 """How many seconds connections have to close once all streams have ended."""
 
 _BACKLOG: Final = 2048
+
+_SWITCH_SECONDS: Final = 2e-4
+"""How long a thread that runs streams waits at most while the event loop's thread runs Python."""
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -79,6 +83,7 @@ def run(app: Starlette, opened: socket.socket, on_ready: Callable[[], None]) -> 
     Raises:
         CharRNNError: a model cannot be loaded.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         server_of(app, on_ready).run(sockets=[opened])
     finally:

@@ -7,6 +7,7 @@ its characters (bytes, at the byte level). Those that completions have, too, hav
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ from charrnn_runtime.serve.asked import prompt_ids
 from charrnn_runtime.serve.bodies import Fields, read_object
 from charrnn_runtime.serve.choices import token_name
 from charrnn_runtime.serve.service import Served, Service, service_of
-from charrnn_runtime.trace import Trace, chunk_length, likeliest, unit_column, unit_names
+from charrnn_runtime.trace import Trace, chunk_length, likeliest
+from charrnn_runtime.units import unit_names, unit_of
 from charrnn_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -106,9 +108,9 @@ def _units(given: Any, model: CharRNN) -> list[str]:
         raise ApiError(400, f"units has {len(given):,} names, and at most {_MOST_UNITS} are given", "units")
     for name in given:
         try:
-            unit_column(model.info.state_layout, name)
+            unit_of(model.info.state_layout, name, "units")
         except SettingError as error:
-            raise ApiError(400, str(error).replace("name", "units", 1), "units") from None
+            raise ApiError(400, str(error), "units") from None
     return list(dict.fromkeys(given))
 
 
@@ -126,7 +128,7 @@ class _Job:
         self._tokens: list[str] = []
         self._chosen: list[float] = []
         self._likeliest: list[dict[str, float]] = []
-        self._units: dict[str, list[float]] = {name: [] for name in asked.units}
+        self._units: dict[str, list[float | None]] = {name: [] for name in asked.units}
 
     def run(self) -> dict[str, Any]:
         """The answer; what there is of it where it is cancelled.
@@ -169,7 +171,8 @@ class _Job:
             names = [token_name(vocabulary, each) for each in row]
             self._likeliest.append(dict(zip(names, _rounded(nats), strict=True)))
         for name, activations in self._units.items():
-            activations += _rounded(trace.unit(name))
+            # An output gate that the state does not tell is NaN, which JSON has not.
+            activations += [None if math.isnan(it) else it for it in _rounded(trace.unit(name))]
 
 
 def _rounded(values: NDArray[np.float32]) -> list[float]:

@@ -13,7 +13,7 @@ export function surpriseClass(bits) {
 
 /** The class of a unit's value: negative ones are blue, positive ones orange. */
 export function unitClass(value) {
-  const step = Math.min(5, Math.round(Math.abs(value) * 5));
+  const step = Math.min(5, Math.round(Math.abs(value ?? 0) * 5)); // null: the state does not tell
   return step ? `${value < 0 ? "n" : "p"}${step}` : "";
 }
 

@@ -23,7 +23,9 @@ function sentence(panel, index) {
   if (trace !== null && index in trace.nats) {
     const percent = percentage(trace.nats[index]);
     parts.push(`: probability ${percent}, ${panel.bits(index).toFixed(1)} bits of surprise`);
-    for (const [name, values] of Object.entries(trace.units)) parts.push(`; unit ${name} is ${values[index].toFixed(2)}`);
+    for (const [name, values] of Object.entries(trace.units)) {
+      parts.push(`; unit ${name} is ${values[index]?.toFixed(2) ?? "not known here"}`);
+    }
   }
   return [...parts, "."];
 }
