@@ -17,6 +17,7 @@ from charrnn_runtime.format.reader import read_model_file
 from charrnn_trainer.cli import export, train
 from charrnn_trainer.runs.finding import checkpoint_files
 from kills import content
+from marks import first_daily
 from tiny_runs import TEXT, TINY_FLAGS
 
 pytestmark = pytest.mark.skipif(
@@ -128,7 +129,7 @@ def test_a_disk_that_is_too_small_for_the_text_is_left_as_it_was(program: Progra
     assert names(disk / "runs") == set()
 
 
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("old", first_daily([True, False]))
 def test_an_export_to_a_full_disk_leaves_what_was_there(program: Program, disk: Path, old: bool) -> None:
     checkpoint_bytes(program)
     model = disk / "model.onnx"
@@ -165,6 +166,7 @@ def test_text_for_a_full_disk_leaves_what_was_there(
     assert out.read_bytes() == Path("out.txt").read_bytes()
 
 
+@pytest.mark.nightly
 def test_nothing_is_written_to_a_read_only_disk_and_a_run_there_goes_on_when_it_is_none(
     program: Program, root: Path, disk: Path
 ) -> None:

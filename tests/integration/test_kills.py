@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 KILLS = ROOT / "tests" / "kills.py"
 
 
+@pytest.mark.nightly
 def test_commands_killed_at_random_moments_leave_whole_files_and_lose_nothing() -> None:
     done = run_program(KILLS, "--kills", "12", "--seed", "5")
     assert done.returncode == 0, (done.stdout + done.stderr).decode()

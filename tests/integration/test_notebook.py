@@ -25,6 +25,7 @@ def shown(outputs: list[dict[str, object]]) -> str:
     return "".join("".join(output["text"]) for output in outputs if "text" in output)  # type: ignore[arg-type]
 
 
+@pytest.mark.nightly
 def test_every_cell_runs_in_short_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from marks import first_daily
+
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 ODD = (
@@ -48,7 +50,7 @@ def characters_scored(shell: Shell, folder: Path) -> int:
     return count
 
 
-@pytest.mark.parametrize("text", [ODD * 20, LINE * 30], ids=["odd", "one line"])
+@pytest.mark.parametrize("text", first_daily([ODD * 20, LINE * 30]), ids=["odd", "one line"])
 def test_a_text_is_learned_written_and_scored_to_the_character(
     tmp_path: Path, shell: Shell, text: str
 ) -> None:
@@ -66,7 +68,7 @@ def test_a_text_is_learned_written_and_scored_to_the_character(
     assert prompts == lines
 
 
-@pytest.mark.parametrize("data", [RANDOM, ONE_VALUE], ids=["random", "one value"])
+@pytest.mark.parametrize("data", first_daily([RANDOM, ONE_VALUE]), ids=["random", "one value"])
 def test_any_file_is_learned_written_and_scored_to_the_byte(
     tmp_path: Path, shell: Shell, data: bytes
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 from charrnn_runtime import CharRNN
 from limited import SECONDS, run_limited
 from make_models import FOLDER
+from marks import first_daily
 from run_commands import command_environment
 
 MODEL = FOLDER / "lstm-2x12-fp32.onnx"
@@ -102,7 +103,7 @@ in_child(work)
     )
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", first_daily([2, 1]))
 def test_a_child_that_is_forked_while_another_thread_makes_sessions_does_not_hang(
     tmp_path: Path, threads: int
 ) -> None:
@@ -138,7 +139,7 @@ thread.join()
     )
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", first_daily([2, 1]))
 def test_a_child_that_is_forked_while_another_thread_runs_streams_does_not_hang(
     tmp_path: Path, threads: int
 ) -> None:

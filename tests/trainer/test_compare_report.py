@@ -329,6 +329,7 @@ def test_hostile_texts_are_shown_as_they_are(comparison: Comparison, hostile: st
     assert page.text.count(hostile) > 20
 
 
+@pytest.mark.nightly
 def test_many_runs_of_any_length_can_be_drawn() -> None:
     runs = [
         record(

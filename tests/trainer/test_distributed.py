@@ -264,6 +264,7 @@ def test_torchrun_trains_with_the_same_command_and_ctrl_c_saves_once(tmp_path: P
     assert resume(tmp_path / "ckpt" / "lstm", changes={"steps": saved.step + 1}).step == saved.step + 1
 
 
+@pytest.mark.nightly
 def test_a_mistake_in_the_command_line_is_told_by_the_first_process_alone(tmp_path: Path) -> None:
     outcomes = []
     for rank in range(2):

@@ -17,6 +17,7 @@ from charrnn_trainer.runs.finding import checkpoint_files
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Logged, Saved, Stepped, Validated
+from marks import first_daily
 from tiny_runs import TEXT, TINY, run_program
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -176,7 +177,7 @@ KILLS = {
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("moment", KILLS)
+@pytest.mark.parametrize("moment", first_daily(KILLS, 2))
 def test_a_process_killed_for_real_leaves_a_run_that_ends_as_if_it_had_not_been(
     tmp_path: Path, undisturbed: dict[str, bytes], moment: str
 ) -> None:

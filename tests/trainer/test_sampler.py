@@ -263,6 +263,7 @@ def test_symbols_are_taken_in_the_order_of_their_ids(vocabulary_size: int) -> No
     np.testing.assert_array_equal(graph.sample(middles, row=0), np.arange(vocabulary_size))
 
 
+@pytest.mark.nightly
 def test_of_more_than_1024_symbols_a_cut_keeps_fewer_than_1024_or_all() -> None:
     logits = (np.arange(2_000)[np.newaxis] % 1_999 / 100).astype(np.float32)
     graph = SamplerGraph(logits)

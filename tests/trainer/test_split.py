@@ -127,6 +127,7 @@ def test_blocks_are_scored_each_after_its_own_warm_up() -> None:
     assert validation_loss(network, ids, rows) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.nightly
 def test_a_run_keeps_its_split_and_its_export_is_compared_on_the_same_blocks(tmp_path: Path) -> None:
     text = "".join(chr(97 + (7 * place * place + place // 900) % 19) for place in range(20_000))
     events: list[Event] = []

@@ -19,6 +19,7 @@ from charrnn_trainer.runs.header import CheckpointError
 from charrnn_trainer.runs.weight_growth import grow_weights
 from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.events import Event, Stepped
+from marks import first_daily
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -139,7 +140,7 @@ class Killed(BaseException):
     """As good as a kill for the disk: nobody catches it."""
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", first_daily(NETWORKS))
 def test_a_run_on_new_characters_is_exported_and_resumed_to_the_byte(
     trained: dict[str, Checkpoint], tmp_path: Path, kind: str
 ) -> None:

@@ -74,9 +74,7 @@ class GroupedCommand(Command):
                 raise  # another mistake than an unknown option
             meant = _ELSEWHERE.get(option) or next(iter(error.possibilities or ()), None)  # the closest first
             advice = f"; did you mean {meant}?" if meant else ""
-            raise SettingError(
-                f"No such option: {option}{advice} (see {ctx.command_path} --help)"
-            ) from error
+            raise SettingError(f"No such option: {option}{advice} (see {ctx.command_path} --help)") from error
 
 
 def _entry(names: str, about: str, indent: int, width: int) -> str:
