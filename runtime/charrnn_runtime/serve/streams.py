@@ -90,7 +90,8 @@ class Streams:
             try:
                 loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # the loop is closed: no one waits any more
-                self._background.abandon(inbox.requests[0])
+                for request in inbox.requests:
+                    self._background.abandon(request)
 
     def _deliver(self) -> None:
         self._told = False  # before the news are taken, so that none is overlooked
@@ -143,7 +144,7 @@ class Inbox:
         """
         while not self._arrived:
             if self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(None)  # several inboxes may have been given the same
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
