@@ -209,13 +209,19 @@ class _EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a client that does not read them in time loses its connection."""
-        begun = False
         try:
             # Sending waits for a slow client, so that the time of the streams alone is no limit.
-            async with (
-                asyncio.timeout(self._answer.seconds + _LAST_SECONDS),
-                aclosing(self._answer.events(receive)) as events,
-            ):
+            async with asyncio.timeout(self._answer.seconds + _LAST_SECONDS):
+                await self._send_events(receive, send)
+        except TimeoutError:
+            if ABORT in scope:
+                scope[ABORT]()
+                await asyncio.sleep(0)
+
+    async def _send_events(self, receive: Receive, send: Send) -> None:
+        begun = False
+        try:
+            async with aclosing(self._answer.events(receive)) as events:
                 async for data in events:
                     if not begun:
                         await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
@@ -223,11 +229,6 @@ class _EventStream(Response):
                     if data:
                         await send({"type": "http.response.body", "body": data, "more_body": True})
         except _Gone:
-            return
-        except TimeoutError:
-            if ABORT in scope:
-                scope[ABORT]()
-                await asyncio.sleep(0)
             return
         except Exception as error:
             if not begun:

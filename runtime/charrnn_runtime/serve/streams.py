@@ -140,14 +140,15 @@ class Inbox:
         """All that came since the last call, or the first that comes.
 
         Raises:
-            BaseException: what `fail` was given, or what the streams failed with.
+            BaseException: what `fail` was given, or what the streams failed with, at once: where more and
+                more comes, there is no end to wait for.
         """
-        while not self._arrived:
-            if self._error is not None:
-                raise self._error.with_traceback(None)  # several inboxes may have been given the same
+        while not self._arrived and self._error is None:
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # several inboxes may have been given the same
         arrived, self._arrived = self._arrived, []
         return arrived
 
