@@ -79,7 +79,8 @@ class Page:
 
     def html(self) -> str:
         """The page."""
-        template = resources.files("charrnn_runtime").joinpath("page.html").read_text(encoding="utf-8")
+        source = resources.files("charrnn_runtime").joinpath("templates/page.html")
+        template = source.read_text(encoding="utf-8")
         style = _block(template, "style")
         script = _block(template, "script")
         policy = f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'"

@@ -5,7 +5,6 @@ Unlike scoring, which runs blocks of steps, a trace needs the state after each s
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -113,6 +112,8 @@ class Trace(Record):
 
     def _repr_html_(self) -> str:
         """The beginning of the text coloured by surprise, for notebooks; tooltips say more."""
+        import html  # only here: its table of entities takes a millisecond
+
         head = self.ids[:_MOST_SHOWN]
         cells = cells_of(self.vocabulary, head)
         count = min(5, self.logprobs.shape[1])

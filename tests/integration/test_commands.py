@@ -17,7 +17,8 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = (
     *("README.md", "runtime/README.md", "trainer/README.md", "CONTRIBUTING.md"),
-    *("docs/cookbook.md", "docs/format.md", "docs/fine-tuning.md", "docs/server.md", "docs/page.md"),
+    *("docs/cookbook.md", "docs/format.md", "docs/fine-tuning.md", "docs/view.md"),
+    *("docs/server.md", "docs/page.md"),
 )
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 COMMANDS = sorted(
