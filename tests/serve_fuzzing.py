@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from charrnn_runtime import CharRNN
@@ -32,8 +33,8 @@ def main() -> None:
     limits = ServeSettings(max_length=30, max_choices=4, max_prompt=200, max_body=20_000)
     command = [str(Path(sys.executable).parent / "schemathesis"), "run", "--suppress-health-check", "all"]
     command += ["--checks", ",".join(CHECKS), "--max-examples", str(arguments.examples)]
-    with Served(models, limits) as server:
-        done = subprocess.run([*command, f"{server.url}/openapi.json"], check=False)
+    with tempfile.TemporaryDirectory() as folder, Served(models, limits) as server:
+        done = subprocess.run([*command, f"{server.url}/openapi.json"], check=False, cwd=folder)
         assert not server.service.busy
         assert server.complete(max_tokens=3).status == 200
     sys.exit(done.returncode)

@@ -84,7 +84,7 @@ def _middleware(settings: ServeSettings) -> list[Middleware]:
                 expose_headers=["Retry-After"],
             )
         )
-    return [*passed, Middleware(Guard, settings.api_keys, settings.cors)]
+    return [*passed, Middleware(Guard, keys=settings.api_keys, origins=settings.cors)]
 
 
 async def list_models(request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, contextmanager
 from typing import Final
 
@@ -128,34 +128,27 @@ class _Answer:
             watch.cancel()
             self._count()
 
-    async def _pieces(self, inbox: Inbox) -> AsyncGenerator[list[Piece]]:
-        """What comes of all choices, several pieces at a time; much of it does not hold the event loop up."""
-        while self._unfinished:
-            pieces: list[Piece] = []
-            outputs = await inbox.get()
-            begin = time.perf_counter()
-            for output in outputs:
-                for piece in self._choices[output.request].take(output):
-                    pieces.append(piece)
-                    if time.perf_counter() - begin > _TURN:
-                        yield pieces
-                        pieces = []
-                        await asyncio.sleep(0)
-                        begin = time.perf_counter()
-                if output.finished is not None:
-                    self._unfinished -= 1
-                    self._metrics.success[output.finished].inc()
-            if pieces:
-                yield pieces
+    async def _take(self, inbox: Inbox, give: Callable[[Piece], object]) -> None:
+        """Wait for what comes, and give all pieces of it; much of it does not hold the event loop up."""
+        outputs = await inbox.get()
+        begin = time.perf_counter()
+        for output in outputs:
+            for piece in self._choices[output.request].take(output):
+                give(piece)
+                if time.perf_counter() - begin > _TURN:
+                    await asyncio.sleep(0)
+                    begin = time.perf_counter()
+            if output.finished is not None:
+                self._unfinished -= 1
+                self._metrics.success[output.finished].inc()
 
     async def whole(self, receive: Receive) -> Response:
         """The answer in one piece."""
         choices = [WholeChoice() for _ in self._requests]
         try:
             with self._running(receive) as inbox:
-                async for pieces in self._pieces(inbox):
-                    for piece in pieces:
-                        choices[piece.index].add(piece)
+                while self._unfinished:
+                    await self._take(inbox, lambda piece: choices[piece.index].add(piece))
         except _Gone:
             return Response(status_code=499)  # no one reads it
         said = [json_bytes(self._head)[:-1], b',"choices":[', b",".join(each.json() for each in choices)]
@@ -168,9 +161,12 @@ class _Answer:
         after = b'],"usage":null}\n\n' if self.asked.include_usage else b"]}\n\n"
         with self._running(receive) as inbox:
             yield b""
-            async for pieces in self._pieces(inbox):
-                self._first = self._first or time.perf_counter()
-                yield b"".join(part for piece in pieces for part in (before, piece.json(), after))
+            while self._unfinished:
+                events: list[bytes] = []
+                await self._take(inbox, lambda piece: events.extend((before, piece.json(), after)))  # noqa: B023
+                if events:
+                    self._first = self._first or time.perf_counter()
+                    yield b"".join(events)
         if self.asked.include_usage:
             yield b"data: " + json_bytes({**self._head, "choices": [], "usage": self._usage()}) + b"\n\n"
         yield b"data: [DONE]\n\n"
@@ -213,13 +209,19 @@ class _EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a client that does not read them in time loses its connection."""
-        begun = False
         try:
             # Sending waits for a slow client, so that the time of the streams alone is no limit.
-            async with (
-                asyncio.timeout(self._answer.seconds + _LAST_SECONDS),
-                aclosing(self._answer.events(receive)) as events,
-            ):
+            async with asyncio.timeout(self._answer.seconds + _LAST_SECONDS):
+                await self._send_events(receive, send)
+        except TimeoutError:
+            if ABORT in scope:
+                scope[ABORT]()
+                await asyncio.sleep(0)
+
+    async def _send_events(self, receive: Receive, send: Send) -> None:
+        begun = False
+        try:
+            async with aclosing(self._answer.events(receive)) as events:
                 async for data in events:
                     if not begun:
                         await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
@@ -227,11 +229,6 @@ class _EventStream(Response):
                     if data:
                         await send({"type": "http.response.body", "body": data, "more_body": True})
         except _Gone:
-            return
-        except TimeoutError:
-            if ABORT in scope:
-                scope[ABORT]()
-                await asyncio.sleep(0)
             return
         except Exception as error:
             if not begun:

@@ -90,7 +90,8 @@ class Streams:
             try:
                 loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # the loop is closed: no one waits any more
-                self._background.abandon(inbox.requests[0])
+                for request in inbox.requests:
+                    self._background.abandon(request)
 
     def _deliver(self) -> None:
         self._told = False  # before the news are taken, so that none is overlooked
@@ -139,14 +140,15 @@ class Inbox:
         """All that came since the last call, or the first that comes.
 
         Raises:
-            BaseException: what `fail` was given, or what the streams failed with.
+            BaseException: what `fail` was given, or what the streams failed with, at once: where more and
+                more comes, there is no end to wait for.
         """
-        while not self._arrived:
-            if self._error is not None:
-                raise self._error
+        while not self._arrived and self._error is None:
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # several inboxes may have been given the same
         arrived, self._arrived = self._arrived, []
         return arrived
 
