@@ -139,7 +139,7 @@ class _Counted:
 
     Attributes:
         head: its first bytes, as many as tell whether it is compressed.
-        place: how many bytes were read of the file.
+        place: how many bytes of the file were given to who reads it.
     """
 
     def __init__(self, file: Readable) -> None:
@@ -153,15 +153,15 @@ class _Counted:
 
     def read(self, size: int) -> bytes:
         data, self._waiting = self._waiting[:size], self._waiting[size:]
-        if len(data) == size:
-            return data
-        more = self._read_file(size - len(data))
-        return data + more if data else more
+        if len(data) < size:
+            more = self._read_file(size - len(data))
+            data = data + more if data else more
+        self.place += len(data)
+        return data
 
     def _read_file(self, size: int) -> bytes:
         data = b"" if self._ended else self._file.read(size)
         self._ended = not data
-        self.place += len(data)
         return data
 
 

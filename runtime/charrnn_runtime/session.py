@@ -110,10 +110,7 @@ class Engine:
         expected = self._try_one_step()
         choose, gpu = (choose_webgpu, "webgpu") if device == "webgpu" else (choose_device, "cuda")
         self.device, self.device_note = choose(
-            device,
-            self.info.precision,
-            partial(self._start_gpu, gpu),
-            partial(self._unlike, expected),
+            device, self.info.precision, partial(self._start_gpu, gpu), partial(self._unlike, expected)
         )
         renew_after_fork(self)  # now that it is complete
 
