@@ -294,6 +294,21 @@ def test_the_queue_is_bounded_and_says_so(lstm: CharRNN) -> None:
     assert ended <= 3
 
 
+def test_each_request_is_told_of_when_it_gets_its_row(lstm: CharRNN) -> None:
+    scheduler = lstm.scheduler(max_batch_size=1)
+    started: list[Request] = []
+    scheduler.on_start = started.append
+    one, two, nothing = lstm.request("", 40), lstm.request("", 2), lstm.request("", 0)
+    scheduler.submit(one, two, nothing)
+    assert (scheduler.running, scheduler.waiting, started) == (0, 3, [])
+    scheduler.run_block()
+    assert started == [one]
+    while scheduler.busy:
+        scheduler.run_block()
+    assert started == [one, two, nothing]
+    assert (scheduler.running, scheduler.waiting) == (0, 0)
+
+
 def test_there_is_room_for_as_many_as_could_join_at_once(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=3)
     assert scheduler.room == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -26,6 +27,7 @@ pytest.importorskip("starlette", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from charrnn_runtime.serve.app import create_app
 from served import Served, events_of, request_bytes, until
 
 ENDLESS = {"max_tokens": 100_000, "stream": True}
@@ -177,6 +179,25 @@ def test_nothing_that_uses_a_model_is_answered_without_the_key(
 @pytest.mark.parametrize("key", ["sesame", "second"])
 def test_each_key_is_accepted(guarded: Served, key: str) -> None:
     assert guarded.ask("/v1/models", headers={"Authorization": f"Bearer {key}"}).status == 200
+
+
+def test_the_key_is_needed_where_the_server_is_a_part_of_another_application(lstm: CharRNN) -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    app = create_app({"lstm": lstm}, ServeSettings(api_keys=("sesame",)))
+    whole = Starlette(routes=[Mount("/models", app)])
+    statuses: list[int] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    scope = {"type": "http", "method": "GET", "path": "/models/v1/models", "root_path": "", "headers": []}
+    asyncio.run(whole(scope | {"query_string": b""}, receive, send))
+    assert statuses == [401]
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/openapi.json"])

@@ -196,3 +196,11 @@ def test_str_subclasses_are_text() -> None:
         __slots__ = ()
 
     assert Vocabulary("ab").encode(Name("ba")).tolist() == [1, 0]
+
+
+def test_the_codes_are_those_of_the_symbols_and_cannot_be_changed() -> None:
+    for vocabulary, wanted in ((Vocabulary("bä☃"), [98, 228, 0x2603]), (Vocabulary.of_bytes(), range(256))):
+        assert vocabulary.codes.tolist() == list(wanted)
+        with pytest.raises(ValueError, match="read-only"):
+            vocabulary.codes[0] = 1
+    assert Vocabulary("bä☃").codes[[1, 0]].tobytes().decode("utf-32-le") == "äb"

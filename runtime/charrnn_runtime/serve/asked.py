@@ -92,13 +92,14 @@ class Asked(Record):
             raise ApiError(
                 400, "stream_options is for streams: leave it out, or set stream", "stream_options"
             )
+        seed = fields.whole("seed", -1, 0, MOST_SEED)
         asked = cls(
             served=served,
             prompts=prompts,
             n=n,
             length=fields.whole("max_tokens", DEFAULT_LENGTH, 0, settings.max_length),
             sampling=_sampling(fields),
-            seed=fields.whole("seed", draw_seed(), 0, MOST_SEED),
+            seed=draw_seed() if seed < 0 else seed,
             stop=_stop(fields.take("stop"), vocabulary),
             logprobs=None if logprobs < 0 else min(logprobs, len(vocabulary)),
             echo=fields.switch("echo"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, contextmanager
 from typing import Final
@@ -85,7 +84,7 @@ class _Answer:
         self._came = self._requests[0].came
         self._first = 0.0  # when the first piece came
         self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
+            "id": service.new_id(),
             "object": "text_completion",
             "created": int(time.time()),
             "model": asked.served.name,

@@ -87,7 +87,8 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _wrong(self, scope: Scope) -> ApiError | None:
-        if not scope["path"].startswith(_GUARDED):
+        # Where the app is mounted in another one, or behind a prefix, the path begins with that.
+        if not scope["path"].removeprefix(scope.get("root_path", "")).startswith(_GUARDED):
             return None
         headers = Headers(scope=scope)
         origin = headers.get("origin", "").lower()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -56,6 +58,8 @@ class Service:
         self.draining = False
         self.failure: Exception | None = None
         self._given = dict(models)
+        self._id = uuid.uuid4().hex[:24]
+        self._count = itertools.count()
         self.models: dict[str, Served] = {}
         self.metrics = Metrics(
             lambda: [(each.name, each.streams.running, each.streams.waiting) for each in self.models.values()]
@@ -86,6 +90,10 @@ class Service:
         """Answer all requests that run with an error."""
         for each in self.models.values():
             each.streams.fail(error)
+
+    def new_id(self) -> str:
+        """A name for an answer that no other has, without asking the system for random bytes each time."""
+        return f"cmpl-{self._id}{next(self._count):08x}"
 
     @property
     def ready(self) -> bool:
