@@ -55,6 +55,7 @@ class Lane:
     _end: NDArray[np.int64]  # the step before which it ends, unless it is stopped
     _counter: NDArray[np.uint64]  # where its random numbers continue, at the step `_counted`
     _live: NDArray[np.bool_]
+    _unheard: NDArray[np.bool_]  # live ones that have given nothing yet, whose first chunk does not wait
     _kinds: NDArray[np.uint8]  # which sampler the stream needs, see `kinds_of`
     # And by step:
     _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; some are used
@@ -73,6 +74,7 @@ class Lane:
         self._steps = 0  # what the last `run` ran
         self._elapsed = self._counted = 0  # steps
         self._seconds, self._live_steps = 0.0, 1
+        self._given_at = 0.0  # when all live streams last gave their chunks
         self._allocate([], 0)
 
     # --- joining and leaving ---------------------------------------------------------------------------
@@ -101,6 +103,7 @@ class Lane:
         self._end[rows] = self._elapsed + np.fromiter((each.steps for each in joining), np.int64, count)
         self._history.begin(rows, reading)
         self._live[rows] = np.fromiter((each.live for each in joining), np.bool_, count)
+        self._unheard[rows] = True
         keys = stream_keys(
             np.fromiter((each.seed for each in joining), np.uint64, count),
             np.fromiter((each.number for each in joining), np.int64, count),
@@ -202,6 +205,7 @@ class Lane:
             "_end": np.full(rows, _NEVER, np.int64),
             "_counter": np.zeros(rows, np.uint64),
             "_live": np.zeros(rows, np.bool_),
+            "_unheard": np.zeros(rows, np.bool_),
             "_kinds": np.zeros(rows, np.uint8),
         }
         if kept:
@@ -340,8 +344,12 @@ class Lane:
         return outputs
 
     def _chunks(self) -> list[Output]:
-        """What live streams have sampled since they last gave something."""
-        rows = np.flatnonzero(self._live & self._history.has_news()).tolist()
+        """What live streams have sampled since they last gave something, if that was long enough ago."""
+        due = time.perf_counter() - self._given_at >= _LIVE_SECONDS
+        if due:
+            self._given_at = time.perf_counter()
+        rows = np.flatnonzero(self._live & (self._unheard | due) & self._history.has_news()).tolist()
+        self._unheard[rows] = False
         outputs = []
         for row, tokens in zip(rows, self._history.take(rows), strict=True):
             request = self.requests[row]

@@ -123,7 +123,7 @@ def test_stream_gives_what_generate_gives(lstm: CharRNN, prompt: str, length: in
 
 
 def test_a_stream_comes_in_pieces(lstm: CharRNN) -> None:
-    pieces = list(lstm.stream("", 2000, seed=1))
+    pieces = list(lstm.stream("", 20_000, seed=1))
     assert len(pieces) > 3
     assert all(pieces)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 
@@ -151,7 +152,11 @@ def test_requests_of_different_lengths_share_a_batch_that_becomes_narrower(lstm:
         assert rest == whole[index][5 + length :]
 
 
-def test_live_requests_give_chunks_as_they_go_and_others_only_at_their_end(lstm: CharRNN) -> None:
+def test_live_requests_give_chunks_as_they_go_and_others_only_at_their_end(
+    lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0, 0.02)
+    monkeypatch.setattr("charrnn_runtime.lane.time.perf_counter", lambda: next(clock))
     live, other = (lstm.request("LORD ", 600, number=n, seed=7, live=not n) for n in (0, 1))
     outputs = _run(lstm.scheduler(), [live, other])
     assert len(outputs[live]) > 2
@@ -205,3 +210,21 @@ def test_random_numbers_are_drawn_right_far_into_a_text(lstm: CharRNN) -> None:
         text += "".join(live)
         state = live.state
     assert text == whole
+
+
+def test_the_first_chunk_of_a_live_stream_comes_at_once_and_others_when_it_is_time(
+    lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that stands still, what follows the first chunk comes with the end."""
+    monkeypatch.setattr("charrnn_runtime.lane.time.perf_counter", lambda: 100.0)
+    scheduler = lstm.scheduler()
+    for number in (0, 1):
+        scheduler.submit(lstm.request("LORD ", 300, seed=1, number=number, live=True))
+        outputs = []
+        while scheduler.busy:
+            outputs += scheduler.run_block()
+        assert len(outputs) == 2
+        assert [output.finished for output in outputs] == [None, "length"]
+        text = "".join(lstm.vocabulary.decode(output.tokens) for output in outputs)
+        assert text == list(lstm.generate_each(["LORD "] * 2, 300, seed=1))[number].text
+    scheduler.close()
