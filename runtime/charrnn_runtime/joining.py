@@ -1,4 +1,4 @@
-"""What requests bring into the rows of a batch, for all that join it at once."""
+"""What requests bring into the rows of a batch: settings, states, and the tokens of their prompts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.buffers import Given
 from charrnn_runtime.request import Request
 from charrnn_runtime.sampler_graph import Cuts
 from charrnn_runtime.sampler_variants import sampler_for
@@ -32,6 +33,25 @@ def states_of(requests: Sequence[Request], state_size: int) -> NDArray[np.float3
         if each.state is not None:
             states[index] = each.state
     return states
+
+
+def given_of(requests: Sequence[Request | None], left: NDArray[np.int64], steps: int) -> Given:
+    """What rows read rather than sample after each of the coming steps.
+
+    Args:
+        requests: that of each row, or None.
+        left: int64 ``[R]``, how many tokens of its prompt each still reads; none, where it is not above 0.
+        steps: how many steps ahead.
+    """
+    mask = np.zeros((steps, len(requests)), np.bool_)
+    tokens = np.zeros((steps, len(requests)), np.int64)
+    for row in np.flatnonzero(left > 0).tolist():
+        request = requests[row]
+        assert request is not None
+        coming = request.prompt[len(request.prompt) - int(left[row]) :][:steps]
+        tokens[: len(coming), row] = coming
+        mask[: len(coming), row] = True
+    return Given(mask, tokens)
 
 
 def kinds_of(requests: Sequence[Request], top_k_max: int) -> NDArray[np.uint8]:

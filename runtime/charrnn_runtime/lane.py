@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.buffers import BLOCK, Buffers, Given
 from charrnn_runtime.history import History
-from charrnn_runtime.joining import kinds_of, sampler_of, settings_of, states_of
+from charrnn_runtime.joining import given_of, kinds_of, sampler_of, settings_of, states_of
 from charrnn_runtime.logprobs import LogProbsByRow
 from charrnn_runtime.request import Output, Request
 from charrnn_runtime.sampler_variants import serves
@@ -268,17 +268,8 @@ class Lane:
         """What is read rather than sampled after each of the coming steps."""
         if self._elapsed >= self._reads_until:
             return None
-        reading = np.flatnonzero(self._begin > self._elapsed)
         ahead = min(steps, self._reads_until - self._elapsed)
-        mask = np.zeros((ahead, self.rows), np.bool_)
-        tokens = np.zeros((ahead, self.rows), np.int64)
-        for row in reading.tolist():
-            request, left = self.requests[row], int(self._begin[row]) - self._elapsed
-            assert request is not None
-            coming = request.prompt[len(request.prompt) - left :][:ahead]
-            tokens[: len(coming), row] = coming
-            mask[: len(coming), row] = True
-        return Given(mask, tokens)
+        return given_of(self.requests, self._begin - self._elapsed, ahead)
 
     def _stops(self, steps: int) -> bool:
         """Whether some stream has just completed a stop text, after this many steps of the block."""
