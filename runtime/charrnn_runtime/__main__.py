@@ -14,7 +14,9 @@ _COMMANDS: Final = {
     "gen": "generates text with a model",
     "score": "measures how well a model predicts a text",
     "quality": "measures the quality of the text that models write",
+    "view": "shows what a model does at each character of a text",
     "serve": "serves models over HTTP",
+    "triton": "writes a model repository for NVIDIA's Triton Inference Server",
     "info": "shows the contents of a model file",
 }
 

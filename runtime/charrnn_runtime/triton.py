@@ -27,9 +27,11 @@ from charrnn_runtime.record import Record
 
 BACKENDS: Final = ("python", "onnxruntime")
 DEFAULT_MAX_BATCH_SIZE: Final = 64
+DEVICES: Final = ("auto", "cpu", "cuda")  # Triton knows no other kind
 MAX_INSTANCES: Final = 1_024
 MAX_THREADS: Final = 4_096
 
+_KINDS: Final = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "auto": "KIND_AUTO"}
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SEQUENCES: Final = 1_024
 """How many sequences Triton keeps the states of at once, at least; further ones wait for their turn."""
@@ -140,7 +142,7 @@ class Service(Record):
                 "name",
             )
         choice("backend", self.backend, BACKENDS)
-        choice("device", self.device, spec.DEVICES)
+        choice("device", self.device, DEVICES)
         whole_number_from("instances", self.instances, 1, MAX_INSTANCES)
         if self.threads is not None:
             whole_number_from("threads", self.threads, 1, MAX_THREADS)
@@ -206,7 +208,6 @@ def _step_config(info: ModelInfo, service: Service) -> str:
         _tensor("logits", "TYPE_FP32", str(len(info.vocabulary))),
     ]
     state = f"data_type: TYPE_FP32\n      dims: [ {info.state_size} ]"
-    kinds = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "auto": "KIND_AUTO"}
     return (
         f"max_batch_size: {max_batch_size}\n"
         + _list("input", inputs)
@@ -223,7 +224,7 @@ def _step_config(info: ModelInfo, service: Service) -> str:
         "    }\n"
         "  ]\n"
         "}\n"
-        + _instances(service, "KIND_CPU" if info.precision == "int8" else kinds[service.device])
+        + _instances(service, "KIND_CPU" if info.precision == "int8" else _KINDS[service.device])
         + _parameter("intra_op_thread_count", str(service.threads or 1))
     )
 

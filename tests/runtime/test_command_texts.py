@@ -362,13 +362,16 @@ def test_a_long_prompt_that_is_read_first_changes_nothing(gen: Command, lstm: Ch
 def test_the_package_runs_its_commands() -> None:
     listed = _ok(run_module("charrnn_runtime"))
     assert listed == _ok(run_module("charrnn_runtime", "--help"))
-    for name in ("gen", "score", "quality", "info"):
+    for name in ("gen", "score", "quality", "view", "triton", "info"):
         assert f"charrnn-{name}" in listed
         shown = _ok(run_module("charrnn_runtime", name, "--help"))
         assert f"Usage: charrnn-{name} " in shown
     expected = _ok(run_module("charrnn_runtime.cli.gen", MODEL, "-n", 9, "-s", 1))
     assert _ok(run_module("charrnn_runtime", "gen", MODEL, "-n", 9, "-s", 1)) == expected
-    assert "there are gen, score, quality, info" in _said(run_module("charrnn_runtime", "train"), 2)[-1]
+    assert (
+        "there are gen, score, quality, view, serve, triton, info"
+        in _said(run_module("charrnn_runtime", "train"), 2)[-1]
+    )
 
 
 @pytest.mark.parametrize(

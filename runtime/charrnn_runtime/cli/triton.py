@@ -10,8 +10,7 @@ import typer
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.command_line import among, check_choice
-from charrnn_runtime.format import spec
-from charrnn_runtime.triton import BACKENDS, DEFAULT_MAX_BATCH_SIZE, Service, write_repository
+from charrnn_runtime.triton import BACKENDS, DEFAULT_MAX_BATCH_SIZE, DEVICES, Service, write_repository
 
 app = terminal.new_app()
 
@@ -68,7 +67,7 @@ def write(
     The path of the model's folder goes to stdout. docs/triton.md shows how clients use both backends.
     """
     check_choice("--backend", backend, BACKENDS)
-    check_choice("--device", device, spec.DEVICES)
+    check_choice("--device", device, DEVICES)
     service = Service(
         name=model_path.name.removesuffix(".onnx") if name is None else name,
         backend=backend,
