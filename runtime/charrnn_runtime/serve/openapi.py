@@ -172,7 +172,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
                     {
                         **_fields(
                             model={"type": ["string", "null"]},
-                            text=_prompt(settings),
+                            text=_text_or_ids(settings),
                             top={"type": ["integer", "null"], "minimum": 0, "maximum": settings.max_logprobs},
                             units=_or_null(_array({"type": "string"})),
                         ),
@@ -245,10 +245,17 @@ def _completion(settings: ServeSettings) -> _Schema:
 
 def _prompt(settings: ServeSettings) -> _Schema:
     """A text, several texts, the ids of one, or those of several."""
-    text = {"type": "string", "maxLength": settings.max_prompt}
-    ids = {**_array({"type": "integer", "minimum": 0}), "minItems": 1, "maxItems": settings.max_prompt}
+    text, ids = _text_or_ids(settings)["anyOf"]
+    ids = {**ids, "minItems": 1}
     several = {"minItems": 1, "maxItems": settings.max_choices}
     return {"anyOf": [text, {**_array(text), **several}, ids, {**_array(ids), **several}]}
+
+
+def _text_or_ids(settings: ServeSettings) -> _Schema:
+    """A text, or the ids of one."""
+    text = {"type": "string", "maxLength": settings.max_prompt}
+    ids = {**_array({"type": "integer", "minimum": 0}), "maxItems": settings.max_prompt}
+    return {"anyOf": [text, ids]}
 
 
 def _schemas() -> dict[str, _Schema]:
