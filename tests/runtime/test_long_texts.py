@@ -70,7 +70,8 @@ def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
 def test_a_long_text_takes_no_more_memory_than_a_short_one(lstm: CharRNN, options: dict[str, bool]) -> None:
     peak([lstm], "LORD of all", PIECE, **options)  # what is made once
     short = peak([lstm], "LORD of all", 4 * PIECE, **options)
-    assert peak([lstm], "LORD of all", 12 * PIECE, **options) < short + PIECE
+    # Holding the text would take 8 pieces more; what Python allocates besides differs by one or two.
+    assert peak([lstm], "LORD of all", 12 * PIECE, **options) < short + 4 * PIECE
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -80,7 +81,7 @@ def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
     models = [lstm, byte_model]  # the first skips every ß, the second reads two bytes for it
     peak(models, "ßßßßa", PIECE)
     short = peak(models, "ßßßßa", 5 * PIECE)
-    assert peak(models, "ßßßßa", 12 * PIECE) < short + PIECE
+    assert peak(models, "ßßßßa", 12 * PIECE) < short + 3 * PIECE
 
 
 @pytest.mark.usefixtures("small_pieces")
