@@ -54,7 +54,7 @@ def cluster() -> Iterator[None]:
     path = os.pathsep.join(map(str, (here, here.parent)))  # where workers find what this module defines
     try:
         ray.init(
-            num_cpus=4,  # two for the replicas, which stay while datasets are read
+            num_cpus=4,  # the replicas keep theirs while datasets are read
             include_dashboard=False,
             object_store_memory=100_000_000,
             log_to_driver=False,
