@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from charrnn_runtime import CharRNN, CharRNNError, SettingError
+from charrnn_runtime.cli.serve import _own_hosts
 from charrnn_runtime.serve.keys import VARIABLE, read_keys
 from charrnn_runtime.serve.settings import ServeSettings
 from run_commands import command_environment, run_module
@@ -219,6 +221,59 @@ def test_pages_of_other_origins_are_refused_unless_they_are_named(guarded: Serve
     assert "access-control-allow-origin" not in server.ask("/v1/models").headers
 
 
+def test_the_advice_to_a_refused_page_is_an_origin(server: Served) -> None:
+    for origin, advised in (
+        ("https://a.example", "https://a.example"),
+        ("null", "ORIGIN"),
+        ("x y", "ORIGIN"),
+    ):
+        error = server.ask("/v1/models", headers={"Origin": origin}).error
+        assert f"--cors {advised} " in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://Example.org/", "https://example.org"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://example.org:443", "http://example.org:443"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_written_as_browsers_send_them(given: str, sent: str) -> None:
+    assert ServeSettings(cors=(given,)).cors == (sent,)
+
+
+def test_a_page_whose_name_leads_to_this_machine_is_refused(lstm: CharRNN, server: Served) -> None:
+    settings = ServeSettings(hosts=_own_hosts("127.0.0.1", ("https://friend.example:90/",)))
+    with Served({"lstm": lstm}, settings) as own:
+        evil = {"Host": f"evil.example:{own.port}", "Origin": f"http://evil.example:{own.port}"}
+        reply = own.ask("/v1/models", headers=evil)
+        assert (reply.status, reply.error["code"]) == (403, "host_not_allowed")
+        assert server.ask("/v1/models", headers=evil).status == 200
+        for host in (
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:1",
+            "[::2]",
+            "friend.example.org",
+            "::1",
+        ):
+            assert own.ask("/v1/models", headers={"Host": host}).status == 403
+        for host in ("localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:8000", "friend.example"):
+            assert own.ask("/v1/models", headers={"Host": host}).status == 200
+        for path in ("/health", "/metrics"):
+            assert own.ask(path, headers=evil).status == 200
+        with own.open(b"GET /v1/models HTTP/1.0\r\n\r\n") as connection:
+            assert b" 200 " in connection.recv(100)
+
+
+def test_only_a_server_of_this_machine_alone_looks_at_the_host() -> None:
+    assert "127.0.0.5" in _own_hosts("127.0.0.5", ())
+    assert "[::1]" in _own_hosts("::1", ())
+    assert _own_hosts("0.0.0.0", ()) == _own_hosts("10.0.0.1", ()) == _own_hosts("127.0.0.1", ("*",)) == ()
+
+
 def test_a_browser_may_ask_first_for_an_origin_that_is_named(guarded: Served) -> None:
     headers = {
         "Origin": "https://friend.example",
@@ -267,7 +322,9 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path) -> None:
         *(("max_body", each) for each in (0, -1, 1.5, "1", None, True)),
         ("max_prompt", 0), ("max_length", -1), ("max_choices", 0), ("max_running", 0), ("max_waiting", 0),
         ("max_seconds", 0), ("max_seconds", float("nan")), ("max_seconds", "1"), ("grace", -1),
-        ("idle_seconds", 0), ("api_keys", "key"), ("api_keys", [""]), ("cors", [5]), ("unknown", "drop"),
+        ("idle_seconds", 0), ("api_keys", "key"), ("api_keys", [""]), ("cors", [5]),
+        *(("cors", [each]) for each in ("", "null", "example.org", "https://", "https://a/b")),
+        ("cors", ["a://*"]), ("cors", ["https://a:x"]), ("unknown", "drop"),
         ("log_prompts", 1),
     ],
 )  # fmt: skip
@@ -324,6 +381,14 @@ def test_nothing_is_answered_until_the_models_are_loaded(lstm: CharRNN) -> None:
         until(lambda: server.ask("/health").status == 200)
 
 
+def test_a_request_that_does_not_say_asks_for_no_more_than_is_allowed(lstm: CharRNN) -> None:
+    with Served({"lstm": lstm}, ServeSettings(max_length=5)) as server:
+        assert len(server.complete().texts[0]) == 5
+        body = server.ask("/openapi.json").json["paths"]["/v1/completions"]["post"]["requestBody"]
+        schema = body["content"]["application/json"]["schema"]
+        assert schema["properties"]["max_tokens"]["default"] == 5
+
+
 def test_what_runs_comes_to_its_end_and_nothing_new_is_taken(lstm: CharRNN) -> None:
     with Served({"lstm": lstm}) as server:
         with server.open(request_bytes("/v1/completions", {**ENDLESS, "max_tokens": 20_000})) as connection:
@@ -345,11 +410,13 @@ def test_what_runs_for_too_long_is_told_so_when_the_server_stops(lstm: CharRNN, 
             data = connection.recv(1000)
             server.stop()
             if again:
+                until(lambda: server.service.draining)
+                server.stop()
                 server.stop()
             while piece := connection.recv(1 << 16):
                 data = data[-5000:] + piece
         server.join()
-        assert again or b'"code":"draining"' in data
+        assert b'"code":"draining"' in data
 
 
 # --- the command -------------------------------------------------------------------------------------------
@@ -372,6 +439,44 @@ def test_the_command_serves_until_it_is_told_to_stop(lstm_path: Path) -> None:
         rest = process.stderr.read()
         assert process.wait(30) == 0
     assert "GET /v1/models 200" in rest
+    assert "Traceback" not in rest
+
+
+def test_a_second_signal_ends_the_command_as_the_end_of_the_grace_does(lstm_path: Path) -> None:
+    command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
+    command += ["--grace", "600", "--max-length", "10000000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=command_environment(), text=True) as process:
+        assert process.stderr is not None
+        address = process.stderr.readline().split(" at http://")[1].split()[0]
+        host, port = address.split(":")
+        asked = {"max_tokens": 10_000_000, "n": 2}
+        whole = socket.create_connection((host, int(port)), timeout=60)
+        stream = socket.create_connection((host, int(port)), timeout=60)
+        with whole, stream:
+            whole.sendall(request_bytes("/v1/completions", asked))
+            stream.sendall(request_bytes("/v1/completions", {**asked, "n": 1, "stream": True}))
+            stream.recv(1000)
+
+            def all_run() -> bool:
+                with urllib.request.urlopen(f"http://{address}/metrics") as reply:
+                    return (
+                        re.search(rb"(?m)^charrnn:num_requests_running\{.*\} 3\.0$", reply.read()) is not None
+                    )
+
+            until(all_run)
+            process.send_signal(signal.SIGINT)
+            while "GET /metrics" in (line := process.stderr.readline()):
+                pass
+            assert line == "stopping: 3 streams have 600 seconds to finish; Ctrl-C again ends them now\n"
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+            data = b""
+            while piece := stream.recv(1 << 16):
+                data = data[-5000:] + piece
+            assert b'"code":"draining"' in data
+            assert whole.recv(1000).startswith(b"HTTP/1.1 503 ")
+        rest = process.stderr.read()
+        assert process.wait(30) == 0
     assert "Traceback" not in rest
 
 
@@ -401,6 +506,11 @@ def test_what_the_command_cannot_do_is_one_line(lstm_path: Path, tmp_path: Path)
             ([lstm_path, "--host", "no.such.host.invalid"], 1, "--host"),
             ([lstm_path, "--max-seconds", 0], 2, "--max-seconds"),
             ([lstm_path, "--api-key", ""], 2, "--api-key"),
+            (
+                [lstm_path, "--cors", "example.org"],
+                2,
+                "--cors must be an origin such as https://example.org, or *",
+            ),
             ([broken, "--port", 0], 1, "broken.onnx"),
             ([tmp_path / "none.onnx", "--port", 0], 1, "none.onnx"),
         ]

@@ -1,8 +1,9 @@
-"""charrnn-serve: serves models over HTTP, as OpenAI's API of completions does."""
+"""charrnn-serve: serves models over HTTP, as OpenAI's completions API does."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -91,7 +92,7 @@ def serve(
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Serve models over HTTP: OpenAI's API of completions, metrics, and a page to try them on.
+    """Serve models over HTTP: OpenAI's completions API, metrics, and a page to try them on.
 
     Only this machine reaches the server, unless --host says otherwise.
     """
@@ -112,9 +113,11 @@ def serve(
     from charrnn_runtime.serve.keys import read_keys
     from charrnn_runtime.serve.settings import ServeSettings
 
+    keys, origins = read_keys(api_key, api_key_file), tuple(cors or ())
     settings = ServeSettings(
-        api_keys=read_keys(api_key, api_key_file),
-        cors=tuple(cors or ()),
+        api_keys=keys,
+        cors=origins,
+        hosts=() if keys else _own_hosts(host, origins),
         unknown=unknown,  # type: ignore[arg-type]
         log_prompts=log_prompts,
         max_body=max_body,
@@ -134,7 +137,7 @@ def serve(
         terminal.warn(f"anyone who reaches {host} can use these models; --api-key-file FILE asks for a key")
     _write_logs()
     address = address_of(opened)
-    run(create_app(models, settings), opened, lambda: _say_ready(address, list(models)))
+    run(create_app(models, settings), opened, lambda: _say_ready(address, list(models)), _say_stopping)
 
 
 def _models(paths: list[Path], **options: Any) -> dict[str, Callable[[], CharRNN]]:
@@ -151,6 +154,21 @@ def _load(path: Path, **options: Any) -> CharRNN:
     from charrnn_runtime.model import CharRNN
 
     return CharRNN.load(path, **options)
+
+
+def _own_hosts(host: str, origins: tuple[str, ...]) -> tuple[str, ...]:
+    """What requests may call a server without a key by: anything, unless only this machine reaches it."""
+    if not host.startswith(_LOOPBACK) or "*" in origins:
+        return ()
+    found = [re.search(r"://(\[.*?\]|[^:/]+)", origin.lower()) for origin in origins]
+    named = [each[1] for each in found if each]
+    own = f"[{host}]" if ":" in host else host.lower()
+    return tuple(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", own, *named]))
+
+
+def _say_stopping(streams: int, seconds: float) -> None:
+    have = "stream has" if streams == 1 else "streams have"
+    terminal.say(f"stopping: {streams} {have} {seconds:g} seconds to finish; Ctrl-C again ends them now")
 
 
 def _say_ready(address: str, names: list[str]) -> None:

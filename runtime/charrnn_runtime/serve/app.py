@@ -84,7 +84,8 @@ def _middleware(settings: ServeSettings) -> list[Middleware]:
                 expose_headers=["Retry-After"],
             )
         )
-    return [*passed, Middleware(Guard, keys=settings.api_keys, origins=settings.cors)]
+    guard = Middleware(Guard, keys=settings.api_keys, origins=settings.cors, hosts=settings.hosts)
+    return [*passed, guard]
 
 
 async def list_models(request: Request) -> Response:

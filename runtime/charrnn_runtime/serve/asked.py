@@ -97,7 +97,7 @@ class Asked(Record):
             served=served,
             prompts=prompts,
             n=n,
-            length=fields.whole("max_tokens", DEFAULT_LENGTH, 0, settings.max_length),
+            length=fields.whole("max_tokens", default_length(settings), 0, settings.max_length),
             sampling=_sampling(fields),
             seed=draw_seed() if seed < 0 else seed,
             stop=_stop(fields.take("stop"), vocabulary),
@@ -144,6 +144,11 @@ class Asked(Record):
             for index, ids in enumerate(self.prompts)
             for choice in range(self.n)
         ]
+
+
+def default_length(settings: ServeSettings) -> int:
+    """How many characters a choice has at most where the request does not say."""
+    return min(DEFAULT_LENGTH, settings.max_length)
 
 
 def _prompts(value: Any, vocabulary: Vocabulary, settings: ServeSettings) -> tuple[NDArray[np.int64], ...]:

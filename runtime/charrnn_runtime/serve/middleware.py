@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import re
 import time
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from charrnn_runtime.errors import one_line
 from charrnn_runtime.serve.api_errors import ApiError
+from charrnn_runtime.serve.settings import ORIGIN
 
 access = logging.getLogger("charrnn_runtime.serve.access")
 
@@ -20,6 +22,8 @@ _GUARDED: Final = ("/v1/", "/tokenize", "/detokenize", "/tokenizer_info", "/trac
 """Where the paths begin that use a model, and therefore need the key."""
 
 _NOTES: Final = "charrnn.notes"
+
+_PORT: Final = re.compile(r":\d*$")
 
 
 class AccessLog:
@@ -65,17 +69,21 @@ def note(scope: Scope, **notes: Any) -> None:
 class Guard:
     """Lets those requests through that bring the key, and that no foreign page has a browser send."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...], origins: tuple[str, ...]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: tuple[str, ...], origins: tuple[str, ...], hosts: tuple[str, ...]
+    ) -> None:
         """A guard.
 
         Args:
             app: what it guards.
             keys: those that are accepted; with none, no key is needed.
             origins: those of the pages that may use the server, besides its own.
+            hosts: what a request may call the server by; with none, anything.
         """
         self._app = app
         self._keys = [_digest(key.encode()) for key in keys]
-        self._origins = {origin.lower() for origin in origins}
+        self._origins = set(origins)
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -91,13 +99,22 @@ class Guard:
         if not scope["path"].removeprefix(scope.get("root_path", "")).startswith(_GUARDED):
             return None
         headers = Headers(scope=scope)
-        origin = headers.get("origin", "").lower()
-        if origin and not (
-            {origin, "*"} & self._origins or origin.partition("://")[2] == headers.get("host")
-        ):
+        host = headers.get("host", "").lower()
+        if host and self._hosts and _PORT.sub("", host) not in self._hosts:
+            # A page's name may be made to lead here. Its origin then is the server's own for the browser.
             return ApiError(
                 403,
-                f"pages of {origin!r} may not use this server: start it with --cors {one_line(origin, 200)}",
+                f"this server answers as {', '.join(self._hosts)}, not as {one_line(host, 200)!r}; ask it at "
+                "one of these, or start it with --api-key-file FILE",
+                code="host_not_allowed",
+            )
+        origin = headers.get("origin", "").lower()
+        if origin and not ({origin, "*"} & self._origins or origin.partition("://")[2] == host):
+            named = origin if ORIGIN.fullmatch(origin) else "ORIGIN"
+            return ApiError(
+                403,
+                f"pages of {one_line(origin, 200)!r} may not use this server; --cors {named} lets pages "
+                "of an origin use it",
                 code="origin_not_allowed",
             )
         if self._keys and not self._has_key(headers.get("authorization", "")):

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from charrnn_runtime import __version__
 from charrnn_runtime.format import spec
 from charrnn_runtime.serve.api_errors import json_response
-from charrnn_runtime.serve.asked import DEFAULT_LENGTH, DEFAULT_TEMPERATURE, MOST_SEED, MOST_STOPS
+from charrnn_runtime.serve.asked import DEFAULT_TEMPERATURE, MOST_SEED, MOST_STOPS, default_length
 from charrnn_runtime.serve.service import service_of
 from charrnn_runtime.serve.settings import ServeSettings
 
@@ -21,7 +21,7 @@ _Schema = dict[str, Any]
 _ERRORS: Final = {
     400: "the request is invalid: the error names the field",
     401: "the API key is missing or wrong",
-    403: "a page of a foreign origin sent it",
+    403: "a page of a foreign origin sent it, or its Host is not the server's",
     404: "there is no such model or endpoint",
     408: "the body did not come in time",
     413: "the body is too large",
@@ -221,7 +221,7 @@ def _completion(settings: ServeSettings) -> _Schema:
     return _fields(
         model={"type": ["string", "null"]},
         prompt=_or_null(_prompt(settings)),
-        max_tokens={**_whole(0, settings.max_length), "default": DEFAULT_LENGTH},
+        max_tokens={**_whole(0, settings.max_length), "default": default_length(settings)},
         n={**_whole(1, settings.max_choices), "default": 1},
         temperature={**number, "minimum": 0, "maximum": 1e4, "default": DEFAULT_TEMPERATURE},
         top_p={**number, "exclusiveMinimum": 0, "maximum": 1, "default": 1},

@@ -72,20 +72,27 @@ def address_of(opened: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: Starlette, opened: socket.socket, on_ready: Callable[[], None]) -> None:
+def run(
+    app: Starlette,
+    opened: socket.socket,
+    on_ready: Callable[[], None],
+    on_stop: Callable[[int, float], None] | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, and for as long afterwards as what runs may take.
 
     Args:
         app: from `create_app`.
         opened: a socket that listens, which is closed in the end.
         on_ready: called when the server takes requests.
+        on_stop: called once the server is told to stop, where streams are left, with how many these are, and
+            how many seconds they have.
 
     Raises:
         CharRNNError: a model cannot be loaded.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        server_of(app, on_ready).run(sockets=[opened])
+        server_of(app, on_ready, on_stop).run(sockets=[opened])
     finally:
         opened.close()
     failure = app.state.service.failure
@@ -93,7 +100,11 @@ def run(app: Starlette, opened: socket.socket, on_ready: Callable[[], None]) -> 
         raise failure
 
 
-def server_of(app: Starlette, on_ready: Callable[[], None]) -> Server:
+def server_of(
+    app: Starlette,
+    on_ready: Callable[[], None],
+    on_stop: Callable[[int, float], None] | None = None,
+) -> Server:
     """A server for an application from `create_app`; see `run`."""
     service: Service = app.state.service
     config = uvicorn.Config(
@@ -108,22 +119,29 @@ def server_of(app: Starlette, on_ready: Callable[[], None]) -> Server:
         timeout_graceful_shutdown=CLOSING,
         backlog=_BACKLOG,
     )
-    return Server(config, service, on_ready)
+    return Server(config, service, on_ready, on_stop)
 
 
 class Server(uvicorn.Server):
     """A server that takes nothing new once it is told to stop, and lets what runs come to its end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        on_ready: Callable[[], None],
+        on_stop: Callable[[int, float], None] | None,
+    ) -> None:
         super().__init__(config)
         self._service = service
         self._on_ready: Callable[[], None] | None = on_ready
+        self._on_stop = on_stop
         self._until = 0.0  # when what runs is ended, once the server is told to stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; the second time, stop at once."""
+        """Begin to stop; the second time, end what runs at once, as the end of the grace does."""
         if self._service.draining:
-            self.should_exit = self.force_exit = True
+            self._until = time.monotonic()
             return
         self._until = time.monotonic() + self._service.settings.grace
         self._service.draining = True
@@ -140,6 +158,9 @@ class Server(uvicorn.Server):
                 return True
             if not service.busy:
                 return True
+            if self._on_stop is not None:  # here, not in the signal's handler, which may not wait for locks
+                self._on_stop(service.unfinished, service.settings.grace)
+                self._on_stop = None
         return await super().on_tick(counter) or service.failure is not None
 
 

@@ -86,6 +86,11 @@ class Service:
         """Whether a request is being answered."""
         return any(each.streams.busy for each in self.models.values())
 
+    @property
+    def unfinished(self) -> int:
+        """How many streams the requests have that are being answered."""
+        return sum(each.streams.unfinished for each in self.models.values())
+
     def fail(self, error: Exception) -> None:
         """Answer all requests that run with an error."""
         for each in self.models.values():

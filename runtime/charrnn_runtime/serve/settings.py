@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from charrnn_runtime.arguments import choice, real_number, several, switch, whole_number_from, wrong
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 from charrnn_runtime.scheduler import MAX_WAITING
 from charrnn_runtime.vocabulary import Unknown
+
+ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+"""An origin as browsers send it: scheme, host, and the port where it is not the scheme's own."""
+
+_PORTS: Final = {"http": ":80", "https": ":443"}
 
 _MOST = 1 << 40
 _NUMBERS = {
@@ -28,6 +36,8 @@ class ServeSettings(Record):
         api_keys: a request for a model must bring one of these; with none, all requests are answered.
         unknown: what happens to characters of a prompt that a model does not know: see `Options`.
         cors: the origins whose pages may use the server from a browser, such as "https://example.org".
+        hosts: what requests may call the server by in their header Host, in lower case and without the port;
+            with none, anything.
         log_prompts: whether the access log shows prompts.
         max_body: the most bytes of a request's body.
         max_prompt: the most characters of a prompt (bytes, at the byte level).
@@ -47,6 +57,7 @@ class ServeSettings(Record):
     api_keys: tuple[str, ...] = ()
     unknown: Unknown = "error"
     cors: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     log_prompts: bool = False
     max_body: int = 1 << 20
     max_prompt: int = 100_000
@@ -61,11 +72,12 @@ class ServeSettings(Record):
 
     def __post_init__(self) -> None:
         held = self.__dict__  # the record itself never changes
-        for name in ("api_keys", "cors"):
+        for name in ("api_keys", "cors", "hosts"):
             texts = tuple(several(name, getattr(self, name), "texts"))
             if not all(isinstance(each, str) and each for each in texts):
                 raise wrong(name, "texts of one character or more", texts)
             held[name] = texts
+        held["cors"] = tuple(map(_origin, self.cors))
         choice("unknown", self.unknown, spec.UNKNOWN)
         held["log_prompts"] = switch("log_prompts", self.log_prompts)
         for name, least in _NUMBERS.items():
@@ -79,6 +91,17 @@ class ServeSettings(Record):
                     f"{name} must be a number of seconds above 0, and at most 1,000,000, not {held[name]}",
                     name,
                 )
+
+
+def _origin(given: str) -> str:
+    """An origin, written as browsers send it; or "*"."""
+    if given == "*":
+        return given
+    found = ORIGIN.fullmatch(given.lower().removesuffix("/"))
+    if found is None:
+        raise wrong("cors", "an origin such as https://example.org, or *", given)
+    scheme, host, port = found.groups("")
+    return f"{scheme}://{host}" + ("" if port == _PORTS.get(scheme) else port)
 
 
 assert ServeSettings.max_waiting <= MAX_WAITING

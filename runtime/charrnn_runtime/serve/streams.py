@@ -52,6 +52,11 @@ class Streams:
         return bool(self._open)
 
     @property
+    def unfinished(self) -> int:
+        """How many streams the open inboxes have."""
+        return sum(len(each.requests) for each in self._open)
+
+    @property
     def idle(self) -> bool:
         """Whether no thread runs any more."""
         return self._background.idle
