@@ -31,12 +31,7 @@ _NOT_KNOWN: Final = -128
 
 
 class Page:
-    """What a page shows of a text, whose traces come one after the other.
-
-    Attributes:
-        units: how many units can be chosen.
-        all_units: S, how many the model has.
-    """
+    """What a page shows of a text, whose traces come one after the other."""
 
     def __init__(self, info: ModelInfo, name: str, shown_units: list[tuple[Unit, str]], symbols: int) -> None:
         """A page without text.
@@ -48,18 +43,25 @@ class Page:
             symbols: how long the text is. The more, the fewer units there is room for.
         """
         self._info, self._name = info, _last(name)
-        self.all_units = info.state_size
         self._units = dict(shown_units)
         if symbols * info.state_size <= _ALL_UNITS:
             layout = info.state_layout
             known = {unit.name for unit in self._units}
             self._units |= {unit_of(layout, each): "" for each in unit_names(layout) if each not in known}
-        self.units = len(self._units)
         self._characters: list[str] = []
         self._bits: list[NDArray[np.uint16]] = []
         self._likeliest: list[NDArray[np.int64]] = []
         self._probabilities: list[NDArray[np.uint16]] = []
         self._activations: list[NDArray[np.int8]] = []
+
+    @property
+    def contents(self) -> str:
+        """Which numbers of the state, and output gates, can be chosen, in words."""
+        gates = sum(unit.name.startswith("o") for unit in self._units)
+        numbers, all_numbers = len(self._units) - gates, self._info.state_size
+        shown_numbers = f"{numbers:,} of the" if numbers < all_numbers else "all"
+        more = f", and {gates} output gate{'s' if gates > 1 else ''}" if gates else ""
+        return f"{shown_numbers} {all_numbers:,} numbers of the state{more}"
 
     def add(self, trace: Trace) -> None:
         """Take in what comes next of the text."""
@@ -108,7 +110,7 @@ class Page:
             "probabilities": _base64(np.concatenate(self._probabilities).astype("<u2")),
             "bits": _base64(np.concatenate(self._bits).astype("<u2")),
             "units": [{"name": unit.name, "follows": follows} for unit, follows in self._units.items()],
-            "allUnits": self.all_units,
+            "allUnits": self._info.state_size,
             "activations": _base64(np.concatenate(self._activations, axis=1)),
         }
 

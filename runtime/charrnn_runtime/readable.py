@@ -66,8 +66,8 @@ class FoundUnit(Record):
     sign: int
 
     def __str__(self) -> str:
-        low = "" if self.sign > 0 else ", low there"
-        return f"{self.unit} follows {self.follows}: {self.measure} {self.score:.3f}{low}"
+        low = "" if self.sign > 0 else ", falling" if self.measure == "r" else ", low there"
+        return f"{self.unit} follows {self.follows} ({self.measure} {self.score:.3f}{low})"
 
 
 def in_quotes(text: str) -> NDArray[np.bool_]:

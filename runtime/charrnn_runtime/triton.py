@@ -258,7 +258,7 @@ def write_repository(
             it stay.
 
     Returns:
-        The model's folder, and whether it was there.
+        The model's folder, and whether a version 1 in it was replaced.
 
     Raises:
         ModelFormatError: the file is not a step model.
@@ -273,14 +273,19 @@ def write_repository(
     if service.backend == "python":
         files["1/model.py"] = MODEL_PY.encode()
     files["config.pbtxt"] = config(info, service).encode()
+    if os.path.exists(repository) and not os.path.isdir(repository):
+        raise CharRNNError(f"{repository} is a file; give a folder")
     folder = repository / service.name
     there = os.path.lexists(folder)
+    if os.path.islink(folder):
+        raise CharRNNError(f"{folder} is a symbolic link, and not replaced; give another name", "name")
     if there and not folder.is_dir():
         raise CharRNNError(f"{folder} is not a folder; give another name", "name")
     if there and not force:
         raise CharRNNError(
             f"{folder} already exists; give another name, or force to replace its version 1", "name", "force"
         )
+    replaced = there and os.path.lexists(folder / "1" / "model.onnx")
     try:
         if there:
             _write(folder, files)
@@ -290,7 +295,7 @@ def write_repository(
             _write_new(folder, files)
     except OSError as error:
         raise WriteError(folder, error) from error
-    return folder, there
+    return folder, replaced
 
 
 def _write_new(folder: Path, files: dict[str, bytes]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,7 +125,7 @@ def test_planted_units_are_found_however_the_text_is_chunked(chunk: int) -> None
     position = found["line position"]
     assert (position.unit, position.measure, position.sign) == ("c0:5", "r", -1)
     assert position.score > 0.95
-    assert "c0:5 follows line position: r 0." in str(position)
+    assert re.fullmatch(r"c0:5 follows line position \(r [01]\.\d{3}, falling\)", str(position))
 
 
 def test_what_follows_nothing_scores_as_chance() -> None:

@@ -30,6 +30,11 @@ def test_a_line_that_fits_is_left_as_it_is() -> None:
     assert line_breaks.broken("  | two  spaces   kept", 80) == "  | two  spaces   kept"
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_narrowest_terminal_has_a_word_in_each_row(columns: int) -> None:
+    assert line_breaks.broken("  some words", columns).split() == ["some", "words"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
 def test_lines_are_broken_on_a_terminal_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

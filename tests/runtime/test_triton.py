@@ -279,12 +279,47 @@ def test_a_repository_that_cannot_be_written_is_one_error(
     triton: Command, lstm_path: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a").write_bytes(b"mine")
-    assert "cannot write" in refused(triton(lstm_path, tmp_path / "a"), 1)
+    assert "a is a file; give a folder" in refused(triton(lstm_path, tmp_path / "a"), 1)
     with pytest.raises(CharRNNError, match="is not a folder; give another name"):
         write_repository(lstm_path, tmp_path, Service("a"), force=True)
     with pytest.raises(WriteError, match="cannot write"):
         write_repository(lstm_path, tmp_path, Service("n" * 300))
     assert files(tmp_path) == {"a": b"mine"}
+
+
+def test_an_empty_repository_is_refused(triton: Command, lstm_path: Path, in_folder: Path) -> None:
+    assert "REPOSITORY must not be empty" in refused(triton(lstm_path, "", cwd=in_folder), 2)
+    assert list(in_folder.iterdir()) == []
+
+
+def test_what_a_link_leads_to_is_not_replaced(lstm_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a").symlink_to("elsewhere")
+    for force in (False, True):
+        with pytest.raises(CharRNNError, match="is a symbolic link"):
+            write_repository(lstm_path, tmp_path, Service("a"), force=force)
+    assert files(tmp_path) == {}
+
+
+def test_version_1_is_replaced_only_where_it_is(triton: Command, lstm_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "a" / "2").mkdir(parents=True)
+    for said in (False, True):
+        done = triton(lstm_path, tmp_path, "--name", "a", "--force")
+        written(done)
+        assert (b"replaced version 1" in done.stderr) == said
+
+
+def test_the_servers_command_is_fit_for_a_shell(triton: Command, lstm_path: Path, in_folder: Path) -> None:
+    for name, word in (("my models", "'my models'"), ("-models", "./-models")):
+        done = triton("--", lstm_path, name, cwd=in_folder)
+        written(done)
+        assert f"tritonserver --model-repository {word}\n" in done.stderr.decode()
+
+
+def test_help_names_the_devices_of_triton(triton: Command) -> None:
+    said = triton("--help").stdout.decode()
+    assert "auto, cpu or cuda." in said
+    assert "webgpu" not in said
 
 
 def test_a_disk_that_fills_up_leaves_nothing_and_what_was_there(

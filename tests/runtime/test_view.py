@@ -23,6 +23,7 @@ from charrnn_runtime.cells import shown_symbol
 from charrnn_runtime.cli import texts, view_text
 from charrnn_runtime.cli.view_rows import View
 from charrnn_runtime.cli.view_terminal import Lines
+from charrnn_runtime.page import Page
 from charrnn_runtime.units import unit_of
 from hostile_files import changed, metadata
 from make_models import FOLDER
@@ -81,8 +82,8 @@ def test_units_and_the_likeliest_have_rows_of_their_own(lstm: CharRNN) -> None:
         "?" if math.isnan(each) else str(min(int(each * 10), 9)) for each in trace.unit("o0:2").tolist()
     )
     assert _ok(done).split("\n") == [
-        "unit c1:3: 0 to 9 from -1 to 1",
-        "unit o0:2: 0 to 9 from 0 to 1, ? where c is near 0",
+        "unit c1:3; digits 0 to 9 stand for -1 to 1",
+        "unit o0:2; digits 0 to 9 stand for 0 to 1, ? where c is near 0",
         "under each character, the 2 likeliest in its place",
         "",
         "      LORD of",
@@ -102,6 +103,18 @@ def test_lines_are_broken_to_fit(lstm: CharRNN) -> None:
     rows = _ok(done).split("\n")[3:]
     assert max(map(len, rows)) <= 30
     assert "".join(row[6:] for row in rows[::4]).count("who") > 40
+
+
+def test_a_width_of_0_is_not_known() -> None:
+    rows = _ok(view(MODEL, "-", input=("who " * 50).encode(), env={"COLUMNS": "0"})).split("\n")
+    assert len(rows[3]) == 80  # digits, of spaces too
+
+
+def test_a_unit_that_is_given_twice_is_one_row() -> None:
+    given = ("--unit", "c0:3", "--unit", "1:3", "--unit", "0:3")
+    rows = _ok(view(MODEL, "-", *given, input=b"LORD")).split("\n")
+    assert [row[:4] for row in rows[4:6]] == ["c0:3", "c1:3"]
+    assert len([row for row in rows if row.startswith("c0:3")]) == 1
 
 
 def test_what_cannot_be_shown_takes_one_place_and_harms_no_terminal() -> None:
@@ -234,7 +247,10 @@ def test_units_may_be_found_in_another_text(tmp_path: Path) -> None:
     other.write_text(LONG)
     options = ("--find-in", other, "--unknown", "skip")
     heading = _ok(view(MODEL, "-", *options, "--units", "1", input=b"LORD")).split("\n")[0]
-    assert re.match(r"[hc][01]:\d+ follows .+: (AUC|r) 0\.\d{3}(, low there)?: 0 to 9", heading)
+    assert re.match(
+        r"[hc][01]:\d+ follows .+ \((AUC|r) 0\.\d{3}(, low there|, falling)?\); digits 0 to 9 stand for",
+        heading,
+    )
     done = view(MODEL, "-", "--units", "1", input=b"LORD")  # too short to find any
     assert "no units were found" in done.stderr.decode()
     assert _ok(done).startswith("surprise in bits")
@@ -254,7 +270,36 @@ def test_a_page_is_written_whole_and_over_nothing_without_force(in_folder: Path)
     assert sorted(os.listdir(in_folder)) == ["page.html", "text"]
 
 
+@pytest.mark.parametrize("input_name", ["model", "text", "other"])
+def test_a_page_never_replaces_what_is_read(in_folder: Path, input_name: str) -> None:
+    (in_folder / "model").write_bytes(MODEL.read_bytes())
+    for name in ("text", "other"):
+        (in_folder / name).write_text(TEXT)
+    os.link(in_folder / input_name, in_folder / "page")
+    before = (in_folder / "page").read_bytes()
+    options = ("--find-in", "other", "--html", "page", "--force")
+    assert "would replace what is read" in _error(view("model", "text", *options, cwd=in_folder), 2)
+    assert (in_folder / "page").read_bytes() == before
+
+
+def test_it_is_said_which_units_a_page_has(lstm: CharRNN, tmp_path: Path) -> None:
+    gates = ("--unit", "o0:2", "--unit", "o1:2")
+    done = view(MODEL, "-", *gates, "--html", tmp_path / "page", input=TEXT.encode())
+    assert "the page shows all 48 numbers of the state, and 2 output gates; open" in done.stderr.decode()
+    few = Page(lstm.info, "text", [(unit_of(lstm.info.state_layout, "0:1"), "")], symbols=10**7)
+    assert few.contents == "1 of the 48 numbers of the state"
+
+
 # --- texts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--html", "page"]], ids=str)
+def test_what_is_skipped_is_said(in_folder: Path, options: list[str]) -> None:
+    text = "LORD ☃ of ☃☂\n".encode()
+    done = view(MODEL, "-", "--unknown", "skip", *options, input=text, cwd=in_folder)
+    _ok(done)
+    assert "3 characters were skipped, since" in done.stderr.decode()
+    assert "does not know them: '☃', '☂'" in done.stderr.decode()
 
 
 def test_length_is_how_much_is_read() -> None:
@@ -324,6 +369,8 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     assert "h0, h1, not 'c0:1'" in _error(view(GRU, "-", "--unit", "c0:1", input=b"a"), 2)
     assert "omit --json" in _error(view(MODEL, "-", "--html", "x", "--json", input=b"a"), 2)
     assert "200,000" in _error(view(MODEL, "-", "--html", "x", "-n", "200001", input=b"a"), 2)
+    twice = _error(view(MODEL, "-", "--find-in", "-", input=b"a"), 2)
+    assert "name a file for one of them" in twice
     assert "--force is for --html" in _error(view(MODEL, "-", "--force", input=b"a"), 2)
     assert "does not know: '☃' (U+2603) at position 1" in _error(view(MODEL, "-", input="a☃".encode()), 1)
     assert "cannot be read" in _error(view(MODEL, tmp_path / "none"), 1)

@@ -15,7 +15,7 @@ def broken(line: str, columns: int) -> str:
     indent = line[: len(line) - len(line.lstrip())] + "  "
     return textwrap.fill(
         line,
-        columns - 1,
+        max(columns - 1, 1),
         subsequent_indent=indent if columns > 2 * len(indent) else "",
         replace_whitespace=False,
         break_long_words=False,

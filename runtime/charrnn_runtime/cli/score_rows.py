@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli import texts
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.record import Record
 
@@ -201,7 +201,7 @@ class EachLine:
 
     def __init__(self, models: list[CharRNN], options: Options, stream: Any) -> None:
         self._models, self._options, self._stream = models, options, stream
-        self._skipped = Skipped(models[0])
+        self._skipped = texts.Skipped(models[0])
 
     def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
         """Show the result of a line."""
@@ -239,7 +239,7 @@ class Sum:
         self._totals = [Total(0, 0.0)] * len(models)
         self._alike = True
         self._begun = False
-        self._skipped = Skipped(models[0])
+        self._skipped = texts.Skipped(models[0])
         self._record = BitsRecord(stream, path) if options.per_char and options.as_json else None
         self._lines = 0
 
@@ -286,32 +286,6 @@ class Sum:
             write_heading(models, "file", stream)
             stream.write(row(models, totals, self._alike, str(self._path)) + "\n")
         self._skipped.say()
-
-
-class Skipped:
-    """Counts the characters that a model skips."""
-
-    def __init__(self, model: CharRNN) -> None:
-        self._model = model
-        self.count = 0
-        self._kinds: dict[str, None] = {}
-
-    def add(self, text: str | bytes, scored: int) -> None:
-        """Count those of a text of which this many were scored."""
-        if isinstance(text, str) and self._model.vocabulary.level == "char" and scored < len(text):
-            self.count += len(text) - scored
-            if len(self._kinds) < 10:
-                self._kinds |= dict.fromkeys(self._model.vocabulary.unknown_characters(text)[:10])
-
-    def say(self) -> None:
-        """Say how many they are."""
-        if self.count:
-            shown = ", ".join(map(repr, list(self._kinds)[:10]))
-            several = self.count > 1
-            terminal.say(
-                f"{self.count:,} {'characters were' if several else 'character was'} skipped, since "
-                f"{self._model.info.path} does not know {'them' if several else 'it'}: {shown}"
-            )
 
 
 def nothing_in(path: Path, *, skipped: int = 0) -> CharRNNError:

@@ -8,10 +8,10 @@ UTF-8 of that.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from charrnn_runtime.cli import terminal
 from charrnn_runtime.compressed import Readable, Unpacked
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.text_files import decoded
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model import CharRNN
 
 _CHUNK = 1 << 20  # bytes read at a time
 _MOST_AT_ONCE = 1 << 30  # bytes that a compressed file may hold which is read whole
@@ -182,3 +185,37 @@ def given_bytes(argument: str) -> bytes:
         return argument.encode()
     except UnicodeEncodeError:
         return os.fsencode(argument)
+
+
+class Skipped:
+    """Counts the characters that a model skips."""
+
+    def __init__(self, model: CharRNN) -> None:
+        self._model = model
+        self.count = 0
+        self._kinds: dict[str, None] = {}
+
+    def add(self, text: str | bytes, scored: int) -> None:
+        """Count those of a text of which this many were scored."""
+        if isinstance(text, str) and self._model.vocabulary.level == "char" and scored < len(text):
+            self.count += len(text) - scored
+            if len(self._kinds) < 10:
+                self._kinds |= dict.fromkeys(self._model.vocabulary.unknown_characters(text)[:10])
+
+    def counted(self, pieces: Iterable[str | bytes]) -> Iterator[str | bytes]:
+        """The pieces of a text; those that it skips of each are counted when it comes."""
+        for piece in pieces:
+            if isinstance(piece, str) and self._model.vocabulary.level == "char":
+                unknown = self._model.vocabulary.unknown_characters(piece)
+                self.add(piece, len(piece) - sum(map(piece.count, unknown)))
+            yield piece
+
+    def say(self) -> None:
+        """Say how many they are."""
+        if self.count:
+            shown = ", ".join(map(repr, list(self._kinds)[:10]))
+            several = self.count > 1
+            terminal.say(
+                f"{self.count:,} {'characters were' if several else 'character was'} skipped, since "
+                f"{self._model.info.path} does not know {'them' if several else 'it'}: {shown}"
+            )

@@ -10,6 +10,8 @@ import typer
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.files import shell_word
 from charrnn_runtime.triton import BACKENDS, DEFAULT_MAX_BATCH_SIZE, DEVICES, Service, write_repository
 
 app = terminal.new_app()
@@ -26,7 +28,7 @@ Examples:
 def write(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to serve.")],
     repository: Annotated[
-        Path, typer.Argument(metavar="REPOSITORY", help="The folder that holds all of the server's models.")
+        str, typer.Argument(metavar="REPOSITORY", help="The folder that holds all of the server's models.")
     ],
     name: Annotated[
         str | None, typer.Option(help="What clients call the model. [default: the file's name]")
@@ -39,7 +41,7 @@ def write(
             autocompletion=among(BACKENDS),
         ),
     ] = BACKENDS[0],
-    device: terminal.DeviceOption = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(DEVICES))] = "auto",
     instances: Annotated[int, typer.Option(help="How many instances of the model the server runs.")] = 1,
     threads: Annotated[
         int | None,
@@ -68,6 +70,8 @@ def write(
     """
     check_choice("--backend", backend, BACKENDS)
     check_choice("--device", device, DEVICES)
+    if not repository:
+        raise SettingError("REPOSITORY must not be empty; for this folder give .")
     service = Service(
         name=model_path.name.removesuffix(".onnx") if name is None else name,
         backend=backend,
@@ -77,10 +81,11 @@ def write(
         max_batch_size=max_batch_size,
     )
     terminal.stdout()  # which may be closed
-    folder, replaced = write_repository(model_path, repository, service, force=force)
+    folder, replaced = write_repository(model_path, Path(repository), service, force=force)
     if replaced:
         terminal.say(f"replaced version 1 of {folder}")
-    terminal.say(f"serve it with: tritonserver --model-repository {repository}")
+    served = f"./{repository}" if repository.startswith("-") else repository  # which is no option
+    terminal.say(f"serve it with: tritonserver --model-repository {shell_word(served)}")
     terminal.write_path(folder)
 
 

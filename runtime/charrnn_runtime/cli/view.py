@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,7 +13,7 @@ import typer
 from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
-from charrnn_runtime.cli.view_rows import View
+from charrnn_runtime.cli.view_rows import View, rounded
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
@@ -48,11 +47,13 @@ class _Options(Record):
         unknown: what models do with unknown characters.
         encoding: the encoding of files.
         most: how many characters of the text to show.
+        skipped: counts those of it that are left out.
     """
 
     unknown: str
     encoding: str | None
     most: int | None
+    skipped: texts.Skipped
 
 
 @app.command(epilog=EXAMPLES)
@@ -152,15 +153,16 @@ def view(
 
         check_encoding(encoding)
 
-    from charrnn_runtime.cli.view_text import first
+    from charrnn_runtime.cli.view_text import check_files, first
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.units import unit_of
 
+    check_files(model_path, text_path, find_in, html)
     model = CharRNN.load(model_path, device=device, threads=1)
     named = [View(unit_of(model.info.state_layout, name, "unit")) for name in unit or ()]
     if units is None:
         units = 5 if html is not None or find_in is not None else 0
-    options = _Options(unknown, encoding, length)
+    options = _Options(unknown, encoding, length, texts.Skipped(model))
     terminal.say(f"{model.info.path}: running on {model.device}")
     with texts.opened(text_path) as file:
         searched = bool(units) and find_in is None
@@ -180,6 +182,7 @@ def view(
                 "no units were found: in the text that was searched, quotes, brackets, capitals and lines "
                 "are too few; give a longer text with --find-in"
             )
+        named = list({view.name: view for view in named}.values())
         views = [View(), *named] if surprise or html is not None or not named else named
         if html is not None:
             _write_page(model, source, text_path, views, html, options, force=force)
@@ -187,6 +190,7 @@ def view(
             _write_json(model, source, text_path, views, found[:units], top or 5, options)
         else:
             _write_lines(model, source, text_path, views, top or 0, options)
+        options.skipped.say()
 
 
 def _pieces(
@@ -246,7 +250,7 @@ def _write_lines(
     from charrnn_runtime.cli.view_terminal import Lines
 
     lines = None
-    for trace in _traces(model, source, options):
+    for trace in _traces(model, options.skipped.counted(source), options):
         if lines is None:
             lines = Lines(terminal.stdout(), model.vocabulary, views, top)
         lines.add(trace)
@@ -269,7 +273,7 @@ def _write_json(
     symbols: Any = range(256) if key == "byte" else model.vocabulary.symbols
     units = [view.unit for view in views if view.unit is not None]
     some = False
-    for trace in _traces(model, source, options):
+    for trace in _traces(model, options.skipped.counted(source), options):
         if not some:
             for each in found:
                 record = {name: getattr(each, name) for name in ("unit", "follows", "measure")}
@@ -287,15 +291,10 @@ def _write_json(
                 "likeliest": [{key: symbols[each], "probability": round(p, 5)} for each, p in likeliest],
             }
             if units:
-                row["units"] = {name: _rounded(values[place]) for name, values in activations.items()}
+                row["units"] = {name: rounded(values[place]) for name, values in activations.items()}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
     if not some:
         raise _nothing_in(path)
-
-
-def _rounded(value: float) -> float | None:
-    """A number for JSON, which has none for what is not known."""
-    return None if math.isnan(value) else round(value, 4)
 
 
 def _write_page(
@@ -320,11 +319,11 @@ def _write_page(
         raise _nothing_in(path)
     with terminal.new_file(html, force=force) as file:
         with terminal.LateBar(sum(map(len, held)), "reading") as bar:
-            for trace in _traces(model, held, options):
+            for trace in _traces(model, options.skipped.counted(held), options):
                 page.add(trace)
                 bar.advance(len(trace))
         file.write(page.html().encode())
-    terminal.say(f"{page.units:,} of {page.all_units:,} units are in it; open it in a browser")
+    terminal.say(f"the page shows {page.contents}; open it in a browser")
     terminal.write_path(html)
 
 

@@ -19,6 +19,11 @@ MOST_BITS: Final = 8.0
 """From how many bits on the colour of surprise is the strongest."""
 
 
+def rounded(value: float) -> float | None:
+    """A number for JSON, which has none for what is not known."""
+    return None if math.isnan(value) else round(value, 4)
+
+
 class View(Record):
     """One of them.
 
@@ -64,10 +69,11 @@ class View(Record):
 
     @property
     def digits(self) -> str:
-        """What `digit` means."""
+        """What `digit` means, as the title goes on."""
         if self.unit is None:
-            return "0 to 9, + for 10 and more"
-        return f"0 to 9 from {self.low} to 1" + (", ? where c is near 0" if self.is_gate else "")
+            return ": 0 to 9, + for 10 and more"
+        near_0 = ", ? where c is near 0" if self.is_gate else ""
+        return f"; digits 0 to 9 stand for {self.low} to 1{near_0}"
 
     def values(self, trace: Trace, cells: Cells) -> NDArray[Any]:
         """The value of each character; that of a character of several bytes is of its last, or their sum."""

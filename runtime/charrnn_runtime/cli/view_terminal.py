@@ -63,6 +63,8 @@ class Lines:
         """
         self._vocabulary, self._views, self._top = vocabulary, views, top
         self._console = Console(file=stream, highlight=False)
+        if not self._console.width:  # COLUMNS=0: not known
+            self._console.width = 80
         self._coloured = (
             stream.isatty() and self._console.color_system is not None and not os.environ.get("NO_COLOR")
         )
@@ -103,7 +105,7 @@ class Lines:
     def _legend(self) -> None:
         for view in self._views:
             if not self._coloured:
-                self._print(Text(f"{view.title}: {view.digits}"))
+                self._print(Text(f"{view.title}{view.digits}"))
                 continue
             legend = Text(f"{view.title}: {view.low} ")
             for step in range(-8 if view.is_signed else 0, 9):

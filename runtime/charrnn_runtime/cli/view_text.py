@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from charrnn_runtime.cli import texts
+from charrnn_runtime.errors import SettingError
+from charrnn_runtime.files import shell_word
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +16,26 @@ if TYPE_CHECKING:
 
 _PIECE = 256  # characters
 _PIECE_BYTES = 1 << 24  # what the trace of a piece may take, of a large vocabulary or state
+
+
+def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None) -> None:
+    """Refuse to read stdin twice, and to replace what is read.
+
+    Raises:
+        SettingError: that would be done.
+    """
+    if str(text) == "-" and find_in is not None and str(find_in) == "-":
+        raise SettingError("FILE and --find-in cannot both be read from stdin: name a file for one of them")
+    for path in (model, text, find_in):
+        if html is not None and path is not None and _is_same(html, path):
+            raise SettingError(f"--html {shell_word(html)} would replace what is read; give another name")
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except (OSError, ValueError):  # one is not there
+        return False
 
 
 def pieces(
