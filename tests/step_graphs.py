@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
-from charrnn_runtime.sampler_graph import Cuts, add_sampler
+from charrnn_runtime.graph.sampler import Cuts, add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.export.graph.builder import GraphBuilder
 from charrnn_trainer.export.graph.step_model import build_step_model

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from charrnn_runtime.items import Item, Items, LeftOut, TooFewItemsError, draw_items
     from charrnn_runtime.logprobs import LogProbs
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.request import Output, Request
     from charrnn_runtime.sampling import Sampling
-    from charrnn_runtime.scheduler import Scheduler
+    from charrnn_runtime.scheduling.request import Output, Request
+    from charrnn_runtime.scheduling.scheduler import Scheduler
     from charrnn_runtime.scoring import Score
     from charrnn_runtime.state import State
     from charrnn_runtime.streaming import LiveBytes, LiveText
     from charrnn_runtime.texts import Generated, Step
-    from charrnn_runtime.trace import Trace
+    from charrnn_runtime.view.trace import Trace
     from charrnn_runtime.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -87,15 +87,15 @@ _MODULES = {
     "items": ("Item", "Items", "LeftOut", "TooFewItemsError", "draw_items"),
     "logprobs": ("LogProbs",),
     "model": ("CharRNN",),
-    "request": ("Output", "Request"),
+    "scheduling.request": ("Output", "Request"),
     "format.reader": ("ModelInfo",),
     "sampling": ("Sampling",),
-    "scheduler": ("Scheduler",),
+    "scheduling.scheduler": ("Scheduler",),
     "scoring": ("Score",),
     "state": ("State",),
     "streaming": ("LiveBytes", "LiveText"),
     "texts": ("Generated", "Step"),
-    "trace": ("Trace",),
+    "view.trace": ("Trace",),
     "vocabulary": ("Vocabulary",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

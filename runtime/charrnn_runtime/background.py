@@ -11,8 +11,8 @@ from typing import Self
 
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.forks import renew_after_fork
-from charrnn_runtime.request import Output, Request
-from charrnn_runtime.scheduler import Scheduler
+from charrnn_runtime.scheduling.request import Output, Request
+from charrnn_runtime.scheduling.scheduler import Scheduler
 from charrnn_runtime.state import State
 from charrnn_runtime.streaming import TextStream
 

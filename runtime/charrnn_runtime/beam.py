@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.backends.session import Engine, width
 from charrnn_runtime.record import Record
-from charrnn_runtime.session import Engine, width
 from charrnn_runtime.state import UNSTARTED, State
 
 

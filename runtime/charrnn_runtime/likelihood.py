@@ -14,12 +14,12 @@ from charrnn_runtime.beam import Continuation, most_likely_paths
 from charrnn_runtime.format import spec
 from charrnn_runtime.loaded import LoadedModel
 from charrnn_runtime.options import Settings
-from charrnn_runtime.request import check_length
+from charrnn_runtime.scheduling.request import check_length
 from charrnn_runtime.scoring import Score, encode_chunks, encode_texts, score_stream, score_tokens
 from charrnn_runtime.state import State
 from charrnn_runtime.streaming import ByteStream, Stop
 from charrnn_runtime.texts import Texts, check_state, make_request, naming, run_one
-from charrnn_runtime.trace import Trace, trace_chunks, trace_ids
+from charrnn_runtime.view.trace import Trace, trace_chunks, trace_ids
 from charrnn_runtime.vocabulary import Unknown, check_unknown
 
 

@@ -7,15 +7,15 @@ import threading
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from charrnn_runtime.arguments import switch, text, whole_number_from
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.errors import ModelFormatError
 from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, ModelInfo
 from charrnn_runtime.format.sources import Packed, model_of_bytes, read_model
 from charrnn_runtime.options import Options, Settings
-from charrnn_runtime.request import Request
-from charrnn_runtime.scheduler import MAX_WAITING, Scheduler
-from charrnn_runtime.session import Engine
+from charrnn_runtime.scheduling.request import Request
+from charrnn_runtime.scheduling.scheduler import MAX_WAITING, Scheduler
 from charrnn_runtime.state import State
 from charrnn_runtime.texts import check_state, make_request
 from charrnn_runtime.vocabulary import Vocabulary

@@ -11,14 +11,14 @@ import numpy as np
 
 from charrnn_runtime.arguments import call_back, each_text, instance, switch
 from charrnn_runtime.arguments import text as check_text
+from charrnn_runtime.backends.session import width
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
-from charrnn_runtime.in_order import in_order
 from charrnn_runtime.likelihood import LikelihoodModel
 from charrnn_runtime.options import Options, SamplingOptions, Settings
-from charrnn_runtime.request import Request, check_length
 from charrnn_runtime.sampling import Sampling
-from charrnn_runtime.session import width
+from charrnn_runtime.scheduling.in_order import in_order
+from charrnn_runtime.scheduling.request import Request, check_length
 from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.streaming import ByteStream, LiveBytes, LiveText, TextStream
 from charrnn_runtime.texts import (

@@ -9,8 +9,8 @@ import numpy as np
 from charrnn_runtime.arguments import real_number, whole_number, wrong
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
+from charrnn_runtime.graph.sampler import FEW, Cuts
 from charrnn_runtime.record import Record
-from charrnn_runtime.sampler_graph import FEW, Cuts
 
 
 class Sampling(Record):
@@ -75,7 +75,7 @@ class Sampling(Record):
         }
 
     def cuts(self, top_k_max: int) -> Cuts:
-        """What these settings cut in a model that ranks ``top_k_max`` symbols; see `sampler_graph.Cuts`."""
+        """What these settings cut in a model that ranks ``top_k_max`` symbols; see `graph.sampler.Cuts`."""
         top_k = self._top_k_of(top_k_max)
         if top_k < top_k_max or np.float32(self.top_p) < 1:
             if self.top_k == 1:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.errors import UnknownCharacterError
-from charrnn_runtime.in_order import HELD, in_order
 from charrnn_runtime.record import Record
-from charrnn_runtime.request import Output, Request
-from charrnn_runtime.scheduler import Scheduler
-from charrnn_runtime.session import Engine
+from charrnn_runtime.scheduling.in_order import HELD, in_order
+from charrnn_runtime.scheduling.request import Output, Request
+from charrnn_runtime.scheduling.scheduler import Scheduler
 from charrnn_runtime.vocabulary import Unknown, Vocabulary
 
 

@@ -13,7 +13,7 @@ from typing import Any, AnyStr, Self
 from numpy.typing import NDArray
 
 from charrnn_runtime.arguments import stop_texts
-from charrnn_runtime.request import Output
+from charrnn_runtime.scheduling.request import Output
 from charrnn_runtime.state import State
 from charrnn_runtime.vocabulary import Vocabulary
 

@@ -16,8 +16,8 @@ from charrnn_runtime.format.reader import ModelInfo
 from charrnn_runtime.logprobs import LogProbs
 from charrnn_runtime.options import Settings
 from charrnn_runtime.record import Record
-from charrnn_runtime.request import Output, Request, check_length
-from charrnn_runtime.scheduler import Scheduler
+from charrnn_runtime.scheduling.request import Output, Request, check_length
+from charrnn_runtime.scheduling.scheduler import Scheduler
 from charrnn_runtime.state import UNSTARTED, State
 from charrnn_runtime.streaming import ByteStream
 from charrnn_runtime.vocabulary import Vocabulary

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.contenders import STEPS, TEMPERATURE, TOP_K, TOP_P, TorchNetwork
 from benchmarks.machine import describe_machine, measure
 from charrnn_runtime import CharRNN, Sampling
-from charrnn_runtime.device import cuda_missing
+from charrnn_runtime.backends.device import cuda_missing
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.sampler_graph import add_sampler
-from charrnn_runtime.session import Engine
+from charrnn_runtime.graph.sampler import add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.export.graph.builder import GraphBuilder
 from charrnn_trainer.export.graph.step_model import build_step_model

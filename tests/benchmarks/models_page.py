@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from charrnn_runtime import CharRNN
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.logprobs import losses_at
 from charrnn_runtime.scoring import score_tokens
-from charrnn_runtime.session import Engine
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.recipes import recipe
 from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
-from charrnn_runtime.buffers import BLOCK, Buffers, Sizes
+from charrnn_runtime.backends.buffers import BLOCK, Buffers, Sizes
 from charrnn_runtime.format.reader import ModelInfo, read_model_file
-from charrnn_runtime.request import Request
-from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.graph.sampler import Cuts
 from charrnn_runtime.sampling import Sampling
-from charrnn_runtime.scheduler import Scheduler
+from charrnn_runtime.scheduling.request import Request
+from charrnn_runtime.scheduling.scheduler import Scheduler
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lstm-2x12-fp32.onnx"
 REPEATS = 7

@@ -23,13 +23,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe_machine
-from charrnn_runtime import session
-from charrnn_runtime.buffers import Buffers
-from charrnn_runtime.device import _preload_cuda
+from charrnn_runtime.backends import session
+from charrnn_runtime.backends.buffers import Buffers
+from charrnn_runtime.backends.device import _preload_cuda
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.request import Request
 from charrnn_runtime.sampling import Sampling
-from charrnn_runtime.scheduler import Scheduler
+from charrnn_runtime.scheduling.request import Request
+from charrnn_runtime.scheduling.scheduler import Scheduler
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lstm.onnx"
 REPEATS = 5

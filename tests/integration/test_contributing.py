@@ -1,4 +1,4 @@
-"""The map in CONTRIBUTING.md: what it names is there, and every package of the trainer is on it."""
+"""The map in CONTRIBUTING.md: what it names is there, and every package is on it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ def test_there_are_ten_changes() -> None:
     assert len(CHANGES) == 10
 
 
-def test_every_package_of_the_trainer_is_on_the_map_with_a_file_that_is_there() -> None:
-    on_the_map = {}
-    for package, _, first in rows(section("Where things are")):
-        for name in re.findall(r"`([^`]+)`", package):
-            on_the_map[name.rstrip("/")] = first.strip("`")
-    packages = {path.parent.name for path in TRAINER.glob("*/__init__.py")}
-    assert packages <= set(on_the_map)
-    for name, first in on_the_map.items():
-        assert (TRAINER / name / first).is_file() or (TRAINER / first).is_file(), name
+@pytest.mark.parametrize("source", ["runtime/charrnn_runtime", "trainer/charrnn_trainer"])
+def test_every_package_is_on_the_map_with_a_file_that_is_there(source: str) -> None:
+    table = section("Where things are").split(f"In `{source}`:\n\n")[1].split("\n\n")[0]
+    folder, on_the_map = ROOT / source, set()
+    for package, _, first in rows(table):
+        names = re.findall(r"`([^`]+)`", package)
+        assert all((folder / name).exists() for name in names), names
+        on_the_map |= {name.rstrip("/") for name in names}
+        for file in re.findall(r"`([^`]+)`", first):
+            assert (folder / names[0] / file).is_file() or (folder / file).is_file(), file
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} <= on_the_map

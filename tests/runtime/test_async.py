@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from charrnn_runtime import CharRNN, OutOfMemoryError, QueueFullError, SettingError
+from charrnn_runtime.backends.buffers import Buffers
 from charrnn_runtime.background import AsyncText, Background
-from charrnn_runtime.buffers import Buffers
 from make_models import FOLDER
 
 

@@ -15,12 +15,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, cuda_buffers, session
-from charrnn_runtime.buffers import BLOCK, Sizes
-from charrnn_runtime.cuda_buffers import CudaBuffers, GraphBuffers
-from charrnn_runtime.cuda_turns import in_graph_thread, turns
+from charrnn_runtime import CharRNN
+from charrnn_runtime.backends import cuda_buffers, session
+from charrnn_runtime.backends.buffers import BLOCK, Sizes
+from charrnn_runtime.backends.cuda_buffers import CudaBuffers, GraphBuffers
+from charrnn_runtime.backends.cuda_turns import in_graph_thread, turns
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.session import Engine
 from make_models import SmallModel
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from charrnn_runtime import CharRNN, CharRNNError, in_order
+from charrnn_runtime import CharRNN, CharRNNError
 from charrnn_runtime.cli import texts
 from charrnn_runtime.compressed import Unpacked
+from charrnn_runtime.scheduling import in_order
 from compressions import COMPRESS
 from make_models import FOLDER
 from run_commands import Command, run_module

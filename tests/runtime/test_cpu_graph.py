@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from charrnn_runtime import CharRNNError, Sampling
-from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers
-from charrnn_runtime.cpu_graph import StatePart, mass_limits, rounded
+from charrnn_runtime.backends.buffers import BLOCK, SETTING_TYPES, Buffers
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, check_model_bytes, read_model_file
-from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.session import Engine
+from charrnn_runtime.graph.cpu_graph import StatePart, mass_limits, rounded
+from charrnn_runtime.graph.sampler import Cuts
 from hostile_files import INT8, LSTM, add_node, add_tensor, changed, node
 from make_models import SmallModel
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from charrnn_runtime import CharRNN
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.session import Engine
+from charrnn_runtime.graph.sampler import Cuts
 from make_models import MODELS, SmallModel
 
 pytestmark = pytest.mark.gpu

@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from charrnn_runtime.buffers import SETTING_TYPES
+from charrnn_runtime.backends.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import parse_model
-from charrnn_runtime.gates_apart import gates_apart
+from charrnn_runtime.graph.gates_apart import gates_apart
 from hostile_files import FOLDER, INT8, LSTM, add_node, changed, node
 
 GRU = (FOLDER / "gru-2x12-int8.onnx").read_bytes()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn_runtime import history
-from charrnn_runtime.history import History
+from charrnn_runtime.scheduling import history
+from charrnn_runtime.scheduling.history import History
 
 
 @settings(max_examples=25)

@@ -132,7 +132,7 @@ def test_onnxruntime_reports_nothing_unless_the_user_wants_it(
         "        if name == 'onnxruntime':\n"
         "            print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
         "sys.meta_path.insert(0, Look())\n"
-        "import charrnn_runtime.session\n"
+        "import charrnn_runtime.backends.session\n"
     )
     done = world.run("-c", code, env={"ORT_DISABLE_TELEMETRY": given})
     assert done.stdout.decode().split() == [held], done.stderr.decode()

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from charrnn_runtime import CharRNN
-from charrnn_runtime.cells import cells_of, shown, shown_symbol
-from charrnn_runtime.page import Page
-from charrnn_runtime.units import unit_of
+from charrnn_runtime.view.cells import cells_of, shown, shown_symbol
+from charrnn_runtime.view.page import Page
+from charrnn_runtime.view.units import unit_of
 
 TEXT = "LORD of the text,\nwho reads it all: from end to end!\n"
 HOSTILE = "</script><script>window.hacked=1</script><!--\"'&\x00\x1b[31m\x7f\u2028\u202e\u0301e\n<img src=x>"
@@ -60,7 +60,7 @@ def test_a_page_says_what_the_trace_says(lstm: CharRNN) -> None:
 def test_a_long_text_has_room_for_the_chosen_units_alone(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charrnn_runtime.page._ALL_UNITS", 48 * len(TEXT) - 1)
+    monkeypatch.setattr("charrnn_runtime.view.page._ALL_UNITS", 48 * len(TEXT) - 1)
     data = _data(_page(lstm, TEXT, ("1:3", "o0:2")))
     assert [unit["name"] for unit in data["units"]] == ["c1:3", "o0:2"]
     assert data["activations"].shape == (2 * len(TEXT),)

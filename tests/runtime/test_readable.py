@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime import State, Trace, Vocabulary
 from charrnn_runtime.format import spec
-from charrnn_runtime.readable import (
+from charrnn_runtime.view.readable import (
     FoundUnit,
     _Counts,
     before_line_end,

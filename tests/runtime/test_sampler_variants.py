@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from charrnn_runtime import Sampling
-from charrnn_runtime.buffers import SETTING_TYPES
+from charrnn_runtime.backends.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import parse_model, part_tensors
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.sampler_graph import FEW, Cuts, add_sampler
-from charrnn_runtime.sampler_variants import GraphWriter, sampler_for, serves, with_sampler
+from charrnn_runtime.graph.sampler import FEW, Cuts, add_sampler
+from charrnn_runtime.graph.sampler_variants import GraphWriter, sampler_for, serves, with_sampler
 from hostile_files import add_node, add_tensor, changed
 from make_models import SmallModel
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn_runtime import CharRNN, Output, Request, Scheduler, State
-from charrnn_runtime.buffers import BLOCK
-from charrnn_runtime.in_order import in_order
-from charrnn_runtime.session import width
+from charrnn_runtime.backends.buffers import BLOCK
+from charrnn_runtime.backends.session import width
+from charrnn_runtime.scheduling.in_order import in_order
 from make_models import FOLDER, SmallModel
 
 Load = Callable[[str], CharRNN]
@@ -156,7 +156,7 @@ def test_live_requests_give_chunks_as_they_go_and_others_only_at_their_end(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0.0, 0.02)
-    monkeypatch.setattr("charrnn_runtime.lane.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("charrnn_runtime.scheduling.lane.time.perf_counter", lambda: next(clock))
     live, other = (lstm.request("LORD ", 600, number=n, seed=7, live=not n) for n in (0, 1))
     outputs = _run(lstm.scheduler(), [live, other])
     assert len(outputs[live]) > 2
@@ -216,7 +216,7 @@ def test_the_first_chunk_of_a_live_stream_comes_at_once_and_others_when_it_is_ti
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a clock that stands still, what follows the first chunk comes with the end."""
-    monkeypatch.setattr("charrnn_runtime.lane.time.perf_counter", lambda: 100.0)
+    monkeypatch.setattr("charrnn_runtime.scheduling.lane.time.perf_counter", lambda: 100.0)
     scheduler = lstm.scheduler()
     for number in (0, 1):
         scheduler.submit(lstm.request("LORD ", 300, seed=1, number=number, live=True))

@@ -30,9 +30,9 @@ from charrnn_runtime import (
 from charrnn_runtime import (
     scheduler as scheduler_module,
 )
-from charrnn_runtime.buffers import BLOCK, Buffers
+from charrnn_runtime.backends.buffers import BLOCK, Buffers
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.graph.sampler import Cuts
 from make_models import FOLDER
 
 Load = Callable[[str], CharRNN]

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, OutOfMemoryError, Score, UnknownCharacterError, lane
-from charrnn_runtime.buffers import BLOCK, Buffers
-from charrnn_runtime.scheduler import CPU_ROWS
+from charrnn_runtime import CharRNN, OutOfMemoryError, Score, UnknownCharacterError
+from charrnn_runtime.backends.buffers import BLOCK, Buffers
+from charrnn_runtime.scheduling import lane
+from charrnn_runtime.scheduling.scheduler import CPU_ROWS
 from charrnn_runtime.scoring import score_tokens
 from make_models import FOLDER, SmallModel
 from reference import naive_step

@@ -33,13 +33,13 @@ from charrnn_runtime import (
     SettingError,
     session,
 )
-from charrnn_runtime.buffers import BLOCK, Buffers, Given
-from charrnn_runtime.cpu_graph import cpu_graph
-from charrnn_runtime.device import cuda_missing
+from charrnn_runtime.backends.buffers import BLOCK, Buffers, Given
+from charrnn_runtime.backends.device import cuda_missing
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.reader import ModelFile, read_model_file
-from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.session import Engine
+from charrnn_runtime.graph.cpu_graph import cpu_graph
+from charrnn_runtime.graph.sampler import Cuts
 from make_models import FOLDER, SmallModel
 
 CUDA = "CUDAExecutionProvider"
@@ -159,7 +159,7 @@ def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
 def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charrnn_runtime.device._began_cuda_in", set())
+    monkeypatch.setattr("charrnn_runtime.backends.device._began_cuda_in", set())
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
     assert cuda_missing() is None
@@ -584,7 +584,7 @@ LIMITED = """
 import resource, sys
 from charrnn_runtime import OutOfMemoryError
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.session import Engine
+from charrnn_runtime.backends.session import Engine
 engine = Engine(read_model_file(sys.argv[1]), "cpu")
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 200_000_000

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn_runtime import CharRNN, OutOfMemoryError, SettingError, UnknownCharacterError
-from charrnn_runtime.buffers import Buffers
-from charrnn_runtime.cells import shown_symbol
+from charrnn_runtime.backends.buffers import Buffers
+from charrnn_runtime.view.cells import shown_symbol
 from make_models import FOLDER, SmallModel
 from reference import naive_step
 

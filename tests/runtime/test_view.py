@@ -19,12 +19,12 @@ import pytest
 from rich.text import Text
 
 from charrnn_runtime import CharRNN
-from charrnn_runtime.cells import shown_symbol
 from charrnn_runtime.cli import texts, view_text
 from charrnn_runtime.cli.view_rows import View
 from charrnn_runtime.cli.view_terminal import Lines
-from charrnn_runtime.page import Page
-from charrnn_runtime.units import unit_of
+from charrnn_runtime.view.cells import shown_symbol
+from charrnn_runtime.view.page import Page
+from charrnn_runtime.view.units import unit_of
 from hostile_files import changed, metadata
 from make_models import FOLDER
 from run_commands import Command, command_environment, run_module

@@ -19,13 +19,14 @@ import onnxruntime as ort
 import pytest
 
 import software_gpu
-from charrnn_runtime import CharRNN, CharRNNError, DeviceError, OutOfMemoryError, draw_items, webgpu
-from charrnn_runtime.buffers import Buffers
-from charrnn_runtime.device import error_of
+from charrnn_runtime import CharRNN, CharRNNError, DeviceError, OutOfMemoryError, draw_items
+from charrnn_runtime.backends import webgpu
+from charrnn_runtime.backends.buffers import Buffers
+from charrnn_runtime.backends.device import error_of
+from charrnn_runtime.backends.session import Engine
+from charrnn_runtime.backends.webgpu_buffers import WebGpuBuffers
 from charrnn_runtime.format.reader import read_model_file
-from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.session import Engine
-from charrnn_runtime.webgpu_buffers import WebGpuBuffers
+from charrnn_runtime.graph.sampler import Cuts
 from limited import run_limited
 from list_models import list_model
 from make_models import FOLDER

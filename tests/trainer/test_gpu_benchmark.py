@@ -16,7 +16,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.contenders import STEPS
 from benchmarks.gpu import _model, _operators, _steps, operators_model
-from charrnn_runtime.buffers import Buffers
+from charrnn_runtime.backends.buffers import Buffers
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.export.graph.step_model import build_step_model
 from charrnn_trainer.export.graph.weights import fold_weights

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn_runtime.sampler_graph import Cuts
+from charrnn_runtime.graph.sampler import Cuts
 from reference import naive_kept, naive_sample, naive_uniform
 from step_graphs import SamplerGraph
 

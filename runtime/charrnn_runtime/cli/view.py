@@ -20,8 +20,8 @@ from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.readable import FoundUnit
-    from charrnn_runtime.trace import Trace
+    from charrnn_runtime.view.readable import FoundUnit
+    from charrnn_runtime.view.trace import Trace
 
 app = terminal.new_app()
 
@@ -155,7 +155,7 @@ def view(
 
     from charrnn_runtime.cli.view_text import check_files, first
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.units import unit_of
+    from charrnn_runtime.view.units import unit_of
 
     check_files(model_path, text_path, find_in, html)
     model = CharRNN.load(model_path, device=device, threads=1)
@@ -223,7 +223,7 @@ def _traces(model: CharRNN, source: Iterable[str | bytes], options: _Options) ->
 def _find(model: CharRNN, sample: list[str | bytes], options: _Options) -> list[FoundUnit]:
     import numpy as np
 
-    from charrnn_runtime.readable import find_units
+    from charrnn_runtime.view.readable import find_units
 
     vocabulary = model.vocabulary
     unknown: Any = "skip" if options.unknown == "skip" else "error"
@@ -308,7 +308,7 @@ def _write_page(
     force: bool,
 ) -> None:
     from charrnn_runtime.cli.view_text import first
-    from charrnn_runtime.page import Page
+    from charrnn_runtime.view.page import Page
 
     held = list(first(source, options.most or _PAGE))
     if options.most is None and next(source, None) is not None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
-    from charrnn_runtime.cells import Cells
-    from charrnn_runtime.trace import Trace
-    from charrnn_runtime.units import Unit
+    from charrnn_runtime.view.cells import Cells
+    from charrnn_runtime.view.trace import Trace
+    from charrnn_runtime.view.units import Unit
 
 MOST_BITS: Final = 8.0
 """From how many bits on the colour of surprise is the strongest."""

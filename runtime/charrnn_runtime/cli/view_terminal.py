@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from charrnn_runtime.cells import UNSHOWN, cells_of, shown, shown_symbol
 from charrnn_runtime.cli.view_rows import View
 from charrnn_runtime.record import Record
-from charrnn_runtime.trace import Trace
+from charrnn_runtime.view.cells import UNSHOWN, cells_of, shown, shown_symbol
+from charrnn_runtime.view.trace import Trace
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LEVELS: Final = 32  # shades of a colour

@@ -51,7 +51,7 @@ def pieces(
         normalize: whether unknown characters are written in the form that the model knows.
         most: how many characters (bytes, at the byte level) to read; None for all.
     """
-    from charrnn_runtime.trace import chunk_length
+    from charrnn_runtime.view.trace import chunk_length
 
     as_bytes = model.vocabulary.level == "byte"
     chunks: Iterator[Any] = texts.chunks(file, path, encoding, as_bytes=as_bytes)

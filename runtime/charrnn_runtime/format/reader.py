@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from charrnn_runtime.errors import CharRNNError, ModelFormatError, one_line
 from charrnn_runtime.format import proto, spec
-from charrnn_runtime.format.graph_check import BATCH, Sizes, Value, check_graph
+from charrnn_runtime.format.graph_check import Sizes, check_graph
 from charrnn_runtime.format.metadata import choice, integer, json_value, number, parameter_count
+from charrnn_runtime.format.values import BATCH, Value
 from charrnn_runtime.record import Record
 from charrnn_runtime.text_files import what_instead_of_a_model
 from charrnn_runtime.vocabulary import Vocabulary
@@ -28,12 +29,6 @@ _LONGEST_VALUE: Final = 4 * 1024 * 1024
 
 _CPU_OPERATORS: Final = ("QGemm", "QuantizeLinear")
 """What has no kernel for the GPU in this operator set."""
-
-_MORE_NUMBERS: Final = 100_000
-"""What a model may hold in addition to its weights, however small it is."""
-
-_NUMBERS_A_SIZE: Final = 32
-"""The values of all nodes together have about 12 numbers for each of a model's gates, states and symbols."""
 
 
 class ModelInfo(Record):
@@ -304,21 +299,8 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
             raise ModelFormatError(
                 f"its logits or next_state depend on {each.name}; they follow from token and state alone"
             )
-    vocabulary_size, hidden_size = len(info.vocabulary), info.hidden_size
-    gates = info.layers * spec.GATES[info.cell] * hidden_size
-    check_graph(
-        graph,
-        inputs,
-        outputs,
-        Sizes(
-            widest=max(vocabulary_size, spec.GATES["lstm"] * hidden_size, info.state_size),
-            in_all=_NUMBERS_A_SIZE * (gates + info.state_size + vocabulary_size),
-            weights=gates * hidden_size + hidden_size * vocabulary_size,  # recurrent and output weights
-            # Besides, a table and input weights; twice that leaves room for biases, scales and constants.
-            most_weights=2 * (gates * (2 * hidden_size + vocabulary_size) + hidden_size * vocabulary_size)
-            + _MORE_NUMBERS,
-        ),
-    )
+    limits = Sizes.of_network(info.cell, info.layers, info.hidden_size, info.state_size, len(info.vocabulary))
+    check_graph(graph, inputs, outputs, limits)
 
 
 def _check_values(

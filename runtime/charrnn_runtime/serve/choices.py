@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.logprobs import LogProbs
-from charrnn_runtime.request import Output
+from charrnn_runtime.scheduling.request import Output
 from charrnn_runtime.serve.api_errors import json_bytes
 from charrnn_runtime.serve.asked import Asked
 from charrnn_runtime.streaming import ByteStream

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from charrnn_runtime.errors import OutOfMemoryError, QueueFullError
-from charrnn_runtime.request import Request
+from charrnn_runtime.scheduling.request import Request
 from charrnn_runtime.serve.api_errors import (
     ApiError,
     busy,

@@ -9,7 +9,7 @@ from charrnn_runtime.arguments import choice, real_number, several, switch, whol
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
-from charrnn_runtime.scheduler import MAX_WAITING
+from charrnn_runtime.scheduling.scheduler import MAX_WAITING
 from charrnn_runtime.vocabulary import Unknown
 
 ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from numpy.typing import NDArray
 
 from charrnn_runtime.background import Background
-from charrnn_runtime.request import Output, Request
+from charrnn_runtime.scheduling.request import Output, Request
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN

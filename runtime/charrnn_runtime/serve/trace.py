@@ -26,8 +26,8 @@ from charrnn_runtime.serve.asked import prompt_ids
 from charrnn_runtime.serve.bodies import Fields, read_object
 from charrnn_runtime.serve.choices import token_name
 from charrnn_runtime.serve.service import Served, Service, service_of
-from charrnn_runtime.trace import Trace, chunk_length, likeliest
-from charrnn_runtime.units import unit_names, unit_of
+from charrnn_runtime.view.trace import Trace, chunk_length, likeliest
+from charrnn_runtime.view.units import unit_names, unit_of
 from charrnn_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
 from charrnn_runtime.model import CharRNN
 from charrnn_runtime.sampling import Sampling
-from charrnn_runtime.session import Engine
 from charrnn_trainer.compare.records import RunRecord
 from charrnn_trainer.export.build import build
 from charrnn_trainer.runs.checkpoint import load_checkpoint

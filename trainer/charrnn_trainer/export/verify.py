@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.scoring import score_tokens
-from charrnn_runtime.session import Engine
 from charrnn_trainer.config import DataConfig
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.lines import split_lines

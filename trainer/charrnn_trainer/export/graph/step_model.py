@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from charrnn_runtime.format import spec
-from charrnn_runtime.sampler_graph import add_sampler
+from charrnn_runtime.graph.sampler import add_sampler
 from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.export.graph.builder import GraphBuilder
 from charrnn_trainer.export.graph.cells import LayerState, stack

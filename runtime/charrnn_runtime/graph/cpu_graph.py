@@ -3,7 +3,7 @@
 The file keeps a stream's state in one row, which its graph splits at the beginning of a step and puts
 together at the end. A host that keeps each block of it in a buffer of its own saves both. In int8 files
 products read each h as uint8: the step before has rounded it already, for the layer above, and hands that
-over. And samplers read settings that were prepared once (see `sampler_graph.PREPARED`). Network and weights
+over. And samplers read settings that were prepared once (see `sampler.PREPARED`). Network and weights
 stay those of the file, and every number that a step gives is the same to the bit.
 """
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs, parse_again
+from charrnn_runtime.graph.sampler import PREPARED, Cuts, add_sampler
+from charrnn_runtime.graph.sampler_variants import GraphWriter, vocabulary_size
 from charrnn_runtime.record import Record
-from charrnn_runtime.sampler_graph import PREPARED, Cuts, add_sampler
-from charrnn_runtime.sampler_variants import GraphWriter, vocabulary_size
 
 _RANKS: Final = 8
 

@@ -13,13 +13,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.cpu_graph import PreparedSettings, StatePart, rounded
-from charrnn_runtime.device import error_of, ort
+from charrnn_runtime.backends.device import error_of, ort
 from charrnn_runtime.errors import OutOfMemoryError
 from charrnn_runtime.forks import keep_for_ever
 from charrnn_runtime.format import spec
+from charrnn_runtime.graph.cpu_graph import PreparedSettings, StatePart, rounded
+from charrnn_runtime.graph.sampler import Cuts
 from charrnn_runtime.record import Record
-from charrnn_runtime.sampler_graph import Cuts
 
 BLOCK: Final = 32
 """How many steps run without Python in between, unless more or fewer are asked for. Even, so that a whole

@@ -1,7 +1,7 @@
 """Gives a checked step model another sampler, which serves fewer settings with less work.
 
 The network's nodes and weights stay what they are in the file, and so do the inputs and outputs; what is
-between ``logits`` and ``next_token`` is written again by `sampler_graph`, as export wrote it into the file.
+between ``logits`` and ``next_token`` is written again by `sampler`, as export wrote it into the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs, parse_again
-from charrnn_runtime.sampler_graph import Cuts, add_sampler
+from charrnn_runtime.graph.sampler import Cuts, add_sampler
 
 _ELEMENT_TYPES: Final = {np.dtype(np.float32): spec.FLOAT, np.dtype(np.int64): spec.INT64}
 _INT_ATTRIBUTE: Final = 2  # AttributeProto.AttributeType

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.arguments import whole_number_from
-from charrnn_runtime.cells import cells_of, shown, shown_symbol
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.format import spec
 from charrnn_runtime.logprobs import normalized
 from charrnn_runtime.record import Record
-from charrnn_runtime.session import Engine
 from charrnn_runtime.state import UNSTARTED, State
-from charrnn_runtime.units import unit_names, unit_of
+from charrnn_runtime.view.cells import cells_of, shown, shown_symbol
+from charrnn_runtime.view.units import unit_names, unit_of
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LN2: Final = math.log(2)

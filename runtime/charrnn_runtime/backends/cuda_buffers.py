@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.buffers import Buffers, Given, Sizes, run_options
-from charrnn_runtime.cuda_turns import in_graph_thread, session_lock, turns
-from charrnn_runtime.device import ort
+from charrnn_runtime.backends.buffers import Buffers, Given, Sizes, run_options
+from charrnn_runtime.backends.cuda_turns import in_graph_thread, session_lock, turns
+from charrnn_runtime.backends.device import ort
 from charrnn_runtime.forks import keep_for_ever
 
 _ALIGNMENT: Final = 256

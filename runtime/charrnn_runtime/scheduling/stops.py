@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.history import History
+from charrnn_runtime.scheduling.history import History
 
 
 class StopTexts:

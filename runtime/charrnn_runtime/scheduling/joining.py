@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.buffers import Given
-from charrnn_runtime.request import Request
-from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.sampler_variants import sampler_for
+from charrnn_runtime.backends.buffers import Given
+from charrnn_runtime.graph.sampler import Cuts
+from charrnn_runtime.graph.sampler_variants import sampler_for
+from charrnn_runtime.scheduling.request import Request
 
 _KINDS: Final[dict[Cuts, int]] = {"none": 1, "min_p": 2, "greedy": 4, "few": 8, "any": 16}
 

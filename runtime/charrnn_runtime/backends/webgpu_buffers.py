@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.buffers import Buffers, Given, Sizes
-from charrnn_runtime.device import error_of, ort
+from charrnn_runtime.backends.buffers import Buffers, Given, Sizes
+from charrnn_runtime.backends.device import error_of, ort
+from charrnn_runtime.backends.webgpu import free, free_in_turn, turn
 from charrnn_runtime.forks import keep_for_ever
-from charrnn_runtime.webgpu import free, free_in_turn, turn
 
 
 class WebGpuBuffers(Buffers):

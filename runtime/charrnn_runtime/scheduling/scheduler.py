@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from charrnn_runtime.arguments import instance, whole_number_from
-from charrnn_runtime.device import error_of
+from charrnn_runtime.backends.device import error_of
+from charrnn_runtime.backends.session import Engine
 from charrnn_runtime.errors import CharRNNError, QueueFullError
 from charrnn_runtime.forks import renew_after_fork
 from charrnn_runtime.format import spec
-from charrnn_runtime.lane import Lane
 from charrnn_runtime.logprobs import LogProbs
-from charrnn_runtime.request import Output, Request
-from charrnn_runtime.session import Engine
+from charrnn_runtime.scheduling.lane import Lane
+from charrnn_runtime.scheduling.request import Output, Request
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.arguments import choice, switch, whole_number_from
-from charrnn_runtime.buffers import BLOCK, SETTING_TYPES, Buffers, Sizes, run_options
-from charrnn_runtime.cpu_graph import StatePart, cpu_graph
-from charrnn_runtime.cuda_buffers import CudaBuffers, GraphBuffers
-from charrnn_runtime.cuda_turns import turns
-from charrnn_runtime.device import (
+from charrnn_runtime.backends.buffers import BLOCK, SETTING_TYPES, Buffers, Sizes, run_options
+from charrnn_runtime.backends.cuda_buffers import CudaBuffers, GraphBuffers
+from charrnn_runtime.backends.cuda_turns import turns
+from charrnn_runtime.backends.device import (
     CUDA_PROVIDER,
     FORKED_FROM_CUDA,
     choose_device,
@@ -30,17 +29,18 @@ from charrnn_runtime.device import (
     reason_of,
     usable_cores,
 )
+from charrnn_runtime.backends.webgpu import FORKED_FROM_WEBGPU, choose_webgpu, new_session, turn
+from charrnn_runtime.backends.webgpu_buffers import WebGpuBuffers
 from charrnn_runtime.errors import DeviceError, ModelFormatError
 from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import keep_outputs, part_tensors
 from charrnn_runtime.format.reader import ModelFile
-from charrnn_runtime.gates_apart import gates_apart
-from charrnn_runtime.sampler_graph import Cuts
-from charrnn_runtime.sampler_variants import with_sampler
+from charrnn_runtime.graph.cpu_graph import StatePart, cpu_graph
+from charrnn_runtime.graph.gates_apart import gates_apart
+from charrnn_runtime.graph.sampler import Cuts
+from charrnn_runtime.graph.sampler_variants import with_sampler
 from charrnn_runtime.sampling import Sampling
-from charrnn_runtime.webgpu import FORKED_FROM_WEBGPU, choose_webgpu, new_session, turn
-from charrnn_runtime.webgpu_buffers import WebGpuBuffers
 
 _KEPT_SESSIONS: Final = 8
 _MOST_THREADS: Final = 1024

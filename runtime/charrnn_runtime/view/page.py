@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.cells import cells_of, shown, shown_symbol
 from charrnn_runtime.format.reader import ModelInfo
-from charrnn_runtime.trace import Trace
-from charrnn_runtime.units import Unit, unit_names, unit_of
+from charrnn_runtime.view.cells import cells_of, shown, shown_symbol
+from charrnn_runtime.view.trace import Trace
+from charrnn_runtime.view.units import Unit, unit_names, unit_of
 
 _ALL_UNITS: Final = 4 * 1024 * 1024
 """How many activations, of a byte each, a page holds so that every unit can be chosen."""
@@ -81,7 +81,7 @@ class Page:
 
     def html(self) -> str:
         """The page."""
-        source = resources.files("charrnn_runtime").joinpath("templates/page.html")
+        source = resources.files("charrnn_runtime.view").joinpath("templates/page.html")
         template = source.read_text(encoding="utf-8")
         style = _block(template, "style")
         script = _block(template, "script")

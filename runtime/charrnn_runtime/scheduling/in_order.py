@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import Final
 
-from charrnn_runtime.request import Output, Request
-from charrnn_runtime.scheduler import Scheduler
+from charrnn_runtime.scheduling.request import Output, Request
+from charrnn_runtime.scheduling.scheduler import Scheduler
 
 HELD: Final = 1 << 20
 """How many characters of later requests `in_order` holds while an earlier one runs."""

@@ -14,14 +14,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.buffers import BLOCK, Buffers, Given
-from charrnn_runtime.history import History
-from charrnn_runtime.joining import given_of, kinds_of, sampler_of, settings_of, states_of
+from charrnn_runtime.backends.buffers import BLOCK, Buffers, Given
+from charrnn_runtime.backends.session import Engine
+from charrnn_runtime.graph.sampler_variants import serves
 from charrnn_runtime.logprobs import LogProbsByRow
-from charrnn_runtime.request import Output, Request
-from charrnn_runtime.sampler_variants import serves
-from charrnn_runtime.session import Engine
-from charrnn_runtime.stops import StopTexts
+from charrnn_runtime.scheduling.history import History
+from charrnn_runtime.scheduling.joining import given_of, kinds_of, sampler_of, settings_of, states_of
+from charrnn_runtime.scheduling.request import Output, Request
+from charrnn_runtime.scheduling.stops import StopTexts
 from charrnn_runtime.uniforms import advance, counters_at, stream_keys, uniforms_from
 
 _LIVE_SECONDS: Final = 0.015

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from charrnn_runtime.device import FORKED_FROM_CUDA, INT8_IS_FOR_THE_CPU, ort, reason_of
+from charrnn_runtime.backends.device import FORKED_FROM_CUDA, INT8_IS_FOR_THE_CPU, ort, reason_of
 from charrnn_runtime.errors import DeviceError
 from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
 

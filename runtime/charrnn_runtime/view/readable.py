@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.record import Record
-from charrnn_runtime.trace import Trace
-from charrnn_runtime.units import Layout, activations, unit_names
+from charrnn_runtime.view.trace import Trace
+from charrnn_runtime.view.units import Layout, activations, unit_names
 from charrnn_runtime.vocabulary import Vocabulary
 
 _BINS: Final = 256

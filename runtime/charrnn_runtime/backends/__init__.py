@@ -1,0 +1,1 @@
+"""Batches run by onnxruntime, on CPUs, on NVIDIA's GPUs, and on others through WebGPU."""
