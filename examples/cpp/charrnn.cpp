@@ -1,8 +1,8 @@
-// Generates text with a charrnn model: a host of the step model (docs/format.md), without sampling code.
+// Generate text with a charrnn model (docs/format.md). The model itself samples the next character.
 //
 //   charrnn models/lstm.onnx --prime "LORD " --length 300 --seed 1
 //
-// writes what `charrnn-gen` writes for the same options (`charrnn-gen --raw` for a model of bytes).
+// prints the same text as `charrnn-gen` with the same options (`charrnn-gen --raw` for a byte-level model).
 
 #include <onnxruntime_cxx_api.h>
 
@@ -51,12 +51,12 @@ Options read_options(const std::vector<std::string>& words) {
     for (std::size_t i = 0; i < words.size(); ++i) {
         const std::string& word = words[i];
         if (!word.starts_with("--")) {
-            if (!options.model.empty()) throw UsageError("give one model, and not '" + word + "' beside it");
+            if (!options.model.empty()) throw UsageError("give one model; '" + word + "' is a second one");
             options.model = word;
         } else if (word == "--greedy") {
             options.top_k = 1;
         } else {
-            if (i + 1 == words.size()) throw UsageError(word + " is unknown, or lacks its value");
+            if (i + 1 == words.size()) throw UsageError(word + " is unknown or has no value");
             const std::string& value = words[++i];
             if (word == "--prime") options.prime = value;
             else if (word == "--length") read_number(word, value, options.length, {0}, most / 2);
@@ -112,7 +112,7 @@ public:
         state_size_ = session_.GetInputTypeInfo(1).GetTensorTypeAndShapeInfo().GetShape().at(1);
     }
 
-    // The ids of a text: of its bytes, or of its UTF-8 characters.
+    // The ids of a text's bytes or UTF-8 characters.
     std::vector<std::int64_t> encode(const std::string& text) const {
         std::vector<std::int64_t> ids;
         for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
@@ -121,25 +121,25 @@ public:
             const auto found = ids_.find(text.substr(begin, end - begin));
             if (found == ids_.end())
                 throw std::runtime_error("the model does not know '" + text.substr(begin, end - begin) +
-                                         "', which --prime has");
+                                         "' in --prime");
             ids.push_back(found->second);
         }
         return ids;
     }
 
-    // Writes the prompt when it is known to be readable, reads it, and writes each symbol as it is generated.
+    // Write the prompt once it is encoded, then read it and write each symbol as it is generated.
     void generate(const Options& options, const std::invocable<std::string> auto& write) {
         std::vector<std::int64_t> prompt = encode(options.prime);
         write(options.prime);
         if (prompt.empty()) prompt.push_back(start_token_);
         std::int64_t token = 0, next_token = 0;
-        std::int64_t top_k = std::min(options.top_k, top_k_max_);  // top_k_max is off
+        std::int64_t top_k = std::min(options.top_k, top_k_max_);  // top_k_max turns it off
         float uniform = 0, temperature = static_cast<float>(options.temperature);
         float top_p = static_cast<float>(options.top_p), min_p = static_cast<float>(options.min_p);
         std::array<std::vector<float>, 2> states;  // each step reads one and writes the other
         for (auto& state : states) state.assign(static_cast<std::size_t>(state_size_), 0.0F);
 
-        // Every tensor stays where it is, so the session is told once, for odd and for even steps.
+        // No tensor moves, so two bindings, for even and odd steps, serve all steps.
         std::vector<Ort::IoBinding> bindings;
         for (int from = 0; from < 2; ++from) {
             Ort::IoBinding& binding = bindings.emplace_back(session_);
@@ -188,7 +188,7 @@ int main(int argc, char** argv) try {
     const Options options = read_options({argv + 1, argv + argc});
     const Ort::Env env(ORT_LOGGING_LEVEL_ERROR);
     Ort::SessionOptions one_thread;
-    one_thread.SetIntraOpNumThreads(1);  // the steps of one stream are too small for two
+    one_thread.SetIntraOpNumThreads(1);  // steps of one stream are too small for two threads
     Model model(env, options.model, one_thread);
     model.generate(options, [](const std::string& text) { std::cout << text << std::flush; });
     return std::cout ? 0 : 1;

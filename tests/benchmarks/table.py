@@ -1,4 +1,4 @@
-"""Writes the tables of speeds in docs/performance.md and README.md from the figures that were written down.
+"""Write the tables of speeds in docs/performance.md and README.md from the recorded figures.
 
 python tests/benchmarks/generation.py --json tests/benchmarks/generation.json
 python tests/benchmarks/training.py --json tests/benchmarks/training.json
@@ -54,7 +54,7 @@ def make_short_table(figures: dict[str, Any]) -> str:
 def make_table(figures: dict[str, Any]) -> str:
     """The speeds of generation in Markdown, with the machine below them."""
     columns = ("network, streams", "int8", "fp32", "PyTorch eager", "NumPy")
-    ratios = ("int8 to PyTorch", "fp32 to PyTorch", "int8's time to its limit")
+    ratios = ("int8 / PyTorch", "fp32 / PyTorch", "int8 time / limit")
     lines = _head((*columns, *ratios))
     for row in figures["speed"]:
         ratio = row["times_fastest_eager"]
@@ -69,18 +69,18 @@ def make_table(figures: dict[str, Any]) -> str:
         raise SystemExit("generation.json does not say what is of one run: measure anew with generation.py")
     runs = figures["runs"]
     others = sorted(part for part in runs if runs[part] != runs["speed"])
-    apart = f" ({' and '.join(others)}: from separate runs)" if others else ""
+    apart = f" ({', '.join(others)}: separate runs)" if others else ""
     numpy = _numpy_threads(figures)
     explained = (
         f"Characters per second, {_threads(figures)} each{numpy}, medians of one run{apart}. "
-        "PyTorch eager is the faster of with and without oneDNN. The limit is the bare matrix products of "
-        "the same shapes in int8, by the fastest of onnxruntime's operators and PyTorch's."
+        "PyTorch eager is the faster of the variants with and without oneDNN. The limit is the time of the "
+        "int8 matrix products alone, with the fastest of onnxruntime's and PyTorch's operators."
     )
     lines += [
         "",
         explained,
         "",
-        *_head(("start-up to the first character", "milliseconds", "to the bare imports", "peak memory")),
+        *_head(("start-up to the first character", "milliseconds", "relative to imports", "peak memory")),
         *(
             _row(
                 (
@@ -111,8 +111,8 @@ def _cores(figures: dict[str, Any]) -> list[str]:
         "1 thread",
         f"{cores} cores",
         "gain",
-        f"gain of {cores} separate processes",
-        "gain beside a busy process",
+        f"gain with {cores} separate processes",
+        "gain while another process is busy",
     )
     lines = ["", *_head(columns)]
     for row in rows:
@@ -143,13 +143,13 @@ def make_training_table(figures: dict[str, Any]) -> str:
     lines = _head(
         (
             "network, batch",
-            "a step",
-            "plain loop",
-            "bare products",
-            "speed-up over plain",
-            "share of the limit",
+            "charrnn step",
+            "PyTorch step",
+            "matrix products",
+            "speed-up",
+            "share of limit",
             "loss",
-            "in fp32",
+            "fp32 loss",
         )
     )
     steps = {row["steps"] for row in figures["networks"]}
@@ -160,8 +160,9 @@ def make_training_table(figures: dict[str, Any]) -> str:
         losses = (f"{row['validation_loss'][name]:.3f}" for name in (row["precision"], "fp32"))
         lines.append(_row((f"{cell.upper()} {size}, {batch}, {row['precision']}", *times, *ratios, *losses)))
     explained = (
-        f"{_threads(figures)} each, medians of one run. The loss is the validation loss after "
-        f"{' or '.join(map(str, sorted(steps)))} steps, in the type that `--precision auto` took and in fp32."
+        f"{_threads(figures)} each, medians of one run. The limit is the time of the matrix products alone. The "
+        f"losses are validation losses after {' or '.join(map(str, sorted(steps)))} steps, in the number format "
+        "that `--precision auto` chose and in fp32."
     )
     return "\n".join([*lines, "", explained, "", _machine(figures)]) + "\n"
 

@@ -95,7 +95,7 @@ def test_a_length_of_zero_gives_the_prompt() -> None:
         (["models/gru.onnx", "--temperature", "0"], 2, "--temperature takes a number from 0.0001 to 10000"),
         (["models/gru.onnx", "--top-k", "0"], 2, "--top-k takes a number from 1 to"),
         (["models/gru.onnx", "--seed", "1x"], 2, "not '1x'"),
-        (["models/gru.onnx", "--seed"], 2, "--seed is unknown, or lacks its value"),
+        (["models/gru.onnx", "--seed"], 2, "--seed is unknown or has no value"),
         (["models/gru.onnx", "--what", "1"], 2, "there is no option --what"),
         (["models/gru.onnx", "models/lstm.onnx"], 2, "give one model"),
         (["models/gru.onnx", "--prime", "Lß"], 1, "the model does not know 'ß'"),

@@ -23,7 +23,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in cells[2:]]
 
 
-CHANGES = rows(section("Ten changes, and the files that each touches"))
+CHANGES = rows(section("Common changes"))
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=[name for name, _ in CHANGES])
@@ -40,7 +40,7 @@ def test_there_are_ten_changes() -> None:
 
 @pytest.mark.parametrize("source", ["runtime/charrnn_runtime", "trainer/charrnn_trainer"])
 def test_every_package_is_on_the_map_with_a_file_that_is_there(source: str) -> None:
-    table = section("Where things are").split(f"In `{source}`:\n\n")[1].split("\n\n")[0]
+    table = section("Code layout").split(f"In `{source}`:\n\n")[1].split("\n\n")[0]
     folder, on_the_map = ROOT / source, set()
     for package, _, first in rows(table):
         names = re.findall(r"`([^`]+)`", package)
