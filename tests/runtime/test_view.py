@@ -282,6 +282,24 @@ def test_a_page_never_replaces_what_is_read(in_folder: Path, input_name: str) ->
     assert (in_folder / "page").read_bytes() == before
 
 
+def test_a_page_never_replaces_what_comes_as_stdin(in_folder: Path) -> None:
+    (in_folder / "text").write_text(TEXT)
+    with (in_folder / "text").open("rb") as file:
+        done = view(MODEL, "-", "--html", "text", "--force", stdin=file, cwd=in_folder)
+    assert "--html text would replace what is read; give another name" in _error(done, 2)
+    assert (in_folder / "text").read_text() == TEXT
+
+
+def test_a_text_to_whose_end_the_output_goes_is_refused(in_folder: Path) -> None:
+    (in_folder / "text").write_text(TEXT)
+    with (in_folder / "text").open("rb") as file, (in_folder / "text").open("ab") as out:
+        for name, options in (("text", {}), ("-", {"stdin": file})):
+            done = view(MODEL, name, stdout=out, cwd=in_folder, **options)
+            assert done.returncode == 1
+            assert b"is read, and the output is written to it, too" in done.stderr
+    assert (in_folder / "text").read_text() == TEXT
+
+
 def test_it_is_said_which_units_a_page_has(lstm: CharRNN, tmp_path: Path) -> None:
     gates = ("--unit", "o0:2", "--unit", "o1:2")
     done = view(MODEL, "-", *gates, "--html", tmp_path / "page", input=TEXT.encode())

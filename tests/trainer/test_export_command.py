@@ -235,6 +235,13 @@ def test_help_and_version_need_no_torch(work: Path) -> None:
     assert shown.startswith("charrnn-trainer 0.")
 
 
+def test_the_checkpoint_is_never_replaced_by_its_model(export: Export, work: Path) -> None:
+    path = find_checkpoint(work / "ckpt")
+    before = path.read_bytes()
+    _fails(export(work, "ckpt", path, "--force"), 2, "would replace what is read; give another name")
+    assert path.read_bytes() == before
+
+
 # --- invalid command lines: exit code 2 ---------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli import outputs, terminal
 from charrnn_runtime.cli.command_line import check_choice
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
@@ -89,6 +89,7 @@ def export(
     which: Literal["best", "last"] | int
     which = "best" if checkpoint == "best" else "last" if checkpoint == "last" else int(checkpoint)
     path = find_checkpoint(source, which)
+    outputs.refuse_to_replace("MODEL.onnx", destination, path)
 
     from charrnn_trainer.export.api import export_checkpoint
 
