@@ -378,6 +378,21 @@ def test_output_never_replaces_what_is_read(gen: Command, tmp_path: Path) -> Non
     assert out.read_bytes() == MODEL.read_bytes()
 
 
+def test_a_dash_is_stdin_or_stdout_and_dot_slash_dash_a_file(
+    gen: Command, score: Command, lstm: CharRNN, tmp_path: Path
+) -> None:
+    text = lstm.generate("", 20, seed=1)
+    assert _ok(gen(MODEL, "-n", 20, "-s", 1, "--output", "-", cwd=tmp_path)) == text
+    assert os.listdir(tmp_path) == []
+    assert _ok(gen(MODEL, "-n", 20, "-s", 1, "--output=./-", cwd=tmp_path)) == ""
+    assert os.listdir(tmp_path) == ["-"]
+    assert (tmp_path / "-").read_bytes() == text.encode()
+    rows = [_ok(score(MODEL, name, input=text.encode(), cwd=tmp_path)) for name in ("-", "./-")]
+    assert rows[0].split()[:-1] == rows[1].split()[:-1]
+    (tmp_path / "-").write_bytes(b"LORD")
+    assert " 4  " in _ok(score(MODEL, "./-", input=text.encode(), cwd=tmp_path))
+
+
 def test_a_text_to_whose_end_its_score_would_go_is_refused(score: Command, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"LORD\n")
     with (tmp_path / "text").open("ab") as out:

@@ -300,6 +300,15 @@ def test_a_text_to_whose_end_the_output_goes_is_refused(in_folder: Path) -> None
     assert (in_folder / "text").read_text() == TEXT
 
 
+def test_a_dash_is_stdout_and_dot_slash_dash_a_file(in_folder: Path) -> None:
+    (in_folder / "text").write_text(TEXT)
+    page = _ok(view(MODEL, "text", "--html", "-", cwd=in_folder))
+    assert os.listdir(in_folder) == ["text"]
+    assert _ok(view(MODEL, "text", "--html", "./-", cwd=in_folder)) == f"{in_folder / '-'}\n"
+    assert (in_folder / "-").read_text(encoding="utf-8") == page
+    assert page.startswith("<!doctype html>")
+
+
 def test_it_is_said_which_units_a_page_has(lstm: CharRNN, tmp_path: Path) -> None:
     gates = ("--unit", "o0:2", "--unit", "o1:2")
     done = view(MODEL, "-", *gates, "--html", tmp_path / "page", input=TEXT.encode())

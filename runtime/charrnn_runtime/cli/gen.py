@@ -125,7 +125,7 @@ def generate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write to a file instead of stdout, complete or not at all."),
+        typer.Option("--output", "-o", help="Write to a file instead of stdout (-), complete or not at all."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     as_json: Annotated[
@@ -272,7 +272,7 @@ def generate(
         characters = gen_texts.converse(model, request, prompt)
     else:
         with ExitStack() as stack:
-            if output is None:
+            if output is None or outputs.is_stdout(output):
                 stream = terminal.stdout(instead="; give --output FILE").buffer
 
                 def write(data: bytes) -> None:

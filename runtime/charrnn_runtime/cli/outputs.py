@@ -1,15 +1,39 @@
-"""Where commands write: a file that is none of those they read."""
+"""Where commands write: a file that is none of those they read, or stdout where its name is ``-``."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
+from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import shell_word
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether a file to write is stdout; ``./-`` is a file (see `command_line.Command`)."""
+    return str(path) == "-"
+
+
+@contextmanager
+def output(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file to write, as `terminal.new_file` gives it; or stdout.
+
+    Raises:
+        CharRNNError: see `terminal.new_file`; or stdout is closed.
+    """
+    if is_stdout(path):
+        stream = terminal.stdout()
+        yield stream.buffer
+        stream.flush()
+        return
+    with terminal.new_file(path, force=force) as file:
+        yield file
 
 
 def refuse_to_replace(option: str, path: Path | None, *read: Path | None) -> None:
@@ -23,7 +47,7 @@ def refuse_to_replace(option: str, path: Path | None, *read: Path | None) -> Non
     Raises:
         SettingError: it is one of them.
     """
-    if path is None:
+    if path is None or is_stdout(path):
         return
     written = _identity(path)
     if written is not None and any(each is not None and _identity(each) == written for each in read):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli import outputs, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.cli.view_rows import View, rounded
 from charrnn_runtime.errors import CharRNNError, SettingError
@@ -112,7 +112,7 @@ def view(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page for browsers, in one file, instead."),
+        typer.Option(metavar="FILE", help="Write a page for browsers, in one file, instead (- for stdout)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --html replace a file.")] = False,
     as_json: Annotated[
@@ -317,14 +317,15 @@ def _write_page(
     page = Page(model.info, texts.name_of(path), shown, symbols=sum(map(len, held)))
     if not held:
         raise _nothing_in(path)
-    with terminal.new_file(html, force=force) as file:
+    with outputs.output(html, force=force) as file:
         with terminal.LateBar(sum(map(len, held)), "reading") as bar:
             for trace in _traces(model, options.skipped.counted(held), options):
                 page.add(trace)
                 bar.advance(len(trace))
         file.write(page.html().encode())
     terminal.say(f"the page shows {page.contents}; open it in a browser")
-    terminal.write_path(html)
+    if not outputs.is_stdout(html):
+        terminal.write_path(html)
 
 
 def _nothing_in(path: Path) -> CharRNNError:

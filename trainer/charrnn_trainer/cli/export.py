@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
@@ -42,7 +45,7 @@ def export(
         ),
     ],
     destination: Annotated[
-        Path | None, typer.Argument(metavar="MODEL.onnx", help="The file to write.")
+        Path | None, typer.Argument(metavar="MODEL.onnx", help="The file to write (- for stdout).")
     ] = None,
     checkpoint: Annotated[
         str,
@@ -78,6 +81,10 @@ def export(
     if not list_them and destination is None:
         raise SettingError("give the file to write, such as my.onnx; or --list to list the run's checkpoints")
 
+    if destination is not None and outputs.is_stdout(destination) and terminal.stdout().isatty():
+        raise SettingError(
+            "- is stdout, which is a terminal: give the file to write, such as my.onnx, or redirect it"
+        )
     need_torch()
     from charrnn_trainer.runs.checkpoint import load_checkpoint
     from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
@@ -95,15 +102,29 @@ def export(
 
     loaded = load_checkpoint(path)
     terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded)}")
-    report = export_checkpoint(loaded, destination, precision=precision, force=force, report=terminal.say)
+    with _file_for(destination) as file:
+        report = export_checkpoint(loaded, file, precision=precision, force=force, report=terminal.say)
     if report.replaced:
         terminal.say(f"replaced {destination}, which was {report.replaced}")
     info = report.info
     share = "" if precision == "fp32" else f" ({info.file_bytes / report.fp32_bytes:.0%} of fp32)"
+    written = "stdout" if outputs.is_stdout(destination) else destination
     terminal.say(
-        f"wrote {destination}: {info.cell} {info.layers}x{info.hidden_size} {info.precision}, "
+        f"wrote {written}: {info.cell} {info.layers}x{info.hidden_size} {info.precision}, "
         f"{info.file_bytes:,} bytes{share}"
     )
+
+
+@contextmanager
+def _file_for(destination: Path) -> Iterator[Path]:
+    """The file that the model is written to; for stdout one whose bytes go there once all is well."""
+    if not outputs.is_stdout(destination):
+        yield destination
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder, "model.onnx")
+        with outputs.output(destination, force=False) as stream:
+            stream.write(Path(folder, "model.onnx").read_bytes())
 
 
 def _show(entries: list[CheckpointEntry]) -> None:
