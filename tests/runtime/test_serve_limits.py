@@ -442,6 +442,18 @@ def test_the_command_serves_until_it_is_told_to_stop(lstm_path: Path) -> None:
     assert "Traceback" not in rest
 
 
+def test_a_port_that_the_system_chose_is_told_even_if_quiet(lstm_path: Path) -> None:
+    command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0", "--quiet"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=command_environment(), text=True) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split(" at ")[1].split()[0]
+        with urllib.request.urlopen(f"{url}/health") as reply:
+            assert reply.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 0
+
+
 def test_a_second_signal_ends_the_command_as_the_end_of_the_grace_does(lstm_path: Path) -> None:
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
     command += ["--grace", "600", "--max-length", "10000000"]
