@@ -517,6 +517,8 @@ def test_what_the_command_cannot_do_is_one_line(lstm_path: Path, tmp_path: Path)
             ([lstm_path, "--port", port], 1, "--port"),
             ([lstm_path, "--host", "no.such.host.invalid"], 1, "--host"),
             ([lstm_path, "--max-seconds", 0], 2, "--max-seconds"),
+            ([lstm_path, "--max-body", 1], 2, "--max-body must be between 1024 and"),
+            ([lstm_path, "--max-body", 1023], 2, "--max-body must be between 1024 and"),
             ([lstm_path, "--api-key", ""], 2, "--api-key"),
             (
                 [lstm_path, "--cors", "example.org"],

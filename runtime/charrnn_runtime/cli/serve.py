@@ -71,7 +71,7 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts to the log, too.")
     ] = False,
-    max_body: Annotated[int, typer.Option(help="The most bytes of a request.")] = 1 << 20,
+    max_body: Annotated[int, typer.Option(help="The most bytes of a request, at least 1,024.")] = 1 << 20,
     max_prompt: Annotated[int, typer.Option(help="The most characters of a prompt.")] = 100_000,
     max_length: Annotated[int, typer.Option(help="The largest max_tokens.")] = 100_000,
     max_logprobs: Annotated[int, typer.Option(help="The largest logprobs.")] = 20,
