@@ -348,6 +348,24 @@ def test_pieces_of_bytes_end_between_characters(
         each.decode()  # no character is cut
 
 
+@pytest.mark.parametrize(
+    "options", [[], ["--json"], ["--html", "page"], ["--units", "3"], ["--unit", "0:1"]], ids=str
+)
+def test_a_text_of_which_nothing_is_known_is_an_error(in_folder: Path, options: list[str]) -> None:
+    done = view(MODEL, "-", "--unknown", "skip", *options, input=("☃☂" * 150).encode(), cwd=in_folder)
+    assert "the model knows none of the 300 characters of stdin" in _error(done, 1)
+    assert "warning" not in done.stderr.decode()
+    assert os.listdir(in_folder) == []
+
+
+def test_what_is_known_behind_much_that_is_not_is_shown(in_folder: Path, lstm: CharRNN) -> None:
+    done = view(MODEL, "-", "--unknown", "skip", "--json", input=("☃" * 600 + "LORD").encode())
+    assert [json.loads(line)["character"] for line in _ok(done).splitlines()] == list("LORD")
+    (in_folder / "other").write_text("☃☂", encoding="utf-8")
+    done = view(MODEL, "-", "--unknown", "skip", "--find-in", "other", input=b"LORD", cwd=in_folder)
+    assert "the model knows none of the 2 characters of other" in _error(done, 1)
+
+
 def test_each_line_is_read_from_a_fresh_state_where_it_was_learned_so(tmp_path: Path, lstm: CharRNN) -> None:
     model = tmp_path / "lines.onnx"
     model.write_bytes(changed(metadata("lines", "true"), MODEL.read_bytes()))
