@@ -35,22 +35,21 @@ def stream_keys(seeds: int | NDArray[np.uint64], streams: ArrayLike) -> NDArray[
 
     Args:
         seeds: one seed in [0, 2**64) for all streams, or ``uint64 [B]``, one for each.
-        streams: integers ``[B]``, the numbers of the streams, from 0.
+        streams: integers ``[B]``, the numbers of the streams, from 0; they count modulo 2**64.
 
     Returns:
         ``uint64 [B]``.
 
     Raises:
-        SettingError: the seed is out of range.
+        SettingError: the seed is out of range, or a number is no integer.
     """
     each = seeds if isinstance(seeds, np.ndarray) else np.uint64(check_seed(seeds))
-    numbers = np.asarray(streams).astype(np.uint64)
-    return _mix(each + _G * (numbers + _ONE))
+    return _mix(each + _G * (_modulo("streams", streams) + _ONE))
 
 
 def counters_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.uint64]:
     """Where `uniforms_from` begins for some streams at some positions, which may be before their start."""
-    return keys + _G * (np.asarray(positions).astype(np.uint64) + _ONE)
+    return keys + _G * (_modulo("positions", positions) + _ONE)
 
 
 def advance(counters: NDArray[np.uint64], steps: int) -> None:
@@ -87,13 +86,15 @@ def uniforms_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.fl
     Args:
         keys: ``uint64``, from `stream_keys`.
         positions: integers that broadcast against the keys: how many characters the stream has generated
-            before this one.
+            before this one. They count modulo 2**64, so that -1 is 2**64 - 1.
 
     Returns:
         ``float32`` of the broadcast shape, in [0, 1 - 2**-24].
+
+    Raises:
+        SettingError: a position is no integer.
     """
-    numbers = np.asarray(positions).astype(np.uint64)
-    bits = _mix(keys + _G * (numbers + _ONE)) >> np.uint64(40)
+    bits = _mix(keys + _G * (_modulo("positions", positions) + _ONE)) >> np.uint64(40)
     return bits.astype(np.float32) * np.float32(2.0**-24)
 
 
@@ -112,6 +113,17 @@ def check_seed(seed: int) -> int:
 def draw_seed() -> int:
     """A fresh seed from the operating system, short enough to be typed again."""
     return int.from_bytes(os.urandom(4), "little")
+
+
+def _modulo(name: str, integers: ArrayLike) -> NDArray[np.uint64]:
+    """Integers of any type and size modulo 2**64, as an array: scalars would warn where they wrap around."""
+    array = np.atleast_1d(np.asarray(integers))
+    if array.dtype.kind in "iu":
+        return array.astype(np.uint64)
+    # NumPy makes objects or floats of integers that no type of its own holds together.
+    exact = np.atleast_1d(np.array(integers, dtype=object))
+    each = [whole_number(name, value) % 2**64 for value in exact.flat]
+    return np.array(each, np.uint64).reshape(exact.shape)
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -364,6 +364,44 @@ def test_output_is_written_whole_and_over_nothing_without_force(
     assert os.listdir(tmp_path) == ["out.txt"]
 
 
+def test_output_never_replaces_what_is_read(gen: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for option, content in (("--prime-file", b"LORD "), ("--primes-file", b"L\nO\n"), ("--new", b"L\nO\n")):
+        out.write_bytes(content)
+        with out.open("rb") as file:
+            for name, options in ((out, {}), ("-", {"stdin": file})):
+                done = gen(MODEL, option, name, "-n", 5, "--output", out, "--force", **options)
+                assert f"--output {out} would replace what is read" in _error(done, 2)
+        assert out.read_bytes() == content
+    out.write_bytes(MODEL.read_bytes())
+    assert "would replace what is read" in _error(gen(out, "-n", 5, "--output", out, "--force"), 2)
+    assert out.read_bytes() == MODEL.read_bytes()
+
+
+def test_a_dash_is_stdin_or_stdout_and_dot_slash_dash_a_file(
+    gen: Command, score: Command, lstm: CharRNN, tmp_path: Path
+) -> None:
+    text = lstm.generate("", 20, seed=1)
+    assert _ok(gen(MODEL, "-n", 20, "-s", 1, "--output", "-", cwd=tmp_path)) == text
+    assert os.listdir(tmp_path) == []
+    assert _ok(gen(MODEL, "-n", 20, "-s", 1, "--output=./-", cwd=tmp_path)) == ""
+    assert os.listdir(tmp_path) == ["-"]
+    assert (tmp_path / "-").read_bytes() == text.encode()
+    rows = [_ok(score(MODEL, name, input=text.encode(), cwd=tmp_path)) for name in ("-", "./-")]
+    assert rows[0].split()[:-1] == rows[1].split()[:-1]
+    (tmp_path / "-").write_bytes(b"LORD")
+    assert " 4  " in _ok(score(MODEL, "./-", input=text.encode(), cwd=tmp_path))
+
+
+def test_a_text_to_whose_end_its_score_would_go_is_refused(score: Command, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"LORD\n")
+    with (tmp_path / "text").open("ab") as out:
+        done = score(MODEL, tmp_path / "text", "--by-line", stdout=out)
+    assert done.returncode == 1
+    assert b"is read, and the output is written to it, too; write to another file" in done.stderr
+    assert (tmp_path / "text").read_bytes() == b"LORD\n"
+
+
 def test_places_that_cannot_be_written_are_named(gen: Command, tmp_path: Path) -> None:
     assert "is a folder; give the name of a file" in _error(gen(MODEL, "-n", 5, "-o", tmp_path), 1)
     assert "cannot write" in _error(gen(MODEL, "-n", 5, "-o", tmp_path / "no" / "out"), 1)

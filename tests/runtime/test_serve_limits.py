@@ -442,6 +442,18 @@ def test_the_command_serves_until_it_is_told_to_stop(lstm_path: Path) -> None:
     assert "Traceback" not in rest
 
 
+def test_a_port_that_the_system_chose_is_told_even_if_quiet(lstm_path: Path) -> None:
+    command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0", "--quiet"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=command_environment(), text=True) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split(" at ")[1].split()[0]
+        with urllib.request.urlopen(f"{url}/health") as reply:
+            assert reply.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 0
+
+
 def test_a_second_signal_ends_the_command_as_the_end_of_the_grace_does(lstm_path: Path) -> None:
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
     command += ["--grace", "600", "--max-length", "10000000"]
@@ -505,6 +517,8 @@ def test_what_the_command_cannot_do_is_one_line(lstm_path: Path, tmp_path: Path)
             ([lstm_path, "--port", port], 1, "--port"),
             ([lstm_path, "--host", "no.such.host.invalid"], 1, "--host"),
             ([lstm_path, "--max-seconds", 0], 2, "--max-seconds"),
+            ([lstm_path, "--max-body", 1], 2, "--max-body must be between 1024 and"),
+            ([lstm_path, "--max-body", 1023], 2, "--max-body must be between 1024 and"),
             ([lstm_path, "--api-key", ""], 2, "--api-key"),
             (
                 [lstm_path, "--cors", "example.org"],

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charrnn_runtime import SettingError
-from charrnn_runtime.uniforms import check_seed, draw_seed, stream_keys, uniforms_at
+from charrnn_runtime.uniforms import (
+    advance,
+    check_seed,
+    counters_at,
+    draw_seed,
+    stream_keys,
+    uniforms_at,
+    uniforms_from,
+)
 from reference import naive_uniform
 
 seeds = st.integers(0, 2**64 - 1)
@@ -43,6 +53,54 @@ def test_all_numbers_are_those_of_plain_integers(seed: int, numbers: list[int], 
     for row, position in zip(found, positions, strict=True):
         for u, number in zip(row, numbers, strict=True):
             assert float(u) == naive_uniform(seed, number, position)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", ["one", "list", "array", "object array", "NumPy's integer"])
+@given(seeds, st.integers(-(2**66), 2**66), st.integers(-(2**66), 2**66))
+@example(2**64 - 1, 2**64 - 1, 2**64 - 1)
+@example(0, -1, -1)
+@example(5, 2**63, -(2**63))
+def test_any_integers_count_modulo_2_to_the_64(form: str, seed: int, number: int, position: int) -> None:
+    if form in ("array", "NumPy's integer"):  # of the types that hold it
+        number, position = number % 2**64, position % 2**64 - 2**63
+    forms: dict[str, tuple[Any, Any]] = {
+        "one": (number, position),
+        "list": ([number], [position]),
+        "object array": (np.array([number], object), np.array([position], object)),
+    }
+    if form not in forms:
+        one = np.uint64(number), np.int64(position)
+        forms = {"NumPy's integer": one, "array": (np.array([one[0]]), np.array([one[1]]))}
+    given_number, given_position = forms[form]
+    keys = stream_keys(seed, given_number)
+    expected = naive_uniform(seed, number % 2**64, position % 2**64)
+    assert uniforms_at(keys, given_position).tolist() == [expected]
+    counters = counters_at(keys, given_position)
+    drawn = np.empty((3, 1), np.float32)
+    uniforms_from(counters, drawn)
+    after = [naive_uniform(seed, number % 2**64, (position + step) % 2**64) for step in range(3)]
+    assert drawn[:, 0].tolist() == after
+    advance(counters, 2)
+    uniforms_from(counters, drawn[:1])
+    assert drawn[0, 0] == after[2]
+
+
+def test_integers_that_no_type_of_numpy_holds_together_are_exact() -> None:
+    many = [[2**64 - 1, -1], [2**63 + 1, 0]]
+    found = uniforms_at(stream_keys(3, [0, 1]), many)
+    for row, positions in zip(found, many, strict=True):
+        expected = [naive_uniform(3, stream, each % 2**64) for stream, each in enumerate(positions)]
+        assert row.tolist() == expected
+    assert uniforms_at(stream_keys(3, []), []).shape == (0,)
+
+
+@pytest.mark.parametrize("wrong", [1.5, 1.0, "1", None, [0, 0.5], [True], np.array([1.0])], ids=repr)
+def test_what_is_no_integer_is_neither_a_stream_nor_a_position(wrong: object) -> None:
+    with pytest.raises(SettingError, match="streams must be a whole number"):
+        stream_keys(1, wrong)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="positions must be a whole number"):
+        uniforms_at(stream_keys(1, [0]), wrong)  # type: ignore[arg-type]
 
 
 @given(seeds, streams, positions)

@@ -282,6 +282,33 @@ def test_a_page_never_replaces_what_is_read(in_folder: Path, input_name: str) ->
     assert (in_folder / "page").read_bytes() == before
 
 
+def test_a_page_never_replaces_what_comes_as_stdin(in_folder: Path) -> None:
+    (in_folder / "text").write_text(TEXT)
+    with (in_folder / "text").open("rb") as file:
+        done = view(MODEL, "-", "--html", "text", "--force", stdin=file, cwd=in_folder)
+    assert "--html text would replace what is read; give another name" in _error(done, 2)
+    assert (in_folder / "text").read_text() == TEXT
+
+
+def test_a_text_to_whose_end_the_output_goes_is_refused(in_folder: Path) -> None:
+    (in_folder / "text").write_text(TEXT)
+    with (in_folder / "text").open("rb") as file, (in_folder / "text").open("ab") as out:
+        for name, options in (("text", {}), ("-", {"stdin": file})):
+            done = view(MODEL, name, stdout=out, cwd=in_folder, **options)
+            assert done.returncode == 1
+            assert b"is read, and the output is written to it, too" in done.stderr
+    assert (in_folder / "text").read_text() == TEXT
+
+
+def test_a_dash_is_stdout_and_dot_slash_dash_a_file(in_folder: Path) -> None:
+    (in_folder / "text").write_text(TEXT)
+    page = _ok(view(MODEL, "text", "--html", "-", cwd=in_folder))
+    assert os.listdir(in_folder) == ["text"]
+    assert _ok(view(MODEL, "text", "--html", "./-", cwd=in_folder)) == f"{in_folder / '-'}\n"
+    assert (in_folder / "-").read_text(encoding="utf-8") == page
+    assert page.startswith("<!doctype html>")
+
+
 def test_it_is_said_which_units_a_page_has(lstm: CharRNN, tmp_path: Path) -> None:
     gates = ("--unit", "o0:2", "--unit", "o1:2")
     done = view(MODEL, "-", *gates, "--html", tmp_path / "page", input=TEXT.encode())
@@ -319,6 +346,24 @@ def test_pieces_of_bytes_end_between_characters(
     assert b"".join(pieces) == data
     for each in pieces[:-4]:
         each.decode()  # no character is cut
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--json"], ["--html", "page"], ["--units", "3"], ["--unit", "0:1"]], ids=str
+)
+def test_a_text_of_which_nothing_is_known_is_an_error(in_folder: Path, options: list[str]) -> None:
+    done = view(MODEL, "-", "--unknown", "skip", *options, input=("☃☂" * 150).encode(), cwd=in_folder)
+    assert "the model knows none of the 300 characters of stdin" in _error(done, 1)
+    assert "warning" not in done.stderr.decode()
+    assert os.listdir(in_folder) == []
+
+
+def test_what_is_known_behind_much_that_is_not_is_shown(in_folder: Path, lstm: CharRNN) -> None:
+    done = view(MODEL, "-", "--unknown", "skip", "--json", input=("☃" * 600 + "LORD").encode())
+    assert [json.loads(line)["character"] for line in _ok(done).splitlines()] == list("LORD")
+    (in_folder / "other").write_text("☃☂", encoding="utf-8")
+    done = view(MODEL, "-", "--unknown", "skip", "--find-in", "other", input=b"LORD", cwd=in_folder)
+    assert "the model knows none of the 2 characters of other" in _error(done, 1)
 
 
 def test_each_line_is_read_from_a_fresh_state_where_it_was_learned_so(tmp_path: Path, lstm: CharRNN) -> None:

@@ -154,6 +154,16 @@ def test_a_page_beside_a_reference_is_made_by_the_command_that_it_names(compare:
     assert (work / "docs" / "course.md").read_text(encoding="utf-8") == text
 
 
+@pytest.mark.parametrize("written", ["reference.md", "reference.png"])
+def test_a_page_never_replaces_its_reference(compare: Compare, work: Path, written: str) -> None:
+    (work / "losses.csv").rename(work / written)
+    before = (work / written).read_bytes()
+    fails(
+        compare("ckpt", "--reference", written, "--force"), 2, f"--out {written} would replace what is read"
+    )
+    assert (work / written).read_bytes() == before
+
+
 def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None:
     done = compare("ckpt/gru", "--reference", "losses.csv")
     assert done.returncode == 0

@@ -235,6 +235,22 @@ def test_help_and_version_need_no_torch(work: Path) -> None:
     assert shown.startswith("charrnn-trainer 0.")
 
 
+def test_a_dash_is_stdout_and_dot_slash_dash_a_file(work: Path) -> None:
+    done = subprocess.run(_command(["ckpt", "-"]), cwd=work, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"wrote stdout: gru 1x12 fp32" in done.stderr
+    assert os.listdir(work) == ["ckpt"]
+    assert _program(work, "ckpt", "./-").returncode == 0
+    assert (work / "-").read_bytes() == done.stdout
+
+
+def test_the_checkpoint_is_never_replaced_by_its_model(export: Export, work: Path) -> None:
+    path = find_checkpoint(work / "ckpt")
+    before = path.read_bytes()
+    _fails(export(work, "ckpt", path, "--force"), 2, "would replace what is read; give another name")
+    assert path.read_bytes() == before
+
+
 # --- invalid command lines: exit code 2 ---------------------------------------------------------------------
 
 

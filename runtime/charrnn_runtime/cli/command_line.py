@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -48,7 +49,11 @@ class Command(typer.core.TyperCommand):
             raise
         self._refuse_repeated(ctx, given)
         self._refuse_a_bare_prompt(ctx, extra)
-        return super().parse_args(ctx, args)
+        rest: list[str] = super().parse_args(ctx, args)
+        for each in self.get_params(ctx):
+            if each.type.name == "path" and each.name in ctx.params:
+                ctx.params[each.name] = _file_called_dash(ctx.params[each.name])
+        return rest
 
     def _suggest(self, ctx: Any, error: Exception) -> None:
         """Add what an unknown option may have been meant for to the error about it."""
@@ -99,6 +104,15 @@ def without_escapes(text: str) -> str:
     for escape, character in (("\\n", "\n"), ("\\t", "\t"), ("\\r", "\r")):
         text = text.replace(escape, character)
     return text
+
+
+def _file_called_dash(value: Any) -> Any:
+    """One path or several, in which ./- is a file: a `Path` would make a - of it, stdin or stdout."""
+    if isinstance(value, list | tuple):
+        return [_file_called_dash(each) for each in value]
+    if isinstance(value, str) and value != "-" and os.path.normpath(value) == "-":
+        return os.path.abspath(value)
+    return value
 
 
 def _times(count: int) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import gen_beam, gen_inputs, gen_items, gen_texts, terminal, texts
+from charrnn_runtime.cli import gen_beam, gen_inputs, gen_items, gen_texts, outputs, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
@@ -125,7 +125,7 @@ def generate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write to a file instead of stdout, complete or not at all."),
+        typer.Option("--output", "-o", help="Write to a file instead of stdout (-), complete or not at all."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     as_json: Annotated[
@@ -225,6 +225,7 @@ def generate(
         raise SettingError("--logprobs is for --json: give that too, or omit it")
     if force and not output:
         raise SettingError("--force is for --output")
+    outputs.refuse_to_replace("--output", output, model_path, prompt_file, prompts_file, new)
 
     # onnxruntime takes its time to import, and --help and a wrong command line need none of it.
     from charrnn_runtime.model import CharRNN
@@ -271,7 +272,7 @@ def generate(
         characters = gen_texts.converse(model, request, prompt)
     else:
         with ExitStack() as stack:
-            if output is None:
+            if output is None or outputs.is_stdout(output):
                 stream = terminal.stdout(instead="; give --output FILE").buffer
 
                 def write(data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import score_rows, terminal, texts
+from charrnn_runtime.cli import outputs, score_rows, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.cli.score_rows import EachLine, Sum, nothing_in
 from charrnn_runtime.cli.score_rows import Options as _Options
@@ -121,6 +121,7 @@ def score(
             "and with its line end (--whole scores a running text)"
         )
     stream = terminal.stdout()
+    outputs.refuse_own_output(text_path, texts.name_of(text_path))
     with texts.opened(text_path) as file:
         if by_line or (of_lines and by_line is None):
             _score_lines(models, file, text_path, options, stream, stream.isatty())

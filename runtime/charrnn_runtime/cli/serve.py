@@ -40,7 +40,7 @@ def serve(
         typer.Argument(metavar="MODEL.onnx...", help="The models; clients call each by its file's name."),
     ],
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(help="The port; 0 takes any that is free, and says which.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +71,7 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts to the log, too.")
     ] = False,
-    max_body: Annotated[int, typer.Option(help="The most bytes of a request.")] = 1 << 20,
+    max_body: Annotated[int, typer.Option(help="The most bytes of a request, at least 1,024.")] = 1 << 20,
     max_prompt: Annotated[int, typer.Option(help="The most characters of a prompt.")] = 100_000,
     max_length: Annotated[int, typer.Option(help="The largest max_tokens.")] = 100_000,
     max_logprobs: Annotated[int, typer.Option(help="The largest logprobs.")] = 20,
@@ -137,7 +137,12 @@ def serve(
         terminal.warn(f"anyone who reaches {host} can use these models; --api-key-file FILE asks for a key")
     _write_logs()
     address = address_of(opened)
-    run(create_app(models, settings), opened, lambda: _say_ready(address, list(models)), _say_stopping)
+    run(
+        create_app(models, settings),
+        opened,
+        lambda: _say_ready(address, list(models), drawn=port == 0),
+        _say_stopping,
+    )
 
 
 def _models(paths: list[Path], **options: Any) -> dict[str, Callable[[], CharRNN]]:
@@ -171,8 +176,9 @@ def _say_stopping(streams: int, seconds: float) -> None:
     terminal.say(f"stopping: {streams} {have} {seconds:g} seconds to finish; Ctrl-C again ends them now")
 
 
-def _say_ready(address: str, names: list[str]) -> None:
-    terminal.say(f"serving {', '.join(names)} at {address} (Ctrl-C stops)")
+def _say_ready(address: str, names: list[str], *, drawn: bool) -> None:
+    # A port that the system chose is known from this line alone.
+    terminal.say(f"serving {', '.join(names)} at {address} (Ctrl-C stops)", even_if_quiet=drawn)
 
 
 def _write_logs() -> None:

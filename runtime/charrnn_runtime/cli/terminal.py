@@ -75,12 +75,12 @@ def new_app() -> typer.Typer:
     )
 
 
-def say(message: str) -> None:
+def say(message: str, *, even_if_quiet: bool = False) -> None:
     """Write a line to stderr, unless ``--quiet``; a closed stderr is not an error.
 
     On a terminal, a line that is longer than a row is broken between words.
     """
-    if _output.quiet:
+    if _output.quiet and not even_if_quiet:
         return
     if _output.through is not None:
         _output.through(message)

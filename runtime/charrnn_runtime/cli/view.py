@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime import __version__
-from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli import outputs, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.cli.view_rows import View, rounded
 from charrnn_runtime.errors import CharRNNError, SettingError
@@ -112,7 +112,7 @@ def view(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page for browsers, in one file, instead."),
+        typer.Option(metavar="FILE", help="Write a page for browsers, in one file, instead (- for stdout)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --html replace a file.")] = False,
     as_json: Annotated[
@@ -171,10 +171,11 @@ def view(
         found: list[FoundUnit] = []
         if searched:
             sample, source = _sample_of(source)
-            found = _find(model, sample, options)
+            found = _find(model, sample, text_path, options)
         elif units and find_in is not None:
             with texts.opened(find_in) as other:
-                found = _find(model, list(_pieces(model, other, find_in, options, _FIND_IN)), options)
+                sample = list(_pieces(model, other, find_in, options, _FIND_IN))
+                found = _find(model, sample, find_in, options)
         source = first(source, length)
         named += [View(unit_of(model.info.state_layout, each.unit), str(each)) for each in found[:units]]
         if units and not found:
@@ -215,12 +216,12 @@ def _sample_of(source: Iterator[str | bytes]) -> tuple[list[str | bytes], Iterat
 
 
 def _traces(model: CharRNN, source: Iterable[str | bytes], options: _Options) -> Iterator[Trace]:
-    """A trace of each piece. What can be written in another form was by then."""
+    """A trace of each piece in which something is known. What can be written in another form was by then."""
     unknown: Any = "skip" if options.unknown == "skip" else "error"
-    return model.trace_stream(source, by_line=model.info.lines, unknown=unknown)
+    return filter(len, model.trace_stream(source, by_line=model.info.lines, unknown=unknown))
 
 
-def _find(model: CharRNN, sample: list[str | bytes], options: _Options) -> list[FoundUnit]:
+def _find(model: CharRNN, sample: list[str | bytes], path: Path, options: _Options) -> list[FoundUnit]:
     import numpy as np
 
     from charrnn_runtime.view.readable import find_units
@@ -229,6 +230,8 @@ def _find(model: CharRNN, sample: list[str | bytes], options: _Options) -> list[
     unknown: Any = "skip" if options.unknown == "skip" else "error"
     whole = b"".join(sample) if vocabulary.level == "byte" else "".join(sample)  # type: ignore[arg-type]
     ids = vocabulary.encode(whole, unknown, np.int64)
+    if whole and not len(ids):
+        raise _nothing_in(path, len(whole))
 
     def told() -> Iterator[Trace]:
         with terminal.LateBar(len(ids), "finding units") as bar:
@@ -255,7 +258,7 @@ def _write_lines(
             lines = Lines(terminal.stdout(), model.vocabulary, views, top)
         lines.add(trace)
     if lines is None:
-        raise _nothing_in(path)
+        raise _nothing_in(path, options.skipped.count)
     lines.end()
 
 
@@ -294,7 +297,7 @@ def _write_json(
                 row["units"] = {name: rounded(values[place]) for name, values in activations.items()}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
     if not some:
-        raise _nothing_in(path)
+        raise _nothing_in(path, options.skipped.count)
 
 
 def _write_page(
@@ -315,19 +318,24 @@ def _write_page(
         terminal.say(f"the page shows the first {_PAGE:,}; for more give --length, up to {_LONGEST_PAGE:,}")
     shown = [(view.unit, view.follows) for view in views if view.unit is not None]
     page = Page(model.info, texts.name_of(path), shown, symbols=sum(map(len, held)))
-    if not held:
-        raise _nothing_in(path)
-    with terminal.new_file(html, force=force) as file:
+    some = False
+    with outputs.output(html, force=force) as file:
         with terminal.LateBar(sum(map(len, held)), "reading") as bar:
             for trace in _traces(model, options.skipped.counted(held), options):
                 page.add(trace)
                 bar.advance(len(trace))
+                some = True
+        if not some:
+            raise _nothing_in(path, options.skipped.count)
         file.write(page.html().encode())
     terminal.say(f"the page shows {page.contents}; open it in a browser")
-    terminal.write_path(html)
+    if not outputs.is_stdout(html):
+        terminal.write_path(html)
 
 
-def _nothing_in(path: Path) -> CharRNNError:
+def _nothing_in(path: Path, unknown: int = 0) -> CharRNNError:
+    if unknown:
+        return CharRNNError(f"the model knows none of the {unknown:,} characters of {texts.name_of(path)}")
     return CharRNNError(f"{texts.name_of(path)} has no text to show")
 
 

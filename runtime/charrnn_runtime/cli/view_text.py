@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from charrnn_runtime.cli import texts
+from charrnn_runtime.cli import outputs, texts
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.files import shell_word
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,19 +22,13 @@ def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None
 
     Raises:
         SettingError: that would be done.
+        CharRNNError: stdout is the text.
     """
     if str(text) == "-" and find_in is not None and str(find_in) == "-":
         raise SettingError("FILE and --find-in cannot both be read from stdin: name a file for one of them")
-    for path in (model, text, find_in):
-        if html is not None and path is not None and _is_same(html, path):
-            raise SettingError(f"--html {shell_word(html)} would replace what is read; give another name")
-
-
-def _is_same(first: Path, second: Path) -> bool:
-    try:
-        return first.samefile(second)
-    except (OSError, ValueError):  # one is not there
-        return False
+    outputs.refuse_to_replace("--html", html, model, text, find_in)
+    if html is None:
+        outputs.refuse_own_output(text, texts.name_of(text))
 
 
 def pieces(

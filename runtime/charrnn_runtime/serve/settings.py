@@ -17,9 +17,12 @@ ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+
 
 _PORTS: Final = {"http": ":80", "https": ":443"}
 
+_LEAST_BODY: Final = 1024
+"""Bytes; in fewer, hardly a request with a prompt and its settings has room."""
+
 _MOST = 1 << 40
 _NUMBERS = {
-    "max_body": 1,
+    "max_body": _LEAST_BODY,
     "max_prompt": 1,
     "max_length": 0,
     "max_logprobs": 0,
@@ -39,7 +42,7 @@ class ServeSettings(Record):
         hosts: what requests may call the server by in their header Host, in lower case and without the port;
             with none, anything.
         log_prompts: whether the access log shows prompts.
-        max_body: the most bytes of a request's body.
+        max_body: the most bytes of a request's body, at least 1,024.
         max_prompt: the most characters of a prompt (bytes, at the byte level).
         max_length: the most characters that one choice may have.
         max_logprobs: for how many of the likeliest characters log-probabilities can be asked.

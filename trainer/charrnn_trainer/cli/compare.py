@@ -9,7 +9,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli import outputs, terminal
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_trainer.cli.torch_installed import need_torch
@@ -126,6 +126,8 @@ def _page(
     if out.suffix != ".md":
         raise SettingError(f"with --reference, --out must be a .md file, such as reference.md, not {out}")
     picture_name = f"{out.stem}.png"
+    for written in (out, out.parent / picture_name):
+        outputs.refuse_to_replace("--out", written, reference)
     check_output(out.parent, [out.name, picture_name], force=force)
     losses = read_reference(reference)
     tables = beside_reference(read_runs(runs), losses)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from charrnn_runtime.cli import terminal
+from charrnn_runtime.cli import outputs, terminal
 from charrnn_runtime.cli.command_line import check_choice
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
@@ -42,7 +45,7 @@ def export(
         ),
     ],
     destination: Annotated[
-        Path | None, typer.Argument(metavar="MODEL.onnx", help="The file to write.")
+        Path | None, typer.Argument(metavar="MODEL.onnx", help="The file to write (- for stdout).")
     ] = None,
     checkpoint: Annotated[
         str,
@@ -78,6 +81,10 @@ def export(
     if not list_them and destination is None:
         raise SettingError("give the file to write, such as my.onnx; or --list to list the run's checkpoints")
 
+    if destination is not None and outputs.is_stdout(destination) and terminal.stdout().isatty():
+        raise SettingError(
+            "- is stdout, which is a terminal: give the file to write, such as my.onnx, or redirect it"
+        )
     need_torch()
     from charrnn_trainer.runs.checkpoint import load_checkpoint
     from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
@@ -89,20 +96,35 @@ def export(
     which: Literal["best", "last"] | int
     which = "best" if checkpoint == "best" else "last" if checkpoint == "last" else int(checkpoint)
     path = find_checkpoint(source, which)
+    outputs.refuse_to_replace("MODEL.onnx", destination, path)
 
     from charrnn_trainer.export.api import export_checkpoint
 
     loaded = load_checkpoint(path)
     terminal.say(f"{path}: step {loaded.step:,}, validation loss {_loss(loaded)}")
-    report = export_checkpoint(loaded, destination, precision=precision, force=force, report=terminal.say)
+    with _file_for(destination) as file:
+        report = export_checkpoint(loaded, file, precision=precision, force=force, report=terminal.say)
     if report.replaced:
         terminal.say(f"replaced {destination}, which was {report.replaced}")
     info = report.info
     share = "" if precision == "fp32" else f" ({info.file_bytes / report.fp32_bytes:.0%} of fp32)"
+    written = "stdout" if outputs.is_stdout(destination) else destination
     terminal.say(
-        f"wrote {destination}: {info.cell} {info.layers}x{info.hidden_size} {info.precision}, "
+        f"wrote {written}: {info.cell} {info.layers}x{info.hidden_size} {info.precision}, "
         f"{info.file_bytes:,} bytes{share}"
     )
+
+
+@contextmanager
+def _file_for(destination: Path) -> Iterator[Path]:
+    """The file that the model is written to; for stdout one whose bytes go there once all is well."""
+    if not outputs.is_stdout(destination):
+        yield destination
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder, "model.onnx")
+        with outputs.output(destination, force=False) as stream:
+            stream.write(Path(folder, "model.onnx").read_bytes())
 
 
 def _show(entries: list[CheckpointEntry]) -> None:
