@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         UnknownCharacterError,
     )
     from charrnn_runtime.format.reader import ModelInfo
-    from charrnn_runtime.items import Item, Items, LeftOut, TooFewItemsError, draw_items
+    from charrnn_runtime.items import Item, Items, SkippedItems, TooFewItemsError, draw_items
     from charrnn_runtime.logprobs import LogProbs
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.sampling import Sampling
@@ -48,7 +48,6 @@ __all__ = [
     "Generated",
     "Item",
     "Items",
-    "LeftOut",
     "LiveBytes",
     "LiveText",
     "LogProbs",
@@ -62,6 +61,7 @@ __all__ = [
     "Scheduler",
     "Score",
     "SettingError",
+    "SkippedItems",
     "State",
     "Step",
     "TooFewItemsError",
@@ -84,7 +84,7 @@ _MODULES = {
         "SettingError",
         "UnknownCharacterError",
     ),
-    "items": ("Item", "Items", "LeftOut", "TooFewItemsError", "draw_items"),
+    "items": ("Item", "Items", "SkippedItems", "TooFewItemsError", "draw_items"),
     "logprobs": ("LogProbs",),
     "model": ("CharRNN",),
     "scheduling.request": ("Output", "Request"),

@@ -61,7 +61,7 @@ class Item(Record):
     continuation: str
 
 
-class LeftOut(Record):
+class SkippedItems(Record):
     """How many streams gave no item, by the first of these reasons that holds.
 
     Attributes:
@@ -91,15 +91,15 @@ class TooFewItemsError(CharRNNError):
 
     Attributes:
         found: how many it gave.
-        left_out: what the other streams were.
+        skipped: what the other streams were.
     """
 
-    def __init__(self, found: int, wanted: int | None, streams: int, left_out: LeftOut) -> None:
+    def __init__(self, found: int, wanted: int | None, streams: int, skipped: SkippedItems) -> None:
         """Say how many items there are, and what can be done."""
         self.found = found
-        self.left_out = left_out
+        self.skipped = skipped
         of_all = "" if wanted is None else f" of {wanted:,}"
-        too_long = left_out.unended > left_out.known + left_out.repeated
+        too_long = skipped.unended > skipped.known + skipped.repeated
         advice = (
             "let them be longer (length), or raise temperature"
             if too_long
@@ -107,7 +107,7 @@ class TooFewItemsError(CharRNNError):
         )
         super().__init__(
             f"the model gave {found:,}{of_all} items, and then none in {streams:,} streams "
-            f"(skipped in all: {left_out}); {advice}",
+            f"(skipped in all: {skipped}); {advice}",
             "length",
             "count",
             "temperature",
@@ -157,13 +157,13 @@ class Items(Iterator[Item]):
         self._unique = unique
         self._known = known
         self._written: set[str] = set()
-        self._left_out: Counter[str] = Counter()  # by LeftOut's fields
+        self._skipped: Counter[str] = Counter()  # by SkippedItems's fields
         self._items = self._run()
 
     @property
-    def left_out(self) -> LeftOut:
+    def skipped(self) -> SkippedItems:
         """What the streams were that gave no item."""
-        return LeftOut(**self._left_out)
+        return SkippedItems(**self._skipped)
 
     def __next__(self) -> Item:
         return next(self._items)
@@ -198,7 +198,7 @@ class Items(Iterator[Item]):
                     in_vain += 1
                     characters += int(stream.state.positions[0])
                     if in_vain >= MOST_STREAMS or characters >= MOST_CHARACTERS:
-                        raise TooFewItemsError(self.found, self._count, in_vain, self.left_out)
+                        raise TooFewItemsError(self.found, self._count, in_vain, self.skipped)
             asked, before = self._next_round(asked, self.found - before), self.found
 
     def _item(self, stream: Generated) -> Item | None:
@@ -222,7 +222,7 @@ class Items(Iterator[Item]):
                 text=text,
                 continuation=_without_line_end(stream.text),
             )
-        self._left_out[reason] += 1
+        self._skipped[reason] += 1
         return None
 
     def _first_round(self) -> int:

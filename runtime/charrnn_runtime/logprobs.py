@@ -15,12 +15,12 @@ class LogProbs(Record):
 
     Attributes:
         chosen: float32 ``[n]``, of each character of the text.
-        likeliest: int64 ``[n, N]``, the ids of the N most likely in each one's place, the most likely first.
+        most_likely: int64 ``[n, N]``, the ids of the N most likely characters at each position, in order.
         values: float32 ``[n, N]``, the log-probabilities of these.
     """
 
     chosen: NDArray[np.float32]
-    likeliest: NDArray[np.int64]
+    most_likely: NDArray[np.int64]
     values: NDArray[np.float32]
 
     __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
@@ -32,7 +32,7 @@ class LogProbs(Record):
 
     def __getitem__(self, places: slice) -> LogProbs:
         """Some of the characters."""
-        return LogProbs(self.chosen[places], self.likeliest[places], self.values[places])
+        return LogProbs(self.chosen[places], self.most_likely[places], self.values[places])
 
     @classmethod
     def nothing(cls, count: int) -> LogProbs:
@@ -44,7 +44,7 @@ class LogProbs(Record):
         """Those of several texts, one after the other."""
         return cls(
             np.concatenate([part.chosen for part in parts]),
-            np.concatenate([part.likeliest for part in parts]),
+            np.concatenate([part.most_likely for part in parts]),
             np.concatenate([part.values for part in parts]),
         )
 
@@ -75,13 +75,13 @@ class LogProbsByRow:
         if len(rows) < logits.shape[1]:
             logits, tokens = logits[:, rows], tokens[:, rows]
         most = max(count for count, _, _ in self._wanted.values())
-        chosen, likeliest, values = logprobs_at(logits, tokens, most)
+        chosen, most_likely, values = logprobs_at(logits, tokens, most)
         for index, row in enumerate(rows):
             count, of_prompt, parts = self._wanted[row]
             first = 0 if of_prompt else max(0, int(reading[row]))
             parts.append(
                 LogProbs(
-                    chosen[first:, index], likeliest[first:, index, :count], values[first:, index, :count]
+                    chosen[first:, index], most_likely[first:, index, :count], values[first:, index, :count]
                 )
             )
 
@@ -134,11 +134,11 @@ def logprobs_at(
     """
     chosen = -losses_at(logits, targets)
     # Among equals, the lower id comes first.
-    likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :count] if count else None
-    if likeliest is None:
-        likeliest = np.zeros((*targets.shape, 0), np.int64)
-    values = np.take_along_axis(logits, likeliest, axis=-1)
-    return chosen, likeliest, values - _log_sums(logits) if count else values
+    most_likely = np.argsort(-logits, axis=-1, kind="stable")[..., :count] if count else None
+    if most_likely is None:
+        most_likely = np.zeros((*targets.shape, 0), np.int64)
+    values = np.take_along_axis(logits, most_likely, axis=-1)
+    return chosen, most_likely, values - _log_sums(logits) if count else values
 
 
 def normalized(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -211,7 +211,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
             {"chunks": "texts", "by_line": "switch", "unknown": "nothing"},
         ),
         Trace.unit: (each(model.trace("a").unit), {"name": "nothing"}),
-        Trace.likeliest: (each(model.trace("a").likeliest), {"count": "whole"}),
+        Trace.most_likely: (each(model.trace("a").most_likely), {"count": "whole"}),
         CharRNN.beam: (
             each(model.beam, length=1, beams=2),
             {
@@ -301,7 +301,7 @@ TAKES["seed"] = lambda value: value is None or TAKES["from 0"](value)
 TAKES["rank from 1"] = lambda value: value is not None and TAKES["rank"](value)
 
 RESULTS = {
-    *("AsyncText", "Continuation", "Generated", "Item", "Items", "LeftOut", "LiveBytes", "LiveText"),
+    *("AsyncText", "Continuation", "Generated", "Item", "Items", "SkippedItems", "LiveBytes", "LiveText"),
     *("LogProbs", "ModelInfo", "Output", "Score", "Step", "Trace", "__version__"),
 }
 """What the package makes, and nobody else."""

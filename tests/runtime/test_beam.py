@@ -30,9 +30,9 @@ def _nats_after(model: CharRNN, prompt: str, texts: list[str]) -> list[float]:
 def test_with_enough_beams_it_finds_the_most_likely_of_all_continuations() -> None:
     everything = ["".join(each) for each in itertools.product(SYMBOLS, repeat=2)]
     nats = dict(zip(everything, _nats_after(MODEL, "LORD ", everything), strict=True))
-    likeliest = sorted(everything, key=nats.__getitem__)
+    most_likely = sorted(everything, key=nats.__getitem__)
     found = MODEL.beam("\nLORD ", 2, beams=len(SYMBOLS))
-    assert [each.text for each in found[:5]] == likeliest[:5]
+    assert [each.text for each in found[:5]] == most_likely[:5]
     assert len(found) == len(SYMBOLS)
     whole = MODEL.beam("\nLORD ", 2, beams=len(everything) + 7)
     assert len(whole) == len(everything)
@@ -111,7 +111,7 @@ def test_it_finds_what_plain_numpy_finds(exact: SmallModel, load: Load) -> None:
     np.testing.assert_allclose([each.nats for each in found], [each[0] for each in alive], atol=1e-3)
 
 
-def test_more_beams_find_what_is_likelier_or_the_same_at_small_lengths() -> None:
+def test_more_beams_find_a_text_at_least_as_likely_at_small_lengths() -> None:
     best = [MODEL.beam("KING", 3, beams=beams)[0].nats for beams in (1, 8, 65 * 65)]
     assert best == sorted(best, reverse=True)
 

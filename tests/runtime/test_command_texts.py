@@ -174,7 +174,7 @@ def test_a_prompt_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it
 def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "-p", DECOMPOSED, "-n", 9, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("cafe", 9, seed=1)
-    assert "--unknown normalize keeps those that it knows in their other form" in "\n".join(_said(done))
+    assert "--unknown normalize keeps those that have a known form" in "\n".join(_said(done))
     done = score(MODEL, "-", "--unknown", "skip", input=DECOMPOSED.encode())
     assert "1 character was skipped" in _said(done)[-1]
 
@@ -269,7 +269,7 @@ def test_a_list_is_scored_line_by_line_by_a_model_that_learned_lines(
     nats, characters = sum(each.nats for each in scores), sum(each.characters for each in scores)
     assert (record["characters"], record["lines"]) == (characters, 3)
     assert record["bits_per_character"] == pytest.approx(nats / math.log(2) / characters, abs=1e-5)
-    assert any("was trained with --lines, so each line is scored by itself" in line for line in _said(done))
+    assert any("was trained with --lines, so each line is scored separately" in line for line in _said(done))
     each = [
         json.loads(line) for line in _ok(score(names, tmp_path / "list", "--json", "--by-line")).splitlines()
     ]
@@ -299,7 +299,7 @@ def test_columns_have_headings_and_json_has_none(score: Command) -> None:
         assert _ok(score(MODEL, "-", *options, input=b"LORD")).startswith("bits per character  perplexity")
     heading = _ok(score(BYTES, "-", "--compare", MODEL, input=b"LORD")).splitlines()[0]
     assert heading.split("  ")[0] == "bits per byte"
-    assert "other's bits per character  likelier  file" in heading
+    assert "other's bits per character  better model  file" in heading
     for line in _ok(score(MODEL, "-", "--json", "--by-line", input=b"LORD\na")).splitlines():
         assert json.loads(line)["unit"] == "character"
 
@@ -331,7 +331,7 @@ def test_info_begins_with_the_number_of_parameters_and_the_validation_loss(info:
 def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(bytes(range(256)) * 20)
     done = quality(BYTES, "--text", tmp_path / "data", "--json")
-    assert "bytes are measured, and not characters" in "\n".join(_said(done))
+    assert "bytes are measured instead of characters" in "\n".join(_said(done))
     records = [json.loads(line) for line in _ok(done).splitlines()]
     assert [each["unit"] for each in records] == ["byte", "byte"]
     assert [each["characters"] for each in records] == [200, 200]
@@ -341,9 +341,9 @@ def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_pa
 
 def test_stats_tell_the_reading_of_a_prompt_from_generating(gen: Command) -> None:
     done = gen(MODEL, "-p", "LORD " * 600, "-n", 50, "--stats", "--no-prime")
-    assert "; 3,000 characters of prompts read in " in _said(done)[-1]
+    assert "; 3,000 prompt characters read in " in _said(done)[-1]
     done = gen(MODEL, "-p", "LORD ", "-n", 50, "--stats", "--streams", 3)
-    assert "; 15 characters of prompts read in " in _said(done)[-1]
+    assert "; 15 prompt characters read in " in _said(done)[-1]
 
 
 def test_a_long_prompt_that_is_read_first_changes_nothing(gen: Command, lstm: CharRNN) -> None:

@@ -133,7 +133,7 @@ def test_stats_say_the_speed_the_device_and_the_load_time(gen: Command) -> None:
     assert len(_ok(done)) == 50
     last = done.stderr.decode().splitlines()[-1]
     assert last.startswith("50 characters in ")
-    assert "characters a second on cpu; loaded in " in last
+    assert "characters per second on cpu; model loaded in " in last
     many = gen(MODEL, "-n", 50, "--stats", "--streams", 3)
     assert many.stderr.decode().splitlines()[-1].startswith("150 characters in ")
 
@@ -282,7 +282,7 @@ def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, ls
     assert "--unknown skip" in message
     done = gen(MODEL, "-p", "aßb", "-n", 20, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("ab", 20, seed=1)
-    assert "dropped from the prompt, since the model does not know them: 'ß'" in done.stderr.decode()
+    assert "dropped unknown characters from the prompt: 'ß'" in done.stderr.decode()
     many = gen(
         MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--unknown", "skip", "--json", input="ß\nab\n".encode()
     )
@@ -357,7 +357,7 @@ def test_output_is_written_whole_and_over_nothing_without_force(
     assert _ok(done) == ""
     assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
     message = _error(gen(MODEL, "-n", 5, "-s", 1, "-o", out), 1)
-    assert f"{out} already exists; give another name, or --force to replace it" in message
+    assert f"{out} already exists; choose another name, or use --force to replace it" in message
     assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
     _ok(gen(MODEL, "-n", 5, "-s", 2, "-o", out, "--force", "--streams", 2))
     assert out.read_text().startswith("==> stream 0 <==\n")
@@ -503,7 +503,7 @@ def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) 
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 {" ".join(arguments)} >&-'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
-    assert b"stdout is closed, so there is nowhere to write the output; give --output FILE" in done.stderr
+    assert b"stdout is closed; the output cannot be written; give --output FILE" in done.stderr
 
 
 @posix
@@ -520,7 +520,7 @@ def test_a_closed_stdout_is_harmless_with_an_output_file(lstm: CharRNN, tmp_path
 def test_a_closed_stdin_is_an_error(option: str) -> None:
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" {option} <&-'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
-    assert "stdin is closed, so there is nothing to read" in _error(done, 1)
+    assert "stdin is closed; there is nothing to read" in _error(done, 1)
 
 
 @pytest.mark.parametrize(
@@ -558,18 +558,18 @@ def test_log_probabilities_stand_beside_each_character(gen: Command, lstm: CharR
     )
     assert [place["character"] for place in record["logprobs"]] == list(each.text)
     for place, chosen, ids, values in zip(
-        record["logprobs"], each.logprobs.chosen, each.logprobs.likeliest, each.logprobs.values, strict=True
+        record["logprobs"], each.logprobs.chosen, each.logprobs.most_likely, each.logprobs.values, strict=True
     ):
         assert place["logprob"] == pytest.approx(float(chosen), abs=1e-5)
-        assert [symbol for symbol, _ in place["likeliest"]] == [lstm.vocabulary.symbols[i] for i in ids]
-        assert [value for _, value in place["likeliest"]] == pytest.approx(values.tolist(), abs=1e-5)
+        assert [symbol for symbol, _ in place["most_likely"]] == [lstm.vocabulary.symbols[i] for i in ids]
+        assert [value for _, value in place["most_likely"]] == pytest.approx(values.tolist(), abs=1e-5)
 
 
 def test_log_probabilities_of_bytes_name_bytes(gen: Command, byte_model: CharRNN) -> None:
     record = json.loads(_ok(gen(BYTES, "-n", 30, "-s", 1, "-t", 3, "--json", "--logprobs", 1)))
     (each,) = byte_model.generate_each([b""], 30, seed=1, temperature=3)
     assert bytes(place["character"] for place in record["logprobs"]) == each.data
-    assert all(0 <= place["likeliest"][0][0] < 256 for place in record["logprobs"])
+    assert all(0 <= place["most_likely"][0][0] < 256 for place in record["logprobs"])
 
 
 def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharRNN) -> None:
@@ -591,7 +591,7 @@ NONSENSE = [
     ("--top-p 0", "--top-p must be above 0 and at most 1"),
     ("--min-p 1", "--min-p must be at least 0 and below 1"),
     ("--top-k 0", "--top-k must be 1 or more"),
-    ("--logprobs 2", "--logprobs is for --json"),
+    ("--logprobs 2", "--logprobs requires --json"),
     ("--json --logprobs 66", "--logprobs must be between 0 and 65"),
     ("--length -1", "--length must be 0 or more, not -1"),
     ("--length many", "--length"),
@@ -610,13 +610,13 @@ NONSENSE = [
     ("--tempp 1", "Possible options: --streams, --temp"),
     ("--prompt a", "Possible options: --prime"),
     ("--max-tokens 3", "Possible options: --length"),
-    ("--encoding latin-1", "--encoding is for --prime-file, --primes-file and --new"),
+    ("--encoding latin-1", "--encoding requires --prime-file, --primes-file or --new"),
     ("--prime-file x --encoding latin-8", "--encoding must be one that Python knows"),
     ("--prime-file x --encoding hex", "--encoding must be one that Python knows"),
     ("--beam 0", "--beam must be between 1 and 1,048,576, not 0"),
     (
         "--beam 3 -t 0.5",
-        "searches for the most likely text and samples nothing, so it excludes --temperature",
+        "searches for the most likely text instead of sampling, so it excludes --temperature",
     ),
     ("--beam 3 --seed 3", "so it excludes --seed"),
     ("--beam 3 --lines 3", "--lines writes items"),
@@ -625,18 +625,18 @@ NONSENSE = [
     ("--greedy -t 0.5", "--greedy and --temperature exclude each other"),
     ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
     ("--greedy --min-p 0.1", "--greedy and --min-p exclude each other"),
-    ("KING", "'KING' has no place here; a text to continue is given with --prime KING (see"),
-    ("KING RICHARD -n 5", "a text to continue is given with --prime 'KING RICHARD' (see"),
-    ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
+    ("KING", "unexpected argument 'KING'; to continue a text, give --prime KING (see"),
+    ("KING RICHARD -n 5", "to continue a text, give --prime 'KING RICHARD' (see"),
+    ("--prime a --prime-file b", "--prime, --prime-file and --primes-file exclude each other"),
     ("--primes-file b --streams 2", "excludes --streams"),
-    ("--interactive --json", "--interactive writes one stream"),
-    ("--force", "--force is for --output"),
-    ("--raw --json", "--raw writes the bytes of one stream and nothing else"),
-    ("--raw --streams 2", "--raw writes the bytes of one stream and nothing else"),
-    ("--raw --primes-file b", "--raw writes the bytes of one stream and nothing else"),
-    ("--raw --interactive", "--raw writes the bytes of one stream and nothing else"),
+    ("--interactive --json", "--interactive streams one text"),
+    ("--force", "--force requires --output"),
+    ("--raw --json", "--raw writes only the bytes of one stream"),
+    ("--raw --streams 2", "--raw writes only the bytes of one stream"),
+    ("--raw --primes-file b", "--raw writes only the bytes of one stream"),
+    ("--raw --interactive", "--raw writes only the bytes of one stream"),
     ("--nonsense", "No such option: --nonsense"),
-    ("one more", "'one more' has no place here"),
+    ("one more", "unexpected argument 'one more'"),
 ]
 
 RUN_ALL = """
@@ -830,7 +830,7 @@ def test_score_takes_any_file_for_models_of_bytes(
     assert "not UTF-8" in _error(score(BYTES, tmp_path / "data", "--compare", MODEL), 1)
 
 
-def test_the_likelier_model_is_the_one_that_gives_the_text_the_higher_probability(
+def test_the_better_model_is_the_one_that_gives_the_text_the_higher_probability(
     score: Command, lstm: CharRNN, byte_model: CharRNN
 ) -> None:
     text = "naïve"  # five characters to one model, if it knew ï; six bytes to the other
@@ -838,15 +838,15 @@ def test_the_likelier_model_is_the_one_that_gives_the_text_the_higher_probabilit
     done = score(MODEL, "-", "--by-line", "--json", "--compare", BYTES, input=f"{known}\n\n".encode())
     first, empty = [json.loads(line) for line in _ok(done).splitlines()]
     nats = [model.score(known).nats for model in (lstm, byte_model)]
-    assert first["likelier"] == str(MODEL if nats[0] < nats[1] else BYTES)
+    assert first["better_model"] == str(MODEL if nats[0] < nats[1] else BYTES)
     assert first["other_characters"] == len(known)
-    assert empty["likelier"] is None  # both are sure of nothing
+    assert empty["better_model"] is None  # both are sure of nothing
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", BYTES, input=text.encode())
     record = json.loads(_ok(done))
     assert (record["characters"], record["other_characters"]) == (4, 6)
-    assert record["likelier"] is None  # one of them left out what the other had to predict
+    assert record["better_model"] is None  # one of them left out what the other had to predict
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", MODEL, input=text.encode())
-    assert json.loads(_ok(done))["likelier"] is None  # equal
+    assert json.loads(_ok(done))["better_model"] is None  # equal
     assert "  neither  -" in _ok(score(MODEL, "-", "--compare", MODEL, input=b"LORD"))
 
 
@@ -879,8 +879,8 @@ def test_an_unknown_character_is_found_in_its_line(score: Command, gen: Command,
 
 
 def test_batch_is_for_many_streams(gen: Command) -> None:
-    assert "--batch is for many streams" in _error(gen(MODEL, "--batch", 4), 2)
-    assert "--batch is for many streams" in _error(gen(MODEL, "-i", "--batch", 4), 2)
+    assert "--batch requires several streams" in _error(gen(MODEL, "--batch", 4), 2)
+    assert "--batch requires several streams" in _error(gen(MODEL, "-i", "--batch", 4), 2)
 
 
 def test_score_leaves_a_byte_order_mark_out_as_training_does(score: Command, lstm: CharRNN) -> None:

@@ -21,12 +21,12 @@ from charrnn_runtime import (
     CharRNN,
     CharRNNError,
     DeviceError,
-    LeftOut,
     ModelFormatError,
     QueueFullError,
     Request,
     Sampling,
     SettingError,
+    SkippedItems,
     State,
     TooFewItemsError,
     UnknownCharacterError,
@@ -256,7 +256,7 @@ ERRORS: list[CharRNNError] = [
     QueueFullError("full", "max_waiting"),
     UnknownCharacterError(["\x00", "é"], [0, 4], 62, index=3),
     WriteError(Path("somewhere"), OSError(28, "No space left on device")),
-    TooFewItemsError(3, 5, 70, LeftOut()),
+    TooFewItemsError(3, 5, 70, SkippedItems()),
 ]
 
 

@@ -55,7 +55,7 @@ def test_items_come_one_a_line_and_nothing_else(gen: Command, path: Path, names:
     with draw_items(names, 30, seed=7) as items:
         assert _lines(done) == [item.text for item in items]
     said = done.stderr.decode().splitlines()
-    assert said == [f"{path}: lstm 2x12 fp32 on cpu, seed 7", f"skipped: {items.left_out.empty} empty"]
+    assert said == [f"{path}: lstm 2x12 fp32 on cpu, seed 7", f"skipped: {items.skipped.empty} empty"]
     assert gen(path, "--lines", 30, "-s", 7, "--batch", 3, "-q").stdout == done.stdout
 
 
@@ -71,10 +71,10 @@ def test_unique_and_new_leave_out_what_was_there_before(
     found = _lines(done)
     assert found == expected
     assert len(set(found) - known) == 20
-    left_out = items.left_out
+    skipped = items.skipped
     said = done.stderr.decode()
-    assert f"skipped: {left_out.repeated} repeated, {left_out.known} that are in {file}, " in said
-    assert f"{left_out.unended} without an end in 2 characters (--length)" in said
+    assert f"skipped: {skipped.repeated} repeated, {skipped.known} that are in {file}, " in said
+    assert f"{skipped.unended} longer than 2 characters (--length)" in said
     typed = gen(path, "-n", 2, "-s", 7, "--unique", "--new", "-", input=file.read_bytes())
     assert typed.stdout == done.stdout
 
@@ -97,7 +97,7 @@ def test_items_begin_with_the_prompt_which_may_be_omitted(gen: Command, path: Pa
     assert _lines(gen(path, *options, "--no-prime")) == [item.continuation for item in items]
     skipped = gen(path, "-p", "Eßm", *options[2:-1], "--unknown", "skip")
     assert _lines(skipped) == [item.text for item in items]
-    assert "dropped from the prompt, since the model does not know them: 'ß'" in skipped.stderr.decode()
+    assert "dropped unknown characters from the prompt: 'ß'" in skipped.stderr.decode()
     assert "'ß' (U+00DF) at position 1" in _error(gen(path, "-p", "Eß", "--lines", 3), 1)
 
 
@@ -171,7 +171,7 @@ def test_models_of_lines_write_running_text_where_that_is_asked_for(
 
 def test_other_models_write_running_text_by_themselves(gen: Command, path: Path, names: CharRNN) -> None:
     assert gen(path, "-s", 7, "-n", 90).stdout.decode() == names.generate("", 90, seed=7)
-    assert "--batch is for many streams" in _error(gen(path, "--batch", 4), 2)
+    assert "--batch requires several streams" in _error(gen(path, "--batch", 4), 2)
 
 
 # --- too few -----------------------------------------------------------------------------------------------
@@ -244,14 +244,14 @@ def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lines", "0"], "--lines must be 1 or more, not 0; for running text give --streams 1 instead"),
+        (["--lines", "0"], "--lines must be 1 or more, not 0; for running text, give --streams 1 instead"),
         (["--lines", "3", "--streams", "2"], "it excludes --streams"),
         (["--unique", "--stop", "x"], "--unique writes items"),
         (["--new", "-", "--primes-file", "-"], "it excludes --primes-file"),
         (["--lines", "3", "--prime-file", "x"], "it excludes --prime-file"),
         (["--lines", "3", "--raw"], "it excludes --raw"),
         (["--lines", "3", "--interactive"], "it excludes --interactive"),
-        (["--lines", "3", "--greedy"], "--greedy writes the same item each time: give --lines 1"),
+        (["--lines", "3", "--greedy"], "--greedy writes the same item every time: give --lines 1"),
         (["--lines", "3", "--length", "0"], "--length must be 1 or more for items, not 0"),
     ],
 )

@@ -12,8 +12,8 @@ import pytest
 from charrnn_runtime import (
     CharRNN,
     Item,
-    LeftOut,
     SettingError,
+    SkippedItems,
     TooFewItemsError,
     UnknownCharacterError,
     draw_items,
@@ -88,10 +88,10 @@ def test_lines_that_are_empty_or_too_long_are_not_items(model: CharRNN) -> None:
     with draw_items(model, 20, length=2, **SEED) as items:
         found = list(items)
         assert all(1 <= len(item.continuation) <= 2 for item in found)
-        left_out = items.left_out
-    assert left_out.unended > 0
+        skipped = items.skipped
+    assert skipped.unended > 0
     assert items.found == 20
-    assert items.streams == 20 + left_out.unended + left_out.empty == found[-1].stream + 1
+    assert items.streams == 20 + skipped.unended + skipped.empty == found[-1].stream + 1
 
 
 def test_an_item_may_have_just_as_many_characters_as_the_length(names: CharRNN) -> None:
@@ -127,7 +127,7 @@ def test_unique_items_are_the_first_of_each(model: CharRNN) -> None:
     with draw_items(model, len(firsts), unique=True, **SHORT) as unique:
         assert texts(unique) == firsts
         last = plain.index(firsts[-1])
-        assert unique.left_out.repeated == last + 1 - len(firsts)
+        assert unique.skipped.repeated == last + 1 - len(firsts)
 
 
 def test_new_items_are_those_that_are_not_known(model: CharRNN) -> None:
@@ -137,7 +137,7 @@ def test_new_items_are_those_that_are_not_known(model: CharRNN) -> None:
     for form in (known, set(known), [text + "\n" for text in known], (text + "\r\n" for text in known)):
         with draw_items(model, len(expected), new=form, **SHORT) as new:
             assert texts(new) == expected
-            assert new.left_out.known > 0
+            assert new.skipped.known > 0
     both = draw_items(model, len(set(expected)), unique=True, new=known, **SHORT)
     assert texts(both) == list(dict.fromkeys(expected))
 
@@ -229,9 +229,9 @@ def test_drawing_gives_up_after_so_many_streams_that_gave_none(
         found.extend(item.text for item in items)
     assert found == expected
     assert caught.value.found == items.found == len(expected)
-    assert caught.value.left_out == items.left_out
-    assert items.left_out.repeated > 0
-    assert items.streams == len(expected) + sum(items.left_out._values())
+    assert caught.value.skipped == items.skipped
+    assert items.skipped.repeated > 0
+    assert items.streams == len(expected) + sum(items.skipped._values())
 
 
 def test_drawing_gives_up_after_so_many_characters_that_gave_none(
@@ -258,7 +258,7 @@ def test_the_error_says_what_was_skipped_and_what_helps(
     assert "30 streams" in message
     assert "30 too long" in message
     assert "let them be longer (--length)" in in_options(caught.value)
-    assert LeftOut(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
+    assert SkippedItems(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
 
 
 # --- what is invalid ---------------------------------------------------------------------------------------

@@ -736,7 +736,7 @@ def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
     ]
     for way in ways:
         assert way(sampling=sampling) == way(**fields)
-        with pytest.raises(SettingError, match="give sampling or top_k, not both"):
+        with pytest.raises(SettingError, match="give either sampling or top_k, not both"):
             way(sampling=sampling, top_k=3)
         with pytest.raises(TypeError, match="there is no option 'topk'"):
             way(topk=3)
@@ -822,10 +822,10 @@ def test_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Loa
     for place, token in enumerate(sampled):
         expected = logits - logits.max() - math.log(np.exp(logits - logits.max()).sum())
         assert each.logprobs.chosen[place] == pytest.approx(expected[token], abs=3e-5)
-        likeliest = each.logprobs.likeliest[place]
-        assert len(set(likeliest.tolist())) == count
-        np.testing.assert_allclose(each.logprobs.values[place], expected[likeliest], atol=3e-5)
-        np.testing.assert_allclose(expected[likeliest], np.sort(expected)[::-1][:count], atol=3e-5)
+        most_likely = each.logprobs.most_likely[place]
+        assert len(set(most_likely.tolist())) == count
+        np.testing.assert_allclose(each.logprobs.values[place], expected[most_likely], atol=3e-5)
+        np.testing.assert_allclose(expected[most_likely], np.sort(expected)[::-1][:count], atol=3e-5)
         logits, row = naive_step(exact.cell, exact.layers, weights, int(token), row)
 
 
@@ -847,7 +847,7 @@ def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(
         assert outputs[0].logprobs is not None
         alone = outputs[0].logprobs[: len(other.text)]
         np.testing.assert_array_equal(other.logprobs.chosen, alone.chosen)
-        np.testing.assert_array_equal(other.logprobs.likeliest, alone.likeliest)
+        np.testing.assert_array_equal(other.logprobs.most_likely, alone.most_likely)
         np.testing.assert_array_equal(other.logprobs.values, alone.values)
 
 

@@ -206,7 +206,7 @@ def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} "{MODEL}" {words} {redirection}'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
     if redirection == ">&-":
-        message = f"charrnn-{command}: error: stdout is closed, so there is nowhere to write the output"
+        message = f"charrnn-{command}: error: stdout is closed; the output cannot be written"
         message += "; give --output FILE" if command == "gen" else ""
         assert (done.returncode, done.stderr.decode().splitlines()[-1]) == (1, message)
     else:

@@ -280,7 +280,7 @@ def test_without_word_from_a_model_the_first_nine_tenths_are_the_training_text(
 ) -> None:
     done = command(MODEL, "--text", text, "-n", 60, "-s", 1, "--json")
     said = done.stderr.decode()
-    assert f"{MODEL} was trained on another text than {text}, or does not say on which" in said
+    assert f"{MODEL} was trained on a text other than {text}, or does not record which" in said
     assert "the first 90 %" in said
     assert _records(done)[1]["characters"] == 60
 
@@ -291,8 +291,8 @@ def test_the_longest_training_part_of_all_models_counts(
     models = [trained_on(text, end, name=f"{end}.onnx") for end in (100, 2550, 9)]
     done = command(*models, "--text", text, "-n", 100, "-s", 1, "--json")
     assert _records(done)[-1]["characters"] == len(text.read_text()) - 2550 == 60
-    assert "has 60 characters of the 100" in done.stderr.decode()
-    assert "--length 60 makes them alike" in done.stderr.decode()
+    assert "has 60 characters, but each model generates 100" in done.stderr.decode()
+    assert "--length 60 makes them comparable" in done.stderr.decode()
 
 
 def test_a_text_that_was_trained_on_to_its_end_has_nothing_held_out(
@@ -300,7 +300,7 @@ def test_a_text_that_was_trained_on_to_its_end_has_nothing_held_out(
 ) -> None:
     done = command(trained_on(text, len(text.read_text())), "--text", text, "-n", 50, "-s", 1, "--json")
     assert len(_records(done)) == 1
-    assert "no text is held out" in done.stderr.decode()
+    assert "no part of" in done.stderr.decode()
     other = text.with_name("other.txt")
     other.write_text("Something else entirely.")
     done = command(MODEL, "--text", text, "--held-out", other, "-n", 50, "-s", 1, "--json")
@@ -428,4 +428,4 @@ def test_other_texts_have_their_lines_counted_beside_models_of_lines(
 
 def test_a_model_of_lines_that_ends_none_is_an_error(command: Command, of_lines: Path, listed: Path) -> None:
     done = command(of_lines, "--text", listed, "--top-k", 1, "-p", "c", "-n", 50)
-    assert "was trained on lines, but after 0 of them it ended none within 1,000" in _error(done, 1)
+    assert "was trained on lines, but after 0 items no line ended within 1,000" in _error(done, 1)

@@ -359,7 +359,7 @@ def _no_kernels(_: dict[str, Any]) -> None:
         (lambda outputs: outputs["next_state"].fill(0.0), "gave states on this GPU that differ by .* CPU's"),
         (lambda outputs: outputs["next_state"].__imul__(1.01), "gave states on this GPU that differ by"),
         (lambda outputs: outputs["next_token"].fill(99), r"gave the tokens \[99, 99\], which are not in the"),
-        (lambda outputs: outputs["next_token"].fill(0), "took the symbol 0 on this GPU where .* likeliest"),
+        (lambda outputs: outputs["next_token"].fill(0), "took the symbol 0 on this GPU where .* most likely"),
     ],
 )
 def test_a_gpu_that_fails_the_trial_step_is_refused_with_its_reason(

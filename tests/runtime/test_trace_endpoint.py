@@ -44,7 +44,7 @@ def test_it_gives_what_the_model_gives(ask: Ask, lstm: CharRNN) -> None:
     assert "".join(answer["tokens"]) == text
     assert answer["text_offset"] == list(range(len(text)))
     np.testing.assert_allclose(answer["token_logprobs"], -trace.bits * np.log(2), atol=1e-4)
-    ids, probabilities = trace.likeliest(3)
+    ids, probabilities = trace.most_likely(3)
     for index in (0, 1, len(text) - 1):
         best = answer["top_logprobs"][index]
         assert list(best) == [lstm.vocabulary.symbols[each] for each in ids[index]]

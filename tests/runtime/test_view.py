@@ -62,7 +62,7 @@ def _error(done: Done, code: int) -> str:
 def test_a_pipe_gets_digits_under_the_text(lstm: CharRNN) -> None:
     done = view(MODEL, "-", input=TEXT.encode(), env={"FORCE_COLOR": "1", "COLUMNS": None})
     title, nothing, *rows = _ok(done).split("\n")
-    assert (title, nothing) == ("surprise in bits: 0 to 9, + for 10 and more", "")
+    assert (title, nothing) == ("surprise in bits: 0 to 9, + for 10 or more", "")
     assert "\x1b" not in done.stdout.decode()
     bits = lstm.trace(TEXT).bits
     digits = ["+" if each >= 9.5 else str(round(each)) for each in bits.tolist()]
@@ -70,10 +70,10 @@ def test_a_pipe_gets_digits_under_the_text(lstm: CharRNN) -> None:
     assert rows[3:6] == ["who reads it?", "".join(digits[18:]), ""]
 
 
-def test_units_and_the_likeliest_have_rows_of_their_own(lstm: CharRNN) -> None:
+def test_units_and_the_most_likely_have_rows_of_their_own(lstm: CharRNN) -> None:
     done = view(MODEL, "-", "--unit", "1:3", "--unit", "o0:2", "--top", "2", input=b"LORD of")
     trace = lstm.trace("LORD of")
-    ids, _ = trace.likeliest(2)
+    ids, _ = trace.most_likely(2)
     first, second = (
         "".join(shown_symbol(lstm.vocabulary, token) for token in ids[:, rank].tolist()) for rank in range(2)
     )
@@ -84,7 +84,7 @@ def test_units_and_the_likeliest_have_rows_of_their_own(lstm: CharRNN) -> None:
     assert _ok(done).split("\n") == [
         "unit c1:3; digits 0 to 9 stand for -1 to 1",
         "unit o0:2; digits 0 to 9 stand for 0 to 1, ? where c is near 0",
-        "under each character, the 2 likeliest in its place",
+        "below each character, the 2 most likely at its position",
         "",
         "      LORD of",
         f"c1:3  {signed}",
@@ -189,7 +189,7 @@ def test_no_color_is_honoured(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NO_COLOR", "1")
     written = _lines(lstm, TEXT, [View()], top=1)
     assert "\x1b" not in written
-    assert "0 to 9, + for 10 and more" in written
+    assert "0 to 9, + for 10 or more" in written
 
 
 # --- JSON --------------------------------------------------------------------------------------------------
@@ -200,21 +200,21 @@ def test_json_has_an_object_for_each_symbol(lstm: CharRNN) -> None:
     rows = [json.loads(line) for line in _ok(done).splitlines()]
     trace = lstm.trace(TEXT)
     assert "".join(row["character"] for row in rows) == TEXT
-    ids, probabilities = trace.likeliest(3)
+    ids, probabilities = trace.most_likely(3)
     for place, row in enumerate(rows):
         assert row["bits"] == pytest.approx(float(trace.bits[place]), abs=1e-4)
         assert row["units"] == {"c1:3": pytest.approx(float(trace.unit("1:3")[place]), abs=1e-4)}
-        assert [each["character"] for each in row["likeliest"]] == [
+        assert [each["character"] for each in row["most_likely"]] == [
             lstm.vocabulary.symbols[token] for token in ids[place]
         ]
-        assert row["likeliest"][0]["probability"] == pytest.approx(float(probabilities[place, 0]), abs=1e-5)
+        assert row["most_likely"][0]["probability"] == pytest.approx(float(probabilities[place, 0]), abs=1e-5)
 
 
 def test_json_of_a_byte_model_has_bytes() -> None:
     done = view(BYTES, "-", "--json", input="é".encode() + b"\xff")
     rows = [json.loads(line) for line in _ok(done).splitlines()]
     assert [row["byte"] for row in rows] == [0xC3, 0xA9, 0xFF]
-    assert all(len(row["likeliest"]) == 5 and "units" not in row for row in rows)
+    assert all(len(row["most_likely"]) == 5 and "units" not in row for row in rows)
 
 
 def test_bits_are_those_of_charrnn_score(score: Command) -> None:
@@ -278,7 +278,7 @@ def test_a_page_never_replaces_what_is_read(in_folder: Path, input_name: str) ->
     os.link(in_folder / input_name, in_folder / "page")
     before = (in_folder / "page").read_bytes()
     options = ("--find-in", "other", "--html", "page", "--force")
-    assert "would replace what is read" in _error(view("model", "text", *options, cwd=in_folder), 2)
+    assert "would replace an input file" in _error(view("model", "text", *options, cwd=in_folder), 2)
     assert (in_folder / "page").read_bytes() == before
 
 
@@ -415,8 +415,8 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     assert "omit --json" in _error(view(MODEL, "-", "--html", "x", "--json", input=b"a"), 2)
     assert "200,000" in _error(view(MODEL, "-", "--html", "x", "-n", "200001", input=b"a"), 2)
     twice = _error(view(MODEL, "-", "--find-in", "-", input=b"a"), 2)
-    assert "name a file for one of them" in twice
-    assert "--force is for --html" in _error(view(MODEL, "-", "--force", input=b"a"), 2)
+    assert "give a file for one of them" in twice
+    assert "--force requires --html" in _error(view(MODEL, "-", "--force", input=b"a"), 2)
     assert "does not know: '☃' (U+2603) at position 1" in _error(view(MODEL, "-", input="a☃".encode()), 1)
     assert "cannot be read" in _error(view(MODEL, tmp_path / "none"), 1)
 

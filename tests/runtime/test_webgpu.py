@@ -257,7 +257,7 @@ def test_charrnn_gen_writes_what_it_writes_on_the_cpu(gpu: None, gen: Command) -
     done = [gen(RNN, *options, "--device", device, env=_environment()) for device in ("webgpu", "cpu")]
     assert [each.returncode for each in done] == [0, 0], done
     assert done[0].stdout == done[1].stdout
-    assert b"characters a second on webgpu" in done[0].stderr
+    assert b"characters per second on webgpu" in done[0].stderr
     assert b"onnxruntime" not in done[0].stderr
 
 

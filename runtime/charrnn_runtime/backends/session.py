@@ -298,7 +298,7 @@ class Engine:
         }
         for name, value in Sampling(1.0).inputs(info.top_k_max).items():
             feeds[name] = np.full(rows, value, SETTING_TYPES[name])
-        feeds["top_k"][0] = 1  # the first stream takes the likeliest symbol, which devices agree on
+        feeds["top_k"][0] = 1  # the first stream takes the most likely symbol, which devices agree on
         outputs: list[NDArray[Any]] = session.run(
             [each.name for each in spec.OUTPUTS], feeds, run_options(-1)
         )
@@ -335,7 +335,7 @@ class Engine:
                 return f"gave {name} on this GPU that differ by {apart:.2g} from the CPU's"
         logits, token = outputs[0][0], int(outputs[1][0])
         if logits[token] < logits.max() - near * max(1.0, float(np.abs(logits).max())):
-            return f"took the symbol {token} on this GPU where {int(logits.argmax())} is the likeliest"
+            return f"took the symbol {token} on this GPU where {int(logits.argmax())} is the most likely"
         return None
 
 

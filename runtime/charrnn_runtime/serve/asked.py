@@ -25,7 +25,7 @@ DEFAULT_TEMPERATURE: Final = 1.0
 """What OpenAI's API takes where a request does not say."""
 
 _COLDEST: Final = 1e-4
-"""Below this temperature, the likeliest character is always taken."""
+"""Below this temperature, the most likely character is always taken."""
 
 MOST_LOGPROBS: Final = 2_000_000
 """How many log-probabilities one answer may have."""
@@ -45,7 +45,7 @@ class Asked(Record):
         sampling: how these are chosen.
         seed: decides the random numbers.
         stop: the texts that end a choice; the model can write each of them.
-        logprobs: for how many of the likeliest characters log-probabilities are wanted; None for none.
+        logprobs: for how many of the most likely characters log-probabilities are wanted; None for none.
         echo: whether a text begins with its prompt.
         stream: whether the texts are wanted as they come.
         include_usage: whether the last event of a stream says how many characters there were.

@@ -166,11 +166,11 @@ class _Log:
         known = self._logprobs[: count - without]
         self._logprobs = self._logprobs[count - without :]
         chosen = np.maximum(known.chosen, _LEAST).tolist()
-        others = [[self._name(each) for each in row] for row in known.likeliest.tolist()]
+        others = [[self._name(each) for each in row] for row in known.most_likely.tolist()]
         values = np.maximum(known.values, _LEAST).tolist()
-        likeliest = [dict(zip(*each, strict=True)) for each in zip(others, values, strict=True)]
+        most_likely = [dict(zip(*each, strict=True)) for each in zip(others, values, strict=True)]
         names = [self._name(each) for each in ids]
-        for name, value, best in zip(names[without:], chosen, likeliest, strict=True):
+        for name, value, best in zip(names[without:], chosen, most_likely, strict=True):
             best.setdefault(name, value)
         offsets = []
         for each in ids:
@@ -179,7 +179,7 @@ class _Log:
         return {
             "tokens": names,
             "token_logprobs": [None] * without + chosen,
-            "top_logprobs": [None] * without + likeliest,
+            "top_logprobs": [None] * without + most_likely,
             "text_offset": offsets,
         }
 

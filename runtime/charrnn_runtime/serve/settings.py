@@ -45,7 +45,7 @@ class ServeSettings(Record):
         max_body: the most bytes of a request's body, at least 1,024.
         max_prompt: the most characters of a prompt (bytes, at the byte level).
         max_length: the most characters that one choice may have.
-        max_logprobs: for how many of the likeliest characters log-probabilities can be asked.
+        max_logprobs: for how many of the most likely characters log-probabilities can be asked.
         max_choices: the most choices, and therefore streams, of one request.
         max_running: how many streams of a model run at once; None for as many as run well on the device.
         max_waiting: how many streams of a model may wait. A request that finds no place is refused with 429.

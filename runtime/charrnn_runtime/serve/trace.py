@@ -26,7 +26,7 @@ from charrnn_runtime.serve.asked import prompt_ids
 from charrnn_runtime.serve.bodies import Fields, read_object
 from charrnn_runtime.serve.choices import token_name
 from charrnn_runtime.serve.service import Served, Service, service_of
-from charrnn_runtime.view.trace import Trace, chunk_length, likeliest
+from charrnn_runtime.view.trace import Trace, chunk_length, most_likely
 from charrnn_runtime.view.units import unit_names, unit_of
 from charrnn_runtime.vocabulary import Vocabulary
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
 
 _TOP: Final = 5
-"""How many of the likeliest symbols are given, unless the request says otherwise."""
+"""How many of the most likely symbols are given, unless the request says otherwise."""
 
 _MOST_SYMBOLS: Final = 20_000
 """How long a text may be, within the limit on prompts: the answer takes about 150 bytes a symbol."""
@@ -55,7 +55,7 @@ class _Asked:
         served: the model.
         ids: int64 ``[T]``, the text.
         offsets: where in the text each of them is, in characters.
-        top: how many of the likeliest symbols are wanted.
+        top: how many of the most likely symbols are wanted.
         units: the names of the units that are wanted.
     """
 
@@ -127,7 +127,7 @@ class _Job:
         self._end = time.monotonic() + seconds
         self._tokens: list[str] = []
         self._chosen: list[float] = []
-        self._likeliest: list[dict[str, float]] = []
+        self._most_likely: list[dict[str, float]] = []
         self._units: dict[str, list[float | None]] = {name: [] for name in asked.units}
 
     def run(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class _Job:
             "tokens": self._tokens,
             "text_offset": self._asked.offsets,
             "token_logprobs": self._chosen,
-            "top_logprobs": self._likeliest,
+            "top_logprobs": self._most_likely,
             "units": self._units,
             "unit_names": unit_names(self._asked.served.model.info.state_layout),
         }
@@ -165,11 +165,11 @@ class _Job:
         vocabulary, ids = trace.vocabulary, trace.ids
         self._tokens += [token_name(vocabulary, each) for each in ids.tolist()]
         self._chosen += _rounded(np.take_along_axis(trace.logprobs, ids[:, None], axis=1)[:, 0])
-        best = likeliest(trace.logprobs, self._asked.top)  # [T, N]
+        best = most_likely(trace.logprobs, self._asked.top)  # [T, N]
         values = np.take_along_axis(trace.logprobs, best, axis=1)
         for row, nats in zip(best.tolist(), values, strict=True):
             names = [token_name(vocabulary, each) for each in row]
-            self._likeliest.append(dict(zip(names, _rounded(nats), strict=True)))
+            self._most_likely.append(dict(zip(names, _rounded(nats), strict=True)))
         for name, activations in self._units.items():
             # An output gate that the state does not tell is NaN, which JSON has not.
             activations += [None if math.isnan(it) else it for it in _rounded(trace.unit(name))]

@@ -25,7 +25,7 @@ from charrnn_runtime.view.units import Unit, unit_names, unit_of
 _ALL_UNITS: Final = 4 * 1024 * 1024
 """How many activations, of a byte each, a page holds so that every unit can be chosen."""
 
-_LIKELIEST: Final = 5
+_MOST_LIKELY: Final = 5
 _NOT_KNOWN: Final = -128
 """The activation of a gate that the state does not tell."""
 
@@ -50,7 +50,7 @@ class Page:
             self._units |= {unit_of(layout, each): "" for each in unit_names(layout) if each not in known}
         self._characters: list[str] = []
         self._bits: list[NDArray[np.uint16]] = []
-        self._likeliest: list[NDArray[np.int64]] = []
+        self._most_likely: list[NDArray[np.int64]] = []
         self._probabilities: list[NDArray[np.uint16]] = []
         self._activations: list[NDArray[np.int8]] = []
 
@@ -69,8 +69,8 @@ class Page:
         self._characters += [each if each in " \n" else shown(each) for each in cells.characters]
         hundredths = np.round(cells.sums(trace.bits) * 100.0)
         self._bits.append(np.clip(hundredths, 0, 65535).astype(np.uint16))
-        ids, probabilities = trace.likeliest(_LIKELIEST)
-        self._likeliest.append(ids[cells.starts])
+        ids, probabilities = trace.most_likely(_MOST_LIKELY)
+        self._most_likely.append(ids[cells.starts])
         self._probabilities.append(np.round(probabilities[cells.starts] * 65535.0).astype(np.uint16))
         states = trace.states[cells.ends - 1]
         activations = np.empty((len(self._units), len(cells)), np.int8)
@@ -97,16 +97,16 @@ class Page:
 
     def _data(self, model: str) -> dict[str, Any]:
         info = self._info
-        likeliest = np.concatenate(self._likeliest)  # [n, 5]
-        used, places = np.unique(likeliest, return_inverse=True)
+        most_likely = np.concatenate(self._most_likely)  # [n, 5]
+        used, places = np.unique(most_likely, return_inverse=True)
         return {
             "model": model,
             "network": f"{info.cell} {info.layers}x{info.hidden_size}",
             "text": _visible(self._name),
             "characters": self._characters,
             "symbols": [shown_symbol(info.vocabulary, token) for token in used.tolist()],
-            "count": likeliest.shape[1],
-            "likeliest": _base64(places.astype("<u2")),
+            "count": most_likely.shape[1],
+            "most_likely": _base64(places.astype("<u2")),
             "probabilities": _base64(np.concatenate(self._probabilities).astype("<u2")),
             "bits": _base64(np.concatenate(self._bits).astype("<u2")),
             "units": [{"name": unit.name, "follows": follows} for unit, follows in self._units.items()],

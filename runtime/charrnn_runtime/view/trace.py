@@ -97,7 +97,7 @@ class Trace(Record):
         """
         return unit_of(self.layout, name).activation(self.states)
 
-    def likeliest(self, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def most_likely(self, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The most likely symbols in each symbol's place, the most likely first.
 
         Args:
@@ -107,7 +107,7 @@ class Trace(Record):
             Their ids, int64 ``[T, N]``, and their probabilities, float32 ``[T, N]``.
         """
         count = min(whole_number_from("count", count, 1, spec.MAX_VOCABULARY), self.logprobs.shape[1])
-        ids = likeliest(self.logprobs, count)
+        ids = most_likely(self.logprobs, count)
         return ids, np.exp(np.take_along_axis(self.logprobs, ids, axis=1))
 
     def _repr_html_(self) -> str:
@@ -117,7 +117,7 @@ class Trace(Record):
         head = self.ids[:_MOST_SHOWN]
         cells = cells_of(self.vocabulary, head)
         count = min(5, self.logprobs.shape[1])
-        ids = likeliest(self.logprobs[:_MOST_SHOWN], count)
+        ids = most_likely(self.logprobs[:_MOST_SHOWN], count)
         probabilities = np.exp(np.take_along_axis(self.logprobs[:_MOST_SHOWN], ids, axis=1))
         spans = []
         bits = cells.sums(self.bits[:_MOST_SHOWN]).tolist()
@@ -127,7 +127,7 @@ class Trace(Record):
                 for token, probability in zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
             )
             spans.append(
-                f'<span title="{each:.2f} bits; likeliest: {html.escape(likely)}" '
+                f'<span title="{each:.2f} bits; most likely: {html.escape(likely)}" '
                 f'style="background:rgba(230,90,20,{min(each, _MOST_BITS) / _MOST_BITS:.2f})">'
                 f"{html.escape(character if character == ' ' else shown(character))}</span>"
                 + ("\n" if character == "\n" else "")
@@ -211,7 +211,7 @@ def chunk_length(vocabulary_size: int, state_size: int, most_bytes: int = 1 << 2
     return max(16, most_bytes // (4 * (vocabulary_size + state_size)))
 
 
-def likeliest(logprobs: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+def most_likely(logprobs: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """The ids of the most likely symbols in each row, the most likely first; of equal ones the lower id.
 
     Args:

@@ -31,9 +31,9 @@ function sentence(panel, index) {
 }
 
 function alternatives(panel, index) {
-  const likeliest = panel.trace?.likeliest[index];
-  if (!likeliest) return [];
-  const buttons = Object.entries(likeliest)
+  const mostLikely = panel.trace?.mostLikely[index];
+  if (!mostLikely) return [];
+  const buttons = Object.entries(mostLikely)
     .filter(([character]) => character !== panel.characters[index])
     .sort((one, other) => other[1] - one[1])
     .map(([character, nats]) => {

@@ -203,15 +203,15 @@ export class Panel {
 /** A trace by characters: at the byte level, several bytes are one. */
 function byCharacter(trace, most) {
   const nats = [];
-  const likeliest = [];
+  const mostLikely = [];
   const units = Object.fromEntries(Object.keys(trace.units).map((name) => [name, []]));
   trace.text_offset.forEach((offset, at) => {
     if (offset >= most) return;
     nats[offset] = (nats[offset] ?? 0) + trace.token_logprobs[at];
-    likeliest[offset] ??= trace.top_logprobs[at];
+    mostLikely[offset] ??= trace.top_logprobs[at];
     for (const name in units) units[name][offset] = trace.units[name][at];
   });
-  return { nats, likeliest, units };
+  return { nats, mostLikely, units };
 }
 
 function baseClass(character, className) {
