@@ -15,7 +15,7 @@ from charrnn_runtime.cli import score as score_command
 from charrnn_runtime.cli import score_rows, texts
 from charrnn_runtime.compressed import Unpacked
 
-PIECE = 1_000
+PIECE = 2_000
 PATH = Path("a text")
 JSON_BITS = score_rows.Options("error", per_char=True, as_json=True)
 
@@ -69,9 +69,9 @@ def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
 @pytest.mark.parametrize("options", [{}, {"per_char": True}, {"per_char": True, "as_json": True}])
 def test_a_long_text_takes_no_more_memory_than_a_short_one(lstm: CharRNN, options: dict[str, bool]) -> None:
     peak([lstm], "LORD of all", PIECE, **options)  # what is made once
-    short = peak([lstm], "LORD of all", 3 * PIECE, **options)
-    # Holding the text would take 6 pieces more; what Python allocates besides differs by one or two.
-    assert peak([lstm], "LORD of all", 9 * PIECE, **options) < short + 3 * PIECE
+    short = peak([lstm], "LORD of all", 4 * PIECE, **options)
+    # Holding the text would take 8 pieces more; what Python allocates besides differs by one or two.
+    assert peak([lstm], "LORD of all", 12 * PIECE, **options) < short + 4 * PIECE
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -80,8 +80,8 @@ def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
 ) -> None:
     models = [lstm, byte_model]  # the first skips every ß, the second reads two bytes for it
     peak(models, "ßßßßa", PIECE)
-    short = peak(models, "ßßßßa", 4 * PIECE)
-    assert peak(models, "ßßßßa", 10 * PIECE) < short + 3 * PIECE
+    short = peak(models, "ßßßßa", 5 * PIECE)
+    assert peak(models, "ßßßßa", 12 * PIECE) < short + 3 * PIECE
 
 
 @pytest.mark.usefixtures("small_pieces")
