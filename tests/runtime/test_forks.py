@@ -32,6 +32,13 @@ from charrnn_runtime import CharRNN, CharRNNError, DeviceError
 
 path = sys.argv[1]
 
+busy, ended = threading.Event(), False
+
+def goes_on():
+    \"\"\"Whether another thread is to go on; it waits while a child works, which need not be slowed down.\"\"\"
+    busy.wait()
+    return not ended
+
 def in_child(work):
     \"\"\"Fork; the child does some work and ends as a program does.\"\"\"
     sys.stdout.flush()
@@ -39,6 +46,7 @@ def in_child(work):
     if not child:
         work()
         sys.exit(0)
+    busy.clear()
     _, status = os.waitpid(child, 0)
     assert status == 0, status
 """
@@ -111,11 +119,10 @@ def test_a_child_that_is_forked_while_another_thread_makes_sessions_does_not_han
         """
 model = CharRNN.load(path, device="cpu", threads=int(sys.argv[2]))
 expected = model.generate(["a"] * 3, 9, seed=1)
-ended = False
 
 def make():
     rows = 0
-    while not ended:
+    while goes_on():
         rows = rows % 60 + 1
         model.generate(["LORD "] * rows, 2)
         if rows % 10 == 0:
@@ -129,9 +136,11 @@ def work():
     assert CharRNN.load(path, device="cpu").generate(["a"] * 3, 9, seed=1) == expected
 
 for _ in range(15):
+    busy.set()
     time.sleep(0.01)
     in_child(work)
 ended = True
+busy.set()
 thread.join()
 """,
         tmp_path,
@@ -147,14 +156,14 @@ def test_a_child_that_is_forked_while_another_thread_runs_streams_does_not_hang(
         """
 model = CharRNN.load(path, device="cpu", threads=int(sys.argv[2]))
 expected = model.generate(["a"] * 20, 9, seed=1)
-scheduler, ended = model.scheduler(), False
+scheduler = model.scheduler()
 
 def submit():
     scheduler.submit(*(model.request("LORD ", 10**6, seed=i) for i in range(20)))
 
 def run():
     submit()
-    while not ended:
+    while goes_on():
         scheduler.run_block()
 
 thread = threading.Thread(target=run)
@@ -175,9 +184,11 @@ def work():
     scheduler.close()
 
 for i in range(15):
+    busy.set()
     time.sleep(0.01 + 0.001 * i)
     in_child(work)
 ended = True
+busy.set()
 thread.join()
 """,
         tmp_path,

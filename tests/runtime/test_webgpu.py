@@ -73,8 +73,8 @@ def test_a_model_writes_what_it_writes_on_the_cpu(
 ) -> None:
     model = on_gpu(name)
     assert model.device == "webgpu"
-    expected = load(name).generate("LORD ", 200, seed=1, temperature=1.0, top_k=20, top_p=0.95, min_p=0.01)
-    assert model.generate("LORD ", 200, seed=1, temperature=1.0, top_k=20, top_p=0.95, min_p=0.01) == expected
+    expected = load(name).generate("LORD ", 80, seed=1, temperature=1.0, top_k=20, top_p=0.95, min_p=0.01)
+    assert model.generate("LORD ", 80, seed=1, temperature=1.0, top_k=20, top_p=0.95, min_p=0.01) == expected
 
 
 @pytest.mark.parametrize("settings", [{}, {"min_p": 0.02}, {"top_k": 1}], ids=str)
@@ -87,7 +87,7 @@ def test_each_sampler_takes_what_it_takes_on_the_cpu(
 
 
 def test_a_stream_gives_the_same_as_it_comes(pair: tuple[CharRNN, CharRNN]) -> None:
-    texts = [list(model.stream("LORD ", 200, seed=3)) for model in pair]
+    texts = [list(model.stream("LORD ", 80, seed=3)) for model in pair]
     assert len(texts[0]) > 1
     assert "".join(texts[0]) == "".join(texts[1])
 
@@ -110,7 +110,7 @@ def test_texts_are_as_likely(pair: tuple[CharRNN, CharRNN]) -> None:
 
 
 def test_forks_of_a_state_go_on_apart_and_as_on_the_cpu(pair: tuple[CharRNN, CharRNN]) -> None:
-    texts = [model.generate(model.prime("LORD ").fork(3), 200, seed=5) for model in pair]
+    texts = [model.generate(model.prime("LORD ").fork(3), 60, seed=5) for model in pair]
     assert len({*texts[0]}) == 3
     assert texts[0] == texts[1]
 
@@ -253,7 +253,7 @@ def test_a_forked_child_is_told_that_it_cannot_use_it_and_ends(gpu: None, tmp_pa
 
 
 def test_charrnn_gen_writes_what_it_writes_on_the_cpu(gpu: None, gen: Command) -> None:
-    options = ("--prime", "LORD ", "-n", 200, "-s", 1, "--stats")
+    options = ("--prime", "LORD ", "-n", 40, "-s", 1, "--stats")
     done = [gen(RNN, *options, "--device", device, env=_environment()) for device in ("webgpu", "cpu")]
     assert [each.returncode for each in done] == [0, 0], done
     assert done[0].stdout == done[1].stdout
