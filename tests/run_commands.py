@@ -1,4 +1,4 @@
-"""Runs the commands for real, as modules of this very Python."""
+"""Runs the commands as modules of this very Python, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from forked import forked
 
 RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
 
@@ -27,11 +29,15 @@ def command_environment(**changes: str | None) -> dict[str, str]:
 
 
 def run_module(module: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a module with arguments; ``env`` changes the environment, the rest is for subprocess.run."""
-    changes = options.pop("env", {})
+    """Run a module with arguments; ``env`` changes the environment, the rest is for subprocess.run.
+
+    With ``anew=True`` Python really starts and imports; otherwise see forked.py.
+    """
+    environment, anew = command_environment(**options.pop("env", {})), options.pop("anew", False)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     words = [argument if isinstance(argument, bytes | Path) else str(argument) for argument in arguments]
     command = [sys.executable, "-m", module, *words]
-    return subprocess.run(command, env=command_environment(**changes), check=False, **options)
+    command = command if anew else forked(command, environment)
+    return subprocess.run(command, env=environment, check=False, **options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from charrnn_trainer.train_config import TrainConfig
+from forked import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,11 +53,11 @@ def environment() -> dict[str, str]:
 
 
 def run_program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes."""
-    return subprocess.run(
-        [sys.executable, *words],
-        capture_output=True,
-        check=False,
-        timeout=300,
-        **{"stdin": subprocess.DEVNULL, "env": environment(), **options},
-    )
+    """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes.
+
+    With ``anew=True`` Python really starts and imports; otherwise see forked.py.
+    """
+    command, anew = [sys.executable, *words], options.pop("anew", False)
+    options = {"stdin": subprocess.DEVNULL, "env": environment(), **options}
+    command = command if anew else forked(command, options["env"])
+    return subprocess.run(command, capture_output=True, check=False, timeout=300, **options)

@@ -1,0 +1,70 @@
+"""Stands in for a command that the fork server runs: ``python -I -S fork_client.py ADDRESS COMMAND...``.
+
+It hands over its stdin, stdout and stderr, passes on the signals that it gets, and ends as the command does.
+The server finds the rest (the words, folder, environment and limits) in /proc. It has to take next to no
+time, so it imports no module that is written in Python. Where the server is gone or cannot run the command,
+the command takes this process's place.
+"""
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import posix
+import sys
+
+PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGWINCH", "SIGCONT")
+
+
+def open_streams() -> list[int]:
+    """Which of stdin, stdout and stderr there are."""
+    there = []
+    for number in (0, 1, 2):
+        try:
+            posix.fstat(number)
+        except OSError:
+            continue
+        there.append(number)
+    return there
+
+
+def hand_over(address: str) -> int | None:
+    """Let the server run the command; gives how it ended, or None where it did not begin.
+
+    A negative number stands for a signal, as in `subprocess`.
+    """
+    streams = open_streams()
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    for name in PASSED_ON:
+        number = getattr(_signal, name)
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, lambda number, _: connection.send(bytes([number])))
+    numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in streams)
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)] if streams else []
+    try:
+        connection.connect(address)
+        connection.sendmsg([bytes([len(streams), *streams])], rights)
+        if not connection.recv(1):
+            return None
+    except OSError:
+        return None
+    ending = b""
+    while chunk := connection.recv(16):
+        ending += chunk
+    return int(ending)  # nothing where the server died, which is an error that shows
+
+
+def end_as(status: int) -> None:
+    """End with an exit code, or from the signal that a negative one stands for."""
+    if status < 0:
+        if -status != _signal.SIGKILL:
+            _signal.signal(-status, _signal.SIG_DFL)
+        posix.kill(posix.getpid(), -status)
+    posix._exit(status)
+
+
+if __name__ == "__main__":
+    status = hand_over(sys.argv[1])
+    if status is not None:
+        end_as(status)
+    with open("/proc/self/environ", "rb") as file:  # this Python may have changed its own
+        pairs = [pair.split(b"=", 1) for pair in file.read().split(b"\0") if b"=" in pair]
+    posix.execve(sys.argv[2], sys.argv[2:], dict(pairs))

@@ -1,0 +1,98 @@
+"""Command lines that start the project's commands without their imports: the tests start hundreds.
+
+A command that trains imports for two seconds before it works for a tenth of one. `forked` turns its command
+line into that of a client (fork_client.py) of a server (fork_server.py), which has imported once and forks
+for each start.
+
+What is not known to be the same for a fork is left as it is, and so is really started: other programs,
+``-c``, environments that differ in what Python or a library may read while it is loaded, and everything on
+systems other than Linux. Tests of imports, of tracebacks, of memory limits and of kills while a process
+starts do not use this.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+CLIENT: Final = Path(__file__).with_name("fork_client.py")
+SERVER: Final = Path(__file__).with_name("fork_server.py")
+
+PACKAGES: Final = ("charrnn_runtime", "charrnn_trainer")
+TRAINER: Final = ("charrnn-train", "charrnn-export", "charrnn-compare")
+
+READ_LATER: Final = {"PATH", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "TERM", "NO_COLOR", "TMPDIR"}
+READ_LATER_PREFIXES: Final = ("CHARRNN_", "_CHARRNN_", "PYTEST_")
+"""Variables that nothing reads while it is loaded."""
+
+SET_FOR_ALL: Final = {"PYTHONPATH", "OMP_NUM_THREADS"}
+"""Variables that tests set for whatever they start; there is a server for each value."""
+
+
+def forked(command: Sequence[Any], environment: Mapping[str, str]) -> list[Any]:
+    """A command line that does what another does in an environment, without its imports where that can be."""
+    package = package_of([os.fsdecode(word) for word in command[:3]])
+    start, own = read_at_start(environment), read_at_start(os.environ)
+    unlike = {name for name in {*start, *own} if start.get(name) != own.get(name)}
+    if package is None or sys.platform != "linux" or not unlike <= SET_FOR_ALL:
+        return list(command)
+    if package == "charrnn_trainer" and find_spec("torch") is None:
+        return list(command)
+    address = server_address(package, tuple(sorted(start.items())))
+    return [sys.executable, "-I", "-S", CLIENT, address, *command]
+
+
+def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that may count while a process starts."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in READ_LATER and not name.startswith(READ_LATER_PREFIXES)
+    }
+
+
+def package_of(command: list[str]) -> str | None:
+    """The package of the command that a command line starts, as a module or by its installed script."""
+    program = Path(command[0])
+    if command[:2] == [sys.executable, "-m"]:
+        return next((each for each in PACKAGES if command[2].startswith(f"{each}.cli.")), None)
+    if program.parent != Path(sys.executable).parent or not program.name.startswith("charrnn-"):
+        return None
+    return "charrnn_trainer" if program.name in TRAINER else "charrnn_runtime"
+
+
+@functools.cache
+def server_address(package: str, environment: tuple[tuple[str, str], ...]) -> str:
+    """Where a server listens, which is started, and ends with this process."""
+    folder = tempfile.mkdtemp(prefix="charrnn-forks-")
+    address = f"{folder}/{package}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)  # clients may come while it still imports
+        server = subprocess.Popen(
+            [sys.executable, SERVER, str(listener.fileno()), package],
+            env=dict(environment),
+            stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+            stdout=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C is for the clients
+        )
+    atexit.register(end_server, server, folder, os.getpid())
+    return address
+
+
+def end_server(server: subprocess.Popen[bytes], folder: str, owner: int) -> None:
+    """Let a server end, unless this is a fork of the process that it belongs to."""
+    if os.getpid() == owner:
+        server.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
