@@ -35,7 +35,7 @@ path = sys.argv[1]
 busy, ended = threading.Event(), False
 
 def goes_on():
-    \"\"\"Whether another thread is to go on; it waits while a child works, which need not be slowed down.\"\"\"
+    \"\"\"Whether the other thread should continue; it pauses while a child works.\"\"\"
     busy.wait()
     return not ended
 
