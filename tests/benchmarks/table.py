@@ -160,9 +160,9 @@ def make_training_table(figures: dict[str, Any]) -> str:
         losses = (f"{row['validation_loss'][name]:.3f}" for name in (row["precision"], "fp32"))
         lines.append(_row((f"{cell.upper()} {size}, {batch}, {row['precision']}", *times, *ratios, *losses)))
     explained = (
-        f"{_threads(figures)} each, medians of one run. The limit is the time of the matrix products alone. The "
-        f"losses are validation losses after {' or '.join(map(str, sorted(steps)))} steps, in the number format "
-        "that `--precision auto` chose and in fp32."
+        f"{_threads(figures)} each, medians of one run. The limit is the time of the matrix products alone. "
+        f"The losses are validation losses after {' or '.join(map(str, sorted(steps)))} steps, in the number "
+        "format that `--precision auto` chose and in fp32."
     )
     return "\n".join([*lines, "", explained, "", _machine(figures)]) + "\n"
 
