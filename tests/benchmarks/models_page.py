@@ -36,17 +36,17 @@ RESOLVED = {"device", "onednn", "embedding_size"}
 
 HEAD = """# Pretrained models
 
-The models in `models/`, how they were trained, and samples. Run one with
-`charrnn-gen models/NAME.onnx --prime "LORD "`, or show its contents with `charrnn-info models/NAME.onnx`.
-`python3 noxfile.py models` retrains them from scratch (or resumes an interrupted run), exports them, and writes
-this page.
+The models in `models/`, how they were trained, and samples. Run one with `charrnn-gen models/NAME.onnx
+--prime "LORD "`, or show its contents with `charrnn-info models/NAME.onnx`. `python3 noxfile.py models`
+retrains them from scratch (or resumes an interrupted run), exports them, and writes this page.
 
-All models were trained on the first 90 % of tinyshakespeare (1,115,394 characters, 65 distinct). Losses are in
-nats per character on the last 10 %, the validation text. *Carried* is the loss that training reports: the text
-is cut into 64 rows, and each row is read after the 512 characters before it. *Cold* is the loss in windows of
-256 characters, each read from a zero state, as models without a state are measured. Bits per character are the
-carried loss divided by ln 2. Losses are computed in fp32 with the trained network; those of int8 models with
-the exported file. Training losses are means over the steps since the previous report (200 or fewer).
+All models were trained on the first 90 % of tinyshakespeare (1,115,394 characters, 65 distinct). Losses
+are in nats per character on the last 10 %, the validation text. *Carried* is the loss that training
+reports: the text is cut into 64 rows, and each row is read after the 512 characters before it. *Cold* is
+the loss in windows of 256 characters, each read from a zero state, as models without a state are
+measured. Bits per character are the carried loss divided by ln 2. Losses are computed in fp32 with the
+trained network; those of int8 models with the exported file. Training losses are means over the steps
+since the previous report (200 or fewer).
 
 """
 
@@ -124,7 +124,7 @@ def carried_of(path: Path, corpus: Corpus, start: int) -> float:
 
 
 def cold_of(path: Path, corpus: Corpus, start: int) -> float:
-    """The loss of a model file in windows of the validation text, each read from a zero state, like `cold_loss`."""
+    """The loss of a model file in windows of the validation text from zero states, like `cold_loss`."""
     engine = Engine(read_model_file(path), "cpu")
     total, count = 0.0, (len(corpus) - start - 1) // COLD_WINDOW
     with engine.buffers(1, steps=COLD_WINDOW, sampler=None, keeps_logits=True) as buffers:
@@ -154,7 +154,9 @@ def check_settings(name: str, command: str) -> None:
     differing = [key for key in expected if expected[key] != actual[key] and key not in RESOLVED]
     if differing:
         changes = ", ".join(f"{key} is {actual[key]} instead of {expected[key]}" for key in differing)
-        raise SystemExit(f"ckpt/models/{name} does not match charrnn-train {command}: {changes}; move it away")
+        raise SystemExit(
+            f"ckpt/models/{name} is not a run of charrnn-train {command}: {changes}; move it away"
+        )
 
 
 def section(name: str, command: str, checkpoint: Checkpoint, last: Checkpoint) -> str:
