@@ -36,8 +36,8 @@ RESOLVED = {"device", "onednn", "embedding_size"}
 
 HEAD = """# Pretrained models
 
-The models in `models/`, how they were trained, and samples. Run one with `charrnn-gen models/NAME.onnx
---prime "LORD "`, or show its contents with `charrnn-info models/NAME.onnx`. `python3 noxfile.py models`
+The models in `models/`, how they were trained, and samples. `charrnn-gen models/NAME.onnx` generates
+text with one of them; `charrnn-info models/NAME.onnx` shows its contents. `python3 noxfile.py models`
 retrains them from scratch (or resumes an interrupted run), exports them, and writes this page.
 
 All models were trained on the first 90 % of tinyshakespeare (1,115,394 characters, 65 distinct). Losses
