@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the table of settings: ``python tests/settings_page.py``."""
+"""Write docs/settings.md from the table of settings: ``python tests/settings_page.py``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from charrnn_trainer.train_config import SETTINGS
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
 HEAD: Final = """\
-# Settings of a training run
+# Training settings
 
 Each setting is an option of `charrnn-train`, a key in a run's `config.toml`, and a field in Python:
 `TrainConfig().replace(hidden_size=512, learning_rate=0.002)`.
 
-- **planned**: with `--minutes`, a setting that is not given is chosen for the best model in that time.
-- **resume**: `charrnn-train --resume RUN` may change it. The others make another run.
-- **weights**: with `--init-from`, it is the checkpoint's.
+- **planned**: unless given, `--minutes` chooses it for the best model in that time.
+- **resume**: `charrnn-train --resume RUN` may change it. Other settings need a new run.
+- **weights**: with `--init-from`, it is taken from the checkpoint.
 
 `python tests/settings_page.py` writes this page from `charrnn_trainer/config.py`; do not edit it.
 """
@@ -77,7 +77,7 @@ def _allowed(setting: Setting) -> str:
 
 
 def _recipes() -> str:
-    parts = ["`charrnn-train --recipe NAME` begins with these, and with the defaults of all others.\n"]
+    parts = ["`charrnn-train --recipe NAME` uses these settings, and the defaults for all others.\n"]
     for name, settings in RECIPES.items():
         values = " ".join(option_of(each, value) for each, value in settings.items())
         parts.append(f"- **{name}**: {f'`{values}`' if values else 'the defaults'}")

@@ -1,9 +1,9 @@
-"""Writes the page of the models that ship, models/README.md, from the runs and the files themselves.
+"""Write models/README.md, the page on the pretrained models, from their runs and files.
 
     python tests/benchmarks/models_page.py [--check] NAME=COMMAND ...
 
-NAME is a model's name: its files are models/NAME.onnx and, where it is there, models/NAME.int8.onnx, its run
-is ckpt/models/NAME. COMMAND is what trained it, which is checked first; --check does nothing else.
+NAME is a model's name: its files are models/NAME.onnx and, if it exists, models/NAME.int8.onnx; its run is
+ckpt/models/NAME. COMMAND is the command that trained it, which is checked first; --check does nothing else.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from charrnn_trainer.training.validation import COLD_WINDOW, cold_loss, validati
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = {"length": 300, "seed": 2}
-SETTLED = {"device", "onednn", "embedding_size"}
-"""The settings that a command leaves open and a run decides."""
+RESOLVED = {"device", "onednn", "embedding_size"}
+"""The settings that a command leaves open and a run resolves."""
 
-HEAD = """# The models that ship
+HEAD = """# Pretrained models
 
-Run any of them with `charrnn-gen models/NAME.onnx --prime "LORD "`; `charrnn-info models/NAME.onnx` shows
-what the file contains. `python3 noxfile.py models` trains them again from scratch (or resumes where that
-was stopped), exports them, and writes this page from the runs and the files.
+The models in `models/`, how they were trained, and samples. `charrnn-gen models/NAME.onnx` generates
+text with one of them; `charrnn-info models/NAME.onnx` shows its contents. `python3 noxfile.py models`
+retrains them from scratch (or resumes an interrupted run), exports them, and writes this page.
 
-All were trained on the first 90 % of tinyshakespeare (1,115,394 characters, 65 distinct); the last 10 %
-is the validation text. Losses are nats per character on that text. *Carried* is what training reports:
-the text is cut into 64 rows, and each is read after the 512 characters before it. *Cold* reads windows of
-256 characters, each from a zero state, which is how models without a state are measured. Bits per
-character are the carried loss divided by ln 2. Losses are computed in fp32 by the trained network, those
-of int8 by the exported file. Training losses are means over the steps since the previous report (200, or
-fewer).
+All models were trained on the first 90 % of tinyshakespeare (1,115,394 characters, 65 distinct). Losses
+are in nats per character on the last 10 %, the validation text. *Carried* is the loss that training
+reports: the text is cut into 64 rows, and each row is read after the 512 characters before it. *Cold* is
+the loss in windows of 256 characters, each read from a zero state, as models without a state are
+measured. Bits per character are the carried loss divided by ln 2. Losses are computed in fp32 with the
+trained network; those of int8 models with the exported file. Training losses are means over the steps
+since the previous report (200 or fewer).
 
 """
 
@@ -56,7 +56,7 @@ The training text, Shakespeare's plays, is in the public domain. The models are 
 
 
 def main() -> None:
-    """Write the page, or only check whether runs were made by their commands."""
+    """Write the page, or only check that the runs match their commands."""
     torch.set_num_threads(1)
     only_check = "--check" in sys.argv
     commands = dict(word.split("=", 1) for word in sys.argv[1:] if word != "--check")
@@ -107,7 +107,7 @@ def model_files(name: str) -> list[Path]:
 
 
 def shape(checkpoint: Checkpoint) -> str:
-    """What the network is, in words."""
+    """A short description of the network."""
     network = checkpoint.config.network
     layers = f"{network.layers} layers" if network.layers > 1 else "1 layer"
     reads = f"embedding of {network.embedding_size}" if network.embedding_size else "one-hot input"
@@ -124,7 +124,7 @@ def carried_of(path: Path, corpus: Corpus, start: int) -> float:
 
 
 def cold_of(path: Path, corpus: Corpus, start: int) -> float:
-    """The loss of a model file in windows of the validation text, each read from nothing, as `cold_loss`."""
+    """The loss of a model file in windows of the validation text from zero states, like `cold_loss`."""
     engine = Engine(read_model_file(path), "cpu")
     total, count = 0.0, (len(corpus) - start - 1) // COLD_WINDOW
     with engine.buffers(1, steps=COLD_WINDOW, sampler=None, keeps_logits=True) as buffers:
@@ -138,10 +138,10 @@ def cold_of(path: Path, corpus: Corpus, start: int) -> float:
 
 
 def check_settings(name: str, command: str) -> None:
-    """Make sure that a run was made by its command, whose recipe may have changed since.
+    """Check that a run matches its command, whose recipe may have changed since.
 
     Raises:
-        SystemExit: it was not.
+        SystemExit: it does not.
     """
     words = dict(zip(*[iter(shlex.split(command))] * 2, strict=True))
     wanted = recipe(words.pop("--recipe", "course"))
@@ -149,11 +149,14 @@ def check_settings(name: str, command: str) -> None:
         setting = option.removeprefix("--").replace("-", "_")
         known = wanted.flat()[setting]
         wanted = wanted.replace(**{setting: int(value) if setting == "threads" else type(known)(value)})
-    asked, made = wanted.flat(), RunFile.read(ROOT / "ckpt" / "models" / name / CONFIG_FILE).config.flat()
-    differ = [key for key in asked if asked[key] != made[key] and key not in SETTLED]
-    if differ:
-        told = ", ".join(f"{key} is {made[key]} and should be {asked[key]}" for key in differ)
-        raise SystemExit(f"ckpt/models/{name} was not made by charrnn-train {command}: {told}; move it away")
+    expected = wanted.flat()
+    actual = RunFile.read(ROOT / "ckpt" / "models" / name / CONFIG_FILE).config.flat()
+    differing = [key for key in expected if expected[key] != actual[key] and key not in RESOLVED]
+    if differing:
+        changes = ", ".join(f"{key} is {actual[key]} instead of {expected[key]}" for key in differing)
+        raise SystemExit(
+            f"ckpt/models/{name} is not a run of charrnn-train {command}: {changes}; move it away"
+        )
 
 
 def section(name: str, command: str, checkpoint: Checkpoint, last: Checkpoint) -> str:

@@ -64,13 +64,13 @@ while os.getppid() == parent:  # ends with the benchmark, however that ends
 """
 
 EXPLAINED = f"""\
-`bits`: bits per character of the best checkpoint on the last 10 % of the text; `took`: minutes that the whole
-command took; `busy`: how many processes kept a core busy each meanwhile. `KN`: a static n-gram model of
-characters that counted the first 90 %, with modified Kneser-Ney smoothing (Chen and Goodman 1999),
-interpolated, down to the uniform distribution over the whole text's symbols; the order to {ORDERS} that does
-best on the last 10 % (in brackets). `PPMd`: variant H on UTF-8, {PPMD_MEMORY >> 20:,} MB, the best of the
-orders {", ".join(map(str, PPMD_ORDERS))} (in brackets); what the compressed size grows by with the last 10 %,
-which it learns from while it reads. Behind each: ours divided by it."""
+`bits`: bits per character of the best checkpoint on the last 10 % of the text; `took`: total minutes of the
+command; `busy`: number of other processes that each kept a core busy. `KN`: a static character n-gram model
+of the first 90 %, with interpolated modified Kneser-Ney smoothing (Chen and Goodman 1999) down to the uniform
+distribution over the whole text's symbols; the best order up to {ORDERS} on the last 10 % (in brackets).
+`PPMd`: variant H on UTF-8, {PPMD_MEMORY >> 20:,} MB, the best of the orders
+{", ".join(map(str, PPMD_ORDERS))} (in brackets); the increase of the compressed size due to the last 10 %, to
+which it adapts. `ratio`: bits divided by the other model's; below 1, charrnn predicts the text better."""
 
 Figures = dict[str, Any]
 """What was measured on one text."""
@@ -315,14 +315,12 @@ def chosen(figures: Figures) -> str:
 
 
 def against(bits: float, other: Figures | None) -> str:
-    """Another model's bits per character and order, and ours divided by it; a dash where it is not there."""
+    """Another model's bits per character and order, and the ratio of ours to it; a dash if it is missing."""
     if other is None:
         return "-"
-    verdict = "under" if bits < other["bits"] else "ABOVE"
-    ratio = (
-        bits / other["bits"] if other["bits"] > 0 else math.inf
-    )  # what only repeats may cost no whole byte
-    return f"{other['bits']:.3f} ({other['order']}): {verdict}, {ratio:.3f}"
+    # Text that only repeats may not add a whole byte.
+    ratio = bits / other["bits"] if other["bits"] > 0 else math.inf
+    return f"{other['bits']:.3f} ({other['order']}), ratio {ratio:.3f}"
 
 
 if __name__ == "__main__":

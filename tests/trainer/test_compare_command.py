@@ -102,7 +102,7 @@ def test_as_a_program_it_writes_a_report_and_prints_its_path(work: Path) -> None
     assert names(work / "report") == ["curves.png", "gap.png", "report.html"]
     said = done.stderr.decode().splitlines()
     assert said[0] == "gru, step 6: generating 20 characters"
-    assert said[-1] == "drawing"
+    assert said[-1] == "drawing the plots"
     assert names(work) == ["ckpt", "losses.csv", "report"]
 
 

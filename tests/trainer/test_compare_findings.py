@@ -49,9 +49,9 @@ def test_a_gru_better_in_both_losses_loses_nothing_by_a_larger_gap() -> None:
     said = better(lstm, gru)
     assert said["validation loss"] == "GRU"
     assert said["training loss after 2 steps"] == "GRU"
-    assert said["validation less training loss at the end"] == "-"
+    assert said["validation minus training loss at the end"] == "-"
     assert "LSTM" not in said.values()
-    assert "the GRU is better by 0.2000 nats (gru 2.0000, lstm 2.2000)" in findings(lstm, gru)[GRU]
+    assert "loss of the GRU is lower by 0.2000 nats (gru 2.0000, lstm 2.2000)" in findings(lstm, gru)[GRU]
     assert "gru has the lowest validation loss" in findings(lstm, gru)["Validation loss"]
 
 
@@ -60,8 +60,8 @@ def test_a_gru_worse_in_both_losses_is_called_worse_though_its_gap_is_smaller() 
     gru = record("gru", [2.5, 2.1], {2: 2.2})
     said = better(lstm, gru)
     assert said["validation loss"] == said["training loss after 2 steps"] == "LSTM"
-    assert said["validation less training loss at the end"] == "-"
-    assert "the LSTM is better by 0.2000 nats (lstm 2.0000, gru 2.2000)" in findings(lstm, gru)[GRU]
+    assert said["validation minus training loss at the end"] == "-"
+    assert "loss of the LSTM is lower by 0.2000 nats (lstm 2.0000, gru 2.2000)" in findings(lstm, gru)[GRU]
 
 
 @given(LOSSES, LOSSES)
@@ -70,12 +70,12 @@ def test_the_lower_validation_loss_is_better_whichever_cell_has_it(lstm: float, 
     said, verdict = findings(*runs), better(*runs)["validation loss"]
     if abs(gru - lstm) < NOISE:
         assert verdict == "level"
-        assert "gru and lstm are level" in said[GRU]
+        assert "losses of gru and lstm are level" in said[GRU]
         assert "is level with it" in said["Validation loss"]
         assert "higher" not in said["Validation loss"]
     else:
         assert verdict == ("GRU" if gru < lstm else "LSTM")
-        assert f"the {verdict} is better by {nats(abs(gru - lstm))} nats" in said[GRU]
+        assert f"validation loss of the {verdict} is lower by {nats(abs(gru - lstm))} nats" in said[GRU]
         higher, loss = ("lstm", lstm) if gru < lstm else ("gru", gru)
         assert f"{higher} ({nats(loss)}, {signed(abs(gru - lstm))}) is higher" in said["Validation loss"]
     if gru != lstm:
@@ -114,7 +114,7 @@ def test_of_several_runs_of_a_cell_the_best_by_validation_is_compared() -> None:
     table = cells_of(*runs)
     assert table is not None
     assert (table.lstm.name, table.gru.name) == ("better", "gru")
-    assert "the LSTM is better by 0.1000 nats (better 1.7000, gru 1.8000)" in findings(*runs)[GRU]
+    assert "loss of the LSTM is lower by 0.1000 nats (better 1.7000, gru 1.8000)" in findings(*runs)[GRU]
 
 
 # --- seed-to-seed noise ------------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def test_a_run_that_diverged_is_called_so_and_speaks_for_no_cell(losses: list[fl
     gru = record("gru", [2.0] * len(losses), {50: 2.3, len(losses): 2.1})
     said = findings(lstm, gru)
     lowest = min(sum(losses[start : start + 100]) / 100 for start in range(len(losses) - 99))
-    assert f"lstm diverged: its training loss had come down to {nats(lowest)}" in said["Divergence"]
-    assert f"ends at {nats(losses[-1])}" in said["Divergence"]
+    assert f"lstm diverged: its training loss fell to {nats(lowest)}" in said["Divergence"]
+    assert f"then rose to {nats(losses[-1])}" in said["Divergence"]
     assert "learning rate below 0.005" in said["Divergence"]
     assert "One of them diverged, so this says little about the cells." in said[GRU]
     assert "Overfitting" not in said  # diverging is no overfitting
@@ -305,8 +305,8 @@ def test_validation_losses_on_different_text_are_not_compared(
     one = record("lstm", validations={2: 1.5}, **settings)
     other = record("gru", validations={2: 1.4}, **others)
     said = findings(one, other)
-    assert ("keep different text for validation" not in said["Validation loss"]) == same
-    assert ("is better by" in said[GRU]) == same
+    assert ("have different validation texts" not in said["Validation loss"]) == same
+    assert ("is lower by" in said[GRU]) == same
     assert ("validation loss" in better(one, other)) == same
 
 
@@ -321,11 +321,11 @@ def test_one_run_alone_is_described_and_a_command_gives_the_other_cell() -> None
 
 def test_without_validation_text_nothing_is_said_about_new_text() -> None:
     said = findings(record("lstm"), record("gru"))
-    assert "None of the runs kept text for validation." in said["Validation loss"]
-    assert "which is better on new text is unknown" in said[GRU]
+    assert "None of the runs has validation text." in said["Validation loss"]
+    assert "it is unknown which is better on new text" in said[GRU]
     assert not any("validation" in figure for figure in better(record("lstm"), record("gru")))
     mixed = findings(record("lstm", validations={2: 1.6}), record("gru"))
-    assert "Only lstm kept text for validation." in mixed["Validation loss"]
+    assert "Only lstm has validation text." in mixed["Validation loss"]
     assert "unknown" in mixed[GRU]
 
 
@@ -345,14 +345,14 @@ def test_other_settings_that_differ_are_named() -> None:
     assert "the cell alone does not explain" in said
     same = findings(record("lstm"), record("gru", seed=5, eval_every=7))["Settings"]
     assert "All settings but the cell and the seed are the same" in same
-    assert "states that they carry: LSTM 4 (h and c) and GRU 3 (h)." in same
+    assert "in their states: LSTM 4 (h and c) and GRU 3 (h)." in same
     rates = findings(record("lstm", name="a"), record("lstm", name="b", learning_rate=0.01))["Settings"]
-    assert rates == "The runs have the same cell, and differ in learning rate: 0.005, 0.01."
+    assert rates == "The runs have the same cell and differ in learning rate: 0.005, 0.01."
 
 
 def test_runs_that_differ_only_in_their_seed_differ_by_noise() -> None:
     said = findings(record("lstm", name="a"), record("lstm", name="b", seed=1))["Settings"]
-    assert "differ only in the seed: what separates them is seed-to-seed noise" in said
+    assert "differ only in the seed, so the differences are seed-to-seed noise" in said
 
 
 def test_an_unfinished_run_is_called_so() -> None:

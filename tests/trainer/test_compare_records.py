@@ -226,14 +226,14 @@ def test_a_line_that_makes_no_sense_is_named(runs: Path, line: str) -> None:
     history = runs / "lstm" / "history.jsonl"
     before = history.read_bytes().splitlines(keepends=True)
     history.write_bytes(b"".join(before[:2]) + line.encode("latin-1") + b"\n" + b"".join(before[2:]))
-    with pytest.raises(CharRNNError, match=r"history.jsonl: line 3 is not a line of a history"):
+    with pytest.raises(CharRNNError, match=r"history.jsonl: line 3 is not a valid line of a history"):
         read_runs([runs / "lstm"])
 
 
 def test_a_history_that_is_missing_or_empty_is_refused(runs: Path) -> None:
     history = runs / "lstm" / "history.jsonl"
     history.write_text("")
-    with pytest.raises(CharRNNError, match="holds no step"):
+    with pytest.raises(CharRNNError, match="has no steps"):
         read_runs([runs / "lstm"])
     history.unlink()
     with pytest.raises(CharRNNError, match="cannot read the run's history"):

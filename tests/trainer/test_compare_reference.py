@@ -56,7 +56,7 @@ def test_what_is_said_of_a_table_is_what_it_shows(apart: float, words: str) -> N
     (beside,) = beside_reference([run], {"gru": losses})
     assert words in beside.summary
     sign = "+" if apart > 0 else "−"
-    assert f"the mean difference is {sign}{abs(apart):.4f}, and the largest" in beside.summary
+    assert f"the difference is {sign}{abs(apart):.4f} on average, and at most" in beside.summary
 
 
 def test_a_run_that_has_not_come_so_far_says_so() -> None:
@@ -95,7 +95,7 @@ def test_names_are_words_on_the_page_and_no_markup() -> None:
 
 
 def test_a_cell_that_the_reference_lacks_is_refused() -> None:
-    with pytest.raises(CharRNNError, match="is a run of rnn, and the reference has only lstm, gru"):
+    with pytest.raises(CharRNNError, match="has the cell rnn, but the reference has only lstm, gru"):
         beside_reference([record("rnn")], {"lstm": {1: 1.0}, "gru": {1: 1.0}})
 
 
@@ -104,7 +104,7 @@ def test_a_cell_that_the_reference_lacks_is_refused() -> None:
     [
         ("", "has no column cell"),
         ("cell,step\nlstm,1\n", "has no column training_loss_nats"),
-        ("cell,step,training_loss_nats\n", "has no row"),
+        ("cell,step,training_loss_nats\n", "has no rows"),
         ("cell,step,training_loss_nats\nlstm,x,1\n", "is not a valid table"),
         ("cell,step,training_loss_nats\nlstm,1\n", "is not a valid table"),
         ("cell,step,training_loss_nats\nlstm,1,nan\n", "is not a valid table"),

@@ -220,16 +220,16 @@ def test_later_figures_take_the_place_of_those_measured_alike() -> None:
         assert len(texts.merge(before, measured("a.txt", **changes))) == 3
 
 
-def test_the_table_says_what_is_under_what() -> None:
+def test_the_table_has_the_ratio_to_other_models() -> None:
     table = texts.make_table([measured()])
     row = next(line for line in table.splitlines() if "a.txt" in line)
     assert row == (
         "| a.txt | 1,700 | 24 | 3 | 0 | LSTM 2 x 8, 1,234 steps of 8 x 16, best at 1,000, dropout 0.25, "
-        "weight drop 0.2 | 1.500 | 2.96 | 2.000 (6): under, 0.750 | 1.200 (4): ABOVE, 1.250 |"
+        "weight drop 0.2 | 1.500 | 2.96 | 2.000 (6), ratio 0.750 | 1.200 (4), ratio 1.250 |"
     )
     assert "Measured on: cores 2." in table
     assert texts.make_table([measured(ppmd=None)]).splitlines()[2].endswith("| - |")
-    assert texts.against(1.5, {"order": 4, "bits": 0.0}) == "0.000 (4): ABOVE, inf"
+    assert texts.against(1.5, {"order": 4, "bits": 0.0}) == "0.000 (4), ratio inf"
 
 
 @pytest.mark.parametrize(

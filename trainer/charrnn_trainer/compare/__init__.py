@@ -1,6 +1,6 @@
-"""Runs side by side: curves, figures, samples, and what they show.
+"""Compare runs: curves, figures, samples and findings.
 
-It needs matplotlib and Jinja2, which the extra ``compare`` of charrnn-trainer brings.
+It needs matplotlib and Jinja2, which the extra ``compare`` of charrnn-trainer installs.
 
     from charrnn_trainer.compare.report import compare_runs
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "compare_runs"]
 
 NEEDED: Final = {"matplotlib": "matplotlib", "jinja2": "Jinja2"}
-"""The modules that a report needs in addition to the trainer's own, and the distributions that bring them."""
+"""The additional modules that a report needs, and the distributions that provide them."""
 
 
 def check_installed() -> None:
-    """Check that what makes a report is installed, without importing it.
+    """Check that the packages for reports are installed, without importing them.
 
     Raises:
-        CharRNNError: it is not.
+        CharRNNError: one is missing.
     """
     missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:

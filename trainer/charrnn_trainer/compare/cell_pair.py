@@ -1,4 +1,4 @@
-"""The best LSTM and the best GRU among some runs, side by side."""
+"""Compare the best LSTM and the best GRU among some runs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from charrnn_trainer.compare.measure import ModelMeasures
 from charrnn_trainer.compare.records import RunRecord
 
 COMPARED: Final = ("lstm", "gru")
-"""The cells that people choose between."""
+"""The two cells that are compared."""
 
 LEVEL_SHARE: Final = 0.03
 """Times, speeds and sizes that differ by less than this share are level."""
 
 Better = Literal["LSTM", "GRU", "level", "-"]
-"""Which of the two is better by a figure; "-" where the figure alone does not tell."""
+"""Which of the two is better by a figure; "-" if the figure alone does not decide it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of both.
+    """A figure of both runs.
 
     Attributes:
-        figure: what it is.
-        lstm: the LSTM's.
-        gru: the GRU's.
-        change: the GRU's less the LSTM's (losses), or as a fraction of it (everything else).
-        better: which of the two is better by it.
+        figure: the figure's name.
+        lstm: the LSTM's value.
+        gru: the GRU's value.
+        change: the GRU's value minus the LSTM's (losses), or as a share of it (all other figures).
+        better: which of the two is better.
     """
 
     figure: str
@@ -56,7 +56,7 @@ class CellPair:
 
 
 def compare_cells(runs: Sequence[RunRecord], models: Sequence[ModelMeasures]) -> CellPair | None:
-    """The best LSTM and the best GRU by validation loss; None where one of the two is missing."""
+    """The best LSTM and the best GRU by validation loss; None if one of the two is missing."""
     best = {}
     for cell in COMPARED:
         found = [pair for pair in zip(runs, models, strict=True) if pair[0].config.network.cell == cell]
@@ -87,8 +87,8 @@ def _losses(lstm: RunRecord, gru: RunRecord, noise: Noise) -> list[Row]:
             rows.append(_loss(f"training loss after {step:,} steps", one, other, noise))
     one, other = _gap(lstm), _gap(gru)
     if one is not None and other is not None:
-        # It is stated and not judged: a network that is better on both texts may have the larger gap.
-        figure = "validation less training loss at the end"
+        # Not judged: a network that is better on both texts may have the larger gap.
+        figure = "validation minus training loss at the end"
         rows.append(Row(figure, nats(one), nats(other), signed(other - one), "-"))
     return rows
 

@@ -11,36 +11,36 @@ from charrnn_trainer.compare.figures import duration, nats
 from charrnn_trainer.compare.records import RunRecord
 
 WINDOW: Final = 100
-"""A training loss at a step is the mean of the last 100 steps up to it (of all, where there are fewer)."""
+"""A training loss at a step is the mean of the last 100 steps up to it (of all, if there are fewer)."""
 NOISE: Final = 0.02
 """Losses in nats closer than this are level, unless the runs themselves show more seed-to-seed noise.
 
-Three seeds of one network came out up to 0.006 (LSTM) and 0.028 (GRU) apart: docs/tried.md.
+With three seeds, losses differed by up to 0.006 (LSTM) and 0.028 (GRU): docs/tried.md.
 """
 DIVERGED: Final = 0.5
 """A run whose training loss ends this many nats above its lowest has diverged."""
 EQUAL_TIME: Final = 1.05
-"""Training times within this factor of one another are one budget."""
+"""Training times within this factor of one another count as equal."""
 BUSY: Final = 1.2
-"""Where the mean time of a step is this many times the median, other programs slowed the run down."""
+"""If the mean time of a step is this many times the median, other programs slowed the run down."""
 
 _COMPUTING: Final = ("device", "precision", "onednn", "threads")
-"""The settings that decide how fast a step is computed."""
+"""The settings that affect the speed of a step."""
 _IGNORED: Final = (
     *("cell", "seed"),
     *("eval_every", "save_every", "log_every", "keep", "tensorboard"),
     *("device", "onednn", "threads"),
 )
-"""The settings that are the subject of a comparison, or a matter of chance, or do not affect losses."""
+"""The settings that are compared, are random, or do not affect losses."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How far apart the losses of two runs may be by chance.
+    """The seed-to-seed noise: the difference of losses that may be due to chance.
 
     Attributes:
-        nats: smaller differences are level.
-        measured: whether runs among these, equal in all but their seed, were found this far apart.
+        nats: losses closer than this are level.
+        measured: whether it was measured between runs that differ only in their seed.
     """
 
     nats: float
@@ -48,14 +48,15 @@ class Noise:
 
     @property
     def sentence(self) -> str:
-        """What is treated as level, and why."""
+        """The sentence that explains which losses are treated as level."""
         if self.measured:
             return (
-                f"Runs that differ only in their seed are up to {nats(self.nats)} nats apart, so smaller "
-                "differences are treated as level."
+                f"Runs that differ only in their seed are up to {nats(self.nats)} nats apart, so losses "
+                "closer than that are treated as level."
             )
         return (
-            f"Differences below {self.nats:g} nats are treated as level: they are within seed-to-seed noise."
+            f"Losses less than {self.nats:g} nats apart are treated as level: such differences are "
+            "within seed-to-seed noise."
         )
 
     def level(self, one: float, other: float) -> bool:
@@ -64,7 +65,7 @@ class Noise:
 
 
 def noise_of(runs: Sequence[RunRecord]) -> Noise:
-    """The seed-to-seed noise: `NOISE`, or what runs with the same settings and other seeds show, if more."""
+    """The seed-to-seed noise: `NOISE`, or the difference between runs of different seeds if it is larger."""
     repeated: dict[str, dict[int, float]] = {}  # the settings: a loss for each seed
     for run in runs:
         if run.best is not None and run.finished and not diverged(run):
@@ -77,7 +78,7 @@ def noise_of(runs: Sequence[RunRecord]) -> Noise:
 
 
 def diverged(run: RunRecord) -> bool:
-    """Whether a run's training loss rose far above what it had reached, or above that of a uniform guess."""
+    """Whether a run's training loss rose far above its lowest, or above that of a uniform guess."""
     lowest = run.lowest_train_loss(WINDOW)
     uniform = math.log(run.symbols)
     worse_than_guessing = float(run.losses[-1]) > uniform and lowest < uniform - DIVERGED
@@ -93,24 +94,24 @@ def same_text(runs: Sequence[RunRecord]) -> bool:
 
 
 def same_split(runs: Sequence[RunRecord]) -> bool:
-    """Whether all runs keep the same part of the same text for validation."""
+    """Whether all runs validate on the same part of the same text."""
     return same_text(runs) and len({split_of(run) for run in runs}) == 1
 
 
 def split_of(run: RunRecord) -> tuple[object, ...]:
-    """All that decides which characters of which text validate."""
+    """Everything that determines the validation text."""
     data = run.config.data
     drawn_by = (run.config.run.seed, data.val_lines, data.val_fraction) if data.lines else ()
     return run.corpus.sha256, run.corpus.train_tokens, data.split, data.lines, *drawn_by
 
 
 def differences(runs: Sequence[RunRecord]) -> list[str]:
-    """The settings that losses depend on, other than cell and seed, that differ: ``steps: 6000, 3000``."""
+    """The settings other than cell and seed that affect losses and differ, such as ``steps: 6000, 3000``."""
     return _differing(runs, [name for run in runs for name in _settings(run) if name not in _IGNORED])
 
 
 def computing_differences(runs: Sequence[RunRecord]) -> list[str]:
-    """The settings that decide the speed of a step and differ, such as ``precision: bf16, fp32``."""
+    """The settings that affect the speed of a step and differ, such as ``precision: bf16, fp32``."""
     return _differing(runs, _COMPUTING)
 
 
@@ -143,7 +144,7 @@ def same_batches(runs: Sequence[RunRecord]) -> bool:
 
 
 def same_time(runs: Sequence[RunRecord]) -> bool:
-    """Whether all runs trained for about the same time, or were given the same minutes."""
+    """Whether all runs trained for about the same time, or had the same value of --minutes."""
     minutes = {run.config.optimization.minutes for run in runs}
     seconds = [run.total_seconds for run in runs]
     given = len(minutes) == 1 and minutes != {0.0} and all(run.finished for run in runs)
@@ -151,13 +152,13 @@ def same_time(runs: Sequence[RunRecord]) -> bool:
 
 
 def step_after(run: RunRecord, seconds: float) -> int:
-    """The last step that a run had done after some seconds of training steps; 0 if none."""
+    """The last step that a run completed within some seconds of training steps; 0 if none."""
     done = run.steps[run.elapsed <= seconds * (1 + 1e-9)]
     return int(done[-1]) if len(done) else 0
 
 
 def busy(runs: Sequence[RunRecord]) -> list[str]:
-    """The runs whose steps were slowed down by other programs, with the mean and median time of a step."""
+    """The runs slowed down by other programs, with the mean and median time of a step."""
     return [
         f"{run.name}: mean {duration(float(run.seconds.mean()))}, median {duration(run.batch_seconds)}"
         for run in runs

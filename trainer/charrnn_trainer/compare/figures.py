@@ -1,4 +1,4 @@
-"""How numbers are written in reports."""
+"""Format numbers for reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 MINUS: Final = "\N{MINUS SIGN}"
 MOST_LISTED: Final = 6
-"""A sentence names this many items of a long list."""
+"""A sentence lists at most this many items."""
 
 
 def nats(loss: float) -> str:

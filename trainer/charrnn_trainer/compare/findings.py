@@ -1,4 +1,4 @@
-"""What runs show side by side: a few findings, each chosen by the figures that it states."""
+"""Findings about runs: short texts, each selected by the figures that it states."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Finding:
 
 
 def find(runs: Sequence[RunRecord], cells: CellPair | None) -> tuple[Finding, ...]:
-    """What some runs show, the most important first.
+    """The findings about some runs, the most important first.
 
     Args:
         runs: the runs.
-        cells: the LSTM and the GRU among them side by side; None where one of the two is missing.
+        cells: the LSTM and the GRU among them; None if one of the two is missing.
     """
     noise = noise_of(runs)
     several = len(runs) > 1
@@ -74,13 +74,13 @@ def _alone(run: RunRecord) -> str:
     other = next(cell for cell in COMPARED if cell != run.config.network.cell)
     best = run.best
     reached = (
-        f"{run.name} kept no text for validation; its training loss is "
+        f"{run.name} has no validation text; its training loss is "
         f"{nats(run.last_train_loss(WINDOW))} nats per character."
         if best is None
         else f"{run.name} reached {nats(best.loss)} nats ({bits(best.loss)} bits) per character at step "
         f"{best.step:,} of {run.step:,}."
     )
-    return f"{reached} For a second run to compare it with: charrnn-train --cell {other}"
+    return f"{reached} To train a second run for comparison: charrnn-train --cell {other}"
 
 
 def _validation(runs: Sequence[RunRecord], noise: Noise) -> str:
@@ -91,18 +91,18 @@ def _validation(runs: Sequence[RunRecord], noise: Noise) -> str:
             "easier to predict gives a lower loss with any network."
         )
     if len(best) < 2:
-        kept = f"Only {best[0][0].name}" if best else "None of the runs"
+        who = f"Only {best[0][0].name}" if best else "None of the runs"
         return (
-            f"{kept} kept text for validation. Training losses alone do not tell which network is better on "
-            "new text."
+            f"{who} has validation text. Training losses alone do not show which network is better on new "
+            "text."
         )
     if not same_split([run for run, _ in best]):
-        return "The runs keep different text for validation, so their validation losses cannot be compared."
+        return "The runs have different validation texts, so their validation losses cannot be compared."
     lowest = min(loss for _, loss in best)
     text = _ranking(best, f"validation loss, {nats(lowest)} nats ({bits(lowest)} bits) per character", noise)
     without = [run.name for run in runs if run.best is None]
     if without:
-        text += f" {_names(without)} kept no text for validation."
+        text += f" {_names(without)} {_has(without)} no validation text."
     return f"{text} {noise.sentence}"
 
 
@@ -127,73 +127,72 @@ def _gru_against_lstm(cells: CellPair, noise: Noise) -> str:
     if not same_text(pair):
         return "They were trained on different texts, so their losses are not compared."
     if lstm is None or gru is None or not same_split(pair):
-        text = "They share no text for validation, so which is better on new text is unknown."
+        text = "They have no common validation text, so it is unknown which is better on new text."
     elif noise.level(lstm.loss, gru.loss):
         text = (
-            f"By validation loss {cells.gru.name} and {cells.lstm.name} are level ({nats(gru.loss)} and "
-            f"{nats(lstm.loss)}, within seed-to-seed noise)."
+            f"The validation losses of {cells.gru.name} and {cells.lstm.name} are level "
+            f"({nats(gru.loss)} and {nats(lstm.loss)}, within seed-to-seed noise)."
         )
     else:
         better, worse = (cells.gru, cells.lstm) if gru.loss < lstm.loss else (cells.lstm, cells.gru)
         text = (
-            f"By validation loss the {better.cell} is better by {nats(abs(gru.loss - lstm.loss))} nats "
+            f"The validation loss of the {better.cell} is lower by {nats(abs(gru.loss - lstm.loss))} nats "
             f"({better.name} {nats(min(lstm.loss, gru.loss))}, {worse.name} "
             f"{nats(max(lstm.loss, gru.loss))})."
         )
     if any(diverged(run) for run in pair):
         text += " One of them diverged, so this says little about the cells."
     elif not noise.measured:
-        text += " This is one run of each; runs with another --seed show how much is noise."
-    return f"{text} The table shows what each of the two gains and loses."
+        text += " This compares one run of each; runs with another --seed show how much is noise."
+    return f"{text} The table lists all differences."
 
 
 def _divergence(runs: Sequence[RunRecord]) -> str:
     found = [
-        f"{run.name} diverged: its training loss had come down to {nats(run.lowest_train_loss(WINDOW))} and "
-        f"ends at {nats(float(run.losses[-1]))}. Repeat it with a learning rate below "
-        f"{run.config.optimization.learning_rate:g}."
+        f"{run.name} diverged: its training loss fell to {nats(run.lowest_train_loss(WINDOW))}, then rose to "
+        f"{nats(float(run.losses[-1]))}. Use a learning rate below {run.config.optimization.learning_rate:g}."
         for run in runs
         if diverged(run)
     ]
     return " ".join(shortened(found, "more runs diverged."))
 
 
-# --- what each run was given -------------------------------------------------------------------------------
+# --- budgets and settings -----------------------------------------------------------------------------------
 
 
 def _budget(runs: Sequence[RunRecord], noise: Noise) -> str:
-    """How the runs compare after the same steps and the same time, where they had more or less of either."""
+    """How the runs compare after equal steps and equal time, if their budgets differ."""
     step, seconds = min(run.step for run in runs), min(run.total_seconds for run in runs)
     spent = _names([f"{run.name}: {run.step:,} steps in {duration(run.total_seconds)}" for run in runs])
     at_equal = []
     if same_time(runs):
         if same_steps(runs):
             return ""
-        said = f"All runs trained for about the same time ({spent})."
+        text = f"All runs trained for about the same time ({spent})."
     elif same_steps(runs):
-        said = f"All runs did the same number of steps in different times ({spent})."
+        text = f"All runs did the same number of steps in different times ({spent})."
     else:
-        said = f"The budgets are unequal ({spent}), so the final losses do not compare the networks alone."
+        text = f"The budgets are unequal ({spent}), so the final losses do not depend on the networks alone."
         if same_batches(runs):
             at_equal.append((f"After {step:,} steps each", [step for _ in runs]))
     if not same_time(runs):
         at_equal.append((f"After {duration(seconds)} each", [step_after(run, seconds) for run in runs]))
     if same_text(runs):
         for when, steps in at_equal:
-            said += _standing(when, list(zip(runs, steps, strict=True)), noise)
+            text += _ranking_at(when, list(zip(runs, steps, strict=True)), noise)
         cut = any(run.step > min(steps) for _, steps in at_equal for run in runs)
         if cut and any(run.config.optimization.schedule != "constant" for run in runs):
-            said += " (A run whose learning rate has not yet decayed is at a disadvantage there.)"
+            text += " (A run whose learning rate has not yet decayed is at a disadvantage there.)"
     computed, slowed = computing_differences(runs), busy(runs)
     if computed:
-        said += f" The times also depend on {'; '.join(computed)}."
+        text += f" The times also depend on {'; '.join(computed)}."
     if slowed:
-        said += f" Other programs slowed some runs down ({_names(slowed)}), so the times are rough."
-    return said
+        text += f" Other programs slowed some runs down ({_names(slowed)}), so the times are approximate."
+    return text
 
 
-def _standing(when: str, limits: Sequence[tuple[RunRecord, int]], noise: Noise) -> str:
-    """How the runs stood when each had done a number of steps; empty where that is not known."""
+def _ranking_at(when: str, limits: Sequence[tuple[RunRecord, int]], noise: Noise) -> str:
+    """The ranking of the runs when each had done a number of steps; empty if unknown."""
     what = "validation loss so far"
     losses = [(run, found.loss) for run, step in limits if (found := run.best_until(step)) is not None]
     if len(losses) < len(limits) or not same_split([run for run, _ in limits]):
@@ -211,15 +210,15 @@ def _settings(runs: Sequence[RunRecord]) -> str:
     cells = {run.config.network.cell for run in runs}
     seeds = {run.config.run.seed for run in runs}
     if differing and len(cells) == 1:
-        return f"The runs have the same cell, and differ in {'; '.join(differing)}."
+        return f"The runs have the same cell and differ in {'; '.join(differing)}."
     if differing:
         return (
             f"The runs differ in more than the cell ({'; '.join(differing)}), so the cell alone does not "
             "explain their results."
         )
     if len(cells) == 1:
-        seed = "only in the seed: what separates them is seed-to-seed noise"
-        return f"The runs differ {seed}." if len(seeds) > 1 else "All settings are the same, the seed too."
+        only_seed = "The runs differ only in the seed, so the differences are seed-to-seed noise."
+        return only_seed if len(seeds) > 1 else "All settings are the same, including the seed."
     blocks = [
         f"{name.upper()} {cell.gates} ({' and '.join(cell.states)})"
         for name, cell in CELLS.items()
@@ -227,17 +226,16 @@ def _settings(runs: Sequence[RunRecord]) -> str:
     ]
     return (
         f"All settings but the cell{' and the seed' if len(seeds) > 1 else ''} are the same. The cells "
-        f"differ in the blocks of weights per layer and the states that they carry: {listed(blocks)}."
+        f"differ in the number of weight blocks per layer and in their states: {listed(blocks)}."
     )
 
 
 def _unfinished(runs: Sequence[RunRecord]) -> str:
     names = [run.name for run in runs if not run.finished]
-    have = "has" if len(names) == 1 else "have"
-    return f"{_names(names)} {have} not finished; these are the figures so far." if names else ""
+    return f"{_names(names)} {_has(names)} not finished; these are the figures so far." if names else ""
 
 
-# --- the course of each run --------------------------------------------------------------------------------
+# --- overfitting and further training ----------------------------------------------------------------------
 
 
 def _overfitting(runs: Sequence[RunRecord]) -> str:
@@ -260,7 +258,7 @@ def _overfits(run: RunRecord) -> str:
 
 
 def _improving(runs: Sequence[RunRecord]) -> str:
-    """The runs whose last validation was their best by far."""
+    """The runs whose last validation clearly improved on all earlier ones."""
     names = [
         f"{run.name} (step {run.step:,})"
         for run in runs
@@ -277,3 +275,7 @@ def _improving(runs: Sequence[RunRecord]) -> str:
 
 def _names(names: Sequence[str]) -> str:
     return listed(shortened(names))
+
+
+def _has(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"

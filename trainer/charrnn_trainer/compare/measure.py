@@ -1,6 +1,6 @@
-"""What the exported step models of runs generate, how fast, and how large their files are.
+"""Measure the exported models of runs: samples, speed and file size.
 
-The models are built in memory and read back by the runtime's loader, as users' programs do.
+The models are built in memory and read back by the runtime's loader, as in users' programs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPEED_REPEATS: Final = 5
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How samples are written.
+    """Settings of samples.
 
     Attributes:
         prompt: the text that every sample continues; empty starts each with the model's start token.
@@ -44,7 +44,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a run's network wrote at one of its checkpoints.
+    """A text generated from a checkpoint of a run.
 
     Attributes:
         checkpoint: the checkpoint.
@@ -57,10 +57,10 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class ModelMeasures:
-    """What was measured of a run's exported model.
+    """Measurements of a run's exported model.
 
     Attributes:
-        exported: the checkpoint that export takes, and that was measured.
+        exported: the checkpoint that export takes and that was measured.
         file_bytes: the size of the step model in fp32.
         state_size: S, the number of values that a stream carries from character to character.
         characters_per_second: how fast it generates one stream on one thread of the CPU.
@@ -92,7 +92,7 @@ def measure_models(runs: Sequence[RunRecord]) -> list[ModelMeasures]:
 
 
 def _step_model(entry: CheckpointEntry) -> tuple[CharRNN, int]:
-    """The model of a checkpoint, loaded from its exported form, and that form's size in bytes."""
+    """The exported model of a checkpoint, and its file size in bytes."""
     built = build(load_checkpoint(entry.path), "fp32")
     return CharRNN(built.file.info, Engine(built.file, "cpu")), len(built.data)
 
@@ -105,18 +105,18 @@ def _speeds(models: Sequence[CharRNN]) -> list[float]:
             begin = time.perf_counter()
             model.generate("", SPEED_LENGTH, seed=repeat)
             taken.append(time.perf_counter() - begin)
-    return [SPEED_LENGTH / statistics.median(taken[1:]) for taken in times]  # the first only warms up
+    return [SPEED_LENGTH / statistics.median(taken[1:]) for taken in times]  # the first is a warm-up
 
 
 # --- samples -----------------------------------------------------------------------------------------------
 
 
 def choose_checkpoints(runs: Sequence[RunRecord], rows: int) -> list[list[CheckpointEntry | None]]:
-    """Which checkpoints write samples: rows with one checkpoint of every run, or None.
+    """The checkpoints to sample from: rows with one checkpoint per run, or None.
 
-    There are ``rows`` rows at most of steps that the runs have in common, from the first to the last; where
-    they have fewer than two in common, each run's steps are spread on their own. Two more hold the best
-    checkpoints and the last ones of the runs that show theirs in no other row.
+    There are at most ``rows`` rows of steps that the runs have in common, from the first to the last. If
+    fewer than two are common, each run's steps are spread separately. Two more rows hold the best and the
+    last checkpoints of the runs for which no other row has them.
     """
     by_step = [{entry.step: entry for entry in run.checkpoints} for run in runs]
     common = sorted(set.intersection(*(set(entries) for entries in by_step)))
@@ -142,9 +142,9 @@ def choose_checkpoints(runs: Sequence[RunRecord], rows: int) -> list[list[Checkp
 
 
 def _spread(steps: Sequence[int], count: int) -> list[int]:
-    """At most ``count`` of some steps, evenly spread by their place, with the first and the last among them.
+    """At most ``count`` of some steps, evenly spread by index, including the first and the last.
 
-    One alone is the last.
+    With a count of 1, the last.
     """
     if count == 1 or len(steps) == 1:
         return [steps[-1]]
@@ -155,7 +155,7 @@ def _spread(steps: Sequence[int], count: int) -> list[int]:
 def write_samples(
     runs: Sequence[RunRecord], settings: SampleSettings, rows: int, report: Callable[[str], None]
 ) -> list[list[Sample | None]]:
-    """Generate samples at several checkpoints of each run: a list of rows, each with a sample of every run.
+    """Generate samples at several checkpoints of each run: rows with one sample per run.
 
     Raises:
         SettingError: a setting is invalid.
@@ -184,7 +184,7 @@ def _write(run: RunRecord, entry: CheckpointEntry, settings: SampleSettings) -> 
     except UnknownCharacterError as error:
         unknown = ", ".join(f"{character!r}" for character in error.characters[:5])
         raise CharRNNError(
-            f"--prime {settings.prompt!r} has characters that {run.folder} does not know: {unknown}; give a "
-            "prompt of characters that all the runs' texts have"
+            f"--prime {settings.prompt!r} has characters that {run.folder} does not know: {unknown}; use "
+            "only characters that occur in all the runs' texts"
         ) from None
     return text.removeprefix(settings.prompt)

@@ -1,4 +1,4 @@
-"""Writes the files of a report, and replaces no other files."""
+"""Write the files of a report without replacing other files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.files import WriteError, write_whole
 
 MARK: Final = b"charrnn-compare"
-"""Stands in the first bytes of every file of a report."""
+"""Appears in the first bytes of every file of a report."""
 _MARKED: Final = 1_024
 
 
 def check_output(folder: Path, names: list[str], *, force: bool) -> None:
-    """Check that files may be written to a folder, before the work begins.
+    """Check in advance that files may be written to a folder.
 
     Raises:
         CharRNNError: the folder is a file, or one of the files exists and is not part of a report.
@@ -28,7 +28,7 @@ def check_output(folder: Path, names: list[str], *, force: bool) -> None:
     for path in (folder / name for name in names):
         if path.is_dir():
             raise CharRNNError(
-                f"{path} is a folder, and the report has a file of that name; give another --out"
+                f"{path} is a folder, but the report has a file of that name; give another --out"
             )
         if not force and path.exists() and not _is_ours(path):
             raise CharRNNError(
@@ -46,20 +46,20 @@ def _is_ours(path: Path) -> bool:
 
 
 def write_output(folder: Path, files: Mapping[str, bytes], *, force: bool) -> list[Path]:
-    """Write files to a folder: all are complete before the first is moved into place.
+    """Write files to a folder atomically: all are complete before the first is moved into place.
 
-    A new folder appears with all its files in it. In one that exists, other files stay, and the files are
-    moved into place one after the other.
+    A new folder appears with all its files. In an existing folder, other files are kept, and the files are
+    moved into place one by one.
 
     Args:
         folder: the folder.
         files: the content of each file, by its name; each holds `MARK` near its start.
-        force: replace files that are not part of a report, too.
+        force: also replace files that are not part of a report.
 
     Raises:
-        CharRNNError: see `check_output`; or they cannot be written.
+        CharRNNError: see `check_output`, or the files cannot be written.
     """
-    folder = Path(os.path.realpath(folder))  # a link's target is written, and the link stays
+    folder = Path(os.path.realpath(folder))  # write to a symlink's target and keep the symlink
     check_output(folder, list(files), force=force)
     there = folder.exists()
     stage = (folder if there else folder.parent) / f".{folder.name[:40]}.{os.urandom(6).hex()}.part"

@@ -1,7 +1,7 @@
-"""Pictures by matplotlib: as SVG for a page that may be wide or narrow, light or dark, and as PNG.
+"""Draw with matplotlib: SVG for wide and narrow, light and dark pages, and PNG.
 
-The SVG forms take their colours from the page: each role of `_ROLES` is drawn in a colour that nothing else
-has, and becomes a variable of the page's style sheet.
+The SVG forms take their colours from the page: each role of `_ROLES` is drawn in a unique colour, which is
+then replaced by a variable of the page's style sheet.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ CELL_COLOURS_DARK: Final = ("#74b4f8", "#ff9f63", "#63cf8f", "#cf9bf5", "#dfbd4a
 """The colours of the cells, in the order of `spec.CELLS`, on a light page and on a dark one."""
 
 _DASHES: Final = ((), (5.0, 2.0), (1.5, 2.0), (6.0, 2.0, 1.5, 2.0))
-"""Tells several runs of one cell apart: lengths of strokes and gaps, in widths of the line."""
+"""Distinguishes several runs of one cell: lengths of strokes and gaps, in line widths."""
 _PNG_DPI: Final = 160
 _POINTS_PER_INCH: Final = 72
 
 
 @dataclass(frozen=True)
 class RunStyle:
-    """How a run is drawn everywhere: the colour is the cell's, the dashes tell runs of one cell apart.
+    """The line style of a run: the colour shows its cell, the dashes distinguish runs of one cell.
 
     Attributes:
         colour: an index into the colours of the cells.
-        dashes: lengths of strokes and gaps, in widths of the line; empty is a solid line.
+        dashes: lengths of strokes and gaps, in line widths; empty for a solid line.
     """
 
     colour: int
@@ -51,12 +51,12 @@ class RunStyle:
 
     @property
     def linestyle(self) -> Any:
-        """The dashes as matplotlib writes them."""
+        """The dashes in matplotlib's format."""
         return (0, self.dashes) if self.dashes else "-"
 
 
 def run_styles(runs: Sequence[RunRecord]) -> list[RunStyle]:
-    """The style of each run, the same whatever the order of the cells."""
+    """The style of each run, independent of the order of the cells."""
     seen: dict[str, int] = {}
     styles = []
     for run in runs:
@@ -69,7 +69,7 @@ def run_styles(runs: Sequence[RunRecord]) -> list[RunStyle]:
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a picture: of text, of lesser text, of the grid, of the background, of each cell."""
+    """The colours of text, secondary text, the grid, the background and each cell."""
 
     ink: str
     muted: str
@@ -96,11 +96,11 @@ class Picture:
 
     Attributes:
         name: the name of its file, without ``.png``.
-        alt: what it shows, for those who do not see it.
-        caption: what a reader has to know to read it.
+        alt: the alternative text.
+        caption: the caption.
         png: the bytes of a PNG file.
-        wide: an ``<svg>`` element for a page that defines the colours' variables; empty if it is for no page.
-        narrow: the same for a narrow page, with its panels below one another.
+        wide: an ``<svg>`` element for a page that defines the colour variables; empty if there is no page.
+        narrow: the same for a narrow page, with its panels in one column.
     """
 
     name: str
@@ -116,12 +116,12 @@ class Picture:
 
 
 class Values(NamedTuple):
-    """The values that a panel shows to a pointer.
+    """The tooltips of a panel.
 
     Attributes:
         axes: the panel.
-        places: where on its x axis, ascending.
-        texts: what is shown at each place.
+        places: positions on its x axis, ascending.
+        texts: the tooltip at each position.
     """
 
     axes: Axes
@@ -131,7 +131,7 @@ class Values(NamedTuple):
 
 Form = Literal["wide", "narrow", "png"]
 Draw = Callable[[Figure, Palette, Form], list[Values]]
-"""Draws into a figure in a palette's colours, for one of the forms; gives the values of its panels."""
+"""Draws into a figure in a palette's colours, for one of the forms; returns the tooltips of its panels."""
 
 
 def svg(name: str, draw: Draw, height: float, *, narrow: bool = False) -> str:
@@ -151,17 +151,17 @@ def png(name: str, draw: Draw, height: float, width: float = WIDE) -> bytes:
 def _drawn(
     name: str, draw: Draw, form: Form, inches: tuple[float, float]
 ) -> tuple[Figure, list[Values], bytes]:
-    # The user's own settings of matplotlib are left out, and so is what it says about its font cache.
+    # Ignore the user's matplotlib settings and its messages about the font cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     palette = _PRINTED if form == "png" else _ROLES
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name may have characters that matplotlib's font lacks
+        warnings.simplefilter("ignore")  # a name may have characters missing from matplotlib's font
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_settings(name, palette))
         figure = Figure(figsize=inches, layout="constrained", dpi=_POINTS_PER_INCH)
         values = draw(figure, palette, form)
         file = io.BytesIO()
-        # No date: the same figures make the same bytes.
+        # No date, so that equal figures give equal bytes.
         if form == "png":
             figure.savefig(file, format="png", dpi=_PNG_DPI, metadata={"Software": "charrnn-compare"})
         else:
@@ -173,7 +173,7 @@ def _settings(name: str, palette: Palette) -> dict[Any, Any]:
     return {
         "svg.fonttype": "none",  # text stays text, in the page's own font
         "svg.hashsalt": name,
-        "text.parse_math": False,  # a run's name may hold a dollar
+        "text.parse_math": False,  # a run's name may contain a dollar sign
         "font.size": 9.0,
         "axes.titlesize": 10.0,
         "axes.titleweight": "bold",
@@ -198,26 +198,26 @@ def _settings(name: str, palette: Palette) -> dict[Any, Any]:
 
 
 def _inline(document: str, name: str) -> str:
-    """The ``<svg>`` element of an SVG document: colours as the page's, ids that no other picture has."""
+    """The ``<svg>`` element of an SVG document, with the page's colours and unique ids."""
     element = document[document.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', element)
     element = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", element)
-    # The page's own font, in the two ways in which matplotlib's versions name theirs.
+    # Use the page's font; matplotlib's versions write fonts in two ways.
     element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
     element = re.sub(r"font: ([^;\"']*?)'[^;\"]*", r"font: \1system-ui, sans-serif", element)
-    element = element.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # the rest of the page is not its
+    element = element.replace("*{stroke-linejoin", "svg *{stroke-linejoin")  # leave other elements alone
     for colour, variable in _VARIABLES.items():
         element = element.replace(colour, variable)
     return element.strip()
 
 
 def _hover(figure: Figure, values: Sequence[Values]) -> str:
-    """Invisible strips over the panels, each with the values at its place as a title that browsers show."""
+    """Invisible strips over the panels, each with a tooltip (an SVG title) of the values there."""
     height = figure.bbox.height
     strips = []
     for axes, places, texts in values:
-        box = axes.get_window_extent()  # in points, from below, since a pixel is a point
+        box = axes.get_window_extent()  # in points from the bottom, since a pixel is a point
         at = axes.transData.transform([(place, 0.0) for place in places])[:, 0]
         edges = np.clip([box.x0, *(at[1:] + at[:-1]) / 2, box.x1], box.x0, box.x1)
         for left, right, text in zip(edges[:-1], edges[1:], texts, strict=True):

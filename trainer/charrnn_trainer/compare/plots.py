@@ -1,4 +1,4 @@
-"""The pictures of runs: their losses against steps and time, and the gaps between them."""
+"""Plot the losses of runs against steps and time, and the gaps between training and validation."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from charrnn_trainer.compare.records import RunRecord
 from charrnn_trainer.compare.reference import ReferenceTable
 
 POINTS: Final = 300
-"""A curve of more steps is drawn as the means of this many equal stretches."""
+"""A curve with more steps is drawn as the means of this many equal intervals."""
 _MOST_PANELS: Final = 12
-"""The gaps of this many runs are drawn at most."""
+"""Gaps are drawn for at most this many runs."""
 _PLACES: Final = 40
-"""A panel shows its values at this many places at most."""
+"""A panel has tooltips at most at this many positions."""
 _LABEL: Final = 34
 """A picture shows at most this many characters of a run's name."""
 _DASHED: Final = (0, (4, 2))
@@ -74,7 +74,7 @@ def draw_curves(runs: Sequence[RunRecord]) -> Picture:
                     grid[kind, column].set_xlabel(label)
                 if narrow or column == 0:
                     grid[kind, column].set_ylabel("nats per character")
-        if form == "png":  # a page has a legend of its own
+        if form == "png":  # the page has its own legend
             _legend(grid[0, 1], runs, palette)
         _finish(figure, grid.flat, form)
         return [Values(axes, *values) for axes, values in zip(grid.flat, shown, strict=True)]
@@ -93,8 +93,8 @@ def draw_curves(runs: Sequence[RunRecord]) -> Picture:
     return Picture(
         "curves",
         alt=f"Line charts of the losses against steps and against time. {ends}.",
-        caption=f"Lower is better. {mean}The losses of the first steps are above the picture. Time is that "
-        "of the training steps alone, as each run recorded it on its machine.",
+        caption=f"Lower is better. {mean}The losses of the first steps are outside the plot. Time is "
+        "that spent in training steps, as each run recorded it on its machine.",
         png=png("curves", draw, _PANEL * kinds),
         wide=svg("curves", draw, _PANEL * kinds),
         narrow=svg("curves", draw, _NARROW_PANEL * 2 * kinds, narrow=True),
@@ -102,9 +102,9 @@ def draw_curves(runs: Sequence[RunRecord]) -> Picture:
 
 
 def draw_gaps(runs: Sequence[RunRecord]) -> Picture | None:
-    """A panel for each run with its training and validation losses and what lies between them.
+    """One panel per run with its training and validation losses and the gap between them.
 
-    Of many runs, those with the lowest validation losses are shown. None where no run has one.
+    If there are many runs, those with the lowest validation losses are shown. None if no run has one.
     """
     styles = run_styles(runs)
     shown = [(style, run) for style, run in zip(styles, runs, strict=True) if run.validations]
@@ -142,8 +142,8 @@ def draw_gaps(runs: Sequence[RunRecord]) -> Picture | None:
         "gap",
         alt=f"Training loss (solid) and validation loss (dashed) of each run, with the gap shaded. {gaps}.",
         caption=f"{of_many}Solid: training loss; dashed: validation loss; shaded: the gap between them. A "
-        "gap alone is no fault; a validation loss that rises while the training loss falls is overfitting. "
-        "The dot is the checkpoint that export takes.",
+        "gap is normal; a validation loss that rises while the training loss falls is overfitting. The dot "
+        "marks the checkpoint that export takes.",
         png=png("gap", draw, _PANEL * rows),
         wide=svg("gap", draw, _PANEL * rows),
         narrow=svg("gap", draw, _NARROW_PANEL * len(shown), narrow=True),
@@ -175,7 +175,7 @@ def _draw_gap(axes: Axes, run: RunRecord, colour: str, ink: str) -> None:
 
 
 def draw_reference(tables: Sequence[ReferenceTable]) -> Picture:
-    """Each run's training loss beside a reference's, and the difference below."""
+    """Each run's training loss and the reference's, with the difference below."""
     styles = run_styles([table.run for table in tables])
 
     def draw(figure: Figure, palette: Palette, form: Form) -> list[Values]:
@@ -191,7 +191,7 @@ def draw_reference(tables: Sequence[ReferenceTable]) -> Picture:
 
     return Picture(
         "reference",
-        alt="Training loss against steps, ours and the reference's, with the difference in bars below. "
+        alt="Training loss against steps, ours and the reference's, with the difference as bars below. "
         + " ".join(f"{table.label}: {table.summary}" for table in tables),
         caption="",
         png=png("reference", draw, 4.6, max(WIDE, 3.0 * len(tables))),
@@ -219,7 +219,7 @@ def _draw_reference(upper: Axes, lower: Axes, table: ReferenceTable, colour: str
 
 
 def _panels(figure: Figure, kinds: int, narrow: bool) -> NDArray[Any]:
-    """Axes ``[kinds, 2]``, against steps and against time; below one another where it is narrow."""
+    """Axes ``[kinds, 2]``, against steps and against time; in one column on narrow pages."""
     if narrow:
         grid: NDArray[Any] = figure.subplots(2 * kinds, 1, squeeze=False).reshape(kinds, 2)
     else:
@@ -243,7 +243,7 @@ def _legend(axes: Axes, runs: Sequence[RunRecord], palette: Palette) -> None:
 
 
 def _label(run: RunRecord) -> str:
-    """A run's name as a panel has room for it: the end of a long one."""
+    """A run's name, shortened to its end if it is long."""
     return run.name if len(run.name) <= _LABEL else f"…{run.name[1 - _LABEL :]}"
 
 
@@ -256,7 +256,7 @@ def _finish(figure: Figure, grid: Any, form: Form) -> None:
 
 
 def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """At most `POINTS` means of equal stretches of some values ``[N]``."""
+    """At most `POINTS` means over equal intervals of some values ``[N]``."""
     stretch = max(1, -(-len(values) // POINTS))
     starts = np.arange(0, len(values), stretch)
     ends = np.append(starts[1:], len(values))
@@ -265,9 +265,9 @@ def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _highest(runs: Sequence[RunRecord]) -> float:
-    """Where a picture ends above: the first steps, which are far off, would flatten everything else."""
+    """The upper limit of a plot, which cuts off the high losses of the first steps."""
     training = max(float(np.percentile(_thinned(run.losses), 97)) for run in runs)
-    # A run's first validation comes early, too; but one alone has to be seen.
+    # The first validation is early too, but is shown if it is the only one.
     validation = [item.loss for run in runs for item in run.validations[1:] or run.validations]
     lowest = min(float(_thinned(run.losses).min()) for run in runs)
     return max([training, *validation]) + 0.05 * (training - lowest) + 1e-3
@@ -281,13 +281,13 @@ def _time_unit(seconds: float) -> tuple[float, str]:
     return 3600.0, "hours"
 
 
-# --- values for a pointer ----------------------------------------------------------------------------------
+# --- tooltips ----------------------------------------------------------------------------------------------
 
 _Item = TypeVar("_Item")
 
 
 def _by_step(runs: Sequence[RunRecord], validation: bool) -> tuple[list[float], list[str]]:
-    """Places along an axis of steps, and the losses of all runs there."""
+    """Positions along an axis of steps, and the losses of all runs there."""
     if validation:
         steps = sorted({item.step for run in runs for item in run.validations})
     else:
@@ -300,7 +300,7 @@ def _by_step(runs: Sequence[RunRecord], validation: bool) -> tuple[list[float], 
 
 
 def _by_time(runs: Sequence[RunRecord], validation: bool, scale: float) -> tuple[list[float], list[str]]:
-    """Places along an axis of time, in units of ``scale`` seconds, and the losses of all runs there."""
+    """Positions along an axis of time, in units of ``scale`` seconds, and the losses of all runs there."""
     longest = max(run.total_seconds for run in runs)
     seconds = np.linspace(longest / _PLACES, longest, _PLACES)
     done = []
@@ -315,7 +315,7 @@ def _by_time(runs: Sequence[RunRecord], validation: bool, scale: float) -> tuple
 
 
 def _losses(heading: str, runs: Sequence[RunRecord], steps: Sequence[int], validation: bool) -> str:
-    """The losses of runs, each after its own number of steps, lowest first; 0 leaves a run out."""
+    """The losses of runs, each after its own number of steps, lowest first; 0 omits a run."""
     losses = []
     for run, step in zip(runs, steps, strict=True):
         if validation:

@@ -1,4 +1,4 @@
-"""What runs recorded: settings, losses and times, read from their folders."""
+"""Read the settings, losses and times of runs from their folders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Validation:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What a run recorded.
+    """The record of a run.
 
     Attributes:
         name: its name in the comparison: the end of its folder's path.
@@ -47,7 +47,7 @@ class RunRecord:
         parameters: the number of its network's parameters.
         finished: whether it has ended.
         checkpoints: its checkpoints, by step.
-        steps: int64 ``[N]``, the steps that its history holds, ascending.
+        steps: int64 ``[N]``, the steps in its history, ascending.
         losses: float64 ``[N]``, their training losses in nats per character.
         seconds: float64 ``[N]``, how long each took.
         validations: its validation losses, by step.
@@ -68,7 +68,7 @@ class RunRecord:
 
     @property
     def cell(self) -> str:
-        """The cell's name as written in a text: LSTM, GRU or RNN."""
+        """The cell's name in upper case: LSTM, GRU or RNN."""
         return self.config.network.cell.upper()
 
     @property
@@ -98,7 +98,7 @@ class RunRecord:
 
     @property
     def best(self) -> Validation | None:
-        """The lowest validation loss; None where none was measured."""
+        """The lowest validation loss; None if none was measured."""
         return min(self.validations, key=lambda item: item.loss, default=None)
 
     @property
@@ -107,13 +107,13 @@ class RunRecord:
         return next(entry for entry in self.checkpoints if entry.best)
 
     def best_until(self, step: int) -> Validation | None:
-        """The lowest validation loss measured up to and including a step; None where there was none yet."""
+        """The lowest validation loss measured up to and including a step; None if there was none yet."""
         return min((v for v in self.validations if v.step <= step), key=lambda v: v.loss, default=None)
 
     def train_loss(self, step: int, window: int) -> float | None:
         """The mean training loss of the last ``window`` steps up to ``step`` (of all, if they are fewer).
 
-        None where the history lacks some of these steps.
+        None if the history lacks some of these steps.
         """
         window = min(window, step)
         inside = (self.steps > step - window) & (self.steps <= step)
@@ -171,7 +171,7 @@ def _runs_in(path: Path) -> Iterator[Path]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' paths that tell them apart, the same number of parts for all."""
+    """The shortest distinct ends of the folders' paths, with the same number of parts for all."""
     for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-parts:]) for folder in folders]
         if len(set(names)) == len(names):
@@ -185,7 +185,7 @@ def _read_run(folder: Path, name: str) -> RunRecord:
     lines = list(_history(folder / HISTORY_FILE))
     steps = {line["step"]: line for line in lines if "loss" in line}
     if not steps:
-        raise CharRNNError(f"{folder / HISTORY_FILE} holds no step yet, so there is nothing to compare")
+        raise CharRNNError(f"{folder / HISTORY_FILE} has no steps yet, so there is nothing to compare")
     ordered = [steps[step] for step in sorted(steps)]
     validations = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     return RunRecord(
@@ -205,7 +205,7 @@ def _read_run(folder: Path, name: str) -> RunRecord:
 
 
 def _has_ended(header: CheckpointHeader) -> bool:
-    """Whether a checkpoint that was due by its step was the last, too."""
+    """Whether the run ended at a checkpoint that was saved at a regular step."""
     done = progress(header.config.optimization, header.step, header.seconds or 0.0)
     return why_ended(header.config, header.step, done, header.evaluations) is not None
 
@@ -233,7 +233,7 @@ def _history(path: Path) -> Iterator[dict[str, Any]]:
             values = json.loads(line)
             _check_line(values)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise CharRNNError(f"{path}: line {number} is not a line of a history: {error}") from error
+            raise CharRNNError(f"{path}: line {number} is not a valid line of a history: {error}") from error
         yield values
 
 

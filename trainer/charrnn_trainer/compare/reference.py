@@ -1,4 +1,4 @@
-"""Our training losses beside published ones."""
+"""Compare our training losses with published ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from charrnn_trainer.compare.figures import nats, signed
 from charrnn_trainer.compare.records import RunRecord
 
 WINDOW: Final = 20
-"""Our loss at a step is the mean of the last 20 steps up to it: that of a single batch is noisy."""
+"""Our loss at a step is the mean of the last 20 steps up to it, since the loss of a single batch is noisy."""
 SETTLED: Final = 1_000
-"""Differences count from this step on: before, the loss falls too fast for a close comparison."""
+"""Differences count from this step on; before, the loss falls too fast for a close comparison."""
 TOLERANCE: Final = 0.03
 """A loss less than this many nats above the reference is level with it."""
 
@@ -27,12 +27,12 @@ _COLUMNS: Final = ("cell", "step", "training_loss_nats")
 
 @dataclass(frozen=True)
 class Row:
-    """A step of a table.
+    """One step in a table.
 
     Attributes:
         step: the step.
-        ours: our training loss there, in nats per character; None where the run's history does not reach.
-        reference: the reference's.
+        ours: our training loss in nats per character; None if the run's history does not include the step.
+        reference: the reference's loss.
     """
 
     step: int
@@ -41,17 +41,17 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the reference's: below zero where ours is lower."""
+        """Our loss minus the reference's: negative if ours is lower."""
         return None if self.ours is None else self.ours - self.reference
 
 
 @dataclass(frozen=True)
 class ReferenceTable:
-    """A run beside the reference's losses of the same cell.
+    """A run compared with the reference's losses for the same cell.
 
     Attributes:
         run: the run.
-        rows: a row for each of the reference's steps.
+        rows: one row per step of the reference.
     """
 
     run: RunRecord
@@ -59,18 +59,18 @@ class ReferenceTable:
 
     @property
     def settled(self) -> tuple[Row, ...]:
-        """The rows from step `SETTLED` on for which there is a difference."""
+        """The rows from step `SETTLED` on that have a difference."""
         return tuple(row for row in self.rows if row.step >= SETTLED and row.difference is not None)
 
     @property
     def label(self) -> str:
-        """The cell's name, and the run's where that is another."""
+        """The cell's name, followed by the run's name if it differs."""
         run = self.run
         return run.cell if run.name == run.config.network.cell else f"{run.cell} ({run.name})"
 
     @property
     def summary(self) -> str:
-        """What the table shows, in a sentence or two."""
+        """A summary of the table in a sentence or two."""
         missing = sum(row.ours is None for row in self.rows)
         gap = f" The run has no loss yet at {missing} of the {len(self.rows)} steps." if missing else ""
         if not self.settled:
@@ -85,7 +85,7 @@ class ReferenceTable:
             verdict += f", and more than {TOLERANCE} above it at {above or 'none'}"
         mean = signed(float(np.mean(differences)))
         return (
-            f"from step {SETTLED:,} on, {verdict}; the mean difference is {mean}, and the largest "
+            f"from step {SETTLED:,} on, {verdict}; the difference is {mean} on average, and at most "
             f"{signed(max(differences))}, at step {worst.step:,}.{gap}"
         )
 
@@ -120,14 +120,14 @@ def read_reference(path: Path) -> dict[str, dict[int, float]]:
     except (ValueError, csv.Error) as error:
         raise CharRNNError(f"{path} is not a valid table of losses: {_line(error)}") from error
     if not cells:
-        raise CharRNNError(f"{path} has no row; give a CSV file with the columns {', '.join(_COLUMNS)}")
+        raise CharRNNError(f"{path} has no rows; give a CSV file with the columns {', '.join(_COLUMNS)}")
     return cells
 
 
 def beside_reference(
     runs: Sequence[RunRecord], reference: dict[str, dict[int, float]]
 ) -> list[ReferenceTable]:
-    """A table for each run.
+    """One table per run.
 
     Raises:
         CharRNNError: the reference has no losses of a run's cell.
@@ -137,8 +137,8 @@ def beside_reference(
         cell = run.config.network.cell
         if cell not in reference:
             raise CharRNNError(
-                f"{run.folder} is a run of {cell}, and the reference has only {', '.join(reference)}; leave "
-                "the run out"
+                f"{run.folder} has the cell {cell}, but the reference has only {', '.join(reference)}; omit "
+                "this run"
             )
         rows = tuple(
             Row(step, run.train_loss(step, WINDOW), loss) for step, loss in sorted(reference[cell].items())
@@ -153,12 +153,12 @@ def page(
     """The page, in Markdown.
 
     Args:
-        tables: a table for each run.
-        title: its heading.
-        reference: what the reference is called.
+        tables: one table per run.
+        title: the page's heading.
+        reference: the name of the reference.
         command: the command line that makes the page.
-        picture: the name of the picture's file, beside the page.
-        alt: what the picture shows.
+        picture: the name of the picture's file, in the page's folder.
+        alt: the picture's alternative text.
     """
     lines = [
         "<!-- made by charrnn-compare -->",
@@ -166,9 +166,9 @@ def page(
         f"# {_text(title)}",
         "",
         (
-            f"Training losses in nats per character. The reference is {_text(reference)}. Ours at a step is "
-            f"the mean of the {WINDOW} steps up to it, since the loss of a single batch is noisy; a negative "
-            "difference means that ours is lower."
+            f"Training losses in nats per character. The reference is {_text(reference)}. Our loss at a step "
+            f"is the mean of the {WINDOW} steps up to it, since the loss of a single batch is noisy. A "
+            "negative difference means that ours is lower."
         ),
         "",
         *(f"- **{_text(table.label)}**: {_text(table.summary)}" for table in tables),
@@ -206,7 +206,7 @@ def _settings(run: RunRecord) -> str:
 
 
 def _text(words: str) -> str:
-    """Words in Markdown, none of whose characters is markup."""
+    """Escape a text for Markdown."""
     escaped = "".join(f"\\{character}" if character in "\\`*_[]<>|#~" else character for character in words)
     return " ".join(escaped.split())
 

@@ -1,4 +1,4 @@
-"""The report: what was read and measured of some runs, on one self-contained page."""
+"""The report on some runs: one self-contained page."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ _DARK: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs side by side.
+    """A comparison of runs.
 
     Attributes:
-        runs: what each recorded.
-        models: what was measured of each run's exported model.
-        settings: how the samples were written.
-        samples: rows of samples, one of every run or None where a run has no such checkpoint.
+        runs: the runs' records.
+        models: measurements of each run's exported model.
+        settings: the settings of the samples.
+        samples: rows with one sample per run, or None if a run has no such checkpoint.
         pictures: the pictures, by name.
-        cells: the best LSTM and GRU side by side; None where one of the two is missing.
-        findings: what the runs show, in words.
+        cells: the best LSTM and GRU; None if one of the two is missing.
+        findings: the findings.
     """
 
     runs: tuple[RunRecord, ...]
@@ -77,12 +77,12 @@ class Comparison:
     findings: tuple[Finding, ...]
 
     def files(self) -> dict[str, bytes]:
-        """The files of the report by name: the pictures, and the page, which holds them too."""
+        """The files of the report by name: the pictures, and the page, which includes them."""
         pictures = {f"{name}.png": picture.png for name, picture in self.pictures.items()}
         return {**pictures, PAGE: self.html().encode("utf-8", "replace")}
 
     def table(self) -> list[list[str]]:
-        """The figures of every run: a list of headings, and then a list for each run."""
+        """The figures of every run: a row of headings, then one row per run."""
         headings = [
             *("run", "validation loss", "bits per character", "best at step", "training loss", "network"),
             *("parameters", "steps", "seconds per step", "characters per second", "file size"),
@@ -102,7 +102,7 @@ class Comparison:
 
     def html(self) -> str:
         """The page: one file that fetches nothing."""
-        # All that is not of the template is escaped: names and texts of runs may be hostile.
+        # Everything outside the template is escaped: names and texts of runs are untrusted.
         environment = Environment(
             loader=PackageLoader("charrnn_trainer.compare"),
             autoescape=True,
@@ -131,8 +131,8 @@ def compare_runs(
         length: the number of characters of a sample.
         seed: decides the samples' random numbers.
         temperature: the samples' temperature.
-        checkpoints: the number of checkpoints of a run that write samples, from 1 to 50; the best is added.
-        report: is called with a line for each thing that is done.
+        checkpoints: the number of checkpoints per run to sample from, from 1 to 50; the best is added.
+        report: called with a progress message.
 
     Raises:
         SettingError: a setting is invalid.
@@ -145,7 +145,7 @@ def compare_runs(
     samples = write_samples(records, settings, checkpoints, report)
     report(f"measuring how fast {listed(shortened([run.name for run in records]))} generate")
     models = measure_models(records)
-    report("drawing")
+    report("drawing the plots")
     drawn = [draw_curves(records), draw_gaps(records)]
     cells = compare_cells(records, models)
     return Comparison(
@@ -162,7 +162,7 @@ def compare_runs(
 def _figures(run: RunRecord, model: ModelMeasures) -> list[str]:
     best = run.best
     steps = run.config.optimization.steps
-    # Where the time ends a run, there is no planned number of steps.
+    # A run that is limited by time has no planned number of steps.
     planned = f" of {steps:,}" if steps < MOST_STEPS else ", unfinished"
     return [
         run.name,
@@ -185,7 +185,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-# --- what the template shows -------------------------------------------------------------------------------
+# --- the template's context ---------------------------------------------------------------------------------
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
@@ -234,10 +234,11 @@ def _variables(roles: dict[str, str], cells: Sequence[str]) -> str:
 
 def _notes(runs: Sequence[RunRecord]) -> str:
     notes = (
-        "Validation loss: the lowest, in nats per character; lower is better. Training loss: the mean of the "
-        f"last {WINDOW} steps. Seconds per step: the median, as the run recorded it. Characters per second: "
-        f"one stream on one thread of this processor, median of {SPEED_REPEATS} texts of {SPEED_LENGTH:,} "
-        "characters, with the fp32 model exported from the best checkpoint, whose file size is given."
+        "Validation loss: the lowest, in nats per character. Training loss: the mean of the last "
+        f"{WINDOW} steps. Lower losses are better. Seconds per step: the median, as recorded by the run. "
+        "Characters per second and file size: those of the fp32 model exported from the best checkpoint. The "
+        f"speed is measured with one stream on one thread of this processor: the median of {SPEED_REPEATS} "
+        f"texts of {SPEED_LENGTH:,} characters."
     )
     if any(run.best is None for run in runs):
         notes += " A run without validation text exports its last checkpoint."
@@ -259,7 +260,7 @@ def _sample(run: RunRecord, style: RunStyle, sample: Sample | None) -> dict[str,
 
 
 def _shown(value: Any) -> Any:
-    """A text as a page can hold it: control characters but for line ends and tabs become a dot."""
+    """Replace control characters other than newlines and tabs by dots."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "".join(
@@ -271,7 +272,7 @@ def _made(runs: Sequence[RunRecord]) -> str:
     devices = dict.fromkeys(f"{run.config.run.precision} on {run.config.run.device}" for run in runs)
     seconds = listed(shortened([f"{run.name} {duration(run.total_seconds)}" for run in runs]))
     return (
-        f"Trained in {listed(list(devices))} (training steps: {seconds}). Made by charrnn-compare "
+        f"Trained in {listed(list(devices))} (time in training steps: {seconds}). Made by charrnn-compare "
         f"{__version__} with onnxruntime {_onnxruntime()}, Python {platform.python_version()}, on "
         f"{platform.system()} {platform.machine()}."
     )
