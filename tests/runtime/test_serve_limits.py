@@ -492,6 +492,45 @@ def test_a_second_signal_ends_the_command_as_the_end_of_the_grace_does(lstm_path
     assert "Traceback" not in rest
 
 
+def test_clients_that_neither_read_nor_send_are_left_without_a_traceback(lstm_path: Path) -> None:
+    command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
+    sent = [
+        request_bytes("/v1/completions", {**ENDLESS, "logprobs": 15}),
+        request_bytes("/v1/completions", {})[:-1],  # the body is cut
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 2000,
+    ]
+    with (
+        subprocess.Popen(
+            [*command, "--grace", "0.2", "--debug"],
+            stderr=subprocess.PIPE,
+            env=command_environment(),
+            text=True,
+        ) as process,
+        contextlib.ExitStack() as clients,
+    ):
+        assert process.stderr is not None
+        address = process.stderr.readline().split(" at http://")[1].split()[0]
+        host, port = address.split(":")
+        for data in sent:
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.setblocking(False)
+            client.send(data)
+
+        def one_runs() -> bool:
+            with urllib.request.urlopen(f"http://{address}/metrics") as reply:
+                return re.search(rb"(?m)^charrnn:num_requests_running\{.*\} 1\.0$", reply.read()) is not None
+
+        until(one_runs)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(30) == 0
+    assert "Traceback" not in rest
+    assert "Error" not in rest
+    assert "Cancel" not in rest
+
+
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
 def test_without_the_extra_the_command_says_what_to_install(lstm_path: Path, missing: str) -> None:
     program = (
