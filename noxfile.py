@@ -520,6 +520,7 @@ BENCHMARKS = {
     "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
     "ray_data": "seconds to score lines, on actors of Ray and without it",
+    "scoring": "characters a second in scoring lines of several lengths, on one thread and on two",
     "hosts": "characters a second of the host in C++, against the Python runtime",
     "javascript": "characters a second of the npm package in Node and Chromium, against the Python runtime",
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
