@@ -163,12 +163,11 @@ def source() -> BinaryIO:
     return sys.stdin.buffer
 
 
-@contextmanager
-def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that is written whole or not at all, and replaces another only with ``force``.
+def check_new_file(path: Path, *, force: bool) -> Path:
+    """The path that `new_file` will write, for a command that works long before.
 
     Raises:
-        CharRNNError: something is already there, or the file cannot be written.
+        CharRNNError: something is already there.
     """
     path = Path(os.path.realpath(path))  # a link's target is written, and the link stays
     if path.is_dir():
@@ -180,7 +179,17 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         )
     if path.exists() and not force:
         raise CharRNNError(f"{path} already exists; give another name, or --force to replace it")
-    with written_whole(path) as file:
+    return path
+
+
+@contextmanager
+def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that is written whole or not at all, and replaces another only with ``force``.
+
+    Raises:
+        CharRNNError: something is already there, or the file cannot be written.
+    """
+    with written_whole(check_new_file(path, force=force)) as file:
         yield file
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from charrnn_runtime.cli import outputs, texts
+from charrnn_runtime.cli import outputs, terminal, texts
 from charrnn_runtime.errors import SettingError
 
 if TYPE_CHECKING:
@@ -17,18 +17,20 @@ _PIECE = 256  # characters
 _PIECE_BYTES = 1 << 24  # what the trace of a piece may take, of a large vocabulary or state
 
 
-def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None) -> None:
-    """Refuse to read stdin twice, and to replace what is read.
+def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None, *, force: bool) -> None:
+    """Refuse to read stdin twice, to replace what is read, and without ``force`` anything.
 
     Raises:
         SettingError: that would be done.
-        CharRNNError: stdout is the text.
+        CharRNNError: the page is there already, or stdout is the text.
     """
     if str(text) == "-" and find_in is not None and str(find_in) == "-":
         raise SettingError("FILE and --find-in cannot both be read from stdin: name a file for one of them")
     outputs.refuse_to_replace("--html", html, model, text, find_in)
     if html is None:
         outputs.refuse_own_output(text, texts.name_of(text))
+    elif not outputs.is_stdout(html):
+        terminal.check_new_file(html, force=force)
 
 
 def pieces(
