@@ -106,6 +106,20 @@ def test_what_is_asked_for_stops_when_the_client_goes(server: Served, stream: bo
     until(lambda: _idle(server))
 
 
+def test_the_answer_to_a_client_that_is_gone_is_not_put_together_to_its_end(server: Served) -> None:
+    def taken() -> float:
+        found = re.search(rb"(?m)^charrnn:generation_tokens_total\{.*\} (\S+)$", server.ask("/metrics").body)
+        return float(found[1]) if found else 0.0
+
+    before, streams = taken(), server.service.models["lstm"].streams
+    asked = {**ENDLESS, "max_tokens": 20_000, "n": 4, "logprobs": 20}
+    with server.open(request_bytes("/v1/completions", asked)):
+        until(lambda: streams.running == 4)
+        until(lambda: streams.running == 0)  # what they gave is more than any buffer between the two holds
+    until(lambda: _idle(server))
+    assert taken() - before < 4 * 20_000
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_that_takes_too_long_is_ended(lstm: CharRNN, stream: bool) -> None:
     with Served({"lstm": lstm}, ServeSettings(max_seconds=0.2)) as server:
