@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -165,6 +166,19 @@ def install_npm_packages(session: nox.Session) -> None:
     with session.chdir(JAVASCRIPT):
         session.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", external=True)
     shutil.copyfile(lock, installed)
+
+
+def build_cpp_host(session: nox.Session, python: str, options: Sequence[str] = ()) -> Path:
+    """Build examples/cpp and give the program; without CMake's options, with the onnxruntime of a Python."""
+    folder = Path(session.create_tmp()).resolve()
+    if not options:
+        command = [python, "tests/environments/cpp_packages.py", str(folder)]
+        packages = session.run(*command, silent=True, external=True)
+        options = [line for line in str(packages).splitlines() if line.startswith("-D")]
+    program = folder / "build" / "charrnn"
+    session.run("cmake", "-S", "examples/cpp", "-B", str(program.parent), *options, external=True)
+    session.run("cmake", "--build", str(program.parent), external=True)
+    return program
 
 
 # --- sessions ----------------------------------------------------------------------------------------------
@@ -388,14 +402,7 @@ def cpp(session: nox.Session) -> None:
     """
     isolate(session)
     session.install("pytest", "hypothesis", RUNTIME)
-    folder = Path(session.create_tmp()).resolve()
-    options = session.posargs
-    if not options:
-        packages = session.run("python", "tests/environments/cpp_packages.py", str(folder), silent=True)
-        options = [line for line in str(packages).splitlines() if line.startswith("-D")]
-    program = folder / "build" / "charrnn"
-    session.run("cmake", "-S", "examples/cpp", "-B", str(program.parent), *options, external=True)
-    session.run("cmake", "--build", str(program.parent), external=True)
+    program = build_cpp_host(session, "python", session.posargs)
     session.run("pytest", "tests/hosts/test_cpp.py", env={"CHARRNN_CPP_HOST": str(program)})
 
 
@@ -534,6 +541,8 @@ BENCHMARKS = {
     "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
     "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
     "ray_data": "seconds to score lines, on actors of Ray and without it",
+    "scoring": "characters a second in scoring lines of several lengths, on one thread and on two",
+    "hosts": "characters a second of the host in C++, against the Python runtime",
     "javascript": "characters a second of the npm package in Node and Chromium, against the Python runtime",
     "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
 }
@@ -557,5 +566,7 @@ def bench(session: nox.Session) -> None:
         full.try_to_install(BESIDE[chosen])
     if chosen == "javascript":
         install_npm_packages(session)
+    if chosen == "hosts" and "--program" not in options:
+        options += ["--program", str(build_cpp_host(session, str(full.programs / "python")))]
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)
     full.run("python", f"tests/benchmarks/{script}.py", *options)

@@ -125,7 +125,10 @@ def wide_encoding(block: bytes) -> str:
     if min(nuls[0], nuls[1]) > 0.9 * quarter:
         return "utf-32-be"
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if nuls[first] + nuls[first + 2] > 0.9 * sum(nuls):
+        found = nuls[first] + nuls[first + 2]
+        # Every other byte of Latin letters is one; of other scripts only those of spaces and line ends.
+        enough = found > 3 or (found > 1 and found > quarter)
+        if enough and found > 0.9 * sum(nuls):
             return "" if block.isascii() and _are_letters(block[first::2]) else encoding
     return ""
 
@@ -211,7 +214,11 @@ class TextDecoder:
                 f'is that, give encoding="{wide}"'
             )
         elif head.count(0) * 50 > len(head):
-            self._notice(f"{self._name} has many NUL bytes, which is unusual for a text")
+            several = "NUL bytes, the first" if head.count(0) > 1 else "a NUL byte"
+            self._notice(
+                f"{self._name} has {several} at offset {head.index(0):,}, which is unusual for a text; "
+                "charrnn-train --level byte reads any bytes as they are"
+            )
 
     def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
         """The error about bytes that are not text in this encoding.

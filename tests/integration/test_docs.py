@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -53,6 +54,19 @@ def test_every_link_in_the_repository_leads_to_a_file_and_a_heading(page: Path) 
         assert target.is_file(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_every_benchmark_that_a_page_names_is_there() -> None:
+    noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    found = re.search(r"^BENCHMARKS = (\{.*?^\})", noxfile, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    benchmarks = set(ast.literal_eval(found[1]))
+    named = {
+        name for page in PAGES for name in re.findall(r"bench -- (\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert {"hosts", "javascript", "scoring", "serve"} <= named <= benchmarks
+    for name in benchmarks:
+        assert any(ROOT.glob(f"tests/benchmarks/*{name}*.py")), name
 
 
 def test_the_readme_is_read_in_a_few_minutes() -> None:

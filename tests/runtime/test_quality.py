@@ -369,6 +369,8 @@ def test_what_is_invalid_is_refused(command: Command, text: Path, tmp_path: Path
     (tmp_path / "latin").write_bytes(b"ab\xff")
     assert "byte 2 is 0xff" in _error(command(MODEL, "--text", tmp_path / "latin"), 1)
     assert "--text" in _error(command(MODEL), 2)
+    both = _error(command(MODEL, "--text", "-", "--held-out", "-", input=b"abc abc"), 2)
+    assert "--text and --held-out cannot both be read from stdin" in both
 
 
 @pytest.fixture

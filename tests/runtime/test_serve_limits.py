@@ -106,6 +106,20 @@ def test_what_is_asked_for_stops_when_the_client_goes(server: Served, stream: bo
     until(lambda: _idle(server))
 
 
+def test_the_answer_to_a_client_that_is_gone_is_not_put_together_to_its_end(server: Served) -> None:
+    def taken() -> float:
+        found = re.search(rb"(?m)^charrnn:generation_tokens_total\{.*\} (\S+)$", server.ask("/metrics").body)
+        return float(found[1]) if found else 0.0
+
+    before, streams = taken(), server.service.models["lstm"].streams
+    asked = {**ENDLESS, "max_tokens": 20_000, "n": 4, "logprobs": 20}
+    with server.open(request_bytes("/v1/completions", asked)):
+        until(lambda: streams.running == 4)
+        until(lambda: streams.running == 0)  # what they gave is more than any buffer between the two holds
+    until(lambda: _idle(server))
+    assert taken() - before < 4 * 20_000
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_that_takes_too_long_is_ended(lstm: CharRNN, stream: bool) -> None:
     with Served({"lstm": lstm}, ServeSettings(max_seconds=0.2)) as server:
@@ -490,6 +504,45 @@ def test_a_second_signal_ends_the_command_as_the_end_of_the_grace_does(lstm_path
         rest = process.stderr.read()
         assert process.wait(30) == 0
     assert "Traceback" not in rest
+
+
+def test_clients_that_neither_read_nor_send_are_left_without_a_traceback(lstm_path: Path) -> None:
+    command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
+    sent = [
+        request_bytes("/v1/completions", {**ENDLESS, "logprobs": 15}),
+        request_bytes("/v1/completions", {})[:-1],  # the body is cut
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 2000,
+    ]
+    with (
+        subprocess.Popen(
+            [*command, "--grace", "0.2", "--debug"],
+            stderr=subprocess.PIPE,
+            env=command_environment(),
+            text=True,
+        ) as process,
+        contextlib.ExitStack() as clients,
+    ):
+        assert process.stderr is not None
+        address = process.stderr.readline().split(" at http://")[1].split()[0]
+        host, port = address.split(":")
+        for data in sent:
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.setblocking(False)
+            client.send(data)
+
+        def one_runs() -> bool:
+            with urllib.request.urlopen(f"http://{address}/metrics") as reply:
+                return re.search(rb"(?m)^charrnn:num_requests_running\{.*\} 1\.0$", reply.read()) is not None
+
+        until(one_runs)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(30) == 0
+    assert "Traceback" not in rest
+    assert "Error" not in rest
+    assert "Cancel" not in rest
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])

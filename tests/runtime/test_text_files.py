@@ -118,13 +118,27 @@ def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_
 def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     said: list[str] = []
     assert "".join(decoded([b"abc\0\0" * 100], "my.txt", None, said.append)) == "abc\0\0" * 100
-    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]
+    unusual = "which is unusual for a text; charrnn-train --level byte reads any bytes as they are"
+    assert said == [f"my.txt has NUL bytes, the first at offset 3, {unusual}"]
     said.clear()
     assert "".join(decoded([b"hello\0world\0" * 100], "my.txt", None, said.append)) == "hello\0world\0" * 100
-    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]  # not UTF-16, at even places
+    assert said == [f"my.txt has NUL bytes, the first at offset 5, {unusual}"]  # not UTF-16, at even places
     said.clear()
     assert "".join(decoded([b"abc " * 100 + b"\0"], "my.txt", None, said.append)) == "abc " * 100 + "\0"
     assert said == []  # one is a character like others
+
+
+@pytest.mark.parametrize("text", ["1, 2, 3\n", "LORD of the text\n", "Все\n", "ab"])
+def test_a_single_nul_anywhere_in_a_small_text_is_not_called_another_encoding(text: str) -> None:
+    for place in range(len(text) + 1):
+        said: list[str] = []
+        data = (text[:place] + "\0" + text[place:]).encode()
+        "".join(decoded([data], "my.txt", None, said.append))
+        assert len(said) == 1
+        assert f"my.txt has a NUL byte at offset {data.index(0)}, which is unusual" in said[0]
+        assert "--level byte" in said[0]
+        with pytest.raises(CharRNNError, match=r"latin-1|binary"):
+            "".join(decoded([data + b"\xff\xe9"], "my.txt"))
 
 
 @pytest.mark.parametrize(

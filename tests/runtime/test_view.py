@@ -270,6 +270,12 @@ def test_a_page_is_written_whole_and_over_nothing_without_force(in_folder: Path)
     assert sorted(os.listdir(in_folder)) == ["page.html", "text"]
 
 
+def test_a_page_that_is_there_is_noticed_before_anything_is_read(in_folder: Path) -> None:
+    (in_folder / "page").write_text("mine")
+    done = view("no-model", "no-text", "--html", "page", cwd=in_folder)
+    assert "page already exists; give another name, or --force to replace it" in _error(done, 1)
+
+
 @pytest.mark.parametrize("input_name", ["model", "text", "other"])
 def test_a_page_never_replaces_what_is_read(in_folder: Path, input_name: str) -> None:
     (in_folder / "model").write_bytes(MODEL.read_bytes())

@@ -107,7 +107,7 @@ def without_escapes(text: str) -> str:
 def _file_called_dash(value: Any) -> Any:
     """One path or several, in which ./- is a file: a `Path` would make a - of it, stdin or stdout."""
     if isinstance(value, list | tuple):
-        return [_file_called_dash(each) for each in value]
+        return type(value)(map(_file_called_dash, value))
     if isinstance(value, str) and value != "-" and os.path.normpath(value) == "-":
         return os.path.abspath(value)
     return value

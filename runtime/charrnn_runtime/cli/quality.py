@@ -113,6 +113,8 @@ def quality(
         raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
     if window < 1:
         raise SettingError(f"--window must be 1 or more, not {window}")
+    if str(text_path) == str(held_out) == "-":
+        raise SettingError("--text and --held-out cannot both be read from stdin: name a file for one")
 
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.quality import Reference, measure_items

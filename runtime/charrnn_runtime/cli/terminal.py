@@ -163,12 +163,11 @@ def source() -> BinaryIO:
     return sys.stdin.buffer
 
 
-@contextmanager
-def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that is written atomically, and replaces an existing one only with ``force``.
+def check_new_file(path: Path, *, force: bool) -> Path:
+    """The path that `new_file` will write, for a command that does other work first.
 
     Raises:
-        CharRNNError: the path exists, or the file cannot be written.
+        CharRNNError: the path exists.
     """
     path = Path(os.path.realpath(path))  # write to the target of a symlink, and keep the symlink
     if path.is_dir():
@@ -180,7 +179,17 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         )
     if path.exists() and not force:
         raise CharRNNError(f"{path} already exists; choose another name, or use --force to replace it")
-    with written_whole(path) as file:
+    return path
+
+
+@contextmanager
+def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that is written atomically, and replaces an existing one only with ``force``.
+
+    Raises:
+        CharRNNError: the path exists, or the file cannot be written.
+    """
+    with written_whole(check_new_file(path, force=force)) as file:
         yield file
 
 

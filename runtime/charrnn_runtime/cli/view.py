@@ -155,7 +155,7 @@ def view(
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.view.units import unit_of
 
-    check_files(model_path, text_path, find_in, html)
+    check_files(model_path, text_path, find_in, html, force=force)
     model = CharRNN.load(model_path, device=device, threads=1)
     named = [View(unit_of(model.info.state_layout, name, "unit")) for name in unit or ()]
     if units is None:

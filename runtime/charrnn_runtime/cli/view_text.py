@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from charrnn_runtime.cli import outputs, texts
+from charrnn_runtime.cli import outputs, terminal, texts
 from charrnn_runtime.errors import SettingError
 
 if TYPE_CHECKING:
@@ -17,18 +17,20 @@ _PIECE = 256  # characters
 _PIECE_BYTES = 1 << 24  # limit on the trace of a piece, for large vocabularies or states
 
 
-def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None) -> None:
-    """Reject reading stdin twice, and replacing a file that is read.
+def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None, *, force: bool) -> None:
+    """Reject reading stdin twice, and replacing a file that is read, or any file without ``force``.
 
     Raises:
         SettingError: the files conflict.
-        CharRNNError: stdout is the text.
+        CharRNNError: the page exists, or stdout is the text.
     """
     if str(text) == "-" and find_in is not None and str(find_in) == "-":
         raise SettingError("FILE and --find-in cannot both read stdin: give a file for one of them")
     outputs.refuse_to_replace("--html", html, model, text, find_in)
     if html is None:
         outputs.refuse_own_output(text, texts.name_of(text))
+    elif not outputs.is_stdout(html):
+        terminal.check_new_file(html, force=force)
 
 
 def pieces(

@@ -136,6 +136,7 @@ class _Answer:
                 give(piece)
                 if time.perf_counter() - begin > _TURN:
                     await asyncio.sleep(0)
+                    inbox.check()
                     begin = time.perf_counter()
             if output.finished is not None:
                 self._unfinished -= 1
@@ -244,4 +245,4 @@ async def _until_gone(receive: Receive, inbox: Inbox) -> None:
     """Let an inbox fail once the client has closed its connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    inbox.fail(_Gone())
+    inbox.put(_Gone())  # also where all streams have finished, and their answer is being written

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.serve.api_errors import unavailable
@@ -116,7 +117,7 @@ def server_of(
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(KEEP_ALIVE),
-        timeout_graceful_shutdown=CLOSING,
+        timeout_graceful_shutdown=CLOSING + 1,  # never, as connections are closed before
         backlog=_BACKLOG,
     )
     return Server(config, service, on_ready, on_stop)
@@ -163,21 +164,48 @@ class Server(uvicorn.Server):
                 self._on_stop = None
         return await super().on_tick(counter) or service.failure is not None
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let connections end, and then close those that are left, whose clients neither read nor send.
+
+        Without a connection, what answers a request ends by itself; uvicorn would cancel it, and log where.
+        """
+        timer = asyncio.get_running_loop().call_later(CLOSING, self._close_connections)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+    def _close_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
 
 class _Connection(HttpToolsProtocol):
     """A connection that is closed where no request comes on it, or where an answer is not read."""
 
     idle_seconds = 60.0
     _timer: asyncio.TimerHandle | None = None
+    _cycles: deque[RequestResponseCycle]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._cycles = deque()
         self._restart_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        for cycle in self._cycles:  # of several requests at once, uvicorn tells the last one alone
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        if self.cycle is not None:
+            self._cycles.append(self.cycle)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -152,10 +152,14 @@ class Inbox:
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
-        if self._error is not None:
-            raise self._error.with_traceback(None)  # several inboxes may have been given the same
+        self.check()
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    def check(self) -> None:
+        """Raise what `get` would raise, if there is something, for whoever is busy with what it gave."""
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # several inboxes may have been given the same
 
     def close(self) -> None:
         """Stop the streams that have not finished."""
