@@ -140,7 +140,7 @@ def test_a_text_is_forked_with_the_keyboard_and_by_another_character(
     best = page.locator(".inspector").first.get_by_role("button", name=re.compile("fork with it")).first
     instead = re.match(r"(.) ", best.get_attribute("aria-label") or "")
     assert instead is not None
-    most_likely.click()
+    best.click()
     other = kept[:-1] + {"↵": "\n", "␣": " "}.get(instead[1], instead[1])
     assert texts(page, 3)[1] == model.generate(other, 30, seed=3)
 

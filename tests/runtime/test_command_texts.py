@@ -144,7 +144,7 @@ def test_the_command_that_a_message_advises_for_a_compressed_text_works(
     else:
         path.write_bytes(bz2.compress(b"LORD"))
     said = _said(score(MODEL, path), 1)[-1]
-    line = re.search(r"unpack it first, as with (.+ > text\.txt)$", said)
+    line = re.search(r"extract the text first, for example with (.+ > text\.txt)$", said)
     assert line, said
     if shutil.which(shlex.split(line[1])[0]) is None:
         pytest.skip(f"there is no {shlex.split(line[1])[0]} here")

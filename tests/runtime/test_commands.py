@@ -547,7 +547,7 @@ def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharR
 
 NONSENSE = [
     ("--temperature 0", "--temperature must be at least 0.0001"),
-    ("--temperature 0", "to always take the most likely character, use --top-k 1"),
+    ("--temperature 0", "for greedy sampling, use --top-k 1"),
     ("--temperature nan", "--temperature must be at least 0.0001"),
     ("--top-p 2", "--top-p must be above 0 and at most 1"),
     ("--top-p 0", "--top-p must be above 0 and at most 1"),
@@ -573,8 +573,8 @@ NONSENSE = [
     ("--prompt a", "Possible options: --prime"),
     ("--max-tokens 3", "Possible options: --length"),
     ("--encoding latin-1", "--encoding requires --prime-file, --primes-file or --new"),
-    ("--prime-file x --encoding latin-8", "--encoding must be one that Python knows"),
-    ("--prime-file x --encoding hex", "--encoding must be one that Python knows"),
+    ("--prime-file x --encoding latin-8", "--encoding must be one that Python supports"),
+    ("--prime-file x --encoding hex", "--encoding must be one that Python supports"),
     ("--beam 0", "--beam must be between 1 and 1,048,576, not 0"),
     (
         "--beam 3 -t 0.5",
@@ -582,7 +582,7 @@ NONSENSE = [
     ),
     ("--beam 3 --seed 3", "so it excludes --seed"),
     ("--beam 3 --lines 3", "--lines writes items"),
-    ("--stop ''", "--stop must be a text of one character or more"),
+    ("--stop ''", "--stop must be a non-empty text"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
     ("--greedy -t 0.5", "--greedy and --temperature exclude each other"),
     ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),

@@ -117,7 +117,7 @@ def test_a_file_that_was_cut_anywhere_is_one_error_that_names_it(kind: str) -> N
     whole = COMPRESS[kind](TEXT.encode())
     for cut in range(6, len(whole)):
         with pytest.raises(
-            CharRNNError, match=f"^my text is a {kind} file that is cut or damaged: "
+            CharRNNError, match=f"^my text is a {kind} file that is truncated or damaged: "
         ) as error:
             unpacked(whole[:cut])
         assert "\n" not in str(error.value)
@@ -134,13 +134,16 @@ def test_a_file_that_was_altered_anywhere_is_an_error_or_holds_the_same(kind: st
             if kind == "zstd" or Unpacked(io.BytesIO(bytes(altered)), "").kind == "":
                 continue  # a frame that zstd wrote has no checksum unless it was asked for
             error = problem(bytes(altered))
-            assert error is None or f"my text is a {kind} file that is cut or damaged" in error, (place, bit)
+            assert error is None or f"{kind} file that is truncated or damaged" in error, (
+                place,
+                bit,
+            )
             assert error or unpacked(bytes(altered)) == held
 
 
 @every_kind
 def test_what_follows_a_compressed_text_is_an_error(kind: str) -> None:
-    with pytest.raises(CharRNNError, match=f"my text is a {kind} file that is cut or damaged"):
+    with pytest.raises(CharRNNError, match=f"my text is a {kind} file that is truncated or damaged"):
         unpacked(COMPRESS[kind](TEXT.encode()) + b"something else")
 
 
@@ -151,7 +154,7 @@ def test_a_command_says_in_one_line_that_a_file_is_damaged(score: Command, kind:
         done = score(MODEL, tmp_path / "text", *options, "-q")
         assert done.returncode == 1
         (line,) = done.stderr.decode().splitlines()
-        assert f"{tmp_path / 'text'} is a {kind} file that is cut or damaged" in line
+        assert f"{tmp_path / 'text'} is a {kind} file that is truncated or damaged" in line
 
 
 def test_a_python_that_cannot_read_zstd_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +213,7 @@ def test_a_file_that_is_read_whole_may_hold_so_much_and_no_more(
     (tmp_path / "text").write_bytes(COMPRESS[kind](bytes(1 << 21)))
     assert len(texts.read_bytes(tmp_path / "text")) == 1 << 21
     (tmp_path / "text").write_bytes(COMPRESS[kind](bytes((1 << 21) + 1)))
-    with pytest.raises(CharRNNError, match=f"text is a {kind} file that holds more than 2,097,152 bytes"):
+    with pytest.raises(CharRNNError, match=f"a {kind} file that decompresses to more than 2,097,152 bytes"):
         texts.read_bytes(tmp_path / "text")
     (tmp_path / "text").write_bytes(bytes((1 << 21) + 1))  # its size was there to see
     assert len(texts.read_bytes(tmp_path / "text")) == (1 << 21) + 1
@@ -222,7 +225,7 @@ def test_a_file_of_xz_that_wants_gigabytes_is_refused() -> None:
     assert data[14:16] == b"\x21\x01"  # LZMA2, whose one property is the size of its dictionary
     data[16] = 38  # 2 GiB
     data[12 + size - 4 : 12 + size] = zlib.crc32(data[12 : 12 + size - 4]).to_bytes(4, "little")
-    with pytest.raises(CharRNNError, match="my text is a xz file that is cut or damaged: Memory usage limit"):
+    with pytest.raises(CharRNNError, match="xz file that is truncated or damaged: Memory usage limit"):
         unpacked(bytes(data))
 
 

@@ -87,8 +87,8 @@ def test_options_go_along_as_they_were_asked_for(
 ) -> None:
     asked = {"device": "auto", "threads": None, "cuda_graphs": True}
     copied = again(CharRNN.load(lstm_path, device="auto", cuda_graphs=True))
-    assert copied._engine.asked == asked
-    assert again(copied)._engine.asked == asked
+    assert copied._engine.options == asked
+    assert again(copied)._engine.options == asked
 
 
 class OfMine(CharRNN):

@@ -235,7 +235,7 @@ def work():
     try:
         asyncio.run(anext(begun))
     except CharRNNError as error:
-        assert "continues in the parent alone" in str(error)
+        assert "only the parent can continue it" in str(error)
     else:
         raise AssertionError
 

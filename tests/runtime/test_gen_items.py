@@ -185,7 +185,7 @@ def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Pa
     found = _lines(done, 1)
     assert 1 <= len(found) == len(set(found)) < 50
     message = _error(done, 1)
-    assert f"the model gave {len(found)} of 50 items, and then none in 10,000 streams" in message
+    assert f"the model generated {len(found)} of 50 items, and then none in 10,000 streams" in message
     assert gen(path, *FEWER, "-o", tmp_path / "out").returncode == 1
     assert (tmp_path / "out").read_bytes() == done.stdout
     assert os.listdir(tmp_path) == ["out"]

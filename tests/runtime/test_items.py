@@ -257,7 +257,7 @@ def test_the_error_says_what_was_skipped_and_what_helps(
     message = str(caught.value)
     assert "30 streams" in message
     assert "30 too long" in message
-    assert "let them be longer (--length)" in in_options(caught.value)
+    assert "allow longer ones (--length)" in in_options(caught.value)
     assert SkippedItems(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
 
 
@@ -269,8 +269,8 @@ def test_settings_of_items_are_checked_at_once(names: CharRNN) -> None:
         ({"count": 0}, "count must be 1 or more, not 0"),
         ({"count": 1.5}, "count must be a whole number"),
         ({"length": 0}, "length must be 1 or more for items, not 0"),
-        ({"new": "emma"}, "new must be several texts"),
-        ({"prompt": "a\nb"}, "an item is one line"),
+        ({"new": "emma"}, "new must be an iterable of texts"),
+        ({"prompt": "a\nb"}, "an item is a single line"),
         ({"temperature": 0}, "temperature must be at least"),
         ({"seed": -1}, "seed must be between"),
     ):

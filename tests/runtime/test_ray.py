@@ -78,7 +78,7 @@ def test_bytes_are_scored_and_continued_at_the_byte_level(byte_model: CharRNN) -
     expected = [byte_model.score(each).nats for each in (b"caf\xe9", b"LORD ")]
     assert ScoreTexts(byte_model)(batch)["nats"].tolist() == expected
     written = GenerateTexts(byte_model, seed=1, length=9, column="text", number_column="n")
-    with pytest.raises(SettingError, match="the column 'text' would be replaced by the one that is added"):
+    with pytest.raises(SettingError, match="the column 'text' already exists and would be replaced"):
         written({**batch, "n": np.array([0, 1])})
     written = GenerateTexts(byte_model, seed=1, length=9, column="bytes", number_column="n")
     done = written({"bytes": batch["text"], "n": np.array([0, 1])})
@@ -148,9 +148,9 @@ def test_a_service_gives_each_request_the_text_that_it_has_alone(lstm: CharRNN) 
     [
         ({"length": 51}, "length must be between 0 and 50, not 51"),
         ({"length": True}, "length must be a whole number"),
-        ({"prompt": "a" * 51}, "prompt has 51 characters, and this service reads 50 at most"),
+        ({"prompt": "a" * 51}, "prompt has 51 characters, but this service's limit is 50"),
         ({"prompt": ["a"]}, "prompt must be a str"),
-        ({"state": None}, "there is no field 'state'; there are prompt, length, echo, "),
+        ({"state": None}, "unknown field 'state'; the fields are prompt, length, echo, "),
         ({"temperature": -1}, "temperature must be"),
         ({"sampling": {}}, "sampling must be a Sampling"),
     ],

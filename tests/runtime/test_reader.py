@@ -191,12 +191,12 @@ def test_what_was_given_instead_of_a_model_is_named(tmp_path: Path) -> None:
     checkpoint = tmp_path / "lstm step2.safetensors"
     checkpoint.write_bytes((16).to_bytes(8, "little") + b'{"a":"b"}       ')
     with pytest.raises(
-        ModelFormatError, match="a safetensors file; if it is a checkpoint, make a model"
+        ModelFormatError, match="a safetensors file; if it is a checkpoint, export it"
     ) as found:
         read_model_file(checkpoint)
     assert str(found.value).endswith(f": charrnn-export '{checkpoint}' my.onnx")
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"LORD"))
-    with pytest.raises(ModelFormatError, match=r"it is a file that gzip compressed$"):
+    with pytest.raises(ModelFormatError, match=r"it is a gzip-compressed file$"):
         read_model_file(tmp_path / "text.gz")
 
 

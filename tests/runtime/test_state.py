@@ -94,7 +94,7 @@ def test_parts_of_different_lengths_are_refused() -> None:
 
 def test_numbers_and_positions_count_from_zero() -> None:
     for numbers, positions in (([-1], [0]), ([0], [-1])):
-        with pytest.raises(SettingError, match="count from 0"):
+        with pytest.raises(SettingError, match="must be 0 or more"):
             State(np.zeros((1, 2)), np.zeros(1), np.array(numbers), np.array(positions))  # type: ignore[arg-type]
 
 

@@ -68,7 +68,7 @@ def test_a_mark_says_the_encoding_and_is_not_part_of_the_text(encoding: str, lit
     if encoding == "utf-8-sig":
         assert said == []
     else:
-        assert said == [f"my.txt is read as {encoding.upper()}, as the byte-order mark at its start says"]
+        assert said == [f"my.txt is read as {encoding.upper()}, according to its byte-order mark"]
     assert "".join(decoded([data], "my.txt", "utf-8-sig" if encoding == "utf-8-sig" else encoding)) == WESTERN
 
 
@@ -111,17 +111,17 @@ def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_
         assert f"looks like {encoding.upper()}" in said[0]
         assert f'give encoding="{encoding}"' in said[0]
     else:
-        with pytest.raises(CharRNNError, match=f'as with encoding="{encoding}"'):
+        with pytest.raises(CharRNNError, match=f'perhaps encoding="{encoding}"'):
             "".join(decoded([data], "my.txt", None, said.append))
 
 
 def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     said: list[str] = []
     assert "".join(decoded([b"abc\0\0" * 100], "my.txt", None, said.append)) == "abc\0\0" * 100
-    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]
+    assert said == ["my.txt has many NUL bytes, which is unusual for text"]
     said.clear()
     assert "".join(decoded([b"hello\0world\0" * 100], "my.txt", None, said.append)) == "hello\0world\0" * 100
-    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]  # not UTF-16, at even places
+    assert said == ["my.txt has many NUL bytes, which is unusual for text"]  # not UTF-16, at even places
     said.clear()
     assert "".join(decoded([b"abc " * 100 + b"\0"], "my.txt", None, said.append)) == "abc " * 100 + "\0"
     assert said == []  # one is a character like others
@@ -175,9 +175,9 @@ def _safetensors() -> bytes:
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (gzip.compress(b"LORD"), "gzip compressed"),
-        (lzma.compress(b"LORD"), "xz compressed"),
-        (bz2.compress(b"LORD"), "bzip2 compressed"),
+        (gzip.compress(b"LORD"), "gzip-compressed"),
+        (lzma.compress(b"LORD"), "xz-compressed"),
+        (bz2.compress(b"LORD"), "bzip2-compressed"),
         (_zip(), "a zip archive"),
         (_npy(), "a NumPy array"),
         (_safetensors(), "a safetensors file"),
@@ -189,7 +189,7 @@ def _safetensors() -> bytes:
     ],
 )
 def test_what_is_not_text_is_named(data: bytes, kind: str) -> None:
-    with pytest.raises(CharRNNError, match=f"my.bin is not text but .*{kind}"):
+    with pytest.raises(CharRNNError, match=f"my.bin is not a text file but .*{kind}"):
         "".join(decoded([data], "my.bin"))
 
 
@@ -204,6 +204,6 @@ def test_other_binary_data_are_not_called_a_text_in_another_encoding() -> None:
     ["", "latin-8", "hex", "rot13", "zlib", "undefined", "a\0b", "é", 5, None, b"utf-8", ["x"], True],
 )
 def test_what_is_not_an_encoding_is_refused(encoding: object) -> None:
-    with pytest.raises(SettingError, match="encoding must be one that Python knows") as caught:
+    with pytest.raises(SettingError, match="encoding must be one that Python supports") as caught:
         check_encoding(encoding)  # type: ignore[arg-type]
     assert caught.value.parameters == ("encoding",)

@@ -218,7 +218,7 @@ def test_nothing_is_replaced_unless_that_is_asked_for(
     (folder / "2" / "model.onnx").write_bytes(b"another version")
     (folder / "config.pbtxt").write_text("altered by hand")
     before = files(folder)
-    assert "already exists; give another --name, or --force" in refused(
+    assert "already exists; choose another --name, or use --force" in refused(
         triton(lstm_path, tmp_path, "--name", "a"), 1
     )
     assert files(folder) == before
@@ -244,7 +244,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
         ({"device": "tpu"}, "device must be auto, cpu or cuda"),
         ({"instances": 0}, "instances must be between 1 and"),
         ({"threads": 0}, "threads must be between 1 and"),
-        ({"max_batch_size": 8}, "max_batch_size is for backend=onnxruntime"),
+        ({"max_batch_size": 8}, "max_batch_size requires backend=onnxruntime"),
         ({"max_batch_size": 0, "backend": "onnxruntime"}, "max_batch_size must be between 1 and"),
     ],
     ids=str,
@@ -280,7 +280,7 @@ def test_a_repository_that_cannot_be_written_is_one_error(
 ) -> None:
     (tmp_path / "a").write_bytes(b"mine")
     assert "a is a file; give a folder" in refused(triton(lstm_path, tmp_path / "a"), 1)
-    with pytest.raises(CharRNNError, match="is not a folder; give another name"):
+    with pytest.raises(CharRNNError, match="is not a folder; choose another name"):
         write_repository(lstm_path, tmp_path, Service("a"), force=True)
     with pytest.raises(WriteError, match="cannot write"):
         write_repository(lstm_path, tmp_path, Service("n" * 300))

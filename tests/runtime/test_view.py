@@ -298,7 +298,7 @@ def test_what_is_skipped_is_said(in_folder: Path, options: list[str]) -> None:
     text = "LORD ☃ of ☃☂\n".encode()
     done = view(MODEL, "-", "--unknown", "skip", *options, input=text, cwd=in_folder)
     _ok(done)
-    assert "3 characters were skipped, since" in done.stderr.decode()
+    assert "3 characters were skipped because" in done.stderr.decode()
     assert "does not know them: '☃', '☂'" in done.stderr.decode()
 
 

@@ -100,7 +100,7 @@ def test_the_byte_level_takes_any_bytes_as_they_are(data: bytes) -> None:
 
 
 def test_the_character_level_takes_no_bytes() -> None:
-    with pytest.raises(CharRNNError, match="reads characters and not bytes"):
+    with pytest.raises(CharRNNError, match="reads characters, not bytes"):
         Vocabulary("abc").encode(b"abc")
 
 

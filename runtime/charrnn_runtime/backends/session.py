@@ -94,7 +94,7 @@ class Engine:
         )
         self.info = model.info
         self.file = model
-        self.asked = {"device": device, "threads": threads, "cuda_graphs": cuda_graphs}
+        self.options = {"device": device, "threads": threads, "cuda_graphs": cuda_graphs}
         self._cuda_graphs = switch("cuda_graphs", cuda_graphs)
         self._file = model.onnx_bytes
         # By their samplers, and whether they compute gates apart; without large tensors.
