@@ -63,7 +63,7 @@ export class Engine {
    * @throws {DeviceError} the device cannot be used.
    */
   static async create(ort, file, device, name) {
-    const failed = `${name} is not a charrnn model that can be run:`;
+    const failed = `${name} is not a valid charrnn model:`;
     const data = file.bytes();
     let session;
     let expected;

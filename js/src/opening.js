@@ -110,7 +110,7 @@ async function fetched(url, onProgress) {
 function checkSize(size, name) {
   if (size > MAX_FILE_BYTES) {
     throw new ModelFormatError(
-      `${shortName(name)} is not a charrnn model that can be run: it has ${size} bytes, and at most ` +
+      `${shortName(name)} is not a valid charrnn model: it has ${size} bytes, and at most ` +
         `${MAX_FILE_BYTES} are read`,
     );
   }

@@ -230,7 +230,7 @@ class TextDecoder:
         else:
             likely = _other_than(self.encoding, _likely_encoding(self._head, block))
             advice = f'give the right encoding, perhaps encoding="{likely}"'
-        return CharRNNError(f"{self._name} is not valid {self.encoding.upper()}{where}; {advice}", "encoding")
+        return CharRNNError(f"{self._name} is not {self.encoding.upper()}{where}; {advice}", "encoding")
 
 
 def decoded(

@@ -646,7 +646,7 @@ def test_models_that_cannot_be_run_end_with_1(gen: Command, tmp_path: Path) -> N
     assert "no such file; charrnn-export writes models" in _error(gen(tmp_path / "none.onnx"), 1)
     assert "is a folder; give a model file" in _error(gen(tmp_path), 1)
     (tmp_path / "cut.onnx").write_bytes(MODEL.read_bytes()[:5000])
-    assert "is not a charrnn model that can be run" in _error(gen(tmp_path / "cut.onnx"), 1)
+    assert "is not a valid charrnn model" in _error(gen(tmp_path / "cut.onnx"), 1)
     assert "--device cpu" in _error(gen(INT8, "--device", "cuda"), 1)
 
 

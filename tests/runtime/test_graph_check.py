@@ -170,11 +170,11 @@ def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
     ("output", "change", "message"),
     [
         ("Gather", lambda a: setattr(a, "i", 2), "axis is 2; allowed is [0, 1]"),
-        ("Split_0", lambda a: setattr(a, "i", -1), "axis is -1; allowed is [1]"),
-        ("Softmax", lambda a: setattr(a, "i", 0), "axis is 0; allowed is [1]"),
-        ("TopK_0", lambda a: setattr(a, "i", 2**63 - 1), "axis is 9223372036854775807; allowed is [1]"),
-        ("TopK_1_0", lambda a: setattr(a, "i", 0), "axis is 0; allowed is [1]"),
-        ("Cast", lambda a: setattr(a, "i", 8), "to is 8; allowed is [1, 10, 7]"),
+        ("Split_0", lambda a: setattr(a, "i", -1), "axis is -1; expected [1]"),
+        ("Softmax", lambda a: setattr(a, "i", 0), "axis is 0; expected [1]"),
+        ("TopK_0", lambda a: setattr(a, "i", 2**63 - 1), "axis is 9223372036854775807; expected [1]"),
+        ("TopK_1_0", lambda a: setattr(a, "i", 0), "axis is 0; expected [1]"),
+        ("Cast", lambda a: setattr(a, "i", 8), "to is 8; expected [1, 10, 7]"),
         (
             "Softmax",
             lambda a: setattr(a, "name", "axes"),
@@ -206,7 +206,7 @@ def test_missing_and_further_and_double_attributes_are_refused() -> None:
     def double(model: Any) -> None:
         node(model, "Softmax").attribute.add(name="axis", i=1, type=2)
 
-    assert "the attribute 'axis' occurs twice" in refusal(changed(double))
+    assert "the attribute 'axis' appears twice" in refusal(changed(double))
 
 
 # --- tensors -----------------------------------------------------------------------------------------------

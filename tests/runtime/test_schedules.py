@@ -283,7 +283,7 @@ def test_no_request_waits_forever_though_others_keep_coming(lstm: CharRNN) -> No
 def test_the_queue_is_bounded_and_says_so(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=1, max_waiting=3)
     scheduler.submit(*(lstm.request("", 5, number=n) for n in range(3)))
-    with pytest.raises(QueueFullError, match=r"the queue is full: 3 of at most 3 requests wait"):
+    with pytest.raises(QueueFullError, match=r"the queue is full: 3 of at most 3 requests are queued"):
         scheduler.submit(lstm.request("", 5))
     scheduler.run_block()
     with pytest.raises(QueueFullError, match=r"the queue is full: 2 of at most 3"):
@@ -492,7 +492,7 @@ def test_an_error_in_a_thread_comes_out_and_the_model_continues(monkeypatch: pyt
 
 
 def test_a_request_has_something_to_read_and_a_length(lstm: CharRNN) -> None:
-    with pytest.raises(SettingError, match="prompt must have an id or more"):
+    with pytest.raises(SettingError, match="prompt must not be empty"):
         Request(np.empty(0, np.int64), 5)
     for length in (-1, 1.5, "3"):
         with pytest.raises(SettingError, match="length must be"):

@@ -489,7 +489,7 @@ def test_without_the_extra_the_command_says_what_to_install(lstm_path: Path, mis
     done = subprocess.run(command, capture_output=True, check=False, env=command_environment(), text=True)
     assert done.returncode == 1
     assert done.stderr == (
-        f"charrnn-serve: error: charrnn-serve needs {missing}, which is not installed; "
+        f"charrnn-serve: error: charrnn-serve requires {missing}, which is not installed; "
         'pip install starlette "uvicorn[standard]" prometheus_client\n'
     )
 
@@ -500,7 +500,7 @@ def test_what_the_command_cannot_do_is_one_line(lstm_path: Path, tmp_path: Path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         cases: list[tuple[list[object], int, str]] = [
-            ([lstm_path, lstm_path], 2, "called"),
+            ([lstm_path, lstm_path], 2, "two models have the name"),
             ([lstm_path, "--port", 70000], 2, "--port"),
             ([lstm_path, "--port", port], 1, "--port"),
             ([lstm_path, "--host", "no.such.host.invalid"], 1, "--host"),

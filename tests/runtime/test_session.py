@@ -94,7 +94,7 @@ def test_cuda_without_a_driver_is_an_error_and_never_the_cpu(lstm_path: Path) ->
 @pytest.mark.usefixtures("plain_build")
 def test_cuda_without_a_cuda_build_is_an_error_with_the_line_that_installs_one(lstm_path: Path) -> None:
     line = 'replace it with: pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
-    with pytest.raises(DeviceError, match=re.escape(f"build without CUDA; {line}")):
+    with pytest.raises(DeviceError, match=re.escape(f"build of onnxruntime lacks CUDA; {line}")):
         CharRNN.load(lstm_path, device="cuda")
 
 
@@ -149,7 +149,7 @@ def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
 ) -> None:
     with pytest.raises(
         DeviceError,
-        match=r"left CUDA out for want of its libraries \(libcudart.so.13\); install them with pip install",
+        match=r"cannot load CUDA's libraries \(libcudart.so.13\); install them with pip install",
     ):
         CharRNN.load(lstm_path, device="cuda")
     assert capsys.readouterr() == ("", "")
@@ -173,7 +173,7 @@ def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
 def test_auto_takes_the_cpu_and_says_why_where_cuda_might_be_expected(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path, device="auto")
     assert model.device == "cpu"
-    assert "left CUDA out for want of its libraries" in model.device_note
+    assert "cannot load CUDA's libraries" in model.device_note
 
 
 @pytest.mark.skipif(cuda_missing() is None, reason="CUDA is here")
@@ -204,7 +204,7 @@ def test_a_driver_without_cuda_s_libraries_is_one_line_and_auto_is_silent(lstm_p
     assert said["cuda"].returncode == 1
     assert said["cuda"].stdout == ""
     assert len(said["cuda"].stderr.splitlines()) == 1
-    assert "left CUDA out for want of its libraries (" in said["cuda"].stderr
+    assert "cannot load CUDA's libraries (" in said["cuda"].stderr
     assert (said["auto"].returncode, said["auto"].stderr) == (0, "")
     assert said["auto"].stdout
 
@@ -295,7 +295,7 @@ def test_auto_says_nothing_where_no_one_expects_cuda(lstm_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lstm-2x12-int8", "gru-2x12-int8"])
 def test_int8_is_for_the_cpu(name: str) -> None:
-    with pytest.raises(DeviceError, match='this model is int8, which is for the CPU; use device="cpu"'):
+    with pytest.raises(DeviceError, match='this model is int8, which runs on the CPU only; use device="cpu"'):
         CharRNN.load(FOLDER / f"{name}.onnx", device="cuda")
     assert CharRNN.load(FOLDER / f"{name}.onnx", device="auto").device == "cpu"
 
@@ -689,15 +689,19 @@ _PLACE = "/a/cuda_call.cc:146 std::conditional_t<THRW, void, common::Status> onn
         (
             RuntimeError("CUDA failure 700: an illegal memory access ; file=/a/cuda_allocator.cc ; line=1"),
             CharRNNError,
-            "cannot make a session: CUDA failure 700: an illegal memory access$",
+            "cannot create a session: CUDA failure 700: an illegal memory access$",
         ),
-        (RuntimeError("/a/cuda_allocator.cc:1 no"), CharRNNError, "cannot make a session: /a/cuda_allocator"),
+        (
+            RuntimeError("/a/cuda_allocator.cc:1 no"),
+            CharRNNError,
+            "cannot create a session: /a/cuda_allocator",
+        ),
         (
             RuntimeError("x" * 400 + "std::bad_alloc"),
             OutOfMemoryError,
             OUT_OF_MEMORY,
         ),
-        (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot make a session: no kernel$"),
+        (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot create a session: no kernel$"),
     ],
 )
 def test_a_session_that_cannot_be_made_is_an_error_of_ours(
@@ -773,7 +777,7 @@ def test_what_onnxruntime_says_is_given_in_one_line(file: ModelFile, monkeypatch
         raise RuntimeError("  first\x1b[31m line\nsecond line")
 
     monkeypatch.setattr(Engine, "_create_session", fail)
-    with pytest.raises(ModelFormatError, match="onnxruntime says first") as caught:
+    with pytest.raises(ModelFormatError, match="onnxruntime reports first") as caught:
         Engine(file, "cpu")
     assert str(caught.value).isprintable()
 

@@ -83,7 +83,7 @@ def test_forks_are_numbered_again_in_order() -> None:
 
 @pytest.mark.parametrize(("copies", "first"), [(0, 0), (-1, 0), (1, -1)])
 def test_forks_that_make_no_sense_are_refused(copies: int, first: int) -> None:
-    with pytest.raises(SettingError, match="copies must be 1 or more"):
+    with pytest.raises(SettingError, match="copies must be between 1 and"):
         _state().fork(copies, first)
 
 

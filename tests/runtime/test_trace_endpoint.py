@@ -117,8 +117,8 @@ def test_a_trace_that_no_one_waits_for_ends(lstm: CharRNN, monkeypatch: pytest.M
     """The thread looks before each chunk; here it is cancelled while the first one runs."""
     service = Service({"m": lstm}, ServeSettings())
     asyncio.run(service.load())
-    asked = endpoint._Asked({"text": "ab" * 2_000}, service)
-    job = endpoint._Job(asked, 60)
+    request = endpoint._TraceRequest({"text": "ab" * 2_000}, service)
+    job = endpoint._Job(request, 60)
     added = job._add
 
     def add(trace: Any) -> None:
@@ -127,6 +127,6 @@ def test_a_trace_that_no_one_waits_for_ends(lstm: CharRNN, monkeypatch: pytest.M
 
     monkeypatch.setattr(job, "_add", add)
     assert len(job.run()["tokens"]) == endpoint._CHUNK
-    late = endpoint._Job(asked, -1)
+    late = endpoint._Job(request, -1)
     with pytest.raises(TimeoutError):
         late.run()

@@ -355,7 +355,7 @@ def test_a_machine_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_int8_models_are_told_what_works() -> None:
-    assert "this model is int8, which is for the CPU; use device=" in _error("lstm-2x12-int8")
+    assert "this model is int8, which runs on the CPU only; use device=" in _error("lstm-2x12-int8")
 
 
 def test_a_gpu_without_16_bit_numbers_is_told_for_models_that_need_them(gpu: None) -> None:

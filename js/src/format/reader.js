@@ -63,7 +63,7 @@ export function readModel(data, name) {
     return checked(data);
   } catch (error) {
     if (!(error instanceof ModelFormatError)) throw error;
-    throw new ModelFormatError(oneLine(`${name} is not a charrnn model that can be run: ${error.message}`));
+    throw new ModelFormatError(oneLine(`${name} is not a valid charrnn model: ${error.message}`));
   }
 }
 

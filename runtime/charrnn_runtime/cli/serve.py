@@ -105,7 +105,7 @@ def serve(
         if (error.name or "").startswith("charrnn_runtime"):
             raise
         raise CharRNNError(
-            f"charrnn-serve requires {(error.name or '').partition('.')[0]}, which is not installed; run "
+            f"charrnn-serve requires {(error.name or '').partition('.')[0]}, which is not installed; "
             'pip install starlette "uvicorn[standard]" prometheus_client'
         ) from None
     from charrnn_runtime.serve.keys import read_keys
