@@ -79,7 +79,7 @@ def test_a_new_name_for_an_old_operator_does_not_help() -> None:
 
 def test_a_node_that_reads_itself_is_refused() -> None:
     data = changed(lambda model: add_node(model, "Tanh", ["made"], ["made"]))
-    assert "reads 'made', which nothing before it computes" in refusal(data)
+    assert "reads 'made', which no earlier node computes" in refusal(data)
 
 
 def test_a_cycle_is_refused() -> None:
@@ -87,15 +87,15 @@ def test_a_cycle_is_refused() -> None:
         add_node(model, "Tanh", ["second"], ["first"])
         add_node(model, "Tanh", ["first"], ["second"])
 
-    assert "reads 'second', which nothing before it computes" in refusal(changed(change))
+    assert "reads 'second', which no earlier node computes" in refusal(changed(change))
 
 
 def test_reading_a_later_value_is_refused() -> None:
-    assert "which nothing before it computes" in refusal(changed(lambda model: model.graph.node.reverse()))
+    assert "which no earlier node computes" in refusal(changed(lambda model: model.graph.node.reverse()))
 
 
 def test_reading_nothing_is_refused() -> None:
-    assert "reads '', which nothing before it computes" in refusal(
+    assert "reads '', which no earlier node computes" in refusal(
         changed(lambda model: add_node(model, "Add", ["state", ""]))
     )
 

@@ -27,12 +27,10 @@ from charrnn_runtime import (
     SettingError,
     State,
 )
-from charrnn_runtime import (
-    scheduler as scheduler_module,
-)
 from charrnn_runtime.backends.buffers import BLOCK, Buffers
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.graph.sampler import Cuts
+from charrnn_runtime.scheduling import scheduler as scheduler_module
 from make_models import FOLDER
 
 Load = Callable[[str], CharRNN]

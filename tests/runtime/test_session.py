@@ -31,8 +31,8 @@ from charrnn_runtime import (
     OutOfMemoryError,
     Sampling,
     SettingError,
-    session,
 )
+from charrnn_runtime.backends import session
 from charrnn_runtime.backends.buffers import BLOCK, Buffers, Given
 from charrnn_runtime.backends.device import cuda_missing
 from charrnn_runtime.backends.session import Engine
