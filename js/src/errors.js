@@ -37,8 +37,8 @@ export class UnknownCharacterError extends CharRNNError {
     const more = characters.length > 5 ? ` and ${characters.length - 5} more` : "";
     const name = index === undefined ? "the text" : `the text of index ${index}`;
     super(
-      `${name} has characters that the model does not know: ${shown}${more}; its vocabulary has ${known} characters: ` +
-        'remove these, drop them with unknown: "skip", or let accented letters be composed or decomposed ' +
+      `${name} has characters that the model does not know: ${shown}${more}; its vocabulary has ${known} characters; ` +
+        'remove the unknown ones, drop them with unknown: "skip", or let accented letters be composed or decomposed ' +
         'with unknown: "normalize"',
     );
     this.characters = characters;

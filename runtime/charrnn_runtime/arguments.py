@@ -137,8 +137,7 @@ def stop_texts(value: Any) -> tuple[str, ...]:
     for each in texts:
         if not isinstance(each, str) or not each:
             raise SettingError(
-                "stop must be a non-empty text, or several in a list, not "
-                f"{shown(each)}; omit it to stop at the length only",
+                f"stop must be a non-empty text, or several in a list, not {shown(each)}; omit it for none",
                 "stop",
             )
     return texts

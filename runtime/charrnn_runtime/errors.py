@@ -99,11 +99,14 @@ class UnknownCharacterError(CharRNNError):
         name = name or ("the text" if index is None else f"the text of index {index}")
         if known_as:
             advice = (
-                f"{_code_points(written)} ({written!r}) it knows as {_code_points(known_as)} ({known_as!r}), "
-                'which is equivalent: convert it with unknown="normalize"'
+                f"it knows {_code_points(written)} ({written!r}) as {_code_points(known_as)} ({known_as!r}), "
+                'which is equivalent; convert it with unknown="normalize"'
             )
         else:
-            advice = f'its vocabulary has {known} characters: remove these, or drop them with unknown="skip"'
+            advice = (
+                f"its vocabulary has {known} characters; remove the unknown ones, or drop them with "
+                'unknown="skip"'
+            )
         super().__init__(f"{name} has characters that the model does not know: {shown}; {advice}", "unknown")
 
     def at(self, positions: Sequence[int]) -> UnknownCharacterError:

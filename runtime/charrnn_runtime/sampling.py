@@ -50,7 +50,7 @@ class Sampling(Record):
                 "temperature",
             )
         if self.top_k is not None and self.top_k < 1:
-            raise wrong("top_k", "1 or more, or None to disable it", self.top_k)
+            raise wrong("top_k", "1 or more, or omitted to disable it", self.top_k)
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
             raise SettingError(
                 f"top_p must be above 0 and at most 1, not {self.top_p}; 1 disables it", "top_p"

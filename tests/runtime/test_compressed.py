@@ -30,7 +30,7 @@ every_kind = pytest.mark.parametrize("kind", list(COMPRESS))
 
 
 class Slow(io.RawIOBase):
-    """A pipe that gives one byte at a time, and cannot be sought."""
+    """A pipe that returns one byte at a time, and cannot seek."""
 
     def __init__(self, data: bytes) -> None:
         self._left = iter(data)
@@ -41,13 +41,13 @@ class Slow(io.RawIOBase):
 
 
 def unpacked(data: bytes, size: int = 1000) -> bytes:
-    """What a file of these bytes holds, read so many bytes at a time."""
+    """The contents of a file, read this many bytes at a time."""
     file = Unpacked(io.BytesIO(data), "my text")
     return b"".join(iter(lambda: file.read(size), b""))
 
 
 def problem(data: bytes) -> str | None:
-    """The error about a file of these bytes, if there is one."""
+    """The error for a file with these bytes, if any."""
     try:
         unpacked(data)
     except CharRNNError as error:
@@ -69,7 +69,7 @@ def test_every_command_reads_what_a_compressed_file_holds(
         ("xz", lambda *words: run_module("charrnn_runtime.cli.quality", *words), [MODEL, *short, "--text"]),
     ]
     for kind, command, words in commands:
-        (tmp_path / "packed").write_bytes(COMPRESS[kind](TEXT.encode()))  # its name does not tell
+        (tmp_path / "packed").write_bytes(COMPRESS[kind](TEXT.encode()))  # no file extension
         plain, packed = (command(*words, tmp_path / name) for name in ("plain", "packed"))
         assert plain.returncode == packed.returncode == 0, packed.stderr.decode()
         assert packed.stdout.replace(b"packed", b"plain").split() == plain.stdout.split()
@@ -132,7 +132,7 @@ def test_a_file_that_was_altered_anywhere_is_an_error_or_holds_the_same(kind: st
             altered = bytearray(whole)
             altered[place] ^= 1 << bit
             if kind == "zstd" or Unpacked(io.BytesIO(bytes(altered)), "").kind == "":
-                continue  # a frame that zstd wrote has no checksum unless it was asked for
+                continue  # a frame that zstd wrote has no checksum unless requested
             error = problem(bytes(altered))
             assert error is None or f"{kind} file that is truncated or damaged" in error, (
                 place,
@@ -171,7 +171,7 @@ def test_a_python_that_cannot_read_zstd_says_what_it_needs(monkeypatch: pytest.M
 
 
 def peak_of_lines(data: bytes) -> int:
-    """The most bytes that reading the lines of a compressed text holds at a time."""
+    """Peak memory while reading the lines of a compressed text."""
     tracemalloc.start()
     try:
         for _ in texts.lines(Unpacked(io.BytesIO(data), "bomb"), Path("bomb")):
@@ -186,7 +186,7 @@ def test_lines_that_unpack_to_a_thousand_times_the_file_take_no_more_memory(
 ) -> None:
     monkeypatch.setattr(texts, "_CHUNK", 4_096)
     short, long = (gzip.compress(b"to be or not\n" * lines) for lines in (10_000, 80_000))
-    peak_of_lines(short)  # what is made once
+    peak_of_lines(short)  # one-time allocations
     assert peak_of_lines(long) < peak_of_lines(short) + 4_096
 
 
@@ -215,7 +215,7 @@ def test_a_file_that_is_read_whole_may_hold_so_much_and_no_more(
     (tmp_path / "text").write_bytes(COMPRESS[kind](bytes((1 << 21) + 1)))
     with pytest.raises(CharRNNError, match=f"a {kind} file that decompresses to more than 2,097,152 bytes"):
         texts.read_bytes(tmp_path / "text")
-    (tmp_path / "text").write_bytes(bytes((1 << 21) + 1))  # its size was there to see
+    (tmp_path / "text").write_bytes(bytes((1 << 21) + 1))  # its size is known
     assert len(texts.read_bytes(tmp_path / "text")) == (1 << 21) + 1
 
 
@@ -239,7 +239,7 @@ def test_long_texts_that_are_scored_together_are_not_all_held(
         nonlocal drawn
         for index in range(20):
             drawn += 1
-            assert drawn - given <= 8  # and not all 20
+            assert drawn - given <= 8  # not all 20
             yield "LORD AND KING TO BE OR NOT TO "[: 30 - index % 3]
 
     expected = [lstm.score("LORD AND KING TO BE OR NOT TO "[: 30 - index % 3]).nats for index in range(20)]

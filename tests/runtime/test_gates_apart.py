@@ -24,7 +24,7 @@ def _operators(data: bytes) -> Counter[str]:
 
 
 def _check_alike(data: bytes, other: bytes) -> None:
-    """Check that two models give the same numbers."""
+    """Check that two models give the same results."""
     draw = np.random.RandomState(0)
     rows = 7
     feeds = {"token": draw.randint(0, 60, rows), "uniform": draw.uniform(size=rows).astype(np.float32)}
@@ -42,11 +42,11 @@ def _check_alike(data: bytes, other: bytes) -> None:
 @pytest.mark.parametrize(("data", "gates"), [(INT8, 4 + 4), (GRU, 3 + 4)], ids=["lstm", "gru"])
 def test_products_are_parted_where_what_comes_of_them_is_split(data: bytes, gates: int) -> None:
     parted = gates_apart(data)
-    assert _operators(parted)["QGemm"] == gates + 1  # and the output layer's
-    assert _operators(parted)["Split"] == 1  # that of the state
+    assert _operators(parted)["QGemm"] == gates + 1  # plus the output layer's
+    assert _operators(parted)["Split"] == 1  # for the state
     names = [tensor.name for tensor in parse_model(parted).graph.initializer]
     assert len(names) == len(set(names))
-    assert len(parted) < len(data) + 2_500  # the weights stand there once
+    assert len(parted) < len(data) + 2_500  # the weights are stored once
     _check_alike(data, parted)
 
 

@@ -74,7 +74,7 @@ def test_a_new_name_for_an_old_operator_does_not_help() -> None:
     assert "(Expand): this operator is not on the list" in refusal(changed(change))
 
 
-# --- what a node reads and makes ---------------------------------------------------------------------------
+# --- inputs and outputs of nodes ---------------------------------------------------------------------------
 
 
 def test_a_node_that_reads_itself_is_refused() -> None:
@@ -155,7 +155,7 @@ def test_an_output_has_the_shape_that_is_declared() -> None:
 
 
 def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
-    # A number that was computed can be anything; a stream would read what is no symbol.
+    # A computed number can be anything; a stream would read an invalid symbol.
     def change(model: Any) -> None:
         node(model, "next_token").output[0] = "other"
         add_node(model, "Cast", ["temperature"], ["next_token"], {"to": spec.INT64})
@@ -422,7 +422,7 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
 
 
 def _with_values(model: Any) -> None:
-    """Adds constants and values of all types and shapes, of which every rule allows each."""
+    """Adds constants and values of all types and shapes, each allowed by every rule."""
     for name, numbers in CONSTANTS.items():
         add_tensor(model, name, numbers)
     for line in filter(None, VALUES.splitlines()):
@@ -452,11 +452,11 @@ def test_a_node_that_does_not_fit_its_inputs_is_refused(
     assert message in found
 
 
-# --- the token that is taken -------------------------------------------------------------------------------
+# --- the selected token ------------------------------------------------------------------------------------
 
 
 def _numbers(output: str, index: int, numbers: NDArray[Any]) -> Callable[[Any], None]:
-    """Gives a node another constant."""
+    """Replaces a constant of a node."""
 
     def change(model: Any) -> None:
         add_tensor(model, "changed", numbers)
@@ -466,7 +466,7 @@ def _numbers(output: str, index: int, numbers: NDArray[Any]) -> Callable[[Any], 
 
 
 def _read(output: str, index: int, name: str) -> Callable[[Any], None]:
-    """Lets a node read another value."""
+    """Replaces an input of a node."""
 
     def change(model: Any) -> None:
         node(model, output).input[index] = name
@@ -475,7 +475,7 @@ def _read(output: str, index: int, name: str) -> Callable[[Any], None]:
 
 
 COUNT = "MatMul_3"
-"""The product that counts the symbols before the one that is taken."""
+"""The product that counts the symbols before the selected one."""
 
 
 def _counted(*last: float) -> NDArray[Any]:
@@ -497,7 +497,7 @@ OUT_OF_RANGE: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("change", OUT_OF_RANGE)
 def test_a_token_that_might_be_no_symbol_is_refused(change: str) -> None:
-    # A kernel of a GPU need not look, and would read whatever lies there.
+    # GPU kernels may not check, and would read out of bounds.
     message = refusal(changed(OUT_OF_RANGE[change]))
     assert "output 'next_token' is not computed as an index below 65" in message
 
@@ -555,7 +555,7 @@ def test_names_of_any_length_and_kind_make_no_long_message() -> None:
     def change(model: Any) -> None:
         model.graph.node[0].name = "\n\x1b[31m" * 100_000
 
-    assert check_model_bytes(changed(change), "x").info.cell == "lstm"  # a name is only a name
+    assert check_model_bytes(changed(change), "x").info.cell == "lstm"  # names are arbitrary
 
     def break_it(model: Any) -> None:
         change(model)

@@ -58,7 +58,7 @@ def test_what_a_file_says_is_json(small: SmallModel) -> None:
 
 
 def test_onnxruntime_gets_what_was_checked_and_nothing_else() -> None:
-    # The order of the fields in the file does not matter: the checked message is written out anew.
+    # The order of the fields in the file does not matter: the validated message is serialized again.
     model_file = check_model_bytes(LSTM, "x")
     assert check_model_bytes(model_file.onnx_bytes, "x").onnx_bytes == model_file.onnx_bytes
 
@@ -358,7 +358,7 @@ def test_many_wide_values_are_refused_although_each_of_them_is_allowed() -> None
 
 
 def test_a_model_that_claims_to_be_large_must_bring_its_weights() -> None:
-    # 32 layers of 16,384 would make states of a million numbers out of a file of a few thousand bytes.
+    # 32 layers of 16,384 would need states of a million numbers for a file of a few thousand bytes.
     layout = [[b.name, b.start, b.size] for b in spec.state_layout("lstm", 32, 16_384)]
 
     def change(model: Any) -> None:
@@ -516,7 +516,7 @@ def tensor_bytes(name: str) -> bytes:
 
 
 def test_a_graph_that_passes_but_does_not_run_is_refused(tmp_path: Path) -> None:
-    # Streams have no second axis to normalise over: no rule looks at it, and onnxruntime does.
+    # Streams have no second axis to normalise over: no rule checks this, but onnxruntime does.
     path = tmp_path / "axis.onnx"
     path.write_bytes(changed(lambda model: add_node(model, "Softmax", ["uniform"], attributes={"axis": 1})))
     with pytest.raises(ModelFormatError, match="is not a valid charrnn model: onnxruntime reports") as caught:
@@ -538,7 +538,7 @@ def test_a_graph_whose_numbers_overflow_is_refused(tmp_path: Path) -> None:
 
 
 def test_axes_are_counted_before_their_sizes_are_multiplied() -> None:
-    # They would make a number of a million bits; more of them take minutes.
+    # Their product would have a million bits; more of them would take minutes.
     def change(model: Any) -> None:
         del tensor(model, "table").dims[:]
         tensor(model, "table").dims.extend([2**62] * 20_000)

@@ -46,7 +46,7 @@ def _idle(server: Served) -> bool:
     return not server.service.busy and all(each.streams.idle for each in server.service.models.values())
 
 
-# --- how much ----------------------------------------------------------------------------------------------
+# --- size limits -------------------------------------------------------------------------------------------
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Served) -> None:
@@ -81,7 +81,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_ask_again(lstm: CharRNN) -> Non
     ):
         one.recv(100)  # it runs
         streams = server.service.models["lstm"].streams
-        assert server.complete(n=3).error["code"] == "queue_full"  # of which none is taken
+        assert server.complete(n=3).error["code"] == "queue_full"  # none of which is accepted
         with server.open(request_bytes("/v1/completions", {"n": 2})) as two:
             until(lambda: streams.waiting == 2)
             reply = server.complete()
@@ -92,7 +92,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_ask_again(lstm: CharRNN) -> Non
             assert two.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
-# --- how long ----------------------------------------------------------------------------------------------
+# --- time limits -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -154,7 +154,7 @@ def test_a_slow_reader_gets_all_of_it(server: Served, lstm: CharRNN) -> None:
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == lstm.generate("", 5000, seed=4)
 
 
-# --- who ---------------------------------------------------------------------------------------------------
+# --- access control ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +354,7 @@ def test_the_log_has_a_line_for_each_request_and_prompts_only_where_wanted(
     assert not any("\n" in line for line in lines)
 
 
-# --- beginning and end -------------------------------------------------------------------------------------
+# --- startup and shutdown ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_answered_until_the_models_are_loaded(lstm: CharRNN) -> None:

@@ -64,7 +64,7 @@ def _without_driver(_: str) -> None:
 
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a CUDA build of onnxruntime, and no NVIDIA driver."""
+    """A machine with a CUDA build of onnxruntime but no NVIDIA driver."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ctypes, "CDLL", _without_driver)
 
@@ -110,7 +110,7 @@ def test_both_builds_at_once_are_an_error_with_the_lines_that_repair_it(
 
 
 class _Driver:
-    """A driver that finds one card."""
+    """A driver that finds one GPU."""
 
     def __init__(self, version: int = 13_000) -> None:
         self.version = version
@@ -129,10 +129,10 @@ class _Driver:
 
 @pytest.fixture
 def lost_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a card, whose onnxruntime finds no CUDA libraries: it prints and leaves CUDA out."""
+    """A machine with a GPU whose onnxruntime finds no CUDA libraries: it prints this and disables CUDA."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
-    # The real one prints, too, but not where onnxruntime is a build without CUDA.
+    # The real one also prints, but not in builds without CUDA.
     printing = (lambda: print("Failed to load libcudart.so.13: not found")).__code__
     monkeypatch.setattr(ort, "preload_dlls", types.FunctionType(printing, vars(ort)))
     create = Engine._create_session
@@ -153,7 +153,7 @@ def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
     ):
         CharRNN.load(lstm_path, device="cuda")
     assert capsys.readouterr() == ("", "")
-    assert not hasattr(ort, "print")  # what it prints for others is theirs again
+    assert not hasattr(ort, "print")  # print is restored
 
 
 def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
@@ -178,7 +178,7 @@ def test_auto_takes_the_cpu_and_says_why_where_cuda_might_be_expected(lstm_path:
 
 @pytest.mark.skipif(cuda_missing() is None, reason="CUDA is here")
 def test_a_session_on_cuda_lacks_nothing_but_cuda(engine: Engine) -> None:
-    # What onnxruntime says where there is none; it would call the CPU's provider beside it a contradiction.
+    # onnxruntime's error if there is none; it would reject the CPU provider as a contradiction.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         with pytest.raises(Exception, match="assigned to the default CPU EP"):
@@ -224,7 +224,7 @@ def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
     assert "\n" not in str(caught.value)
 
 
-# What onnxruntime-gpu 1.31.1 said on a driver that was too old, but for two equal parts in the middle.
+# The error of onnxruntime-gpu 1.31.1 with an old driver, without two repeated parts in the middle.
 _TOLD_BY_CUDA = (
     "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, "
     "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const "
@@ -267,7 +267,7 @@ def _let_cuda_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         ("12.8", 11_080, "supports CUDA up to 11.8, and this onnxruntime needs CUDA 12; install a newer"),
         ("13.0", 13_000, None),
         ("13.0", 14_010, None),
-        ("12.8", 12_040, None),  # a driver for any CUDA 12 does
+        ("12.8", 12_040, None),  # a driver for any CUDA 12 is enough
     ],
 )
 def test_a_driver_that_is_too_old_is_named_before_anything_is_tried(
@@ -307,7 +307,7 @@ def test_other_devices_are_refused(lstm_path: Path, device: Any) -> None:
 
 
 class _OnCuda:
-    """A session on a card whose kernels change what the CPU computes, or fail."""
+    """A session on a GPU whose kernels alter the CPU's results, or fail."""
 
     def __init__(self, session: Any, change: Callable[[dict[str, Any]], Any]) -> None:
         self.session, self.change = session, change
@@ -323,7 +323,7 @@ class _OnCuda:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes this a machine with a card on which sessions start, and that computes what it is told to."""
+    """Makes this a machine with a GPU where sessions start, and which computes what it is told to."""
 
     def make(change: Callable[[dict[str, Any]], Any]) -> None:
         monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])

@@ -83,7 +83,7 @@ def test_a_file_is_read_from_where_it_stands(data: bytes, lstm: CharRNN) -> None
 
 
 class Drop(io.RawIOBase):
-    """Gives a few bytes at a time."""
+    """Returns a few bytes at a time."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = data

@@ -124,7 +124,7 @@ def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     assert said == ["my.txt has many NUL bytes, which is unusual for text"]  # not UTF-16, at even places
     said.clear()
     assert "".join(decoded([b"abc " * 100 + b"\0"], "my.txt", None, said.append)) == "abc " * 100 + "\0"
-    assert said == []  # one is a character like others
+    assert said == []  # a single one is an ordinary character
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     [
         ("naïve café".encode("latin-1"), "latin-1"),
         ("naïve café – 5 €".encode(), "utf-8"),
-        ("naïve caf€".encode()[:-1], "utf-8"),  # a block ends within a character
+        ("naïve caf€".encode()[:-1], "utf-8"),  # the block ends within a character
         ("“quoted” – 5 €".encode("cp1252"), "cp1252"),
         (RUSSIAN.encode("cp1251"), "latin-1"),
         (codecs.BOM_UTF16_LE + b"a\0", "utf-16"),

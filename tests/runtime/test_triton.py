@@ -59,7 +59,7 @@ MESSAGES: dict[str, dict[str, str]] = {
     "Parameter": {"key": "string", "value": "Value"},
     "Value": {"string_value": "string"},
 }
-"""The fields of Triton's ModelConfig that are written. In protobuf text, fields have names and no numbers."""
+"""The fields of Triton's ModelConfig that are written. In protobuf text, fields have names but no numbers."""
 
 ENUMS = {
     "Type": ("TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT64", "TYPE_INT64", "TYPE_FP32", "TYPE_STRING"),
@@ -68,7 +68,7 @@ ENUMS = {
 
 
 def config_class() -> Any:
-    """The class of the messages above."""
+    """The message class for the fields above."""
     file = descriptor_pb2.FileDescriptorProto(name="triton.proto", package="triton", syntax="proto3")
     for enum_name, values in ENUMS.items():
         enum = file.enum_type.add(name=enum_name)
@@ -119,11 +119,11 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-# --- what it says ------------------------------------------------------------------------------------------
+# --- configurations ----------------------------------------------------------------------------------------
 
 
 def test_the_step_form_names_the_tensors_that_the_model_has(small: SmallModel) -> None:
-    """Asked of onnxruntime, as Triton's backend does: a batch axis, which is left out, and the rest."""
+    """As reported by onnxruntime, like in Triton's backend: a batch axis, which is omitted, and the rest."""
     info = read_model_file(small.path).info
     served = parsed(config(info, Service("x", backend="onnxruntime")))
     (state,) = served.sequence_batching.state
@@ -187,7 +187,7 @@ def test_the_text_form_takes_what_a_stream_takes(load: Load) -> None:
     compile(MODEL_PY, "model.py", "exec")
 
 
-# --- what it writes ----------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------------
 
 
 def test_a_model_is_copied_as_it_is_beside_its_configuration(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from charrnn_runtime import CharRNNError, UnknownCharacterError, Vocabulary
 from charrnn_runtime.format import spec
 
-# Every code point but the halves of surrogate pairs, which no encoded text can hold.
+# Every code point except surrogates, which encoded text cannot contain.
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]))
 any_text = st.text()
 

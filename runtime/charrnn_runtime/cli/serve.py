@@ -143,7 +143,7 @@ def _models(paths: list[Path], **options: Any) -> dict[str, Callable[[], CharRNN
     loaders: dict[str, Callable[[], CharRNN]] = {}
     for path in paths:
         if path.stem in loaders:
-            raise SettingError(f"two models have the name {path.stem!r}: copy one to another file name")
+            raise SettingError(f"two models have the name {path.stem!r}; rename one of the files, or a copy")
         loaders[path.stem] = partial(_load, path, **options)
     return loaders
 
