@@ -200,7 +200,7 @@ function isCount(value) {
 export function checkState(state, info, streams) {
   if (!(state instanceof State)) throw wrong("state", "a State", state);
   if (!state.length || state.length !== (streams ?? state.length)) {
-    throw new SettingError(`state: it must have ${streams ?? "one or more"} streams, not ${state.length}`);
+    throw new SettingError(`state: it has ${state.length} streams; expected ${streams ?? "one or more"}`);
   }
   if (state.rowSize !== info.stateSize) {
     throw new SettingError(

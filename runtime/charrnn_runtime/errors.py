@@ -26,7 +26,7 @@ class CharRNNError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by arguments: those of some subclasses are not the message.
-        return _anew, (type(self), self.args, self.__dict__)
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class SettingError(CharRNNError, ValueError):
@@ -132,7 +132,7 @@ def _code_points(text: str) -> str:
     return " ".join(f"U+{ord(character):04X}" for character in text)
 
 
-def _anew(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
+def _restored(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
     """Restore an error from a pickle, which is not trusted."""
     try:
         if issubclass(cls, CharRNNError):

@@ -50,7 +50,7 @@ def renew_after_fork(thing: _Renewable) -> None:
     _renewables[next(_numbers)] = thing
 
 
-def keep_for_ever(thing: object) -> None:
+def keep_forever(thing: object) -> None:
     """Prevent an object, and everything it refers to, from ever being destroyed, even at interpreter exit."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
@@ -73,7 +73,7 @@ def making() -> Iterator[None]:
             making.condition.notify_all()
 
 
-def let_children_end_early() -> None:
+def skip_exit_handlers_in_children() -> None:
     """Make children forked from now on skip inherited C exit handlers.
 
     If onnxruntime's telemetry runs, its exit handler waits for a thread that exists only in the parent, so

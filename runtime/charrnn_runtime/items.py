@@ -65,13 +65,13 @@ class SkippedItems(Record):
     """The number of streams that yielded no item, by the first of these reasons that applies.
 
     Attributes:
-        unended: the line did not end within the length.
+        too_long: the line did not end within the length.
         empty: the line was empty.
         known: the text is one of the known texts.
         repeated: the text repeats an earlier item.
     """
 
-    unended: int = 0
+    too_long: int = 0
     empty: int = 0
     known: int = 0
     repeated: int = 0
@@ -80,7 +80,7 @@ class SkippedItems(Record):
         reasons = (
             (self.repeated, "repeated"),
             (self.known, "known before"),
-            (self.unended, "too long"),
+            (self.too_long, "too long"),
             (self.empty, "empty"),
         )
         return ", ".join(f"{number:,} {reason}" for number, reason in reasons if number)
@@ -99,7 +99,7 @@ class TooFewItemsError(CharRNNError):
         self.found = found
         self.skipped = skipped
         of_all = "" if wanted is None else f" of {wanted:,}"
-        too_long = skipped.unended > skipped.known + skipped.repeated
+        too_long = skipped.too_long > skipped.known + skipped.repeated
         advice = (
             "allow longer ones (length), or raise temperature"
             if too_long
@@ -179,7 +179,7 @@ class Items(Iterator[Item]):
         self.close()
 
     def _run(self) -> Generator[Item, None, None]:
-        in_vain = characters = 0  # streams since the last item, and their characters
+        without_item = characters = 0  # streams since the last item, and their characters
         asked, before = self._first_round(), 0
         while self._count is None or self.found < self._count:
             number = self.streams
@@ -189,23 +189,23 @@ class Items(Iterator[Item]):
                     self.streams += 1
                     item = self._item(stream)
                     if item is not None:
-                        in_vain = characters = 0
+                        without_item = characters = 0
                         self.found += 1
                         yield item
                         if self.found == self._count:
                             return
                         continue
-                    in_vain += 1
+                    without_item += 1
                     characters += int(stream.state.positions[0])
-                    if in_vain >= MOST_STREAMS or characters >= MOST_CHARACTERS:
-                        raise TooFewItemsError(self.found, self._count, in_vain, self.skipped)
+                    if without_item >= MOST_STREAMS or characters >= MOST_CHARACTERS:
+                        raise TooFewItemsError(self.found, self._count, without_item, self.skipped)
             asked, before = self._next_round(asked, self.found - before), self.found
 
     def _item(self, stream: Generated) -> Item | None:
         """The item of a stream; None, and counted, if it is skipped."""
         text = _without_line_end((self._prompt + stream.data).decode(errors="replace"))
         if int(stream.state.tokens[0]) != self._end:
-            reason = "unended"
+            reason = "too_long"
         elif not text:
             reason = "empty"
         elif text in self._known:

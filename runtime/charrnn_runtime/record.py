@@ -12,7 +12,7 @@ from typing import Any, ClassVar, dataclass_transform
 from charrnn_runtime.errors import CharRNNError, one_line
 
 
-class MadeAnew:
+class Reconstructible:
     """Base of classes that copies and pickles rebuild from arguments: validated again, without caches."""
 
     __slots__ = ()
@@ -22,11 +22,11 @@ class MadeAnew:
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _anew, (type(self), self._made_of())
+        return _restored, (type(self), self._made_of())
 
 
 @dataclass_transform(frozen_default=True)
-class Record(MadeAnew):
+class Record(Reconstructible):
     """The base class of immutable values. Annotations in a subclass are its fields, in order, with defaults.
 
     Two records are equal if their class and all fields are.
@@ -92,14 +92,14 @@ class Record(MadeAnew):
         return tuple(getattr(self, name) for name in self._fields)
 
 
-def _anew(cls: Any, fields: Any) -> Any:
+def _restored(cls: Any, fields: Any) -> Any:
     """Restore an object from a pickle, which is not trusted.
 
     Raises:
         CharRNNError: the pickle is invalid.
     """
     try:
-        if issubclass(cls, MadeAnew):
+        if issubclass(cls, Reconstructible):
             return cls(**fields)
         wrong = "it is not one of charrnn's"
     except CharRNNError:

@@ -75,7 +75,7 @@ def check_encoding(encoding: str) -> str:
     )
 
 
-def what_it_is(head: bytes, name: str = "") -> str:
+def file_kind(head: bytes, name: str = "") -> str:
     """The kind of file that starts with these bytes, if it is not a text; otherwise "".
 
     Args:
@@ -98,9 +98,9 @@ def what_it_is(head: bytes, name: str = "") -> str:
     return ""
 
 
-def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
+def why_not_a_model(head: bytes, name: str, error: str) -> str:
     """The kind of file that starts with these bytes, which cannot be read as ONNX because of an error."""
-    kind = what_it_is(head)
+    kind = file_kind(head)
     if kind == "a safetensors file":
         command = f"charrnn-export {shell_word(name)} my.onnx"
         return f"it is {kind}; if it is a checkpoint, export it: {command}"
@@ -193,7 +193,7 @@ class TextDecoder:
         """Detect the kind of text from the first block."""
         if self._is_given:
             return
-        kind = what_it_is(head, self._name)
+        kind = file_kind(head, self._name)
         if kind:
             raise CharRNNError(f"{self._name} is not a text file but {kind}")
         self.encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")

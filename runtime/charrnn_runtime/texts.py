@@ -127,7 +127,7 @@ def check_state(state: State, info: ModelInfo, streams: int) -> None:
             "state",
         )
     if len(state) != streams or not streams:
-        raise SettingError(f"state: it must have {max(streams, 1)} streams, not {len(state)}", "state")
+        raise SettingError(f"state: it has {len(state)} streams; expected {max(streams, 1)}", "state")
     if len(state) and not (state.tokens.min() >= UNSTARTED and state.tokens.max() < len(info.vocabulary)):
         raise SettingError("state: it has tokens that are not in this model's vocabulary", "state")
 

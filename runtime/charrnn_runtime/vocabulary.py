@@ -17,7 +17,7 @@ from charrnn_runtime.arguments import text as check_text
 from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
 from charrnn_runtime.format import spec
 from charrnn_runtime.normalization import equivalents, known_form
-from charrnn_runtime.record import MadeAnew
+from charrnn_runtime.record import Reconstructible
 
 Level = Literal["char", "byte"]
 Unknown = Literal["error", "skip", "normalize"]
@@ -28,7 +28,7 @@ _CODE_POINTS = 0x110000
 _ABSENT = -1
 
 
-class Vocabulary(MadeAnew):
+class Vocabulary(Reconstructible):
     """Maps text to ids and back.
 
     Ids count from 0 in the order of ``symbols``. Vocabularies are immutable; two are equal if their level and

@@ -643,7 +643,7 @@ def test_settings_are_checked_before_the_model_is_read(gen: Command) -> None:
 
 
 def test_models_that_cannot_be_run_end_with_1(gen: Command, tmp_path: Path) -> None:
-    assert "no such file; charrnn-export writes models" in _error(gen(tmp_path / "none.onnx"), 1)
+    assert "no such file; charrnn-export creates model files" in _error(gen(tmp_path / "none.onnx"), 1)
     assert "is a folder; give a model file" in _error(gen(tmp_path), 1)
     (tmp_path / "cut.onnx").write_bytes(MODEL.read_bytes()[:5000])
     assert "is not a valid charrnn model" in _error(gen(tmp_path / "cut.onnx"), 1)
@@ -720,7 +720,7 @@ def test_info_gives_all_of_it_as_json(info: Command) -> None:
 def test_info_of_what_is_not_a_model_ends_with_1(info: Command, tmp_path: Path) -> None:
     assert "no such file" in _error(info(tmp_path / "none"), 1)
     (tmp_path / "x.onnx").write_bytes(b"text")
-    assert "is not a charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
+    assert "is not a valid charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
 
 
 def test_info_shows_what_a_file_says_without_obeying_it(info: Command, tmp_path: Path) -> None:

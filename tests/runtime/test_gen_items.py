@@ -74,7 +74,7 @@ def test_unique_and_new_leave_out_what_was_there_before(
     skipped = items.skipped
     said = done.stderr.decode()
     assert f"skipped: {skipped.repeated} repeated, {skipped.known} that are in {file}, " in said
-    assert f"{skipped.unended} longer than 2 characters (--length)" in said
+    assert f"{skipped.too_long} longer than 2 characters (--length)" in said
     typed = gen(path, "-n", 2, "-s", 7, "--unique", "--new", "-", input=file.read_bytes())
     assert typed.stdout == done.stdout
 

@@ -439,4 +439,4 @@ def test_dimensions_that_claim_terabytes_are_refused(dims: list[int], tmp_path: 
     path = tmp_path / "model.onnx"
     table = tensor_message("table", dims, spec.FLOAT, inside(TABLE))
     path.write_bytes(before([], [table], changed(without_table)))
-    refused(path, "bytes, but has 12,480|axes; at most 2 are used here")
+    refused(path, "bytes, but has 12,480|axes; at most 2 are allowed")

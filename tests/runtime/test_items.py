@@ -89,9 +89,9 @@ def test_lines_that_are_empty_or_too_long_are_not_items(model: CharRNN) -> None:
         found = list(items)
         assert all(1 <= len(item.continuation) <= 2 for item in found)
         skipped = items.skipped
-    assert skipped.unended > 0
+    assert skipped.too_long > 0
     assert items.found == 20
-    assert items.streams == 20 + skipped.unended + skipped.empty == found[-1].stream + 1
+    assert items.streams == 20 + skipped.too_long + skipped.empty == found[-1].stream + 1
 
 
 def test_an_item_may_have_just_as_many_characters_as_the_length(names: CharRNN) -> None:

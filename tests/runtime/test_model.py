@@ -366,7 +366,7 @@ def test_a_stopped_stream_continues_after_the_stop_text(lstm: CharRNN) -> None:
 
 def test_a_stop_text_of_nothing_is_refused(lstm: CharRNN) -> None:
     for way in _every_way(lstm)[:4]:
-        with pytest.raises(SettingError, match="stop must be a text"):
+        with pytest.raises(SettingError, match="stop must be a non-empty text"):
             way(stop="")
 
 
@@ -481,7 +481,7 @@ def test_one_byte_string_is_not_taken_for_a_list_of_numbers(byte_model: CharRNN)
 def test_a_state_belongs_to_its_model(lstm: CharRNN, byte_model: CharRNN) -> None:
     state = byte_model.prime("LORD ")
     for way in (lambda: lstm.step(state), lambda: lstm.generate(state, 5), lambda: lstm.prime("a", state)):
-        with pytest.raises(SettingError, match=r"its rows have 24 numbers, and this model's have 48"):
+        with pytest.raises(SettingError, match=r"its rows have 24 numbers, but this model's have 48"):
             way()
 
 
@@ -498,7 +498,7 @@ def test_a_state_with_a_token_of_no_symbol_is_refused(lstm: CharRNN, token: int)
 
 
 def test_a_live_text_is_of_one_stream(lstm: CharRNN) -> None:
-    with pytest.raises(SettingError, match="it has 2 streams, and 1 are wanted"):
+    with pytest.raises(SettingError, match="it has 2 streams; expected 1"):
         lstm.stream("", 5, state=lstm.initial_state(2))
 
 
@@ -790,7 +790,7 @@ def test_the_first_of_several_stop_texts_ends_a_text(stops: list[str], seed: int
 @pytest.mark.parametrize("stop", [["a", ""], [1], [b"a"]])
 def test_each_stop_text_is_a_text_of_one_character_or_more(lstm: CharRNN, stop: Any) -> None:
     for way in _every_way(lstm)[:4]:
-        with pytest.raises(SettingError, match="stop must be a text"):
+        with pytest.raises(SettingError, match="stop must be a non-empty text"):
             way(stop=stop)
 
 

@@ -46,7 +46,7 @@ def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
 def test_a_model_and_its_large_tensors_parted_are_the_same_model_together(small: Any) -> None:
     data = small.path.read_bytes()
     everything = proto.parse_model(data)
-    rest, large, names = proto.part_tensors(data)
+    rest, large, names = proto.separate_tensors(data)
     without = proto.parse_model(rest)
     left = {each.name: each for each in without.graph.initializer}
     assert not any(name in left for name in names)
@@ -65,7 +65,7 @@ def test_a_model_in_several_parts_is_parted_just_so() -> None:
     tensors = [field(5, field(8, name) + field(9, b"x" * 5000)) for name in ("a", "b")]
     other = [field(5, field(8, "c") + field(9, b"x" * 3)), field(2, "name")]
     data = field(7, tensors[0] + other[0]) + varint(1 << 3) + varint(300) + field(7, other[1] + tensors[1])
-    rest, large, names = proto.part_tensors(data)
+    rest, large, names = proto.separate_tensors(data)
     assert names == ["a", "b"]
     assert rest == field(7, other[0]) + varint(1 << 3) + varint(300) + field(7, other[1])
     assert b"".join(large) == field(7, tensors[0] + tensors[1])
@@ -132,7 +132,7 @@ UNKNOWN: list[tuple[str, Callable[[Any], Any], bytes, str]] = [
     ("reference", _first_attribute, field(21, "x"), "field 21 of AttributeProto"),
     ("sparse tensor", _first_attribute, field(22, b""), "a sparse tensor attribute"),
     ("segment", _first_tensor, field(3, b""), "field 3 of TensorProto"),
-    ("float data", _first_tensor, field(4, b"\0\0\0\0"), "does not keep its numbers as raw data"),
+    ("float data", _first_tensor, field(4, b"\0\0\0\0"), "whose numbers are not stored as raw data"),
     ("int32 data", _first_tensor, field(5, b"\1"), "field 5 of TensorProto"),
     ("string data", _first_tensor, field(6, b"\1"), "field 6 of TensorProto"),
     ("int64 data", _first_tensor, field(7, b"\1"), "field 7 of TensorProto"),

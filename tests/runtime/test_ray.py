@@ -88,8 +88,8 @@ def test_bytes_are_scored_and_continued_at_the_byte_level(byte_model: CharRNN) -
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"other": np.array(["a"], object)}, "there is no column 'text'; there are 'other'"),
-        ({"text": np.array(["a"], object), "nats": np.zeros(1)}, "the column 'nats' would be replaced"),
+        ({"other": np.array(["a"], object)}, "there is no column 'text'; the columns are 'other'"),
+        ({"text": np.array(["a"], object), "nats": np.zeros(1)}, "the column 'nats' already exists"),
         ({"text": np.array(["a", None], object)}, r"texts\[1\] must be a str, not None"),
         ({"text": np.array([1.5])}, r"texts\[0\] must be a str, not 1.5"),
     ],

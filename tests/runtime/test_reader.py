@@ -99,28 +99,28 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         (
             "version",
             "2",
-            "of version 2, and this charrnn-runtime reads versions up to 1; upgrade charrnn-runtime",
+            "version is 2, but this charrnn-runtime reads versions up to 1; upgrade charrnn-runtime",
         ),
-        ("version", "0", "charrnn.version is '0'; expected a whole number from 1"),
+        ("version", "0", "charrnn.version is '0'; expected an integer from 1"),
         ("version", "", "charrnn.version is ''"),
         ("version", "1.0", "charrnn.version is '1.0'"),
         ("version", "١", "charrnn.version is '١'"),
         ("version", "9" * 100_000, "charrnn.version is '9999"),
         ("cell", "transformer", "charrnn.cell is 'transformer'; expected lstm or gru or rnn"),
-        ("cell", "gru", "its state layout is not that of 2 gru layers of 12"),
-        ("layers", "0", "charrnn.layers is '0'; expected a whole number from 1 to 32"),
-        ("layers", "33", "charrnn.layers is '33'; expected a whole number from 1 to 32"),
+        ("cell", "gru", "its state layout does not match 2 gru layers of 12"),
+        ("layers", "0", "charrnn.layers is '0'; expected an integer from 1 to 32"),
+        ("layers", "33", "charrnn.layers is '33'; expected an integer from 1 to 32"),
         ("layers", "-1", "charrnn.layers is '-1'"),
-        ("layers", "3", "its state layout is not that of 3 lstm layers of 12"),
-        ("hidden_size", "16385", "expected a whole number from 1 to 16,384"),
-        ("hidden_size", "13", "its state layout is not that of 2 lstm layers of 13"),
+        ("layers", "3", "its state layout does not match 3 lstm layers of 12"),
+        ("hidden_size", "16385", "expected an integer from 1 to 16,384"),
+        ("hidden_size", "13", "its state layout does not match 2 lstm layers of 13"),
         ("level", "word", "charrnn.level is 'word'; expected char or byte"),
         ("level", "byte", "the byte level has its own 256 symbols"),
-        ("vocabulary", "", "charrnn.vocabulary is not JSON"),
-        ("vocabulary", "[", "charrnn.vocabulary is not JSON"),
-        ("vocabulary", "{}", "charrnn.vocabulary is JSON of the wrong kind; expected a list"),
+        ("vocabulary", "", "charrnn.vocabulary is not valid JSON"),
+        ("vocabulary", "[", "charrnn.vocabulary is not valid JSON"),
+        ("vocabulary", "{}", "charrnn.vocabulary is JSON of the wrong type; expected a list"),
         ("vocabulary", "[]", "no symbols"),
-        ("vocabulary", "[" * 100_000, "charrnn.vocabulary is not JSON"),
+        ("vocabulary", "[" * 100_000, "charrnn.vocabulary is not valid JSON"),
         ("vocabulary", "[" * 100_000 + "]" * 100_000, "charrnn.vocabulary"),
         ("vocabulary", _vocabulary(lambda s: s.pop()), "charrnn.top_k_max is '65'; expected 64"),
         ("vocabulary", _vocabulary(lambda s: s.append("ü")), "charrnn.top_k_max is '65'; expected 66"),
@@ -140,9 +140,9 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, "\udc00")), "a lone surrogate"),
         ("vocabulary", json.dumps([chr(i + 0x10000) for i in range(65_537)]), "at most 65,536"),
         ("state_layout", "{}", "expected a list"),
-        ("state_layout", "[]", "its state layout is not that of"),
+        ("state_layout", "[]", "its state layout does not match"),
         ("state_layout", '[["h0", 0, 12]]', "expected [['h0', 0, 12], ['h1', 12, 12]]..."),
-        ("start_token", "65", "charrnn.start_token is '65'; expected a whole number from 0 to 64"),
+        ("start_token", "65", "charrnn.start_token is '65'; expected an integer from 0 to 64"),
         ("start_token", "-1", "charrnn.start_token is '-1'"),
         ("start_token", "newline", "charrnn.start_token is 'newline'"),
         ("lines", "", "charrnn.lines is ''; expected true or false"),
@@ -157,7 +157,7 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         ("training", '{"loss": 1e999}', "charrnn.training contains NaN, infinity"),
         ("training", '{"name": "\\ud800"}', "a lone surrogate"),
         ("training", '{"a":' * 50_000 + "1" + "}" * 50_000, "charrnn.training"),
-        ("training", '{"n": ' + "9" * 5_000 + "}", "charrnn.training is not JSON"),
+        ("training", '{"n": ' + "9" * 5_000 + "}", "charrnn.training is not valid JSON"),
         ("training", '{"n": "' + "x" * 5_000_000 + '"}', "at most 4,194,304 are allowed"),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_vocabulary_of_another_size_than_the_logits_is_refused(count: int) -> 
 
 
 def test_a_symbol_more_in_the_byte_vocabulary_is_refused() -> None:
-    assert "takes no others" in refusal(changed(metadata("vocabulary", '["a"]'), BYTE))
+    assert "give no others" in refusal(changed(metadata("vocabulary", '["a"]'), BYTE))
 
 
 def test_what_was_given_instead_of_a_model_is_named(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_another_onnx_file_is_told_apart_from_a_broken_one() -> None:
     def forget(model: Any) -> None:
         del model.metadata_props[:]
 
-    assert "some other ONNX file; charrnn-export writes models" in refusal(changed(forget))
+    assert "another kind of ONNX file; charrnn-export creates charrnn models" in refusal(changed(forget))
 
 
 # --- versions ----------------------------------------------------------------------------------------------
@@ -388,8 +388,8 @@ def test_a_file_for_the_gpu_has_no_operators_of_the_cpu(precision: str, operator
         add_node(model, operator, ["state"])
 
     message = refusal(changed(change))
-    assert f"is a {operator}, which runs on the CPU alone" in message
-    assert "int8 files may" in message
+    assert f"is a {operator}, which runs only on the CPU" in message
+    assert "it is allowed in int8 files" in message
     assert "its operator sets are" in refusal(changed(metadata("precision", precision), INT8))
 
 
@@ -406,7 +406,8 @@ def _load(path: Path | str) -> str:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert (
-        _load(tmp_path / "none.onnx") == f"{tmp_path}/none.onnx: no such file; charrnn-export writes models"
+        _load(tmp_path / "none.onnx")
+        == f"{tmp_path}/none.onnx: no such file; charrnn-export creates model files"
     )
 
 
@@ -543,7 +544,7 @@ def test_axes_are_counted_before_their_sizes_are_multiplied() -> None:
         del tensor(model, "table").dims[:]
         tensor(model, "table").dims.extend([2**62] * 20_000)
 
-    assert "has 20,000 axes; at most 2 are used here" in refusal(changed(change))
+    assert "has 20,000 axes; at most 2 are allowed" in refusal(changed(change))
 
 
 def test_messages_are_one_line_of_bounded_length() -> None:

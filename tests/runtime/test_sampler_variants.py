@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from charrnn_runtime import Sampling
 from charrnn_runtime.backends.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import parse_model, part_tensors
+from charrnn_runtime.format.proto import parse_model, separate_tensors
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.graph.sampler import FEW, Cuts, add_sampler
 from charrnn_runtime.graph.sampler_variants import GraphWriter, sampler_for, serves, with_sampler
@@ -41,7 +41,7 @@ def _session(data: bytes) -> ort.InferenceSession:
 
 
 def _with_sampler(data: bytes, cuts: Cuts) -> bytes:
-    small, large, names = part_tensors(data)
+    small, large, names = separate_tensors(data)
     return b"".join((with_sampler(small, names, cuts), *large))
 
 

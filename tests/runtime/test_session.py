@@ -104,7 +104,7 @@ def test_both_builds_at_once_are_an_error_with_the_lines_that_repair_it(
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     _install(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     line = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]"'
-    message = f"both installed, and the first hides the second; repair it with: {line}"
+    message = f"both installed, and the first hides the second; fix this with: {line}"
     with pytest.raises(DeviceError, match=re.escape(message)):
         CharRNN.load(lstm_path, device="cuda")
 
@@ -261,10 +261,10 @@ def _let_cuda_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("built_for", "version", "words"),
     [
-        ("13.0", 12_040, "supports CUDA up to 12.4, and this onnxruntime needs CUDA 13; install a newer"),
-        ("13.0", 11_080, "supports CUDA up to 11.8, and this onnxruntime needs CUDA 13; install a newer"),
-        ("", 12_090, "supports CUDA up to 12.9, and this onnxruntime needs CUDA 13; install a newer"),
-        ("12.8", 11_080, "supports CUDA up to 11.8, and this onnxruntime needs CUDA 12; install a newer"),
+        ("13.0", 12_040, "supports CUDA up to 12.4, but this onnxruntime needs CUDA 13; install a newer"),
+        ("13.0", 11_080, "supports CUDA up to 11.8, but this onnxruntime needs CUDA 13; install a newer"),
+        ("", 12_090, "supports CUDA up to 12.9, but this onnxruntime needs CUDA 13; install a newer"),
+        ("12.8", 11_080, "supports CUDA up to 11.8, but this onnxruntime needs CUDA 12; install a newer"),
         ("13.0", 13_000, None),
         ("13.0", 14_010, None),
         ("12.8", 12_040, None),  # a driver for any CUDA 12 is enough

@@ -125,7 +125,7 @@ def test_a_file_that_is_open_as_text_is_refused_with_the_mode(lstm_path: Path) -
 @pytest.mark.parametrize("wrong", [None, 5, b"models/lstm.onnx", [], object(), CharRNN])
 def test_what_is_neither_a_path_nor_a_file_is_refused(wrong: Any) -> None:
     with pytest.raises(
-        SettingError, match=r"path must be a path, or an open binary file .* CharRNN.from_bytes"
+        SettingError, match=r"path must be a path, or an open binary file, not .* CharRNN.from_bytes"
     ):
         CharRNN.load(wrong)
 
@@ -148,5 +148,5 @@ def test_a_file_that_cannot_be_read_is_an_error_in_one_line(lstm_path: Path, dat
     ):
         CharRNN.load(nothing_yet)
     os.close(writing)
-    with pytest.raises(ModelFormatError, match=r"^<file> is not a charrnn model"):
+    with pytest.raises(ModelFormatError, match=r"^<file> is not a valid charrnn model"):
         CharRNN.load(io.BytesIO())

@@ -88,7 +88,7 @@ def test_forks_that_make_no_sense_are_refused(copies: int, first: int) -> None:
 
 
 def test_parts_of_different_lengths_are_refused() -> None:
-    with pytest.raises(SettingError, match="one entry per stream each"):
+    with pytest.raises(SettingError, match="must each have one entry per stream"):
         State(np.zeros((2, 3), np.float32), np.zeros(1), np.zeros(2), np.zeros(2))  # type: ignore[arg-type]
 
 

@@ -156,5 +156,5 @@ def test_the_first_stop_text_counts() -> None:
 
 def test_an_empty_stop_text_is_refused() -> None:
     for kind in (TextStream, ByteStream):
-        with pytest.raises(SettingError, match="stop must be a text"):
+        with pytest.raises(SettingError, match="stop must be a non-empty text"):
             kind(ABC, "")

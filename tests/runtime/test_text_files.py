@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime import CharRNNError, SettingError
-from charrnn_runtime.text_files import TextDecoder, check_encoding, decoded, what_it_is, wide_encoding
+from charrnn_runtime.text_files import TextDecoder, check_encoding, decoded, file_kind, wide_encoding
 from hostile_files import LSTM
 
 WESTERN = "Grüße aus Köln,\r\n“naïve” café – 5 €\n"
@@ -90,7 +90,7 @@ def test_blocks_of_any_size_give_the_same_text_or_the_same_error(data: bytes, si
 
 @given(st.text(st.characters(exclude_categories=["C"], include_characters="\n\t"), max_size=200))
 def test_no_text_is_taken_for_something_else(text: str) -> None:
-    assert what_it_is(text.encode()) == ""
+    assert file_kind(text.encode()) == ""
     assert wide_encoding(text.encode()) == ""
     said: list[str] = []
     assert "".join(decoded([text.encode()], "text", None, said.append)) == text.removeprefix("\ufeff")

@@ -233,7 +233,7 @@ def test_nothing_is_replaced_unless_that_is_asked_for(
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".a", "-a", 'a"b', "a b", "a\nb", "ä"])
 def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
-    with pytest.raises(SettingError, match="name must be"):
+    with pytest.raises(SettingError, match="name must consist of"):
         Service(name)
 
 
@@ -258,7 +258,7 @@ def test_wrong_options_are_one_line_and_write_nothing(
     triton: Command, lstm_path: Path, tmp_path: Path
 ) -> None:
     said = refused(triton(lstm_path, tmp_path / "models", "--max-batch-size", "8"), 2)
-    assert "--max-batch-size is for --backend onnxruntime" in said
+    assert "--max-batch-size requires --backend onnxruntime" in said
     assert "--name must be" in refused(triton(lstm_path, tmp_path / "models", "--name", "a/b"), 2)
     assert list(tmp_path.iterdir()) == []
 
@@ -268,7 +268,7 @@ def test_a_model_that_cannot_be_served_writes_nothing(lstm_path: Path, tmp_path:
     with pytest.raises(CharRNNError, match="no such file"):
         write_repository(tmp_path / "none.onnx", models, Service("a"))
     (tmp_path / "cut.onnx").write_bytes(lstm_path.read_bytes()[:3000])
-    with pytest.raises(ModelFormatError, match="is not a charrnn model"):
+    with pytest.raises(ModelFormatError, match="is not a valid charrnn model"):
         write_repository(tmp_path / "cut.onnx", models, Service("a"))
     with pytest.raises(DeviceError, match="device=cpu"):
         write_repository(lstm_path.with_name("lstm-2x12-int8.onnx"), models, Service("a", device="cuda"))

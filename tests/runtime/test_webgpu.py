@@ -150,7 +150,7 @@ def test_every_node_runs_on_the_gpu(pair: tuple[CharRNN, CharRNN], sampler: Cuts
         engine.__dict__ |= pair[0]._engine.__dict__
         engine._file = read_model_file(FOLDER / f"{name}.onnx").onnx_bytes
         engine._graphs = {}
-        engine.__dict__.pop("_parted", None)
+        engine.__dict__.pop("_separate", None)
         session = engine._create_session("webgpu", engine._graph(2, sampler))
         nodes = {
             node.name: subgraph.ep_name
@@ -286,7 +286,7 @@ def test_a_machine_without_a_driver_is_one_error(gpu: None, gen: Command) -> Non
     assert (done.returncode, done.stdout) == (1, b"")
     said = done.stderr.decode().splitlines()[-1]
     assert said == (
-        "charrnn-gen: error: --device webgpu cannot be used: no driver offers a GPU to it; install the GPU's "
+        "charrnn-gen: error: --device webgpu cannot be used: no driver provides a GPU; install the GPU's "
         "driver, or use --device cpu on this machine"
     )
 
@@ -326,7 +326,7 @@ def test_a_missing_plugin_is_named_with_the_line_that_installs_it(monkeypatch: p
 @pytest.mark.usefixtures("plugin")
 def test_an_older_onnxruntime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "__version__", "1.30.2")
-    assert "needs onnxruntime 1.31 or newer, and this is 1.30.2; install a newer one" in _error()
+    assert "requires onnxruntime 1.31 or newer, but this is 1.30.2; upgrade it" in _error()
 
 
 @pytest.mark.usefixtures("plugin")
@@ -359,7 +359,9 @@ def test_int8_models_are_told_what_works() -> None:
 
 
 def test_a_gpu_without_16_bit_numbers_is_told_for_models_that_need_them(gpu: None) -> None:
-    assert "no 16-bit numbers, which fp16 models need; export the model with" in _error("lstm-2x12-fp16")
+    assert "does not support 16-bit floats, which fp16 models need; export the model with" in _error(
+        "lstm-2x12-fp16"
+    )
 
 
 def test_a_gpu_that_computes_something_else_is_refused(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.backends.device import error_of, ort
 from charrnn_runtime.errors import OutOfMemoryError
-from charrnn_runtime.forks import keep_for_ever
+from charrnn_runtime.forks import keep_forever
 from charrnn_runtime.format import spec
 from charrnn_runtime.graph.cpu_graph import PreparedSettings, StatePart, rounded
 from charrnn_runtime.graph.sampler import Cuts
@@ -120,7 +120,7 @@ class Buffers:
 
     def after_fork(self, make_session: Callable[[], Any]) -> None:
         """In a forked child, continue with another session, which is created on first use."""
-        keep_for_ever((self._session, self._run_bound, self._bound, self._options))
+        keep_forever((self._session, self._run_bound, self._bound, self._options))
         self._options = run_options()
         self._bound = ([], [])
         self._make_session = make_session

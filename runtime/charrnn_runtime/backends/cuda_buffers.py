@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.backends.buffers import Buffers, Given, Sizes, run_options
 from charrnn_runtime.backends.cuda_turns import in_graph_thread, session_lock, turns
 from charrnn_runtime.backends.device import ort
-from charrnn_runtime.forks import keep_for_ever
+from charrnn_runtime.forks import keep_forever
 
 _ALIGNMENT: Final = 256
 """The alignment of slots in bytes, as vectorized kernels expect."""
@@ -59,7 +59,7 @@ class CudaBuffers(Buffers):
         self._sent_settings: dict[str, bytes] = {}
 
     def after_fork(self, make_session: Callable[[], Any]) -> None:
-        keep_for_ever(dict(self.__dict__))  # GPU memory belongs to the parent
+        keep_forever(dict(self.__dict__))  # GPU memory belongs to the parent
         self.release()
 
     # --- states ----------------------------------------------------------------------------------------

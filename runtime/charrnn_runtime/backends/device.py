@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from charrnn_runtime.arguments import choice
 from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, one_line
-from charrnn_runtime.forks import let_children_end_early, making
+from charrnn_runtime.forks import making, skip_exit_handlers_in_children
 from charrnn_runtime.format import spec
 from charrnn_runtime.process import only_in_commands
 
@@ -40,7 +40,7 @@ def _import_onnxruntime() -> Any:
     if undecided:
         onnxruntime.disable_telemetry_events()
     elif os.environ.get(_NO_TELEMETRY) != "1":
-        let_children_end_early()
+        skip_exit_handlers_in_children()
     return onnxruntime
 
 
@@ -111,7 +111,7 @@ def choose_device(
         return "cpu", ""  # CUDA is not expected there, and finding the reason would take 18 ms
     missing = cuda_missing()
     if missing is None:
-        missing = _cuda_refusal(start_cuda, try_cuda)
+        missing = _cuda_problem(start_cuda, try_cuda)
     if missing is None:
         return "cuda", ""
     if device == "cuda":
@@ -142,7 +142,7 @@ def cuda_missing() -> str | None:
     return _missing_driver() or _old_driver()
 
 
-def _cuda_refusal(start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str | None]) -> str | None:
+def _cuda_problem(start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str | None]) -> str | None:
     """Why a session on CUDA cannot be created or used; None if it can."""
     missing: list[str] = []
     try:
@@ -233,8 +233,8 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
         device: the device.
         rows: the number of concurrent streams.
     """
-    if isinstance(error, MemoryError) or _tells_of_too_little_memory(str(error)):
-        _let_go(error)
+    if isinstance(error, MemoryError) or _is_out_of_memory(str(error)):
+        _release_memory(error)
         fewer = "lower max_batch_size" if rows > 1 else "close other programs"
         streams = "one stream" if rows == 1 else f"{rows:,} streams"
         return OutOfMemoryError(
@@ -244,7 +244,7 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
     return CharRNNError(f"onnxruntime cannot {action}: {reason_of(error)}")
 
 
-def _tells_of_too_little_memory(said: str) -> bool:
+def _is_out_of_memory(said: str) -> bool:
     """Whether a message reports too little memory, for which onnxruntime has no exception type."""
     # Search the whole message, but ignore source locations such as cuda_allocator.cc.
     reasons: list[str] = _CUDA_REASON.findall(said)
@@ -252,7 +252,7 @@ def _tells_of_too_little_memory(said: str) -> bool:
     return _TOO_LITTLE_MEMORY.search(said) is not None
 
 
-def _let_go(error: BaseException | None) -> None:
+def _release_memory(error: BaseException | None) -> None:
     """Free memory that the traceback of an error keeps alive through local variables."""
     while error is not None:
         error.__traceback__ = None

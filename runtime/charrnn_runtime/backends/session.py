@@ -32,14 +32,14 @@ from charrnn_runtime.backends.device import (
 from charrnn_runtime.backends.webgpu import FORKED_FROM_WEBGPU, choose_webgpu, new_session, turn
 from charrnn_runtime.backends.webgpu_buffers import WebGpuBuffers
 from charrnn_runtime.errors import DeviceError, ModelFormatError
-from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
+from charrnn_runtime.forks import keep_forever, making, renew_after_fork
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import keep_outputs, part_tensors
+from charrnn_runtime.format.proto import keep_outputs, separate_tensors
 from charrnn_runtime.format.reader import ModelFile
 from charrnn_runtime.graph.cpu_graph import StatePart, cpu_graph
-from charrnn_runtime.graph.gates_apart import gates_apart
 from charrnn_runtime.graph.sampler import Cuts
 from charrnn_runtime.graph.sampler_variants import with_sampler
+from charrnn_runtime.graph.separate_gates import separate_gates
 from charrnn_runtime.sampling import Sampling
 
 _KEPT_SESSIONS: Final = 8
@@ -50,7 +50,7 @@ _NEAR_FP16: Final = 0.05
 """The tolerance of a trial step's logits and states on a GPU, relative to the largest value on the CPU.
 Summation order causes differences 1,000 times smaller; a kernel that does not run causes arbitrary ones."""
 
-_GATES_APART: Final = 32
+_SEPARATE_GATES: Final = 32
 """The number of rows from which int8 products are computed per gate: 4 to 9 % faster at 64 (measured)."""
 
 
@@ -110,13 +110,13 @@ class Engine:
         expected = self._try_one_step()
         choose, gpu = (choose_webgpu, "webgpu") if device == "webgpu" else (choose_device, "cuda")
         self.device, self.device_note = choose(
-            device, self.info.precision, partial(self._start_gpu, gpu), partial(self._unlike, expected)
+            device, self.info.precision, partial(self._start_gpu, gpu), partial(self._difference, expected)
         )
         renew_after_fork(self)  # only when fully constructed
 
     def _after_fork(self) -> None:
         """In a forked child, recreate sessions on first use."""
-        keep_for_ever((self._sessions, self._free))
+        keep_forever((self._sessions, self._free))
         self._lock = threading.RLock()
         self._sessions, self._free = {}, {}
         self._device_is_the_parents = self.device != "cpu"
@@ -244,8 +244,8 @@ class Engine:
     def _graph(self, rows: int, sampler: Cuts | None) -> bytes:
         """The file's graph as the device runs it for this many rows, with a sampler or without."""
         on_cpu = self.device == "cpu"
-        apart = on_cpu and self.info.precision == "int8" and rows >= _GATES_APART
-        small, large, names = self._parted_apart if apart else self._parted
+        apart = on_cpu and self.info.precision == "int8" and rows >= _SEPARATE_GATES
+        small, large, names = self._separate_gates if apart else self._separate
         key = sampler, apart
         if key not in self._graphs:
             if on_cpu:
@@ -258,12 +258,12 @@ class Engine:
         return b"".join((self._graphs[key], *large))
 
     @cached_property
-    def _parted(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
-        return part_tensors(self._file)
+    def _separate(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
+        return separate_tensors(self._file)
 
     @cached_property
-    def _parted_apart(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
-        return part_tensors(gates_apart(self._file))
+    def _separate_gates(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
+        return separate_tensors(separate_gates(self._file))
 
     def _try_one_step(self) -> list[NDArray[Any]]:
         """Run two streams for a step on the CPU: the graph must run, with finite logits and tokens in range.
@@ -282,7 +282,7 @@ class Engine:
             raise ModelFormatError(
                 f"{path} is not a valid charrnn model: onnxruntime reports {reason_of(error)}"
             ) from error
-        wrong = self._nonsense(outputs)
+        wrong = self._defect(outputs)
         if wrong:
             raise ModelFormatError(f"{path} is not a valid charrnn model: a trial step {wrong}")
         return outputs
@@ -304,7 +304,7 @@ class Engine:
         )
         return outputs
 
-    def _nonsense(self, outputs: list[NDArray[Any]]) -> str | None:
+    def _defect(self, outputs: list[NDArray[Any]]) -> str | None:
         """What is wrong with the outputs of a trial step, whatever the weights; None if nothing."""
         logits, tokens, state = outputs
         rows, symbols = 2, len(self.info.vocabulary)
@@ -320,11 +320,11 @@ class Engine:
         with turns.shared():
             return self._create_session(gpu, self._file)
 
-    def _unlike(self, expected: list[NDArray[Any]], session: Any) -> str | None:
+    def _difference(self, expected: list[NDArray[Any]], session: Any) -> str | None:
         """How a trial step on a GPU differs from the result ``expected`` of the CPU; None if it does not."""
         with turns.shared():
             outputs = self._trial_step(session)
-        wrong = self._nonsense(outputs)
+        wrong = self._defect(outputs)
         if wrong:
             return f"{wrong}, on this GPU"
         near = _NEAR if self.info.precision == "fp32" else _NEAR_FP16

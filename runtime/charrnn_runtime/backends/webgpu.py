@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from charrnn_runtime.backends.device import FORKED_FROM_CUDA, INT8_IS_FOR_THE_CPU, ort, reason_of
 from charrnn_runtime.errors import DeviceError
-from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
+from charrnn_runtime.forks import keep_forever, making, renew_after_fork
 
 WEBGPU_PROVIDER: Final = "WebGpuExecutionProvider"
 
@@ -43,7 +43,7 @@ class _Turns:
 
     def _after_fork(self) -> None:
         """In a forked child, which must neither use nor free the parent's GPU objects."""
-        keep_for_ever(self.gone)
+        keep_forever(self.gone)
         self.lock, self.gone = threading.RLock(), deque()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.backends.buffers import Buffers, Given, Sizes
 from charrnn_runtime.backends.device import error_of, ort
 from charrnn_runtime.backends.webgpu import free, free_in_turn, turn
-from charrnn_runtime.forks import keep_for_ever
+from charrnn_runtime.forks import keep_forever
 
 
 class WebGpuBuffers(Buffers):
@@ -46,7 +46,7 @@ class WebGpuBuffers(Buffers):
         )
 
     def after_fork(self, make_session: Callable[[], Any]) -> None:
-        keep_for_ever(dict(self.__dict__))  # GPU memory belongs to the parent
+        keep_forever(dict(self.__dict__))  # GPU memory belongs to the parent
         super().release()
 
     def release(self) -> None:

@@ -99,7 +99,7 @@ vocabulary takes. Text in Python can take four times its bytes."""
 _GRAPH, _INITIALIZER, _TENSOR_NAME = 7, 5, 8  # fields of ModelProto, GraphProto and TensorProto
 
 _LARGE_TENSOR: Final = 4096
-"""The size in bytes from which `part_tensors` treats a tensor as large."""
+"""The size in bytes from which `separate_tensors` treats a tensor as large."""
 
 
 @cache
@@ -179,7 +179,7 @@ def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
     return smaller
 
 
-def part_tensors(data: bytes) -> tuple[bytes, list[bytes | memoryview], list[str]]:
+def separate_tensors(data: bytes) -> tuple[bytes, list[bytes | memoryview], list[str]]:
     """Separate the large tensors of a model, so that the rest can be rewritten quickly.
 
     Concatenated messages are equivalent to the merged message, so the first part, changed or not, followed by

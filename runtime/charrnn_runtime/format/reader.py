@@ -21,7 +21,7 @@ from charrnn_runtime.format.graph_check import Sizes, check_graph
 from charrnn_runtime.format.metadata import choice, integer, json_value, number, parameter_count
 from charrnn_runtime.format.values import BATCH, Value
 from charrnn_runtime.record import Record
-from charrnn_runtime.text_files import what_instead_of_a_model
+from charrnn_runtime.text_files import why_not_a_model
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
@@ -147,7 +147,7 @@ def _checked(data: bytes, path: str) -> ModelFile:
     try:
         model = proto.parse_model(data)
     except ValueError as error:
-        raise ModelFormatError(what_instead_of_a_model(data[:512], path, str(error))) from None
+        raise ModelFormatError(why_not_a_model(data[:512], path, str(error))) from None
     found = proto.unknown_field(model)
     if found is not None:
         raise ModelFormatError(f"it has {found}, which step models do not have")

@@ -111,7 +111,7 @@ def cpu_graph(
     """Rewrite a model for the CPU.
 
     Args:
-        small: a validated model without its large tensors (see `part_tensors`).
+        small: a validated model without its large tensors (see `separate_tensors`).
         taken: the names of the large tensors.
         layout: the blocks of the state.
         sampler: the settings to sample with; None to only read.

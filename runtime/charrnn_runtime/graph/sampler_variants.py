@@ -54,7 +54,7 @@ def with_sampler(small: bytes, taken: Iterable[str], cuts: Cuts) -> bytes:
     """Replace the sampler of a model.
 
     Args:
-        small: a validated model without its large tensors (see `part_tensors`).
+        small: a validated model without its large tensors (see `separate_tensors`).
         taken: the names of the large tensors.
         cuts: the settings to support; all inputs are kept, even unused ones.
 

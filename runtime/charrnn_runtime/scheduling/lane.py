@@ -55,7 +55,7 @@ class Lane:
     _end: NDArray[np.int64]  # the step before which it ends, unless stopped earlier
     _counter: NDArray[np.uint64]  # the position of its random numbers at the step `_counted`
     _live: NDArray[np.bool_]
-    _unheard: NDArray[np.bool_]  # live streams without output so far; their first chunk is not delayed
+    _silent: NDArray[np.bool_]  # live streams without output so far; their first chunk is not delayed
     _kinds: NDArray[np.uint8]  # the sampler that the stream needs, see `kinds_of`
     # By step:
     _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; partly used
@@ -103,7 +103,7 @@ class Lane:
         self._end[rows] = self._elapsed + np.fromiter((each.steps for each in joining), np.int64, count)
         self._history.begin(rows, reading)
         self._live[rows] = np.fromiter((each.live for each in joining), np.bool_, count)
-        self._unheard[rows] = True
+        self._silent[rows] = True
         keys = stream_keys(
             np.fromiter((each.seed for each in joining), np.uint64, count),
             np.fromiter((each.number for each in joining), np.int64, count),
@@ -205,7 +205,7 @@ class Lane:
             "_end": np.full(rows, _NEVER, np.int64),
             "_counter": np.zeros(rows, np.uint64),
             "_live": np.zeros(rows, np.bool_),
-            "_unheard": np.zeros(rows, np.bool_),
+            "_silent": np.zeros(rows, np.bool_),
             "_kinds": np.zeros(rows, np.uint8),
         }
         if kept:
@@ -339,8 +339,8 @@ class Lane:
         due = time.perf_counter() - self._given_at >= _LIVE_SECONDS
         if due:
             self._given_at = time.perf_counter()
-        rows = np.flatnonzero(self._live & (self._unheard | due) & self._history.has_news()).tolist()
-        self._unheard[rows] = False
+        rows = np.flatnonzero(self._live & (self._silent | due) & self._history.has_news()).tolist()
+        self._silent[rows] = False
         outputs = []
         for row, tokens in zip(rows, self._history.take(rows), strict=True):
             request = self.requests[row]

@@ -20,13 +20,13 @@ from charrnn_runtime.arguments import (
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.logprobs import LogProbs
-from charrnn_runtime.record import MadeAnew
+from charrnn_runtime.record import Reconstructible
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.state import State
 from charrnn_runtime.uniforms import check_seed
 
 
-class Request(MadeAnew):
+class Request(Reconstructible):
     """A stream to run: it reads a prompt, then continues with the tokens it samples.
 
     Requests are compared by identity, and can be submitted only once.

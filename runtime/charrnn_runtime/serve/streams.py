@@ -43,7 +43,7 @@ class Streams:
         self._scheduler.on_start = _note_start
         self._background = Background(self._scheduler)
         self._news: deque[tuple[Inbox, Output | BaseException]] = deque()
-        self._told = False  # whether the event loop has been notified
+        self._notified = False  # whether the event loop has been notified
         self._open: set[Inbox] = set()
 
     @property
@@ -87,11 +87,11 @@ class Streams:
         for inbox in list(self._open):
             inbox.fail(error)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, inbox: Inbox, what: Output | BaseException) -> None:
+    def _notify(self, loop: asyncio.AbstractEventLoop, inbox: Inbox, what: Output | BaseException) -> None:
         """Pass output to the event loop; called in the thread that runs the streams."""
         self._news.append((inbox, what))
-        if not self._told:
-            self._told = True
+        if not self._notified:
+            self._notified = True
             try:
                 loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # the loop is closed, so nobody is waiting
@@ -99,7 +99,7 @@ class Streams:
                     self._background.abandon(request)
 
     def _deliver(self) -> None:
-        self._told = False  # before taking the output, so that none is missed
+        self._notified = False  # before taking the output, so that none is missed
         while self._news:
             inbox, what = self._news.popleft()
             inbox.put(what)
@@ -123,7 +123,7 @@ class Inbox:
 
     def give(self, what: Output | BaseException) -> None:
         """Receive output, in the thread that runs the streams."""
-        self._streams._tell(self._loop, self, what)
+        self._streams._notify(self._loop, self, what)
 
     def put(self, what: Output | BaseException) -> None:
         """Receive output, in the event loop."""

@@ -184,7 +184,7 @@ def find_units(
     labels = {
         name: label
         for name, label in labels.items()
-        if all(_is_told(label, each) for each in (is_first, ~is_first))
+        if all(_is_measurable(label, each) for each in (is_first, ~is_first))
     }
     first, second = _Counts(layout, labels), _Counts(layout, labels)
     place = 0
@@ -218,7 +218,7 @@ def _share(found: FoundUnit) -> float:
     return 2.0 * found.score - 1.0 if found.measure == "AUC" else found.score
 
 
-def _is_told(label: NDArray[Any], part: NDArray[np.bool_]) -> bool:
+def _is_measurable(label: NDArray[Any], part: NDArray[np.bool_]) -> bool:
     """Whether a part of a text has a property often enough to measure units."""
     if label.dtype != np.bool_:
         return bool(part.any()) and bool(label[part].min() < label[part].max())

@@ -19,7 +19,7 @@ _ITEM_TYPES = {spec.FLOAT: "<f4", spec.INT8: "i1", spec.INT32: "<i4", spec.INT64
 _WEIGHT, _ADDED = 3, 6  # inputs of QGemm
 
 
-def gates_apart(data: bytes) -> bytes:
+def separate_gates(data: bytes) -> bytes:
     """Rewrite a model to compute products separately instead of splitting their results.
 
     Args:
