@@ -191,7 +191,7 @@ def test_a_session_on_cuda_lacks_nothing_but_cuda(engine: Engine) -> None:
 )
 def test_a_driver_without_cuda_s_libraries_is_one_line_and_auto_is_silent(lstm_path: Path) -> None:
     program = (
-        "from charrnn_runtime import device\n"
+        "from charrnn_runtime.backends import device\n"
         "from charrnn_runtime.cli.gen import main\n"
         "device._missing_driver = device._old_driver = lambda: None\n"
         "main()\n"
