@@ -1,4 +1,4 @@
-"""charrnn-runtime: runs character-level RNNs that charrnn exported, with onnxruntime and without PyTorch.
+"""charrnn-runtime: run character-level RNNs exported by charrnn, with onnxruntime and without PyTorch.
 
 from charrnn_runtime import CharRNN
 
@@ -102,10 +102,10 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: ``--help`` does not wait for onnxruntime."""
+    """Import public names lazily, so that ``--help`` does not load onnxruntime."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from charrnn_runtime.forks import making  # threading
+    from charrnn_runtime.forks import making  # imports threading
 
     with making():
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -26,7 +26,7 @@ class CharRNNError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by arguments: those of some subclasses are not the message.
-        return _anew, (type(self), self.args, self.__dict__)
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class SettingError(CharRNNError, ValueError):
@@ -99,11 +99,14 @@ class UnknownCharacterError(CharRNNError):
         name = name or ("the text" if index is None else f"the text of index {index}")
         if known_as:
             advice = (
-                f"{_code_points(written)} ({written!r}) it knows as {_code_points(known_as)} ({known_as!r}), "
-                'which is equivalent: convert it with unknown="normalize"'
+                f"it knows {_code_points(written)} ({written!r}) as {_code_points(known_as)} ({known_as!r}), "
+                'which is equivalent; convert it with unknown="normalize"'
             )
         else:
-            advice = f'its vocabulary has {known} characters: remove these, or drop them with unknown="skip"'
+            advice = (
+                f"its vocabulary has {known} characters; remove the unknown ones, or drop them with "
+                'unknown="skip"'
+            )
         super().__init__(f"{name} has characters that the model does not know: {shown}; {advice}", "unknown")
 
     def at(self, positions: Sequence[int]) -> UnknownCharacterError:
@@ -129,7 +132,7 @@ def _code_points(text: str) -> str:
     return " ".join(f"U+{ord(character):04X}" for character in text)
 
 
-def _anew(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
+def _restored(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
     """Restore an error from a pickle, which is not trusted."""
     try:
         if issubclass(cls, CharRNNError):

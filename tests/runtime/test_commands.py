@@ -34,13 +34,13 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
 
 def _ok(done: Done) -> str:
-    """What a command that succeeded wrote to stdout."""
+    """The stdout of a command that succeeded."""
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
 
 def _error(done: Done, code: int, stdout: str = "") -> str:
-    """The one line that a command that failed ended with, after what it said before."""
+    """The last line on stderr of a command that failed."""
     lines = done.stderr.decode().splitlines()
     assert done.returncode == code, lines
     assert done.stdout.decode() == stdout
@@ -51,7 +51,7 @@ def _error(done: Done, code: int, stdout: str = "") -> str:
     return errors[0]
 
 
-# --- charrnn-gen: what it writes ---------------------------------------------------------------------------
+# --- charrnn-gen: output -----------------------------------------------------------------------------------
 
 
 def test_the_text_goes_to_stdout_and_messages_to_stderr(gen: Command, lstm: CharRNN) -> None:
@@ -152,7 +152,7 @@ def test_a_byte_model_writes_utf_8_whatever_it_samples(gen: Command, byte_model:
 # --- charrnn-gen: bytes ------------------------------------------------------------------------------------
 
 NOT_TEXT = b"\xff\x00\r\n\xe4\xb8"
-"""No UTF-8; the last two bytes begin a sequence that the model may complete."""
+"""Not UTF-8; the last two bytes start a sequence that the model may complete."""
 
 
 def test_raw_writes_the_raw_bytes(gen: Command, byte_model: CharRNN, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_raw_writes_the_raw_bytes(gen: Command, byte_model: CharRNN, tmp_path: P
     assert gen(*arguments, "--raw", "--no-prime").stdout == expected
     assert _ok(gen(*arguments, "--raw", "-o", tmp_path / "out")) == ""
     assert (tmp_path / "out").read_bytes() == NOT_TEXT + expected
-    # As text, it is the same with replacement characters.
+    # As text, it has replacement characters.
     assert _ok(gen(*arguments)) == (NOT_TEXT + expected).decode(errors="replace")
     letter = next(bytes([byte]) for byte in expected[200:] if chr(byte).isascii() and chr(byte).isalpha())
     stopped = gen(*arguments, "--raw", "--no-prime", "--stop", letter.decode()).stdout
@@ -183,12 +183,12 @@ def test_raw_adds_no_end_of_line_at_a_terminal(byte_model: CharRNN) -> None:
     import tty
 
     master, slave = pty.openpty()
-    tty.setraw(slave)  # or the terminal would change line ends
+    tty.setraw(slave)  # otherwise the terminal would change line endings
     command = [sys.executable, "-m", "charrnn_runtime.cli.gen", str(BYTES), "-n", "40", "-s", "1", "--raw"]
     subprocess.run(command, stdout=slave, stderr=subprocess.DEVNULL, env=command_environment(), check=True)
     os.close(slave)
     data = b""
-    with contextlib.suppress(OSError):  # what Linux gives in place of an end
+    with contextlib.suppress(OSError):  # Linux raises it at the end
         while piece := os.read(master, 4096):
             data += piece
     os.close(master)
@@ -468,7 +468,7 @@ def _wait_until(happened: Any) -> None:
     raise AssertionError("it never happened")
 
 
-# --- charrnn-gen: where stdout goes ------------------------------------------------------------------------
+# --- charrnn-gen: destinations of stdout -------------------------------------------------------------------
 
 
 @posix
@@ -544,7 +544,7 @@ def test_no_locale_or_terminal_changes_the_text(
 
 @posix
 def test_line_ends_are_written_as_they_are(gen: Command) -> None:
-    # The byte model samples carriage returns and line feeds alike.
+    # The byte model samples both carriage returns and line feeds.
     text = _ok(gen(BYTES, "-n", 2000, "-s", 1, "-t", 5))
     assert "\r" in text
     assert "\n" in text
@@ -580,12 +580,12 @@ def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharR
     assert (record["text"], record["settings"]["stop"]) == (text, ["j", "g"])
 
 
-# --- charrnn-gen: command lines that are wrong --------------------------------------------------------------
+# --- charrnn-gen: invalid command lines --------------------------------------------------------------------
 
 
 NONSENSE = [
     ("--temperature 0", "--temperature must be at least 0.0001"),
-    ("--temperature 0", "to always take the most likely character, use --top-k 1"),
+    ("--temperature 0", "for greedy sampling, use --top-k 1"),
     ("--temperature nan", "--temperature must be at least 0.0001"),
     ("--top-p 2", "--top-p must be above 0 and at most 1"),
     ("--top-p 0", "--top-p must be above 0 and at most 1"),
@@ -611,8 +611,8 @@ NONSENSE = [
     ("--prompt a", "Possible options: --prime"),
     ("--max-tokens 3", "Possible options: --length"),
     ("--encoding latin-1", "--encoding requires --prime-file, --primes-file or --new"),
-    ("--prime-file x --encoding latin-8", "--encoding must be one that Python knows"),
-    ("--prime-file x --encoding hex", "--encoding must be one that Python knows"),
+    ("--prime-file x --encoding latin-8", "--encoding must be one that Python supports"),
+    ("--prime-file x --encoding hex", "--encoding must be one that Python supports"),
     ("--beam 0", "--beam must be between 1 and 1,048,576, not 0"),
     (
         "--beam 3 -t 0.5",
@@ -620,7 +620,7 @@ NONSENSE = [
     ),
     ("--beam 3 --seed 3", "so it excludes --seed"),
     ("--beam 3 --lines 3", "--lines writes items"),
-    ("--stop ''", "--stop must be a text of one character or more"),
+    ("--stop ''", "--stop must be a non-empty text"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
     ("--greedy -t 0.5", "--greedy and --temperature exclude each other"),
     ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
@@ -663,7 +663,7 @@ def test_command_lines_that_are_wrong_end_with_2() -> None:
         stdout=subprocess.PIPE,
         check=True,
     )
-    results = json.loads(done.stdout)  # nothing else may be there
+    results = json.loads(done.stdout)  # nothing else may be printed
     assert len(results) == len(NONSENSE)
     for (words, message), (code, talk) in zip(NONSENSE, results, strict=True):
         assert code == 2, words
@@ -681,10 +681,10 @@ def test_settings_are_checked_before_the_model_is_read(gen: Command) -> None:
 
 
 def test_models_that_cannot_be_run_end_with_1(gen: Command, tmp_path: Path) -> None:
-    assert "no such file; charrnn-export writes models" in _error(gen(tmp_path / "none.onnx"), 1)
+    assert "no such file; charrnn-export creates model files" in _error(gen(tmp_path / "none.onnx"), 1)
     assert "is a folder; give a model file" in _error(gen(tmp_path), 1)
     (tmp_path / "cut.onnx").write_bytes(MODEL.read_bytes()[:5000])
-    assert "is not a charrnn model that can be run" in _error(gen(tmp_path / "cut.onnx"), 1)
+    assert "is not a valid charrnn model" in _error(gen(tmp_path / "cut.onnx"), 1)
     assert "--device cpu" in _error(gen(INT8, "--device", "cuda"), 1)
 
 
@@ -758,7 +758,7 @@ def test_info_gives_all_of_it_as_json(info: Command) -> None:
 def test_info_of_what_is_not_a_model_ends_with_1(info: Command, tmp_path: Path) -> None:
     assert "no such file" in _error(info(tmp_path / "none"), 1)
     (tmp_path / "x.onnx").write_bytes(b"text")
-    assert "is not a charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
+    assert "is not a valid charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
 
 
 def test_info_shows_what_a_file_says_without_obeying_it(info: Command, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ Done = subprocess.CompletedProcess[bytes]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a small model that writes items, and was not trained on lines."""
+    """The file of a small model that writes items but was not trained on lines."""
     path = tmp_path_factory.mktemp("models") / "names.onnx"
     path.write_bytes(list_model(FOLDER / "lstm-2x12-fp32.onnx"))
     return path
@@ -74,7 +74,7 @@ def test_unique_and_new_leave_out_what_was_there_before(
     skipped = items.skipped
     said = done.stderr.decode()
     assert f"skipped: {skipped.repeated} repeated, {skipped.known} that are in {file}, " in said
-    assert f"{skipped.unended} longer than 2 characters (--length)" in said
+    assert f"{skipped.too_long} longer than 2 characters (--length)" in said
     typed = gen(path, "-n", 2, "-s", 7, "--unique", "--new", "-", input=file.read_bytes())
     assert typed.stdout == done.stdout
 
@@ -141,7 +141,7 @@ def test_stats_count_what_was_sampled(gen: Command, path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def of_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, which says that it was trained on lines."""
+    """The same model, with metadata that says that it was trained on lines."""
     path = tmp_path_factory.mktemp("models") / "of-lines.onnx"
     path.write_bytes(list_model(FOLDER / "lstm-2x12-fp32.onnx", lines=True))
     return path
@@ -177,7 +177,7 @@ def test_other_models_write_running_text_by_themselves(gen: Command, path: Path,
 # --- too few -----------------------------------------------------------------------------------------------
 
 FEWER = ("-n", "1", "-s", "7", "--top-k", "3", "--unique", "--lines", "50")
-"""With three symbols and one character there are two items at most beside the empty one."""
+"""With three symbols and one character, there are at most two non-empty items."""
 
 
 def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Pa
     found = _lines(done, 1)
     assert 1 <= len(found) == len(set(found)) < 50
     message = _error(done, 1)
-    assert f"the model gave {len(found)} of 50 items, and then none in 10,000 streams" in message
+    assert f"the model generated {len(found)} of 50 items, and then none in 10,000 streams" in message
     assert gen(path, *FEWER, "-o", tmp_path / "out").returncode == 1
     assert (tmp_path / "out").read_bytes() == done.stdout
     assert os.listdir(tmp_path) == ["out"]
@@ -238,7 +238,7 @@ def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> N
     assert "already exists" in _error(gen(path, "--lines", 5, "-o", tmp_path / "out"), 1)
 
 
-# --- command lines that are wrong --------------------------------------------------------------------------
+# --- invalid command lines ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> N
 def test_options_of_items_and_of_running_text_exclude_each_other(
     gen: Command, options: list[str], message: str
 ) -> None:
-    done = gen("none.onnx", *options)  # seen before a model is read
+    done = gen("none.onnx", *options)  # detected before a model is read
     assert message in _error(done, 2)
     assert done.stdout == b""
 

@@ -90,7 +90,7 @@ def test_a_hostile_text_or_name_is_no_html(byte_model: CharRNN, text: bytes) -> 
     data = _data(page)
     expected = text.decode(errors="surrogateescape")
     assert data["characters"] == [each if each in " \n" else shown(each) for each in expected]
-    assert data["text"] == "script>▯"  # the last part of a path
+    assert data["text"] == "script>▯"  # only the last part of the path
 
 
 def test_characters_of_several_bytes_are_one(byte_model: CharRNN) -> None:
@@ -155,7 +155,7 @@ frame.srcdoc = PAGE;
 
 
 def _driven(page: str, width: int, folder: Path) -> dict[str, Any]:
-    """What the page shows as keys and the pointer move over it, in so many pixels."""
+    """What the page shows as keys and the pointer move over it, at some width in pixels."""
     if BROWSER is None:
         pytest.skip("no Chromium here, which runs the page")
     embedded = json.dumps(page).replace("</", "<\\/").replace("<!--", "<\\!--")

@@ -142,7 +142,7 @@ def test_a_stream_gives_in_pieces_what_the_whole_is(
 
 
 def _close(one: Any, other: Any) -> bool:
-    """Whether two lists have the same numbers, up to what the size of a batch changes."""
+    """Whether two lists have the same numbers, up to rounding that depends on the batch size."""
     if isinstance(one, list):
         return len(one) == len(other) and all(map(_close, one, other))
     if isinstance(one, dict):
@@ -226,7 +226,7 @@ def test_more_log_probabilities_than_there_are_symbols_are_all_of_them(server: S
     assert len(said["top_logprobs"][0]) in (20, 21)
 
 
-# --- what is refused ---------------------------------------------------------------------------------------
+# --- rejected requests -------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": 5}, "prompt"),

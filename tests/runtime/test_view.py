@@ -56,7 +56,7 @@ def _error(done: Done, code: int) -> str:
     return lines[-1]
 
 
-# --- where nothing is coloured -----------------------------------------------------------------------------
+# --- without colours ---------------------------------------------------------------------------------------
 
 
 def test_a_pipe_gets_digits_under_the_text(lstm: CharRNN) -> None:
@@ -107,7 +107,7 @@ def test_lines_are_broken_to_fit(lstm: CharRNN) -> None:
 
 def test_a_width_of_0_is_not_known() -> None:
     rows = _ok(view(MODEL, "-", input=("who " * 50).encode(), env={"COLUMNS": "0"})).split("\n")
-    assert len(rows[3]) == 80  # digits, of spaces too
+    assert len(rows[3]) == 80  # digits, also below spaces
 
 
 def test_a_unit_that_is_given_twice_is_one_row() -> None:
@@ -121,7 +121,7 @@ def test_what_cannot_be_shown_takes_one_place_and_harms_no_terminal() -> None:
     text = "a\x1b[2Jb\tc\u202e\u0301é\x00中\n".encode() + b"\xff\xd0"
     shown = _ok(view(BYTES, "-", input=text))
     assert shown.split("\n")[2] == "a␛[2Jb␉c▯◌\u0301é␀中↵"
-    assert len(shown.split("\n")[3]) == 15  # digits under them, of which that under 中 takes two places
+    assert len(shown.split("\n")[3]) == 15  # digits below them; the one below 中 takes two cells
     assert "▯▯" in shown  # the lone bytes
     assert not set(shown) & {"\x1b", "\x00", "\t", "\u202e"}
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_shown_takes_one_place_and_harms_no_terminal() -> None:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -167,7 +167,7 @@ def test_a_terminal_shows_the_text_in_colours(lstm: CharRNN) -> None:
 
 
 def _red_of(row: Text, place: int) -> int:
-    """How red the background of a character is."""
+    """The redness of a character's background."""
     styles = [span.style for span in row.spans if span.start <= place < span.end]
     for style in styles:
         background = getattr(style, "bgcolor", None)
@@ -251,7 +251,7 @@ def test_units_may_be_found_in_another_text(tmp_path: Path) -> None:
         r"[hc][01]:\d+ follows .+ \((AUC|r) 0\.\d{3}(, low there|, falling)?\); digits 0 to 9 stand for",
         heading,
     )
-    done = view(MODEL, "-", "--units", "1", input=b"LORD")  # too short to find any
+    done = view(MODEL, "-", "--units", "1", input=b"LORD")  # too short to find units
     assert "no units were found" in done.stderr.decode()
     assert _ok(done).startswith("surprise in bits")
 
@@ -331,7 +331,7 @@ def test_what_is_skipped_is_said(in_folder: Path, options: list[str]) -> None:
     text = "LORD ☃ of ☃☂\n".encode()
     done = view(MODEL, "-", "--unknown", "skip", *options, input=text, cwd=in_folder)
     _ok(done)
-    assert "3 characters were skipped, since" in done.stderr.decode()
+    assert "3 characters were skipped because" in done.stderr.decode()
     assert "does not know them: '☃', '☂'" in done.stderr.decode()
 
 
@@ -351,7 +351,7 @@ def test_pieces_of_bytes_end_between_characters(
     pieces: list[Any] = list(view_text.pieces(byte_model, io.BytesIO(data), Path("-"), **asked))
     assert b"".join(pieces) == data
     for each in pieces[:-4]:
-        each.decode()  # no character is cut
+        each.decode()  # ends at a character boundary
 
 
 @pytest.mark.parametrize(
@@ -403,11 +403,11 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(
         finally:
             tracemalloc.stop()
 
-    peak(1000)  # what is made once
+    peak(1000)  # one-time allocations
     assert peak(4000) < peak(1500) + 100_000  # a trace of 2,500 symbols takes 1.1 MB
 
 
-# --- what is wrong, and how it ends ------------------------------------------------------------------------
+# --- errors and exits --------------------------------------------------------------------------------------
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:

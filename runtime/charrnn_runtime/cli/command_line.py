@@ -47,8 +47,8 @@ class Command(typer.core.TyperCommand):
         except Exception as error:  # typer's own, of a class that it does not export
             self._suggest(ctx, error)
             raise
-        self._refuse_repeated(ctx, given)
-        self._refuse_a_bare_prompt(ctx, extra)
+        self._reject_repeated(ctx, given)
+        self._reject_bare_prompt(ctx, extra)
         rest: list[str] = super().parse_args(ctx, args)
         for each in self.get_params(ctx):
             if each.type.name == "path" and each.name in ctx.params:
@@ -63,7 +63,7 @@ class Command(typer.core.TyperCommand):
             meant = [option for option in _KNOWN_ELSEWHERE[name] if option in options]
             error.possibilities = meant or error.possibilities  # type: ignore[attr-defined]
 
-    def _refuse_repeated(self, ctx: Any, given: list[Any]) -> None:
+    def _reject_repeated(self, ctx: Any, given: list[Any]) -> None:
         """Reject an option that is given more than once if only the last value would count."""
         if ctx.resilient_parsing:  # for completion
             return
@@ -73,7 +73,7 @@ class Command(typer.core.TyperCommand):
                 names = " or ".join(sorted({*each.opts, *each.secondary_opts}, key=len, reverse=True))
                 ctx.fail(f"{names} is given {_times(given.count(each))}; give it once")
 
-    def _refuse_a_bare_prompt(self, ctx: Any, extra: list[str]) -> None:
+    def _reject_bare_prompt(self, ctx: Any, extra: list[str]) -> None:
         """Reject surplus arguments that were probably meant as the prompt."""
         takes_one = any("--prime" in each.opts for each in self.get_params(ctx))
         if extra and takes_one and not ctx.resilient_parsing:

@@ -211,7 +211,7 @@ def generate(
         raise SettingError("--primes-file runs one stream per line, so it excludes --streams")
     one_stream = streams == 1 and prompts_file is None
     if items_wanted is False and one_stream:
-        _refuse_batch(batch)
+        _reject_batch(batch)
     if interactive and (as_json or output or streams != 1 or prompt_file or prompts_file):
         raise SettingError(
             "--interactive streams one text to stdout; it excludes --json, --output, "
@@ -258,7 +258,7 @@ def generate(
     if items_wanted is None:
         items_wanted = info.lines
         if not items_wanted:
-            _refuse_batch(batch)
+            _reject_batch(batch)
     how = f"{beam} beams" if beam is not None else f"seed {request.seed}"
     terminal.say(
         f"{model_path}: {info.cell} {info.layers}x{info.hidden_size} {info.precision} on {model.device}, "
@@ -328,7 +328,7 @@ def generate(
         raise failure
 
 
-def _refuse_batch(batch: int | None) -> None:
+def _reject_batch(batch: int | None) -> None:
     """Reject ``--batch`` for a single stream."""
     if batch is not None:
         raise SettingError(

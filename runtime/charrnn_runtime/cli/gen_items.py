@@ -170,7 +170,7 @@ def _say_skipped(skipped: SkippedItems, request: ItemsRequest) -> None:
     reasons = (
         (skipped.repeated, "repeated"),
         (skipped.known, f"that are in {request.new_name}"),
-        (skipped.unended, f"longer than {request.length:,} characters (--length)"),
+        (skipped.too_long, f"longer than {request.length:,} characters (--length)"),
         (skipped.empty, "empty"),
     )
     said = ", ".join(f"{number:,} {reason}" for number, reason in reasons if number)

@@ -131,7 +131,7 @@ def _better_model(models: list[CharRNN], totals: list[Total], alike: bool) -> st
     return models[0 if first.nats < second.nats else 1].info.path
 
 
-def know_alike(models: list[CharRNN], text: str | bytes) -> bool:
+def comparable(models: list[CharRNN], text: str | bytes) -> bool:
     """Whether all models know the same characters of a text, so that their scores are comparable."""
     if len(models) == 1:
         return True
@@ -209,7 +209,7 @@ class EachLine:
         if number == 1 and not options.as_json:
             write_heading(models, "text", stream)
         totals = [Total(each.characters, each.nats) for each in scores]
-        alike = know_alike(models, line)
+        alike = comparable(models, line)
         self._skipped.add(line, scores[0].characters)
         bits = [
             bits_of(model, line, each.per_character, options.unknown)
@@ -255,7 +255,7 @@ class Sum:
             before = self._totals[index]
             nats = before.nats + float(losses.sum(dtype=float))
             self._totals[index] = Total(before.characters + len(losses), nats)
-        self._alike = self._alike and know_alike(models, piece)
+        self._alike = self._alike and comparable(models, piece)
         self._skipped.add(piece, len(parts[0]))
         if options.per_char:
             bits = [

@@ -107,7 +107,7 @@ def serve(
         if (error.name or "").startswith("charrnn_runtime"):
             raise
         raise CharRNNError(
-            f"charrnn-serve requires {(error.name or '').partition('.')[0]}, which is not installed; run "
+            f"charrnn-serve requires {(error.name or '').partition('.')[0]}, which is not installed; "
             'pip install starlette "uvicorn[standard]" prometheus_client'
         ) from None
     from charrnn_runtime.serve.keys import read_keys
@@ -150,7 +150,7 @@ def _models(paths: list[Path], **options: Any) -> dict[str, Callable[[], CharRNN
     loaders: dict[str, Callable[[], CharRNN]] = {}
     for path in paths:
         if path.stem in loaders:
-            raise SettingError(f"two models have the name {path.stem!r}: copy one to another file name")
+            raise SettingError(f"two models have the name {path.stem!r}; rename one of the files, or a copy")
         loaders[path.stem] = partial(_load, path, **options)
     return loaders
 

@@ -49,7 +49,7 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors to stderr.")
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="auto, cpu, cuda or webgpu.", autocompletion=among(spec.DEVICES))
+    str, typer.Option(help="Device: auto, cpu, cuda or webgpu.", autocompletion=among(spec.DEVICES))
 ]
 
 

@@ -39,7 +39,9 @@ def write(
             autocompletion=among(BACKENDS),
         ),
     ] = BACKENDS[0],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(DEVICES))] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Device: auto, cpu or cuda.", autocompletion=among(DEVICES))
+    ] = "auto",
     instances: Annotated[int, typer.Option(help="Number of model instances to run.")] = 1,
     threads: Annotated[
         int | None,

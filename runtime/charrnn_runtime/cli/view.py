@@ -84,7 +84,7 @@ def view(
             min=0,
             max=5,
             help="Find the units that best track quotes, brackets, uppercase and lines, and colour by this "
-            "many. [default: 5 with --html, else 0]",
+            "many. [default: 5 with --html, otherwise 0]",
         ),
     ] = None,
     find_in: Annotated[

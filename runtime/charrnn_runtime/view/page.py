@@ -1,7 +1,7 @@
-"""A page for browsers that shows a trace: one file of HTML, which loads nothing.
+"""A web page that shows a trace: one self-contained HTML file.
 
-What it shows of each character is in arrays that the page's own script reads: nothing of the text, of the
-model or of their names is ever HTML or script there. Its Content-Security-Policy forbids all else.
+The data of all characters are in arrays that the page's own script reads: neither the text, the model nor
+their names are ever HTML or script there. Its Content-Security-Policy forbids everything else.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from charrnn_runtime.view.trace import Trace
 from charrnn_runtime.view.units import Unit, unit_names, unit_of
 
 _ALL_UNITS: Final = 4 * 1024 * 1024
-"""How many activations, of a byte each, a page holds so that every unit can be chosen."""
+"""The most activations, of one byte each, for which a page includes every unit."""
 
 _MOST_LIKELY: Final = 5
 _NOT_KNOWN: Final = -128
-"""The activation of a gate that the state does not tell."""
+"""The activation of a gate that the state does not determine."""
 
 
 class Page:
-    """What a page shows of a text, whose traces come one after the other."""
+    """A page for a text, whose traces are added one by one."""
 
     def __init__(self, info: ModelInfo, name: str, shown_units: list[tuple[Unit, str]], symbols: int) -> None:
-        """A page without text.
+        """Create a page without text.
 
         Args:
             info: the model.
-            name: of the text.
-            shown_units: units, and what is known of each, or "".
-            symbols: how long the text is. The more, the fewer units there is room for.
+            name: the name of the text.
+            shown_units: units to include, and what is known of each, or "".
+            symbols: the length of the text. The longer, the fewer units fit.
         """
         self._info, self._name = info, _last(name)
         self._units = dict(shown_units)
@@ -56,7 +56,7 @@ class Page:
 
     @property
     def contents(self) -> str:
-        """Which numbers of the state, and output gates, can be chosen, in words."""
+        """A description of the numbers of the state, and output gates, that can be selected."""
         gates = sum(unit.name.startswith("o") for unit in self._units)
         numbers, all_numbers = len(self._units) - gates, self._info.state_size
         shown_numbers = f"{numbers:,} of the" if numbers < all_numbers else "all"
@@ -64,7 +64,7 @@ class Page:
         return f"{shown_numbers} {all_numbers:,} numbers of the state{more}"
 
     def add(self, trace: Trace) -> None:
-        """Take in what comes next of the text."""
+        """Add the next part of the text."""
         cells = cells_of(trace.vocabulary, trace.ids)
         self._characters += [each if each in " \n" else shown(each) for each in cells.characters]
         hundredths = np.round(cells.sums(trace.bits) * 100.0)
@@ -80,7 +80,7 @@ class Page:
         self._activations.append(activations)
 
     def html(self) -> str:
-        """The page."""
+        """The page as HTML."""
         source = resources.files("charrnn_runtime.view").joinpath("templates/page.html")
         template = source.read_text(encoding="utf-8")
         style = _block(template, "style")
@@ -116,12 +116,12 @@ class Page:
 
 
 def _last(path: str) -> str:
-    """The last part of a path, on any system."""
+    """The last part of a path, for any operating system."""
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _visible(text: str) -> str:
-    """A name with each character in a form that can be seen."""
+    """A name with each character in visible form."""
     return "".join(each if each == " " else shown(each) for each in text)
 
 
@@ -130,12 +130,12 @@ def _base64(array: NDArray[Any]) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON for a script element, which no text in it can end; in ASCII, with every < written as an escape."""
+    """JSON for a script element, which no text in it can close; in ASCII, with every < escaped."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _block(template: str, element: str) -> str:
-    """What stands in the style of the template, or in its script."""
+    """The contents of the style or script element of the template."""
     found = re.search(rf"<{element}>(.*?)</{element}>", template, re.DOTALL)
     assert found is not None
     return found[1]
