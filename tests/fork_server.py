@@ -200,17 +200,18 @@ def take_stream(number: int, name: str, descriptor: int | None) -> io.TextIOWrap
 def run(command: list[str]) -> None:
     """Run the module or script that a command line names, as Python does."""
     main = sys.modules["__main__"] = ModuleType("__main__")
-    if command[0] == sys.executable:  # -m
-        sys.argv = command[2:]
+    words = command[1:] if command[0] == sys.executable else command
+    if words[0] == "-m":
+        sys.argv = words[1:]
         sys.path[0] = os.getcwd()
-        sys.modules.pop(command[2], None)
-        runpy._run_module_as_main(command[2])  # type: ignore[attr-defined]
+        sys.modules.pop(words[1], None)
+        runpy._run_module_as_main(words[1])  # type: ignore[attr-defined]
     else:
-        sys.argv = command
-        sys.path[0] = os.path.dirname(os.path.realpath(command[0]))
-        main.__file__ = command[0]
+        sys.argv = words
+        sys.path[0] = os.path.dirname(os.path.realpath(words[0]))
+        main.__file__ = words[0]
         main.__dict__["__builtins__"] = __builtins__
-        exec(compile(Path(command[0]).read_bytes(), command[0], "exec"), main.__dict__)
+        exec(compile(Path(words[0]).read_bytes(), words[0], "exec"), main.__dict__)
 
 
 def end(code: int) -> None:

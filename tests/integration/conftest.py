@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from forked import forked
 
 PROGRAMS = Path(sys.executable).parent
 TINY = (
@@ -31,7 +35,7 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 SHIM = """\
-#!{python}
+#!{python} -IS
 import os, sys
 words, own = sys.argv[1:], {resumed} if "--resume" in sys.argv else {tiny}
 same = {{"--hidden": "--hidden-size", "--batch": "--batch-size", "--seq-len": "--seq-length"}}
@@ -42,25 +46,65 @@ while words:
         words = words[1:]  # an option counts once
     else:
         kept.append(word)
-os.execv("{real}", ["{real}", *kept, *own])
+real = {real}
+os.execv(real[0], [*real, *kept, *own])
 """
 
 
 SERVE_SHIM = """\
-#!{python}
+#!{python} -I
 import os, subprocess, sys
-words = sys.argv[1:]
+words, real = sys.argv[1:], {real}
 if not any(word.endswith(".onnx") for word in words):
-    os.execv("{real}", ["{real}", *words])
+    os.execv(real[0], [*real, *words])
 if "--port" in words:
     del words[words.index("--port") : words.index("--port") + 2]
-with subprocess.Popen(["{real}", *words, "--port", "0"], stderr=subprocess.PIPE, text=True) as server:
+with subprocess.Popen([*real, *words, "--port", "0"], stderr=subprocess.PIPE, text=True) as server:
     for line in server.stderr:
         sys.stderr.write(line)
         if line.startswith("serving "):
             server.terminate()
 sys.exit(server.returncode)
 """
+
+
+SCRIPT = """\
+#!/bin/sh
+exec {real} "$@"
+"""
+
+
+PYTHON = """\
+#!/bin/sh
+case "$1" in
+  *.py) exec {forked} "$@" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user's shell."""
+    kept = {key: value for key, value in os.environ.items() if key not in NOT_A_USERS}
+    return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def make_programs(folder: Path, start: Callable[[list[Any]], list[Any]]) -> Path:
+    """Fill a folder with the project's commands, as `programs` describes; ``start`` is how one is started."""
+
+    def make(name: str, text: str) -> None:
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+    for command in sorted(PROGRAMS.glob("charrnn-*")):
+        real = [str(word) for word in start([str(command)])]
+        if command.name == "charrnn-train":
+            make(command.name, SHIM.format(python=sys.executable, real=real, tiny=TINY, resumed=TINY_RESUME))
+        elif command.name == "charrnn-serve":
+            make(command.name, SERVE_SHIM.format(python=sys.executable, real=real))
+        else:
+            make(command.name, SCRIPT.format(real=shlex.join(real)))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -70,30 +114,39 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     So the words of an example run as they are, in pipes too, and only the network is small. Its
     ``charrnn-serve`` takes a port that is free, and is stopped as soon as it serves.
     """
-    real = PROGRAMS / "charrnn-train"
-    if not real.exists():
+    if not (PROGRAMS / "charrnn-train").exists():
         pytest.skip("needs the installed commands: python3 noxfile.py tests")
-    folder = tmp_path_factory.mktemp("programs")
-    program = folder / "charrnn-train"
-    program.write_text(SHIM.format(python=sys.executable, real=str(real), tiny=TINY, resumed=TINY_RESUME))
-    program.chmod(0o755)
-    server = folder / "charrnn-serve"
-    server.write_text(SERVE_SHIM.format(python=sys.executable, real=PROGRAMS / "charrnn-serve"))
-    server.chmod(0o755)
+    return make_programs(tmp_path_factory.mktemp("programs"), list)
+
+
+@pytest.fixture(scope="session")
+def forking_programs(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same commands without their imports, and a ``python`` that runs scripts so; see forked.py."""
+    folder = make_programs(tmp_path_factory.mktemp("forking"), lambda command: forked(command, environment()))
+    real = [sys.executable, "script.py"]
+    words = [str(word) for word in forked(real, environment(), package="charrnn_trainer")]
+    python = PYTHON.format(forked=shlex.join(words[:-1]), python=shlex.quote(sys.executable))
+    (folder / "python").write_text(python)
+    (folder / "python").chmod(0o755)
     return folder
 
 
 @pytest.fixture(scope="session")
-def shell(programs: Path) -> Shell:
-    """Runs a line of bash in a folder; the project's commands are at hand, and training is tiny."""
+def shell(programs: Path, forking_programs: Path) -> Shell:
+    """Runs a line of bash in a folder; the project's commands are at hand, and training is tiny.
 
-    def run(line: str, folder: Path, standard_input: str = "") -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(programs), str(PROGRAMS), os.environ["PATH"]])
-        environment = {key: value for key, value in os.environ.items() if key not in NOT_A_USERS}
+    With ``anew=True`` the commands start and import as a user's do; otherwise see forked.py.
+    """
+
+    def run(
+        line: str, folder: Path, standard_input: str = "", *, anew: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        own = programs if anew else forking_programs
+        path = os.pathsep.join([str(own), str(PROGRAMS), os.environ["PATH"]])
         return subprocess.run(
             ["bash", "-c", line],
             cwd=folder,
-            env=environment | {"PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+            env=environment() | {"PATH": path},
             input=standard_input,
             capture_output=True,
             text=True,
