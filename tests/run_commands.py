@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,10 +35,27 @@ def run_module(module: str, *arguments: object, **options: Any) -> subprocess.Co
     With ``anew=True`` Python really starts and imports; otherwise see forked.py.
     """
     environment, anew = command_environment(**options.pop("env", {})), options.pop("anew", False)
+    command = command_line(module, *arguments, environment=environment, anew=anew)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run(command, env=environment, check=False, **options)
+
+
+def command_line(
+    module: str, *arguments: object, environment: dict[str, str] | None = None, anew: bool = False
+) -> list[Any]:
+    """What `run_module` starts, for `subprocess` itself.
+
+    ``environment`` is that in which it will be started, `command_environment()` unless it is given.
+    """
     words = [argument if isinstance(argument, bytes | Path) else str(argument) for argument in arguments]
     command = [sys.executable, "-m", module, *words]
-    command = command if anew else forked(command, environment)
-    return subprocess.run(command, env=environment, check=False, **options)
+    return command if anew else forked(command, environment or command_environment())
+
+
+def in_shell(module: str, rest: str, *, anew: bool = False) -> subprocess.CompletedProcess[bytes]:
+    """Let a shell run a module with words and redirections that are written for it."""
+    command = shlex.join(map(os.fspath, command_line(module, anew=anew)))
+    line = f"exec {command} {rest}"
+    return subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -22,7 +22,7 @@ from charrnn_runtime.cli import texts
 from charrnn_runtime.format.reader import read_model_file
 from hostile_files import LSTM, changed, metadata
 from make_models import FOLDER
-from run_commands import Command, command_environment
+from run_commands import Command, command_environment, command_line, in_shell
 
 MODEL = FOLDER / "lstm-2x12-fp32.onnx"
 BYTES = FOLDER / "lstm-1x12-fp32-byte.onnx"
@@ -184,7 +184,7 @@ def test_raw_adds_no_end_of_line_at_a_terminal(byte_model: CharRNN) -> None:
 
     master, slave = pty.openpty()
     tty.setraw(slave)  # otherwise the terminal would change line endings
-    command = [sys.executable, "-m", "charrnn_runtime.cli.gen", str(BYTES), "-n", "40", "-s", "1", "--raw"]
+    command = command_line("charrnn_runtime.cli.gen", BYTES, "-n", 40, "-s", 1, "--raw")
     subprocess.run(command, stdout=slave, stderr=subprocess.DEVNULL, env=command_environment(), check=True)
     os.close(slave)
     data = b""
@@ -429,7 +429,7 @@ def test_a_link_stays_and_its_target_is_written(gen: Command, lstm: CharRNN, tmp
 def test_ctrl_c_ends_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> None:
     arguments = ["-n", "100000000", "-s", "1"]
     arguments += ["--streams", "3"] if way == "--streams" else []
-    process = _start(*arguments, "-o", str(tmp_path / "out"))
+    process = _start(*arguments, "-o", str(tmp_path / "out"), anew=way == "--output")
     _wait_until(lambda: any(name.endswith(".part") for name in os.listdir(tmp_path)))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -442,7 +442,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> No
 @posix
 @pytest.mark.parametrize("option", [[], ["--debug"]])
 def test_ctrl_c_ends_a_running_text_with_130(option: list[str]) -> None:
-    process = _start("-n", "100000000", "-s", "1", *option)
+    process = _start("-n", "100000000", "-s", "1", *option, anew=not option)
     assert process.stdout is not None
     assert len(process.stdout.read(100)) == 100
     process.send_signal(signal.SIGINT)
@@ -450,11 +450,11 @@ def test_ctrl_c_ends_a_running_text_with_130(option: list[str]) -> None:
     assert process.returncode == 130
 
 
-def _start(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+def _start(*arguments: str, anew: bool) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "charrnn_runtime.cli.gen", str(MODEL), *arguments],
+        command_line("charrnn_runtime.cli.gen", MODEL, *arguments, anew=anew),
         stdin=subprocess.DEVNULL,
-        stdout=stdout,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=command_environment(),
     )
@@ -473,7 +473,7 @@ def _wait_until(happened: Any) -> None:
 
 @posix
 def test_a_reader_that_goes_away_ends_it_silently() -> None:
-    process = _start("-n", "100000000", "-s", "1", "-q")
+    process = _start("-n", "100000000", "-s", "1", "-q", anew=True)
     assert process.stdout is not None
     process.stdout.read(1000)
     process.stdout.close()
@@ -500,26 +500,23 @@ def test_a_full_disk_behind_stdout_is_an_error(gen: Command, length: int, option
 @posix
 @pytest.mark.parametrize("arguments", [[], ["--streams", "2"], ["--json"]])
 def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) -> None:
-    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 {" ".join(arguments)} >&-'
-    done = subprocess.run(["sh", "-c", line], env=command_environment(), stderr=subprocess.PIPE, check=False)
+    line = f'"{MODEL}" -n 5 {" ".join(arguments)} >&-'
+    done = in_shell("charrnn_runtime.cli.gen", line, anew=not arguments)
     assert done.returncode == 1
     assert b"stdout is closed; the output cannot be written; give --output FILE" in done.stderr
 
 
 @posix
 def test_a_closed_stdout_is_harmless_with_an_output_file(lstm: CharRNN, tmp_path: Path) -> None:
-    line = (
-        f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 -s 1 -o "{tmp_path}/out" >&- 2>&-'
-    )
-    assert subprocess.run(["sh", "-c", line], env=command_environment(), check=False).returncode == 0
+    line = f'"{MODEL}" -n 5 -s 1 -o "{tmp_path}/out" >&- 2>&-'
+    assert in_shell("charrnn_runtime.cli.gen", line).returncode == 0
     assert (tmp_path / "out").read_text() == lstm.generate("", 5, seed=1)
 
 
 @posix
 @pytest.mark.parametrize("option", ["--prime-file -", "--primes-file -", "-i"])
 def test_a_closed_stdin_is_an_error(option: str) -> None:
-    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" {option} <&-'
-    done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
+    done = in_shell("charrnn_runtime.cli.gen", f'"{MODEL}" {option} <&-', anew=option == "-i")
     assert "stdin is closed; there is nothing to read" in _error(done, 1)
 
 

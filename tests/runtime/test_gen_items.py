@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from charrnn_runtime.format import spec
 from hostile_files import changed, metadata
 from list_models import list_model
 from make_models import FOLDER
-from run_commands import Command, command_environment
+from run_commands import Command, command_environment, command_line
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
@@ -194,9 +193,9 @@ def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Pa
 # --- pipes, interrupts, files ------------------------------------------------------------------------------
 
 
-def _start(path: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def _start(path: Path, *arguments: str, anew: bool = False) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "charrnn_runtime.cli.gen", str(path), *arguments],
+        command_line("charrnn_runtime.cli.gen", path, *arguments, anew=anew),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -220,7 +219,7 @@ def test_a_reader_that_has_enough_ends_it_silently(path: Path, option: list[str]
 
 @posix
 def test_ctrl_c_ends_with_130_after_whole_lines(path: Path) -> None:
-    process = _start(path, "--lines", "100000000", "-s", "1")
+    process = _start(path, "--lines", "100000000", "-s", "1", anew=True)
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 from charrnn_runtime import CharRNN
 from confined import CANNOT
 from make_models import FOLDER
-from run_commands import RUNTIME, command_environment
+from run_commands import RUNTIME, command_environment, in_shell
 from watched import World
 
 MODEL = FOLDER / "lstm-2x12-fp32.onnx"
@@ -52,16 +53,61 @@ LINES: list[tuple[str, list[str | Path], bytes]] = [
 ]
 
 
+SEVERAL = """
+import importlib, os, sys
+
+names = ("stdin", "stdout", "stderr")
+STREAMS = [(name, getattr(sys, name).encoding, getattr(sys, name).errors) for name in names]
+
+def run(command, typed):
+    read, write = os.pipe()
+    os.write(write, typed)
+    os.close(write)
+    os.dup2(read, 0)
+    os.close(read)
+    for number, (name, encoding, errors) in enumerate(STREAMS):  # as Python begins with them
+        setattr(sys, name, open(number, "w" if number else "r", -1, encoding, errors, closefd=False))
+    sys.argv = command
+    try:
+        importlib.import_module("charrnn_runtime.cli." + command[0]).main()
+    except SystemExit as end:
+        assert not end.code, (command, end.code)
+    sys.stdout.flush()
+
+words = sys.argv[1:]
+while words:
+    length = int(words[0])
+    run(words[2 : 2 + length], os.fsencode(words[1]))
+    os.write(1, b"\\0ended\\0")
+    words = words[2 + length :]
+"""
+"""Runs commands one after the other, which spares the time that Python takes to start and to import."""
+ENDED = "\0ended\0"
+
+
+def _several(lines: list[tuple[str, list[Any], bytes]]) -> list[str | bytes | Path]:
+    """What Python is started with to run some commands; ``ENDED`` follows what each writes to stdout."""
+    words: list[str | bytes | Path] = ["-c", SEVERAL]
+    for command, arguments, typed in lines:
+        words += [str(len(arguments) + 1), typed, command, *arguments]
+    return words
+
+
 # --- network, files, processes, telemetry ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("command", "arguments", "typed"), LINES)
-def test_commands_use_no_network_start_nothing_and_leave_nothing_behind(
-    world: World, command: str, arguments: list[str | Path], typed: bytes
-) -> None:
+def test_a_command_uses_no_network_starts_nothing_and_leaves_nothing_behind(world: World) -> None:
+    command, arguments, typed = LINES[0]
     done = world.run(*_module(command), *arguments, input=typed)
     assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
     assert done.stdout
+    assert list(world.here.iterdir()) == []
+
+
+def test_no_command_uses_the_network_starts_anything_or_leaves_anything_behind(world: World) -> None:
+    done = world.run(*_several(LINES))
+    assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
+    assert [bool(text) for text in done.stdout.split(ENDED.encode())] == [True] * len(LINES) + [False]
     assert list(world.here.iterdir()) == []
 
 
@@ -190,13 +236,17 @@ SURROUNDINGS: dict[str, dict[str, str | None]] = {
 def test_every_command_works_in_odd_surroundings(world: World, lstm: CharRNN, name: str) -> None:
     options: dict[str, Any] = {"env": SURROUNDINGS[name], "start_new_session": True}  # no terminal
     text = "é中λ"
-    done = world.run(*_module("gen"), MODEL, "-n", "60", "-s", "1", "-p", text.encode(), **options)
-    assert done.stdout.decode() == lstm.generate(text, 60, seed=1), done.stderr.decode()
-    done = world.run(*_module("score"), MODEL, "-", "--by-line", input=text.encode(), **options)
-    assert done.stdout.decode().endswith(f"  {text}\n"), done.stderr.decode()
-    done = world.run(*_module("info"), MODEL, **options)
-    assert "中" in done.stdout.decode(), done.stderr.decode()
-    assert world.refused == []
+    lines: list[tuple[str, list[Any], bytes]] = [
+        ("gen", [MODEL, "-n", "60", "-s", "1", "-p", text.encode()], b""),
+        ("score", [MODEL, "-", "--by-line"], text.encode()),
+        ("info", [MODEL], b""),
+    ]
+    done = world.run(*_several(lines), **options)
+    assert (done.returncode, world.refused) == (0, []), done.stderr.decode()
+    generated, scored, told, _ = done.stdout.decode().split(ENDED)
+    assert generated == lstm.generate(text, 60, seed=1)
+    assert scored.endswith(f"  {text}\n")
+    assert "中" in told
 
 
 @posix
@@ -206,8 +256,8 @@ def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -
     (tmp_path / "text").write_text("LORD")
     text = f'"{tmp_path}/text"'
     words = {"gen": "-n 5", "info": "", "score": text, "triton": f'"{tmp_path}/all"', "view": text}[command]
-    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} "{MODEL}" {words} {redirection}'
-    done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
+    line = f'"{MODEL}" {words} {redirection}'
+    done = in_shell(f"charrnn_runtime.cli.{command}", line, anew=command == "gen")
     if redirection == ">&-":
         message = f"charrnn-{command}: error: stdout is closed; the output cannot be written"
         message += "; give --output FILE" if command == "gen" else ""
@@ -220,8 +270,7 @@ def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -
 @posix
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_with_a_closed_stdout_ends_without_a_traceback(command: str) -> None:
-    line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} --help >&-'
-    done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
+    done = in_shell(f"charrnn_runtime.cli.{command}", "--help >&-", anew=command == "gen")
     assert "Traceback" not in done.stderr.decode()
     assert "bug in charrnn" not in done.stderr.decode()
 
@@ -272,71 +321,58 @@ bar.close()
 
 
 SLOW = """
-import sys
+import json, os, sys
 from charrnn_runtime.cli import gen, score, terminal
 begin = terminal.LateBar.__init__
 def long_ago(bar, *values, **named):
     begin(bar, *values, **named)
     bar._begin -= 3
 terminal.LateBar.__init__ = long_ago
-to, command, *sys.argv[1:] = sys.argv[1:]
-if to:
-    import os
-    os.dup2(os.open(to, os.O_WRONLY | os.O_CREAT), 1)
-{"gen": gen, "score": score}[command].main()
+for to, command, *sys.argv[1:] in json.loads(sys.argv[1]):
+    if to:
+        os.dup2(os.open(to, os.O_WRONLY | os.O_CREAT), 1)
+    try:
+        {"gen": gen, "score": score}[command].main()
+    except SystemExit as end:
+        assert not end.code
+    os.write(2, b"\\0")
 """
+"""Runs commands one after the other; to the terminal, a zero byte follows what each shows."""
+
 CONTROL = "\x1b"
+LONG = ["gen", MODEL, "-n", "3000", "-s", "1"]
+MANY_STREAMS = ["gen", MODEL, "--streams", "40", "--batch", "2", "-n", "40", "-s", "1"]
+LONG_SCORING = ["score", MODEL, README, "--unknown", "skip"]
 
 
-def _worded(value: Any) -> str:
-    """The test id for a command line."""
-    return (
-        value
-        if isinstance(value, str)
-        else " ".join(str(word) for word in value if word not in (MODEL, README))
-    )
-
-
-MANY_STREAMS = ("gen", MODEL, "--streams", "40", "--batch", "2", "-n", "40", "-s", "1")
-
-
-@posix
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("gen", MODEL, "-n", "3000", "-s", "1"),
-        MANY_STREAMS,
-        ("score", MODEL, README, "--unknown", "skip", "--by-line"),
-        ("score", MODEL, README, "--unknown", "skip", "--per-char"),
-    ],
-    ids=_worded,
-)
-def test_what_streams_to_the_terminal_has_no_bar_that_would_wipe_it_out(words: tuple[str, ...]) -> None:
-    code, shown = at_a_terminal(80, "-c", SLOW, "", *words)
-    assert code == 0
-    assert len(shown) > 1000
-    assert CONTROL not in shown
+def slowly_at_a_terminal(*lines: list[Any]) -> list[str]:
+    """What commands show at a terminal, if they take long; each has a file for stdout, or "", before it."""
+    code, shown = at_a_terminal(80, "-c", SLOW, json.dumps(lines, default=str))
+    *each, rest = shown.split("\0")
+    assert (code, rest) == (0, ""), shown
+    assert len(each) == len(lines)
+    return each
 
 
 @posix
-@pytest.mark.parametrize(
-    ("words", "what"),
-    [
-        (("gen", MODEL, "-n", "3000", "-s", "1"), "generating"),
-        (MANY_STREAMS, "generating"),
-        (("score", MODEL, README, "--unknown", "skip", "--by-line"), "scoring"),
-        (("score", MODEL, README, "--unknown", "skip"), "scoring"),
-    ],
-    ids=_worded,
-)
-def test_long_work_that_goes_to_a_file_has_a_bar(tmp_path: Path, words: tuple[str, ...], what: str) -> None:
-    code, shown = at_a_terminal(80, "-c", SLOW, tmp_path / "out", *words)
-    assert code == 0
-    assert what in shown
-    assert "100%" in shown
-    written = (tmp_path / "out").read_text()
-    assert written
-    assert CONTROL not in written
+def test_what_streams_to_the_terminal_has_no_bar_that_would_wipe_it_out() -> None:
+    lines = LONG, MANY_STREAMS, [*LONG_SCORING, "--by-line"], [*LONG_SCORING, "--per-char"]
+    for line, shown in zip(lines, slowly_at_a_terminal(*(["", *line] for line in lines)), strict=True):
+        assert len(shown) > 1000, line
+        assert CONTROL not in shown, line
+
+
+@posix
+def test_long_work_that_goes_to_a_file_has_a_bar(tmp_path: Path) -> None:
+    lines = LONG, MANY_STREAMS, [*LONG_SCORING, "--by-line"], LONG_SCORING
+    files = [tmp_path / str(number) for number in range(4)]
+    asked = [[file, *line] for file, line in zip(files, lines, strict=True)]
+    for line, file, shown in zip(lines, files, slowly_at_a_terminal(*asked), strict=True):
+        assert ("generating" if line[0] == "gen" else "scoring") in shown, line
+        assert "100%" in shown, line
+        written = file.read_text()
+        assert written, line
+        assert CONTROL not in written, line
 
 
 @posix
