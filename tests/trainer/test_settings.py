@@ -241,6 +241,9 @@ def test_the_shell_completes_options_and_their_choices(
         (("--out", "run"), 2, "--out run already contains a run; give a new folder\n"),
         (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU here"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
+        (("missing.txt",), 1, "missing.txt does not exist"),
+        (("text",), 2, "text was given twice"),
+        (("full",), 2, "full is a folder; say which of its files to read"),
     ],
 )
 def test_what_cannot_work_is_found_before_a_text_is_read(
