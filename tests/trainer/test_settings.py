@@ -240,6 +240,7 @@ def test_the_shell_completes_options_and_their_choices(
         (("--config", "full"), 1, "full is a folder; give a run's config.toml"),
         (("--out", "run"), 2, "--out run already contains a run; give a new folder\n"),
         (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU here"),
+        (("--precision", "tf32"), 1, "--precision tf32 is for GPUs, and this run computes on a CPU; give --pr"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
         (("missing.txt",), 1, "missing.txt does not exist"),
         (("text",), 2, "text was given twice"),

@@ -130,10 +130,11 @@ def _check_machine(config: TrainConfig, out: Path | None) -> None:
     Raises:
         CharRNNError: a device or a package is missing, or the run's folder is not free.
     """
-    if config.run.device == "cuda":
+    if config.run.device == "cuda" or config.run.precision == "tf32":
+        from charrnn_trainer.training.precision import check_precision
         from charrnn_trainer.training.torch_settings import choose_device
 
-        choose_device(config.run.device)
+        check_precision(config.run.precision, choose_device(config.run.device))
     if config.run.tensorboard:
         from charrnn_trainer.training.tensorboard import check_installed
 
