@@ -283,7 +283,7 @@ def scan_texts(
 
 
 def _check_paths(paths: Sequence[str]) -> None:
-    """Check that every text can be read, and that none is given twice: it would be on both sides of the split."""
+    """Check that every text can be read, and that none comes twice, as it would on both sides of a split."""
     seen: set[str] = set()
     for path in paths:
         check_readable(path)
