@@ -183,7 +183,7 @@ def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None
         (("ckpt", "--title", "x"), ("--title needs --reference",)),
         (("ckpt", "--reference-name", "x"), ("--reference-name needs --reference",)),
         (("ckpt", "--reference", "losses.csv", "--out", "docs"), ("--out must be a .md file", "not docs")),
-        (("ckpt", "--temperature", "0"), ("temperature",)),
+        (("ckpt", "--temperature", "-1"), ("--temperature must be at least 0.0001, not -1.0",)),
         (("ckpt", "--checkpoints", "0"), ("--checkpoints must be from 1 to 50, not 0",)),
         (("ckpt", "--length", "-1"), ("length",)),
     ],
@@ -191,7 +191,9 @@ def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None
 def test_an_invalid_option_is_an_error_with_exit_code_2(
     compare: Compare, work: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    fails(compare(*arguments), 2, *words)
+    done = compare(*arguments)
+    fails(done, 2, *words)
+    assert "top-k" not in done.stderr  # it is no option of this command
     assert names(work) == ["ckpt", "losses.csv"]
 
 
