@@ -36,6 +36,7 @@ def record(
     name: str | None = None,
     seconds: float | Sequence[float] = 0.5,
     finished: bool = True,
+    repeatable: bool = True,
     text: str = "a",
     train_tokens: int = 900,
     checkpoints: Sequence[int] | None = None,
@@ -53,6 +54,7 @@ def record(
         symbols=65,
         parameters=PARAMETERS[cell],
         finished=finished,
+        repeatable=repeatable,
         checkpoints=tuple(
             CheckpointEntry(
                 path=Path(f"step{step}"),

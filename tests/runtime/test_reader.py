@@ -412,7 +412,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_not_a_model(tmp_path: Path) -> None:
-    assert "is a folder; give a model file" in _load(tmp_path)
+    assert _load(tmp_path).endswith("is a folder; give a model file, as charrnn-export writes it")
+    for run in (tmp_path / "a run", tmp_path / "a run" / "deeper"):
+        run.mkdir()
+        (run / "lstm-1x8-step3.safetensors").touch()
+    (tmp_path / "a run" / "lstm-1x8-step3.safetensors").unlink()
+    for run in (tmp_path / "a run", tmp_path / "a run" / "deeper"):
+        assert _load(run).endswith(f"make a model of the best: charrnn-export '{run}' my.onnx")
+    (tmp_path / "x.onnx").touch()
+    assert _load(tmp_path).endswith(f"is a folder; give a model file, such as {tmp_path / 'x.onnx'}")
 
 
 def test_a_path_through_a_file_cannot_be_read(lstm_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import os
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,10 +18,13 @@ import pytest
 from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.files import WriteError
 from charrnn_trainer.cli.compare import main
+from charrnn_trainer.cli.train import main as train_main
 from charrnn_trainer.compare import measure, output
+from charrnn_trainer.compare.comparable import differences, same_split
 from charrnn_trainer.compare.output import write_output
+from charrnn_trainer.compare.records import read_runs
 from compared_runs import train_tiny
-from tiny_runs import run_program
+from tiny_runs import TEXT, TINY_FLAGS, run_program
 
 COURSE = Path(__file__).parent.parent / "data" / "course_losses.csv"
 MARKED = b"<!-- charrnn-compare -->"
@@ -106,6 +112,41 @@ def test_as_a_program_it_writes_a_report_and_prints_its_path(work: Path) -> None
     assert names(work) == ["ckpt", "losses.csv", "report"]
 
 
+def test_the_command_for_a_second_run_trains_one_that_differs_in_its_cell_alone(
+    compare: Compare, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "my text.txt").write_text(TEXT)
+    flags = (*TINY_FLAGS, "--steps", "6", "--learning-rate", "0.01", "--quiet")
+    monkeypatch.chdir(work)
+    train(monkeypatch, "my text.txt", *flags, "--out", "a run")
+    assert compare("a run", "--length", "5").returncode == 0
+    page = html.unescape((work / "report" / "report.html").read_text())
+    advised = re.search(r"charrnn-train (--config .* --cell gru)", page)
+    assert advised, page
+    train(monkeypatch, *shlex.split(advised[1]))
+    gru, lstm = read_runs(["ckpt/gru-2", "a run"])
+    assert (gru.cell, lstm.cell) == ("GRU", "LSTM")
+    assert same_split([gru, lstm])
+    assert not differences([gru, lstm])
+
+
+def test_where_the_settings_do_not_lead_to_the_text_no_command_is_advised(
+    compare: Compare, work: Path
+) -> None:
+    assert compare("ckpt/lstm", "--length", "5").returncode == 0  # which read a text from memory
+    page = (work / "report" / "report.html").read_text()
+    assert "train another cell on the same text with the same settings" in page
+    assert "charrnn-train" not in page
+
+
+def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Run charrnn-train in this process."""
+    monkeypatch.setattr(sys, "argv", ["charrnn-train", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        train_main()
+    assert ended.value.code == 0
+
+
 def test_a_report_is_replaced_and_other_files_beside_it_stay(compare: Compare, work: Path) -> None:
     assert compare("ckpt", "--out", "r", "--length", "5").returncode == 0
     (work / "r" / "notes.txt").write_text("mine")
@@ -183,7 +224,7 @@ def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None
         (("ckpt", "--title", "x"), ("--title needs --reference",)),
         (("ckpt", "--reference-name", "x"), ("--reference-name needs --reference",)),
         (("ckpt", "--reference", "losses.csv", "--out", "docs"), ("--out must be a .md file", "not docs")),
-        (("ckpt", "--temperature", "0"), ("temperature",)),
+        (("ckpt", "--temperature", "-1"), ("--temperature must be at least 0.0001, not -1.0",)),
         (("ckpt", "--checkpoints", "0"), ("--checkpoints must be from 1 to 50, not 0",)),
         (("ckpt", "--length", "-1"), ("length",)),
     ],
@@ -191,7 +232,9 @@ def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None
 def test_an_invalid_option_is_an_error_with_exit_code_2(
     compare: Compare, work: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    fails(compare(*arguments), 2, *words)
+    done = compare(*arguments)
+    fails(done, 2, *words)
+    assert "top-k" not in done.stderr  # it is no option of this command
     assert names(work) == ["ckpt", "losses.csv"]
 
 

@@ -313,8 +313,10 @@ def test_validation_losses_on_different_text_are_not_compared(
 def test_one_run_alone_is_described_and_a_command_gives_the_other_cell() -> None:
     said = findings(record("lstm", [2.0, 1.5], {2: 1.6}))
     assert "lstm reached 1.6000 nats (2.308 bits) per character at step 2 of 2." in said["Validation loss"]
-    assert said["Validation loss"].endswith("charrnn-train --cell gru")
-    assert findings(record("gru"))["Validation loss"].endswith("charrnn-train --cell lstm")
+    assert said["Validation loss"].endswith("charrnn-train --config ckpt/lstm/config.toml --cell gru")
+    assert findings(record("gru"))["Validation loss"].endswith("--config ckpt/gru/config.toml --cell lstm")
+    alone = findings(record("gru", repeatable=False))["Validation loss"]
+    assert alone.endswith("train another cell on the same text with the same settings.")
     assert GRU not in said
     assert cells_of(record("rnn"), record("gru")) is None
 
@@ -393,7 +395,7 @@ def test_any_runs_get_whole_sentences(
     said = findings(*runs)
     assert "Validation loss" in said
     for text in said.values():
-        assert re.search(r"(\.\)?|charrnn-train --cell \w+)$", text), text
+        assert re.search(r"(\.\)?|charrnn-train --config [\w/.]+ --cell \w+)$", text), text
         assert not re.search(r"None(?! of)|nan|  |\(\)|\.\.", text), text
     verdicts = cells_of(*runs)
     assert (verdicts is None) == (GRU not in said)

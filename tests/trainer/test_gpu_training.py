@@ -16,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from charrnn_runtime.errors import DeviceError
 from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig
 from charrnn_trainer.data.batches import Streams
 from charrnn_trainer.data.corpus import Corpus
@@ -452,8 +453,10 @@ def test_weights_that_are_cast_are_dropped_too() -> None:
     )
 
 
-def test_tf32_is_fp32_where_there_is_no_gpu() -> None:
-    assert train(TINY.replace(precision="tf32", steps=1), CORPUS).config.run.precision == "fp32"
+def test_a_new_run_with_tf32_is_refused_where_there_is_no_gpu(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="precision=tf32 is for GPUs"):
+        train(TINY.replace(precision="tf32", steps=1), CORPUS, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("precision", "products"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])

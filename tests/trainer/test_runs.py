@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError
-from charrnn_trainer.runs.folder import Run
+from charrnn_trainer.runs.folder import Run, check_can_make
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.train_config import TrainConfig
 from tiny_runs import run_program
@@ -59,6 +59,32 @@ def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
         Run.create(tmp_path / "notes" / "todo.txt" / "run")
     with pytest.raises(CharRNNError, match="cannot make the folder"):
         Run.create_in(tmp_path / "notes" / "todo.txt", "lstm")
+
+
+@pytest.mark.parametrize("name", ["", "new", "new/run"])
+def test_a_folder_that_can_be_made_is_found_so_without_making_it(tmp_path: Path, name: str) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    check_can_make(tmp_path / name)
+    assert (list(tmp_path.iterdir()), tmp_path.stat().st_mtime_ns) == ([], before)
+
+
+def test_a_folder_that_cannot_be_made_is_found_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(CharRNNError, match=rf"cannot make the folder .*run: .*{name} is not a folder"):
+            check_can_make(tmp_path / name / "run")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(CharRNNError, match=r"cannot make the folder .*run: .* is not writable"):
+        check_can_make(tmp_path / "new" / "run")
+    with pytest.raises(CharRNNError, match=r"cannot write to .* is not writable"):
+        check_can_make(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nothing can be made")
+def test_not_even_root_can_make_a_folder_everywhere() -> None:
+    with pytest.raises(CharRNNError, match=r"cannot make the folder /proc/run: /proc is not writable"):
+        check_can_make(Path("/proc/run"))
 
 
 def test_what_a_preparation_left_that_was_killed_gives_way_to_a_new_run(tmp_path: Path) -> None:

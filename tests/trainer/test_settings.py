@@ -240,7 +240,12 @@ def test_the_shell_completes_options_and_their_choices(
         (("--config", "full"), 1, "full is a folder; give a run's config.toml"),
         (("--out", "run"), 2, "--out run already contains a run; give a new folder\n"),
         (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU here"),
+        (("--out", "text/run/deep"), 1, f"cannot make the folder text{os.sep}run{os.sep}deep: "),
+        (("--precision", "tf32"), 1, "--precision tf32 is for GPUs, and this run computes on"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
+        (("missing.txt",), 1, "missing.txt does not exist"),
+        (("text",), 2, "text was given twice"),
+        (("full",), 2, "full is a folder; say which of its files to read"),
     ],
 )
 def test_what_cannot_work_is_found_before_a_text_is_read(
@@ -257,3 +262,14 @@ def test_what_cannot_work_is_found_before_a_text_is_read(
     assert found[0] == code
     assert found[2].startswith(f"charrnn-train: error: {message}")
     assert found[2].count("\n") == 1
+
+
+def test_a_plain_file_where_runs_go_is_found_before_a_text_is_read(asked: Asked) -> None:
+    Path("ckpt").touch()
+    os.mkfifo("text")
+    code, _, err = asked("text")
+    assert code == 1
+    assert err == (
+        "charrnn-train: error: cannot make the folder ckpt: ckpt is not a folder; give another one with "
+        "--out FOLDER\n"
+    )

@@ -122,6 +122,17 @@ def test_what_is_wrong_with_one_of_several_is_told_by_its_name(tmp_path: Path) -
         scan_texts([paths[0], paths[2]])
 
 
+def test_a_text_that_may_not_be_read_is_told_before_another_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = written(tmp_path, TEXTS)
+    monkeypatch.setattr("os.access", lambda path, mode: path != paths[1])
+    read: list[int] = []
+    with pytest.raises(CharRNNError, match=r"cannot read .*1\.txt: Permission denied"):
+        scan_texts(paths, on_progress=read.append)
+    assert not read
+
+
 @pytest.mark.parametrize("piece", [1, 4096])
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=list(COMPRESS))
 def test_compressed_texts_are_read_as_what_they_hold(

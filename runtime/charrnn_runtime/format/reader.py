@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from charrnn_runtime.errors import CharRNNError, ModelFormatError, one_line
+from charrnn_runtime.files import shell_word
 from charrnn_runtime.format import proto, spec
 from charrnn_runtime.format.graph_check import Sizes, check_graph
 from charrnn_runtime.format.metadata import choice, integer, json_value, number, parameter_count
@@ -158,11 +159,23 @@ def _checked(data: bytes, path: str) -> ModelFile:
     return ModelFile(info, model.SerializeToString(deterministic=True))
 
 
+def _folder_instead_of_a_model(folder: Path) -> str:
+    """What kind of folder was given instead of a model, and what to give."""
+    model = min(folder.glob("*.onnx"), default=None)
+    if model is not None:
+        return f"a folder; give a model file, such as {model}"
+    if any(folder.glob("*-step*.safetensors")) or any(folder.glob("*/*-step*.safetensors")):
+        return (
+            f"a folder of checkpoints; make a model of the best: charrnn-export {shell_word(folder)} my.onnx"
+        )
+    return "a folder; give a model file, as charrnn-export writes it"
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise CharRNNError(f"{path} is a folder; give a model file, such as {path / 'lstm.onnx'}")
+            raise CharRNNError(f"{path} is {_folder_instead_of_a_model(path)}")
         if not stat.S_ISREG(status.st_mode):
             raise CharRNNError(f"{path} is not a regular file; give a model file")
         with path.open("rb") as file:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from charrnn_runtime.cli import terminal
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import WriteError, shell_word
 from charrnn_trainer.cli import text as texts
 from charrnn_trainer.runs.run_file import RunFile
@@ -128,24 +128,31 @@ def _check_machine(config: TrainConfig, out: Path | None) -> None:
     """Find what cannot work here before a text is read, which may take long.
 
     Raises:
-        CharRNNError: a device or a package is missing, or the run's folder is not free.
+        CharRNNError: a device or a package is missing, or the run's folder is not free or cannot be made.
     """
-    if config.run.device == "cuda":
+    if config.run.device == "cuda" or config.run.precision == "tf32":
+        from charrnn_trainer.training.precision import check_precision
         from charrnn_trainer.training.torch_settings import choose_device
 
-        choose_device(config.run.device)
+        check_precision(config.run.precision, choose_device(config.run.device))
     if config.run.tensorboard:
         from charrnn_trainer.training.tensorboard import check_installed
 
         check_installed()
-    if out is not None:
-        _check_out(out)
+    _check_out(out)
 
 
-def _check_out(out: Path) -> None:
-    """Check that a run could begin in a folder."""
+def _check_out(out: Path | None) -> None:
+    """Check that a run could begin in a folder; None is a new one in `RUNS_FOLDER`."""
     from charrnn_trainer.runs.finding import checkpoint_files, is_run
-    from charrnn_trainer.runs.folder import check_free
+    from charrnn_trainer.runs.folder import check_can_make, check_free
+
+    if out is None:
+        try:
+            check_can_make(RUNS_FOLDER)
+        except CharRNNError as error:
+            raise CharRNNError(f"{error}; give another one with --out FOLDER") from error
+        return
 
     if is_run(out):
         # A run without a checkpoint may have diverged, and would again.
@@ -155,6 +162,7 @@ def _check_out(out: Path) -> None:
         check_free(out)
     except SettingError as error:
         raise SettingError(f"--out {error}") from error
+    check_can_make(out)
 
 
 def _plan(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from charrnn_runtime.files import shell_word
 from charrnn_trainer.compare.cell_pair import COMPARED, CellPair
 from charrnn_trainer.compare.comparable import (
     WINDOW,
@@ -25,6 +26,7 @@ from charrnn_trainer.compare.comparable import (
 from charrnn_trainer.compare.figures import bits, duration, listed, nats, shortened, signed
 from charrnn_trainer.compare.records import RunRecord
 from charrnn_trainer.nn.cells import CELLS
+from charrnn_trainer.runs.finding import CONFIG_FILE
 
 OVERFIT: Final = 0.01
 """A validation loss that ends at least this many nats above its best has risen again."""
@@ -80,7 +82,10 @@ def _alone(run: RunRecord) -> str:
         else f"{run.name} reached {nats(best.loss)} nats ({bits(best.loss)} bits) per character at step "
         f"{best.step:,} of {run.step:,}."
     )
-    return f"{reached} To train a second run for comparison: charrnn-train --cell {other}"
+    if not run.repeatable:
+        return f"{reached} To compare it, train another cell on the same text with the same settings."
+    command = f"charrnn-train --config {shell_word(run.folder / CONFIG_FILE)} --cell {other}"
+    return f"{reached} To train a second run for comparison: {command}"
 
 
 def _validation(runs: Sequence[RunRecord], noise: Noise) -> str:

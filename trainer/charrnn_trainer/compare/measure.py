@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from charrnn_runtime.backends.session import Engine
-from charrnn_runtime.errors import CharRNNError, UnknownCharacterError
+from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
 from charrnn_runtime.model import CharRNN
 from charrnn_runtime.sampling import Sampling
 from charrnn_trainer.compare.records import RunRecord
@@ -161,7 +161,7 @@ def write_samples(
         SettingError: a setting is invalid.
         CharRNNError: a run does not know a character of the prompt, or a checkpoint is broken.
     """
-    Sampling(settings.temperature)  # checks it before anything is loaded
+    _check_temperature(settings.temperature)  # before anything is loaded
     table: list[list[Sample | None]] = []
     for row in choose_checkpoints(runs, rows):
         samples: list[Sample | None] = []
@@ -173,6 +173,14 @@ def write_samples(
             samples.append(Sample(entry, _write(run, entry, settings)))
         table.append(samples)
     return table
+
+
+def _check_temperature(temperature: float) -> None:
+    try:
+        Sampling(temperature)
+    except SettingError as error:
+        # Without the advice to take the likeliest character: a comparison has no top_k.
+        raise SettingError(str(error).partition("; ")[0], "temperature") from error
 
 
 def _write(run: RunRecord, entry: CheckpointEntry, settings: SampleSettings) -> str:

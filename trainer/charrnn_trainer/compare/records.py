@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_trainer.data.default_corpus import NAME, PLAYS_NAME
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.runs.checkpoint import read_header
-from charrnn_trainer.runs.finding import CheckpointEntry, is_run, list_checkpoints
+from charrnn_trainer.runs.finding import CONFIG_FILE, CheckpointEntry, is_run, list_checkpoints
 from charrnn_trainer.runs.folder import HISTORY_FILE
 from charrnn_trainer.runs.header import CheckpointHeader, CorpusInfo
+from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.schedule import progress
 from charrnn_trainer.training.stopping import why_ended
@@ -46,6 +48,7 @@ class RunRecord:
         symbols: V, the size of its vocabulary.
         parameters: the number of its network's parameters.
         finished: whether it has ended.
+        repeatable: whether its ``config.toml`` leads to its text, and starts from random weights.
         checkpoints: its checkpoints, by step.
         steps: int64 ``[N]``, the steps in its history, ascending.
         losses: float64 ``[N]``, their training losses in nats per character.
@@ -60,6 +63,7 @@ class RunRecord:
     symbols: int
     parameters: int
     finished: bool
+    repeatable: bool
     checkpoints: tuple[CheckpointEntry, ...]
     steps: NDArray[np.int64] = field(repr=False)
     losses: NDArray[np.float64] = field(repr=False)
@@ -196,12 +200,26 @@ def _read_run(folder: Path, name: str) -> RunRecord:
         symbols=len(header.vocabulary),
         parameters=count_parameters(header),
         finished=header.kind == "last" or _has_ended(header),
+        repeatable=_is_repeatable(folder, header.corpus),
         checkpoints=tuple(checkpoints),
         steps=np.array([line["step"] for line in ordered], dtype=np.int64),
         losses=np.array([line["loss"] for line in ordered], dtype=np.float64),
         seconds=np.array([line["seconds"] for line in ordered], dtype=np.float64),
         validations=tuple(Validation(step, validations[step]) for step in sorted(validations)),
     )
+
+
+def _is_repeatable(folder: Path, corpus: CorpusInfo) -> bool:
+    """Whether ``config.toml`` leads to the text: not where that came from memory or from a pipe."""
+    try:
+        file = RunFile.read(folder / CONFIG_FILE)
+    except CharRNNError:
+        return False
+    if file.init_from is not None:
+        return False
+    if file.text is None:
+        return corpus.name in (NAME, PLAYS_NAME)
+    return all(Path(path).is_file() for path in ([file.text] if isinstance(file.text, str) else file.text))
 
 
 def _has_ended(header: CheckpointHeader) -> bool:

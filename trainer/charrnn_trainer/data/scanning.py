@@ -24,7 +24,7 @@ from charrnn_runtime.text_files import Notice
 from charrnn_runtime.vocabulary import Level, Vocabulary
 from charrnn_trainer.data.code_points import codes_of, distinct_codes, id_of_codes
 from charrnn_trainer.data.corpus import Corpus, check_text
-from charrnn_trainer.data.text_source import Pieces, Progress, TextSource
+from charrnn_trainer.data.text_source import Pieces, Progress, TextSource, check_readable
 from charrnn_trainer.data.token_file import Source, TokensInfo, write_tokens
 from charrnn_trainer.data.vocabulary_growth import grow_vocabulary
 
@@ -208,6 +208,7 @@ def scan_texts(
     """
     if not paths:
         raise SettingError("no text was given; give the path of a text file")
+    _check_paths(paths)  # all of them, before one is read, which may take long
     codes: NDArray[np.intp] = np.zeros(0, np.intp)
     files: list[ScannedFile] = []
     beginning, had_bom, had_crlf = "", False, False
@@ -217,7 +218,6 @@ def scan_texts(
             if name and len(paths) == 1:
                 own_name = name
             text = TextSource(path)
-            _check_new(text, files)
             files.append(ScannedFile(own_name, "", 0, 0, False, "", text))  # closed if reading fails
             with text.opened() as opened:
                 pieces = Pieces(
@@ -282,12 +282,15 @@ def scan_texts(
     )
 
 
-def _check_new(text: TextSource, files: Sequence[ScannedFile]) -> None:
-    """A text that is read twice would be on both sides of the split."""
-    for known in files:
-        if os.path.realpath(known._text.path) == os.path.realpath(text.path):
-            text.close()
-            raise SettingError(f"{text.path} was given twice; give each text once")
+def _check_paths(paths: Sequence[str]) -> None:
+    """Check that every text can be read, and that none comes twice, as it would on both sides of a split."""
+    seen: set[str] = set()
+    for path in paths:
+        check_readable(path)
+        place = path if path == "-" else os.path.realpath(path)
+        if place in seen:
+            raise SettingError(f"{path} was given twice; give each text once")
+        seen.add(place)
 
 
 def _lengths(files: Sequence[ScannedFile], separator: int, *, parted: bool) -> tuple[int, int | None]:

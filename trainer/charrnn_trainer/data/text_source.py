@@ -8,6 +8,7 @@ process has already: both count more than the number of calls.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -157,19 +158,34 @@ class Pieces:
         return text, cut
 
 
+def check_readable(path: str) -> bool:
+    """Check that a text is there and may be read, without opening it.
+
+    Returns:
+        whether it can be read more than once, as files can.
+
+    Raises:
+        CharRNNError: there is no such file, it is a folder, or it may not be read.
+    """
+    if path == "-":
+        if sys.stdin is None:
+            raise CharRNNError("standard input is closed; give the path of a text file")
+        return False
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise _cannot_read(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise CharRNNError(f"{path} is a folder; give a text file")
+    if not os.access(path, os.R_OK):
+        raise _cannot_read(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return stat.S_ISREG(mode)
+
+
 def _keep_aside(path: str) -> IO[bytes] | None:
     """Copy what can be read only once to a temporary file; None where the path can be opened again."""
-    if path != "-":
-        try:
-            mode = os.stat(path).st_mode
-        except (OSError, ValueError) as error:
-            raise _cannot_read(path, error) from error
-        if stat.S_ISDIR(mode):
-            raise CharRNNError(f"{path} is a folder; give a text file")
-        if stat.S_ISREG(mode):
-            return None
-    elif sys.stdin is None:
-        raise CharRNNError("standard input is closed; give the path of a text file")
+    if check_readable(path):
+        return None
     kept = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - closed with the source
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:

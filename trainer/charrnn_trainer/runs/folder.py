@@ -223,6 +223,37 @@ def check_free(folder: Path) -> None:
         raise SettingError(f"{folder} is not a folder; give a new one")
 
 
+def check_can_make(folder: Path) -> None:
+    """Check that a folder can be made, or is there and can be written to, without changing anything.
+
+    Raises:
+        CharRNNError: it cannot.
+    """
+    places = (place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    nearest = next(places, folder)
+    if not nearest.is_dir():
+        raise CharRNNError(f"cannot make the folder {folder}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK) or not _makes_folders(nearest):
+        what = "write to" if nearest == folder else "make the folder"
+        raise CharRNNError(f"cannot {what} {folder}: {nearest} is not writable")
+
+
+def _makes_folders(place: Path) -> bool:
+    """Whether folders can be made in a place that the user may write to; root may everywhere, even in /proc.
+
+    Where they can, a name that is too long for every file system is refused for its length.
+    """
+    if os.name != "posix":
+        return True
+    impossible = place / ("x" * 2_000)
+    try:
+        impossible.mkdir()
+        impossible.rmdir()
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.EPERM, errno.EACCES, errno.EROFS)
+    return True
+
+
 def _check_empty(folder: Path) -> None:
     if is_run(folder):
         raise SettingError(f"{folder} already contains a run; give a new folder, or resume that run")

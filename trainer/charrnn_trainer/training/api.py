@@ -21,6 +21,7 @@ from charrnn_trainer.training.events import (
     TrainResult,
     ignore,
 )
+from charrnn_trainer.training.precision import check_precision
 from charrnn_trainer.training.resolving import resolve_settings, warn_if_unlike
 from charrnn_trainer.training.run_clock import RunClock
 from charrnn_trainer.training.time_budget import Plan
@@ -79,6 +80,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_errors())
         stack.enter_context(group.watch())
+        check_precision(config.run.precision, group.device(config.run.device))
         run = out if out is None or isinstance(out, Run) else stack.enter_context(Run.create(out))
         return _begin(config, tokens, on_event, run, init_from, should_stop, group, clock, plan)
 

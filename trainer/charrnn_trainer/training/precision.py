@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import torch
 
+from charrnn_runtime.errors import DeviceError
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.capture import Play, aside, capture_graph
@@ -111,13 +112,25 @@ def is_open(config: TrainConfig, device: torch.device) -> bool:
     return len(_candidates(config, device)) > 1
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Check that a new run can compute in a precision; a resumed one continues in what its device has.
+
+    Raises:
+        DeviceError: it is tf32, and the device is a CPU.
+    """
+    if precision == "tf32" and not is_gpu(device):
+        raise DeviceError(
+            "precision=tf32 is for GPUs, and this run computes on a CPU; give precision=fp32", "precision"
+        )
+
+
 def _candidates(config: TrainConfig, device: torch.device) -> list[ComputeMode]:
     wanted, onednn = config.run.precision, config.run.onednn
     if device.type != "cpu":
         return [ComputeMode(way, True) for way in ("fp32", "tf32", "bf16") if wanted in ("auto", way)]
     have_onednn = torch.backends.mkldnn.is_available()
     ways = []
-    if wanted in ("auto", "fp32", "tf32"):  # a run with tf32 continues in fp32 on a CPU, which has no tf32
+    if wanted in ("auto", "fp32", "tf32"):  # a run with tf32 is resumed in fp32 on a CPU
         choices = (True, False) if have_onednn else (False,)
         ways += [ComputeMode("fp32", choice) for choice in choices if onednn in (None, choice)]
     if wanted == "bf16" or (wanted == "auto" and have_onednn and onednn is not False and has_fast_bf16()):
