@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from charrnn_runtime.version import __version__
+
 if TYPE_CHECKING:
     from charrnn_runtime.background import AsyncText
     from charrnn_runtime.beam import Continuation
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from charrnn_runtime.texts import Generated, Step
     from charrnn_runtime.view.trace import Trace
     from charrnn_runtime.vocabulary import Vocabulary
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AsyncText",

@@ -33,7 +33,7 @@ def main() -> None:
         sys.stdout.write("\n".join(lines) + "\n")
         return
     if name == "--version":
-        from charrnn_runtime import __version__
+        from charrnn_runtime.version import __version__
 
         sys.stdout.write(f"charrnn-runtime {__version__}\n")
         return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
@@ -152,17 +151,6 @@ def call_back(name: str, value: Any) -> Callable[..., Any] | None:
     if value is None or callable(value):
         return value  # type: ignore[no-any-return]
     raise wrong(name, "a function, or None", value)
-
-
-def file_path(name: str, value: Any) -> str:
-    """Check the path of a file; returns a str.
-
-    Raises:
-        SettingError: it is not a path.
-    """
-    if isinstance(value, str | os.PathLike) and isinstance(path := os.fspath(value), str):
-        return path
-    raise wrong(name, "the path of a file, as a str or a Path", value)
 
 
 def instance(name: str, value: Any, kind: type[_Kind]) -> _Kind:

@@ -34,6 +34,11 @@ def test_the_files_that_a_change_touches_are_there(change: list[str]) -> None:
         assert (TRAINER / path).exists() or (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("change", CHANGES, ids=[name for name, _ in CHANGES])
+def test_a_change_of_the_format_touches_python_and_javascript(change: list[str]) -> None:
+    assert ("format/spec.py" in change[1]) == ("js/src/format/spec.js" in change[1])
+
+
 def test_there_are_ten_changes() -> None:
     assert len(CHANGES) == 10
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -96,6 +97,16 @@ def test_a_wheel_carries_licence_readme_version_and_commands(dist: Path, part: s
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     for command in COMMANDS[part]:
         assert f"{command} = charrnn_{part}.cli." in scripts
+
+
+@parts
+def test_a_version_has_a_module_of_its_own_that_imports_nothing(root: Path, part: str) -> None:
+    with (root / part / "pyproject.toml").open("rb") as file:
+        path = tomllib.load(file)["tool"]["hatch"]["version"]["path"]
+    assert path == f"charrnn_{part}/version.py"
+    text = (root / part / path).read_text(encoding="utf-8")
+    assert f'__version__ = "{VERSIONS[part]}"' in text
+    assert "import" not in text
 
 
 def test_the_trainer_carries_the_template_of_its_report(dist: Path) -> None:

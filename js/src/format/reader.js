@@ -27,6 +27,8 @@ const MORE_NUMBERS = 100_000;
 /** A bound on all values, as a multiple of a model's gates, states and symbols; the actual factor is about 12. */
 const NUMBERS_A_SIZE = 32;
 
+const MOST_GATES = Math.max(...Object.values(spec.GATES));
+
 /** A validated model: its metadata, and the bytes for onnxruntime. */
 export class ModelFile {
   /**
@@ -116,7 +118,7 @@ function checkModelGraph(graph, info) {
   const { hiddenSize, stateSize, vocabularySize } = info;
   const gates = info.layers * spec.GATES[info.cell] * hiddenSize;
   checkGraph(graph, inputs, outputs, {
-    widest: Math.max(vocabularySize, spec.GATES.lstm * hiddenSize, stateSize),
+    widest: Math.max(vocabularySize, MOST_GATES * hiddenSize, stateSize),
     inAll: NUMBERS_A_SIZE * (gates + stateSize + vocabularySize),
     weights: gates * hiddenSize + hiddenSize * vocabularySize, // recurrent and output weights
     // Plus a table and input weights; twice that leaves room for biases, scales and constants.

@@ -57,6 +57,9 @@ export const PRECISIONS = /** @type {const} */ (["fp32", "fp16", "int8"]);
 /** The number of blocks of H rows in a layer's weights. */
 export const GATES = { lstm: 4, gru: 3, rnn: 1 };
 
+/** The tensors that make up the state of each layer, in the order in which a state row has them. */
+export const STATES = { lstm: ["h", "c"], gru: ["h"], rnn: ["h"] };
+
 export const MAX_FILE_BYTES = 512 * 1024 * 1024;
 export const MAX_LAYERS = 32;
 export const MAX_HIDDEN_SIZE = 16_384;
@@ -79,14 +82,14 @@ export function topKMax(vocabularySize) {
 /**
  * The layout of a state row: `h0 .. h(L-1)`, then for an LSTM `c0 .. c(L-1)`, H numbers each.
  *
- * @param {string} cell
+ * @param {keyof typeof STATES} cell
  * @param {number} layers
  * @param {number} hiddenSize
  * @returns {[name: string, start: number, size: number][]}
  */
 export function stateLayout(cell, layers, hiddenSize) {
-  const names = (cell === "lstm" ? ["h", "c"] : ["h"]).flatMap((kind) =>
-    Array.from({ length: layers }, (_, layer) => `${kind}${layer}`),
+  const names = STATES[cell].flatMap((state) =>
+    Array.from({ length: layers }, (_, layer) => `${state}${layer}`),
   );
   return names.map((name, i) => [name, i * hiddenSize, hiddenSize]);
 }

@@ -9,11 +9,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__
 from charrnn_runtime.cli import gen_beam, gen_inputs, gen_items, gen_texts, outputs, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
+from charrnn_runtime.version import __version__
 
 app = terminal.new_app()
 

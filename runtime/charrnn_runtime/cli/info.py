@@ -9,10 +9,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import one_line
 from charrnn_runtime.format.reader import ModelInfo, read_model_file
+from charrnn_runtime.version import __version__
 
 app = terminal.new_app()
 

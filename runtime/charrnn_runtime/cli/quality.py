@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal, texts
 from charrnn_runtime.cli.quality_rows import record_of, table
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 from charrnn_runtime.text_files import check_encoding
+from charrnn_runtime.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__
 from charrnn_runtime.cli import outputs, score_rows, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.cli.score_rows import EachLine, Sum, nothing_in
@@ -17,6 +16,7 @@ from charrnn_runtime.cli.score_rows import Options as _Options
 from charrnn_runtime.compressed import Unpacked
 from charrnn_runtime.errors import SettingError, UnknownCharacterError
 from charrnn_runtime.format import spec
+from charrnn_runtime.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN

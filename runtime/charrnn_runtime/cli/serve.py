@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
+from charrnn_runtime.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN

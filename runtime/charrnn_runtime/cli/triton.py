@@ -7,12 +7,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.files import shell_word
 from charrnn_runtime.triton import BACKENDS, DEFAULT_MAX_BATCH_SIZE, DEVICES, Service, write_repository
+from charrnn_runtime.version import __version__
 
 app = terminal.new_app()
 

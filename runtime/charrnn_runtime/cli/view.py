@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from charrnn_runtime import __version__
 from charrnn_runtime.cli import outputs, terminal, texts
 from charrnn_runtime.cli.command_line import among, check_choice
 from charrnn_runtime.cli.view_rows import View, rounded
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
+from charrnn_runtime.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN

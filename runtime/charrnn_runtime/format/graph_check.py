@@ -23,6 +23,8 @@ _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
 _MORE_NUMBERS: Final = 100_000
 """The numbers that a model may contain in addition to its weights, however small it is."""
 
+_MOST_GATES: Final = max(spec.GATES.values())
+
 _NUMBERS_A_SIZE: Final = 32
 """A bound on all values, as a multiple of gates, states and symbols; the actual factor is about 12."""
 
@@ -48,7 +50,7 @@ class Sizes(Record):
         """The limits for a network of these sizes."""
         gates = layers * spec.GATES[cell] * hidden_size
         return cls(
-            widest=max(symbols, spec.GATES["lstm"] * hidden_size, state_size),
+            widest=max(symbols, _MOST_GATES * hidden_size, state_size),
             in_all=_NUMBERS_A_SIZE * (gates + state_size + symbols),
             weights=gates * hidden_size + hidden_size * symbols,  # recurrent and output weights
             # Plus a table and input weights; twice that leaves room for biases, scales and constants.

@@ -105,6 +105,9 @@ BOOLEANS: Final = ("true", "false")
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1}
 """The number of blocks of H rows in a layer's weights, in PyTorch's layout."""
 
+STATES: Final = {"lstm": ("h", "c"), "gru": ("h",), "rnn": ("h",)}
+"""The tensors that make up the state of each layer, in the order in which a state row has them."""
+
 # --- limits ------------------------------------------------------------------------------------------------
 
 MAX_FILE_BYTES: Final = 512 * 1024 * 1024
@@ -161,12 +164,10 @@ class StateBlock(Record):
 
 def state_layout(cell: str, layers: int, hidden_size: int) -> tuple[StateBlock, ...]:
     """The layout of a state row: ``h0 .. h(L-1)``, then for an LSTM ``c0 .. c(L-1)``, H numbers each."""
-    names = [f"h{layer}" for layer in range(layers)]
-    if cell == "lstm":
-        names += [f"c{layer}" for layer in range(layers)]
+    names = [f"{state}{layer}" for state in STATES[cell] for layer in range(layers)]
     return tuple(StateBlock(name, index * hidden_size, hidden_size) for index, name in enumerate(names))
 
 
 def state_size(cell: str, layers: int, hidden_size: int) -> int:
     """S, the length of a state row."""
-    return layers * hidden_size * (2 if cell == "lstm" else 1)
+    return layers * hidden_size * len(STATES[cell])

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from charrnn_runtime import __version__
 from charrnn_runtime.format import spec
 from charrnn_runtime.serve.api_errors import json_response
 from charrnn_runtime.serve.completion_request import (
@@ -20,6 +19,7 @@ from charrnn_runtime.serve.completion_request import (
 )
 from charrnn_runtime.serve.service import service_of
 from charrnn_runtime.serve.settings import ServeSettings
+from charrnn_runtime.version import __version__
 
 _Schema = dict[str, Any]
 

@@ -29,7 +29,6 @@ class Cell:
         name: what the format, settings and files call it.
         layers: torch's module of such layers.
         function: the same as a function of its weights, which torch calls with all states or its only one.
-        states: the names of what it carries from character to character, each ``[L, B, H]``.
         candidate_apart: whether the last gate's recurrent product has a bias of its own, which may not be
             added to its input's: the reset gate applies in between.
         rate: what share of the learning rate of other cells suits it.
@@ -39,7 +38,6 @@ class Cell:
     name: str
     layers: type[nn.LSTM | nn.GRU | nn.RNN]
     function: Callable[..., tuple[Tensor, ...]]
-    states: tuple[str, ...]
     candidate_apart: bool = False
     rate: float = 1.0
     cpu_training: TrainingLayers | None = None
@@ -48,6 +46,11 @@ class Cell:
     def gates(self) -> int:
         """How many blocks of H rows a layer's weights have."""
         return spec.GATES[self.name]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of what it carries from character to character, each ``[L, B, H]``."""
+        return spec.STATES[self.name]
 
     def recur(
         self, inputs: Tensor, state: tuple[Tensor, ...], *options: Any
@@ -64,9 +67,9 @@ class Cell:
 CELLS: Final[Mapping[str, Cell]] = {
     cell.name: cell
     for cell in (
-        Cell("lstm", nn.LSTM, torch.lstm, ("h", "c")),
-        Cell("gru", nn.GRU, torch.gru, ("h",), candidate_apart=True, cpu_training=gru),
-        Cell("rnn", nn.RNN, torch.rnn_tanh, ("h",), rate=0.25),
+        Cell("lstm", nn.LSTM, torch.lstm),
+        Cell("gru", nn.GRU, torch.gru, candidate_apart=True, cpu_training=gru),
+        Cell("rnn", nn.RNN, torch.rnn_tanh, rate=0.25),
     )
 }
 """Every cell by its name."""
