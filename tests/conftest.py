@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# What a shell starts in the background ignores Ctrl-C, and so would the commands that tests send one to.
+# Background jobs of a shell ignore Ctrl-C, and those of nohup SIGHUP; the commands that tests start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for ignored in {"SIGHUP", "SIGQUIT"} & {each.name for each in signal.Signals}:
+    if signal.getsignal(signal.Signals[ignored]) is signal.SIG_IGN:
+        signal.signal(signal.Signals[ignored], signal.SIG_DFL)
 
 # Some tests import onnxruntime themselves, before charrnn_runtime can keep it from reporting on them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

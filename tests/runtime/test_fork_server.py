@@ -196,7 +196,10 @@ while True: signal.pause()
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(getattr(signal, name))
-        assert process.wait(60) == 40 + getattr(signal, name)
+        try:
+            assert process.wait(60) == 40 + getattr(signal, name)
+        finally:
+            process.kill()
 
 
 def test_a_process_ends_with_its_client(start: Start) -> None:
