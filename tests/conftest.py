@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Background jobs of a shell ignore Ctrl-C, and those of nohup SIGHUP; the commands that tests start would, too.
+# Background jobs of a shell ignore Ctrl-C, and those of nohup SIGHUP; what the tests start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for ignored in {"SIGHUP", "SIGQUIT"} & {each.name for each in signal.Signals}:
