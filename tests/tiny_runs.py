@@ -55,9 +55,10 @@ def environment() -> dict[str, str]:
 def run_program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes.
 
-    With ``anew=True`` Python really starts and imports; otherwise see forked.py.
+    See forked.py: ``anew=True`` forbids what is told there, and ``package`` allows it for a script.
     """
     command, anew = [sys.executable, *words], options.pop("anew", False)
+    package = options.pop("package", None)
     options = {"stdin": subprocess.DEVNULL, "env": environment(), **options}
-    command = command if anew else forked(command, options["env"])
+    command = command if anew else forked(command, options["env"], package=package)
     return subprocess.run(command, capture_output=True, check=False, timeout=300, **options)

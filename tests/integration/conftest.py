@@ -194,7 +194,7 @@ def fill_clone(folder: Path, tinyshakespeare: Path) -> None:
     (folder / "models").mkdir()
     shutil.copy(tinyshakespeare, folder / "data" / "tinyshakespeare.txt")
     text = tinyshakespeare.read_text(encoding="utf-8")
-    (folder / "my.txt").write_text(text[:20_000], encoding="utf-8")
+    (folder / "my.txt").write_text(text[:3_000], encoding="utf-8")
     (folder / "more.txt").write_text(text[20_000:40_000], encoding="utf-8")
     (folder / "keys.txt").write_text("open-sesame\n", encoding="utf-8")
     (folder / "more.txt.gz").write_bytes(gzip.compress(text[40_000:60_000].encode()))

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+import tiny_runs
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_trainer.cli.export import main
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.api import train
+from forked import forked
 
 TEXT = "to be, or not to be, that is the question:\n" * 80
 TEXT += TEXT[: len(TEXT) // 9 : -1]  # its end reads backwards: what is learned soon hurts there
@@ -90,10 +92,11 @@ def export(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
 
 def _program(work: Path, *arguments: str | Path, environment: dict[str, str] | None = None) -> Done:
     """The command as a program of its own."""
+    in_environment = tiny_runs.environment() | (environment or {})
     done = subprocess.run(
-        _command(arguments),
+        forked(_command(arguments), in_environment),
         cwd=work,
-        env=os.environ | (environment or {}),
+        env=in_environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -301,8 +304,9 @@ def test_a_destination_that_cannot_be_written_is_told(export: Export, work: Path
 def test_a_full_disk_behind_stdout_is_an_error(work: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            _command(["ckpt", "--list"]),
+            forked(_command(["ckpt", "--list"]), tiny_runs.environment()),
             cwd=work,
+            env=tiny_runs.environment(),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -315,14 +319,17 @@ def test_a_full_disk_behind_stdout_is_an_error(work: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="closes stdout as a shell does")
 def test_a_closed_stdout_hinders_no_export(export: Export, work: Path) -> None:
     line = 'exec "$@" >&-'
+    environment = tiny_runs.environment()
+    command = forked(_command(["ckpt", "m.onnx"]), environment)
     closed = subprocess.run(
-        ["sh", "-c", line, "sh", *_command(["ckpt", "m.onnx"])], cwd=work, capture_output=True, check=False
+        ["sh", "-c", line, "sh", *command], cwd=work, env=environment, capture_output=True, check=False
     )
     assert closed.returncode == 0, closed.stderr
     read_model_file(work / "m.onnx")
     listed = subprocess.run(
-        ["sh", "-c", line, "sh", *_command(["ckpt", "--list"])],
+        ["sh", "-c", line, "sh", *forked(_command(["ckpt", "--list"]), environment)],
         cwd=work,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

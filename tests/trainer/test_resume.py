@@ -201,7 +201,8 @@ def listen(event):
 
 train(TINY, Corpus.from_text(TEXT, name="hamlet"), listen, out=sys.argv[1])
 """
-    done = run_program("-c", program, tmp_path / "run")
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    done = run_program(tmp_path / "program.py", tmp_path / "run", package="charrnn_trainer")
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     for path in checkpoint_files(tmp_path / "run"):
         load_checkpoint(path)

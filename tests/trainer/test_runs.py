@@ -85,12 +85,12 @@ def test_a_second_process_is_refused_while_the_first_lives_and_welcome_after_it(
             Run.open(tmp_path / "run")
     with Run.open(tmp_path / "run"):
         pass
-    killed = run_program(
-        "-c",
+    program = tmp_path / "program.py"
+    program.write_text(
         "import os, sys; from charrnn_trainer.runs.folder import Run; run = Run.open(sys.argv[1]);"
-        "print('locked', flush=True); os.kill(os.getpid(), 9)",
-        tmp_path / "run",
+        "print('locked', flush=True); os.kill(os.getpid(), 9)"
     )
+    killed = run_program(program, tmp_path / "run", package="charrnn_trainer")
     assert killed.stdout.split() == [b"locked"]
     with Run.open(tmp_path / "run"):  # the dead hold no locks
         pass

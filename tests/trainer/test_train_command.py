@@ -36,6 +36,7 @@ from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training.api import resume
+from forked import forked
 from tiny_runs import TEXT, TINY_FLAGS, environment, run_program
 
 
@@ -632,11 +633,6 @@ def test_a_full_disk_is_told_with_the_way_to_go_on(program: Program, monkeypatch
 
 # --- as a process of its own -------------------------------------------------------------------------------
 
-MAIN = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from charrnn_trainer.cli.train import main; main()"
-)
-
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -644,7 +640,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, numbe
     (tmp_path / "my.txt").write_text(TEXT)
     words = ("my.txt", "--steps", "1000000", "--log-every", "20", "--eval-every", "1000000", *TINY_FLAGS)
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words],
+        forked([sys.executable, "-m", "charrnn_trainer.cli.train", *words], environment()),
         cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
@@ -702,10 +698,11 @@ def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: 
 
     (tmp_path / "my.txt").write_text(TEXT)
     ours, theirs = pty.openpty()
+    in_terminal = {**environment(), "TERM": "xterm", "COLUMNS": str(columns), "LINES": "40"}
+    command = [sys.executable, "-m", "charrnn_trainer.cli.train", "my.txt", *TRAIN, *TINY_FLAGS]
     process = subprocess.Popen(
-        [sys.executable, "-m", "charrnn_trainer.cli.train", "my.txt", *TRAIN, *TINY_FLAGS],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, stdin=subprocess.DEVNULL,
-        env={**environment(), "TERM": "xterm", "COLUMNS": str(columns), "LINES": "40"},
+        forked(command, in_terminal),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, stdin=subprocess.DEVNULL, env=in_terminal,
     )  # fmt: skip
     os.close(theirs)
     shown = b""
