@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -252,17 +254,22 @@ def test_folding_gives_what_the_network_without_ties_folds_to(cell: str, embeddi
     assert folded.output.shape == (HIDDEN, VOCABULARY)
 
 
+Trained = Callable[[str, int | None], Checkpoint]
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int | None], Checkpoint]:
-    """A checkpoint of each cell, with a matrix between and without."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Trains a network of a cell, with a matrix between or without, once; gives its checkpoint."""
     folder = tmp_path_factory.mktemp("tied")
-    made = {}
-    for cell in CELLS:
-        for size in (None, 5):
-            run = folder / f"{cell}-{size}"
-            train(TIED.replace(cell=cell, embedding_size=size, learning_rate=0.02, steps=60), CORPUS, out=run)
-            made[cell, size] = load_checkpoint(find_checkpoint(run, "last"))
-    return made
+
+    @cache
+    def trained(cell: str, size: int | None) -> Checkpoint:
+        run = folder / f"{cell}-{size}"
+        settings = TIED.replace(cell=cell, embedding_size=size, learning_rate=0.02, steps=60, eval_every=60)
+        train(settings, CORPUS, out=run)
+        return load_checkpoint(find_checkpoint(run, "last"))
+
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -272,13 +279,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int | N
 @pytest.mark.parametrize("embedding_size", [pytest.param(None, marks=pytest.mark.nightly), 5])
 @pytest.mark.parametrize("cell", CELLS)
 def test_exports_in_all_precisions_are_proved_against_torch(
-    trained: dict[tuple[str, int | None], Checkpoint],
+    trained: Trained,
     tmp_path: Path,
     cell: str,
     embedding_size: int | None,
     precision: str,
 ) -> None:
-    checkpoint = trained[cell, embedding_size]
+    checkpoint = trained(cell, embedding_size)
     path = tmp_path / "m.onnx"
     report = export_checkpoint(checkpoint, path, precision=precision)
     assert report.logit_difference < {"fp32": 1e-5, "fp16": 0.05, "int8": 1.0}[precision]
@@ -297,9 +304,9 @@ def test_exports_in_all_precisions_are_proved_against_torch(
 
 
 def test_an_untied_network_of_the_same_weights_exports_the_same_graph(
-    trained: dict[tuple[str, int | None], Checkpoint], tmp_path: Path
+    trained: Trained, tmp_path: Path
 ) -> None:
-    export_checkpoint(trained["lstm", 5], tmp_path / "tied.onnx")
+    export_checkpoint(trained("lstm", 5), tmp_path / "tied.onnx")
     train(TINY.replace(embedding_size=5, steps=1), CORPUS, out=tmp_path / "run")
     export_checkpoint(load_checkpoint(find_checkpoint(tmp_path / "run")), tmp_path / "untied.onnx")
     tied, other = (onnx.load(tmp_path / f"{name}.onnx").graph for name in ("tied", "untied"))

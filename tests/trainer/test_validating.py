@@ -109,13 +109,10 @@ CORPUS = Corpus.from_text(LONG, name="hamlet")  # 30,600 characters for validati
 CONFIG = TINY.replace(val_sample=512, val_fraction=0.3, steps=9, eval_every=3, save_every=100)
 
 
-def whole_losses(run: Path, corpus: Corpus) -> dict[int, float]:
+def whole_loss(run: Path, corpus: Corpus, step: int) -> float:
     rows = split_text(len(corpus), CONFIG.data).rows()
-    found = {}
-    for entry in list_checkpoints(run):
-        network = load_checkpoint(entry.path).network()
-        found[entry.step] = validation_loss(network, corpus.ids, rows)
-    return found
+    (path,) = (entry.path for entry in list_checkpoints(run) if entry.step == step)
+    return validation_loss(load_checkpoint(path).network(), corpus.ids, rows)
 
 
 def test_samples_choose_the_best_and_the_whole_is_read_for_it_at_the_end(tmp_path: Path) -> None:
@@ -128,7 +125,7 @@ def test_samples_choose_the_best_and_the_whole_is_read_for_it_at_the_end(tmp_pat
     assert result.best is not None
     assert whole[0].step == result.best.step
     assert (seen[0].characters, whole[0].characters) == (64 * 256, 64 * 478)
-    expected = whole_losses(tmp_path / "run", CORPUS)[result.best.step]
+    expected = whole_loss(tmp_path / "run", CORPUS, result.best.step)
     assert whole[0].validation_loss == result.whole_loss == pytest.approx(expected, rel=1e-5)
     best = load_checkpoint(find_checkpoint(tmp_path / "run"))
     assert best.validation_loss == result.best.validation_loss
@@ -152,7 +149,7 @@ def test_an_earlier_best_is_read_whole_too_and_its_file_says_so(
     assert result.best.step == 3
     best = load_checkpoint(find_checkpoint(tmp_path / "run"))
     assert (best.step, best.validation_loss) == (3, 1.0)
-    assert best.whole_loss == pytest.approx(whole_losses(tmp_path / "run", CORPUS)[3], rel=1e-5)
+    assert best.whole_loss == pytest.approx(whole_loss(tmp_path / "run", CORPUS, 3), rel=1e-5)
     last = load_checkpoint(find_checkpoint(tmp_path / "run", "last"))
     assert (last.validation_loss, last.whole_loss) == (3.0, None)
 
