@@ -200,6 +200,9 @@ def take_stream(number: int, name: str, descriptor: int | None) -> io.TextIOWrap
 def run(command: list[str]) -> None:
     """Run the module or script that a command line names, as Python does."""
     main = sys.modules["__main__"] = ModuleType("__main__")
+    for name in IMPORTS["charrnn_trainer"]:
+        if ".cli." in name:
+            sys.modules.pop(name, None)  # a command may note as it is imported when it began
     words = command[1:] if command[0] == sys.executable else command
     if words[0] == "-m":
         sys.argv = words[1:]

@@ -198,7 +198,7 @@ def test_a_plan_that_was_made_anew_is_what_the_run_goes_on_with(
 ) -> None:
     """Steps that take a hundredth of what was planned leave time for more passes, and more is dropped."""
     monkeypatch.setattr(pace, "WINDOW", 0.0)
-    config = TINY.replace(minutes=0.1, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)
+    config = TINY.replace(minutes=0.03, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)
     plan = Plan(config, "", 100.0, 1, frozenset({"layers"}), Task(1_530, 22), 0)
     events: list[Event] = []
     result = train(config, CORPUS, events.append, out=tmp_path / "run", plan=plan)
