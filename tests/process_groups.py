@@ -61,8 +61,8 @@ class Pair:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(_SECONDS)
             for rank in range(2):
-                command = [sys.executable, script, str(listener.getsockname()[1]), str(rank)]
-                command = forked(command, environment(), package="charrnn_trainer")
+                words = [sys.executable, script, str(listener.getsockname()[1]), str(rank)]
+                command = forked(words, environment(), package="charrnn_trainer")
                 self._processes.append(subprocess.Popen(command, env=environment()))
                 accepted, _ = listener.accept()
                 accepted.setblocking(True)
