@@ -29,6 +29,7 @@ from tiny_runs import TEXT
 
 PROMPT = "to be"
 ODD_NAME = "<b>&\"gru' $x_1$ _é"
+CONTROL_CHARACTERS = r"[\x00-\x08\x0b-\x1f\x7f]"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -309,20 +310,12 @@ def test_a_network_of_bytes_makes_a_report(tmp_path: Path) -> None:
     assert Page(comparison.html()).open == []
 
 
-def test_control_characters_do_not_reach_the_page(comparison: Comparison) -> None:
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", comparison.html())
-    named = [dataclasses.replace(run, name=f"\x1b[1m{run.name}\x07") for run in comparison.runs]
-    gap = draw_gaps(named)
-    assert gap is not None
-    pictures = {"curves": draw_curves(named), "gap": gap}
-    hostile = dataclasses.replace(comparison, runs=tuple(named), pictures=pictures)
-    assert "[1mlstm" in hostile.html()
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", hostile.html())
-
-
-def test_hostile_texts_are_shown_as_they_are(comparison: Comparison) -> None:
+def test_hostile_texts_are_shown_as_they_are_and_control_characters_not_at_all(
+    comparison: Comparison,
+) -> None:
+    assert not re.search(CONTROL_CHARACTERS, comparison.html())
     hostile = "\"' onload=x() </title><script>x()</script>{{ 7 * 7 }}</pre>"
-    runs = [dataclasses.replace(run, name=f"{hostile}{run.name}") for run in comparison.runs]
+    runs = [dataclasses.replace(run, name=f"\x1b[1m{hostile}{run.name}\x07") for run in comparison.runs]
     corpus = dataclasses.replace(runs[0].corpus, name=hostile)
     runs = [dataclasses.replace(run, corpus=corpus) for run in runs]
     samples = [
@@ -343,6 +336,8 @@ def test_hostile_texts_are_shown_as_they_are(comparison: Comparison) -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "iframe", "img"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert page.text.count(hostile) > 20
+    assert f"[1m{hostile}lstm" in page.text
+    assert not re.search(CONTROL_CHARACTERS, html)
 
 
 @pytest.mark.nightly

@@ -98,7 +98,7 @@ def _altered(checkpoint: Checkpoint, **tensors: torch.Tensor) -> Checkpoint:
 # --- every checkpoint --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", first_daily(CELLS))
 def test_every_checkpoint_of_a_run_is_exported_and_proved(
     runs: dict[str, Path], tmp_path: Path, cell: str
 ) -> None:

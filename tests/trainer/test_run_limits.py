@@ -23,6 +23,7 @@ from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Starte
 from charrnn_trainer.training.held_out import ReadingTimes
 from charrnn_trainer.training.rule import Task
 from charrnn_trainer.training.time_budget import Plan
+from marks import first_daily
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -238,7 +239,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("step", [2, 7, 11])
+@pytest.mark.parametrize("step", first_daily([7, 2, 11]))
 def test_a_run_killed_after_a_checkpoint_by_time_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
