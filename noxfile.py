@@ -281,9 +281,15 @@ def demo_page(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def nightly(session: nox.Session) -> None:
-    """Run the tests that take long, of the runtime and of all else; what follows -- goes to pytest."""
+    """Run the tests that take long, of the runtime and of all else; what follows -- goes to pytest.
+
+    Then the daily ones of the commands run, too, with each command really started (see tests/forked.py).
+    """
     full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
+    session.env["CHARRNN_TESTS_ANEW"] = "1"
     full.run("pytest", "-m", "nightly", *session.posargs)
+    if not session.posargs:
+        full.run("pytest", "tests/integration")
 
 
 @nox.session(reuse_venv=True)

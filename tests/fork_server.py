@@ -200,11 +200,15 @@ def take_stream(number: int, name: str, descriptor: int | None) -> io.TextIOWrap
 def run(command: list[str]) -> None:
     """Run the module or script that a command line names, as Python does."""
     main = sys.modules["__main__"] = ModuleType("__main__")
+    for name in IMPORTS["charrnn_trainer"]:
+        if ".cli." in name:
+            sys.modules.pop(name, None)  # a command may note as it is imported when it began
     words = command[1:] if command[0] == sys.executable else command
     if words[0] == "-m":
         sys.argv = words[1:]
         sys.path[0] = os.getcwd()
-        sys.modules.pop(words[1], None)
+        if not hasattr(sys.modules.get(words[1]), "__path__"):  # of a package its __main__ is run
+            sys.modules.pop(words[1], None)
         runpy._run_module_as_main(words[1])  # type: ignore[attr-defined]
     else:
         sys.argv = words

@@ -175,7 +175,8 @@ def clone(trained: Path, root: Path, tinyshakespeare: Path, tmp_path: Path) -> P
     folder.mkdir()
     fill_clone(folder, tinyshakespeare)
     for page in ("README.md", "data/README.md"):
-        shutil.copy(root / page, folder / page)
+        text = (root / page).read_text(encoding="utf-8")
+        (folder / page).write_text(text[:2_500], encoding="utf-8")  # it is only a text here
     shipped = sorted((root / "models").glob("*.onnx")) or [trained / "models" / "lstm.onnx"]
     for model in shipped:
         shutil.copy(model, folder / "models" / model.name)
@@ -184,8 +185,10 @@ def clone(trained: Path, root: Path, tinyshakespeare: Path, tmp_path: Path) -> P
 
 @pytest.fixture
 def used_clone(trained: Path, clone: Path) -> Path:
-    """The same after a training: ckpt/lstm is there too."""
+    """The same after a training: ckpt/lstm is there too, and all models are the tiny one of that run."""
     shutil.copytree(trained / "ckpt", clone / "ckpt")
+    for model in (clone / "models").glob("*.onnx"):
+        shutil.copy(trained / "models" / "lstm.onnx", model)
     return clone
 
 
@@ -194,7 +197,7 @@ def fill_clone(folder: Path, tinyshakespeare: Path) -> None:
     (folder / "models").mkdir()
     shutil.copy(tinyshakespeare, folder / "data" / "tinyshakespeare.txt")
     text = tinyshakespeare.read_text(encoding="utf-8")
-    (folder / "my.txt").write_text(text[:3_000], encoding="utf-8")
+    (folder / "my.txt").write_text(text[:2_000], encoding="utf-8")
     (folder / "more.txt").write_text(text[20_000:40_000], encoding="utf-8")
     (folder / "keys.txt").write_text("open-sesame\n", encoding="utf-8")
     (folder / "more.txt.gz").write_bytes(gzip.compress(text[40_000:60_000].encode()))

@@ -129,14 +129,14 @@ def test_every_example_of_help_runs(command: str, used_clone: Path, shell: Shell
     examples = shown_examples(shown.stdout)
     assert len(examples) >= 2
     for line in examples:
-        assert_it_ran(shell(line, used_clone, TYPED), line)
+        assert_it_ran(shell(line, used_clone, TYPED, anew=line == examples[0]), line)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_tells_its_version_and_can_complete_itself(
     command: str, tmp_path: Path, shell: Shell
 ) -> None:
-    version = shell(f"{command} --version", tmp_path)
+    version = shell(f"{command} --version", tmp_path, anew=True)
     assert re.fullmatch(r"charrnn-(runtime|trainer) \d+\.\d+\.\d+\n", version.stdout), version
     # As --show-completion does, which first finds out which shell it runs in: here it runs in none.
     variable = f"_{command.upper().replace('-', '_')}_COMPLETE"

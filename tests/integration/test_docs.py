@@ -90,12 +90,12 @@ def test_the_tables_of_speeds_are_those_of_the_figures() -> None:
     assert [table.with_tables(page, text) for page, text in zip(table.PAGES, before, strict=True)] == before
 
 
-def test_the_host_of_the_format_page_writes_what_charrnn_gen_writes(used_clone: Path, shell: Shell) -> None:
+def test_the_host_of_the_format_page_writes_what_charrnn_gen_writes(clone: Path, shell: Shell) -> None:
     page = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
     (host,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (command,) = re.findall(r"`(charrnn-gen [^`]+)`", page)
-    (used_clone / "host.py").write_text(host, encoding="utf-8")
-    assert shell("python host.py", used_clone).stdout == shell(f"{command} --quiet", used_clone).stdout + "\n"
+    (clone / "host.py").write_text(host, encoding="utf-8")
+    assert shell("python host.py", clone).stdout == shell(f"{command} --quiet", clone).stdout + "\n"
 
 
 def test_links_are_rewritten_for_the_site() -> None:

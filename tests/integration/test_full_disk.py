@@ -155,7 +155,7 @@ def test_text_for_a_full_disk_leaves_what_was_there(
     if old:
         out.write_bytes(b"old")
     ballast = fill(disk, leave=2 * PAGE)
-    words = (model, "-n", "20000", "--streams", streams, "--seed", "1", "--device", "cpu", "-o")
+    words = (model, "-n", "9000", "--streams", streams, "--seed", "1", "--device", "cpu", "-o")
     code, error = program("gen", *words, out, *(["--force"] if old else []))
     assert (code, error) == (1, f"charrnn-gen: error: cannot write {out}: {FULL}")
     assert names(disk) == {"ballast", *(["out.txt"] if old else [])}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -44,9 +46,7 @@ def _files_steps(
     file: ModelFile, settings: list[Sampling], states: NDArray[np.float32], uniforms: NDArray[np.float32]
 ) -> list[list[NDArray[Any]]]:
     """Logits, tokens and states of some steps of the file's own graph, feeding back the sampled tokens."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(file.onnx_bytes, options, providers=["CPUExecutionProvider"])
+    session = _files_session(file.onnx_bytes)
     inputs = [each.inputs(file.info.top_k_max) for each in settings]
     feeds = {name: np.array([each[name] for each in inputs], kind) for name, kind in SETTING_TYPES.items()}
     feeds |= {"token": np.arange(len(settings)) % len(file.info.vocabulary), "state": states}
@@ -57,6 +57,18 @@ def _files_steps(
         )
         found.append([logits, feeds["token"], feeds["state"]])
     return found
+
+
+@cache
+def _files_session(data: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _engine(path: Path) -> Engine:
+    return Engine(read_model_file(path), "cpu")
 
 
 def _random(file: ModelFile, rows: int, steps: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -71,8 +83,8 @@ def _fill(buffers: Buffers, settings: list[Sampling], symbols: int) -> None:
         buffers.settings[name][:] = [each.inputs(spec.top_k_max(symbols))[name] for each in settings]
 
 
-def _check_against_the_file(file: ModelFile, sampler: Cuts, rows: int) -> None:
-    engine, symbols, steps = Engine(file, "cpu"), len(file.info.vocabulary), 11
+def _check_against_the_file(engine: Engine, sampler: Cuts, rows: int) -> None:
+    file, symbols, steps = engine.file, len(engine.info.vocabulary), 11
     settings = _rows_of(sampler, rows)
     states, uniforms = _random(file, rows, steps)
     expected = _files_steps(file, settings, states, uniforms)
@@ -94,7 +106,7 @@ def _check_against_the_file(file: ModelFile, sampler: Cuts, rows: int) -> None:
 def test_every_sampler_gives_what_the_file_gives_to_the_bit(
     small: SmallModel, sampler: Cuts, rows: int
 ) -> None:
-    _check_against_the_file(read_model_file(small.path), sampler, rows)
+    _check_against_the_file(_engine(small.path), sampler, rows)
 
 
 def test_states_are_read_as_they_were_written(small: SmallModel) -> None:
@@ -189,7 +201,7 @@ def test_other_graphs_give_what_their_files_give_too(
 ) -> None:
     file = check_model_bytes(changed(change, data), "model.onnx")
     assert (len(_parts(file)) == 1) == whole
-    _check_against_the_file(file, "any", 3)
+    _check_against_the_file(Engine(file, "cpu"), "any", 3)
 
 
 def test_blocks_of_other_widths_than_the_states_are_an_error_and_never_written() -> None:

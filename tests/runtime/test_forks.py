@@ -386,7 +386,7 @@ def test_processes_of_multiprocessing_use_a_model(tmp_path: Path, method: str) -
     processes = [context.Process(target=put, args=(queue, loaded)) for _ in range(count)]
     for process in processes:
         process.start()
-    assert [queue.get() for _ in processes] == [expected[0]] * 2
+    assert [queue.get() for _ in processes] == [expected[0]] * count
     for process in processes:
         process.join()
         assert process.exitcode == 0

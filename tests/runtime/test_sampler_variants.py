@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -40,6 +42,13 @@ def _session(data: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
+@cache
+def _session_of(path: Path, cuts: Cuts | None = None) -> ort.InferenceSession:
+    """A session of a file, with another sampler or its own."""
+    data = read_model_file(path).onnx_bytes
+    return _session(data if cuts is None else _with_sampler(data, cuts))
+
+
 def _with_sampler(data: bytes, cuts: Cuts) -> bytes:
     small, large, names = separate_tensors(data)
     return b"".join((with_sampler(small, names, cuts), *large))
@@ -69,9 +78,9 @@ def test_the_sampler_for_some_settings_gives_what_the_file_gives(
 ) -> None:
     file = read_model_file(small.path)
     size, symbols = file.info.state_size, len(file.info.vocabulary)
-    expected = _walk(_session(file.onnx_bytes), sampling, size, symbols)
+    expected = _walk(_session_of(small.path), sampling, size, symbols)
     for cuts in {"any", sampling.cuts(file.info.top_k_max)}:
-        found = _walk(_session(_with_sampler(file.onnx_bytes, cuts)), sampling, size, symbols)
+        found = _walk(_session_of(small.path, cuts), sampling, size, symbols)
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -120,7 +129,7 @@ def _sampled(logits: NDArray[np.float32], feeds: dict[str, NDArray[Any]], cuts: 
 
 @pytest.mark.parametrize("cuts", get_args(Cuts))
 def test_a_variant_keeps_the_inputs_and_outputs_of_the_file(small: SmallModel, cuts: Cuts) -> None:
-    session = _session(_with_sampler(read_model_file(small.path).onnx_bytes, cuts))
+    session = _session_of(small.path, cuts)
     assert [value.name for value in session.get_inputs()] == [each.name for each in spec.INPUTS]
     assert [value.name for value in session.get_outputs()] == [each.name for each in spec.OUTPUTS]
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.files import WriteError
 from charrnn_trainer.cli.compare import main
 from charrnn_trainer.cli.train import main as train_main
-from charrnn_trainer.compare import measure, output
+from charrnn_trainer.compare import measure, output, report
 from charrnn_trainer.compare.comparable import differences, same_split
 from charrnn_trainer.compare.output import write_output
-from charrnn_trainer.compare.records import read_runs
+from charrnn_trainer.compare.pictures import Picture
+from charrnn_trainer.compare.plots import draw_curves, draw_gaps
+from charrnn_trainer.compare.records import RunRecord, read_runs
 from compared_runs import train_tiny
 from tiny_runs import TEXT, TINY_FLAGS, run_program
 
@@ -59,10 +61,28 @@ def work(folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+Draw = Callable[[Sequence[RunRecord]], Picture | None]
+DRAWN: dict[tuple[str, ...], Picture | None] = {}
+
+
+def drawn_once(draw: Draw) -> Draw:
+    """Draw a picture of the same runs once for all tests: it takes long."""
+
+    def drawn(runs: Sequence[RunRecord]) -> Picture | None:
+        key = (draw.__name__, *(run.name for run in runs))
+        if key not in DRAWN:
+            DRAWN[key] = draw(runs)
+        return DRAWN[key]
+
+    return drawn
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short texts to measure the speed by: it does not matter here."""
+    """Short texts to measure the speed by, and no picture drawn twice: neither matters here."""
     monkeypatch.setattr(measure, "SPEED_LENGTH", 50)
+    for draw in (draw_curves, draw_gaps):
+        monkeypatch.setattr(report, draw.__name__, drawn_once(draw))
 
 
 @pytest.fixture

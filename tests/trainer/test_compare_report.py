@@ -29,6 +29,7 @@ from tiny_runs import TEXT
 
 PROMPT = "to be"
 ODD_NAME = "<b>&\"gru' $x_1$ _é"
+CONTROL_CHARACTERS = r"[\x00-\x08\x0b-\x1f\x7f]"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -162,6 +163,14 @@ def test_a_cell_has_one_colour_whatever_the_order_of_runs() -> None:
             assert "var(--cell1)" in picture.wide
 
 
+@pytest.fixture
+def drawn(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have pictures that are drawn already: drawing takes long."""
+    monkeypatch.setattr(report, "draw_curves", lambda _: comparison.pictures["curves"])
+    monkeypatch.setattr(report, "draw_gaps", lambda _: comparison.pictures["gap"])
+
+
+@pytest.mark.usefixtures("drawn")
 def test_every_place_of_a_run_has_the_colour_of_its_cell(comparison: Comparison) -> None:
     turned = compare_runs([run.folder for run in comparison.runs[::-1]], prompt=PROMPT, length=5)
     for shown in (comparison, turned):
@@ -218,11 +227,8 @@ def test_the_table_holds_the_figures(comparison: Comparison, folder: Path) -> No
     assert gru[0] == ODD_NAME
 
 
-def test_samples_are_those_that_the_exported_model_writes(
-    comparison: Comparison, page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(report, "draw_curves", lambda _: comparison.pictures["curves"])  # they take long
-    monkeypatch.setattr(report, "draw_gaps", lambda _: None)
+@pytest.mark.usefixtures("drawn")
+def test_samples_are_those_that_the_exported_model_writes(comparison: Comparison, page: Page) -> None:
     again = compare_runs([run.folder for run in comparison.runs], prompt=PROMPT, length=40, seed=3)
     assert again.samples == comparison.samples
     other = compare_runs([run.folder for run in comparison.runs], prompt=PROMPT, length=40, seed=4)
@@ -234,12 +240,9 @@ def test_samples_are_those_that_the_exported_model_writes(
                 assert sample.text in page.text
 
 
-def test_the_same_figures_draw_the_same_pictures(comparison: Comparison) -> None:
-    again = draw_curves(comparison.runs)
-    assert again == comparison.pictures["curves"]
-
-
-def test_a_users_settings_of_matplotlib_change_nothing(comparison: Comparison) -> None:
+def test_the_same_figures_draw_the_same_pictures_whatever_a_users_settings_of_matplotlib(
+    comparison: Comparison,
+) -> None:
     with matplotlib.rc_context({"font.size": 30.0, "svg.fonttype": "path"}):
         assert draw_curves(comparison.runs) == comparison.pictures["curves"]
         assert matplotlib.rcParams["font.size"] == 30.0
@@ -299,6 +302,7 @@ def test_one_run_without_validation_makes_a_report(tmp_path: Path) -> None:
     assert "without a prompt" in page.text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_network_of_bytes_makes_a_report(tmp_path: Path) -> None:
     train_tiny(tmp_path / "bytes", level="byte", steps=6)
     comparison = compare_runs([tmp_path / "bytes"], prompt="é", length=20)
@@ -306,20 +310,12 @@ def test_a_network_of_bytes_makes_a_report(tmp_path: Path) -> None:
     assert Page(comparison.html()).open == []
 
 
-def test_control_characters_do_not_reach_the_page(comparison: Comparison) -> None:
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", comparison.html())
-    named = [dataclasses.replace(run, name=f"\x1b[1m{run.name}\x07") for run in comparison.runs]
-    gap = draw_gaps(named)
-    assert gap is not None
-    pictures = {"curves": draw_curves(named), "gap": gap}
-    hostile = dataclasses.replace(comparison, runs=tuple(named), pictures=pictures)
-    assert "[1mlstm" in hostile.html()
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", hostile.html())
-
-
-def test_hostile_texts_are_shown_as_they_are(comparison: Comparison) -> None:
+def test_hostile_texts_are_shown_as_they_are_and_control_characters_not_at_all(
+    comparison: Comparison,
+) -> None:
+    assert not re.search(CONTROL_CHARACTERS, comparison.html())
     hostile = "\"' onload=x() </title><script>x()</script>{{ 7 * 7 }}</pre>"
-    runs = [dataclasses.replace(run, name=f"{hostile}{run.name}") for run in comparison.runs]
+    runs = [dataclasses.replace(run, name=f"\x1b[1m{hostile}{run.name}\x07") for run in comparison.runs]
     corpus = dataclasses.replace(runs[0].corpus, name=hostile)
     runs = [dataclasses.replace(run, corpus=corpus) for run in runs]
     samples = [
@@ -340,6 +336,8 @@ def test_hostile_texts_are_shown_as_they_are(comparison: Comparison) -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "iframe", "img"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert page.text.count(hostile) > 20
+    assert f"[1m{hostile}lstm" in page.text
+    assert not re.search(CONTROL_CHARACTERS, html)
 
 
 @pytest.mark.nightly

@@ -23,6 +23,7 @@ from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Starte
 from charrnn_trainer.training.held_out import ReadingTimes
 from charrnn_trainer.training.rule import Task
 from charrnn_trainer.training.time_budget import Plan
+from marks import first_daily
 from tiny_runs import TEXT, TINY
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
@@ -198,7 +199,7 @@ def test_a_plan_that_was_made_anew_is_what_the_run_goes_on_with(
 ) -> None:
     """Steps that take a hundredth of what was planned leave time for more passes, and more is dropped."""
     monkeypatch.setattr(pace, "WINDOW", 0.0)
-    config = TINY.replace(minutes=0.1, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)
+    config = TINY.replace(minutes=0.03, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)
     plan = Plan(config, "", 100.0, 1, frozenset({"layers"}), Task(1_530, 22), 0)
     events: list[Event] = []
     result = train(config, CORPUS, events.append, out=tmp_path / "run", plan=plan)
@@ -238,7 +239,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("step", [2, 7, 11])
+@pytest.mark.parametrize("step", first_daily([7, 2, 11]))
 def test_a_run_killed_after_a_checkpoint_by_time_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

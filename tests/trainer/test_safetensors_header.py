@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn_trainer.data.safetensors_header import (
@@ -38,6 +38,7 @@ def with_length(content: bytes) -> bytes:
     return len(content).to_bytes(8, "little") + content
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(), json_values, max_size=4))
 def test_what_was_written_is_read(about: dict[str, Any]) -> None:
     content = encode_header(TABLE, about)

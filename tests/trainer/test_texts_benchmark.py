@@ -17,7 +17,8 @@ from benchmarks import texts
 from benchmarks.ngram import bits_by_order
 from benchmarks.texts import Figures
 from charrnn_trainer import Corpus, list_checkpoints, train
-from tiny_runs import TEXT, TINY, TINY_FLAGS
+from forked import forked
+from tiny_runs import TEXT, TINY, TINY_FLAGS, environment
 
 Benchmark = Callable[..., str]
 
@@ -99,7 +100,11 @@ def test_it_is_the_command_itself_that_trains(tmp_path: Path) -> None:
     assert figures["minutes_taken"] > 0.002
 
 
-def test_a_training_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
+def test_a_training_that_fails_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    command = forked([sys.executable, "-m", "charrnn_trainer.cli.train"], environment())
+    monkeypatch.setattr(texts, "train_command", lambda: [str(word) for word in command])
     with pytest.raises(SystemExit, match=r"exit code 1 on .*none\.txt"):
         texts.train(tmp_path / "none.txt", 0.01, 0, 0, [])
 

@@ -155,8 +155,16 @@ class Killed(BaseException):
     """As good as a kill for the disk: nobody catches it."""
 
 
-@pytest.mark.parametrize("embedding_size", [None, 5])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "embedding_size"),
+    [
+        *[("lstm", 5), ("gru", None), ("rnn", 5)],
+        *(
+            pytest.param(*each, marks=pytest.mark.nightly)
+            for each in [("lstm", None), ("gru", 5), ("rnn", None)]
+        ),
+    ],
+)
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     tmp_path: Path, cell: str, embedding_size: int | None
 ) -> None:
