@@ -81,7 +81,7 @@ def naive_kept(
     """Which symbols of one stream may be taken, of probabilities ``[V]``.
 
     Symbols are ranked by probability. Kept are those before rank top_k, with less than top_p before them and
-    at least min_p times the likeliest's probability; and every symbol that is as likely as one of these.
+    at least min_p times the highest probability; and every symbol that is as likely as one of these.
     """
     ranked = np.sort(p)[::-1][:k_max]
     bar = np.float32(0.0)  # what top_k and top_p keep beyond k_max symbols is not cut
@@ -111,7 +111,7 @@ def naive_sample(
     exponentials = np.exp(scaled - scaled.max())
     p = (exponentials / exponentials.sum(dtype=np.float32)).astype(np.float32)
     if top_k == 1:
-        return int(p.argmax())  # the first of the likeliest
+        return int(p.argmax())  # the first of the most likely
     kept = np.where(naive_kept(p, top_k, top_p, min_p, k_max), p, np.float32(0.0))
     sums: list[np.float32] = []
     total = np.float32(0.0)

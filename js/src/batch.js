@@ -1,58 +1,58 @@
 /**
- * Streams as the rows of a batch, which join and leave it at any character.
+ * Streams as rows of a batch, which they can join and leave at any character.
  *
- * Each step feeds one character per row: of its prompt while it reads that, then the one that it sampled last.
+ * Each step feeds one character per row: the next one of its prompt, or the one that it sampled last.
  */
 
 import { streamKey, uniformAt } from "./uniforms.js";
 
 /**
- * A stream to run: it reads ids, and continues with what it samples.
+ * A stream to run: it reads a prompt, then continues with the ids that it samples.
  *
  * @typedef {object} Request
- * @property {ArrayLike<number>} ids what it reads first, one or more.
- * @property {Float32Array} row its row of the state before them.
- * @property {number} length how many ids it then samples at most.
- * @property {number} number the stream's number.
- * @property {number} position how many ids it has sampled before.
- * @property {readonly Int32Array[]} stop it ends once it has sampled one of these.
- * @property {boolean} [scores] whether the losses of its ids are wanted, from the second on.
+ * @property {ArrayLike<number>} ids the prompt, one or more ids.
+ * @property {Float32Array} row the row of its initial state.
+ * @property {number} length the maximum number of ids to sample.
+ * @property {number} number the stream number.
+ * @property {number} position the number of ids sampled before.
+ * @property {readonly Int32Array[]} stop sequences of ids that end the stream when sampled.
+ * @property {boolean} [scores] whether to compute the losses of the prompt's ids, from the second on.
  */
 
-/** A stream that is running, or has finished. */
+/** A running or finished stream. */
 export class Stream {
   /** @param {Request} request @param {bigint} seed */
   constructor(request, seed) {
     this.request = request;
-    /** @type {number[]} what it has sampled; a stop text is among it. */
+    /** @type {number[]} the sampled ids, including a stop text. */
     this.tokens = [];
-    /** @type {Float32Array | undefined} -ln of the probability of each id that it read, from the second on. */
+    /** @type {Float32Array | undefined} -ln of the probability of each prompt id, from the second on. */
     this.losses = request.scores ? new Float32Array(request.ids.length - 1) : undefined;
-    /** @type {"stop" | "length" | undefined} why it ended; undefined until then. */
+    /** @type {"stop" | "length" | undefined} the finish reason; undefined while running. */
     this.finished = undefined;
-    this.row = request.row; // of the state, once it has finished
-    this.next = request.ids[0]; // the id that it reads next
-    this._read = 0; // how many ids it has read
+    this.row = request.row; // the final state, once finished
+    this.next = request.ids[0]; // the next id to read
+    this._read = 0; // the number of ids read
     this._key = streamKey(seed, request.number);
     if (this.reading <= 0 && !request.length) this.finished = "length";
   }
 
-  /** How many steps it only reads for, from now on. */
+  /** The number of remaining steps that only read. */
   get reading() {
     return this.request.ids.length - 1 - this._read;
   }
 
-  /** How many ids it has sampled, before this request too. */
+  /** The number of ids sampled, including before this request. */
   get position() {
     return this.request.position + this.tokens.length;
   }
 
-  /** The uniform number of the next step. */
+  /** The uniform number for the next step. */
   get uniform() {
     return this.reading > 0 ? 0 : uniformAt(this._key, this.position);
   }
 
-  /** Take what a step gave: the id that it sampled, if it was to sample one. @param {number} sampled */
+  /** Process the result of a step: the sampled id, if the stream is past its prompt. @param {number} sampled */
   advance(sampled) {
     const { ids, length, stop } = this.request;
     if (this.reading > 0) {
@@ -67,12 +67,12 @@ export class Stream {
   }
 }
 
-/** Some streams that run together. */
+/** Streams that run together. */
 export class Batch {
   /**
    * @param {import("./engine.js").Engine} engine
    * @param {Pick<import("./options.js").Settings, "temperature" | "topK" | "topP" | "minP">} sampling
-   * @param {Stream[]} streams none of them finished.
+   * @param {Stream[]} streams unfinished streams.
    */
   constructor(engine, sampling, streams) {
     this._engine = engine;
@@ -87,19 +87,19 @@ export class Batch {
     );
   }
 
-  /** The streams that run, by row; undefined where a row is idle. @returns {readonly (Stream | undefined)[]} */
+  /** The running streams by row; undefined for idle rows. @returns {readonly (Stream | undefined)[]} */
   get streams() {
     return this._streams;
   }
 
   /**
-   * Run one step of all rows.
+   * Run one step for all rows.
    *
-   * @returns {Promise<Stream[]>} the streams that have finished with it. Their rows are idle now.
+   * @returns {Promise<Stream[]>} the streams that finished in this step. Their rows are idle afterwards.
    */
   async step() {
     const running = this._streams.filter((stream) => stream !== undefined);
-    const least = Math.min(...running.map((stream) => stream.reading)); // for so many steps all of them only read
+    const least = Math.min(...running.map((stream) => stream.reading)); // for this many steps, all streams only read
     const scoring = running.some((stream) => stream.losses);
     const { feeds, tokens, uniforms } = this._inputs;
     const purpose = least <= 0 ? "sample" : scoring ? "score" : "read";
@@ -134,13 +134,13 @@ export class Batch {
     return finished;
   }
 
-  /** Let a stream take an idle row. @param {number} row @param {Stream} stream */
+  /** Assign a stream to an idle row. @param {number} row @param {Stream} stream */
   join(row, stream) {
     this._row(row).set(stream.row);
     this._streams[row] = stream;
   }
 
-  /** Drop idle rows where they are half of all, or more; a step takes as long for them as for others. */
+  /** Drop idle rows if they are at least half of all; idle rows cost as much time as others. */
   compact() {
     const kept = this._streams.flatMap((stream, row) => (stream ? [row] : []));
     if (!kept.length || 2 * kept.length > this._streams.length) return;
@@ -156,7 +156,7 @@ export class Batch {
 }
 
 /**
- * The inputs of a step, as tensors, and the numbers in them that change from step to step.
+ * The inputs of a step as tensors, and their arrays that change from step to step.
  *
  * @param {import("./engine.js").Engine} engine
  * @param {Batch["_sampling"]} sampling
@@ -187,7 +187,7 @@ function halves(numbers) {
   return new Int32Array(numbers.buffer, numbers.byteOffset, 2 * numbers.length);
 }
 
-/** Whether some ids end with others. @param {number[]} ids @param {Int32Array} text */
+/** Whether a sequence of ids ends with another one. @param {number[]} ids @param {Int32Array} text */
 function endsWith(ids, text) {
   const before = ids.length - text.length;
   return before >= 0 && text.every((id, i) => ids[before + i] === id);

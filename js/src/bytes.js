@@ -1,7 +1,7 @@
-/** Arrays of bytes. */
+/** Functions for byte arrays. */
 
 /**
- * Some bytes, one after the other.
+ * Concatenate byte arrays.
  *
  * @param {readonly Uint8Array[]} parts
  */

@@ -1,10 +1,10 @@
-/** Sessions of onnxruntime: makes and keeps them, and runs their steps. */
+/** Creates, caches and runs onnxruntime sessions. */
 
 import { DeviceError, ModelFormatError, oneLine } from "./errors.js";
 import { OUTPUTS } from "./format/spec.js";
 
 /**
- * The part of onnxruntime's JavaScript API that is used here: that of onnxruntime-web and onnxruntime-node.
+ * The part of onnxruntime's JavaScript API used here, as in onnxruntime-web and onnxruntime-node.
  *
  * @typedef {object} Ort
  * @property {{ create(data: Uint8Array, options?: any): Promise<any> }} InferenceSession
@@ -15,7 +15,7 @@ import { OUTPUTS } from "./format/spec.js";
 /** @typedef {"cpu" | "webgpu"} Device */
 
 /**
- * What a step is for: to sample the next character, to read one, or to read one and say how likely each next one is.
+ * The purpose of a step: sample the next character, only read one, or read one and compute the logits.
  *
  * @typedef {"sample" | "read" | "score"} Purpose
  */
@@ -27,19 +27,19 @@ const WANTED = {
   score: ["logits", "next_state"],
 };
 
-/** From how many characters on a text is worth a session without the sampler to be read in. */
+/** The minimum number of characters that pays for a session without the sampler. */
 const LONG = 1_000;
 
-/** How far apart a trial step's logits on a GPU and on the CPU may be, as a share of the largest. */
+/** The tolerance of a trial step's logits on a GPU, relative to the largest value on the CPU. */
 const NEAR = { fp32: 1e-3, fp16: 0.05, int8: 0 };
 
-/** A model on a device. Calls share it: each has tensors of its own. */
+/** A model on a device. Calls can share it: each has its own tensors. */
 export class Engine {
   /**
    * @param {Ort} ort
    * @param {import("./format/reader.js").ModelFile} file
    * @param {Device} device
-   * @param {any} session of the file's whole graph.
+   * @param {any} session for the file's whole graph.
    */
   constructor(ort, file, device, session) {
     this.ort = ort;
@@ -49,21 +49,21 @@ export class Engine {
     /** @type {Map<Purpose, Promise<any>>} */
     this._sessions = new Map([["sample", Promise.resolve(session)]]);
     /** @type {Promise<unknown>} */
-    this._last = Promise.resolve(); // the run before, where one must wait for another
+    this._last = Promise.resolve(); // the previous run, if runs must be serialized
   }
 
   /**
-   * Make a model ready on a device, and try one step of two streams.
+   * Prepare a model for a device, and run a trial step of two streams.
    *
    * @param {Ort} ort
    * @param {import("./format/reader.js").ModelFile} file
    * @param {Device} device
-   * @param {string} name what errors call it.
-   * @throws {ModelFormatError} the graph does not run, or gives nonsense.
+   * @param {string} name the name of the model in errors.
+   * @throws {ModelFormatError} the graph does not run, or gives invalid results.
    * @throws {DeviceError} the device cannot be used.
    */
   static async create(ort, file, device, name) {
-    const failed = `${name} is not a charrnn model that can be run:`;
+    const failed = `${name} is not a valid charrnn model:`;
     const data = file.bytes();
     let session;
     let expected;
@@ -71,7 +71,7 @@ export class Engine {
       session = await createSession(ort, data, "cpu");
       expected = await trialStep(ort, session, file.info);
     } catch (error) {
-      throw new ModelFormatError(oneLine(`${failed} onnxruntime says ${messageOf(error)}`), { cause: error });
+      throw new ModelFormatError(oneLine(`${failed} onnxruntime reports ${messageOf(error)}`), { cause: error });
     }
     const nonsense = nonsenseIn(expected, file.info);
     if (nonsense) throw new ModelFormatError(`${failed} a trial step ${nonsense}`);
@@ -86,21 +86,21 @@ export class Engine {
    * Run a step.
    *
    * @param {Purpose} purpose
-   * @param {Record<string, any>} feeds tensors by the names of the inputs.
-   * @param {number} [steps] how many such steps there will be, about.
-   * @returns {Promise<Record<string, any>>} tensors by the names of the outputs that the purpose needs.
+   * @param {Record<string, any>} feeds tensors by input name.
+   * @param {number} [steps] the approximate number of such steps to come.
+   * @returns {Promise<Record<string, any>>} the tensors needed for the purpose, by output name.
    */
   async run(purpose, feeds, steps = 1) {
     const own = this._sessions.has(purpose) || steps >= LONG;
     const session = await this._session(own ? purpose : "sample");
     const needed = own && purpose !== "sample" ? { token: feeds.token, state: feeds.state } : feeds;
     if (this.device === "cpu") return session.run(needed, WANTED[purpose]);
-    const run = this._last.then(() => session.run(needed, WANTED[purpose])); // one at a time
+    const run = this._last.then(() => session.run(needed, WANTED[purpose])); // serialized
     this._last = run.catch(() => {});
     return run;
   }
 
-  /** Free its memory. It cannot be used any more. */
+  /** Free the memory. The model cannot be used afterwards. */
   async release() {
     const sessions = await Promise.allSettled(this._sessions.values());
     this._sessions.clear();
@@ -122,12 +122,12 @@ export class Engine {
 /** @param {Ort} ort @param {Uint8Array} data @param {Device} device */
 function createSession(ort, data, device) {
   const { versions, wasm } = ort.env;
-  if (wasm) wasm.numThreads = 1; // small steps lose time to a second thread
+  if (wasm) wasm.numThreads = 1; // a second thread slows small steps down
   return ort.InferenceSession.create(data, {
     executionProviders: [device === "webgpu" ? "webgpu" : versions?.node ? "cpu" : "wasm"],
     intraOpNumThreads: 1,
     interOpNumThreads: 1,
-    logSeverityLevel: 4, // what goes wrong comes as an exception
+    logSeverityLevel: 4, // errors are thrown as exceptions
   });
 }
 
@@ -140,7 +140,7 @@ function createSession(ort, data, device) {
 async function webgpuSession(ort, data, info, expected) {
   const failed = "device: WebGPU cannot run this model here";
   if (info.precision === "int8") {
-    throw new DeviceError(`${failed}: it is an int8 file, which runs on the CPU alone; take the fp32 or fp16 one`);
+    throw new DeviceError(`${failed}: it is an int8 file, which runs on the CPU only; use the fp32 or fp16 file`);
   }
   let outputs;
   let session;
@@ -148,7 +148,7 @@ async function webgpuSession(ort, data, info, expected) {
     session = await createSession(ort, data, "webgpu");
     outputs = await trialStep(ort, session, info);
   } catch (error) {
-    throw new DeviceError(oneLine(`${failed}: onnxruntime says ${messageOf(error)}; device: "cpu" works`), {
+    throw new DeviceError(oneLine(`${failed}: onnxruntime reports ${messageOf(error)}; device: "cpu" works`), {
       cause: error,
     });
   }
@@ -176,7 +176,7 @@ async function trialStep(ort, session, info) {
   const { Tensor } = ort;
   const { stateSize, topKMax } = info;
   const last = 2 * stateSize - 1;
-  // States other than zeros, so that every product counts.
+  // Not zeros, so that every product counts.
   const state = Float32Array.from({ length: 2 * stateSize }, (_, i) => (2 * i) / last - 1);
   const feeds = {
     token: new Tensor("int64", BigInt64Array.of(BigInt(info.startToken), BigInt(info.vocabularySize - 1)), [2]),
@@ -199,7 +199,7 @@ async function trialStep(ort, session, info) {
 }
 
 /**
- * What is wrong with the outputs of a trial step, whatever the weights.
+ * What is wrong with the outputs of a trial step, whatever the weights; undefined if nothing.
  *
  * @param {Trial} trial
  * @param {import("./format/reader.js").ModelInfo} info

@@ -1,9 +1,9 @@
 /**
- * The errors that this package raises on purpose. A message says in one line what was given, what is allowed, and
- * how to fix it.
+ * The errors that this package throws deliberately. A message is one line: what was given, what is allowed, and how to
+ * fix it.
  */
 
-/** The base of them all, so that a caller needs one `instanceof`. */
+/** The base class of all errors, so that callers can catch that alone. */
 export class CharRNNError extends Error {
   /** @param {string} message @param {ErrorOptions} [options] */
   constructor(message, options) {
@@ -15,19 +15,19 @@ export class CharRNNError extends Error {
 /** A setting has an invalid value, such as a temperature of 0. */
 export class SettingError extends CharRNNError {}
 
-/** A file is not a charrnn step model: it breaks a rule of the format, or is truncated or damaged. */
+/** A file is not a valid charrnn step model: it violates the format, or is truncated or damaged. */
 export class ModelFormatError extends CharRNNError {}
 
-/** The device that was asked for cannot be used. */
+/** The requested device cannot be used. */
 export class DeviceError extends CharRNNError {}
 
-/** A text holds characters that a vocabulary does not know. */
+/** A text contains characters that are not in the vocabulary. */
 export class UnknownCharacterError extends CharRNNError {
   /**
    * @param {string[]} characters the distinct unknown characters, in the order of their first appearance.
-   * @param {number[]} positions for each, the index of its first appearance in the text, in characters from 0.
-   * @param {number} known how many characters the vocabulary has.
-   * @param {number} [index] which text it is, from 0, where several were given.
+   * @param {number[]} positions the index of the first appearance of each in the text, in characters from 0.
+   * @param {number} known the size of the vocabulary.
+   * @param {number} [index] the index of the text, from 0, if several were given.
    */
   constructor(characters, positions, known, index) {
     const shown = characters
@@ -37,8 +37,8 @@ export class UnknownCharacterError extends CharRNNError {
     const more = characters.length > 5 ? ` and ${characters.length - 5} more` : "";
     const name = index === undefined ? "the text" : `the text of index ${index}`;
     super(
-      `${name} has characters that the model does not know: ${shown}${more}; it knows ${known} characters: leave ` +
-        'these out, let them be dropped with unknown: "skip", or let accented letters be composed or decomposed ' +
+      `${name} has characters that the model does not know: ${shown}${more}; its vocabulary has ${known} characters; ` +
+        'remove the unknown ones, drop them with unknown: "skip", or let accented letters be composed or decomposed ' +
         'with unknown: "normalize"',
     );
     this.characters = characters;
@@ -49,7 +49,7 @@ export class UnknownCharacterError extends CharRNNError {
 }
 
 /**
- * A message that may hold anything from a file, as one line of harmless length.
+ * An untrusted message as one printable line of limited length.
  *
  * @param {string} message
  * @param {number} [most]
@@ -60,7 +60,7 @@ export function oneLine(message, most = 500) {
 }
 
 /**
- * An error about the value of a parameter.
+ * The error for an invalid parameter.
  *
  * @param {string} name
  * @param {string} allowed
@@ -70,7 +70,7 @@ export function wrong(name, allowed, given) {
   return new SettingError(`${name} must be ${allowed}, not ${shown(given)}`);
 }
 
-/** What was given, as far as a message has room for it. @param {unknown} value */
+/** A value for error messages, shortened. @param {unknown} value */
 export function shown(value) {
   if (typeof value === "object" && value !== null) return value.constructor?.name ?? "an object";
   const text = typeof value === "string" ? JSON.stringify(value) : String(value);
@@ -92,7 +92,7 @@ function escaped(character) {
 const KINDS = { CharRNNError, SettingError, ModelFormatError, DeviceError };
 
 /**
- * An error as a value that may be posted to another thread.
+ * An error as a value that can be posted to another thread.
  *
  * @param {unknown} error
  */
@@ -106,7 +106,7 @@ export function packedError(error) {
 }
 
 /**
- * The error that was packed.
+ * Restore a packed error.
  *
  * @param {any} packed
  * @returns {Error}

@@ -1,4 +1,4 @@
-/** charrnn: runs character-level RNNs from step model files, in browsers and Node. */
+/** charrnn: run character-level RNNs from step model files, in browsers and Node. */
 
 export { CharRNNError, DeviceError, ModelFormatError, SettingError, UnknownCharacterError } from "./errors.js";
 export { LiveText } from "./live-text.js";

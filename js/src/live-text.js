@@ -1,9 +1,9 @@
-/** The text of one stream, as it comes. */
+/** The incremental text of one stream. */
 
 import { State } from "./state.js";
 
 /**
- * The text of one stream: `for await (const piece of text)`. A loop that is left ends it, as `close` does.
+ * The text of one stream: `for await (const piece of text)`. Leaving the loop cancels it, as `close` does.
  *
  * @implements {AsyncIterableIterator<string>}
  */
@@ -15,13 +15,13 @@ export class LiveText {
    */
   constructor(parts, state, seed) {
     this._parts = parts;
-    /** The seed that is used. */
+    /** The seed. */
     this.seed = seed;
-    /** The state of the stream; until its text has ended, the state before it. */
+    /** The state of the stream; until the end, its initial state. */
     this.state = state;
-    /** How many characters (bytes, at the byte level) were sampled so far. */
+    /** The number of characters (bytes, at the byte level) sampled so far. */
     this.generated = 0;
-    /** @type {"stop" | "length" | "cancelled" | undefined} why it ended; undefined until then. */
+    /** @type {"stop" | "length" | "cancelled" | undefined} the finish reason; undefined while running. */
     this.finishReason = undefined;
   }
 
@@ -45,7 +45,7 @@ export class LiveText {
     return { done: true, value: undefined };
   }
 
-  /** End it here; what was held back is dropped. */
+  /** Cancel the stream; pending output is dropped. */
   async close() {
     await this._parts.return();
     this.finishReason ??= "cancelled";

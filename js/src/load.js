@@ -1,4 +1,4 @@
-/** Loads a model: in a worker where the browser has them, else in this thread. */
+/** Loads a model: in a worker in browsers, otherwise in this thread. */
 
 import { SettingError, wrong } from "./errors.js";
 import { CharRNN } from "./model.js";
@@ -9,13 +9,13 @@ import { WorkerBackend } from "./worker-backend.js";
 /**
  * @typedef {object} LoadOptions
  * @property {import("./engine.js").Ort | string | URL} [ort] onnxruntime: the URL of its module, or in this thread the
- *   module itself. By default `onnxruntime-node` in Node and `onnxruntime-web/wasm` in browsers, as an import map or a
- *   bundler finds them.
- * @property {import("./engine.js").Device} [device] "cpu" (WebAssembly, in browsers) by default; "webgpu" where the
- *   browser has it.
+ *   module itself. By default `onnxruntime-node` in Node and `onnxruntime-web/wasm` in browsers, resolved by an import
+ *   map or a bundler.
+ * @property {import("./engine.js").Device} [device] "cpu" (WebAssembly, in browsers) by default; or "webgpu" if the
+ *   browser supports it.
  * @property {boolean | Worker} [worker] whether to run in a module worker, so that the page stays responsive: true in
- *   browsers by default, unless `ort` is a module. Or a worker of your own, whose script calls `serve`.
- * @property {import("./opening.js").OnProgress} [onProgress] called while the model's file is fetched.
+ *   browsers by default, unless `ort` is a module. Or a custom worker whose script calls `serve`.
+ * @property {import("./opening.js").OnProgress} [onProgress] called while the model's file is downloaded.
  */
 
 /**
@@ -24,7 +24,7 @@ import { WorkerBackend } from "./worker-backend.js";
  * @param {Uint8Array | ArrayBuffer | string | URL} source the bytes of a model file, its URL, or in Node its path.
  * @param {LoadOptions} [options]
  * @returns {Promise<CharRNN>}
- * @throws {import("./errors.js").ModelFormatError} the file breaks a rule of the format; the message says which.
+ * @throws {import("./errors.js").ModelFormatError} the file is invalid; the message says why.
  * @throws {import("./errors.js").DeviceError} onnxruntime or the device cannot be used.
  */
 export async function load(source, options = {}) {
@@ -43,7 +43,7 @@ export async function load(source, options = {}) {
     );
   }
   if (worker === true && ort !== undefined && !ortUrl) {
-    throw new SettingError("ort: a module cannot be handed to a worker; give its URL, or worker: false");
+    throw new SettingError("ort: a module cannot be passed to a worker; give its URL, or worker: false");
   }
   const started = worker === true ? new Worker(new URL("./worker.js", import.meta.url), { type: "module" }) : worker;
   const backend = new WorkerBackend(started);
@@ -71,7 +71,7 @@ function baseUrl() {
 }
 
 /**
- * The URL that the page's import map has for a package, if any: workers have no import map.
+ * The URL of a package in the page's import map, if any: workers have no import map.
  *
  * @param {string} specifier
  */
@@ -79,6 +79,6 @@ function resolved(specifier) {
   try {
     return import.meta.resolve(specifier);
   } catch {
-    return undefined; // without one, a bundler knows
+    return undefined; // left to the bundler
   }
 }

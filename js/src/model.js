@@ -1,4 +1,4 @@
-/** The public face of a loaded model: it primes, generates, streams and scores. */
+/** The public interface of a loaded model: it primes, generates, streams and scores. */
 
 import { SettingError, wrong } from "./errors.js";
 import { LiveText } from "./live-text.js";
@@ -11,38 +11,38 @@ import { Vocabulary } from "./vocabulary.js";
 /** @typedef {import("./vocabulary.js").Unknown} Unknown */
 
 /**
- * What answers for the model: a `Runner` in this thread, or its stand-in for one in a worker.
+ * The backend of a model: a `Runner` in this thread, or a proxy for one in a worker.
  *
  * @typedef {import("./runner.js").Runner} Runner
  * @typedef {Pick<Runner, "info" | "generateEach" | "stream" | "prime" | "score" | "release">} Backend
  */
 
 /**
- * How well a text was predicted.
+ * The score of a text.
  *
  * @typedef {object} Score
- * @property {number} characters how many were predicted (bytes, at the byte level).
+ * @property {number} characters the number of characters (bytes, at the byte level).
  * @property {number} nats the sum of their losses, -ln of the probability of each.
- * @property {Float32Array} perCharacter each one's loss in nats.
+ * @property {Float32Array} perCharacter the loss of each in nats.
  * @property {number} bitsPerCharacter the mean loss in bits; 0 for an empty text.
  * @property {State} state the state after the text.
  */
 
-/** A character-level RNN that was loaded from a step model file. Calls may run side by side. */
+/** A character-level RNN loaded from a step model file. Calls can run concurrently. */
 export class CharRNN {
   /** @param {Backend} backend @param {boolean} inWorker */
   constructor(backend, inWorker) {
     this._backend = backend;
-    /** What the file says of itself. */
+    /** The metadata of the file. */
     this.info = backend.info;
-    /** The model's symbols. */
+    /** The vocabulary. */
     this.vocabulary = new Vocabulary(this.info.vocabulary, this.info.level);
-    /** Whether it runs in a worker, and not in the thread that calls it. */
+    /** Whether the model runs in a worker. */
     this.inWorker = inWorker;
   }
 
   /**
-   * The state of some streams that have read nothing.
+   * The state of fresh streams.
    *
    * @param {number} [streams]
    */
@@ -55,15 +55,15 @@ export class CharRNN {
    * Generate text.
    *
    * @overload
-   * @param {Text} [prompt] at the byte level, bytes too.
+   * @param {Text} [prompt] the prompt; at the byte level, it may be bytes.
    * @param {Options} [options]
    * @returns {Promise<string>} prompt and text; `echo: false` omits the prompt.
    */
   /**
-   * Generate several texts, which share each step.
+   * Generate several texts as a batch.
    *
    * @overload
-   * @param {readonly Text[] | State} prompts one for each stream; or a state to continue from.
+   * @param {readonly Text[] | State} prompts one per stream; or a state to continue from.
    * @param {Options} [options]
    * @returns {Promise<string[]>}
    */
@@ -77,7 +77,7 @@ export class CharRNN {
     /** @type {string[]} */
     const texts = [];
     for await (const each of this.generateEach(alone ? [prompt] : prompt, options)) {
-      // Of all bytes together: a prompt of bytes may end within a sequence that the model completes.
+      // Decode all bytes together: a prompt may end within a sequence that the model completes.
       const whole = new TextDecoder("utf-8", { ignoreBOM: true }).decode(each.data);
       texts.push(options.echo === false ? each.text : whole);
     }
@@ -85,9 +85,9 @@ export class CharRNN {
   }
 
   /**
-   * Generate many streams, giving each as soon as it and those before it are done.
+   * Generate many streams, and yield each one as soon as it and all earlier ones are finished.
    *
-   * @param {readonly Text[] | State} prompts one for each stream; or a state to continue from.
+   * @param {readonly Text[] | State} prompts one per stream; or a state to continue from.
    * @param {Options} [options]
    * @returns {AsyncGenerator<import("./runner.js").Generated, void>}
    */
@@ -102,13 +102,13 @@ export class CharRNN {
   }
 
   /**
-   * Generate one stream, giving its text as it comes.
+   * Generate one stream incrementally.
    *
    *     for await (const piece of model.stream("LORD ", { seed: 1 })) process.stdout.write(piece);
    *
    * @param {Text} [prompt]
-   * @param {Options & { state?: State }} [options] `state`: of one stream, to continue from.
-   * @returns {LiveText} after its end, its `state` is the state of the stream.
+   * @param {Options & { state?: State }} [options] `state`: the state of one stream to continue from.
+   * @returns {LiveText} at the end, its `state` is the state of the stream.
    */
   stream(prompt = "", options = {}) {
     const { state = State.start(1, this.info.stateSize, options.number) } = options;
@@ -119,12 +119,12 @@ export class CharRNN {
   }
 
   /**
-   * Let streams read a text, without generating.
+   * Read a text without generating.
    *
-   * @param {Text | readonly Text[]} text one text for all streams, or one for each.
-   * @param {{ state?: State, unknown?: Unknown, signal?: AbortSignal }} [options] `state`: of the streams, to continue
+   * @param {Text | readonly Text[]} text one text for all streams, or one per stream.
+   * @param {{ state?: State, unknown?: Unknown, signal?: AbortSignal }} [options] `state`: the state to continue
    *   from.
-   * @returns {Promise<State>} its last character is read by the next step.
+   * @returns {Promise<State>} the state after the text; its last character is pending, to be read by the next step.
    */
   async prime(text, options = {}) {
     checkNames(options, ["state", "unknown", "signal"]);
@@ -135,8 +135,8 @@ export class CharRNN {
   }
 
   /**
-   * How well the model predicts a text. Its first character is predicted from the start token at a zero state, or from
-   * the state that is given.
+   * Measure how well the model predicts a text. The first character is predicted from the start token at a zero state,
+   * or from the given state.
    *
    * @overload
    * @param {Text} texts
@@ -162,12 +162,12 @@ export class CharRNN {
     return Array.isArray(texts) ? scores : scores[0];
   }
 
-  /** Free the model's memory, and end its worker. It cannot be used any more. */
+  /** Free the model's memory, and terminate its worker. The model cannot be used afterwards. */
   async close() {
     await this._backend.release();
   }
 
-  /** Check options in the caller's thread, and draw the seed. @param {Options & { state?: State }} options */
+  /** Validate options in the caller's thread, and draw the seed. @param {Options & { state?: State }} options */
   _checked(options) {
     const { seed } = new Settings(options, this.vocabulary, this.info.topKMax);
     const { signal, state, ...rest } = options;
@@ -178,12 +178,12 @@ export class CharRNN {
 /** @param {Text | readonly Text[]} text @returns {readonly Text[]} */
 function textsOf(text) {
   if (typeof text === "string" || text instanceof Uint8Array) return [text];
-  if (!Array.isArray(text) || !text.length) throw new SettingError("give a text, or an array of one or more");
+  if (!Array.isArray(text) || !text.length) throw new SettingError("give a text, or a non-empty array of texts");
   return text;
 }
 
 /**
- * What can be posted to a worker.
+ * A value that can be posted to a worker.
  *
  * @template {State | readonly Text[]} Value
  * @param {Value} value

@@ -1,15 +1,15 @@
 /**
- * Unicode's two ways to write one character: "é" as one code point, or as "e" and a combining accent. They mean the
- * same (canonical equivalence), but to a model they are different characters.
+ * Unicode's two representations of a character: "é" as one code point, or as "e" and a combining accent. They are
+ * canonically equivalent, but to a model they are different characters.
  */
 
 const EXTENDS = /^[\p{M}\u1160-\u11ff]/u; // a mark, or a Hangul vowel or final consonant
 
 /**
- * A text with what is unknown written in its other form, wherever all of that is known.
+ * Rewrite unknown parts of a text in their other form, if that is fully known.
  *
- * @param {string[]} characters the text, one code point each.
- * @param {(text: string) => boolean} knows whether all characters of a text are known.
+ * @param {string[]} characters the text as code points.
+ * @param {(text: string) => boolean} knows tells whether all characters of a text are known.
  * @returns {string[]}
  */
 export function knownForm(characters, knows) {

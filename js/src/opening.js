@@ -1,4 +1,4 @@
-/** From a model's source to a runner of it, in the thread that is to run it. */
+/** Opens a model in the thread that runs it. */
 
 import { Engine } from "./engine.js";
 import { CharRNNError, DeviceError, ModelFormatError, oneLine } from "./errors.js";
@@ -9,13 +9,13 @@ import { Runner } from "./runner.js";
 /** @typedef {import("./engine.js").Device} Device */
 
 /**
- * Called while a model's file is fetched, with the bytes so far and in all (0 where the server does not say).
+ * Called while a model's file is downloaded, with the bytes so far and in total (0 if unknown).
  *
  * @typedef {(loaded: number, total: number) => void} OnProgress
  */
 
 /**
- * Read, check and try a model.
+ * Read, validate and try a model.
  *
  * @param {Uint8Array | string} source its bytes, its URL, or in Node its path.
  * @param {import("./engine.js").Ort} ort
@@ -25,15 +25,15 @@ import { Runner } from "./runner.js";
  */
 export async function openModel(source, ort, device, onProgress) {
   const [data, name] = typeof source === "string" ? [await read(source, onProgress), source] : [source, "<bytes>"];
-  // A copy of Node's Buffer would be a view; those of plain arrays are copies.
+  // Slicing Node's Buffer makes a view; slicing a plain array makes a copy.
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   return new Runner(await Engine.create(ort, readModel(bytes, shortName(name)), device, shortName(name)));
 }
 
 /**
- * onnxruntime's module.
+ * Import onnxruntime.
  *
- * @param {string | undefined} url where it lies; by default, where its package is found.
+ * @param {string | undefined} url the URL of its module; by default, that of its package.
  * @param {Device} device
  * @returns {Promise<import("./engine.js").Ort>}
  */
@@ -70,13 +70,13 @@ async function read(source, onProgress) {
 
 /** @param {string} path or a file: URL. */
 async function readFile(path) {
-  const files = "node:fs/promises"; // not in the call: bundlers for browsers would look for it
+  const files = "node:fs/promises"; // a variable, so that bundlers for browsers do not resolve it
   const { open } = await import(/* @vite-ignore */ /* webpackIgnore: true */ files);
   const file = await open(/^file:/i.test(path) ? new URL(path) : path);
   try {
     const status = await file.stat();
     if (!status.isFile())
-      throw new CharRNNError(`${shortName(path)} is not a regular file; a model is read from a file`);
+      throw new CharRNNError(`${shortName(path)} is not a regular file; give a model file`);
     checkSize(status.size, path);
     return /** @type {Uint8Array} */ (await file.readFile());
   } finally {
@@ -88,7 +88,7 @@ async function readFile(path) {
 async function fetched(url, onProgress) {
   const response = await fetch(url);
   if (!response.ok || !response.body) {
-    throw new CharRNNError(`${shortName(url)} cannot be read: the server answered ${response.status}`);
+    throw new CharRNNError(`${shortName(url)} cannot be read: the server responded with status ${response.status}`);
   }
   const total = Number(response.headers.get("content-length") ?? 0);
   checkSize(total, url);
@@ -110,8 +110,8 @@ async function fetched(url, onProgress) {
 function checkSize(size, name) {
   if (size > MAX_FILE_BYTES) {
     throw new ModelFormatError(
-      `${shortName(name)} is not a charrnn model that can be run: it has ${size} bytes, and at most ` +
-        `${MAX_FILE_BYTES} are read`,
+      `${shortName(name)} is not a valid charrnn model: it has ${size} bytes; at most ` +
+        `${MAX_FILE_BYTES} are allowed`,
     );
   }
 }

@@ -1,30 +1,30 @@
 /**
- * What one stream writes, as it comes: ids turned into text.
+ * Incremental output of a stream: converts ids to text.
  *
- * Two things are held back until they are decided: bytes of an incomplete UTF-8 sequence, and what may be the beginning
- * of a stop text.
+ * Two things are held back until they are decided: bytes of an incomplete UTF-8 sequence, and a possible beginning of a
+ * stop text.
  */
 
 import { concatenated } from "./bytes.js";
 
 const utf8 = new TextEncoder();
 
-/** What one stream writes as bytes: UTF-8 at level "char", the raw bytes at level "byte". */
+/** Converts the output of a stream to bytes: UTF-8 at level "char", raw bytes at level "byte". */
 export class OutputBytes {
   /**
    * @param {import("./vocabulary.js").Vocabulary} vocabulary
-   * @param {readonly string[]} stop the texts that end the stream. Their UTF-8 forms are looked for: as no sequence of
-   *   UTF-8 is found inside another, that finds them in text just where they are.
+   * @param {readonly string[]} stop the texts that end the stream. Their UTF-8 forms are searched in the bytes; this is
+   *   equivalent to searching the text, since UTF-8 is self-synchronizing.
    */
   constructor(vocabulary, stop) {
     /** Whether a stop text has appeared. The bytes end right before it. */
     this.stopped = false;
     this._vocabulary = vocabulary;
     this._stops = stop.map((text) => utf8.encode(text));
-    this._held = new Uint8Array(); // its end may be the beginning of a stop text
+    this._held = new Uint8Array(); // a possible beginning of a stop text
   }
 
-  /** Take some ids; gives the bytes that are certain now. @param {ArrayLike<number>} ids */
+  /** Add ids; returns the bytes that are final now. @param {ArrayLike<number>} ids */
   push(ids) {
     if (this.stopped) return new Uint8Array();
     const added = this._vocabulary.decodeBytes(ids);
@@ -41,7 +41,7 @@ export class OutputBytes {
     return data.subarray(0, kept);
   }
 
-  /** End the stream; gives what was held back. */
+  /** End the stream; returns the bytes held back. */
   finish() {
     const held = this._held;
     this._held = new Uint8Array();
@@ -49,7 +49,7 @@ export class OutputBytes {
   }
 }
 
-/** The text of one stream. It is whole whatever the model writes: what is not UTF-8 becomes U+FFFD. */
+/** Converts the output of a stream to text, which is valid whatever the model writes: invalid UTF-8 becomes U+FFFD. */
 export class OutputText {
   /** @param {import("./vocabulary.js").Vocabulary} vocabulary @param {readonly string[]} stop */
   constructor(vocabulary, stop) {
@@ -57,24 +57,24 @@ export class OutputText {
     this._utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
   }
 
-  /** Take bytes that come before all ids, such as a prompt. @param {Uint8Array} data */
+  /** Add bytes that precede all ids, such as a prompt. @param {Uint8Array} data */
   begin(data) {
     return this._utf8.decode(data, { stream: true });
   }
 
-  /** Take some ids; gives the text that is certain now, which may be empty. @param {ArrayLike<number>} ids */
+  /** Add ids; returns the text that is final now, possibly empty. @param {ArrayLike<number>} ids */
   push(ids) {
     return this._utf8.decode(this._bytes.push(ids), { stream: true });
   }
 
-  /** End the stream; gives what was held back. */
+  /** End the stream; returns the text held back. */
   finish() {
     return this._utf8.decode(this._bytes.finish());
   }
 }
 
 /**
- * Where the stop text begins that was complete first; of two that end alike, the longer. -1 without one.
+ * The start of the stop text that is complete first; if two end at the same place, of the longer one. -1 if none.
  *
  * @param {Uint8Array} data
  * @param {readonly Uint8Array[]} stops
@@ -88,7 +88,7 @@ function firstComplete(data, stops) {
 }
 
 /**
- * The length of the longest end of `data` that is a beginning of `stop`, and not all of it.
+ * The length of the longest proper prefix of `stop` that `data` ends with.
  *
  * @param {Uint8Array} data
  * @param {Uint8Array} stop

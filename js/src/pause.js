@@ -1,4 +1,4 @@
-/** Lets a thread do what else it has to do: paint, answer messages, hear of an abort. */
+/** Yields to the event loop: to paint, answer messages, and notice aborts. */
 
 /** @type {(() => void)[]} */
 const waiting = [];
@@ -6,7 +6,7 @@ const waiting = [];
 let channel;
 
 /**
- * Wait for the thread's next task. Timers would do, but browsers delay them more and more.
+ * Wait for the thread's next task. Browsers increasingly delay timers, so messages are used instead.
  *
  * @returns {Promise<void>}
  */

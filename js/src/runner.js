@@ -1,8 +1,8 @@
 /**
- * Runs what is asked of a model, in the thread that has it.
+ * Runs the calls of a model, in the thread that owns it.
  *
- * All arguments and results can be posted from one thread to another, so `CharRNN` asks a runner in its own thread and
- * one in a worker alike. States are therefore plain `StateParts`.
+ * All arguments and results can be posted between threads, so `CharRNN` uses a runner in its own thread and one in a
+ * worker alike. Therefore states are plain `StateParts`.
  */
 
 import { Batch, Stream } from "./batch.js";
@@ -18,30 +18,30 @@ import { State, UNSTARTED, checkState } from "./state.js";
 /** @typedef {string | Uint8Array} Text */
 
 /**
- * One finished stream.
+ * A finished stream.
  *
  * @template {StateParts} [S=State]
  * @typedef {object} Generated
- * @property {number} index which one, from 0, in the order in which the prompts were given.
- * @property {string} prompt the prompt, as it was read.
- * @property {string} text what was generated, without the prompt and without the stop text.
- * @property {Uint8Array} data prompt and text as bytes: UTF-8, but at the byte level the raw bytes that the model
+ * @property {number} index the index of the prompt, from 0.
+ * @property {string} prompt the prompt, as read.
+ * @property {string} text the generated text, without the prompt and the stop text.
+ * @property {Uint8Array} data prompt and text as bytes: UTF-8, or at the byte level the raw bytes that the model
  *   wrote.
- * @property {S} state the stream's state at the end.
- * @property {bigint} seed the seed that was used.
- * @property {"stop" | "length"} finishReason why it ended.
+ * @property {S} state the final state of the stream.
+ * @property {bigint} seed the seed.
+ * @property {"stop" | "length"} finishReason the finish reason.
  */
 
 /**
- * Some of what a stream writes; with its last part, how it ended.
+ * A piece of a stream's text; the last one includes the final state and the finish reason.
  *
  * @typedef {{ text: string, generated: number, state?: StateParts, finishReason?: "stop" | "length" }} Part
  */
 
-/** How many streams run at once by default; with more, none of them gets further in the same time. */
+/** The default number of concurrent streams; more do not increase throughput. */
 const ROWS = 64;
 
-/** How long a part of a stream may take to be complete, and a thread may be busy without a pause, in milliseconds. */
+/** The interval between pieces of a stream, and the longest time a thread is busy without a pause, in milliseconds. */
 const PART_TIME = 10;
 
 export class Runner {
@@ -103,7 +103,7 @@ export class Runner {
     let last = performance.now();
     for await (const _ of this._steps([stream], settings, signal)) {
       const { length } = stream.tokens;
-      const due = taken === 0 || performance.now() - last >= PART_TIME; // the first character at once
+      const due = taken === 0 || performance.now() - last >= PART_TIME; // the first character immediately
       if (!due || length === taken || stream.finished) continue;
       text += written.push(stream.tokens.slice(taken));
       taken = length;
@@ -146,7 +146,7 @@ export class Runner {
     };
   }
 
-  /** Free the model's memory. It cannot be used any more. */
+  /** Free the model's memory. The runner cannot be used afterwards. */
   release() {
     return this._engine.release();
   }
@@ -162,7 +162,7 @@ export class Runner {
   }
 
   /**
-   * A stream that reads the id that is pending, then ids; or else the start token.
+   * A stream that reads the pending id (or the start token), then ids.
    *
    * @param {State} state
    * @param {number} i
@@ -202,7 +202,7 @@ export class Runner {
   }
 
   /**
-   * Run streams, giving the index of each as soon as it and those before it have finished.
+   * Run streams, and yield the index of each as soon as it and all earlier ones are finished.
    *
    * @param {Stream[]} streams
    * @param {Settings} settings
@@ -217,14 +217,14 @@ export class Runner {
   }
 
   /**
-   * Run the steps of some streams, many at once, and pause between them.
+   * Run the steps of streams in batches, pausing in between.
    *
    * @param {Stream[]} streams
    * @param {Settings} settings
    * @param {AbortSignal} [signal]
    */
   async *_steps(streams, settings, signal) {
-    const waiting = streams.filter((stream) => !stream.finished).reverse(); // the next one last
+    const waiting = streams.filter((stream) => !stream.finished).reverse(); // the next one is last
     const first = waiting.splice(-(settings.maxBatchSize ?? ROWS)).reverse();
     let running = first.length;
     if (!running) return;
@@ -247,7 +247,7 @@ export class Runner {
   }
 }
 
-/** The state of some streams that have finished. @param {readonly Stream[]} streams @returns {StateParts} */
+/** The state of finished streams. @param {readonly Stream[]} streams @returns {StateParts} */
 function stateOf(streams) {
   const size = streams[0].row.length;
   const rows = new Float32Array(streams.length * size);

@@ -1,14 +1,14 @@
-/** The worker's side: keeps a runner, and answers what `WorkerBackend` asks. */
+/** The worker's side: owns a runner, and answers the calls of `WorkerBackend`. */
 
 import { packedError, SettingError } from "./errors.js";
 import { importOrt, openModel } from "./opening.js";
 
 /**
- * What is asked: a call of the runner's method, the next value of an earlier call's iterator, or the end of a call.
+ * A message to the worker: a method call, a request for the next value of an iterator, or the end of a call.
  *
  * @typedef {{ id: number, method: string, args: any[] }} Question
  *
- * What is answered: to the question of that id.
+ * The response to the message with that id.
  * @typedef {{ id: number, value?: any, done?: boolean, error?: any, progress?: [number, number] }} Answer
  */
 
@@ -16,9 +16,9 @@ const ITERATED = ["generateEach", "stream"];
 const CALLED = ["prime", "score", "release"];
 
 /**
- * Answer the page that started this worker.
+ * Answer the calls of the page that started this worker.
  *
- * @param {import("./engine.js").Ort} [ort] onnxruntime's module; by default the one that `load` names.
+ * @param {import("./engine.js").Ort} [ort] onnxruntime's module; by default the one given to `load`.
  * @param {{ postMessage(answer: Answer): void, addEventListener: Function }} [port]
  */
 export function serve(ort, port = /** @type {any} */ (globalThis)) {
@@ -58,7 +58,7 @@ export function serve(ort, port = /** @type {any} */ (globalThis)) {
       iterators.set(id, /** @type {any} */ (runner)[method](...args, controller.signal));
       return {};
     }
-    if (!runner || !CALLED.includes(method)) throw new SettingError(`there is nothing to ask by the name ${method}`);
+    if (!runner || !CALLED.includes(method)) throw new SettingError(`unknown method ${method}`);
     try {
       return { value: await /** @type {any} */ (runner)[method](...args, controller.signal) };
     } finally {

@@ -1,30 +1,30 @@
-/** The state of some streams: what a caller keeps between calls, as one value. */
+/** The state of streams: everything a caller keeps between calls, as one value. */
 
 import { SettingError, wrong } from "./errors.js";
 import { MAX_STREAMS } from "./format/spec.js";
 
-/** In `State.tokens`: the stream has read nothing yet, and reads the model's start token unless it gets a prompt. */
+/** In `State.tokens`: the stream is fresh, and reads the model's start token unless it gets a prompt. */
 export const UNSTARTED = -1;
 
 /**
- * What a state is made of, as it may be stored or posted to another thread.
+ * The parts of a state, which can be stored or posted to another thread.
  *
  * @typedef {object} StateParts
- * @property {Float32Array} rows [N * S], every layer's h and c, row after row, as the model's state layout says.
+ * @property {Float32Array} rows [N * S], the hidden and cell states of all layers, row by row, in the state layout.
  * @property {Int32Array} tokens [N], the character that each stream reads next, or `UNSTARTED`.
- * @property {Float64Array} numbers [N], the number of each stream, which picks its random numbers.
- * @property {Float64Array} positions [N], how many characters each stream has generated.
+ * @property {Float64Array} numbers [N], the number of each stream, which selects its random numbers.
+ * @property {Float64Array} positions [N], the number of characters that each stream has generated.
  */
 
 /**
- * The state of N streams. Calls return new states and change none, so keep one to return to it.
+ * The state of N streams. It is immutable: calls return new states, so you can return to an old one.
  *
  * @implements {StateParts}
  */
 export class State {
   /**
    * @param {StateParts} parts
-   * @throws {SettingError} they are not of one number of streams, or hold what no state can.
+   * @throws {SettingError} their lengths differ, or they contain invalid values.
    */
   constructor({ rows, tokens, numbers, positions }) {
     this.rows = typed("rows", rows, Float32Array, Number.isFinite);
@@ -36,14 +36,14 @@ export class State {
     if (!fits || (streams ? this.rows.length % streams : this.rows.length)) {
       throw new SettingError(
         `state: rows (${this.rows.length} numbers), tokens (${streams}), numbers (${this.numbers.length}) and ` +
-          `positions (${this.positions.length}) must have one entry per stream each`,
+          `positions (${this.positions.length}) must each have one entry per stream`,
       );
     }
     Object.freeze(this);
   }
 
   /**
-   * The state of some streams, numbered from `firstNumber`, that have read nothing.
+   * The state of fresh streams, numbered from `firstNumber`.
    *
    * @param {number} streams
    * @param {number} stateSize S
@@ -59,15 +59,15 @@ export class State {
   }
 
   /**
-   * The streams of several states as one, in order; they keep their numbers.
+   * Concatenate the streams of several states; they keep their numbers.
    *
-   * @param {readonly State[]} states one or more, all of one model.
+   * @param {readonly State[]} states one or more states of the same model.
    */
   static concatenate(states) {
     const sizes = new Set(states.map((state) => state.rowSize));
     if (sizes.size !== 1) {
       throw new SettingError(
-        "states must be one or more, all of one model: the rows of these have " +
+        "states must be one or more states of the same model, but their rows have " +
           `${[...sizes].join(" and ") || "no"} numbers`,
       );
     }
@@ -96,7 +96,7 @@ export class State {
     return this.tokens.length;
   }
 
-  /** S, how many numbers a stream's row has. */
+  /** S, the length of a stream's row. */
   get rowSize() {
     return this.length ? this.rows.length / this.length : 0;
   }
@@ -106,16 +106,16 @@ export class State {
     return this.rows.subarray(stream * this.rowSize, (stream + 1) * this.rowSize);
   }
 
-  /** One of the streams. @param {number} stream from 0; from the end where it is negative. */
+  /** Select one stream. @param {number} stream from 0; negative values count from the end. */
   at(stream) {
     const index = stream < 0 ? this.length + stream : stream;
     if (!Number.isInteger(index) || index < 0 || index >= this.length) {
-      throw wrong("stream", `one of the ${this.length} streams`, stream);
+      throw wrong("stream", `the index of one of the ${this.length} streams`, stream);
     }
     return this.slice(index, index + 1);
   }
 
-  /** Some of the streams, with the numbers that they have. @param {number} [begin] @param {number} [end] */
+  /** Select a range of streams; they keep their numbers. @param {number} [begin] @param {number} [end] */
   slice(begin, end) {
     const tokens = this.tokens.slice(begin, end);
     const at = [...this.tokens.keys()].slice(begin, end)[0] ?? 0;
@@ -128,16 +128,16 @@ export class State {
   }
 
   /**
-   * Each stream `copies` times, with new numbers, so that each copy draws random numbers of its own.
+   * Copy each stream, with new numbers, so that each copy draws different random numbers.
    *
    * @param {number} copies
-   * @param {number} [firstNumber] the number of the first; the others follow.
+   * @param {number} [firstNumber] the number of the first copy; the others are numbered consecutively.
    */
   fork(copies, firstNumber = 0) {
     if (!Number.isInteger(copies) || copies < 1 || copies > MAX_STREAMS) {
       throw wrong("copies", `between 1 and ${MAX_STREAMS}`, copies);
     }
-    if (!isCount(firstNumber)) throw wrong("firstNumber", "a whole number from 0", firstNumber);
+    if (!isCount(firstNumber)) throw wrong("firstNumber", "an integer, 0 or more", firstNumber);
     const streams = this.length * copies;
     const of = (/** @type {number} */ i) => Math.floor(i / copies);
     const rows = new Float32Array(streams * this.rowSize);
@@ -152,7 +152,7 @@ export class State {
 }
 
 /**
- * A copy of an array of numbers, which no one else holds.
+ * A private copy of an array of numbers.
  *
  * @template {Float32ArrayConstructor | Float64ArrayConstructor | Int32ArrayConstructor} Kind
  * @param {string} name
@@ -163,12 +163,12 @@ export class State {
  */
 function typed(name, values, kind, allowed) {
   if (!(values instanceof kind)) throw wrong(`state: ${name}`, `a ${kind.name}`, values);
-  if (!values.every(allowed)) throw new SettingError(`state: ${name} holds a number that no state can have`);
+  if (!values.every(allowed)) throw new SettingError(`state: ${name} contains an invalid number`);
   return /** @type {InstanceType<Kind>} */ (values.slice());
 }
 
 /**
- * Some arrays, one after the other.
+ * Concatenate arrays.
  *
  * @template {Float32Array | Float64Array | Int32Array} Numbers
  * @param {new (length: number) => Numbers} kind
@@ -190,22 +190,22 @@ function isCount(value) {
 }
 
 /**
- * Check that a state is of this many streams of a model.
+ * Check that a state fits a model and has this many streams.
  *
  * @param {unknown} state
  * @param {{ stateSize: number, vocabularySize: number }} info
- * @param {number} [streams] any number from 1 by default.
+ * @param {number} [streams] by default any number, 1 or more.
  * @returns {State}
  */
 export function checkState(state, info, streams) {
   if (!(state instanceof State)) throw wrong("state", "a State", state);
   if (!state.length || state.length !== (streams ?? state.length)) {
-    throw new SettingError(`state: it has ${state.length} streams, and ${streams ?? "one or more"} are wanted`);
+    throw new SettingError(`state: it has ${state.length} streams; expected ${streams ?? "one or more"}`);
   }
   if (state.rowSize !== info.stateSize) {
     throw new SettingError(
-      `state: its rows have ${state.rowSize} numbers, and this model's have ${info.stateSize}; a state belongs to ` +
-        "the model that it came from",
+      `state: its rows have ${state.rowSize} numbers, but this model's have ${info.stateSize}; a state can be ` +
+        "used only with the model that it came from",
     );
   }
   if (state.tokens.some((token) => token >= info.vocabularySize)) {

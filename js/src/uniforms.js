@@ -1,11 +1,11 @@
 /**
- * The random numbers of generation: a pure function of (seed, stream, position), as docs/format.md has it.
+ * The random numbers for sampling: a pure function of (seed, stream, position), as specified in docs/format.md.
  *
  *     key = mix(seed + G * (stream + 1))
  *     u   = (mix(key + G * (position + 1)) >> 40) * 2**-24
  *
- * all modulo 2**64, where `mix` is the finalizer of splitmix64. A number of 64 bits is two of 32 here, since BigInt
- * takes ten times as long.
+ * all modulo 2**64, where `mix` is the finalizer of splitmix64. 64-bit numbers are pairs of 32-bit numbers here, since
+ * BigInt takes ten times as long.
  */
 
 import { wrong } from "./errors.js";
@@ -14,17 +14,17 @@ const G_HIGH = 0x9e3779b9;
 const G_LOW = 0x7f4a7c15;
 const TWO_32 = 2 ** 32;
 
-/** The high and low halves of the number that was computed last. */
+/** The high and low halves of the last result. */
 let high = 0;
 let low = 0;
 
 /**
- * The key of a stream, from which `uniformAt` draws.
+ * The key of a stream, for `uniformAt`.
  *
  * @typedef {{ high: number, low: number }} Key
  *
  * @param {bigint} seed in [0, 2**64).
- * @param {number} stream the number of the stream, from 0.
+ * @param {number} stream the stream number, from 0.
  * @returns {Key}
  */
 export function streamKey(seed, stream) {
@@ -38,14 +38,14 @@ export function streamKey(seed, stream) {
  * The uniform number of a stream at a position, in [0, 1 - 2**-24]; a float32 holds it exactly.
  *
  * @param {Key} key
- * @param {number} position how many characters the stream has generated before this one.
+ * @param {number} position the number of characters that the stream has generated before.
  */
 export function uniformAt(key, position) {
   return bitsAt(key, position) * 2 ** -24;
 }
 
 /**
- * The 24 bits that a uniform number is made of.
+ * The 24 bits of a uniform number.
  *
  * @param {Key} key
  * @param {number} position
@@ -58,21 +58,21 @@ export function bitsAt(key, position) {
 }
 
 /**
- * A seed as a number of 64 bits.
+ * A seed as a 64-bit number.
  *
- * @param {number | bigint | undefined | null} seed a whole number in [0, 2**64); beyond 2**53, a bigint.
- * @returns {bigint} a fresh one if none is given, short enough to be typed again.
+ * @param {number | bigint | undefined | null} seed an integer in [0, 2**64); beyond 2**53, a bigint.
+ * @returns {bigint} a random one if none is given, short enough to type.
  */
 export function checkSeed(seed) {
   if (seed === undefined || seed === null) return BigInt(crypto.getRandomValues(new Uint32Array(1))[0]);
   const whole = typeof seed === "bigint" || Number.isSafeInteger(seed);
   if (!whole || BigInt(seed) < 0n || BigInt(seed) >= 1n << 64n) {
-    throw wrong("seed", "a whole number between 0 and 2**64 - 1 (from 2**53 on, a bigint)", seed);
+    throw wrong("seed", "an integer between 0 and 2**64 - 1 (from 2**53 on, a bigint)", seed);
   }
   return BigInt(seed);
 }
 
-/** Sets (high, low) to G times a whole number below 2**53. @param {number} value */
+/** Sets (high, low) to G times an integer below 2**53. @param {number} value */
 function timesG(value) {
   high = Math.floor(value / TWO_32) | 0;
   low = value | 0;
@@ -88,7 +88,7 @@ function add(otherHigh, otherLow) {
 
 /** @param {number} otherHigh @param {number} otherLow */
 function multiply(otherHigh, otherLow) {
-  // The upper half of low * otherLow, from products of 16 bits, which a float64 holds exactly.
+  // The upper half of low * otherLow, from 16-bit products, which are exact in float64.
   const a = low & 0xffff;
   const b = low >>> 16;
   const c = otherLow & 0xffff;

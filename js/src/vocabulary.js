@@ -1,6 +1,6 @@
 /**
- * The vocabulary: which symbol has which id. At level "char" the symbols are Unicode code points; at level "byte" they
- * are the 256 byte values of the text's UTF-8 form, so that no text is ever unknown.
+ * The vocabulary: maps symbols to ids. At level "char", the symbols are Unicode code points; at level "byte", they are
+ * the 256 byte values of the UTF-8 form, so every text can be encoded.
  */
 
 import { concatenated } from "./bytes.js";
@@ -9,8 +9,8 @@ import { BYTE_VOCABULARY, MAX_VOCABULARY } from "./format/spec.js";
 import { knownForm } from "./normalization.js";
 
 /**
- * What happens to characters that a model does not know: an error; they are dropped; or they are written in their
- * other Unicode form (composed or decomposed) where the model knows that, and are an error elsewhere.
+ * How to handle unknown characters: throw an error; drop them; or convert them to their other Unicode form (composed or
+ * decomposed) if the model knows that, and throw an error otherwise.
  *
  * @typedef {"error" | "skip" | "normalize"} Unknown
  */
@@ -18,19 +18,19 @@ import { knownForm } from "./normalization.js";
 const SURROGATE = /\p{Surrogate}/u;
 const utf8 = new TextEncoder();
 
-/** Maps text to ids and back. It never changes. */
+/** Maps text to ids and back. Immutable. */
 export class Vocabulary {
   /**
    * @param {readonly unknown[]} symbols in id order, one character each; none at level "byte", which has its own.
    * @param {"char" | "byte"} level
-   * @throws {CharRNNError} a symbol is not one character, occurs twice, or is half a surrogate pair; there are none,
-   *   or too many.
+   * @throws {CharRNNError} a symbol is not a single character, appears twice, or is a lone surrogate; there are no or
+   *   too many symbols.
    */
   constructor(symbols, level) {
     this.level = level;
     if (level === "byte") {
       if (symbols.length) {
-        throw new CharRNNError("vocabulary: the byte level has its own 256 symbols, and takes no others");
+        throw new CharRNNError("vocabulary: the byte level has its own 256 symbols, give no others");
       }
       this.size = BYTE_VOCABULARY;
       this.symbols = /** @type {readonly string[]} */ (Object.freeze([]));
@@ -45,11 +45,11 @@ export class Vocabulary {
   }
 
   /**
-   * The ids of a text, one for each character (at the byte level, for each byte of the UTF-8 form).
+   * Encode a text: one id per character (at the byte level, per byte of the UTF-8 form).
    *
-   * @param {string | Uint8Array} text any text; bytes at the byte level alone.
+   * @param {string | Uint8Array} text any text; at the byte level, it may be bytes.
    * @param {Unknown} [unknown]
-   * @param {number} [index] which of several texts it is, for the error.
+   * @param {number} [index] the index of the text for errors, if there are several.
    * @returns {Int32Array}
    * @throws {UnknownCharacterError} the text has unknown characters, and `unknown` is not "skip".
    */
@@ -73,8 +73,8 @@ export class Vocabulary {
   }
 
   /**
-   * The text of some ids. At the byte level, bytes that are not UTF-8 become U+FFFD, one for each maximal part of a
-   * sequence, as the Encoding Standard has it.
+   * Decode ids. At the byte level, invalid UTF-8 becomes U+FFFD, one for each maximal part of a sequence, as in
+   * the Encoding Standard.
    *
    * @param {ArrayLike<number>} ids
    */
@@ -83,7 +83,7 @@ export class Vocabulary {
   }
 
   /**
-   * The text of some ids as UTF-8; at the byte level the raw bytes, whether they are UTF-8 or not.
+   * Decode ids to UTF-8; at the byte level, to the raw bytes, valid UTF-8 or not.
    *
    * @param {ArrayLike<number>} ids
    */
@@ -91,7 +91,7 @@ export class Vocabulary {
     const parts = Array.from(ids, (id) => {
       const bytes = this._bytes[id];
       if (!bytes) {
-        throw new CharRNNError(`id ${id} is not in the vocabulary: ids go from 0 to ${this.size - 1}`);
+        throw new CharRNNError(`id ${id} is not in the vocabulary: ids range from 0 to ${this.size - 1}`);
       }
       return bytes;
     });
@@ -107,7 +107,7 @@ export class Vocabulary {
   }
 
   /**
-   * The same characters, all of which must be known.
+   * Check that all characters are known, and return them.
    *
    * @param {string[]} characters
    * @param {(character: string) => boolean} knows
@@ -128,10 +128,10 @@ export class Vocabulary {
 
 /** @param {readonly unknown[]} symbols @returns {Map<string, number>} */
 function idsOf(symbols) {
-  if (!symbols.length) throw new CharRNNError("vocabulary: it has no symbols; at least one is needed");
+  if (!symbols.length) throw new CharRNNError("vocabulary: it has no symbols; at least one is required");
   if (symbols.length > MAX_VOCABULARY) {
     throw new CharRNNError(
-      `vocabulary: ${symbols.length} distinct characters, but a model holds at most ${MAX_VOCABULARY}`,
+      `vocabulary: ${symbols.length} distinct characters, but a model can have at most ${MAX_VOCABULARY}`,
     );
   }
   const ids = new Map();
@@ -139,8 +139,8 @@ function idsOf(symbols) {
     if (typeof symbol !== "string" || [...symbol].length !== 1) {
       throw new CharRNNError(`vocabulary: symbol ${id} must be one character`);
     }
-    if (SURROGATE.test(symbol)) throw new CharRNNError(`vocabulary: symbol ${id} is half a surrogate pair`);
-    if (ids.has(symbol)) throw new CharRNNError(`vocabulary: ${oneLine(JSON.stringify(symbol))} occurs twice`);
+    if (SURROGATE.test(symbol)) throw new CharRNNError(`vocabulary: symbol ${id} is a lone surrogate`);
+    if (ids.has(symbol)) throw new CharRNNError(`vocabulary: ${oneLine(JSON.stringify(symbol))} appears twice`);
     ids.set(symbol, id);
   });
   return ids;

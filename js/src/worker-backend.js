@@ -1,19 +1,19 @@
-/** The page's side of a worker: asks the runner there, as if it were one here. */
+/** The page's side of a worker: a proxy for the runner in the worker. */
 
 import { DeviceError, unpackedError } from "./errors.js";
 
 /** @typedef {import("./model.js").Backend} Backend */
 
 /**
- * A runner in a worker.
+ * A proxy for a runner in a worker.
  *
  * @implements {Backend}
  */
 export class WorkerBackend {
-  /** @param {Worker} worker whose script answers as `serve` does. */
+  /** @param {Worker} worker a worker whose script calls `serve`. */
   constructor(worker) {
     /** @type {import("./format/metadata.js").ModelInfo} */
-    this.info = /** @type {any} */ (undefined); // until it is loaded
+    this.info = /** @type {any} */ (undefined); // until loaded
     this._worker = worker;
     this._asked = 0;
     /** @type {unknown} why the worker has ended, if it has. */
@@ -24,13 +24,13 @@ export class WorkerBackend {
     this._waiting = new Map();
     worker.addEventListener("message", ({ data }) => this._take(data));
     worker.addEventListener("error", (event) => {
-      const said = event.message ? `: ${event.message}` : ", or its script cannot be loaded from here";
+      const said = event.message ? `: ${event.message}` : ", or its script cannot be loaded";
       this._end(new DeviceError(`the worker has failed${said}`));
     });
   }
 
   /**
-   * Let the worker load a model.
+   * Load a model in the worker.
    *
    * @param {Uint8Array | string} source
    * @param {string | undefined} ort
@@ -146,7 +146,7 @@ export class WorkerBackend {
     else waiting?.resolve(answer);
   }
 
-  /** End the worker; who waits for it gets an error. @param {unknown} error */
+  /** Terminate the worker; pending calls fail with an error. @param {unknown} error */
   _end(error) {
     this._failed ??= error;
     this._worker.terminate();

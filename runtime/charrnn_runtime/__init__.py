@@ -1,4 +1,4 @@
-"""charrnn-runtime: runs character-level RNNs that charrnn exported, with onnxruntime and without PyTorch.
+"""charrnn-runtime: run character-level RNNs exported by charrnn, with onnxruntime and without PyTorch.
 
 from charrnn_runtime import CharRNN
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         UnknownCharacterError,
     )
     from charrnn_runtime.format.reader import ModelInfo
-    from charrnn_runtime.items import Item, Items, LeftOut, TooFewItemsError, draw_items
+    from charrnn_runtime.items import Item, Items, SkippedItems, TooFewItemsError, draw_items
     from charrnn_runtime.logprobs import LogProbs
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.sampling import Sampling
@@ -48,7 +48,6 @@ __all__ = [
     "Generated",
     "Item",
     "Items",
-    "LeftOut",
     "LiveBytes",
     "LiveText",
     "LogProbs",
@@ -62,6 +61,7 @@ __all__ = [
     "Scheduler",
     "Score",
     "SettingError",
+    "SkippedItems",
     "State",
     "Step",
     "TooFewItemsError",
@@ -84,7 +84,7 @@ _MODULES = {
         "SettingError",
         "UnknownCharacterError",
     ),
-    "items": ("Item", "Items", "LeftOut", "TooFewItemsError", "draw_items"),
+    "items": ("Item", "Items", "SkippedItems", "TooFewItemsError", "draw_items"),
     "logprobs": ("LogProbs",),
     "model": ("CharRNN",),
     "scheduling.request": ("Output", "Request"),
@@ -102,10 +102,10 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: ``--help`` does not wait for onnxruntime."""
+    """Import public names lazily, so that ``--help`` does not load onnxruntime."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from charrnn_runtime.forks import making  # threading
+    from charrnn_runtime.forks import making  # imports threading
 
     with making():
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

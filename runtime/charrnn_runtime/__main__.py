@@ -1,7 +1,7 @@
-"""``python -m charrnn_runtime``: the commands, for where their scripts are not on the path.
+"""``python -m charrnn_runtime``: runs the commands if their scripts are not on the path.
 
-``python -m charrnn_runtime gen MODEL.onnx ...`` is ``charrnn-gen MODEL.onnx ...``; without a command it lists
-them.
+``python -m charrnn_runtime gen MODEL.onnx ...`` is ``charrnn-gen MODEL.onnx ...``; without a command, it
+lists them.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import sys
 from typing import Final
 
 _COMMANDS: Final = {
-    "gen": "generates text with a model",
-    "score": "measures how well a model predicts a text",
-    "quality": "measures the quality of the text that models write",
-    "view": "shows what a model does at each character of a text",
-    "serve": "serves models over HTTP",
-    "triton": "writes a model repository for NVIDIA's Triton Inference Server",
-    "info": "shows the contents of a model file",
+    "gen": "generate text with a model",
+    "score": "measure how well a model predicts a text",
+    "quality": "measure the quality of text that models generate",
+    "view": "show what a model does at each character of a text",
+    "serve": "serve models over HTTP",
+    "triton": "write a model repository for NVIDIA's Triton Inference Server",
+    "info": "show the contents of a model file",
 }
 
 
 def main() -> None:
-    """Run the command that the first word names."""
+    """Run the command named by the first argument."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in _COMMANDS:
         sys.argv[0:2] = [f"charrnn-{name}"]
@@ -38,7 +38,7 @@ def main() -> None:
         sys.stdout.write(f"charrnn-runtime {__version__}\n")
         return
     known = ", ".join(_COMMANDS)
-    sys.stderr.write(f"python -m charrnn_runtime: error: no command {name!r}; there are {known}\n")
+    sys.stderr.write(f"python -m charrnn_runtime: error: unknown command {name!r}; choose from {known}\n")
     sys.exit(2)
 
 

@@ -1,7 +1,7 @@
-"""What callers may pass: each check gives the value back, or says in one line what the parameter takes.
+"""Argument checks of the public API: each returns the value, or raises an error that says what is allowed.
 
-Python finds out late, or never, that a value has the wrong type: a string is a list of letters, True is 1,
-and an array has no one truth. So what is public checks its parameters by these.
+Without them, Python reports wrong types late or never: a string is a sequence of letters, True is 1, and the
+truth value of an array is ambiguous.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _Kind = TypeVar("_Kind")
 
 
 def whole_number(name: str, value: Any) -> int:
-    """A whole number of any integer type, as an int.
+    """Check an integer of any integer type; returns an int.
 
     Raises:
-        SettingError: it is none.
+        SettingError: it is not an integer.
     """
     try:
         if isinstance(value, bool):
@@ -36,10 +36,10 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def whole_number_from(name: str, value: Any, least: int, most: int) -> int:
-    """A whole number of a range, both ends included.
+    """Check an integer in a range, inclusive.
 
     Raises:
-        SettingError: it is none.
+        SettingError: it is not an integer in the range.
     """
     number = whole_number(name, value)
     if not least <= number <= most:
@@ -49,10 +49,10 @@ def whole_number_from(name: str, value: Any, least: int, most: int) -> int:
 
 
 def real_number(name: str, value: Any) -> float:
-    """A number of any integer or floating type, as a float; it may be infinite, or NaN.
+    """Check a number of any integer or floating-point type; returns a float, which may be infinite or NaN.
 
     Raises:
-        SettingError: it is none, or none that a float can hold.
+        SettingError: it is not a number, or too large for a float.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise wrong(name, "a number", value)
@@ -63,7 +63,7 @@ def real_number(name: str, value: Any) -> float:
 
 
 def switch(name: str, value: Any) -> bool:
-    """Whether something is wanted.
+    """Check a boolean.
 
     Raises:
         SettingError: it is neither True nor False.
@@ -74,10 +74,10 @@ def switch(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, among: Collection[str]) -> str:
-    """One of some words.
+    """Check that a value is one of several words.
 
     Raises:
-        SettingError: it is none of them.
+        SettingError: it is not one of them.
     """
     if isinstance(value, str) and value in among:
         return value
@@ -86,16 +86,16 @@ def choice(name: str, value: Any, among: Collection[str]) -> str:
 
 
 def text(name: str, value: Any, level: str, label: str = "") -> str | bytes:
-    """A text for a model of a level ("char" or "byte"): a str, or at the byte level bytes.
+    """Check a text for a model of a level ("char" or "byte"): a str, or at the byte level also bytes.
 
     Raises:
-        SettingError: it is none; the message calls it ``label``, if that is given.
+        SettingError: it is not a text; the message calls it ``label`` if given, otherwise ``name``.
     """
     if isinstance(value, str) or (level == "byte" and isinstance(value, bytes)):
         return value
     if isinstance(value, bytes):
         raise SettingError(
-            f"{label or name} must be a str, since this model reads characters and not bytes: decode it",
+            f"{label or name} must be a str, since this model reads characters, not bytes: decode it",
             name,
         )
     kinds = "a str, or bytes" if level == "byte" else "a str"
@@ -103,52 +103,51 @@ def text(name: str, value: Any, level: str, label: str = "") -> str | bytes:
 
 
 def each_text(name: str, values: Any, level: str) -> Iterator[str | bytes]:
-    """The texts of an iterable, each checked as it comes.
+    """Check the texts of an iterable lazily.
 
     Raises:
-        SettingError: it is not an iterable of several texts; or later, one of them is not a text.
+        SettingError: it is not an iterable of texts; or, on iteration, an item is not a text.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable) or _is_scalar(values):
         one = "one text" if isinstance(values, str | bytes) else shown(values)
-        raise SettingError(f"{name} must be several texts, as in a list, and not {one}", name)
+        raise SettingError(f"{name} must be an iterable of texts, such as a list, not {one}", name)
     return (text(name, value, level, f"{name}[{index}]") for index, value in enumerate(values))
 
 
 def several(name: str, value: Any, what: str) -> Iterable[Any]:
-    """Several values of some kind, which are not looked at.
+    """Check that a value is an iterable; its items are not checked.
 
     Raises:
-        SettingError: it is not an iterable, or is a str or bytes, which iterate but are one.
+        SettingError: it is not an iterable, or is a str or bytes, which count as one value.
     """
     is_one = not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray)
     if not is_one and not _is_scalar(value):
         return value  # type: ignore[no-any-return]
-    raise wrong(name, f"several {what}, as in a list", value)
+    raise wrong(name, f"an iterable of {what}, such as a list", value)
 
 
 def stop_texts(value: Any) -> tuple[str, ...]:
-    """The stop texts that were given: one, several in a list, tuple, set or the like, or None.
+    """Normalize stop texts given as a single text, an iterable of texts, or None.
 
     Raises:
-        SettingError: it is none of these, or one of them is empty or not a text.
+        SettingError: it is none of these, or a stop text is empty or not a text.
     """
     is_one = not isinstance(value, Collection) or isinstance(value, str | bytes | bytearray | Mapping)
     texts = () if value is None else (value,) if is_one or _is_scalar(value) else tuple(value)
     for each in texts:
         if not isinstance(each, str) or not each:
             raise SettingError(
-                "stop must be a text of one character or more, or several in a list, not "
-                f"{shown(each)}; without it, a text ends at its length",
+                f"stop must be a non-empty text, or several in a list, not {shown(each)}; omit it for none",
                 "stop",
             )
     return texts
 
 
 def call_back(name: str, value: Any) -> Callable[..., Any] | None:
-    """Something to call, or None.
+    """Check a callback, which may be None.
 
     Raises:
-        SettingError: it is neither.
+        SettingError: it is neither callable nor None.
     """
     if value is None or callable(value):
         return value  # type: ignore[no-any-return]
@@ -156,10 +155,10 @@ def call_back(name: str, value: Any) -> Callable[..., Any] | None:
 
 
 def file_path(name: str, value: Any) -> str:
-    """The path of a file, as it was given.
+    """Check the path of a file; returns a str.
 
     Raises:
-        SettingError: it is none.
+        SettingError: it is not a path.
     """
     if isinstance(value, str | os.PathLike) and isinstance(path := os.fspath(value), str):
         return path
@@ -167,10 +166,10 @@ def file_path(name: str, value: Any) -> str:
 
 
 def instance(name: str, value: Any, kind: type[_Kind]) -> _Kind:
-    """A value of a class of this package.
+    """Check that a value is an instance of a class.
 
     Raises:
-        SettingError: it is none.
+        SettingError: it is not.
     """
     if isinstance(value, kind):
         return value
@@ -178,36 +177,36 @@ def instance(name: str, value: Any, kind: type[_Kind]) -> _Kind:
 
 
 def ids_array(name: str, value: Any) -> np.ndarray[Any, Any]:
-    """Integers ``[n]`` of any type, as an array.
+    """Check a one-dimensional array of integers ``[n]`` of any integer type.
 
     Raises:
-        SettingError: they are not integers, or not one after the other.
+        SettingError: it is not.
     """
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError):  # of rows that differ in length, for one
+    except (ValueError, TypeError, OverflowError):  # for example, rows of different lengths
         array = np.empty((0, 0))
     if array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
         return array
-    raise wrong(name, "whole numbers in one row, as in a list", value)
+    raise wrong(name, "a one-dimensional sequence of integers, such as a list", value)
 
 
 def wrong(name: str, wanted: str, value: Any) -> SettingError:
-    """The error about a parameter that has the wrong type."""
+    """The error for an invalid argument."""
     return SettingError(f"{name} must be {wanted}, not {shown(value)}", name)
 
 
 def _is_scalar(value: Any) -> bool:
-    """Whether it is an array without a length, over which nothing iterates."""
+    """Whether a value is a zero-dimensional array, which cannot be iterated."""
     return isinstance(value, np.ndarray) and not value.ndim
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it: in one short line, whatever it is."""
+    """A value for error messages: one short line."""
     if isinstance(value, np.ndarray):
-        return f"an array of the shape {list(value.shape)}"
+        return f"an array of shape {list(value.shape)}"
     try:
         said = " ".join(repr(value).split())
-    except Exception:  # Python writes no whole number of more than 4,300 digits
+    except Exception:  # for example, Python does not format integers of more than 4,300 digits
         return f"a huge {type(value).__name__}" if isinstance(value, int) else f"a {type(value).__name__}"
     return said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}... ({type(value).__name__})"

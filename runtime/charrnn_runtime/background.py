@@ -1,4 +1,4 @@
-"""Streams for asyncio: one thread runs those of a model together, and each event loop gets its own."""
+"""Streams for asyncio: a thread runs all streams of a model, and passes each event loop its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Give = Callable[[Output | BaseException], None]
 
 
 class Background:
-    """Runs a scheduler in a thread for as long as it has work."""
+    """Runs a scheduler in a thread while it has work."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -31,21 +31,21 @@ class Background:
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        """In a forked child, begin with nothing: the thread and all that it ran are the parent's."""
+        """In a forked child, start over: the thread and its streams belong to the parent."""
         self._lock = threading.Lock()
         self._takers, self._thread = {}, None
-        self._scheduler.close()  # it was renewed before, as it is older
+        self._scheduler.close()  # already renewed, since it is older
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs or waits, and no thread is left."""
+        """Whether nothing is running or queued, and no thread is left."""
         return self._thread is None
 
     def submit(self, give: _Give, *requests: Request) -> None:
-        """Run requests; ``give`` is called in the thread with each of their outputs, or an error for each.
+        """Run requests; ``give`` is called in the thread with each output, or with an error for each.
 
         Raises:
-            QueueFullError: too many would wait; none of these is taken.
+            QueueFullError: the queue has too little room; none of the requests is accepted.
         """
         with self._lock:
             self._scheduler.submit(*requests)
@@ -56,14 +56,14 @@ class Background:
                 self._thread.start()
 
     def cancel(self, *requests: Request) -> None:
-        """Let nothing more come of requests."""
+        """Cancel requests; no more output follows."""
         with self._lock:
             for request in requests:
                 self._takers.pop(request, None)
                 self._scheduler.cancel(request)
 
     def abandon(self, request: Request) -> None:
-        """Cancel a request soon. Takes no lock, so that Python may call it wherever it collects garbage."""
+        """Cancel a request soon. Takes no lock, so it is safe during garbage collection."""
         self._abandoned.append(request)
         self._scheduler.wake()
 
@@ -75,11 +75,11 @@ class Background:
                 news: list[tuple[Request, Output | BaseException]] = [
                     (output.request, output) for output in self._scheduler.run_block()
                 ]
-            except BaseException as error:  # the scheduler has dropped all requests
+            except BaseException as error:  # the scheduler dropped all requests
                 with self._lock:
                     news = [(request, error) for request in self._takers]
                     for request in self._takers:
-                        self._scheduler.cancel(request)  # one that came after that
+                        self._scheduler.cancel(request)  # requests that arrived later
             for request, what in news:
                 ends = isinstance(what, BaseException) or what.finished is not None
                 with self._lock:
@@ -94,13 +94,13 @@ class Background:
 
 
 class AsyncText:
-    """The text of one stream for ``async for``. It is cancelled when it is closed, or forgotten.
+    """The text of one stream, for ``async for``. Closing or garbage collecting it cancels the stream.
 
     Attributes:
-        seed: the seed that is used.
-        state: the state of the stream; until its text has ended, the state before it.
-        generated: how many characters (bytes, at the byte level) were sampled so far.
-        finish_reason: why it ended: see `LiveText`.
+        seed: the seed.
+        state: the state of the stream; until the end, its initial state.
+        generated: the number of characters (bytes, at the byte level) sampled so far.
+        finish_reason: see `LiveText`.
     """
 
     def __init__(
@@ -118,10 +118,10 @@ class AsyncText:
         self._background = background
         self._request = request
         self._written = written
-        self._prompt = prompt  # what comes first, if it is wanted
+        self._prompt = prompt  # to be echoed first
         self._arrived: asyncio.Queue[Output | BaseException] | None = None
         self._ended = False
-        self._process = 0  # in which it was begun
+        self._process = 0  # the process that started the stream
 
     def __aiter__(self) -> Self:
         return self
@@ -137,11 +137,11 @@ class AsyncText:
             if self._process != os.getpid():
                 self._ended = True
                 raise CharRNNError(
-                    "this text was begun before the process was forked, and continues in the parent alone; "
+                    "this text was started before the process forked, and only the parent can continue it; "
                     "start it again in the child"
                 )
             text = self._take(await self._arrived.get())
-            while not self._arrived.empty():  # a slow reader gets all that came meanwhile
+            while not self._arrived.empty():  # give slow readers everything at once
                 text += self._take(self._arrived.get_nowait())
             if text:
                 return text
@@ -155,7 +155,7 @@ class AsyncText:
         def give(what: Output | BaseException) -> None:
             try:
                 loop.call_soon_threadsafe(arrived.put_nowait, what)
-            except RuntimeError:  # the loop is closed: no one reads any more
+            except RuntimeError:  # the loop is closed, so nobody is reading
                 background.abandon(request)
 
         background.submit(give, request)
@@ -174,7 +174,7 @@ class AsyncText:
         return text
 
     async def aclose(self) -> None:
-        """End it here; what was held back is dropped."""
+        """Cancel the stream; pending output is dropped."""
         self._end()
 
     def _end(self) -> None:

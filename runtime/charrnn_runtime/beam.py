@@ -1,12 +1,12 @@
-"""Beam search: the most likely continuations of a prompt, instead of sampled ones.
+"""Beam search: the most likely continuations of a prompt instead of sampled ones.
 
-All continuations that are still alive are rows of one batch. Each step extends every one of them by every
-symbol and keeps the most likely N of all (Lowerre 1976, "The Harpy speech recognition system"). What is found
-is exact in its score, though not always the most likely one: that may begin with what was dropped. With at
-least V**(T-1) beams, for V symbols and T characters, nothing that matters is dropped.
+All active continuations are rows of one batch. Each step extends each of them by every symbol and keeps the
+N most likely (Lowerre 1976, "The Harpy speech recognition system"). The scores are exact, but the search is
+not: the most likely continuation may start with a dropped one. With at least V**(T-1) beams, for V symbols
+and T characters, the search is exhaustive.
 
-A score is the sum of -ln p of all characters, from the model's own probabilities: neither temperature nor any
-cut of sampling is in it.
+A score is the sum of -ln p over all characters, under the model's own probabilities: temperature and
+truncation (top-k, top-p, min-p) do not apply.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from charrnn_runtime.state import UNSTARTED, State
 
 
 class Continuation(Record):
-    """A continuation that a beam search found.
+    """A continuation found by beam search.
 
     Attributes:
-        text: what comes after the prompt, without the stop text.
-        data: the same as bytes: UTF-8, but at the byte level as the model has them.
-        nats: the sum of -ln of the probabilities of its characters, the stop text's among them.
-        characters: how many these are (bytes, at the byte level).
-        finish_reason: "stop" where a stop text came, "length" where it was long enough.
-        state: the state of the stream after it.
+        text: the text after the prompt, without the stop text.
+        data: the text as bytes: UTF-8, or the raw bytes at the byte level.
+        nats: the sum of -ln of the probabilities of its characters, including the stop text.
+        characters: the number of these characters (bytes, at the byte level).
+        finish_reason: "stop" at a stop text, "length" at the maximum length.
+        state: the state of the stream after the continuation.
     """
 
     text: str
@@ -41,28 +41,28 @@ class Continuation(Record):
     finish_reason: str
     state: State
 
-    __eq__ = object.__eq__  # states have no one answer to whether they are equal
+    __eq__ = object.__eq__  # comparing states is ambiguous
     __hash__ = object.__hash__
 
     @property
     def bits(self) -> float:
-        """The same as ``nats``, in bits."""
+        """The score in bits."""
         return self.nats / math.log(2)
 
     @property
     def bits_per_character(self) -> float:
-        """Bits per character (byte, at the byte level); 0 of an empty one."""
+        """Bits per character (byte, at the byte level); 0 if empty."""
         return self.bits / self.characters if self.characters else 0.0
 
 
 class Path(Record):
-    """A continuation as ids: ``ids`` ``[n]``, its score in nats, whether it was stopped, and where it ends.
+    """A continuation as ids.
 
     Attributes:
         ids: int64 ``[n]``.
         nats: its score.
         stopped: whether it ends with a stop text.
-        state: the state after it, whose pending character is the last of the ids.
+        state: the state after it; its pending character is the last id.
     """
 
     ids: NDArray[np.int64]
@@ -74,17 +74,17 @@ class Path(Record):
 def most_likely_paths(
     engine: Engine, state: State, length: int, beams: int, stops: Sequence[NDArray[np.int64]] = ()
 ) -> list[Path]:
-    """Search for the most likely continuations of one stream, the most likely first.
+    """Search for the most likely continuations of one stream; returns them most likely first.
 
     Args:
         engine: the model on its device.
-        state: of one stream.
-        length: how many ids a continuation has at most.
-        beams: N, how many are kept after each step, and given in the end, if that many exist.
-        stops: a continuation ends once it has one of these sequences of ids, each of one or more.
+        state: the state of one stream.
+        length: the maximum number of ids.
+        beams: N, the number of continuations to keep after each step, and to return if that many exist.
+        stops: non-empty sequences of ids, each of which ends a continuation.
 
     Raises:
-        OutOfMemoryError: there is not enough memory for this many.
+        OutOfMemoryError: the device has too little memory for this many beams.
     """
     if not length:
         return [Path(np.empty(0, np.int64), 0.0, False, state)]
@@ -95,7 +95,7 @@ def most_likely_paths(
         states = state.rows
         for step in range(length):
             rows = len(tokens)
-            buffers.tokens[:] = 0  # idle rows run, too, and read a token that there is
+            buffers.tokens[:] = 0  # idle rows also run, and need a valid token
             buffers.tokens[0, :rows] = tokens
             buffers.write_state(slice(rows), states)
             buffers.run(1)
@@ -109,20 +109,20 @@ def most_likely_paths(
 
 
 class _Search:
-    """The beams that are alive, and those that have ended."""
+    """The active beams, and the finished continuations."""
 
     def __init__(self, state: State, beams: int, stops: Sequence[NDArray[np.int64]]) -> None:
-        self.ended: list[Path] = []  # the most likely first
+        self.ended: list[Path] = []  # most likely first
         self._state, self._beams, self._stops = state, beams, stops
         self._nats = np.zeros(1)  # [n], of each beam
         self._steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # [n] parents and [n] ids
         self._tails = np.full((1, max(map(len, stops), default=0)), -1)  # [n, longest stop], the last ids
 
     def extend(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Extend all beams by all symbols, keep the most likely; gives their parents and ids, ``[n]`` each.
+        """Extend all beams by all symbols, keep the most likely; returns their parents and ids, ``[n]``.
 
         Args:
-            logits: float32 ``[rows, V]``, what follows each beam.
+            logits: float32 ``[rows, V]``, the logits after each beam.
         """
         shifted = logits.astype(np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)
@@ -136,10 +136,10 @@ class _Search:
         return parents, ids
 
     def end_some(self, states: NDArray[np.float32], *, is_last: bool) -> NDArray[np.int64]:
-        """Let those end that are stopped, or all; gives the places of those that live on.
+        """Finish the beams that are stopped, or all; returns the indices of the active ones.
 
         Args:
-            states: float32 ``[n, S]``, of the beams.
+            states: float32 ``[n, S]``, the states of the beams.
             is_last: whether this was the last step.
         """
         stopped = np.zeros(len(states), np.bool_)
@@ -158,7 +158,7 @@ class _Search:
         del self.ended[self._beams :]
         lives = ~stopped & (not is_last)
         if len(self.ended) == self._beams:
-            # A loss is never below 0, so what is worse than all that have ended stays so.
+            # Losses only grow, so a beam that is worse than all finished ones stays worse.
             lives &= self._nats < self.ended[-1].nats
         kept = np.flatnonzero(lives)
         self._nats, self._tails = self._nats[kept], self._tails[kept]
@@ -176,7 +176,7 @@ class _Search:
 
 
 def _smallest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """The places of the smallest values, in their order; of equal ones, the first come first."""
+    """The indices of the smallest values, in order; ties are broken by index."""
     places = np.arange(len(values))
     if count < len(values):
         places = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])

@@ -1,9 +1,9 @@
-"""Reads files that gzip, xz or zstd compressed as the bytes that they hold.
+"""Reads files compressed with gzip, xz or zstd.
 
-Every command that reads a text opens it through `Unpacked`: whether a file is compressed is seen by its first
-bytes, whatever its name is. No more is held of it than a block and what its format needs (a window of at most
-128 MiB), however much it holds. zstd is a part of Python from 3.14 on; before that it takes the package
-backports.zstd, which is imported when a file needs it.
+Every command that reads a text opens it through `Unpacked`, which detects compression by the first bytes,
+whatever the file name. Memory use is bounded by a block and the format's window (at most 128 MiB), however
+large the file. zstd is part of Python from 3.14 on; older versions need the package backports.zstd, which is
+imported only for zstd files.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from charrnn_runtime.errors import CharRNNError
 GZIP: Final = b"\x1f\x8b"
 XZ: Final = b"\xfd7zXZ\x00"
 ZSTD: Final = b"\x28\xb5\x2f\xfd"
-"""What files of these formats begin with (RFC 1952; The .xz File Format 1.2.1; RFC 8878)."""
+"""The magic numbers of these formats (RFC 1952; The .xz File Format 1.2.1; RFC 8878)."""
 
 _BLOCK: Final = 64 * 1024
 _MEMORY: Final = 256 * 1024 * 1024
-"""What unpacking xz may take; xz -9 needs a quarter of it. zstd's own limit is a window of 128 MiB."""
+"""The memory limit for xz; xz -9 needs a quarter of it. zstd's own limit is a window of 128 MiB."""
 
 
 class Readable(Protocol):
-    """What bytes are read from."""
+    """A source of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes, at most ``size``; none at the end."""
+        """The next bytes, at most ``size``; empty at the end."""
         ...
 
 
 class _Decompressor(Protocol):
-    """What `lzma` and `compression.zstd` call so: it unpacks one stream, or frame, as its bytes come."""
+    """The decompressor interface of `lzma` and `compression.zstd`: incremental, for one stream or frame."""
 
     @property
     def eof(self) -> bool: ...
@@ -54,22 +54,22 @@ class _Decompressor(Protocol):
 
 
 class Unpacked:
-    """A binary file as the bytes that it holds, from its start; it may be a pipe.
+    """A binary file, decompressed if necessary, from its start; it may be a pipe.
 
     Attributes:
-        kind: "gzip", "xz" or "zstd"; "" where the file is not compressed.
-        size: the bytes of the file itself, as `advanced` counts them; None if that is not known.
+        kind: "gzip", "xz" or "zstd"; "" if the file is not compressed.
+        size: the size of the file itself, in bytes, as counted by `advanced`; None if unknown.
     """
 
     def __init__(self, file: Readable, name: str) -> None:
-        """Read a file that is open at its start.
+        """Wrap a file that is positioned at its start.
 
         Args:
             file: the file.
-            name: what it is called in errors.
+            name: the name of the file in errors.
 
         Raises:
-            CharRNNError: zstd compressed it, and this Python cannot unpack that.
+            CharRNNError: it is compressed with zstd, which this Python does not support.
         """
         self.size = _size_of(file)
         self._raw = _Counted(file)
@@ -86,29 +86,29 @@ class Unpacked:
             self.kind, self._text = "zstd", _Streams(self._raw, _zstd(name).ZstdDecompressor)
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most ``size``; none at the end.
+        """The next bytes, at most ``size``; empty at the end.
 
         Raises:
-            CharRNNError: the file is compressed, and cut or damaged.
-            OSError: it cannot be read.
+            CharRNNError: the compressed file is truncated or damaged.
+            OSError: the file cannot be read.
         """
         try:
             return self._text.read(size)
         except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
             raise self._damaged(error) from error
         except Exception as error:
-            if type(error).__name__ == "ZstdError":  # of whichever package it is
+            if type(error).__name__ == "ZstdError":  # of either package
                 raise self._damaged(error) from error
             raise
 
     def read_all(self, most: int) -> bytes:
-        """All bytes that are left.
+        """All remaining bytes.
 
         Args:
-            most: how many a file that is compressed may hold. (What is not has its size for all to see.)
+            most: the limit on the decompressed size; uncompressed files have no limit.
 
         Raises:
-            CharRNNError: it holds more, or as for `read`.
+            CharRNNError: the limit is exceeded, or as for `read`.
         """
         blocks, size = [], 0
         while block := self.read(1 << 20):
@@ -116,39 +116,39 @@ class Unpacked:
             size += len(block)
             if self.kind and size > most:
                 raise CharRNNError(
-                    f"{self._name} is a {self.kind} file that holds more than {most:,} bytes, which is too "
-                    f"much to be read at once; give a part of it, as {self.kind} -dc shows it"
+                    f"{self._name} is a {self.kind} file that decompresses to more than {most:,} bytes, too "
+                    f"many to read at once; give a part of it, from the output of {self.kind} -dc"
                 )
         return b"".join(blocks)
 
     def advanced(self) -> int:
-        """How many bytes of the file itself were read since the last call."""
+        """The number of bytes of the file itself read since the last call."""
         before, self._told = self._told, self._raw.place
         return self._told - before
 
     def _damaged(self, error: Exception) -> CharRNNError:
         said = " ".join(str(error).split())
         return CharRNNError(
-            f"{self._name} is a {self.kind} file that is cut or damaged: {said}; copy or download it "
-            f"again, or save what can still be read of it with {self.kind} -dc"
+            f"{self._name} is a {self.kind} file that is truncated or damaged: {said}; copy or download it "
+            f"again, or recover what is readable with {self.kind} -dc"
         )
 
 
 class _Counted:
-    """A file whose first bytes were looked at, and which may be a pipe; counts what was read.
+    """A file, possibly a pipe, whose first bytes were inspected; counts the bytes read.
 
     Attributes:
-        head: its first bytes, as many as tell whether it is compressed.
-        place: how many bytes of the file were given to who reads it.
+        head: the first bytes, enough to detect compression.
+        place: the number of bytes delivered.
     """
 
     def __init__(self, file: Readable) -> None:
         self._file = file
-        self._ended = False  # a terminal would go on after its end
+        self._ended = False  # a terminal would continue after the end
         self.place = 0
         self.head = self._waiting = b""
         while len(self.head) < len(XZ) and (more := self._read_file(len(XZ) - len(self.head))):
-            self.head += more  # a pipe may give less than was asked for
+            self.head += more  # pipes may return fewer bytes than requested
         self._waiting = self.head
 
     def read(self, size: int) -> bytes:
@@ -166,7 +166,7 @@ class _Counted:
 
 
 class _Streams:
-    """What the streams of an xz file, or the frames of a zstd file, hold one after the other."""
+    """The concatenated contents of the streams of an xz file, or the frames of a zstd file."""
 
     def __init__(self, raw: _Counted, new: Callable[[], _Decompressor]) -> None:
         self._raw, self._new = raw, new
@@ -189,7 +189,7 @@ class _Streams:
         return unpacked
 
     def _next_stream(self, data: bytes) -> bytes:
-        """What begins with the next stream; none at the end. xz allows zeros between two."""
+        """The start of the next stream; empty at the end. xz allows zero padding in between."""
         data = data.lstrip(b"\0")
         while not data and (block := self._raw.read(_BLOCK)):
             data = block.lstrip(b"\0")
@@ -201,7 +201,7 @@ def _xz_stream() -> _Decompressor:
 
 
 def _zstd(name: str) -> Any:
-    """The module that unpacks zstd.
+    """The module that decompresses zstd.
 
     Raises:
         CharRNNError: there is none.
@@ -212,18 +212,18 @@ def _zstd(name: str) -> Any:
         return importlib.import_module("backports.zstd")
     except ImportError:
         package = (
-            "this Python was built without what reads it"
+            "this Python was built without zstd support"
             if sys.version_info >= (3, 14)
-            else "it needs the package backports.zstd (the extra zstd of charrnn-runtime): pip install "
+            else "install the package backports.zstd (the extra zstd of charrnn-runtime): pip install "
             "backports.zstd"
         )
-        raise CharRNNError(f"{name} is a zstd file; {package}; or unpack it first, with zstd -dc") from None
+        raise CharRNNError(f"{name} is a zstd file; {package}; or decompress it with zstd -dc") from None
 
 
 def _size_of(file: Any) -> int | None:
-    """How many bytes there are to read; None if that is not known, as of a pipe."""
+    """The number of bytes to read; None if unknown, as for pipes."""
     try:
         status = os.fstat(file.fileno())
-    except (AttributeError, OSError, ValueError):  # no file of the system's
+    except (AttributeError, OSError, ValueError):  # not backed by a file descriptor
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -1,7 +1,7 @@
-"""The errors that charrnn raises on purpose.
+"""The errors that charrnn raises deliberately.
 
-All of them derive from `CharRNNError`, so that a caller needs one ``except``. A message says what was
-given, what is allowed, and how to fix it, in one line.
+All of them derive from `CharRNNError`, so callers can catch that alone. A message is one line: what was
+given, what is allowed, and how to fix it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class CharRNNError(Exception):
-    """The base of every error that charrnn raises on purpose. Commands exit with 1.
+    """The base class of all errors that charrnn raises deliberately. Commands exit with 1.
 
     Attributes:
-        parameters: the parameters that the message names, as ``top_k`` or ``top_k=1``. Commands say
+        parameters: the parameters that the message names, as ``top_k`` or ``top_k=1``. Commands print
             ``--top-k`` or ``--top-k 1`` instead.
     """
 
@@ -25,8 +25,8 @@ class CharRNNError(Exception):
         self.parameters = parameters
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not by its arguments: those of some errors are not their message.
-        return _anew, (type(self), self.args, self.__dict__)
+        # Not by arguments: those of some subclasses are not the message.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class SettingError(CharRNNError, ValueError):
@@ -34,32 +34,32 @@ class SettingError(CharRNNError, ValueError):
 
 
 class ModelFormatError(CharRNNError):
-    """A file is not a charrnn step model: it breaks a rule of the format, or is truncated or damaged."""
+    """A file is not a valid charrnn step model: it violates the format, or is truncated or damaged."""
 
 
 class DeviceError(CharRNNError):
-    """The device that was asked for cannot be used, or has too little memory."""
+    """The requested device cannot be used, or has too little memory."""
 
 
 class OutOfMemoryError(DeviceError):
-    """A device has too little memory for this many streams at once."""
+    """The device has too little memory for this many concurrent streams."""
 
 
 class QueueFullError(CharRNNError):
-    """The queue is full: no further request is accepted."""
+    """The queue is full: no further requests are accepted."""
 
 
 class UnknownCharacterError(CharRNNError):
-    """A text holds characters that a vocabulary does not know.
+    """A text contains characters that are not in the vocabulary.
 
     Attributes:
         characters: the distinct unknown characters, in the order of their first appearance.
-        positions: for each of them, the index of its first appearance in the text, from 0.
-        known: how many characters the vocabulary has.
-        index: which text it is, from 0, where several were given; else None.
-        written: a part of the text that is unknown as it is written there, but known in its other Unicode
-            form, such as "e" and a combining accent; else "".
-        known_as: that form, such as "é"; else "".
+        positions: the index of the first appearance of each in the text, from 0.
+        known: the size of the vocabulary.
+        index: the index of the text, from 0, if several were given; otherwise None.
+        written: a part of the text that is unknown as written but known in its other Unicode form, such as
+            "e" followed by a combining accent; otherwise "".
+        known_as: that other form, such as "é"; otherwise "".
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class UnknownCharacterError(CharRNNError):
         written: str = "",
         known_as: str = "",
     ) -> None:
-        """Say what is unknown.
+        """Compose the message.
 
         Args:
             characters: see the attributes, as the next three.
             positions: see the attributes.
             known: see the attributes.
             index: see the attributes.
-            name: what the message calls the text, such as "line 3".
+            name: the name of the text in the message, such as "line 3".
             written: see the attributes.
             known_as: see the attributes.
         """
@@ -99,23 +99,24 @@ class UnknownCharacterError(CharRNNError):
         name = name or ("the text" if index is None else f"the text of index {index}")
         if known_as:
             advice = (
-                f"{_code_points(written)} ({written!r}) it knows as {_code_points(known_as)} ({known_as!r}), "
-                'which means the same: let it be written so with unknown="normalize"'
+                f"it knows {_code_points(written)} ({written!r}) as {_code_points(known_as)} ({known_as!r}), "
+                'which is equivalent; convert it with unknown="normalize"'
             )
         else:
             advice = (
-                f'it knows {known} characters: leave these out, or let them be dropped with unknown="skip"'
+                f"its vocabulary has {known} characters; remove the unknown ones, or drop them with "
+                'unknown="skip"'
             )
         super().__init__(f"{name} has characters that the model does not know: {shown}; {advice}", "unknown")
 
     def at(self, positions: Sequence[int]) -> UnknownCharacterError:
-        """The same error, with positions in a longer text."""
+        """The same error with positions in a longer text."""
         return UnknownCharacterError(
             self.characters, positions, self.known, written=self.written, known_as=self.known_as
         )
 
     def of(self, index: int | None, name: str = "") -> UnknownCharacterError:
-        """The same error, said of one among several texts, or of the only one."""
+        """The same error for one of several texts, or for the only one."""
         return UnknownCharacterError(
             self.characters,
             self.positions,
@@ -131,8 +132,8 @@ def _code_points(text: str) -> str:
     return " ".join(f"U+{ord(character):04X}" for character in text)
 
 
-def _anew(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
-    """The error of a pickle, which may hold anything."""
+def _restored(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
+    """Restore an error from a pickle, which is not trusted."""
     try:
         if issubclass(cls, CharRNNError):
             error: CharRNNError = cls.__new__(cls, *arguments)
@@ -146,7 +147,7 @@ def _anew(cls: Any, arguments: Any, attributes: Any) -> CharRNNError:
 
 
 def one_line(message: str, most: int = 500) -> str:
-    """A message that may hold anything from a file, as one line of harmless length."""
+    """An untrusted message as one printable line of limited length."""
     if len(message) > most:
         message = message[: most - 3] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

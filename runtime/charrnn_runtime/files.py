@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their paths in commands."""
+"""Atomic writes of files, and shell quoting of paths."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class WriteError(CharRNNError):
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of ``path`` at the end, and leaves nothing if that fails.
+    """A file to write that replaces ``path`` on success and is discarded on failure.
 
-    The bytes go to a temporary file in the same folder, which is flushed to the disk and renamed: whenever
-    the process dies, ``path`` is either as it was or complete.
+    The bytes go to a temporary file in the same folder, which is flushed to disk and renamed: even if the
+    process is killed, ``path`` is either unchanged or complete.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the file cannot be written.
     """
-    # The name is known before the file is there, so that a signal at any moment leaves nothing behind. Only a
-    # part of the target's name is in it, since a name may be as long as the file system allows.
+    # The name is known before the file exists, so that a signal at any moment leaves nothing behind. It has
+    # only a part of the target's name, which may be as long as the file system allows.
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{os.urandom(6).hex()}.part")
     try:
         with temporary.open("xb") as file:
@@ -48,13 +48,13 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all."""
+    """Write ``content`` to ``path`` atomically."""
     with written_whole(path) as file:
         file.write(content)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a process that was killed while writing left behind in a folder that no one writes to."""
+    """Remove temporary files of killed processes from a folder that nobody is writing to."""
     for path in folder.glob(".*"):
         if is_part(path):
             with contextlib.suppress(OSError):
@@ -62,12 +62,12 @@ def remove_parts(folder: Path) -> None:
 
 
 def is_part(path: Path) -> bool:
-    """Whether a path is named as files are while they are written."""
+    """Whether a path has the name of a temporary file."""
     return path.name.startswith(".") and path.name.endswith(".part")
 
 
 def _flush_folder(folder: Path) -> None:
-    """Put the renaming itself on the disk, where the system lets a folder be flushed."""
+    """Flush the rename to disk, where the system supports flushing folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -78,10 +78,10 @@ def _flush_folder(folder: Path) -> None:
 
 
 def shell_word(path: str | os.PathLike[str]) -> str:
-    r"""A path as a shell takes it, in a command that a message advises.
+    r"""Quote a path for a shell, in commands that messages suggest.
 
-    What is not UTF-8 (surrogates in Python) is written as in $'r\351', which bash, zsh, ksh and POSIX.1-2024
-    read as the path's bytes.
+    Bytes that are not UTF-8 (surrogates in Python) are written as in $'r\351', which bash, zsh, ksh and
+    POSIX.1-2024 support.
     """
     word = os.fspath(path)
     try:

@@ -1,9 +1,9 @@
-"""What a process makes again after a fork: locks, and the sessions of onnxruntime.
+"""Fork safety: recreates locks and onnxruntime sessions in forked children.
 
-Only the thread that forks lives on in the child. A lock that another one held stays locked there forever,
-and what onnxruntime keeps of its threads is of no use: a session that came from the parent may neither run
-nor be destroyed (onnxruntime's pull request 31961). So whatever has locks or sessions is told in the child,
-before anything else runs there.
+Only the forking thread survives in the child. A lock held by another thread stays locked forever, and
+onnxruntime's thread pools are gone: an inherited session can neither run nor be destroyed (onnxruntime's pull
+request 31961). Therefore objects with locks or sessions register here, and are notified in the child before
+anything else runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 _PATIENCE: Final = 10.0
-"""How many seconds a fork waits for sessions that other threads are making just now."""
+"""How long a fork waits for sessions that other threads are creating, in seconds."""
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     class _Renewable(Protocol):
         def _after_fork(self) -> None:
-            """Make again, in a child, what did not survive the fork."""
+            """Recreate, in a child, what did not survive the fork."""
 
 
 _renewables: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
@@ -34,7 +34,7 @@ _numbers: Final = itertools.count()
 
 
 class _Making:
-    """How many threads make a session, and the right to fork."""
+    """The number of threads that are creating a session, and the lock on forking."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -46,23 +46,23 @@ _children_end_early = threading.Event()
 
 
 def renew_after_fork(thing: _Renewable) -> None:
-    """Let a thing's ``_after_fork`` be called in every child forked while it lives; older things first."""
+    """Call an object's ``_after_fork`` in every child forked during its lifetime; older objects first."""
     _renewables[next(_numbers)] = thing
 
 
-def keep_for_ever(thing: object) -> None:
-    """Let a thing, and all that it refers to, never be destroyed, at the interpreter's end neither."""
+def keep_forever(thing: object) -> None:
+    """Prevent an object, and everything it refers to, from ever being destroyed, even at interpreter exit."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 @contextlib.contextmanager
 def making() -> Iterator[None]:
-    """While this thread makes a session or imports onnxruntime, let others fork only when it is through.
+    """Delay forks by other threads while this thread creates a session or imports onnxruntime.
 
-    Both hold locks of the whole process, inside onnxruntime and in Python's import system, which no one could
-    release in the child.
+    Both hold process-wide locks, in onnxruntime and in Python's import system, which nobody could release in
+    the child.
     """
-    making = _making  # in a child there is another
+    making = _making  # a child has another one
     with making.condition:
         making.threads += 1
     try:
@@ -73,18 +73,18 @@ def making() -> Iterator[None]:
             making.condition.notify_all()
 
 
-def let_children_end_early() -> None:
-    """Let children that are forked from now on skip the exit handlers of C that they inherit.
+def skip_exit_handlers_in_children() -> None:
+    """Make children forked from now on skip inherited C exit handlers.
 
-    Where onnxruntime's telemetry runs, its handler waits for a thread that only the parent has, and the child
-    would never end, whether it uses this package or not. Python's own handlers run, as ever.
+    If onnxruntime's telemetry runs, its exit handler waits for a thread that exists only in the parent, so
+    the child would never exit, even if it does not use this package. Python's own exit handlers still run.
     """
     _children_end_early.set()
 
 
 def _end_early() -> None:
-    # The last that is registered runs first: what is buffered is written, and then the process ends.
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries than glibc
+    # The handler registered last runs first: flush buffers, then exit the process.
+    with contextlib.suppress(OSError, AttributeError):  # C libraries other than glibc
         library = ctypes.CDLL(None)
         library.on_exit(library._exit, None)
         library.__cxa_atexit(library.fcloseall, None, None)

@@ -1,8 +1,8 @@
-r"""Items: names, words or recipes that a model writes, one per line.
+r"""Items: names, words or recipes that a model generates, one per line.
 
-Each item is a stream of its own, which begins with the newline at a zero state and ends before the next
-newline. Streams are numbered from 0 and looked at in that order, so that the items of a seed are the same
-however many streams run at once.
+Each item comes from its own stream, which starts with a newline at a zero state and ends before the next
+newline. Streams are numbered from 0 and processed in order, so the items of a seed do not depend on how many
+streams run at once.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from charrnn_runtime.vocabulary import Unknown
 
 MOST_STREAMS = 10_000
 MOST_CHARACTERS = 1_000_000
-"""How many streams in a row, or how many characters in them, may give no item before drawing stops."""
+"""How many streams in a row, or characters in such streams, may yield no item before drawing stops."""
 
 _ROUND = 8_192
 _ROUND_NUMBERS = 1 << 24
-"""The most streams that are asked for at once, and the most numbers in their states: 64 MiB."""
+"""The most streams to start at once, and the most numbers in their states: 64 MiB."""
 
 
 class Item(Record):
-    r"""One item.
+    r"""An item.
 
     Attributes:
-        index: which one, from 0.
-        stream: the number of the stream that wrote it.
-        prompt: what it begins with.
-        text: all of it, prompt included, without the end of its line (``\n`` or ``\r\n``). At the byte level,
-            what is not UTF-8 is replaced as `Vocabulary.decode` says.
-        continuation: the text without the prompt.
+        index: the index of the item, from 0.
+        stream: the number of its stream.
+        prompt: the prompt that it starts with.
+        text: the whole item, including the prompt, without the line ending (``\n`` or ``\r\n``). At the byte
+            level, invalid UTF-8 is replaced as in `Vocabulary.decode`.
+        continuation: the text after the prompt.
     """
 
     index: int
@@ -61,17 +61,17 @@ class Item(Record):
     continuation: str
 
 
-class LeftOut(Record):
-    """How many streams gave no item, by the first of these reasons that holds.
+class SkippedItems(Record):
+    """The number of streams that yielded no item, by the first of these reasons that applies.
 
     Attributes:
-        unended: they reached the length without an end.
-        empty: they ended at once, with nothing in them.
-        known: what they wrote is one of the known texts.
-        repeated: what they wrote had been written before.
+        too_long: the line did not end within the length.
+        empty: the line was empty.
+        known: the text is one of the known texts.
+        repeated: the text repeats an earlier item.
     """
 
-    unended: int = 0
+    too_long: int = 0
     empty: int = 0
     known: int = 0
     repeated: int = 0
@@ -80,34 +80,34 @@ class LeftOut(Record):
         reasons = (
             (self.repeated, "repeated"),
             (self.known, "known before"),
-            (self.unended, "too long"),
+            (self.too_long, "too long"),
             (self.empty, "empty"),
         )
         return ", ".join(f"{number:,} {reason}" for number, reason in reasons if number)
 
 
 class TooFewItemsError(CharRNNError):
-    """A model gave fewer items than were asked for.
+    """A model yielded fewer items than requested.
 
     Attributes:
-        found: how many it gave.
-        left_out: what the other streams were.
+        found: the number of items.
+        skipped: the streams that were skipped.
     """
 
-    def __init__(self, found: int, wanted: int | None, streams: int, left_out: LeftOut) -> None:
-        """Say how many items there are, and what can be done."""
+    def __init__(self, found: int, wanted: int | None, streams: int, skipped: SkippedItems) -> None:
+        """Compose the message."""
         self.found = found
-        self.left_out = left_out
+        self.skipped = skipped
         of_all = "" if wanted is None else f" of {wanted:,}"
-        too_long = left_out.unended > left_out.known + left_out.repeated
+        too_long = skipped.too_long > skipped.known + skipped.repeated
         advice = (
-            "let them be longer (length), or raise temperature"
+            "allow longer ones (length), or raise temperature"
             if too_long
-            else "ask for fewer (count), or raise temperature"
+            else "request fewer (count), or raise temperature"
         )
         super().__init__(
-            f"the model gave {found:,}{of_all} items, and then none in {streams:,} streams "
-            f"(skipped in all: {left_out}); {advice}",
+            f"the model generated {found:,}{of_all} items, and then none in {streams:,} streams "
+            f"(skipped in total: {skipped}); {advice}",
             "length",
             "count",
             "temperature",
@@ -115,12 +115,12 @@ class TooFewItemsError(CharRNNError):
 
 
 class Items(Iterator[Item]):
-    """The items that a model writes, as they come. Close it if you do not read it to its end.
+    """An iterator of generated items. Close it if you do not exhaust it.
 
     Attributes:
-        seed: the seed that is used.
-        streams: how many streams were looked at so far.
-        found: how many items came so far.
+        seed: the seed.
+        streams: the number of streams processed so far.
+        found: the number of items so far.
     """
 
     def __init__(
@@ -134,16 +134,16 @@ class Items(Iterator[Item]):
         known: frozenset[str],
         seed: int,
     ) -> None:
-        """Items that `draw_items` begins to draw.
+        """Start drawing; see `draw_items`.
 
         Args:
-            draw: runs streams to the newline, or to one character more than an item may have.
-            start: the state in which each of them begins.
-            prompt: what they have read of their item.
+            draw: runs streams up to a newline, or one character beyond the length of an item.
+            start: the initial state of each stream.
+            prompt: the prompt of each item.
             end: the id of the newline.
-            count: how many items are wanted.
-            unique: see `draw_items`, as ``known`` (its ``new``) and ``seed``.
-            known: see `draw_items`.
+            count: the number of items.
+            unique: see `draw_items`.
+            known: see ``new`` of `draw_items`.
             seed: see `draw_items`.
         """
         self.seed = seed
@@ -157,19 +157,19 @@ class Items(Iterator[Item]):
         self._unique = unique
         self._known = known
         self._written: set[str] = set()
-        self._left_out: Counter[str] = Counter()  # by LeftOut's fields
+        self._skipped: Counter[str] = Counter()  # by field of SkippedItems
         self._items = self._run()
 
     @property
-    def left_out(self) -> LeftOut:
-        """What the streams were that gave no item."""
-        return LeftOut(**self._left_out)
+    def skipped(self) -> SkippedItems:
+        """The streams that yielded no item."""
+        return SkippedItems(**self._skipped)
 
     def __next__(self) -> Item:
         return next(self._items)
 
     def close(self) -> None:
-        """End it here, and let go of the streams that run."""
+        """Stop drawing and release the running streams."""
         self._items.close()
 
     def __enter__(self) -> Self:
@@ -179,7 +179,7 @@ class Items(Iterator[Item]):
         self.close()
 
     def _run(self) -> Generator[Item, None, None]:
-        in_vain = characters = 0  # streams since the last item, and what they sampled
+        without_item = characters = 0  # streams since the last item, and their characters
         asked, before = self._first_round(), 0
         while self._count is None or self.found < self._count:
             number = self.streams
@@ -189,23 +189,23 @@ class Items(Iterator[Item]):
                     self.streams += 1
                     item = self._item(stream)
                     if item is not None:
-                        in_vain = characters = 0
+                        without_item = characters = 0
                         self.found += 1
                         yield item
                         if self.found == self._count:
                             return
                         continue
-                    in_vain += 1
+                    without_item += 1
                     characters += int(stream.state.positions[0])
-                    if in_vain >= MOST_STREAMS or characters >= MOST_CHARACTERS:
-                        raise TooFewItemsError(self.found, self._count, in_vain, self.left_out)
+                    if without_item >= MOST_STREAMS or characters >= MOST_CHARACTERS:
+                        raise TooFewItemsError(self.found, self._count, without_item, self.skipped)
             asked, before = self._next_round(asked, self.found - before), self.found
 
     def _item(self, stream: Generated) -> Item | None:
-        """The item that a stream wrote; None, and counted, if it is to be skipped."""
+        """The item of a stream; None, and counted, if it is skipped."""
         text = _without_line_end((self._prompt + stream.data).decode(errors="replace"))
         if int(stream.state.tokens[0]) != self._end:
-            reason = "unended"
+            reason = "too_long"
         elif not text:
             reason = "empty"
         elif text in self._known:
@@ -222,18 +222,18 @@ class Items(Iterator[Item]):
                 text=text,
                 continuation=_without_line_end(stream.text),
             )
-        self._left_out[reason] += 1
+        self._skipped[reason] += 1
         return None
 
     def _first_round(self) -> int:
-        """How many streams to ask for first: as many as items are wanted, since each may give one."""
+        """The size of the first round of streams: the number of items, since each may yield one."""
         return self._at_most(64 if self._count is None else self._count)
 
     def _next_round(self, asked: int, gave: int) -> int:
-        """How many streams to ask for after a round of ``asked`` that gave ``gave`` items.
+        """The number of streams to start after a round of ``asked`` streams that yielded ``gave`` items.
 
-        A tenth more than what is likely to be needed: those in excess are ended as soon as there are enough
-        items, and one more round costs more.
+        This is a tenth more than expected to be needed: surplus streams are cancelled once there are enough
+        items, and another round costs more.
         """
         if self._count is None:
             return self._at_most(2 * asked)
@@ -260,29 +260,29 @@ def draw_items(
     on_progress: Callable[[int], None] | None = None,
     **fields: Unpack[SamplingOptions],
 ) -> Items:
-    r"""Let a model write items, each in a stream of its own that ends at its newline.
+    r"""Generate items, each in its own stream that ends at a newline.
 
-    It is meant for models that were trained on independent lines (``model.info.lines``), and works for all
-    that write newlines. Streams are run a batch at a time, as the items are asked for. Empty lines are
-    not items, and lines that do not end within ``length`` are skipped.
+    Works best with models trained on independent lines (``model.info.lines``), and with all models that
+    write newlines. Streams run in batches, on demand. Empty lines are not items, and lines that do not end
+    within ``length`` are skipped.
 
     Args:
         model: the model.
-        count: how many items; None for as many as are asked for.
-        prompt: what every item begins with; at the byte level, bytes too.
-        length: how many characters (bytes, at the byte level) an item may have beside its prompt.
-        unique: skip what was already written.
-        new: skip these texts; they may be the lines of an open file (line ends do not count).
-        seed: decides the random numbers; drawn if omitted.
-        sampling: how the next character is chosen.
-        unknown: what happens to characters of the prompt that the model does not know: see `Options`.
-        max_batch_size: how many streams run at once; by default as many as run well on the device.
-        on_progress: called now and then with the number of characters sampled since its last call.
-        fields: the fields of `Sampling`, in its place.
+        count: the number of items; None for an unlimited iterator.
+        prompt: the start of every item; at the byte level, it may be bytes.
+        length: the maximum number of characters (bytes, at the byte level) after the prompt.
+        unique: whether to skip repeated items.
+        new: texts to skip; may be an open file (line endings are ignored).
+        seed: the seed; drawn at random if omitted.
+        sampling: the sampling settings.
+        unknown: how to handle unknown characters in the prompt: see `Options`.
+        max_batch_size: the number of streams to run at once; None for the best number for the device.
+        on_progress: called periodically with the number of characters sampled since the last call.
+        fields: the fields of `Sampling`, as an alternative to ``sampling``.
 
     Returns:
         An iterator of `Item`. It raises `TooFewItemsError` when `MOST_STREAMS` streams in a row, or
-        `MOST_CHARACTERS` characters in such streams, gave no item; those that came before stay valid.
+        `MOST_CHARACTERS` characters in such streams, yield no item.
 
     Raises:
         SettingError: a setting is invalid, the prompt has a newline, or the model never writes one.
@@ -306,17 +306,15 @@ def draw_items(
     known = _known_texts(new)
     settings = Settings.of(vocabulary, seed=seed, sampling=sampling, unknown=unknown, **fields)
     if vocabulary.unknown_characters("\n"):
-        raise SettingError("this model has no items: it never writes a newline, at which an item ends")
+        raise SettingError("this model cannot generate items: it never writes a newline, which ends an item")
     head = vocabulary.decode_bytes(vocabulary.encode(prompt, unknown))
     if b"\n" in head:
-        raise SettingError(
-            "prompt: an item is one line, so what it begins with cannot have a newline", "prompt"
-        )
+        raise SettingError("prompt must not contain a newline, since an item is a single line", "prompt")
     given = b"\n" + head
     start = model.prime(given if vocabulary.level == "byte" else given.decode())
 
     def draw(streams: State) -> Generator[Generated, None, None]:
-        # One character more than an item may have: the newline.
+        # One more character than an item may have: the newline.
         yield from model.generate_each(
             streams,
             length + 1,

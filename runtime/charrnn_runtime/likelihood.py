@@ -1,4 +1,4 @@
-"""The likelihood of texts: the loss of those that are given, and a search for the most likely ones."""
+"""The likelihood of texts: the loss of given texts, and a search for the most likely continuations."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class LikelihoodModel(LoadedModel):
     @overload
     def score(self, texts: Texts, *, unknown: Unknown = ...) -> list[Score]: ...
     def score(self, texts: str | bytes | Texts, *, unknown: Unknown = "error") -> Score | list[Score]:
-        """How well the model predicts a text, or each of several.
+        """Measure how well the model predicts one text or several.
 
-        The first character of a text is predicted from the start token at a zero state.
+        The first character is predicted from the start token at a zero state.
 
         Args:
-            texts: a text, or a list of them, which share each step; at the byte level, bytes too.
-            unknown: what happens to characters that the model does not know: see `Options`.
+            texts: a text, or a list of texts, which run as a batch; at the byte level, texts may be bytes.
+            unknown: how to handle unknown characters: see `Options`.
 
         Raises:
             UnknownCharacterError: a text has unknown characters, and ``unknown`` is not "skip".
-            OutOfMemoryError: memory is too little.
+            OutOfMemoryError: the device has too little memory.
         """
         alone, level = isinstance(texts, str | bytes), self.vocabulary.level
         checked = [check_text("texts", texts, level)] if alone else list(each_text("texts", texts, level))
@@ -57,7 +57,7 @@ class LikelihoodModel(LoadedModel):
         unknown: Unknown = "error",
         max_batch_size: int | None = None,
     ) -> Iterator[Score]:
-        """Score texts in the order in which they come, however many they are; `score` has the arguments."""
+        """Score an iterable of texts lazily, in order; see `score` for the arguments."""
         checked = each_text("texts", texts, self.vocabulary.level)
         tokens = encode_texts(self.vocabulary, checked, check_unknown(unknown))
         return map(Score.of, score_tokens(self._engine, tokens, max_batch_size=max_batch_size))
@@ -65,33 +65,33 @@ class LikelihoodModel(LoadedModel):
     def score_stream(
         self, chunks: Iterable[str | bytes], *, unknown: Unknown = "error"
     ) -> Iterator[NDArray[np.float32]]:
-        """The losses of one text that comes in chunks: float32 ``[n]`` for each chunk, in nats.
+        """The losses of one text given in chunks: float32 ``[n]`` for each chunk, in nats.
 
-        It takes no more memory for a long text than for a short one: a chunk is scored before the next one
-        is asked for.
+        Memory use does not depend on the length of the text: each chunk is scored before the next one is
+        read.
         """
         checked = each_text("chunks", chunks, self.vocabulary.level)
         return score_stream(self._engine, encode_chunks(self.vocabulary, checked, check_unknown(unknown)))
 
     def trace(self, text: str | bytes, *, state: State | None = None, unknown: Unknown = "error") -> Trace:
-        """What the model does at each symbol of a text: the state of every unit, and what it expected.
+        """Record what the model does at each symbol of a text: the state of every unit, and the predictions.
 
         A text of T symbols takes 4 T (S + V) bytes, for S numbers in a state and V symbols in the vocabulary:
-        2 GB for 100,000 characters and the default network. `trace_stream` takes a text in chunks.
+        2 GB for 100,000 characters and the default network. For longer texts, use `trace_stream`.
 
         Args:
-            text: a text; at the byte level, bytes too.
-            state: the state of one stream that reads it; a fresh one, which reads the start token first, if
-                omitted.
-            unknown: what happens to characters that the model does not know: see `Options`.
+            text: the text; at the byte level, it may be bytes.
+            state: the initial state, of one stream; if omitted, a fresh one, which reads the start token
+                first.
+            unknown: how to handle unknown characters: see `Options`.
 
         Raises:
             UnknownCharacterError: the text has unknown characters, and ``unknown`` is not "skip".
-            OutOfMemoryError: memory is too little.
+            OutOfMemoryError: the device has too little memory.
 
         Examples:
             >>> trace = model.trace("To be, or not to be")  # doctest: +SKIP
-            >>> trace.bits.argmax()  # where the model was surprised most # doctest: +SKIP
+            >>> trace.bits.argmax()  # the most surprising character # doctest: +SKIP
         """
         check_text("text", text, self.vocabulary.level)
         start = self.initial_state(1) if state is None else state
@@ -103,15 +103,15 @@ class LikelihoodModel(LoadedModel):
     def trace_stream(
         self, chunks: Iterable[str | bytes], *, by_line: bool = False, unknown: Unknown = "error"
     ) -> Iterator[Trace]:
-        """What `trace` gives, of one text that comes in chunks: a `Trace` for each chunk.
+        """Trace one text given in chunks: yields a `Trace` for each chunk.
 
-        It takes no more memory for a long text than for a short one: a chunk is traced before the next one
-        is asked for.
+        Memory use does not depend on the length of the text: each chunk is traced before the next one is
+        read.
 
         Args:
             chunks: the text.
-            by_line: whether each line is read from a fresh state, as models trained with ``--lines`` learned.
-            unknown: what happens to characters that the model does not know: see `Options`.
+            by_line: whether to read each line from a fresh state, as in training with ``--lines``.
+            unknown: how to handle unknown characters: see `Options`.
         """
         checked = each_text("chunks", chunks, self.vocabulary.level)
         tokens = encode_chunks(self.vocabulary, checked, check_unknown(unknown))
@@ -127,26 +127,26 @@ class LikelihoodModel(LoadedModel):
         stop: Stop = None,
         unknown: Unknown = "error",
     ) -> list[Continuation]:
-        r"""Search for the most likely continuations of a text, instead of sampling one.
+        r"""Search for the most likely continuations of a text instead of sampling one.
 
-        Nothing is random, and no setting of sampling changes what is found. The more beams, the less is
-        dropped on the way. The most likely text is often dull, since it repeats itself.
+        The search is deterministic and ignores sampling settings. The more beams, the fewer continuations are
+        dropped during the search. The most likely text is often dull and repetitive.
 
         Args:
-            prompt: the prompt; at the byte level, bytes too.
-            length: how many characters (bytes, at the byte level) a continuation has at most.
-            beams: how many continuations are followed at once, all in one batch.
-            state: the state of one stream to continue from; a fresh one if omitted.
-            stop: a continuation ends before this text, or before the first of several. Its probability is
-                part of the score, so that continuations of any lengths compare.
-            unknown: what happens to characters of the prompt that the model does not know: see `Options`.
+            prompt: the prompt; at the byte level, it may be bytes.
+            length: the maximum number of characters (bytes, at the byte level) of a continuation.
+            beams: the number of continuations to follow at once, in one batch.
+            state: the initial state, of one stream; a fresh one if omitted.
+            stop: end a continuation before this text, or before the first of several. Its probability is
+                part of the score, so continuations of different lengths are comparable.
+            unknown: how to handle unknown characters in the prompt: see `Options`.
 
         Returns:
-            As many as there are beams (fewer, if fewer exist), the most likely first. Their scores are exact.
+            As many continuations as beams (or all, if fewer exist), most likely first, with exact scores.
 
         Raises:
             UnknownCharacterError: the prompt has unknown characters, and ``unknown`` is not "skip".
-            OutOfMemoryError: there is not enough memory for this many beams.
+            OutOfMemoryError: the device has too little memory for this many beams.
 
         Examples:
             >>> best, *others = model.beam("KING ", 20, beams=16, stop="\n")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""A model that was loaded: what it is, and what it runs its streams with."""
+"""A loaded model: its metadata and the engine that runs its streams."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 
 class LoadedModel:
-    """The part of `CharRNN` that needs no text: loading, copies, fresh states, and requests for a scheduler.
+    """The part of `CharRNN` that does not involve text: loading, copying, initial states, and requests.
 
-    Copies and pickles are made again from the bytes that were checked, which are checked again, with the
-    device and the threads that were asked for. They share nothing that changes.
+    Copies and pickles are recreated from the validated bytes, which are validated again, with the requested
+    device and threads. They share no mutable state.
 
     Attributes:
         info: the file's metadata.
-        vocabulary: its symbols.
-        device: "cpu", "cuda" or "webgpu", the device in use.
-        device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
+        vocabulary: the vocabulary.
+        device: the device in use: "cpu", "cuda" or "webgpu".
+        device_note: why "auto" chose the CPU although a CUDA build of onnxruntime is installed; otherwise "".
     """
 
     def __init__(self, info: ModelInfo, engine: Engine) -> None:
@@ -49,7 +49,7 @@ class LoadedModel:
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        """In a forked child, replace the lock with one that is free."""
+        """In a forked child, replace the lock by a free one."""
         self._background_lock = threading.Lock()
 
     @classmethod
@@ -64,17 +64,17 @@ class LoadedModel:
         """Load a step model.
 
         Args:
-            path: the file; or a binary file that is open, which is read to its end, and stays open.
-            device: "auto" (CUDA where it can be used, else the CPU), "cpu", "cuda", or "webgpu", which is for
-                GPUs of any maker.
-            threads: how many threads run streams on the CPU, where there are enough streams for them; None
-                for as many as the process may use cores. A single stream always runs on one.
-            cuda_graphs: on CUDA, capture each step once and replay it; off unless asked for. While a step is
-                captured, nothing but this package may use the GPU in this process.
+            path: the path of the file; or an open binary file, which is read to its end and not closed.
+            device: "auto" (CUDA if available, otherwise the CPU), "cpu", "cuda", or "webgpu" for GPUs of any
+                vendor.
+            threads: the number of threads that run streams on the CPU, if there are enough streams; None for
+                the number of cores available to the process. A single stream always runs on one thread.
+            cuda_graphs: on CUDA, capture each step once and replay it. During a capture, nothing but this
+                package may use the GPU in this process.
 
         Raises:
             ModelFormatError: the file is not a step model, or is truncated or damaged.
-            DeviceError: CUDA or WebGPU was asked for and cannot be used.
+            DeviceError: CUDA or WebGPU was requested but cannot be used.
             CharRNNError: the file cannot be read.
         """
         return cls._of(read_model(path), device=device, threads=threads, cuda_graphs=cuda_graphs)
@@ -88,15 +88,15 @@ class LoadedModel:
         threads: int | None = None,
         cuda_graphs: bool = False,
     ) -> Self:
-        """A step model from the bytes of its file; for the rest see `load`."""
+        """Load a step model from the bytes of its file; see `load` for the other arguments."""
         return cls._of(model_of_bytes(data), device=device, threads=threads, cuda_graphs=cuda_graphs)
 
     @classmethod
-    def _of(cls, file: ModelFile, **asked: Any) -> Self:
-        return cls(file.info, Engine(file, **asked))
+    def _of(cls, file: ModelFile, **options: Any) -> Self:
+        return cls(file.info, Engine(file, **options))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (type(self), Packed(self._engine.file), self._engine.asked)
+        return _unpickled, (type(self), Packed(self._engine.file), self._engine.options)
 
     def __repr__(self) -> str:
         info = self.info
@@ -104,11 +104,11 @@ class LoadedModel:
         return f"{type(self).__name__}({info.path!r}, {info.cell} {size}, device={self.device!r})"
 
     def initial_state(self, batch: int = 1) -> State:
-        """The state of ``batch`` streams, numbered from 0, that have read nothing."""
+        """The state of ``batch`` fresh streams, numbered from 0."""
         return State.start(whole_number_from("batch", batch, 1, spec.MAX_STREAMS), self.info.state_size)
 
     def scheduler(self, *, max_batch_size: int | None = None, max_waiting: int = MAX_WAITING) -> Scheduler:
-        """A `Scheduler` for requests that come and go, as in a server; what it runs shares this model."""
+        """A `Scheduler` for requests that arrive over time, as in a server; it shares this model."""
         return Scheduler(self._engine, max_batch_size=max_batch_size, max_waiting=max_waiting)
 
     def request(
@@ -122,14 +122,14 @@ class LoadedModel:
         logprobs: int | None = None,
         **options: Unpack[Options],
     ) -> Request:
-        """A `Request` of one stream for a `scheduler`; what it gives are ids.
+        """A `Request` of one stream for a `scheduler`; its output is ids.
 
         Args:
-            prompt: a text to read first; at the byte level, bytes too.
-            length: how many characters (bytes, at the byte level) to generate.
-            state: the state of one stream to continue from; a fresh one if omitted.
-            number: the number of a fresh stream, as that of the i-th prompt in `generate` is i.
-            live: whether its ids are wanted as they come.
+            prompt: the prompt; at the byte level, it may be bytes.
+            length: the number of characters (bytes, at the byte level) to generate.
+            state: the initial state, of one stream; a fresh one if omitted.
+            number: the number of a fresh stream; `generate` numbers its prompts from 0.
+            live: whether to output ids as they are sampled.
             logprobs: as for `generate_each`.
             options: see `Options`.
         """
@@ -143,7 +143,7 @@ class LoadedModel:
     def _live(
         self, prompt: str | bytes, length: int, state: State | None, options: Options, *, echo: bool
     ) -> tuple[State, Request, Settings, bytes]:
-        """The request of one live stream; gives its state before, its settings and what is echoed, too."""
+        """The request of one live stream, with its initial state, its settings and the text to echo."""
         settings = Settings.of(self.vocabulary, **options)
         switch("echo", echo)
         start = self.initial_state(1) if state is None else state
@@ -153,25 +153,25 @@ class LoadedModel:
         return start, request, settings, self.vocabulary.decode_bytes(ids) if echo else b""
 
     def _scheduler(self, streams: int | None, max_batch_size: int | None = None) -> Scheduler:
-        """A scheduler for this many streams, if that is known: with no more rows than these need."""
+        """A scheduler for this many streams, if known, with no more rows than they need."""
         scheduler = self.scheduler(max_batch_size=max_batch_size)
         if streams is not None:
             scheduler.max_batch_size = max(1, min(scheduler.max_batch_size, streams))
         return scheduler
 
 
-def _unpickled(cls: Any, packed: Any, asked: Any) -> LoadedModel:
-    """The model of a pickle, which may hold anything.
+def _unpickled(cls: Any, packed: Any, options: Any) -> LoadedModel:
+    """Restore a model from a pickle, which is not trusted.
 
     Raises:
-        ModelFormatError: it holds no model.
+        ModelFormatError: the pickle does not contain a valid model.
         SettingError: device or threads are invalid.
-        DeviceError: CUDA or WebGPU was asked for and cannot be used.
+        DeviceError: CUDA or WebGPU was requested but cannot be used.
     """
     if (
         not (isinstance(cls, type) and issubclass(cls, LoadedModel) and isinstance(packed, Packed))
-        or not isinstance(asked, dict)
-        or asked.keys() != {"device", "threads", "cuda_graphs"}
+        or not isinstance(options, dict)
+        or options.keys() != {"device", "threads", "cuda_graphs"}
     ):
         raise ModelFormatError("the pickled model is truncated or damaged; pickle it again, or load its file")
-    return cls._of(packed.unpacked(), **asked)
+    return cls._of(packed.unpacked(), **options)

@@ -1,4 +1,4 @@
-"""Log-probabilities of characters, from a model's logits: natural logarithms, before temperature and cuts."""
+"""Log probabilities of characters, from logits: natural logarithms, before temperature and truncation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from charrnn_runtime.record import Record
 
 
 class LogProbs(Record):
-    """Log-probabilities of n characters, in nats.
+    """Log probabilities of n characters, in nats.
 
     Attributes:
-        chosen: float32 ``[n]``, of each character of the text.
-        likeliest: int64 ``[n, N]``, the ids of the N most likely in each one's place, the most likely first.
-        values: float32 ``[n, N]``, the log-probabilities of these.
+        chosen: float32 ``[n]``, the log probability of each character of the text.
+        most_likely: int64 ``[n, N]``, the ids of the N most likely characters at each position, in order.
+        values: float32 ``[n, N]``, their log probabilities.
     """
 
     chosen: NDArray[np.float32]
-    likeliest: NDArray[np.int64]
+    most_likely: NDArray[np.int64]
     values: NDArray[np.float32]
 
-    __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
+    __eq__ = object.__eq__  # comparing arrays is ambiguous
     __hash__ = object.__hash__
 
     def __len__(self) -> int:
@@ -31,62 +31,62 @@ class LogProbs(Record):
         return len(self.chosen)
 
     def __getitem__(self, places: slice) -> LogProbs:
-        """Some of the characters."""
-        return LogProbs(self.chosen[places], self.likeliest[places], self.values[places])
+        """A slice of the characters."""
+        return LogProbs(self.chosen[places], self.most_likely[places], self.values[places])
 
     @classmethod
     def nothing(cls, count: int) -> LogProbs:
-        """Those of no characters."""
+        """Log probabilities of no characters."""
         return cls(np.zeros(0, np.float32), np.zeros((0, count), np.int64), np.zeros((0, count), np.float32))
 
     @classmethod
     def concatenate(cls, parts: Sequence[LogProbs]) -> LogProbs:
-        """Those of several texts, one after the other."""
+        """Concatenate the log probabilities of several texts."""
         return cls(
             np.concatenate([part.chosen for part in parts]),
-            np.concatenate([part.likeliest for part in parts]),
+            np.concatenate([part.most_likely for part in parts]),
             np.concatenate([part.values for part in parts]),
         )
 
 
 class LogProbsByRow:
-    """The log-probabilities that some rows of a batch want, and that were not given out yet."""
+    """Collects the log probabilities requested by rows of a batch, until they are taken."""
 
     def __init__(self) -> None:
         self._wanted: dict[int, tuple[int, bool, list[LogProbs]]] = {}
 
     def __bool__(self) -> bool:
-        """Whether any row wants them."""
+        """Whether any row requests them."""
         return bool(self._wanted)
 
     def begin(self, row: int, count: int, *, of_prompt: bool) -> None:
-        """Let a row want them: of the ``count`` most likely, and of what it only reads, too, or not."""
+        """Start a row: for the ``count`` most likely symbols, with or without those of its prompt."""
         self._wanted[row] = count, of_prompt, []
 
     def add(self, logits: NDArray[np.float32], tokens: NDArray[np.int64], reading: NDArray[np.int64]) -> None:
-        """Take in a block of steps.
+        """Add a block of steps.
 
         Args:
             logits: float32 ``[n, R, V]``.
-            tokens: int64 ``[n, R]``, what was read or sampled after each.
-            reading: int64 ``[R]``, after how many of the steps each row's token was only read.
+            tokens: int64 ``[n, R]``, the token read or sampled after each step.
+            reading: int64 ``[R]``, the number of steps after which each row only read its token.
         """
         rows = sorted(self._wanted)
         if len(rows) < logits.shape[1]:
             logits, tokens = logits[:, rows], tokens[:, rows]
         most = max(count for count, _, _ in self._wanted.values())
-        chosen, likeliest, values = logprobs_at(logits, tokens, most)
+        chosen, most_likely, values = logprobs_at(logits, tokens, most)
         for index, row in enumerate(rows):
             count, of_prompt, parts = self._wanted[row]
             first = 0 if of_prompt else max(0, int(reading[row]))
             parts.append(
                 LogProbs(
-                    chosen[first:, index], likeliest[first:, index, :count], values[first:, index, :count]
+                    chosen[first:, index], most_likely[first:, index, :count], values[first:, index, :count]
                 )
             )
 
     def take(self, row: int) -> LogProbs | None:
-        """Those of a row, if it wants any; they are given out now."""
+        """Take the collected log probabilities of a row, if it requests any."""
         if row not in self._wanted:
             return None
         count, of_prompt, parts = self._wanted[row]
@@ -94,18 +94,18 @@ class LogProbsByRow:
         return LogProbs.concatenate(parts)
 
     def forget(self, row: int) -> None:
-        """Let a row want none any more."""
+        """Stop collecting for a row."""
         self._wanted.pop(row, None)
 
     def moved(self, kept: Sequence[int]) -> LogProbsByRow:
-        """The same for the rows that are kept, which are the first from now on."""
+        """The same for the remaining rows, which are renumbered from 0."""
         after = LogProbsByRow()
         after._wanted = {new: self._wanted[old] for new, old in enumerate(kept) if old in self._wanted}
         return after
 
 
 def losses_at(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """-log softmax at the targets, computed so that large logits do not overflow.
+    """-log softmax at the targets, without overflow for large logits.
 
     Args:
         logits: float32 ``[n, R, V]``.
@@ -122,33 +122,33 @@ def losses_at(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArra
 def logprobs_at(
     logits: NDArray[np.float32], targets: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """The log-probabilities of the targets and of the most likely.
+    """The log probabilities of the targets and of the most likely symbols.
 
     Args:
         logits: float32 ``[n, R, V]``.
         targets: int64 ``[n, R]``.
-        count: N, how many of the most likely; at most V.
+        count: N, the number of most likely symbols; at most V.
 
     Returns:
         float32 ``[n, R]``, and int64 and float32 ``[n, R, N]``; see `LogProbs`.
     """
     chosen = -losses_at(logits, targets)
-    # Among equals, the lower id comes first.
-    likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :count] if count else None
-    if likeliest is None:
-        likeliest = np.zeros((*targets.shape, 0), np.int64)
-    values = np.take_along_axis(logits, likeliest, axis=-1)
-    return chosen, likeliest, values - _log_sums(logits) if count else values
+    # Ties are broken by the lower id.
+    most_likely = np.argsort(-logits, axis=-1, kind="stable")[..., :count] if count else None
+    if most_likely is None:
+        most_likely = np.zeros((*targets.shape, 0), np.int64)
+    values = np.take_along_axis(logits, most_likely, axis=-1)
+    return chosen, most_likely, values - _log_sums(logits) if count else values
 
 
 def normalized(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The log-probabilities of all symbols: float32 ``[n, V]`` of logits ``[n, V]``."""
+    """The log probabilities of all symbols: float32 ``[n, V]`` from logits ``[n, V]``."""
     logprobs: NDArray[np.float32] = logits - _log_sums(logits)
     return logprobs
 
 
 def _log_sums(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The logarithm of the sum of exp of the logits: ``[n, R, V]`` -> ``[n, R, 1]``."""
+    """The log of the sum of exp of the logits: ``[n, R, V]`` -> ``[n, R, 1]``."""
     highest = logits.max(axis=-1, keepdims=True)
     shifted = logits - highest
     sums: NDArray[np.float32] = np.log(np.exp(shifted, out=shifted).sum(axis=-1, keepdims=True)) + highest

@@ -1,4 +1,4 @@
-"""The public face of the runtime: a loaded model that primes, steps, generates, streams and scores."""
+"""The public interface of the runtime: a loaded model that primes, steps, generates, streams and scores."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 
 class CharRNN(LikelihoodModel):
-    """A character-level RNN that was loaded from a step model file.
+    """A character-level RNN loaded from a step model file.
 
-    A model may be shared by threads: every call takes buffers of its own, and states never change. (One of
-    CUDA graphs may not, and what `stream` gives belongs to one thread at a time.)
+    Models are thread-safe: every call has its own buffers, and states are immutable. (Not with CUDA graphs;
+    and an iterator from `stream` belongs to one thread at a time.)
 
     Attributes:
         info: the file's metadata.
-        vocabulary: its symbols.
-        device: "cpu", "cuda" or "webgpu", the device in use.
-        device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
+        vocabulary: the vocabulary.
+        device: the device in use: "cpu", "cuda" or "webgpu".
+        device_note: why "auto" chose the CPU although a CUDA build of onnxruntime is installed; otherwise "".
 
     Examples:
         >>> model = CharRNN.load("models/lstm.onnx")  # doctest: +SKIP
@@ -59,15 +59,16 @@ class CharRNN(LikelihoodModel):
     def prime(
         self, text: str | bytes | Texts, state: State | None = None, *, unknown: Unknown = "error"
     ) -> State:
-        """Let streams read a text, without generating.
+        """Read a text without generating.
 
         Args:
-            text: one text for all streams, or a list with one text per stream; bytes at the byte level, too.
+            text: one text for all streams, or a list with one text per stream; at the byte level, texts may
+                be bytes.
             state: the state of the streams; a fresh one if omitted.
-            unknown: what happens to characters that the model does not know: see `Options`.
+            unknown: how to handle unknown characters: see `Options`.
 
         Returns:
-            The state after the text, whose last character is read by the next step.
+            The state after the text; its last character is pending, to be read by the next step.
 
         Raises:
             UnknownCharacterError: the text has unknown characters, and ``unknown`` is not "skip".
@@ -96,13 +97,14 @@ class CharRNN(LikelihoodModel):
         sampling: Sampling | None = None,
         **fields: Unpack[SamplingOptions],
     ) -> Step:
-        """One character for all streams: read the pending one, sample the next.
+        """Advance all streams by one character: read the pending one and sample the next.
 
         Args:
             state: the state of the streams.
-            seed: with each stream's number and position it decides the random numbers; drawn if omitted.
-            sampling: how the next character is chosen.
-            fields: the fields of `Sampling`, in its place.
+            seed: the seed; with each stream's number and position, it determines the random numbers. Drawn at
+                random if omitted.
+            sampling: the sampling settings.
+            fields: the fields of `Sampling`, as an alternative to ``sampling``.
 
         Examples:
             >>> step = model.step(model.prime("LORD "), seed=1)  # doctest: +SKIP
@@ -156,16 +158,16 @@ class CharRNN(LikelihoodModel):
         """Generate text.
 
         Args:
-            prompt: the prompt (at the byte level, bytes too); or a list of them, the i-th for stream i; or a
+            prompt: the prompt (at the byte level, bytes too); or a list of prompts, one per stream; or a
                 state to continue from.
-            length: how many characters (bytes, at the byte level) to generate; the prompt is not counted.
-            echo: whether a text begins with the prompt that was given here. A state comes without one.
-            max_batch_size: how many streams run at once; by default as many as run well on the device.
+            length: the number of characters (bytes, at the byte level) to generate, not counting the prompt.
+            echo: whether to include the prompt in the text. A state has no prompt.
+            max_batch_size: the number of streams to run at once; None for the best number for the device.
             options: see `Options`.
 
         Returns:
-            One text for one prompt; a list of them for a list, or for a state. At the byte level, what is not
-            UTF-8 is replaced as `Vocabulary.decode` says; `generate_each` and `stream_bytes` give the bytes.
+            One text for one prompt; a list for a list or a state. Invalid UTF-8 at the byte level is replaced
+            as in `Vocabulary.decode`; `generate_each` and `stream_bytes` give the raw bytes.
 
         Raises:
             SettingError: a setting is invalid.
@@ -181,7 +183,7 @@ class CharRNN(LikelihoodModel):
         switch("echo", echo)
         streams = self.generate_each(prompts, length, max_batch_size=max_batch_size, **options)
         with naming(None) if alone else contextlib.nullcontext():
-            # Of all bytes together: a prompt of bytes may end within a sequence that the model completes.
+            # Decode all bytes together: a prompt may end within a sequence that the model completes.
             texts = [each.data.decode(errors="replace") if echo else each.text for each in streams]
         return texts[0] if alone else texts
 
@@ -195,16 +197,16 @@ class CharRNN(LikelihoodModel):
         on_progress: Callable[[int], None] | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Generated]:
-        """Generate many streams, giving each as soon as it and those before it are done.
+        """Generate many streams, and yield each one as soon as it and all earlier ones are finished.
 
-        Prompts are drawn from the iterable as rows become free, so it may be of any length.
+        Prompts are taken from the iterable as rows become free, so it may be infinite.
 
         Args:
-            prompts: one prompt per stream, or a state whose streams are continued.
-            length: as for `generate`, as ``max_batch_size`` is.
-            logprobs: give the log-probability of each character, and those of this many most likely ones.
+            prompts: one prompt per stream, or a state whose streams to continue.
+            length: see `generate`.
+            logprobs: include the log probability of each character, and of this many most likely ones.
             max_batch_size: see `generate`.
-            on_progress: called now and then with the number of characters sampled since its last call.
+            on_progress: called periodically with the number of characters sampled since the last call.
             options: see `Options`.
         """
         texts = (
@@ -215,7 +217,7 @@ class CharRNN(LikelihoodModel):
         length = check_length(length)
         streams = len(prompts) if isinstance(prompts, State | list | tuple) else None
         scheduler = self._scheduler(streams, max_batch_size)
-        heads: dict[Request, bytes] = {}  # the prompts of the streams that have begun
+        heads: dict[Request, bytes] = {}  # the prompts of the running streams
 
         def requests() -> Iterator[Request]:
             if isinstance(prompts, State):
@@ -246,19 +248,19 @@ class CharRNN(LikelihoodModel):
         echo: bool = False,
         **options: Unpack[Options],
     ) -> LiveText:
-        """Generate one stream, giving its text as it comes.
+        """Generate one stream incrementally.
 
         Args:
-            prompt: a text to read first; at the byte level, bytes too.
-            length: how many characters (bytes, at the byte level) to generate.
+            prompt: the prompt; at the byte level, it may be bytes.
+            length: the number of characters (bytes, at the byte level) to generate.
             state: the state of one stream to continue from; a fresh one if omitted.
-            echo: whether the text begins with the prompt that was given here.
+            echo: whether to include the prompt in the text.
             options: see `Options`.
 
         Returns:
-            An iterator of chunks of text. After its end, its ``state`` is the state of the stream, and its
-            ``finish_reason`` is why it ended. Close it, or use it in a ``with`` statement, if you do not read
-            it to its end.
+            An iterator of chunks of text. At the end, its ``state`` is the state of the stream, and its
+            ``finish_reason`` tells why it ended. Close it, or use it in a ``with`` statement, if you do not
+            exhaust it.
 
         Examples:
             >>> text = model.stream("LORD ", 500, seed=1)  # doctest: +SKIP
@@ -279,10 +281,10 @@ class CharRNN(LikelihoodModel):
         echo: bool = False,
         **options: Unpack[Options],
     ) -> LiveBytes:
-        """Generate one stream as `stream` does, giving bytes as they come.
+        """Generate one stream incrementally, as bytes; see `stream`.
 
-        At the byte level they are the raw bytes that the model writes, whether they are UTF-8 or not; at the
-        character level they are the text's UTF-8.
+        At the byte level, these are the raw bytes that the model writes, valid UTF-8 or not; at the character
+        level, they are UTF-8.
         """
         start, request, settings, head = self._live(prompt, length, state, options, echo=echo)
         written = ByteStream(self.vocabulary, settings.stop)
@@ -297,12 +299,12 @@ class CharRNN(LikelihoodModel):
         echo: bool = False,
         **options: Unpack[Options],
     ) -> AsyncText:
-        """Generate one stream as `stream` does, for ``async for``, without blocking the event loop.
+        """Generate one stream incrementally for ``async for``, without blocking the event loop; see `stream`.
 
-        All streams of a model run in one thread and share its steps. A slow reader blocks no one.
+        All streams of a model run as a batch in one thread. Slow readers do not block others.
 
         Raises:
-            QueueFullError: too many streams wait; raised where the first chunk is awaited.
+            QueueFullError: the queue is full; raised when the first chunk is awaited.
 
         Examples:
             >>> async with model.stream_async("LORD ", 500, seed=1) as text:  # doctest: +SKIP

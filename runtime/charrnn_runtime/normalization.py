@@ -1,8 +1,8 @@
-"""Unicode's two ways to write one character: "é" as one code point, or as "e" and a combining accent.
+"""Unicode's two representations of a character: "é" as one code point, or as "e" and a combining accent.
 
-They look alike and mean the same (canonical equivalence, Unicode 16, section 3.7), but to a model they are
-different characters: one that learned from text in NFC, as most text is, knows no combining accents. macOS
-gives the names of files in NFD.
+They look alike and are canonically equivalent (Unicode 16, section 3.7), but to a model they are different
+characters: a model trained on text in NFC, as most text is, has no combining accents in its vocabulary. macOS
+uses NFD for file names.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Knows = Callable[[str], bool]
 
 
 def known_form(text: str, unknown: Iterable[int], knows: Knows) -> str:
-    """A text with what is unknown written in its other form, wherever all of that is known.
+    """Rewrite unknown parts of a text in their other form, if that is fully known.
 
     Args:
         text: any text.
-        unknown: the positions of its unknown characters, in their order.
-        knows: what is known.
+        unknown: the positions of the unknown characters, in order.
+        knows: tells whether a text is fully known.
     """
     parts, done = [], 0
     for begin, end, form in equivalents(text, unknown, knows):
@@ -33,10 +33,10 @@ def known_form(text: str, unknown: Iterable[int], knows: Knows) -> str:
 
 
 def equivalents(text: str, unknown: Iterable[int], knows: Knows) -> Iterator[tuple[int, int, str]]:
-    """The unknown parts of a text that are known in their other form.
+    """The unknown parts of a text whose other form is known.
 
     Yields:
-        Where the part begins, the place after its end, and its other form.
+        The start of the part, its end, and its other form.
     """
     end = 0
     for position in unknown:
@@ -56,12 +56,12 @@ def equivalents(text: str, unknown: Iterable[int], knows: Knows) -> Iterator[tup
 
 
 def extends(character: str) -> bool:
-    """Whether a character may belong to the one before it: a mark, or a Hangul vowel or final consonant."""
+    """Whether a character may combine with the previous one: a mark, or a Hangul vowel or final consonant."""
     return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"
 
 
 def at_whole_characters(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces of a text, cut so that none begins with what belongs to the character before it."""
+    """Rechunk a text so that no piece starts with a character that combines with the previous one."""
     held = ""
     for piece in pieces:
         piece = held + piece

@@ -1,4 +1,4 @@
-"""The options that all ways of generating share, and what they come to."""
+"""The options shared by all ways of generating, and the settings that they resolve to."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from charrnn_runtime.vocabulary import Unknown, Vocabulary, check_unknown
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `Sampling` as options of their own: a shortcut for ``sampling``.
+    """The fields of `Sampling` as separate options: a shortcut for ``sampling``.
 
     Attributes:
-        temperature: what the logits are divided by, > 0; below 1, likely characters become more likely.
+        temperature: divides the logits, > 0; below 1, likely characters become more likely.
         top_k: sample from the ``top_k`` most likely characters; 1 is greedy, None is all.
         top_p: sample from the most likely characters that together have this probability, in (0, 1].
         min_p: sample from those with at least this fraction of the most likely one's probability, in [0, 1).
@@ -33,14 +33,14 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class Options(SamplingOptions, total=False):
-    """How text is generated.
+    """Options for generating text.
 
     Attributes:
-        seed: decides the random numbers, with each stream's number; drawn if omitted.
-        sampling: how the next character is chosen; its fields may be given in its place.
-        stop: end a stream before this text, or before the first of several.
-        unknown: what happens to characters of a prompt that the model does not know: "error"; "skip" to drop
-            them; or "normalize" to write them in their other Unicode form (composed or decomposed) where the
+        seed: determines the random numbers, together with the stream number; drawn at random if omitted.
+        sampling: the sampling settings; alternatively, give its fields as options.
+        stop: end a stream before this text, or before the first of several to appear.
+        unknown: how to handle characters of a prompt that the model does not know: "error"; "skip" to drop
+            them; or "normalize" to convert them to their other Unicode form (composed or decomposed) if the
             model knows that.
     """
 
@@ -51,15 +51,15 @@ class Options(SamplingOptions, total=False):
 
 
 class Settings(Record):
-    """Options of generating, checked.
+    """Validated generation options.
 
     Attributes:
-        sampling: how the next character is chosen.
-        seed: decides the random numbers.
+        sampling: the sampling settings.
+        seed: the seed.
         stop: the texts that end a stream.
-        stop_ids: int64 ``[n]`` each, their ids.
-        unknown: what happens to unknown characters.
-        logprobs: for how many of the most likely characters to give log-probabilities; None for none.
+        stop_ids: the ids of each stop text, int64 ``[n]``.
+        unknown: how to handle unknown characters.
+        logprobs: how many of the most likely characters to give log probabilities for; None for none.
     """
 
     sampling: Sampling
@@ -81,21 +81,19 @@ class Settings(Record):
         logprobs: int | None = None,
         **fields: Any,
     ) -> Settings:
-        """The settings that some `Options` give.
+        """Validate `Options`.
 
         Raises:
-            SettingError: one is invalid, or ``sampling`` is given beside its fields.
+            SettingError: an option is invalid, or both ``sampling`` and one of its fields are given.
             TypeError: an option is unknown.
         """
         if surplus := fields.keys() - SamplingOptions.__annotations__:
-            raise TypeError(f"there is no option {sorted(surplus)[0]!r}; see charrnn_runtime.options.Options")
+            raise TypeError(f"unknown option {sorted(surplus)[0]!r}; see charrnn_runtime.options.Options")
         if sampling is not None and fields:
-            raise SettingError(
-                f"give sampling or {', '.join(fields)}, not both: these are its fields", "sampling"
-            )
+            raise SettingError(f"give either sampling or {', '.join(fields)}, not both", "sampling")
         if logprobs is not None and not 0 <= whole_number("logprobs", logprobs) <= len(vocabulary):
             raise wrong(
-                "logprobs", f"between 0 and {len(vocabulary):,}, the number of this model's symbols", logprobs
+                "logprobs", f"between 0 and {len(vocabulary):,}, the size of the model's vocabulary", logprobs
             )
         texts = stop_texts(stop)
         return cls(

@@ -1,7 +1,6 @@
-"""Whether this process is a command's own, or that of a program which uses the package.
+"""Whether this process runs one of the commands, or a program that uses the package.
 
-onnxruntime has settings that hold for a whole process. They are a program's own to choose; a command chooses
-them for itself.
+onnxruntime has process-wide settings. Commands set them; otherwise they are up to the program.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _only_in_commands: Final[list[Callable[[], None]]] = []
 
 
 def only_in_commands(do: Callable[[], None]) -> None:
-    """Do something once the process is known to be a command's, be it now, later or never."""
+    """Call a function if this process runs a command: immediately, or once that is known."""
     if _owner.is_a_command:
         do()
     else:
@@ -27,7 +26,7 @@ def only_in_commands(do: Callable[[], None]) -> None:
 
 
 def take_for_a_command() -> None:
-    """Say that this process is a command's."""
+    """Declare that this process runs a command."""
     _owner.is_a_command = True
     while _only_in_commands:
         _only_in_commands.pop()()

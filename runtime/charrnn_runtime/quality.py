@@ -1,12 +1,12 @@
-"""The quality of text as numbers: real words, copies of the training text, and variety.
+"""Measures of text quality: known words, passages copied from the training text, and diversity.
 
-A **word** is a run of letters and their marks (Unicode categories L and M) with single apostrophes inside it,
-such as "o'er"; case is ignored. A **window** is any stretch of W characters; one is **copied** when exactly
-the same characters occur somewhere in the training text. **Distinct-n** is the number of different runs of n
-words divided by the number of such runs (Li et al. 2016, "A diversity-promoting objective function for neural
-conversation models"); it falls as a text grows, so compare texts of one length.
+A **word** is a sequence of letters and marks (Unicode categories L and M) with single apostrophes inside
+it, such as "o'er"; case is ignored. A **window** is a sequence of W characters; it is **copied** if the same
+characters occur anywhere in the training text. **Distinct-n** is the number of distinct n-grams of words
+divided by the number of n-grams (Li et al. 2016, "A diversity-promoting objective function for neural
+conversation models"); it falls with the length of a text, so compare texts of equal length.
 
-Of models that write **items**, one per line, `measure_items` says how many repeat and how many are listed.
+For models that generate **items**, one per line, `measure_items` counts repeated and listed items.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from charrnn_runtime.errors import SettingError
 from charrnn_runtime.record import Record
 
 DISTINCT = (1, 2, 3, 4)
-"""The n of distinct-n."""
+"""The values of n for distinct-n."""
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2**64
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, and therefore invertible modulo 2**64
 _INVERSE = np.uint64(pow(int(_BASE), -1, 2**64))
-_PIECE = 1 << 20  # characters of the training text that are hashed at a time
-_VERIFIED = 1 << 16  # windows that are compared at a time
+_PIECE = 1 << 20  # characters of the training text to hash at a time
+_VERIFIED = 1 << 16  # windows to compare at a time
 
 
 class TextQuality(Record):
-    """What `Reference.measure` found. A share of nothing is None.
+    """The result of `Reference.measure`. A share is None if its denominator is 0.
 
     Attributes:
-        characters: how many were measured.
-        words: how many words they hold.
+        characters: the number of characters.
+        words: the number of words.
         known_words: the share of the words that occur in the training text.
-        windows: how many windows they hold.
+        windows: the number of windows.
         copied_windows: the share of the windows that are copied from the training text.
         distinct: distinct-n for n = 1, 2, 3, 4.
     """
@@ -51,12 +51,12 @@ class TextQuality(Record):
 
 
 class ItemQuality(Record):
-    """What `measure_items` found. A share of nothing is None.
+    """The result of `measure_items`. A share is None if its denominator is 0.
 
     Attributes:
-        items: how many were measured.
-        repeated: the share of them that repeat an earlier one: 1 - different items / items.
-        listed: the share of them that are in the list.
+        items: the number of items.
+        repeated: the share of items that repeat an earlier one: 1 - distinct items / items.
+        listed: the share of items that are in the list.
     """
 
     items: int
@@ -65,11 +65,11 @@ class ItemQuality(Record):
 
 
 def measure_items(items: Sequence[str], known: Collection[str]) -> ItemQuality:
-    """How many of some items repeat, and how many are in the list that was trained on.
+    """Measure how many items repeat, and how many are in the training list.
 
     Args:
-        items: the lines that a model wrote, without their ends.
-        known: the lines of the list; best a set.
+        items: the lines that a model generated, without line endings.
+        known: the lines of the list; preferably a set.
 
     Examples:
         >>> found = measure_items(["emma", "ana", "emma", "lio"], {"emma", "olivia"})
@@ -84,11 +84,11 @@ def measure_items(items: Sequence[str], known: Collection[str]) -> ItemQuality:
 
 
 class Reference:
-    """A training text that others are measured against.
+    """A training text to measure other texts against.
 
     Attributes:
         text: the training text.
-        window: W, the characters of a window.
+        window: W, the length of a window in characters.
 
     Examples:
         >>> reference = Reference("The cat sat on the mat.", window=7)
@@ -100,10 +100,10 @@ class Reference:
     """
 
     def __init__(self, text: str, *, window: int = 50) -> None:
-        """Take in a training text.
+        """Store a training text.
 
         Raises:
-            SettingError: the window is shorter than one character.
+            SettingError: the window is less than one character.
         """
         if window < 1:
             raise SettingError(f"window must be 1 character or more, not {window}")
@@ -112,10 +112,10 @@ class Reference:
         self._words = frozenset(_each_word(text))
 
     def measure(self, pieces: Sequence[str]) -> TextQuality:
-        """The quality of some pieces of text.
+        """Measure the quality of some pieces of text.
 
-        Words, their runs, and windows never reach over the ends of a piece. A word at the very end of a piece
-        is not counted, since it may have been cut there.
+        Words, n-grams and windows never span two pieces. A word at the very end of a piece is not counted,
+        since it may be truncated.
         """
         in_pieces = [_whole_words(piece) for piece in pieces]
         count = sum(map(len, in_pieces))
@@ -131,18 +131,18 @@ class Reference:
         )
 
     def copied(self, pieces: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each window is copied: ``bool [windows]``, those of the first piece first.
+        """Whether each window is copied: ``bool [windows]``, in order of the pieces.
 
-        The windows' hashes are looked for among those of the training text, which is hashed piece by piece,
-        so that a long one takes little memory; every match is then compared character by character.
+        The hashes of the windows are looked up among those of the training text, which is hashed piece by
+        piece to bound memory use; every match is then verified character by character.
         """
         codes = _code_points("".join(pieces))  # [N]
         windows = _window_starts(pieces, self.window)  # [windows], places in codes
         copied = np.zeros(len(windows), np.bool_)
         if not len(windows) or len(self.text) < self.window:
             return copied
-        # One window represents all of the same hash; what does not match it, by a rare chance, is looked up
-        # by itself.
+        # One window represents all with the same hash; those that differ from it (hash collisions) are looked
+        # up separately.
         hashes, first, which = np.unique(
             _hashes(codes, self.window)[windows], return_index=True, return_inverse=True
         )
@@ -157,7 +157,7 @@ class Reference:
     def _search(
         self, codes: NDArray[np.uint32], windows: NDArray[np.int64], hashes: NDArray[np.uint64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which windows, given by their places and sorted hashes, are found; which met another's hash."""
+        """Which windows, given by positions and sorted hashes, are found; and which hit a hash collision."""
         found, doubtful = np.zeros((2, len(hashes)), np.bool_)
         for begin in range(0, len(self.text) - self.window + 1, _PIECE):
             piece = _code_points(self.text[begin : begin + _PIECE + self.window - 1])
@@ -171,7 +171,7 @@ class Reference:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order, with their case folded."""
+    """The words of a text, in order, case-folded."""
     return list(_each_word(text))
 
 
@@ -220,7 +220,7 @@ def _text(codes: NDArray[np.uint32]) -> str:
 
 
 def _window_starts(pieces: Sequence[str], window: int) -> NDArray[np.int64]:
-    """Where the windows of all pieces begin, once these are joined."""
+    """The start of each window in the concatenation of all pieces."""
     starts = []
     begin = 0
     for piece in pieces:
@@ -232,8 +232,8 @@ def _window_starts(pieces: Sequence[str], window: int) -> NDArray[np.int64]:
 def _hashes(codes: NDArray[np.uint32], window: int) -> NDArray[np.uint64]:
     """The hash of every window: ``uint32 [N]`` -> ``uint64 [N - W + 1]``.
 
-    That of the window at i is the sum over j < W of codes[i + j] * BASE^j modulo 2^64 (Karp and Rabin 1987):
-    a difference of running sums, moved back by BASE^-i.
+    The hash of the window at i is the sum over j < W of codes[i + j] * BASE^j modulo 2^64 (Karp and Rabin
+    1987), computed as a difference of prefix sums, multiplied by BASE^-i.
     """
     count = len(codes) - window + 1
     if count < 1:
@@ -258,7 +258,7 @@ def _same(
     right_starts: NDArray[np.int64],
     window: int,
 ) -> NDArray[np.bool_]:
-    """Whether the windows that begin at these places hold the same characters: ``bool [M]``."""
+    """Whether the windows at these positions are equal: ``bool [M]``."""
     same = np.ones(len(left_starts), np.bool_)
     for begin in range(0, len(same), _VERIFIED):
         part = slice(begin, begin + _VERIFIED)

@@ -1,7 +1,7 @@
-"""A model on a Ray cluster: actors for Ray Data that score and generate, and a deployment for Ray Serve.
+"""Models on a Ray cluster: actors for Ray Data that score and generate, and a deployment for Ray Serve.
 
-The actors are plain classes, which `ray.data.Dataset.map_batches` calls with batches of columns; `deployment`
-alone imports Ray, which is the extra ``ray`` of this package.
+The actors are plain classes that `ray.data.Dataset.map_batches` calls with batches of columns; only
+`deployment` imports Ray, which is the extra ``ray`` of this package.
 
     scored = dataset.map_batches(ScoreTexts, fn_constructor_kwargs={"model": "models/lstm.onnx"}, ...)
     serve.run(deployment("models/lstm.onnx", num_replicas=4))
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from charrnn_runtime.background import AsyncText
 
 Batch = dict[str, NDArray[Any]]
-"""Some rows of a dataset: each column's values, by its name."""
+"""Rows of a dataset: the values of each column, by name."""
 
 _ONGOING: Final = 64
-"""How many requests a replica gets at once, unless the caller says otherwise; they share each step."""
+"""The default number of concurrent requests per replica; they run as a batch."""
 
 _FIELDS: Final = ("prompt", "length", "echo", *Options.__annotations__)
 
 
 class ScoreTexts:
-    """An actor for ``map_batches`` that adds how well a model predicts each text of a column.
+    """An actor for ``map_batches`` that scores each text of a column.
 
-    It adds three columns: ``characters`` (int64, how many were predicted; bytes, at the byte level), ``nats``
-    (float64, the sum of their losses) and ``bits_per_character`` (float64). What a text gets depends neither
-    on the others nor on the batches: it is, to the bit, what `CharRNN.score` gives.
+    It adds three columns: ``characters`` (int64, the number of characters; bytes at the byte level), ``nats``
+    (float64, the sum of their losses) and ``bits_per_character`` (float64). The values are bit-identical to
+    `CharRNN.score`, and do not depend on other texts or the batches.
     """
 
     ADDED: Final = ("characters", "nats", "bits_per_character")
@@ -61,12 +61,12 @@ class ScoreTexts:
         """Load a model in the actor's process.
 
         Args:
-            model: a file that every machine has, or a model that was loaded: it is sent as its file.
-            column: the column with the texts; at the byte level they may be bytes.
-            unknown: what happens to characters that the model does not know: see `Options`.
-            device: as for `CharRNN.load`, as ``threads`` is: one for each core that the actor asks Ray for.
-                A model that was loaded has these already.
-            threads: see ``device``.
+            model: the path of a file that exists on every machine, or a loaded model, which is sent as bytes.
+            column: the column with the texts, which may be bytes at the byte level.
+            unknown: how to handle unknown characters: see `Options`.
+            device: see `CharRNN.load`; ignored for loaded models.
+            threads: see `CharRNN.load`; set it to the number of cores that the actor reserves. Ignored for
+                loaded models.
 
         Raises:
             SettingError: an argument is invalid.
@@ -77,10 +77,10 @@ class ScoreTexts:
         self._model = _loaded(model, device, threads)
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with the columns that were added.
+        """Add the columns to a batch.
 
         Raises:
-            SettingError: it lacks the column, has one of those that are added, or has what is not a text.
+            SettingError: a column is missing, already exists, or contains values that are not texts.
             UnknownCharacterError: a text has unknown characters, and ``unknown`` is not "skip".
         """
         texts = _values(batch, self._column, self.ADDED)
@@ -96,9 +96,9 @@ class ScoreTexts:
 class GenerateTexts:
     """An actor for ``map_batches`` that continues each prompt of a column.
 
-    It adds ``text``, the continuation without the prompt, and ``finish_reason``. A text depends on the seed,
-    the prompt and its stream's number alone, and not on the batches, the machines or a failure between: the
-    number is that of a column, or else follows from the prompt, so that equal prompts get equal texts.
+    It adds ``text``, the continuation without the prompt, and ``finish_reason``. A text depends only on the
+    seed, the prompt and the stream number, not on batches, machines or restarts. The stream number comes from
+    a column, or is derived from the prompt, so that equal prompts yield equal texts.
     """
 
     ADDED: Final = ("text", "finish_reason")
@@ -117,13 +117,13 @@ class GenerateTexts:
         """Load a model in the actor's process.
 
         Args:
-            model: as for `ScoreTexts`, as ``device`` and ``threads`` are.
-            column: the column with the prompts; at the byte level they may be bytes.
-            number_column: a column with the number of each stream, from 0, if there is one.
-            length: how many characters (bytes, at the byte level) to generate at most.
-            device: see ``model``.
-            threads: see ``model``.
-            options: see `Options`; the seed must be among them, since each actor would draw another.
+            model: see `ScoreTexts`.
+            column: the column with the prompts, which may be bytes at the byte level.
+            number_column: a column with the stream numbers, from 0, if any.
+            length: the maximum number of characters (bytes, at the byte level) to generate.
+            device: see `ScoreTexts`.
+            threads: see `ScoreTexts`.
+            options: see `Options`; ``seed`` is required, since each actor would draw a different one.
 
         Raises:
             SettingError: an argument is invalid, or there is no seed.
@@ -137,15 +137,15 @@ class GenerateTexts:
         self._model = _loaded(model, device, threads)
         self._unknown = check_unknown(options.pop("unknown", "error"))
         if options.get("seed") is None:
-            raise SettingError("seed must be given, since each actor would draw another one", "seed")
+            raise SettingError("seed is required, since each actor would draw a different one", "seed")
         self._options = options
-        Settings.of(self._model.vocabulary, **options)  # what is invalid is told before any text
+        Settings.of(self._model.vocabulary, **options)  # reports invalid options before any text is generated
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with the columns that were added.
+        """Add the columns to a batch.
 
         Raises:
-            SettingError: it lacks a column, has one of those that are added, or has what is not a prompt.
+            SettingError: a column is missing, already exists, or contains values that are not prompts.
             UnknownCharacterError: a prompt has unknown characters, and ``unknown`` is not "skip".
         """
         prompts = _values(batch, self._column, self.ADDED)
@@ -164,13 +164,13 @@ class GenerateTexts:
 
 
 class TextService:
-    """What `deployment` runs in each replica: it answers requests with text as it comes.
+    """The replica class of `deployment`: streams text in response to requests.
 
     Over HTTP, a request is a JSON object with any of the fields ``prompt``, ``length``, ``echo`` and those of
-    `Options`; the answer is the text in UTF-8, piece by piece, or ``{"error": ...}`` with the status 400 (the
-    request is invalid), 503 (too many wait) or 500. From Python, ``handle.options(stream=True).generate``
-    gives the pieces. All requests of a replica share each step of its scheduler; one whose reader goes away
-    is cancelled.
+    `Options`; the response is the text as UTF-8, streamed, or ``{"error": ...}`` with status 400 (invalid
+    request), 503 (the queue is full) or 500. From Python, ``handle.options(stream=True).generate`` yields the
+    pieces. All requests of a replica run as a batch in one scheduler; a request is cancelled when its reader
+    disconnects.
     """
 
     def __init__(
@@ -188,26 +188,26 @@ class TextService:
     async def generate(
         self, prompt: str = "", length: int | None = None, *, echo: bool = False, **options: Any
     ) -> AsyncIterator[str]:
-        """The text of one stream, piece by piece; see `CharRNN.stream_async`.
+        """Generate one stream, piece by piece; see `CharRNN.stream_async`.
 
-        Without a length it has 1,000 characters, or ``max_length`` if that is less.
+        The default length is 1,000 characters, or ``max_length`` if that is less.
 
         Raises:
-            SettingError: a setting is invalid, or prompt or length is longer than ``max_length``.
+            SettingError: a setting is invalid, or prompt or length exceed ``max_length``.
             UnknownCharacterError: the prompt has unknown characters, and ``unknown`` is not "skip".
-            QueueFullError: too many wait.
+            QueueFullError: the queue is full.
         """
         async with self._begin({"prompt": prompt, "length": length, "echo": echo, **options}) as text:
             async for piece in text:
                 yield piece
 
     async def __call__(self, request: Any) -> Any:
-        """Answer a request (Starlette's) with a response of Starlette."""
+        """Answer an HTTP request (Starlette's)."""
         from starlette.responses import JSONResponse, StreamingResponse
 
         try:
             text = self._begin(_fields_of(await request.body()))
-            first = await anext(text, "")  # what is wrong shows before the answer begins
+            first = await anext(text, "")  # raises errors before the response starts
         except CharRNNError as error:
             invalid = isinstance(error, SettingError | UnknownCharacterError)
             status = 503 if isinstance(error, QueueFullError) else 400 if invalid else 500
@@ -216,10 +216,10 @@ class TextService:
         return StreamingResponse(_pieces(first, text), headers=seed, media_type="text/plain; charset=utf-8")
 
     def _begin(self, fields: dict[str, Any]) -> AsyncText:
-        """The text of a request, of which nothing has come yet."""
+        """Start the text of a request."""
         unknown = [name for name in fields if name not in _FIELDS]
         if unknown:
-            raise SettingError(f"there is no field {shown(unknown[0])}; there are {', '.join(_FIELDS)}")
+            raise SettingError(f"unknown field {shown(unknown[0])}; the fields are {', '.join(_FIELDS)}")
         prompt = check_text("prompt", fields.pop("prompt", ""), self._model.vocabulary.level)
         length = fields.pop("length", None)
         if length is None:
@@ -227,8 +227,8 @@ class TextService:
         length = whole_number_from("length", length, 0, self._most)
         if len(prompt) > self._most:
             raise SettingError(
-                f"prompt has {len(prompt):,} characters, and this service reads {self._most:,} at most; give "
-                "its end alone"
+                f"prompt has {len(prompt):,} characters, but this service's limit is {self._most:,}; give "
+                "only its end"
             )
         echo = switch("echo", fields.pop("echo", False))
         return self._model.stream_async(prompt, length, echo=echo, **fields)
@@ -242,17 +242,17 @@ def deployment(
     threads: int = 1,
     **options: Any,
 ) -> Any:
-    """A Ray Serve application that answers requests with a model's text as it comes; see `TextService`.
+    """A Ray Serve application that streams a model's text; see `TextService`.
 
-    Each replica asks Ray for one core and gets up to 64 requests at once, which share its steps, unless
-    ``options`` say otherwise.
+    By default, each replica reserves one core and handles up to 64 concurrent requests, which run as a batch;
+    ``options`` override this.
 
     Args:
-        model: a file that every machine has, or a model that was loaded: it is sent as its file.
-        max_length: how many characters a request may ask for, and its prompt may have.
-        device: as for `CharRNN.load`, as ``threads`` is.
-        threads: one for each core that ``ray_actor_options`` ask Ray for.
-        options: those of ``ray.serve.deployment``, passed through as they are: ``num_replicas``,
+        model: the path of a file that exists on every machine, or a loaded model, which is sent as a file.
+        max_length: the maximum length of a request's text, and of its prompt, in characters.
+        device: see `CharRNN.load`.
+        threads: see `CharRNN.load`; set it to the number of cores reserved in ``ray_actor_options``.
+        options: options of ``ray.serve.deployment``, passed through unchanged: ``num_replicas``,
             ``autoscaling_config``, ``max_ongoing_requests``, ``ray_actor_options`` and all others.
 
     Returns:
@@ -270,16 +270,16 @@ def deployment(
         from ray import serve
     except ImportError as error:
         raise CharRNNError(
-            "Ray Serve is not installed, and charrnn_runtime.ray.deployment needs it (the extra ray of "
+            "Ray Serve is not installed, but charrnn_runtime.ray.deployment requires it (the extra ray of "
             f"charrnn-runtime): pip install 'ray[data,serve]' ({' '.join(str(error).split())})"
         ) from None
-    asked = {
+    settings = {
         "name": "charrnn",
         "ray_actor_options": {"num_cpus": 1},
         "max_ongoing_requests": _ONGOING,
         **options,
     }
-    service = serve.deployment(**asked)(TextService)
+    service = serve.deployment(**settings)(TextService)
     return service.bind(model, max_length=max_length, device=device, threads=threads)
 
 
@@ -288,17 +288,17 @@ def _loaded(model: CharRNN | str | os.PathLike[str], device: str, threads: int) 
 
 
 def _values(batch: Batch, column: str, added: tuple[str, ...]) -> list[Any]:
-    """The values of a column, if nothing in the batch would be lost to a column that is added."""
+    """The values of a column, after checking that the new columns do not exist yet."""
     if column not in batch:
-        raise SettingError(f"there is no column {column!r}; there are {', '.join(map(repr, batch))}")
+        raise SettingError(f"there is no column {column!r}; the columns are {', '.join(map(repr, batch))}")
     lost = [name for name in added if name in batch]
     if lost:
-        raise SettingError(f"the column {lost[0]!r} would be replaced by the one that is added; rename it")
+        raise SettingError(f"the column {lost[0]!r} already exists and would be replaced; rename it")
     return list(np.asarray(batch[column]).tolist())
 
 
 def _number_of(prompt: str | bytes) -> int:
-    """A stream's number that follows from its prompt."""
+    """A stream number derived from the prompt."""
     data = prompt if isinstance(prompt, bytes) else str(prompt).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.sha256(data).digest()[:7])
 
@@ -307,7 +307,7 @@ def _fields_of(body: bytes) -> dict[str, Any]:
     """The fields of a request.
 
     Raises:
-        SettingError: it is not a JSON object.
+        SettingError: the body is not a JSON object.
     """
     try:
         fields = json.loads(body or b"{}")

@@ -1,7 +1,7 @@
-"""Values with named fields that never change, made at no cost when a module is imported.
+"""Immutable values with named fields, without the import cost of dataclasses.
 
-A frozen dataclass does the same, but Python writes and compiles its methods again at every start: about half
-a millisecond per class, which for all classes of this package is several percent of the time to the first
+A frozen dataclass does the same, but Python generates and compiles its methods at every start: about half a
+millisecond per class, which for all classes of this package is several percent of the time to the first
 character.
 """
 
@@ -12,24 +12,24 @@ from typing import Any, ClassVar, dataclass_transform
 from charrnn_runtime.errors import CharRNNError, one_line
 
 
-class MadeAnew:
-    """The base of what copies and pickles make again: checked again, and without what was only remembered."""
+class Reconstructible:
+    """Base of classes that copies and pickles rebuild from arguments: validated again, without caches."""
 
     __slots__ = ()
 
     def _made_of(self) -> dict[str, Any]:
-        """The arguments that make such a thing, by their names."""
+        """The constructor arguments by name."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _anew, (type(self), self._made_of())
+        return _restored, (type(self), self._made_of())
 
 
 @dataclass_transform(frozen_default=True)
-class Record(MadeAnew):
-    """The base of such values. What a child annotates are its fields, in order; a value makes it a default.
+class Record(Reconstructible):
+    """The base class of immutable values. Annotations in a subclass are its fields, in order, with defaults.
 
-    Two records are equal when their class and all fields are.
+    Two records are equal if their class and all fields are.
 
     Examples:
         >>> class Point(Record):
@@ -48,7 +48,7 @@ class Record(MadeAnew):
         cls._needed = frozenset(name for name in cls._fields if not hasattr(cls, name))
 
     def __init__(self, *values: Any, **named: Any) -> None:
-        """A record of some fields in order, and of others by name.
+        """Create a record from positional and named fields.
 
         Raises:
             TypeError: a field is missing, given twice, or not one of the class.
@@ -65,13 +65,13 @@ class Record(MadeAnew):
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        """What a child does to check its fields."""
+        """Validate the fields; subclasses may override this."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{type(self).__qualname__} never changes: {name} cannot be set")
+        raise AttributeError(f"{type(self).__qualname__} is immutable: {name} cannot be set")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__qualname__} never changes: {name} cannot be deleted")
+        raise AttributeError(f"{type(self).__qualname__} is immutable: {name} cannot be deleted")
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
@@ -92,14 +92,14 @@ class Record(MadeAnew):
         return tuple(getattr(self, name) for name in self._fields)
 
 
-def _anew(cls: Any, fields: Any) -> Any:
-    """The thing of a pickle, which may hold anything.
+def _restored(cls: Any, fields: Any) -> Any:
+    """Restore an object from a pickle, which is not trusted.
 
     Raises:
-        CharRNNError: it is invalid.
+        CharRNNError: the pickle is invalid.
     """
     try:
-        if issubclass(cls, MadeAnew):
+        if issubclass(cls, Reconstructible):
             return cls(**fields)
         wrong = "it is not one of charrnn's"
     except CharRNNError:

@@ -1,4 +1,4 @@
-"""The settings of sampling, checked once."""
+"""Validated sampling settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from charrnn_runtime.record import Record
 
 
 class Sampling(Record):
-    """How the next character is chosen from the logits.
+    """Settings for sampling the next character from the logits.
 
     Attributes:
-        temperature: what the logits are divided by, > 0; below 1, likely characters become more likely.
+        temperature: divides the logits, > 0; below 1, likely characters become more likely.
         top_k: sample from the ``top_k`` most likely characters; 1 is greedy, None is all.
         top_p: sample from the most likely characters that together have this probability, in (0, 1].
         min_p: sample from those with at least this fraction of the most likely one's probability, in [0, 1).
 
     Raises:
-        SettingError: on construction, where a value is invalid.
+        SettingError: on construction, if a value is invalid.
     """
 
     temperature: float = spec.DEFAULT_TEMPERATURE
@@ -36,11 +36,11 @@ class Sampling(Record):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         if self.top_k is not None:
             object.__setattr__(self, "top_k", whole_number("top_k", self.top_k))
-        # The graph computes in float32, where smaller temperatures overflow and smaller masses vanish.
+        # The graph computes in float32, where lower temperatures overflow and smaller masses underflow.
         if self.temperature < 1e-4:
             raise SettingError(
-                f"temperature must be at least 0.0001, not {self.temperature}; to always take the most "
-                "likely character, use top_k=1",
+                f"temperature must be at least 0.0001, not {self.temperature}; for greedy sampling, use "
+                "top_k=1",
                 "temperature",
                 "top_k",
             )
@@ -50,23 +50,23 @@ class Sampling(Record):
                 "temperature",
             )
         if self.top_k is not None and self.top_k < 1:
-            raise wrong("top_k", "1 or more, or omitted to turn it off", self.top_k)
+            raise wrong("top_k", "1 or more, or omitted to disable it", self.top_k)
         if not (0.0 < self.top_p <= 1.0 and np.float32(self.top_p) > 0):
             raise SettingError(
-                f"top_p must be above 0 and at most 1, not {self.top_p}; 1 turns it off", "top_p"
+                f"top_p must be above 0 and at most 1, not {self.top_p}; 1 disables it", "top_p"
             )
 
         if not (0.0 <= self.min_p < 1.0 and np.float32(self.min_p) < 1):
             raise SettingError(
-                f"min_p must be at least 0 and below 1, not {self.min_p}; 0 turns it off", "min_p"
+                f"min_p must be at least 0 and below 1, not {self.min_p}; 0 disables it", "min_p"
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings by their names, for JSON."""
+        """The settings by name, for JSON."""
         return {name: getattr(self, name) for name in self._fields}
 
     def inputs(self, top_k_max: int) -> dict[str, float]:
-        """The values of a model's inputs, by the names of `spec.SETTINGS`."""
+        """The values of the model's inputs, by the names of `spec.SETTINGS`."""
         return {
             "temperature": self.temperature,
             "top_k": self._top_k_of(top_k_max),
@@ -75,12 +75,12 @@ class Sampling(Record):
         }
 
     def cuts(self, top_k_max: int) -> Cuts:
-        """What these settings cut in a model that ranks ``top_k_max`` symbols; see `graph.sampler.Cuts`."""
+        """The truncation needed for a model that ranks ``top_k_max`` symbols; see `graph.sampler.Cuts`."""
         top_k = self._top_k_of(top_k_max)
         if top_k < top_k_max or np.float32(self.top_p) < 1:
             if self.top_k == 1:
                 return "greedy"
-            return "few" if top_k <= FEW <= top_k_max // 2 else "any"  # ranking most of them saves nothing
+            return "few" if top_k <= FEW <= top_k_max // 2 else "any"  # ranking most symbols saves no time
         return "min_p" if np.float32(self.min_p) > 0 else "none"
 
     def _top_k_of(self, top_k_max: int) -> int:

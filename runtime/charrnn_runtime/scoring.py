@@ -1,8 +1,8 @@
-"""How well a model predicts texts: nats for each character, many texts sharing each step.
+"""Scoring of texts: the loss of each character in nats, for many texts in a batch.
 
-The first character of a text is predicted from the start token at a zero state; every other one from all
-characters before it. Bits per character are nats / ln 2, and perplexity is exp(nats). To the scheduler a text
-is a prompt that is only read.
+The first character of a text is predicted from the start token at a zero state, every other one from all
+characters before it. Bits per character are nats / ln 2, and perplexity is exp(nats). The scheduler treats a
+text as a prompt without generation.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from charrnn_runtime.vocabulary import Unknown, Vocabulary
 
 
 class Score(Record):
-    """How well a text was predicted.
+    """The score of a text.
 
     Attributes:
-        characters: how many were predicted (bytes, at the byte level).
+        characters: the number of characters (bytes, at the byte level).
         nats: the sum of their losses, -ln of the probability of each.
-        per_character: float32 ``[characters]``, each one's loss in nats.
+        per_character: float32 ``[characters]``, the loss of each in nats.
     """
 
     characters: int
@@ -49,7 +49,7 @@ class Score(Record):
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss in nats: how many equally likely characters it is as hard as."""
+        """exp of the mean loss in nats: the effective number of equally likely characters."""
         return math.exp(min(self.nats / self.characters, 700.0)) if self.characters else 1.0
 
 
@@ -60,19 +60,19 @@ def score_tokens(
     max_batch_size: int | None = None,
     held: int = HELD,
 ) -> Iterator[NDArray[np.float32]]:
-    """The losses of some texts, in their order.
+    """The losses of several texts, in order.
 
     Args:
         engine: the model on its device.
-        texts: integers ``[T]`` each, drawn from as rows become free.
-        max_batch_size: how many are read at once, at most.
-        held: no more are drawn while the losses of this many characters wait for an earlier text.
+        texts: the ids of each text, integers ``[T]``; taken as rows become free.
+        max_batch_size: the maximum number of texts to read at once.
+        held: take no more texts while the losses of this many characters wait for an earlier text.
 
     Yields:
         float32 ``[T]`` for each text: -ln p of each character.
 
     Raises:
-        OutOfMemoryError: there is not enough memory.
+        OutOfMemoryError: the device has too little memory.
     """
     scheduler = Scheduler(engine, max_batch_size=max_batch_size)
     start = np.array([engine.info.start_token])
@@ -81,9 +81,9 @@ def score_tokens(
 
 
 def score_stream(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-    """The losses of one text that comes in chunks, however long it is.
+    """The losses of one text given in chunks, however long.
 
-    No more of it is held than a chunk: each is scored before the next is asked for.
+    Memory use is bounded by a chunk: each is scored before the next one is read.
 
     Args:
         engine: the model on its device.
@@ -93,7 +93,7 @@ def score_stream(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[NDA
         float32 ``[n]`` for each chunk: -ln p of each character.
 
     Raises:
-        OutOfMemoryError: there is not enough memory.
+        OutOfMemoryError: the device has too little memory.
     """
     before, state = np.array([engine.info.start_token]), None
     with closing(Scheduler(engine, max_batch_size=1)) as scheduler:
@@ -110,7 +110,7 @@ def score_stream(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[NDA
 def encode_texts(
     vocabulary: Vocabulary, texts: Iterable[str | bytes], unknown: Unknown
 ) -> Iterator[NDArray[Any]]:
-    """The ids of some texts; an error tells in which of them a character is unknown."""
+    """The ids of several texts; errors name the text with an unknown character."""
     for index, text in enumerate(texts):
         try:
             yield vocabulary.encode(text, unknown, np.uint16)
@@ -121,7 +121,7 @@ def encode_texts(
 def encode_chunks(
     vocabulary: Vocabulary, chunks: Iterable[str | bytes], unknown: Unknown
 ) -> Iterator[NDArray[Any]]:
-    """The ids of the chunks of one text; an error tells where in the text a character is unknown."""
+    """The ids of the chunks of one text; errors give positions in the whole text."""
     before = 0
     for chunk in chunks:
         try:

@@ -1,4 +1,4 @@
-"""The state of some streams: what a caller keeps between calls, as one value."""
+"""The state of streams: everything a caller keeps between calls, as one value."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 
 UNSTARTED: Final = -1
-"""In `State.tokens`: the stream has read nothing yet, and reads the model's start token unless primed."""
+"""In `State.tokens`: the stream is fresh, and reads the model's start token unless primed."""
 
 
 class State(Record):
-    """The state of N streams. It is immutable: calls return new states, so keep one to return to it.
+    """The state of N streams. It is immutable: calls return new states, so you can return to an old one.
 
     Attributes:
-        rows: float32 ``[N, S]``, every layer's h and c, as the model's state layout says.
+        rows: float32 ``[N, S]``, the hidden and cell states of all layers, in the order of the state layout.
         tokens: int64 ``[N]``, the character that each stream reads next, or `UNSTARTED`.
-        numbers: int64 ``[N]``, the number of each stream, which picks its random numbers.
-        positions: int64 ``[N]``, how many characters each stream has generated.
+        numbers: int64 ``[N]``, the number of each stream, which selects its random numbers.
+        positions: int64 ``[N]``, the number of characters that each stream has generated.
 
     Examples:
         >>> state = State.start(batch=2, state_size=3)
@@ -47,36 +47,36 @@ class State(Record):
         if len(lengths) != 1:
             raise SettingError(
                 f"state: rows {self.rows.shape}, tokens {self.tokens.shape}, numbers {self.numbers.shape} "
-                f"and positions {self.positions.shape} must have one entry per stream each",
+                f"and positions {self.positions.shape} must each have one entry per stream",
                 *self._fields,
             )
         for name in ("numbers", "positions"):
             if len(self) and getattr(self, name).min() < 0:
-                raise SettingError(f"state: {name} must be 0 or more, since they count from 0", name)
+                raise SettingError(f"state: {name} must be 0 or more", name)
 
-    __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
+    __eq__ = object.__eq__  # comparing arrays is ambiguous
     __hash__ = object.__hash__
 
     def _freeze(self, name: str, kind: Any) -> None:
         given = getattr(self, name)
-        wanted = "numbers of the shape [N, S]" if name == "rows" else "N whole numbers"
+        wanted = "an array of numbers [N, S]" if name == "rows" else "an array of N integers"
         try:
             array = np.asarray(given)
-        except ValueError:  # of rows that differ in length
+        except ValueError:  # rows of different lengths
             raise wrong(name, wanted, given) from None
         if array.ndim != (2 if name == "rows" else 1) or (array.size and array.dtype.kind not in "iuf"):
             raise wrong(name, wanted, given)
-        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused below
-            array, before = array.astype(kind), array  # a copy: no one else holds it
+        with np.errstate(over="ignore", invalid="ignore"):  # values that do not fit are rejected below
+            array, before = array.astype(kind), array  # a private copy
             fits = np.isfinite(array).all() if name == "rows" else np.array_equal(array, before)
         if not fits:
-            raise wrong(name, f"{wanted}, all of them finite", given)
+            raise wrong(name, f"{wanted}, all finite", given)
         array.flags.writeable = False
         object.__setattr__(self, name, array)
 
     @classmethod
     def start(cls, batch: int, state_size: int) -> State:
-        """The state of ``batch`` streams, numbered from 0, that have read nothing."""
+        """The state of ``batch`` fresh streams, numbered from 0."""
         batch = whole_number_from("batch", batch, 0, spec.MAX_STREAMS)
         state_size = whole_number_from("state_size", state_size, 1, spec.MAX_NUMBER)
         return cls(
@@ -88,16 +88,16 @@ class State(Record):
 
     @classmethod
     def concatenate(cls, states: Sequence[State]) -> State:
-        """The streams of several states as one, in order; they keep their numbers.
+        """Concatenate the streams of several states; they keep their numbers.
 
         Raises:
-            SettingError: they are not states, or of models with other states.
+            SettingError: a value is not a state, or the states belong to different models.
         """
         states = [instance("states", each, State) for each in several("states", states, "states")]
         sizes = {each.rows.shape[1] for each in states}
         if len(sizes) != 1:
             raise SettingError(
-                "states must be one or more, all of one model: the rows of these have "
+                "states must be one or more states of the same model, but their rows have "
                 f"{sorted(sizes) or 'no'} numbers",
                 "states",
             )
@@ -113,37 +113,37 @@ class State(Record):
         return len(self.tokens)
 
     def __getitem__(self, streams: int | slice | Sequence[int] | NDArray[Any]) -> State:
-        """Some of the streams, with the numbers that they have.
+        """Select streams by index, slice, indices or mask; they keep their numbers.
 
         Raises:
             IndexError: the stream does not exist.
-            SettingError: no stream is picked by what was given.
+            SettingError: the selection is invalid.
         """
         index: Any = streams
         if isinstance(streams, int | np.integer) and not isinstance(streams, bool):
             index = [streams]
         elif not isinstance(streams, slice) and not _picks(streams):
-            raise wrong("streams", "a whole number, a slice, or several whole numbers", streams)
+            raise wrong("streams", "an integer, a slice, or an array of integers or booleans", streams)
         if isinstance(index, list | tuple):
             index = np.array(index, np.bool_ if index and isinstance(index[0], bool | np.bool_) else np.int64)
         return State(self.rows[index], self.tokens[index], self.numbers[index], self.positions[index])
 
     def fork(self, copies: int, first_number: int = 0) -> State:
-        """Each stream ``copies`` times, with new numbers, so that each copy draws random numbers of its own.
+        """Copy each stream, with new numbers, so that each copy draws different random numbers.
 
         Args:
-            copies: how many of each.
-            first_number: the number of the first; the others follow.
+            copies: the number of copies of each stream.
+            first_number: the number of the first copy; the others are numbered consecutively.
 
         Raises:
-            SettingError: fewer than one copy, or a negative number.
+            SettingError: a value is out of range.
         """
         copies = whole_number("copies", copies)
         first_number = whole_number("first_number", first_number)
         if not (1 <= copies <= spec.MAX_STREAMS and 0 <= first_number <= spec.MAX_NUMBER):
             raise SettingError(
-                "fork: copies must be 1 or more and first_number 0 or more, and no copies more than "
-                f"{spec.MAX_STREAMS:,}, not {shown(copies)} and {shown(first_number)}",
+                f"fork: copies must be between 1 and {spec.MAX_STREAMS:,} and first_number 0 or more, "
+                f"not {shown(copies)} and {shown(first_number)}",
                 "copies",
                 "first_number",
             )
@@ -156,11 +156,11 @@ class State(Record):
 
 
 def _picks(streams: Any) -> bool:
-    """Whether something is several whole numbers, or a truth for each stream."""
+    """Whether a value is a sequence of integers, or a boolean mask."""
     if not isinstance(streams, list | tuple | np.ndarray):
         return False
     try:
         array = np.asarray(streams)
-    except ValueError:  # of rows that differ in length
+    except ValueError:  # rows of different lengths
         return False
     return array.ndim == 1 and (array.dtype.kind in "iub" or not array.size)

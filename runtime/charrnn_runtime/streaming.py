@@ -1,7 +1,7 @@
-"""What one stream writes, as it comes: ids turned into bytes or text.
+"""Incremental output of a stream: converts ids to bytes or text.
 
-Two things are held back until they are decided: bytes of an incomplete UTF-8 sequence (in text),
-and what may be the beginning of the stop text.
+Two things are held back until they are decided: bytes of an incomplete UTF-8 sequence (in text), and a
+possible beginning of a stop text.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from charrnn_runtime.state import State
 from charrnn_runtime.vocabulary import Vocabulary
 
 Stop = str | Collection[str] | None
-"""A stop text, or several in a list, tuple or set, or none."""
+"""A stop text, an iterable of stop texts, or None."""
 
 
 class ByteStream:
-    r"""What one stream writes as bytes: UTF-8 at level "char", the raw bytes at level "byte".
+    r"""Converts the output of a stream to bytes: UTF-8 at level "char", raw bytes at level "byte".
 
     Attributes:
-        stopped: whether a stop text has appeared. The bytes end right before it, and what comes after is
-            dropped.
+        stopped: whether a stop text has appeared. The bytes end right before it; later output is dropped.
 
     Examples:
         >>> stream = ByteStream(Vocabulary.of_bytes(), stop="END")
@@ -37,13 +36,13 @@ class ByteStream:
     """
 
     def __init__(self, vocabulary: Vocabulary, stop: Stop = None) -> None:
-        """A stream that has written nothing yet.
+        """Start without output.
 
         Args:
-            vocabulary: what the ids mean.
-            stop: the text that ends the stream, or several of which the first to be complete does. Their
-                UTF-8 forms are looked for: as no sequence of UTF-8 is found inside another, that finds them
-                in text just where they are.
+            vocabulary: the vocabulary.
+            stop: the text that ends the stream; with several, the first to be complete does. Their UTF-8
+                forms are searched in the bytes, which is equivalent to searching the text, since UTF-8 is
+                self-synchronizing.
 
         Raises:
             SettingError: a stop text is empty.
@@ -54,18 +53,18 @@ class ByteStream:
         self._held = b""  # a suffix that may be the beginning of a stop text
 
     def begin(self, data: bytes) -> bytes:
-        """Take bytes that come before all ids, such as a prompt; gives them."""
+        """Add bytes that precede all ids, such as a prompt, and return them."""
         return data
 
     def push(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
-        """Take some ids; gives the bytes that are certain now, of which there may be none."""
+        """Add ids; returns the bytes that are final now, possibly none."""
         if self.stopped:
             return b""
         data = self._vocabulary.decode_bytes(ids)
         if not self._stops:
             return data
         data = self._held + data
-        # The one that was complete first ends it; of two that end alike, the longer.
+        # The stop text that is complete first wins; if two end at the same place, the longer one.
         found = [(begin + len(stop), begin) for stop in self._stops if (begin := data.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -76,16 +75,16 @@ class ByteStream:
         return data[: len(data) - keep]
 
     def finish(self) -> bytes:
-        """End the stream; gives what was held back."""
+        """End the stream; returns the bytes held back."""
         held, self._held = self._held, b""
         return held
 
 
 class TextStream:
-    """The text of one stream. It is valid UTF-8 whatever the model writes.
+    """Converts the output of a stream to text, which is valid UTF-8 whatever the model writes.
 
-    At level "byte", each maximal part of a sequence that is not UTF-8 becomes one U+FFFD, as
-    `Vocabulary.decode` has it; one that the end of the stream or the stop text cuts short likewise.
+    At level "byte", each maximal part of an invalid UTF-8 sequence becomes one U+FFFD, as in
+    `Vocabulary.decode`; so does a sequence cut off by the end of the stream or by the stop text.
 
     Examples:
         >>> stream = TextStream(Vocabulary.of_bytes(), stop="END")
@@ -100,7 +99,7 @@ class TextStream:
     """
 
     def __init__(self, vocabulary: Vocabulary, stop: Stop = None) -> None:
-        """A stream that has no text yet; its arguments and errors are those of `ByteStream`."""
+        """Start without output; see `ByteStream` for the arguments and errors."""
         self._bytes = ByteStream(vocabulary, stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -110,20 +109,20 @@ class TextStream:
         return self._bytes.stopped
 
     def begin(self, data: bytes) -> str:
-        """Take bytes that come before all ids, such as a prompt; gives the text that is certain now."""
+        """Add bytes that precede all ids, such as a prompt; returns the text that is final now."""
         return self._utf8.decode(data)
 
     def push(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """Take some ids; gives the text that is certain now, which may be empty."""
+        """Add ids; returns the text that is final now, possibly empty."""
         return self._utf8.decode(self._bytes.push(ids), self.stopped)
 
     def finish(self) -> str:
-        """End the stream; gives what was held back. An unfinished UTF-8 sequence becomes one U+FFFD."""
+        """End the stream; returns the text held back. An incomplete UTF-8 sequence becomes one U+FFFD."""
         return self._utf8.decode(self._bytes.finish(), True)
 
 
 class _Live(Iterator[AnyStr]):
-    """What one stream writes, as it comes."""
+    """The incremental output of a stream."""
 
     def __init__(
         self,
@@ -135,7 +134,7 @@ class _Live(Iterator[AnyStr]):
     ) -> None:
         self._outputs = outputs
         self._written: Any = written
-        self._prompt = prompt  # what comes first, if it is wanted
+        self._prompt = prompt  # to be echoed first
         self.state = state
         self.seed = seed
         self.generated = 0
@@ -153,7 +152,7 @@ class _Live(Iterator[AnyStr]):
         raise StopIteration
 
     def _take(self, output: Output) -> AnyStr:
-        """The text that is certain now that a request gave this."""
+        """The text that is final after an output of the request."""
         self.generated += len(output.tokens)
         text: AnyStr = self._written.push(output.tokens)
         if output.finished:
@@ -162,7 +161,7 @@ class _Live(Iterator[AnyStr]):
         return text
 
     def close(self) -> None:
-        """End it here, and let go of the buffers that it runs in; what was held back is dropped."""
+        """Cancel the stream and release its buffers; pending output is dropped."""
         self._outputs.close()
         self.finish_reason = self.finish_reason or "cancelled"
 
@@ -174,23 +173,23 @@ class _Live(Iterator[AnyStr]):
 
 
 class LiveText(_Live[str]):
-    """The text of one stream, as it comes. Close it if you do not read it to its end.
+    """An iterator of the text of one stream. Close it if you do not exhaust it.
 
     Attributes:
-        seed: the seed that is used.
-        state: the state of the stream; until its text has ended, the state before it.
-        generated: how many characters (bytes, at the byte level) were sampled so far.
-        finish_reason: why it ended: "stop" where a stop text came, "length" where it was long enough, and
-            "cancelled" where it was closed before; None until then.
+        seed: the seed.
+        state: the state of the stream; until the end, its initial state.
+        generated: the number of characters (bytes, at the byte level) sampled so far.
+        finish_reason: "stop" at a stop text, "length" at the maximum length, "cancelled" if closed before;
+            None while running.
     """
 
 
 class LiveBytes(_Live[bytes]):
-    """What one stream writes as bytes, as it comes; otherwise it is like `LiveText`."""
+    """An iterator of the bytes of one stream; otherwise like `LiveText`."""
 
 
 def _overlap(text: bytes, stop: bytes) -> int:
-    """The length of the longest end of ``text`` that is a beginning of ``stop``, and not all of it."""
+    """The length of the longest proper prefix of ``stop`` that ``text`` ends with."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

@@ -1,7 +1,7 @@
-"""Text files: which encoding they have, and what they are where they are not text.
+"""Text files: detects the encoding, and recognizes files that are not text.
 
-A text is UTF-8 unless its byte-order mark or the caller says otherwise. It is decoded a block at a time, so
-that it may be longer than memory. A mark at its start is not part of it.
+A text is UTF-8 unless its byte-order mark or the caller says otherwise. It is decoded in blocks, so it may
+be larger than memory. A byte-order mark at the start is not part of the text.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from charrnn_runtime.files import shell_word
 MARK: Final = "\ufeff"
 
 Notice = Callable[[str], None]
-"""Takes a line about a text that may be other than it seems. It names the parameter ``encoding``."""
+"""Receives notices about texts that may not be what they seem, which name the parameter ``encoding``."""
 
 _HEAD: Final = 4096
-"""How many bytes at the start of a text are looked at, to say what it may be."""
+"""The number of bytes at the start of a text to inspect."""
 
-_MARKS: Final = (  # longer ones first: that of UTF-32 begins with that of UTF-16
+_MARKS: Final = (  # longer ones first: UTF-32's starts with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -35,11 +35,11 @@ _MARKS: Final = (  # longer ones first: that of UTF-32 begins with that of UTF-1
 _LONGEST_MARK: Final = 4
 
 _COMPRESSED: Final = (
-    (b"\x1f\x8b", "a file that gzip compressed", "gzip -dc"),
-    (b"\xfd7zXZ\0", "a file that xz compressed", "xz -dc"),
-    (b"\x28\xb5\x2f\xfd", "a file that zstd compressed", "zstd -dc"),
-    (b"BZh", "a file that bzip2 compressed", "bzip2 -dc"),
-    (b"PK\x03\x04", "a zip archive, as .docx, .xlsx, .epub and .npz files are, too", "unzip -p"),
+    (b"\x1f\x8b", "a gzip-compressed file", "gzip -dc"),
+    (b"\xfd7zXZ\0", "an xz-compressed file", "xz -dc"),
+    (b"\x28\xb5\x2f\xfd", "a zstd-compressed file", "zstd -dc"),
+    (b"BZh", "a bzip2-compressed file", "bzip2 -dc"),
+    (b"PK\x03\x04", "a zip archive (.docx, .xlsx, .epub and .npz files are, too)", "unzip -p"),
 )
 
 _BINARY: Final = (
@@ -57,30 +57,30 @@ _BINARY: Final = (
 
 
 def check_encoding(encoding: str) -> str:
-    """The name of one of Python's text encodings.
+    """Normalize the name of a Python text encoding.
 
     Raises:
-        SettingError: it is none.
+        SettingError: it is not a text encoding.
     """
     try:
-        "a".encode(encoding)  # refuses those that turn bytes into bytes
+        "a".encode(encoding)  # fails for codecs that convert bytes to bytes
         if codecs.lookup(encoding).incrementaldecoder is not None:
             return encoding
     except (LookupError, TypeError, ValueError):  # UnicodeError is a ValueError
         pass
     raise SettingError(
-        f"encoding must be one that Python knows, such as utf-8, latin-1, cp1252, utf-16 or gb18030, not "
+        f"encoding must be one that Python supports, such as utf-8, latin-1, cp1252, utf-16 or gb18030, not "
         f"{encoding!r}",
         "encoding",
     )
 
 
-def what_it_is(head: bytes, name: str = "") -> str:
-    """What a file is that begins with some bytes, where these are not the beginning of a text; else "".
+def file_kind(head: bytes, name: str = "") -> str:
+    """The kind of file that starts with these bytes, if it is not a text; otherwise "".
 
     Args:
-        head: its first bytes; 262 are enough.
-        name: its name, for a command that makes a text of it; none is given for "".
+        head: the first bytes; 262 are enough.
+        name: the file name, to suggest a command that converts it to text; "" for no suggestion.
     """
     for magic, kind, command in _COMPRESSED:
         if head.startswith(magic) and not (magic == b"BZh" and head[4:10] != b"1AY&SY"):
@@ -92,18 +92,18 @@ def what_it_is(head: bytes, name: str = "") -> str:
         return _to_unpack("a tar archive", "tar -xOf", name)
     if len(head) > 9 and head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 28:
         return "a safetensors file"
-    # An ONNX file begins with its IR version, and then the name of what made it, or the graph.
+    # An ONNX file starts with its IR version, followed by the producer name or the graph.
     if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42):
         return "an ONNX model"
     return ""
 
 
-def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
-    """What a file is that begins with some bytes and cannot be read as an ONNX file, because of an error."""
-    kind = what_it_is(head)
+def why_not_a_model(head: bytes, name: str, error: str) -> str:
+    """The kind of file that starts with these bytes, which cannot be read as ONNX because of an error."""
+    kind = file_kind(head)
     if kind == "a safetensors file":
         command = f"charrnn-export {shell_word(name)} my.onnx"
-        return f"it is {kind}; if it is a checkpoint, make a model of it: {command}"
+        return f"it is {kind}; if it is a checkpoint, export it: {command}"
     if kind and kind != "an ONNX model":
         return f"it is {kind}"
     return f"it is not an ONNX file, or is truncated or damaged ({error})"
@@ -111,11 +111,11 @@ def what_instead_of_a_model(head: bytes, name: str, error: str) -> str:
 
 def _to_unpack(kind: str, command: str, name: str) -> str:
     words = f"{command} {shell_word(name)} > text.txt"
-    return f"{kind}: unpack it first, as with {words}" if name else kind
+    return f"{kind}: extract the text first, for example with {words}" if name else kind
 
 
 def wide_encoding(block: bytes) -> str:
-    """The encoding that many NUL bytes hint at: one of UTF-16 or UTF-32 without a mark, or ""."""
+    """UTF-16 or UTF-32 without a byte-order mark, as suggested by many NUL bytes; otherwise ""."""
     if block.count(0) * 50 < len(block) or not block:
         return ""
     nuls = [block[place::4].count(0) for place in range(4)]
@@ -131,25 +131,25 @@ def wide_encoding(block: bytes) -> str:
 
 
 def _are_letters(block: bytes) -> bool:
-    """Whether many bytes are Latin letters, as they are where NULs are between words."""
+    """Whether many bytes are Latin letters, as in text with NULs between words."""
     return sum(map(block.count, b"abcdefghijklmnopqrstuvwxyz")) * 3 > len(block)
 
 
 class TextDecoder:
-    """Decodes one text as its blocks come.
+    """Decodes a text block by block.
 
     Attributes:
-        encoding: which encoding it has; known from the first block on, if it was not given.
-        had_mark: whether a byte-order mark at the start was skipped.
+        encoding: the encoding; if it was not given, known from the first block on.
+        had_mark: whether a byte-order mark was skipped.
     """
 
     def __init__(self, name: str, encoding: str | None = None, notice: Notice | None = None) -> None:
-        """A text of which nothing has come yet.
+        """Start decoding.
 
         Args:
-            name: what messages call it.
-            encoding: one of Python's encodings; None for what a byte-order mark says, or UTF-8.
-            notice: is told what the reader should know: a mark that is not UTF-8's, or many NULs.
+            name: the name of the text in messages.
+            encoding: one of Python's encodings; None to detect a byte-order mark, otherwise UTF-8.
+            notice: receives notices: a byte-order mark other than UTF-8's, or many NULs.
 
         Raises:
             SettingError: the encoding is unknown.
@@ -164,15 +164,15 @@ class TextDecoder:
         self._head = self._waiting = b""
 
     def decode(self, block: bytes, *, final: bool = False) -> str:
-        """The text of the next block; what its end cuts comes with the one after it.
+        """Decode the next block; an incomplete character at its end is returned with the following block.
 
         Raises:
-            CharRNNError: it is not text in this encoding; the message says what it may be.
+            CharRNNError: the bytes are invalid in this encoding; the message suggests another one.
         """
         if self._decoder is None:
             block, self._waiting = self._waiting + block, b""
             if len(block) < _LONGEST_MARK and not final:
-                self._waiting = block  # a mark may be cut
+                self._waiting = block  # a byte-order mark may be incomplete
                 return ""
             self._head = block[:_HEAD]
             self._begin(block)
@@ -190,53 +190,53 @@ class TextDecoder:
         return text
 
     def _begin(self, head: bytes) -> None:
-        """Find out from the first block what the text is."""
+        """Detect the kind of text from the first block."""
         if self._is_given:
             return
-        kind = what_it_is(head, self._name)
+        kind = file_kind(head, self._name)
         if kind:
-            raise CharRNNError(f"{self._name} is not text but {kind}")
+            raise CharRNNError(f"{self._name} is not a text file but {kind}")
         self.encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
         if self._notice is None:
             return
         if self.encoding != "utf-8":
             self.had_mark = True
             shown = self.encoding.upper()
-            self._notice(f"{self._name} is read as {shown}, as the byte-order mark at its start says")
+            self._notice(f"{self._name} is read as {shown}, according to its byte-order mark")
             return
         wide = wide_encoding(head)
         if wide:
             self._notice(
                 f"{self._name} has many NUL bytes and looks like {wide.upper()}, but is read as UTF-8; if it "
-                f'is that, give encoding="{wide}"'
+                f'is {wide.upper()}, give encoding="{wide}"'
             )
         elif head.count(0) * 50 > len(head):
-            self._notice(f"{self._name} has many NUL bytes, which is unusual for a text")
+            self._notice(f"{self._name} has many NUL bytes, which is unusual for text")
 
     def _undecodable(self, error: UnicodeError, block: bytes, begin: int) -> CharRNNError:
-        """The error about bytes that are not text in this encoding.
+        """The error for bytes that are invalid in this encoding.
 
         Args:
-            error: Python's.
-            block: the block that has them, or that ends within a character.
-            begin: where in the text the bytes begin that the decoder had before it.
+            error: Python's error.
+            block: the block with the invalid bytes, or that ends within a character.
+            begin: the position in the text of the bytes that were pending before the block.
         """
         where = ""
         if isinstance(error, UnicodeDecodeError):
             where = f": byte {begin + error.start} is 0x{error.object[error.start]:02x}"
             block = bytes(error.object)
         if _looks_binary(self._head):
-            advice = "it looks like binary data, and not like text"
+            advice = "it looks like binary data, not text"
         else:
             likely = _other_than(self.encoding, _likely_encoding(self._head, block))
-            advice = f'say which one it is in, as with encoding="{likely}"'
+            advice = f'give the right encoding, perhaps encoding="{likely}"'
         return CharRNNError(f"{self._name} is not {self.encoding.upper()}{where}; {advice}", "encoding")
 
 
 def decoded(
     blocks: Iterable[bytes], name: str, encoding: str | None = None, notice: Notice | None = None
 ) -> Iterator[str]:
-    """The text of some blocks of bytes; see `TextDecoder`, whose arguments and errors these are."""
+    """Decode blocks of bytes; see `TextDecoder` for the arguments and errors."""
     decoder = TextDecoder(name, encoding, notice)
     for block in chain(blocks, [b""]):
         text = decoder.decode(block, final=not block)
@@ -245,7 +245,7 @@ def decoded(
 
 
 def _likely_encoding(head: bytes, block: bytes) -> str:
-    """An encoding that a text may have which begins with some bytes, and has others that are not UTF-8."""
+    """A likely encoding of a text that starts with these bytes and is not valid UTF-8."""
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
     found = marked or wide_encoding(head)
     if found:
@@ -253,7 +253,7 @@ def _likely_encoding(head: bytes, block: bytes) -> str:
     with suppress(UnicodeDecodeError):
         codecs.getincrementaldecoder("utf-8")().decode(block)  # which may end within a character
         return "utf-8"
-    # Windows' Western encoding has quotation marks and dashes where Latin-1 has control characters.
+    # cp1252 has quotation marks and dashes where Latin-1 has control characters.
     return "cp1252" if re.search(rb"[\x80-\x9f]", block) else "latin-1"
 
 
@@ -263,7 +263,7 @@ def _other_than(encoding: str, likely: str) -> str:
 
 
 def _looks_binary(block: bytes) -> bool:
-    """Whether there are more control characters than in any usual encoding of a text."""
+    """Whether there are more control characters than in any usual text encoding."""
     controls = sum(block.count(byte) for byte in range(32) if byte not in b"\t\n\f\r\x1b")
     is_wide = wide_encoding(block) or block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return controls * 20 > len(block) and not is_wide

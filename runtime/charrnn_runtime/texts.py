@@ -1,4 +1,4 @@
-"""Between texts and requests: what a prompt and its options ask for, and what outputs are as text."""
+"""Conversions between texts and requests: prompts and options to requests, outputs to text."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from charrnn_runtime.streaming import ByteStream
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LONG: Final = 2048
-"""From how many characters on a prompt is worth sessions of its own to be read in."""
+"""The minimum length of a prompt that is read in separate sessions, without a sampler."""
 
 Texts = list[str] | list[bytes] | tuple[str | bytes, ...]
-"""Several texts. Not any sequence of str, since a str is one too. Bytes are for models at the byte level."""
+"""Several texts. Not a sequence of str, since a str is one itself. Bytes are for byte-level models."""
 
 
 class Step(Record):
-    """What one step of N streams gives.
+    """The result of one step of N streams.
 
     Attributes:
         logits: float32 ``[N, V]``, before temperature.
         tokens: int64 ``[N]``, the sampled characters.
-        state: the streams' state after the step; its ``tokens`` are the sampled ones.
-        seed: the seed that was used.
+        state: the state after the step; its ``tokens`` are the sampled ones.
+        seed: the seed.
     """
 
     logits: NDArray[np.float32]
@@ -46,17 +46,17 @@ class Step(Record):
 
 
 class Generated(Record):
-    """One finished stream.
+    """A finished stream.
 
     Attributes:
-        index: which one, from 0, in the order in which the prompts were given.
-        prompt: the prompt, as it was read.
-        text: what was generated, without the prompt and without the stop text.
-        state: the stream's state at the end.
-        data: prompt and text as bytes: UTF-8, but at the byte level the raw bytes that the model wrote.
-        seed: the seed that was used.
-        finish_reason: why it ended: "stop" where a stop text came, "length" where it was long enough.
-        logprobs: the log-probabilities of the text's characters (bytes, at the byte level), if asked for.
+        index: the index of the prompt, from 0.
+        prompt: the prompt, as read.
+        text: the generated text, without the prompt and the stop text.
+        state: the final state of the stream.
+        data: prompt and text as bytes: UTF-8, or at the byte level the raw bytes that the model wrote.
+        seed: the seed.
+        finish_reason: "stop" at a stop text, "length" at the maximum length.
+        logprobs: the log probabilities of the text's characters (bytes, at the byte level), if requested.
     """
 
     index: int
@@ -80,24 +80,24 @@ def make_request(
     number: int | None = None,
     live: bool = False,
 ) -> Request:
-    """The request of one stream: it reads the id that is pending, then ids; or else the start token.
+    """The request of one stream, which reads the pending id (or the start token), then ids.
 
     Args:
-        info: the model.
-        ids: integers ``[n]``, what it reads.
-        length: how many ids it samples.
-        settings: how.
-        state: the state of it and others.
-        index: which of the state's streams it is.
-        number: its number, if not the one that the state says.
-        live: whether what it samples is wanted as it comes.
+        info: the metadata of the model.
+        ids: integers ``[n]``, the ids to read.
+        length: the number of ids to sample.
+        settings: the options.
+        state: the state of one or more streams.
+        index: the index of the stream in the state.
+        number: the stream number, if different from the one in the state.
+        live: whether to output ids as they are sampled.
     """
     length = check_length(length)
     pending = int(state.tokens[index])
     if pending != UNSTARTED:
         ids = np.concatenate([[pending], ids])
     elif not len(ids):
-        # With nothing to read and nothing to sample, the stream stays unstarted: no step is run.
+        # With nothing to read or sample, no step runs, and the stream stays fresh.
         ids = np.array([info.start_token if length else UNSTARTED])
     return Request(
         ids,
@@ -114,28 +114,28 @@ def make_request(
 
 
 def check_state(state: State, info: ModelInfo, streams: int) -> None:
-    """Check that a state is of this many streams of a model.
+    """Check that a state fits a model and has this many streams.
 
     Raises:
-        SettingError: it is not.
+        SettingError: it does not.
     """
     instance("state", state, State)
     if state.rows.shape[1] != info.state_size:
         raise SettingError(
-            f"state: its rows have {state.rows.shape[1]} numbers, and this model's have "
-            f"{info.state_size}; a state belongs to the model that it came from",
+            f"state: its rows have {state.rows.shape[1]} numbers, but this model's have "
+            f"{info.state_size}; a state can be used only with the model that it came from",
             "state",
         )
     if len(state) != streams or not streams:
-        raise SettingError(f"state: it has {len(state)} streams, and {max(streams, 1)} are wanted", "state")
+        raise SettingError(f"state: it has {len(state)} streams; expected {max(streams, 1)}", "state")
     if len(state) and not (state.tokens.min() >= UNSTARTED and state.tokens.max() < len(info.vocabulary)):
         raise SettingError("state: it has tokens that are not in this model's vocabulary", "state")
 
 
 def read_first(scheduler: Scheduler, request: Request) -> Request:
-    """Let a stream with a long prompt read it, with all but its last character; gives what is left of it.
+    """Read a long prompt except for its last character; returns the remaining request.
 
-    A text that is only read runs without a sampler, in two thirds of the time.
+    Reading without a sampler takes two thirds of the time.
     """
     if request.reading < _LONG or not request.max_length or request.prompt_logprobs:
         return request
@@ -159,7 +159,7 @@ def read_first(scheduler: Scheduler, request: Request) -> Request:
 
 
 def run_one(scheduler: Scheduler, request: Request) -> Generator[Output, None, None]:
-    """All outputs of one request; the scheduler is closed in the end."""
+    """All outputs of one request; closes the scheduler at the end."""
     with closing(scheduler):
         scheduler.submit(read_first(scheduler, request))
         while scheduler.busy:
@@ -172,13 +172,13 @@ def generated_each(
     heads: dict[Request, bytes],
     settings: Settings,
 ) -> Iterator[Generated]:
-    """What requests came to, as text.
+    """Convert the outputs of requests to text.
 
     Args:
-        vocabulary: what the ids mean.
-        outputs: one of each request; closed in the end.
-        heads: the prompts of those that have one, which are taken out.
-        settings: theirs.
+        vocabulary: the vocabulary.
+        outputs: one output per request; closed at the end.
+        heads: the prompts by request, which are removed as they are used.
+        settings: the options of the requests.
     """
     with closing(outputs):
         for index, output in enumerate(outputs):
@@ -202,7 +202,7 @@ def generated_each(
 
 @contextlib.contextmanager
 def naming(index: int | None) -> Iterator[None]:
-    """Let an error about unknown characters tell which of several texts has them; None: there is but one."""
+    """Make errors about unknown characters name the text by its index; None if there is only one."""
     try:
         yield
     except UnknownCharacterError as error:

@@ -1,12 +1,12 @@
 """Model repositories for NVIDIA's Triton Inference Server, in two forms.
 
-"python" runs this package in Triton's Python backend: a request is a text. "onnxruntime" gives the step model
-to Triton's ONNX Runtime backend: a request is one character of a sequence, whose state Triton keeps (its
-documentation calls that implicit state). A repository holds a folder for each model:
+"python" runs this package in Triton's Python backend: requests are texts. "onnxruntime" runs the model in
+Triton's ONNX Runtime backend: requests are single characters of a sequence, whose state Triton keeps (its
+documentation calls this implicit state). A repository contains a folder for each model:
 
     NAME/config.pbtxt     Triton's ModelConfig, as protobuf text
     NAME/1/model.onnx     the step model, unchanged
-    NAME/1/model.py       in the form "python"
+    NAME/1/model.py       for "python" only
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from charrnn_runtime.record import Record
 
 BACKENDS: Final = ("python", "onnxruntime")
 DEFAULT_MAX_BATCH_SIZE: Final = 64
-DEVICES: Final = ("auto", "cpu", "cuda")  # Triton knows no other kind
+DEVICES: Final = ("auto", "cpu", "cuda")  # Triton supports no others
 MAX_INSTANCES: Final = 1_024
 MAX_THREADS: Final = 4_096
 
 _KINDS: Final = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "auto": "KIND_AUTO"}
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SEQUENCES: Final = 1_024
-"""How many sequences Triton keeps the states of at once, at least; further ones wait for their turn."""
+"""The minimum number of sequences that Triton keeps states for; more sequences are queued."""
 
 _IDLE_MICROSECONDS: Final = 60_000_000
-"""How long it keeps the state of a sequence that sends nothing; by itself, only a second."""
+"""How long Triton keeps the state of an idle sequence; its default is only a second."""
 
 _TYPES: Final = {spec.INT64: "TYPE_INT64", spec.FLOAT: "TYPE_FP32"}
 _INPUTS: Final = {
@@ -51,12 +51,12 @@ _INPUTS: Final = {
     "unknown": "TYPE_STRING",
     "stream": "TYPE_BOOL",
 }
-"""The inputs of the form "python", all optional, of one value each; ``stop`` takes several."""
+"""The inputs for "python", all optional, with one value each; ``stop`` takes several."""
 
 MODEL_PY: Final = '''\
-"""A model for Triton's Python backend, as charrnn-triton writes it: each request is a text.
+"""A model for Triton's Python backend, written by charrnn-triton: each request is a text.
 
-All texts run side by side on one scheduler. The server's Python needs charrnn-runtime.
+All texts run as a batch in one scheduler. The server's Python needs charrnn-runtime.
 """
 
 import asyncio
@@ -108,23 +108,23 @@ class TritonPythonModel:
 def response(text):
     return triton.InferenceResponse([triton.Tensor("text", np.array([text.encode()], np.object_))])
 '''
-"""The program of the form "python"."""
+"""The program for "python"."""
 
 
 class Service(Record):
-    """How Triton serves a model.
+    """The settings with which Triton serves a model.
 
     Attributes:
-        name: what clients call it.
+        name: the name of the model.
         backend: one of `BACKENDS`.
         device: "auto", "cpu" or "cuda".
-        instances: how many instances Triton runs (on a GPU in the form "onnxruntime": on each GPU).
-        threads: CPU threads of an instance. None for one in the form "onnxruntime", whose steps are too small
-            for more, and for all cores in the form "python".
-        max_batch_size: how many sequences a step advances at most, in the form "onnxruntime".
+        instances: the number of instances (for "onnxruntime" on a GPU: per GPU).
+        threads: CPU threads per instance. None means one for "onnxruntime", whose steps are too small for
+            more, and all cores for "python".
+        max_batch_size: the maximum number of sequences per step, for "onnxruntime".
 
     Raises:
-        SettingError: on construction, where a value is invalid.
+        SettingError: on construction, if a value is invalid.
     """
 
     name: str
@@ -137,7 +137,7 @@ class Service(Record):
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise SettingError(
-                "name must be made of letters, digits, underscores, hyphens and dots, and begin with one of "
+                "name must consist of letters, digits, underscores, hyphens and dots, and start with one of "
                 f"the first three, not {self.name!r}",
                 "name",
             )
@@ -150,7 +150,7 @@ class Service(Record):
             return
         if self.backend == "python":
             raise SettingError(
-                "max_batch_size is for backend=onnxruntime; with backend=python the scheduler of this "
+                "max_batch_size requires backend=onnxruntime; with backend=python, the scheduler of this "
                 "package chooses it",
                 "max_batch_size",
                 "backend",
@@ -159,14 +159,14 @@ class Service(Record):
 
 
 def config(info: ModelInfo, service: Service) -> str:
-    """The text of config.pbtxt.
+    """The contents of config.pbtxt.
 
     Raises:
-        DeviceError: an int8 model is to run on a GPU.
+        DeviceError: the model is int8 and the device is a GPU.
     """
     if info.precision == "int8" and service.device == "cuda":
         raise DeviceError(
-            "this model is int8, which is for the CPU; use device=cpu, or export it for the GPU with "
+            "this model is int8, which runs on the CPU only; use device=cpu, or export it for the GPU with "
             "charrnn-export --precision fp32 (or fp16)",
             "device",
         )
@@ -175,7 +175,7 @@ def config(info: ModelInfo, service: Service) -> str:
 
 
 def _text_config(service: Service) -> str:
-    """Of the form in which a request is a text."""
+    """The configuration for requests that are texts."""
     inputs = [_tensor(name, kind, "1", "optional: true") for name, kind in _INPUTS.items()]
     inputs.append(_tensor("stop", "TYPE_STRING", "-1", "optional: true"))
     return (
@@ -183,7 +183,7 @@ def _text_config(service: Service) -> str:
         "model_transaction_policy { decoupled: true }\n"
         + _list("input", inputs)
         + _list("output", [_tensor("text", "TYPE_STRING", "1")])
-        # The program itself uses a GPU or not.
+        # The program itself decides whether to use a GPU.
         + _instances(service, "KIND_CPU")
         + _parameter("device", service.device)
         + _parameter("threads", str(service.threads or 0))
@@ -191,10 +191,10 @@ def _text_config(service: Service) -> str:
 
 
 def _step_config(info: ModelInfo, service: Service) -> str:
-    """Of the form in which a request is a character.
+    """The configuration for requests that are characters.
 
-    The step model's tensors have one value a row, so their shape without the batch axis is []. Triton takes
-    no empty ``dims``: clients send and get [1], which is reshaped.
+    The step model's tensors have one value per row, so their shape without the batch axis is []. Triton does
+    not allow empty ``dims``: clients use [1], which is reshaped.
     """
     max_batch_size = service.max_batch_size or DEFAULT_MAX_BATCH_SIZE
     scalar = "reshape: { shape: [ ] }"
@@ -248,28 +248,28 @@ def _parameter(key: str, value: str) -> str:
 def write_repository(
     model_path: Path, repository: Path, service: Service, *, force: bool = False
 ) -> tuple[Path, bool]:
-    """Write a model into a repository, which is made if it is not there.
+    """Write a model to a repository, which is created if necessary.
 
     Args:
         model_path: the step model.
         repository: the folder of all models.
-        service: how it is served.
-        force: whether to replace the configuration and version 1 of a model of that name. Other versions of
-            it stay.
+        service: the settings.
+        force: whether to replace the configuration and version 1 of an existing model. Its other versions are
+            kept.
 
     Returns:
-        The model's folder, and whether a version 1 in it was replaced.
+        The model's folder, and whether version 1 was replaced.
 
     Raises:
         ModelFormatError: the file is not a step model.
-        DeviceError: an int8 model is to run on a GPU.
+        DeviceError: the model is int8 and the device is a GPU.
         WriteError: the repository cannot be written.
-        CharRNNError: the file cannot be read, or a model of that name is there already.
+        CharRNNError: the file cannot be read, or the model already exists.
     """
     info = read_model_file(model_path).info
     files = {"1/model.onnx": model_path.read_bytes()}
     if hashlib.sha256(files["1/model.onnx"]).hexdigest() != info.sha256:
-        raise CharRNNError(f"{model_path} was changed while it was read; try again")
+        raise CharRNNError(f"{model_path} changed while it was read; try again")
     if service.backend == "python":
         files["1/model.py"] = MODEL_PY.encode()
     files["config.pbtxt"] = config(info, service).encode()
@@ -278,12 +278,14 @@ def write_repository(
     folder = repository / service.name
     there = os.path.lexists(folder)
     if os.path.islink(folder):
-        raise CharRNNError(f"{folder} is a symbolic link, and not replaced; give another name", "name")
+        raise CharRNNError(f"{folder} is a symbolic link, and is not replaced; choose another name", "name")
     if there and not folder.is_dir():
-        raise CharRNNError(f"{folder} is not a folder; give another name", "name")
+        raise CharRNNError(f"{folder} is not a folder; choose another name", "name")
     if there and not force:
         raise CharRNNError(
-            f"{folder} already exists; give another name, or force to replace its version 1", "name", "force"
+            f"{folder} already exists; choose another name, or use force to replace version 1",
+            "name",
+            "force",
         )
     replaced = there and os.path.lexists(folder / "1" / "model.onnx")
     try:
@@ -299,7 +301,7 @@ def write_repository(
 
 
 def _write_new(folder: Path, files: dict[str, bytes]) -> None:
-    """Write a folder that is there with all files, or not at all."""
+    """Write files to an existing folder, all or none."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name[:40]}.{os.getpid()}-{os.urandom(6).hex()}.part")
     try:

@@ -1,7 +1,7 @@
-"""The random numbers of generation: a pure function of (seed, stream, position).
+"""The random numbers for sampling: a pure function of (seed, stream, position).
 
-Stream i's text therefore depends on its own numbers alone, whatever runs beside it and however the work is
-cut into pieces, and any language can compute the same text:
+Therefore the text of stream i depends only on its own numbers, not on other streams or on how the work is
+split, and any language can reproduce it:
 
     key = mix(seed + G * (stream + 1))
     u   = (mix(key + G * (position + 1)) >> 40) * 2**-24
@@ -27,15 +27,15 @@ _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
 _ONE = np.uint64(1)
 _TOGETHER = 16_384
-"""How many numbers are computed at a time: they stay in a core's caches from one operation to the next."""
+"""The number of values to compute at a time: they fit in a core's cache between operations."""
 
 
 def stream_keys(seeds: int | NDArray[np.uint64], streams: ArrayLike) -> NDArray[np.uint64]:
-    """The key of each stream, from which `uniforms_at` draws.
+    """The key of each stream, for `uniforms_at`.
 
     Args:
-        seeds: one seed in [0, 2**64) for all streams, or ``uint64 [B]``, one for each.
-        streams: integers ``[B]``, the numbers of the streams, from 0.
+        seeds: one seed in [0, 2**64) for all streams, or ``uint64 [B]``, one per stream.
+        streams: integers ``[B]``, the stream numbers, from 0.
 
     Returns:
         ``uint64 [B]``.
@@ -49,17 +49,17 @@ def stream_keys(seeds: int | NDArray[np.uint64], streams: ArrayLike) -> NDArray[
 
 
 def counters_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.uint64]:
-    """Where `uniforms_from` begins for some streams at some positions, which may be before their start."""
+    """The counters for `uniforms_from` at some positions, which may be negative."""
     return keys + _G * (np.asarray(positions).astype(np.uint64) + _ONE)
 
 
 def advance(counters: NDArray[np.uint64], steps: int) -> None:
-    """Move counters on by some positions, in place."""
+    """Advance counters by some positions, in place."""
     counters += np.array([steps], np.uint64) * _G  # arrays wrap around without a warning
 
 
 def uniforms_from(counters: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
-    """The uniform numbers of some streams from their counters on: what `uniforms_at` gives, for many at once.
+    """The uniform numbers of streams from their counters on: equal to `uniforms_at`, for many at once.
 
     Args:
         counters: ``uint64 [R]``, from `counters_at`.
@@ -75,19 +75,19 @@ def uniforms_from(counters: NDArray[np.uint64], out: NDArray[np.float32]) -> Non
         value *= _MULTIPLIER_1
         value ^= np.right_shift(value, np.uint64(27), out=shifted)
         value *= _MULTIPLIER_2
-        value >>= np.uint64(40)  # of the highest 24 bits, mix's last shift, by 31, changes none
+        value >>= np.uint64(40)  # the final shift of mix, by 31, does not affect the highest 24 bits
         numbers = out[first : first + together]
         numbers[:] = value.astype(np.int32)
         numbers *= np.float32(2.0**-24)
 
 
 def uniforms_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.float32]:
-    """The uniform numbers of some streams at some positions.
+    """The uniform numbers of streams at some positions.
 
     Args:
         keys: ``uint64``, from `stream_keys`.
-        positions: integers that broadcast against the keys: how many characters the stream has generated
-            before this one.
+        positions: integers that broadcast against the keys: the number of characters that the stream has
+            generated before.
 
     Returns:
         ``float32`` of the broadcast shape, in [0, 1 - 2**-24].
@@ -98,7 +98,7 @@ def uniforms_at(keys: NDArray[np.uint64], positions: ArrayLike) -> NDArray[np.fl
 
 
 def check_seed(seed: int) -> int:
-    """The seed, if it is one.
+    """Check a seed.
 
     Raises:
         SettingError: it is out of range.
@@ -110,7 +110,7 @@ def check_seed(seed: int) -> int:
 
 
 def draw_seed() -> int:
-    """A fresh seed from the operating system, short enough to be typed again."""
+    """A random seed from the operating system, short enough to type."""
     return int.from_bytes(os.urandom(4), "little")
 
 

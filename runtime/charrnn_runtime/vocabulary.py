@@ -1,7 +1,7 @@
-"""The vocabulary: which symbol has which id.
+"""The vocabulary: maps symbols to ids.
 
-At level "char" the symbols are Unicode code points; at level "byte" they are the 256 byte values of the
-text's UTF-8 form, so that no text is ever unknown.
+At level "char", the symbols are Unicode code points; at level "byte", they are the 256 byte values of the
+UTF-8 form, so every text can be encoded.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from charrnn_runtime.arguments import text as check_text
 from charrnn_runtime.errors import CharRNNError, SettingError, UnknownCharacterError
 from charrnn_runtime.format import spec
 from charrnn_runtime.normalization import equivalents, known_form
-from charrnn_runtime.record import MadeAnew
+from charrnn_runtime.record import Reconstructible
 
 Level = Literal["char", "byte"]
 Unknown = Literal["error", "skip", "normalize"]
-"""What happens to characters that a model does not know: an error, they are dropped, or they are written in
-their other Unicode form (composed or decomposed) where the model knows that, and are an error elsewhere."""
+"""How to handle unknown characters: raise an error, drop them, or convert them to their other Unicode form
+(composed or decomposed) if the model knows that, and raise an error otherwise."""
 
 _CODE_POINTS = 0x110000
 _ABSENT = -1
 
 
-class Vocabulary(MadeAnew):
+class Vocabulary(Reconstructible):
     """Maps text to ids and back.
 
-    Ids count from 0 in the order of ``symbols``. A vocabulary never changes; two are equal when their
-    level and symbols are.
+    Ids count from 0 in the order of ``symbols``. Vocabularies are immutable; two are equal if their level and
+    symbols are.
 
     Examples:
         >>> vocabulary = Vocabulary.from_text("hello")
@@ -45,11 +45,11 @@ class Vocabulary(MadeAnew):
     """
 
     def __init__(self, symbols: Sequence[str], level: Level = "char") -> None:
-        """A vocabulary of the given symbols, in id order; at level "byte", of the 256 bytes.
+        """Create a vocabulary from symbols in id order; at level "byte", from the 256 bytes.
 
         Raises:
-            CharRNNError: a symbol is not one character, appears twice, or is half a surrogate pair; there
-                are none or too many; or symbols were given at level "byte", which has its own.
+            CharRNNError: a symbol is not a single character, appears twice, or is a lone surrogate; there are
+                no or too many symbols; or symbols were given at level "byte", which has its own.
         """
         choice("level", level, spec.LEVELS)
         self.level: Level = level
@@ -57,7 +57,7 @@ class Vocabulary(MadeAnew):
         self.symbols: tuple[str, ...] = tuple(given)
         if level == "byte":
             if self.symbols:
-                raise CharRNNError("vocabulary: the byte level has its own 256 symbols, and takes no others")
+                raise CharRNNError("vocabulary: the byte level has its own 256 symbols; give no others")
             self._size = spec.BYTE_VOCABULARY
             return
         _check_symbols(self.symbols)
@@ -71,7 +71,7 @@ class Vocabulary(MadeAnew):
         """The distinct characters of a text (or of its pieces), in code-point order.
 
         Raises:
-            CharRNNError: the text is empty, or has more distinct characters than a model can hold.
+            CharRNNError: the text is empty, or has more distinct characters than a model can have.
         """
         seen = np.zeros(_CODE_POINTS, dtype=np.bool_)
         for piece in (text,) if isinstance(text, str) else several("text", text, "texts"):
@@ -111,27 +111,27 @@ class Vocabulary(MadeAnew):
 
     @property
     def start_token(self) -> int:
-        """The id that a stream without a prompt reads first: the newline's, else 0."""
+        """The id that a stream without a prompt reads first: the newline's, or 0 if there is no newline."""
         if self.level == "byte":
             return ord("\n")
         return self.symbols.index("\n") if "\n" in self.symbols else 0
 
     def encode(self, text: str | bytes, unknown: Unknown = "error", dtype: Any = np.int64) -> NDArray[Any]:
-        """The ids of a text.
+        """Encode a text.
 
         Args:
-            text: any text. Lone surrogates are never known, at either level. The byte level takes any bytes,
-                too, as they are.
-            unknown: what happens to characters without an id: "error", "skip" to drop them, or "normalize"
-                to write them as `normalize` does.
-            dtype: the integer type of the result; it must hold V - 1.
+            text: any text. Lone surrogates are unknown at both levels. At the byte level, it may be bytes,
+                which are used unchanged.
+            unknown: how to handle characters without an id: "error", "skip" to drop them, or "normalize" to
+                convert them as `normalize` does.
+            dtype: the integer type of the result; it must be able to hold V - 1.
 
         Returns:
             ``dtype [T]``, one id per character (at the byte level, one per byte of the UTF-8 form).
 
         Raises:
             UnknownCharacterError: the text has unknown characters, and ``unknown`` is not "skip".
-            SettingError: it is not a text, such as bytes at the character level.
+            SettingError: the argument is not a text, such as bytes at the character level.
         """
         check_unknown(unknown)
         check_text("text", text, self.level)
@@ -148,7 +148,7 @@ class Vocabulary(MadeAnew):
             if unknown != "skip":
                 raise self._unknown_error(text, codes, lone)
             return np.frombuffer(text.encode(errors="ignore"), dtype=np.uint8).astype(dtype)
-        # Code points past the table's end all meet its last entry, which is absent.
+        # Code points beyond the table map to its last entry, which is absent.
         ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
         absent = ids == _ABSENT
         if absent.any():
@@ -166,10 +166,10 @@ class Vocabulary(MadeAnew):
         return []
 
     def normalize(self, text: str) -> str:
-        """A text with its unknown characters written in their other Unicode form, where that is known.
+        """Convert unknown characters to their other Unicode form, if that is known.
 
-        "é" may be one character or two, "e" and a combining accent: what has no id in one of these forms may
-        have it in the other. What has none in both stays as it is, and so does all that is known.
+        "é" may be one character, or two: "e" and a combining accent. If one form has no id, the other
+        may have one. Characters that are known, or unknown in both forms, are unchanged.
         """
         check_text("text", text, "char")
         if self.level == "byte":
@@ -185,7 +185,7 @@ class Vocabulary(MadeAnew):
         except (TypeError, ValueError):
             kind = np.dtype(np.float64)
         if kind.kind not in "iu" or np.iinfo(kind).max < len(self) - 1:
-            raise wrong("dtype", f"an integer type that holds {len(self) - 1:,}", dtype)
+            raise wrong("dtype", f"an integer type that can hold {len(self) - 1:,}", dtype)
         return kind
 
     def _knows(self, text: str) -> bool:
@@ -193,10 +193,10 @@ class Vocabulary(MadeAnew):
         return bool((self._ids[np.minimum(codes, len(self._ids) - 1)] != _ABSENT).all())
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """The text of some ids.
+        """Decode ids.
 
-        At the byte level, bytes that are not UTF-8 become U+FFFD, one for each maximal part of a sequence
-        (Unicode 16, section 3.9, "substitution of maximal subparts"); `decode_bytes` gives them as they are.
+        At the byte level, invalid UTF-8 becomes U+FFFD, one for each maximal part of a sequence (Unicode 16,
+        section 3.9, "substitution of maximal subparts"); `decode_bytes` returns the raw bytes.
 
         Raises:
             CharRNNError: an id is not in [0, V).
@@ -206,7 +206,7 @@ class Vocabulary(MadeAnew):
         return self._codes[self._checked(ids)].tobytes().decode("utf-32-le")
 
     def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
-        """The text of some ids as UTF-8; at the byte level the raw bytes, whether they are UTF-8 or not."""
+        """Decode ids to UTF-8; at the byte level, to the raw bytes, valid UTF-8 or not."""
         if self.level == "byte":
             return self._checked(ids).astype(np.uint8).tobytes()
         return self.decode(ids).encode()
@@ -215,7 +215,7 @@ class Vocabulary(MadeAnew):
         array = ids_array("ids", ids)
         if array.size and not (array.min() >= 0 and array.max() < len(self)):
             wrong = array[(array < 0) | (array >= len(self))][0]
-            raise CharRNNError(f"id {wrong} is not in the vocabulary: ids go from 0 to {len(self) - 1}")
+            raise CharRNNError(f"id {wrong} is not in the vocabulary: ids range from 0 to {len(self) - 1}")
         return array.astype(np.int64, copy=False)
 
     def _unknown_error(
@@ -239,10 +239,10 @@ class Vocabulary(MadeAnew):
 
 
 def check_unknown(unknown: Any) -> Unknown:
-    """What happens to unknown characters, if it is one of `spec.UNKNOWN`.
+    """Check a value for handling unknown characters.
 
     Raises:
-        SettingError: it is not.
+        SettingError: it is not one of `spec.UNKNOWN`.
     """
     choice("unknown", unknown, spec.UNKNOWN)
     return unknown  # type: ignore[no-any-return]
@@ -255,10 +255,10 @@ def _code_points(text: str) -> NDArray[np.uint32]:
 
 def _check_symbols(symbols: tuple[str, ...]) -> None:
     if not symbols:
-        raise CharRNNError("vocabulary: it has no symbols; at least one is needed")
+        raise CharRNNError("vocabulary: it has no symbols; at least one is required")
     if len(symbols) > spec.MAX_VOCABULARY:
         raise CharRNNError(
-            f"vocabulary: {len(symbols):,} distinct characters, but a model holds at most "
+            f"vocabulary: {len(symbols):,} distinct characters, but a model can have at most "
             f'{spec.MAX_VOCABULARY:,}; train at the byte level instead (level="byte")',
             "level",
         )
@@ -270,7 +270,7 @@ def _check_symbols(symbols: tuple[str, ...]) -> None:
                 "symbols",
             )
         if 0xD800 <= ord(symbol) <= 0xDFFF:
-            raise CharRNNError(f"vocabulary: symbol {index} is {symbol!r}, half a surrogate pair")
+            raise CharRNNError(f"vocabulary: symbol {index} is {symbol!r}, a lone surrogate")
         if symbol in seen:
-            raise CharRNNError(f"vocabulary: {symbol!r} occurs twice")
+            raise CharRNNError(f"vocabulary: {symbol!r} appears twice")
         seen.add(symbol)

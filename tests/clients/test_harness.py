@@ -66,7 +66,7 @@ def _logprob(model: CharRNN, context: str, ending: str) -> float:
 
 
 @pytest.mark.parametrize("concurrent", [1, 4])
-def test_which_of_two_endings_is_likelier(
+def test_which_of_two_endings_is_more_likely(
     server: Served, lstm: CharRNN, tmp_path: Path, concurrent: int
 ) -> None:
     task = {

@@ -137,10 +137,10 @@ def test_a_text_is_forked_with_the_keyboard_and_by_another_character(
     expect(page.get_by_text(f"Forked from seed 1, stream 0, after {len(kept)} characters")).to_be_visible()
     assert texts(page, 2) == [first, model.generate(kept, 30, seed=2)]
 
-    likeliest = page.locator(".inspector").first.get_by_role("button", name=re.compile("fork with it")).first
-    instead = re.match(r"(.) ", likeliest.get_attribute("aria-label") or "")
+    best = page.locator(".inspector").first.get_by_role("button", name=re.compile("fork with it")).first
+    instead = re.match(r"(.) ", best.get_attribute("aria-label") or "")
     assert instead is not None
-    likeliest.click()
+    best.click()
     other = kept[:-1] + {"↵": "\n", "␣": " "}.get(instead[1], instead[1])
     assert texts(page, 3)[1] == model.generate(other, 30, seed=3)
 

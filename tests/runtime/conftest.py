@@ -26,19 +26,19 @@ def _loaded(name: str) -> CharRNN:
 
 @pytest.fixture(scope="session")
 def load() -> Callable[[str], CharRNN]:
-    """Loads a small model by its name, such as "lstm-2x12-fp32", once for all tests."""
+    """Loads a small model by name, such as "lstm-2x12-fp32", once for all tests."""
     return _loaded
 
 
 @pytest.fixture(params=sorted(SMALL), scope="session")
 def small(request: pytest.FixtureRequest) -> SmallModel:
-    """Each small model in turn."""
+    """Each of the small models."""
     return SMALL[request.param]
 
 
 @pytest.fixture(params=[name for name in sorted(SMALL) if "fp32" in name], scope="session")
 def exact(request: pytest.FixtureRequest) -> SmallModel:
-    """Each small fp32 model in turn, which must do what plain NumPy does."""
+    """Each of the small fp32 models, which must match plain NumPy."""
     return SMALL[request.param]
 
 
@@ -50,7 +50,7 @@ def lstm() -> CharRNN:
 
 @pytest.fixture(scope="session")
 def byte_model() -> CharRNN:
-    """The small model of bytes."""
+    """The small byte-level model."""
     return _loaded("lstm-1x12-fp32-byte")
 
 
@@ -62,37 +62,37 @@ def lstm_path() -> Path:
 
 @pytest.fixture(scope="session")
 def gen() -> Command:
-    """Runs charrnn-gen; takes its arguments, ``env`` for changes of the environment, and subprocess's own."""
+    """Runs charrnn-gen with arguments; ``env`` changes the environment; other options go to subprocess."""
     return lambda *arguments, **options: run_module("charrnn_runtime.cli.gen", *arguments, **options)
 
 
 @pytest.fixture(scope="session")
 def info() -> Command:
-    """Runs charrnn-info, as ``gen`` does charrnn-gen."""
+    """Runs charrnn-info; see ``gen``."""
     return lambda *arguments, **options: run_module("charrnn_runtime.cli.info", *arguments, **options)
 
 
 @pytest.fixture(scope="session")
 def score() -> Command:
-    """Runs charrnn-score, as ``gen`` does charrnn-gen."""
+    """Runs charrnn-score; see ``gen``."""
     return lambda *arguments, **options: run_module("charrnn_runtime.cli.score", *arguments, **options)
 
 
 @pytest.fixture(scope="session")
 def triton() -> Command:
-    """Runs charrnn-triton, as ``gen`` does charrnn-gen."""
+    """Runs charrnn-triton; see ``gen``."""
     return lambda *arguments, **options: run_module("charrnn_runtime.cli.triton", *arguments, **options)
 
 
 @pytest.fixture(scope="session")
 def view() -> Command:
-    """Runs charrnn-view, as ``gen`` does charrnn-gen."""
+    """Runs charrnn-view; see ``gen``."""
     return lambda *arguments, **options: run_module("charrnn_runtime.cli.view", *arguments, **options)
 
 
 @pytest.fixture
 def in_folder(tmp_path: Path) -> Iterator[Path]:
-    """An empty folder that is the current one."""
+    """An empty folder as the current one."""
     before = Path.cwd()
     os.chdir(tmp_path)
     yield tmp_path

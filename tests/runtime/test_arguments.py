@@ -46,7 +46,7 @@ HOSTILE: list[Any] = [
     1,
     -1,
     10**400,
-    10**5000,  # more digits than Python turns into text
+    10**5000,  # more digits than Python formats
     object(),
     np.float64("nan"),
     np.float32(0.5),
@@ -118,7 +118,7 @@ TAKES: dict[str, Callable[[Any], Any]] = {
 
 SAMPLING = {"temperature": "share", "top_k": "rank", "top_p": "share", "min_p": "share below 1"}
 OPTIONS = {"seed": "seed", "sampling": "none", "stop": "stop", "unknown": "nothing", **SAMPLING}
-"""What each takes of HOSTILE."""
+"""The values of HOSTILE that each accepts."""
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def model() -> CharRNN:
 
 
 def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any], dict[str, str]]]:
-    """The public callables: how to call each with some of its parameters, and what each parameter takes."""
+    """The public callables: how to call each with some of its parameters, and what each parameter accepts."""
     options = OPTIONS
     vocabulary = model.vocabulary
     state = model.initial_state()
@@ -136,7 +136,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
     ran = {"length": 1, "max_batch_size": 2}
 
     def load(path: Any = MODEL, **options: Any) -> CharRNN:
-        return CharRNN.load(MODEL if isinstance(path, str) else path, **options)  # one that is there
+        return CharRNN.load(MODEL if isinstance(path, str) else path, **options)  # an existing one
 
     def from_bytes(data: Any = b"", **options: Any) -> CharRNN:
         return CharRNN.from_bytes(MODEL.read_bytes() if _buffer(data) else data, **options)
@@ -211,7 +211,7 @@ def _calls(model: CharRNN) -> dict[Callable[..., Any], tuple[Callable[..., Any],
             {"chunks": "texts", "by_line": "switch", "unknown": "nothing"},
         ),
         Trace.unit: (each(model.trace("a").unit), {"name": "nothing"}),
-        Trace.likeliest: (each(model.trace("a").likeliest), {"count": "whole"}),
+        Trace.most_likely: (each(model.trace("a").most_likely), {"count": "whole"}),
         CharRNN.beam: (
             each(model.beam, length=1, beams=2),
             {
@@ -301,19 +301,19 @@ TAKES["seed"] = lambda value: value is None or TAKES["from 0"](value)
 TAKES["rank from 1"] = lambda value: value is not None and TAKES["rank"](value)
 
 RESULTS = {
-    *("AsyncText", "Continuation", "Generated", "Item", "Items", "LeftOut", "LiveBytes", "LiveText"),
+    *("AsyncText", "Continuation", "Generated", "Item", "Items", "SkippedItems", "LiveBytes", "LiveText"),
     *("LogProbs", "ModelInfo", "Output", "Score", "Step", "Trace", "__version__"),
 }
-"""What the package makes, and nobody else."""
+"""Classes that only the package creates."""
 
 
 def test_every_public_parameter_is_tried(model: CharRNN) -> None:
     tried = {_public_name(call): set(takes) for call, (_, takes) in _calls(model).items()}
     tried |= {
         "Scheduler.submit": {"requests"},
-        "Scheduler": {"engine", "max_batch_size", "max_waiting"},  # CharRNN.scheduler makes it
-        "CharRNN": {"info", "engine"},  # CharRNN.load makes it
-        "Sampling.cuts": {"top_k_max"},  # what runs streams asks these two
+        "Scheduler": {"engine", "max_batch_size", "max_waiting"},  # created by CharRNN.scheduler
+        "CharRNN": {"info", "engine"},  # created by CharRNN.load
+        "Sampling.cuts": {"top_k_max"},  # called only by the scheduler
         "Sampling.inputs": {"top_k_max"},
     }
     for name in set(charrnn_runtime.__all__) - RESULTS:
@@ -335,7 +335,7 @@ def test_every_public_parameter_is_tried(model: CharRNN) -> None:
 
 
 def _public_name(call: Callable[..., Any]) -> str:
-    """What users call it, wherever it is defined."""
+    """The public name, wherever it is defined."""
     for base in CharRNN.__mro__[:-1]:
         if call.__qualname__.startswith(f"{base.__name__}."):
             return f"CharRNN.{call.__name__}"
@@ -349,14 +349,14 @@ def test_what_a_parameter_does_not_take_is_one_error_that_names_it(model: CharRN
         for name, kind in takes.items()
         for value in HOSTILE
         if not (kind == "symbols" and isinstance(value, list) and not value)  # too few
-        if not (name in ("length", "count") and isinstance(value, int) and value > 1)  # it would never end
+        if not (name in ("length", "count") and isinstance(value, int) and value > 1)  # it would run forever
         if (problem := _problem(run, name, kind, value))
     ]
     assert not wrong, "\n".join(wrong)
 
 
 def _problem(run: Callable[..., Any], name: str, kind: str, value: Any) -> str:
-    """What is wrong with what comes of a value; "" if nothing is."""
+    """What is wrong with the result of a value; "" if nothing."""
     try:
         run(**{name: value})
     except SettingError as error:
@@ -390,7 +390,7 @@ def test_streams_of_a_state_are_picked_by_whole_numbers(model: CharRNN, value: A
     else:
         with pytest.raises(SettingError, match="streams must be"):
             state[value]
-    with pytest.raises(IndexError):  # as Python's sequences do, which is what ends a loop over them
+    with pytest.raises(IndexError):  # as for Python's sequences, which ends a loop over them
         state[1]
     assert [len(each) for each in iter(state)] == [1]
 

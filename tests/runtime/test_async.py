@@ -26,7 +26,7 @@ async def _whole(text: AsyncIterator[str]) -> str:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    """Wait for something that comes soon."""
+    """Wait for something that happens soon."""
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end
@@ -86,7 +86,7 @@ def test_a_slow_reader_holds_no_one_up_and_loses_nothing(model: CharRNN) -> None
     async def main() -> None:
         slow = model.stream_async("", 2000, seed=1)
         first = await anext(slow)
-        # The slow one reads no more until the other is through.
+        # The slow one stops reading until the other has finished.
         assert len(await _whole(model.stream_async("", 2000, seed=2))) == 2000
         assert first + await _whole(slow) == "".join(model.stream("", 2000, seed=1))
 

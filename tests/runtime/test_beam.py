@@ -22,7 +22,7 @@ SYMBOLS = MODEL.vocabulary.symbols
 
 
 def _nats_after(model: CharRNN, prompt: str, texts: list[str]) -> list[float]:
-    """-ln p of each text after a prompt and the newline before it, with which scoring begins."""
+    """-ln p of each text after a prompt, which follows a newline, as in scoring."""
     before = model.score(prompt).nats if prompt else 0.0
     return [each.nats - before for each in model.score([prompt + text for text in texts])]
 
@@ -30,9 +30,9 @@ def _nats_after(model: CharRNN, prompt: str, texts: list[str]) -> list[float]:
 def test_with_enough_beams_it_finds_the_most_likely_of_all_continuations() -> None:
     everything = ["".join(each) for each in itertools.product(SYMBOLS, repeat=2)]
     nats = dict(zip(everything, _nats_after(MODEL, "LORD ", everything), strict=True))
-    likeliest = sorted(everything, key=nats.__getitem__)
+    most_likely = sorted(everything, key=nats.__getitem__)
     found = MODEL.beam("\nLORD ", 2, beams=len(SYMBOLS))
-    assert [each.text for each in found[:5]] == likeliest[:5]
+    assert [each.text for each in found[:5]] == most_likely[:5]
     assert len(found) == len(SYMBOLS)
     whole = MODEL.beam("\nLORD ", 2, beams=len(everything) + 7)
     assert len(whole) == len(everything)
@@ -44,7 +44,7 @@ def test_with_enough_beams_it_finds_the_most_likely_of_all_continuations() -> No
 def test_with_a_stop_text_all_ends_are_found_and_their_probabilities_sum_to_one() -> None:
     stops = [SYMBOLS[10], SYMBOLS[20] + SYMBOLS[30]]
     found = MODEL.beam("", 2, beams=10_000, stop=stops)
-    # One character more than two: what stops at once, and all others of two characters.
+    # Texts that stop immediately, and all other texts of two characters.
     assert len(found) == 1 + (len(SYMBOLS) - 1) * len(SYMBOLS)
     assert math.fsum(math.exp(-each.nats) for each in found) == pytest.approx(1.0, abs=1e-5)
     by_text = {(each.text, each.finish_reason, each.characters): each for each in found}
@@ -93,7 +93,7 @@ def test_scores_are_those_of_scoring_and_come_in_order(
 
 
 def test_it_finds_what_plain_numpy_finds(exact: SmallModel, load: Load) -> None:
-    """A beam search as plain as can be, over a list of Python lists."""
+    """A beam search as simple as possible, over Python lists."""
     model, beams, length = load(exact.path.stem), 4, 6
     start = model.vocabulary.start_token
     hidden = exact.weights()["rnn.weight_hh_l0"].shape[1]
@@ -111,7 +111,7 @@ def test_it_finds_what_plain_numpy_finds(exact: SmallModel, load: Load) -> None:
     np.testing.assert_allclose([each.nats for each in found], [each[0] for each in alive], atol=1e-3)
 
 
-def test_more_beams_find_what_is_likelier_or_the_same_at_small_lengths() -> None:
+def test_more_beams_find_a_text_at_least_as_likely_at_small_lengths() -> None:
     best = [MODEL.beam("KING", 3, beams=beams)[0].nats for beams in (1, 8, 65 * 65)]
     assert best == sorted(best, reverse=True)
 

@@ -26,20 +26,20 @@ from make_models import SmallModel
 
 
 class OnCpu(CudaBuffers):
-    """The GPU's buffers, which onnxruntime holds on the CPU."""
+    """The GPU's buffers, with onnxruntime values on the CPU."""
 
     device = "cpu"
 
 
 class GraphsOnCpu(GraphBuffers):
-    """Those whose steps would be captured."""
+    """Buffers whose steps would be captured."""
 
     device = "cpu"
 
 
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallModel], CharRNN]:
-    """Loads a model whose buffers are those of a GPU."""
+    """Loads a model with GPU buffers."""
     monkeypatch.setattr(session, "CudaBuffers", OnCpu)
     monkeypatch.setattr(session, "GraphBuffers", GraphsOnCpu)
 
@@ -51,7 +51,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[SmallModel], CharRNN
 
 
 def _engine_of_gpu(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """An engine whose graphs are those of a GPU, which run on the CPU."""
+    """An engine with the graphs for a GPU, which run on the CPU."""
     engine = Engine(read_model_file(small.path), "cpu")
     monkeypatch.setattr(engine, "device", "cuda")
     monkeypatch.setattr(
@@ -85,7 +85,7 @@ def test_a_block_of_steps_copies_states_once_however_many_streams_end_and_join(
         monkeypatch.setattr(OnCpu, name, counted)
     model = on_device(small)
     model.generate(["A"] * 64, 2 * BLOCK, max_batch_size=16, seed=1)
-    # Sixteen streams begin at a time, four times over.
+    # Four rounds of sixteen streams each.
     assert copies.count("read_state") == 4
     assert copies.count("write_state") == 4
     copies.clear()
@@ -114,7 +114,7 @@ def test_settings_go_to_the_device_when_they_change(
 
 @pytest.fixture
 def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], Any]]:
-    """What is copied to and from the device: the direction, the shape and the type of each copy."""
+    """The copies to and from the device: the direction, shape and type of each."""
     copies: list[tuple[str, tuple[int, ...], Any]] = []
     update, numpy = ort.OrtValue.update_inplace, ort.OrtValue.numpy
 
@@ -142,7 +142,7 @@ def test_the_tokens_of_a_block_come_back_in_one_copy(
     on_device(exact).generate(["A"] * 3, 5 * BLOCK, seed=1)
     tokens = [(way, shape[0]) for way, shape, kind in copied if kind == np.int64 and len(shape) == 2]
     assert tokens.count(("from", BLOCK)) == 5
-    assert len(tokens) == 5 + 5  # and what each block reads first goes to the device
+    assert len(tokens) == 5 + 5  # the first tokens of each block are sent to the device
 
 
 def test_what_is_read_goes_to_the_device_in_one_copy_and_its_logits_come_back_in_one(
@@ -166,7 +166,7 @@ def test_of_the_states_only_those_of_streams_that_come_and_go_are_copied(
 ) -> None:
     engine = _engine_of_gpu(exact, monkeypatch)
     made = OnCpu(engine._session(64, "any"), _sizes(engine, rows=64))
-    made._far = 3  # so that few rows do for this test
+    made._far = 3  # so that few rows are enough for this test
     size = made.sizes.state_size
     expected = np.random.default_rng(0).standard_normal((64, size), np.float32)
     made.write_state(slice(None), expected)
@@ -191,7 +191,7 @@ def test_of_the_states_only_those_of_streams_that_come_and_go_are_copied(
     assert rows_copied() == [
         *[("to", 1), ("to", 1)],
         *[("to", 2), ("to", 1), ("to", 1)],
-        *[("from", 5), ("to", 5), ("to", 1)],  # with those between them
+        *[("from", 5), ("to", 5), ("to", 1)],  # including the gap between them
         *[("to", 4), ("to", 1)],
     ]
     np.testing.assert_array_equal(made.read_state(slice(None)), expected)
@@ -204,7 +204,7 @@ def test_rows_that_no_stream_was_ever_in_begin_at_zero(
     for rows in (None, [1], slice(None)):
         made = OnCpu(engine._session(3, "any"), _sizes(engine, rows=3))
         for held in made._device_states:
-            held.update_inplace(np.full(held.shape(), np.nan, np.float32))  # as memory may be
+            held.update_inplace(np.full(held.shape(), np.nan, np.float32))  # uninitialized memory
         if rows is not None:
             made.write_state(rows, 0.5)
         made.run(2)
@@ -234,7 +234,7 @@ def test_all_work_with_graphs_is_done_in_one_thread_whoever_asks_for_it(
 ) -> None:
     ran = _noted_runs(monkeypatch, GraphsOnCpu)
     both = cuda_buffers._both_options
-    monkeypatch.setattr(cuda_buffers, "_both_options", lambda _=None: both())  # the CPU captures nothing
+    monkeypatch.setattr(cuda_buffers, "_both_options", lambda _=None: both())  # the CPU does not capture
     model = on_device(exact)
     expected = model.generate(["A"] * 3, 2 * BLOCK + 1, seed=1)
     model._engine._cuda_graphs = True
@@ -288,8 +288,8 @@ def test_who_waits_for_a_turn_keeps_no_one_from_giving_buffers_back(
     with ThreadPoolExecutor(1) as pool:
         with turns.alone():
             text = pool.submit(again.generate, "A", 5, seed=1)
-            time.sleep(0.1)  # it has come as far as it can
-            # As a generator would that Python collects in the thread that captures.
+            time.sleep(0.1)  # it has progressed as far as it can
+            # Like a generator that Python garbage collects in the capturing thread.
             assert again._engine._lock.acquire(timeout=5)
             again._engine._lock.release()
             assert not text.done()
@@ -347,13 +347,13 @@ def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch
 
     def without_graph(graph: int | None = None) -> tuple[object, object]:
         asked.append(graph)
-        return real()  # the CPU has no graphs to capture
+        return real()  # the CPU has no graphs
 
     monkeypatch.setattr(cuda_buffers, "_both_options", without_graph)
     engine = _engine_of_gpu(exact, monkeypatch)
     for _ in range(2):
         made = GraphsOnCpu(engine._session(2, "any"), _sizes(engine, rows=2))
-        for steps in (BLOCK, 3, BLOCK):  # an odd number of steps turns the two state buffers around
+        for steps in (BLOCK, 3, BLOCK):  # an odd number of steps swaps the two state buffers
             made.run(steps)
             made.tokens[0] = made.tokens[steps]
     graphs = [graph for graph in asked if graph is not None]
@@ -373,7 +373,7 @@ def test_the_addresses_of_a_slot_are_aligned_as_kernels_expect(
 
 
 def _noted_runs(monkeypatch: pytest.MonkeyPatch, kind: type[CudaBuffers]) -> list[tuple[int, bool]]:
-    """Will hold, of each step and of what is allocated: the thread, and whether the host waits for it."""
+    """Records the thread of each step and allocation, and whether the host waits for it."""
     ran: list[tuple[int, bool]] = []
     use, allocate = kind._use, kind._allocate
 
@@ -384,7 +384,7 @@ def _noted_runs(monkeypatch: pytest.MonkeyPatch, kind: type[CudaBuffers]) -> lis
         def run_bound(binding: Any, options: Any) -> None:
             try:
                 waits = options.get_run_config_entry("disable_synchronize_execution_providers") != "1"
-            except RuntimeError:  # there is no such entry
+            except RuntimeError:  # no such entry
                 waits = True
             ran.append((threading.get_ident(), waits))
             time.sleep(0)

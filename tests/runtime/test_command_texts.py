@@ -33,7 +33,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
 
 def quality(*arguments: object) -> Done:
-    """Runs charrnn-quality with little to write."""
+    """Runs charrnn-quality with a short length."""
     return run_module("charrnn_runtime.cli.quality", *arguments, "-n", 200, "--streams", 2, "--seed", 1)
 
 
@@ -50,7 +50,7 @@ def _said(done: Done, code: int = 0) -> list[str]:
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that says that it was trained on lines."""
+    """A small model whose metadata says that it was trained on lines."""
     path = tmp_path_factory.mktemp("models") / "names.onnx"
     path.write_bytes(list_model(MODEL, lines=True))
     return path
@@ -127,7 +127,7 @@ def test_the_encoding_that_a_message_advises_works(
     for command, words in commands:
         said = command(*words).stderr.decode()
         advised = re.findall(r"--encoding ([\w-]+)", said)
-        assert len(set(advised)) == 1, said  # a warning may come first, and then the error
+        assert len(set(advised)) == 1, said  # a warning may precede the error
         done = command(*words, "--encoding", advised[0])
         assert "--encoding" not in "\n".join(_said(done)), done.stderr.decode()
 
@@ -144,7 +144,7 @@ def test_the_command_that_a_message_advises_for_a_compressed_text_works(
     else:
         path.write_bytes(bz2.compress(b"LORD"))
     said = _said(score(MODEL, path), 1)[-1]
-    line = re.search(r"unpack it first, as with (.+ > text\.txt)$", said)
+    line = re.search(r"extract the text first, for example with (.+ > text\.txt)$", said)
     assert line, said
     if shutil.which(shlex.split(line[1])[0]) is None:
         pytest.skip(f"there is no {shlex.split(line[1])[0]} here")
@@ -160,7 +160,7 @@ def test_a_prompt_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it
 ) -> None:
     said = _said(gen(MODEL, "-p", DECOMPOSED, "-n", 9), 1)[-1]
     assert "U+0065 U+0301" in said
-    assert "it knows as U+00E9 ('é')" in said
+    assert "as U+00E9 ('é')" in said
     advised = re.search(r"--unknown \w+", said)
     assert advised
     done = gen(MODEL, "-p", DECOMPOSED, "-n", 9, "-s", 1, *advised[0].split())
@@ -174,7 +174,7 @@ def test_a_prompt_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it
 def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "-p", DECOMPOSED, "-n", 9, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("cafe", 9, seed=1)
-    assert "--unknown normalize keeps those that it knows in their other form" in "\n".join(_said(done))
+    assert "--unknown normalize keeps those that have a known form" in "\n".join(_said(done))
     done = score(MODEL, "-", "--unknown", "skip", input=DECOMPOSED.encode())
     assert "1 character was skipped" in _said(done)[-1]
 
@@ -269,7 +269,7 @@ def test_a_list_is_scored_line_by_line_by_a_model_that_learned_lines(
     nats, characters = sum(each.nats for each in scores), sum(each.characters for each in scores)
     assert (record["characters"], record["lines"]) == (characters, 3)
     assert record["bits_per_character"] == pytest.approx(nats / math.log(2) / characters, abs=1e-5)
-    assert any("was trained with --lines, so each line is scored by itself" in line for line in _said(done))
+    assert any("was trained with --lines, so each line is scored separately" in line for line in _said(done))
     each = [
         json.loads(line) for line in _ok(score(names, tmp_path / "list", "--json", "--by-line")).splitlines()
     ]
@@ -299,7 +299,7 @@ def test_columns_have_headings_and_json_has_none(score: Command) -> None:
         assert _ok(score(MODEL, "-", *options, input=b"LORD")).startswith("bits per character  perplexity")
     heading = _ok(score(BYTES, "-", "--compare", MODEL, input=b"LORD")).splitlines()[0]
     assert heading.split("  ")[0] == "bits per byte"
-    assert "other's bits per character  likelier  file" in heading
+    assert "other's bits per character  better model  file" in heading
     for line in _ok(score(MODEL, "-", "--json", "--by-line", input=b"LORD\na")).splitlines():
         assert json.loads(line)["unit"] == "character"
 
@@ -331,7 +331,7 @@ def test_info_begins_with_the_number_of_parameters_and_the_validation_loss(info:
 def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(bytes(range(256)) * 20)
     done = quality(BYTES, "--text", tmp_path / "data", "--json")
-    assert "bytes are measured, and not characters" in "\n".join(_said(done))
+    assert "bytes are measured instead of characters" in "\n".join(_said(done))
     records = [json.loads(line) for line in _ok(done).splitlines()]
     assert [each["unit"] for each in records] == ["byte", "byte"]
     assert [each["characters"] for each in records] == [200, 200]
@@ -341,9 +341,9 @@ def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_pa
 
 def test_stats_tell_the_reading_of_a_prompt_from_generating(gen: Command) -> None:
     done = gen(MODEL, "-p", "LORD " * 600, "-n", 50, "--stats", "--no-prime")
-    assert "; 3,000 characters of prompts read in " in _said(done)[-1]
+    assert "; 3,000 prompt characters read in " in _said(done)[-1]
     done = gen(MODEL, "-p", "LORD ", "-n", 50, "--stats", "--streams", 3)
-    assert "; 15 characters of prompts read in " in _said(done)[-1]
+    assert "; 15 prompt characters read in " in _said(done)[-1]
 
 
 def test_a_long_prompt_that_is_read_first_changes_nothing(gen: Command, lstm: CharRNN) -> None:
@@ -356,7 +356,7 @@ def test_a_long_prompt_that_is_read_first_changes_nothing(gen: Command, lstm: Ch
     assert lstm.generate([prompt, "x"], 60, seed=1)[0] == prompt + rest
 
 
-# --- other ways to run them --------------------------------------------------------------------------------
+# --- other ways to run the commands ------------------------------------------------------------------------
 
 
 def test_the_package_runs_its_commands() -> None:
@@ -369,7 +369,7 @@ def test_the_package_runs_its_commands() -> None:
     expected = _ok(run_module("charrnn_runtime.cli.gen", MODEL, "-n", 9, "-s", 1))
     assert _ok(run_module("charrnn_runtime", "gen", MODEL, "-n", 9, "-s", 1)) == expected
     assert (
-        "there are gen, score, quality, view, serve, triton, info"
+        "choose from gen, score, quality, view, serve, triton, info"
         in _said(run_module("charrnn_runtime", "train"), 2)[-1]
     )
 
@@ -401,10 +401,8 @@ def test_lines_are_edited_and_remembered_at_a_terminal(lstm: CharRNN, tmp_path: 
 
     pytest.importorskip("readline")
     master, slave = pty.openpty()
-    tty.setraw(
-        slave
-    )  # what is typed before the editor is ready must not be taken for the terminal's own keys
-    # A letter is deleted; then the line before is called up by an arrow key, and changed; then the end.
+    tty.setraw(slave)  # input before the editor is ready must not be taken for terminal control keys
+    # Delete a letter; recall the previous line with an arrow key and change it; end the input.
     os.write(master, b"LORDX\x7f \r" + b"\x1b[A\x7f\x7fE \r" + b"\x04")
     done = subprocess.run(
         [sys.executable, "-m", "charrnn_runtime.cli.gen", MODEL, "-i", "-n", "20", "-s", "1"],
@@ -417,7 +415,7 @@ def test_lines_are_edited_and_remembered_at_a_terminal(lstm: CharRNN, tmp_path: 
     )
     os.close(slave)
     shown = b""
-    with contextlib.suppress(OSError):  # the end of a terminal that nobody holds any more
+    with contextlib.suppress(OSError):  # the other end of the terminal is closed
         while part := os.read(master, 4096):
             shown += part
     os.close(master)

@@ -34,13 +34,13 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
 
 def _ok(done: Done) -> str:
-    """What a command that succeeded wrote to stdout."""
+    """The stdout of a command that succeeded."""
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
 
 def _error(done: Done, code: int, stdout: str = "") -> str:
-    """The one line that a command that failed ended with, after what it said before."""
+    """The last line on stderr of a command that failed."""
     lines = done.stderr.decode().splitlines()
     assert done.returncode == code, lines
     assert done.stdout.decode() == stdout
@@ -51,7 +51,7 @@ def _error(done: Done, code: int, stdout: str = "") -> str:
     return errors[0]
 
 
-# --- charrnn-gen: what it writes ---------------------------------------------------------------------------
+# --- charrnn-gen: output -----------------------------------------------------------------------------------
 
 
 def test_the_text_goes_to_stdout_and_messages_to_stderr(gen: Command, lstm: CharRNN) -> None:
@@ -133,7 +133,7 @@ def test_stats_say_the_speed_the_device_and_the_load_time(gen: Command) -> None:
     assert len(_ok(done)) == 50
     last = done.stderr.decode().splitlines()[-1]
     assert last.startswith("50 characters in ")
-    assert "characters a second on cpu; loaded in " in last
+    assert "characters per second on cpu; model loaded in " in last
     many = gen(MODEL, "-n", 50, "--stats", "--streams", 3)
     assert many.stderr.decode().splitlines()[-1].startswith("150 characters in ")
 
@@ -152,7 +152,7 @@ def test_a_byte_model_writes_utf_8_whatever_it_samples(gen: Command, byte_model:
 # --- charrnn-gen: bytes ------------------------------------------------------------------------------------
 
 NOT_TEXT = b"\xff\x00\r\n\xe4\xb8"
-"""No UTF-8; the last two bytes begin a sequence that the model may complete."""
+"""Not UTF-8; the last two bytes start a sequence that the model may complete."""
 
 
 def test_raw_writes_the_raw_bytes(gen: Command, byte_model: CharRNN, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_raw_writes_the_raw_bytes(gen: Command, byte_model: CharRNN, tmp_path: P
     assert gen(*arguments, "--raw", "--no-prime").stdout == expected
     assert _ok(gen(*arguments, "--raw", "-o", tmp_path / "out")) == ""
     assert (tmp_path / "out").read_bytes() == NOT_TEXT + expected
-    # As text, it is the same with replacement characters.
+    # As text, it has replacement characters.
     assert _ok(gen(*arguments)) == (NOT_TEXT + expected).decode(errors="replace")
     letter = next(bytes([byte]) for byte in expected[200:] if chr(byte).isascii() and chr(byte).isalpha())
     stopped = gen(*arguments, "--raw", "--no-prime", "--stop", letter.decode()).stdout
@@ -183,12 +183,12 @@ def test_raw_adds_no_end_of_line_at_a_terminal(byte_model: CharRNN) -> None:
     import tty
 
     master, slave = pty.openpty()
-    tty.setraw(slave)  # or the terminal would change line ends
+    tty.setraw(slave)  # otherwise the terminal would change line endings
     command = [sys.executable, "-m", "charrnn_runtime.cli.gen", str(BYTES), "-n", "40", "-s", "1", "--raw"]
     subprocess.run(command, stdout=slave, stderr=subprocess.DEVNULL, env=command_environment(), check=True)
     os.close(slave)
     data = b""
-    with contextlib.suppress(OSError):  # what Linux gives in place of an end
+    with contextlib.suppress(OSError):  # Linux raises it at the end
         while piece := os.read(master, 4096):
             data += piece
     os.close(master)
@@ -282,7 +282,7 @@ def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, ls
     assert "--unknown skip" in message
     done = gen(MODEL, "-p", "aßb", "-n", 20, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("ab", 20, seed=1)
-    assert "dropped from the prompt, since the model does not know them: 'ß'" in done.stderr.decode()
+    assert "dropped unknown characters from the prompt: 'ß'" in done.stderr.decode()
     many = gen(
         MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--unknown", "skip", "--json", input="ß\nab\n".encode()
     )
@@ -357,7 +357,7 @@ def test_output_is_written_whole_and_over_nothing_without_force(
     assert _ok(done) == ""
     assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
     message = _error(gen(MODEL, "-n", 5, "-s", 1, "-o", out), 1)
-    assert f"{out} already exists; give another name, or --force to replace it" in message
+    assert f"{out} already exists; choose another name, or use --force to replace it" in message
     assert out.read_bytes() == lstm.generate("é ", 30, seed=1).encode()
     _ok(gen(MODEL, "-n", 5, "-s", 2, "-o", out, "--force", "--streams", 2))
     assert out.read_text().startswith("==> stream 0 <==\n")
@@ -430,7 +430,7 @@ def _wait_until(happened: Any) -> None:
     raise AssertionError("it never happened")
 
 
-# --- charrnn-gen: where stdout goes ------------------------------------------------------------------------
+# --- charrnn-gen: destinations of stdout -------------------------------------------------------------------
 
 
 @posix
@@ -465,7 +465,7 @@ def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) 
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" -n 5 {" ".join(arguments)} >&-'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
-    assert b"stdout is closed, so there is nowhere to write the output; give --output FILE" in done.stderr
+    assert b"stdout is closed; the output cannot be written; give --output FILE" in done.stderr
 
 
 @posix
@@ -482,7 +482,7 @@ def test_a_closed_stdout_is_harmless_with_an_output_file(lstm: CharRNN, tmp_path
 def test_a_closed_stdin_is_an_error(option: str) -> None:
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.gen "{MODEL}" {option} <&-'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
-    assert "stdin is closed, so there is nothing to read" in _error(done, 1)
+    assert "stdin is closed; there is nothing to read" in _error(done, 1)
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_no_locale_or_terminal_changes_the_text(
 
 @posix
 def test_line_ends_are_written_as_they_are(gen: Command) -> None:
-    # The byte model samples carriage returns and line feeds alike.
+    # The byte model samples both carriage returns and line feeds.
     text = _ok(gen(BYTES, "-n", 2000, "-s", 1, "-t", 5))
     assert "\r" in text
     assert "\n" in text
@@ -520,18 +520,18 @@ def test_log_probabilities_stand_beside_each_character(gen: Command, lstm: CharR
     )
     assert [place["character"] for place in record["logprobs"]] == list(each.text)
     for place, chosen, ids, values in zip(
-        record["logprobs"], each.logprobs.chosen, each.logprobs.likeliest, each.logprobs.values, strict=True
+        record["logprobs"], each.logprobs.chosen, each.logprobs.most_likely, each.logprobs.values, strict=True
     ):
         assert place["logprob"] == pytest.approx(float(chosen), abs=1e-5)
-        assert [symbol for symbol, _ in place["likeliest"]] == [lstm.vocabulary.symbols[i] for i in ids]
-        assert [value for _, value in place["likeliest"]] == pytest.approx(values.tolist(), abs=1e-5)
+        assert [symbol for symbol, _ in place["most_likely"]] == [lstm.vocabulary.symbols[i] for i in ids]
+        assert [value for _, value in place["most_likely"]] == pytest.approx(values.tolist(), abs=1e-5)
 
 
 def test_log_probabilities_of_bytes_name_bytes(gen: Command, byte_model: CharRNN) -> None:
     record = json.loads(_ok(gen(BYTES, "-n", 30, "-s", 1, "-t", 3, "--json", "--logprobs", 1)))
     (each,) = byte_model.generate_each([b""], 30, seed=1, temperature=3)
     assert bytes(place["character"] for place in record["logprobs"]) == each.data
-    assert all(0 <= place["likeliest"][0][0] < 256 for place in record["logprobs"])
+    assert all(0 <= place["most_likely"][0][0] < 256 for place in record["logprobs"])
 
 
 def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharRNN) -> None:
@@ -542,18 +542,18 @@ def test_the_first_of_several_stop_texts_ends_the_text(gen: Command, lstm: CharR
     assert (record["text"], record["settings"]["stop"]) == (text, ["j", "g"])
 
 
-# --- charrnn-gen: command lines that are wrong --------------------------------------------------------------
+# --- charrnn-gen: invalid command lines --------------------------------------------------------------------
 
 
 NONSENSE = [
     ("--temperature 0", "--temperature must be at least 0.0001"),
-    ("--temperature 0", "to always take the most likely character, use --top-k 1"),
+    ("--temperature 0", "for greedy sampling, use --top-k 1"),
     ("--temperature nan", "--temperature must be at least 0.0001"),
     ("--top-p 2", "--top-p must be above 0 and at most 1"),
     ("--top-p 0", "--top-p must be above 0 and at most 1"),
     ("--min-p 1", "--min-p must be at least 0 and below 1"),
     ("--top-k 0", "--top-k must be 1 or more"),
-    ("--logprobs 2", "--logprobs is for --json"),
+    ("--logprobs 2", "--logprobs requires --json"),
     ("--json --logprobs 66", "--logprobs must be between 0 and 65"),
     ("--length -1", "--length must be 0 or more, not -1"),
     ("--length many", "--length"),
@@ -572,33 +572,33 @@ NONSENSE = [
     ("--tempp 1", "Possible options: --streams, --temp"),
     ("--prompt a", "Possible options: --prime"),
     ("--max-tokens 3", "Possible options: --length"),
-    ("--encoding latin-1", "--encoding is for --prime-file, --primes-file and --new"),
-    ("--prime-file x --encoding latin-8", "--encoding must be one that Python knows"),
-    ("--prime-file x --encoding hex", "--encoding must be one that Python knows"),
+    ("--encoding latin-1", "--encoding requires --prime-file, --primes-file or --new"),
+    ("--prime-file x --encoding latin-8", "--encoding must be one that Python supports"),
+    ("--prime-file x --encoding hex", "--encoding must be one that Python supports"),
     ("--beam 0", "--beam must be between 1 and 1,048,576, not 0"),
     (
         "--beam 3 -t 0.5",
-        "searches for the most likely text and samples nothing, so it excludes --temperature",
+        "searches for the most likely text instead of sampling, so it excludes --temperature",
     ),
     ("--beam 3 --seed 3", "so it excludes --seed"),
     ("--beam 3 --lines 3", "--lines writes items"),
-    ("--stop ''", "--stop must be a text of one character or more"),
+    ("--stop ''", "--stop must be a non-empty text"),
     ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
     ("--greedy -t 0.5", "--greedy and --temperature exclude each other"),
     ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
     ("--greedy --min-p 0.1", "--greedy and --min-p exclude each other"),
-    ("KING", "'KING' has no place here; a text to continue is given with --prime KING (see"),
-    ("KING RICHARD -n 5", "a text to continue is given with --prime 'KING RICHARD' (see"),
-    ("--prime a --prime-file b", "give one of --prime, --prime-file and --primes-file"),
+    ("KING", "unexpected argument 'KING'; to continue a text, give --prime KING (see"),
+    ("KING RICHARD -n 5", "to continue a text, give --prime 'KING RICHARD' (see"),
+    ("--prime a --prime-file b", "--prime, --prime-file and --primes-file exclude each other"),
     ("--primes-file b --streams 2", "excludes --streams"),
-    ("--interactive --json", "--interactive writes one stream"),
-    ("--force", "--force is for --output"),
-    ("--raw --json", "--raw writes the bytes of one stream and nothing else"),
-    ("--raw --streams 2", "--raw writes the bytes of one stream and nothing else"),
-    ("--raw --primes-file b", "--raw writes the bytes of one stream and nothing else"),
-    ("--raw --interactive", "--raw writes the bytes of one stream and nothing else"),
+    ("--interactive --json", "--interactive streams one text"),
+    ("--force", "--force requires --output"),
+    ("--raw --json", "--raw writes only the bytes of one stream"),
+    ("--raw --streams 2", "--raw writes only the bytes of one stream"),
+    ("--raw --primes-file b", "--raw writes only the bytes of one stream"),
+    ("--raw --interactive", "--raw writes only the bytes of one stream"),
     ("--nonsense", "No such option: --nonsense"),
-    ("one more", "'one more' has no place here"),
+    ("one more", "unexpected argument 'one more'"),
 ]
 
 RUN_ALL = """
@@ -625,7 +625,7 @@ def test_command_lines_that_are_wrong_end_with_2() -> None:
         stdout=subprocess.PIPE,
         check=True,
     )
-    results = json.loads(done.stdout)  # nothing else may be there
+    results = json.loads(done.stdout)  # nothing else may be printed
     assert len(results) == len(NONSENSE)
     for (words, message), (code, talk) in zip(NONSENSE, results, strict=True):
         assert code == 2, words
@@ -643,10 +643,10 @@ def test_settings_are_checked_before_the_model_is_read(gen: Command) -> None:
 
 
 def test_models_that_cannot_be_run_end_with_1(gen: Command, tmp_path: Path) -> None:
-    assert "no such file; charrnn-export writes models" in _error(gen(tmp_path / "none.onnx"), 1)
+    assert "no such file; charrnn-export creates model files" in _error(gen(tmp_path / "none.onnx"), 1)
     assert "is a folder; give a model file" in _error(gen(tmp_path), 1)
     (tmp_path / "cut.onnx").write_bytes(MODEL.read_bytes()[:5000])
-    assert "is not a charrnn model that can be run" in _error(gen(tmp_path / "cut.onnx"), 1)
+    assert "is not a valid charrnn model" in _error(gen(tmp_path / "cut.onnx"), 1)
     assert "--device cpu" in _error(gen(INT8, "--device", "cuda"), 1)
 
 
@@ -720,7 +720,7 @@ def test_info_gives_all_of_it_as_json(info: Command) -> None:
 def test_info_of_what_is_not_a_model_ends_with_1(info: Command, tmp_path: Path) -> None:
     assert "no such file" in _error(info(tmp_path / "none"), 1)
     (tmp_path / "x.onnx").write_bytes(b"text")
-    assert "is not a charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
+    assert "is not a valid charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
 
 
 def test_info_shows_what_a_file_says_without_obeying_it(info: Command, tmp_path: Path) -> None:
@@ -792,7 +792,7 @@ def test_score_takes_any_file_for_models_of_bytes(
     assert "not UTF-8" in _error(score(BYTES, tmp_path / "data", "--compare", MODEL), 1)
 
 
-def test_the_likelier_model_is_the_one_that_gives_the_text_the_higher_probability(
+def test_the_better_model_is_the_one_that_gives_the_text_the_higher_probability(
     score: Command, lstm: CharRNN, byte_model: CharRNN
 ) -> None:
     text = "naïve"  # five characters to one model, if it knew ï; six bytes to the other
@@ -800,15 +800,15 @@ def test_the_likelier_model_is_the_one_that_gives_the_text_the_higher_probabilit
     done = score(MODEL, "-", "--by-line", "--json", "--compare", BYTES, input=f"{known}\n\n".encode())
     first, empty = [json.loads(line) for line in _ok(done).splitlines()]
     nats = [model.score(known).nats for model in (lstm, byte_model)]
-    assert first["likelier"] == str(MODEL if nats[0] < nats[1] else BYTES)
+    assert first["better_model"] == str(MODEL if nats[0] < nats[1] else BYTES)
     assert first["other_characters"] == len(known)
-    assert empty["likelier"] is None  # both are sure of nothing
+    assert empty["better_model"] is None  # both are sure of nothing
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", BYTES, input=text.encode())
     record = json.loads(_ok(done))
     assert (record["characters"], record["other_characters"]) == (4, 6)
-    assert record["likelier"] is None  # one of them left out what the other had to predict
+    assert record["better_model"] is None  # one of them left out what the other had to predict
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", MODEL, input=text.encode())
-    assert json.loads(_ok(done))["likelier"] is None  # equal
+    assert json.loads(_ok(done))["better_model"] is None  # equal
     assert "  neither  -" in _ok(score(MODEL, "-", "--compare", MODEL, input=b"LORD"))
 
 
@@ -841,8 +841,8 @@ def test_an_unknown_character_is_found_in_its_line(score: Command, gen: Command,
 
 
 def test_batch_is_for_many_streams(gen: Command) -> None:
-    assert "--batch is for many streams" in _error(gen(MODEL, "--batch", 4), 2)
-    assert "--batch is for many streams" in _error(gen(MODEL, "-i", "--batch", 4), 2)
+    assert "--batch requires several streams" in _error(gen(MODEL, "--batch", 4), 2)
+    assert "--batch requires several streams" in _error(gen(MODEL, "-i", "--batch", 4), 2)
 
 
 def test_score_leaves_a_byte_order_mark_out_as_training_does(score: Command, lstm: CharRNN) -> None:

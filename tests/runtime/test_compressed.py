@@ -30,7 +30,7 @@ every_kind = pytest.mark.parametrize("kind", list(COMPRESS))
 
 
 class Slow(io.RawIOBase):
-    """A pipe that gives one byte at a time, and cannot be sought."""
+    """A pipe that returns one byte at a time, and cannot seek."""
 
     def __init__(self, data: bytes) -> None:
         self._left = iter(data)
@@ -41,13 +41,13 @@ class Slow(io.RawIOBase):
 
 
 def unpacked(data: bytes, size: int = 1000) -> bytes:
-    """What a file of these bytes holds, read so many bytes at a time."""
+    """The contents of a file, read this many bytes at a time."""
     file = Unpacked(io.BytesIO(data), "my text")
     return b"".join(iter(lambda: file.read(size), b""))
 
 
 def problem(data: bytes) -> str | None:
-    """The error about a file of these bytes, if there is one."""
+    """The error for a file with these bytes, if any."""
     try:
         unpacked(data)
     except CharRNNError as error:
@@ -69,7 +69,7 @@ def test_every_command_reads_what_a_compressed_file_holds(
         ("xz", lambda *words: run_module("charrnn_runtime.cli.quality", *words), [MODEL, *short, "--text"]),
     ]
     for kind, command, words in commands:
-        (tmp_path / "packed").write_bytes(COMPRESS[kind](TEXT.encode()))  # its name does not tell
+        (tmp_path / "packed").write_bytes(COMPRESS[kind](TEXT.encode()))  # no file extension
         plain, packed = (command(*words, tmp_path / name) for name in ("plain", "packed"))
         assert plain.returncode == packed.returncode == 0, packed.stderr.decode()
         assert packed.stdout.replace(b"packed", b"plain").split() == plain.stdout.split()
@@ -117,7 +117,7 @@ def test_a_file_that_was_cut_anywhere_is_one_error_that_names_it(kind: str) -> N
     whole = COMPRESS[kind](TEXT.encode())
     for cut in range(6, len(whole)):
         with pytest.raises(
-            CharRNNError, match=f"^my text is a {kind} file that is cut or damaged: "
+            CharRNNError, match=f"^my text is a {kind} file that is truncated or damaged: "
         ) as error:
             unpacked(whole[:cut])
         assert "\n" not in str(error.value)
@@ -132,15 +132,18 @@ def test_a_file_that_was_altered_anywhere_is_an_error_or_holds_the_same(kind: st
             altered = bytearray(whole)
             altered[place] ^= 1 << bit
             if kind == "zstd" or Unpacked(io.BytesIO(bytes(altered)), "").kind == "":
-                continue  # a frame that zstd wrote has no checksum unless it was asked for
+                continue  # a frame that zstd wrote has no checksum unless requested
             error = problem(bytes(altered))
-            assert error is None or f"my text is a {kind} file that is cut or damaged" in error, (place, bit)
+            assert error is None or f"{kind} file that is truncated or damaged" in error, (
+                place,
+                bit,
+            )
             assert error or unpacked(bytes(altered)) == held
 
 
 @every_kind
 def test_what_follows_a_compressed_text_is_an_error(kind: str) -> None:
-    with pytest.raises(CharRNNError, match=f"my text is a {kind} file that is cut or damaged"):
+    with pytest.raises(CharRNNError, match=f"my text is a {kind} file that is truncated or damaged"):
         unpacked(COMPRESS[kind](TEXT.encode()) + b"something else")
 
 
@@ -151,7 +154,7 @@ def test_a_command_says_in_one_line_that_a_file_is_damaged(score: Command, kind:
         done = score(MODEL, tmp_path / "text", *options, "-q")
         assert done.returncode == 1
         (line,) = done.stderr.decode().splitlines()
-        assert f"{tmp_path / 'text'} is a {kind} file that is cut or damaged" in line
+        assert f"{tmp_path / 'text'} is a {kind} file that is truncated or damaged" in line
 
 
 def test_a_python_that_cannot_read_zstd_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +171,7 @@ def test_a_python_that_cannot_read_zstd_says_what_it_needs(monkeypatch: pytest.M
 
 
 def peak_of_lines(data: bytes) -> int:
-    """The most bytes that reading the lines of a compressed text holds at a time."""
+    """Peak memory while reading the lines of a compressed text."""
     tracemalloc.start()
     try:
         for _ in texts.lines(Unpacked(io.BytesIO(data), "bomb"), Path("bomb")):
@@ -183,7 +186,7 @@ def test_lines_that_unpack_to_a_thousand_times_the_file_take_no_more_memory(
 ) -> None:
     monkeypatch.setattr(texts, "_CHUNK", 4_096)
     short, long = (gzip.compress(b"to be or not\n" * lines) for lines in (10_000, 80_000))
-    peak_of_lines(short)  # what is made once
+    peak_of_lines(short)  # one-time allocations
     assert peak_of_lines(long) < peak_of_lines(short) + 4_096
 
 
@@ -210,9 +213,9 @@ def test_a_file_that_is_read_whole_may_hold_so_much_and_no_more(
     (tmp_path / "text").write_bytes(COMPRESS[kind](bytes(1 << 21)))
     assert len(texts.read_bytes(tmp_path / "text")) == 1 << 21
     (tmp_path / "text").write_bytes(COMPRESS[kind](bytes((1 << 21) + 1)))
-    with pytest.raises(CharRNNError, match=f"text is a {kind} file that holds more than 2,097,152 bytes"):
+    with pytest.raises(CharRNNError, match=f"a {kind} file that decompresses to more than 2,097,152 bytes"):
         texts.read_bytes(tmp_path / "text")
-    (tmp_path / "text").write_bytes(bytes((1 << 21) + 1))  # its size was there to see
+    (tmp_path / "text").write_bytes(bytes((1 << 21) + 1))  # its size is known
     assert len(texts.read_bytes(tmp_path / "text")) == (1 << 21) + 1
 
 
@@ -222,7 +225,7 @@ def test_a_file_of_xz_that_wants_gigabytes_is_refused() -> None:
     assert data[14:16] == b"\x21\x01"  # LZMA2, whose one property is the size of its dictionary
     data[16] = 38  # 2 GiB
     data[12 + size - 4 : 12 + size] = zlib.crc32(data[12 : 12 + size - 4]).to_bytes(4, "little")
-    with pytest.raises(CharRNNError, match="my text is a xz file that is cut or damaged: Memory usage limit"):
+    with pytest.raises(CharRNNError, match="xz file that is truncated or damaged: Memory usage limit"):
         unpacked(bytes(data))
 
 
@@ -236,7 +239,7 @@ def test_long_texts_that_are_scored_together_are_not_all_held(
         nonlocal drawn
         for index in range(20):
             drawn += 1
-            assert drawn - given <= 8  # and not all 20
+            assert drawn - given <= 8  # not all 20
             yield "LORD AND KING TO BE OR NOT TO "[: 30 - index % 3]
 
     expected = [lstm.score("LORD AND KING TO BE OR NOT TO "[: 30 - index % 3]).nats for index in range(20)]

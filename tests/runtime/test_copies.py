@@ -21,12 +21,12 @@ from charrnn_runtime import (
     CharRNN,
     CharRNNError,
     DeviceError,
-    LeftOut,
     ModelFormatError,
     QueueFullError,
     Request,
     Sampling,
     SettingError,
+    SkippedItems,
     State,
     TooFewItemsError,
     UnknownCharacterError,
@@ -50,7 +50,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture(params=WAYS)
 def again(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    """Each way to make a thing once more."""
+    """Each way to copy an object."""
     return WAYS[request.param]
 
 
@@ -87,12 +87,12 @@ def test_options_go_along_as_they_were_asked_for(
 ) -> None:
     asked = {"device": "auto", "threads": None, "cuda_graphs": True}
     copied = again(CharRNN.load(lstm_path, device="auto", cuda_graphs=True))
-    assert copied._engine.asked == asked
-    assert again(copied)._engine.asked == asked
+    assert copied._engine.options == asked
+    assert again(copied)._engine.options == asked
 
 
 class OfMine(CharRNN):
-    """A class of somebody else's."""
+    """A subclass defined outside the package."""
 
 
 def test_a_copy_has_the_class_of_its_model(again: Callable[[CharRNN], CharRNN], lstm_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_copy_has_the_class_of_its_model(again: Callable[[CharRNN], CharRNN], 
 
 def test_a_pickle_takes_what_the_file_takes(small: SmallModel) -> None:
     model = CharRNN.load(small.path, device="cpu")
-    model.generate(["LORD "] * 20, 30, seed=1)  # what this needs is not kept in it
+    model.generate(["LORD "] * 20, 30, seed=1)  # its buffers are not pickled
     size = small.path.stat().st_size
     assert abs(len(pickle.dumps(model)) - size) < 0.05 * size + 1_000
 
@@ -119,7 +119,7 @@ def test_a_pickle_needs_no_file(tmp_path: Path, lstm_path: Path, lstm: CharRNN) 
 @given(data=st.data())
 def test_an_altered_pickle_is_refused_or_gives_the_same_texts(data: st.DataObject, lstm: CharRNN) -> None:
     pickled = bytearray(pickle.dumps(lstm))
-    # Only what is ours: the rest of a pickle is a program, which may do anything.
+    # Only our own data: the rest of a pickle is a program, which may do anything.
     begin = pickled.index(lstm._engine.file.onnx_bytes)
     place = data.draw(st.integers(begin, begin + len(lstm._engine.file.onnx_bytes) - 1))
     pickled[place] ^= data.draw(st.integers(1, 255))
@@ -204,7 +204,7 @@ def test_a_pickle_runs_nothing_but_what_makes_a_model(lstm: CharRNN) -> None:
     }
 
 
-# --- what goes with models ---------------------------------------------------------------------------------
+# --- values ------------------------------------------------------------------------------------------------
 
 
 def test_values_come_back_equal(again: Callable[[Any], Any], lstm: CharRNN) -> None:
@@ -256,7 +256,7 @@ ERRORS: list[CharRNNError] = [
     QueueFullError("full", "max_waiting"),
     UnknownCharacterError(["\x00", "é"], [0, 4], 62, index=3),
     WriteError(Path("somewhere"), OSError(28, "No space left on device")),
-    TooFewItemsError(3, 5, 70, LeftOut()),
+    TooFewItemsError(3, 5, 70, SkippedItems()),
 ]
 
 

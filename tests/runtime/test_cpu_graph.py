@@ -43,7 +43,7 @@ def _rows_of(sampler: Cuts, rows: int) -> list[Sampling]:
 def _files_steps(
     file: ModelFile, settings: list[Sampling], states: NDArray[np.float32], uniforms: NDArray[np.float32]
 ) -> list[list[NDArray[Any]]]:
-    """Logits, tokens and states of some steps of the file's own graph, which read what they sample."""
+    """Logits, tokens and states of some steps of the file's own graph, feeding back the sampled tokens."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(file.onnx_bytes, options, providers=["CPUExecutionProvider"])
@@ -79,7 +79,7 @@ def _check_against_the_file(file: ModelFile, sampler: Cuts, rows: int) -> None:
     with engine.buffers(rows, sampler=sampler, keeps_logits=True) as buffers:
         _fill(buffers, settings, symbols)
         buffers.write_state(slice(None), states)
-        for first, end in ((0, 4), (4, 7), (7, steps)):  # an odd number of steps turns the buffers around
+        for first, end in ((0, 4), (4, 7), (7, steps)):  # an odd number of steps swaps the buffers
             buffers.uniforms[: end - first] = uniforms[first:end]
             buffers.run(end - first)
             for slot, (logits, tokens, _) in enumerate(expected[first:end]):
@@ -204,7 +204,7 @@ def test_blocks_of_other_widths_than_the_states_are_an_error_and_never_written()
         buffers.run(1)
 
 
-# --- what is prepared -------------------------------------------------------------------------------------
+# --- prepared settings -------------------------------------------------------------------------------------
 
 
 def test_states_are_rounded_as_onnxruntime_rounds_them() -> None:

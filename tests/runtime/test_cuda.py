@@ -63,7 +63,7 @@ def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(
         CharRNN.load(small.path, device="cuda", cuda_graphs=graphs),
     ]
     texts = [model.generate(prompts[:streams], 40, seed=5, top_k=20, top_p=0.9) for model in models]
-    # Another order of summation may let a tie fall the other way, now and then.
+    # A different order of summation may occasionally break a tie differently.
     same = sum(one == other for one, other in zip(*texts, strict=True))
     assert same >= 0.95 * streams
 
@@ -74,7 +74,7 @@ def test_streams_join_leave_and_stop_on_the_gpu(small: SmallModel, graphs: bool)
     alone = [model.generate([prompt], 30, seed=2, top_k=1)[0] for prompt in ("A", "BC", "DEF")]
     together = model.generate(["A", "BC", "DEF"], 30, seed=2, top_k=1, max_batch_size=2)
     assert together == alone
-    # Bytes that are no UTF-8 stand as U+FFFD in the text, whose own bytes never come.
+    # Invalid UTF-8 becomes U+FFFD in the text, whose own bytes are never sampled.
     pairs = [alone[0][start : start + 2] for start in range(10, 30)]
     stop = next(pair for pair in pairs if "\ufffd" not in pair)
     end = alone[0].find(stop, 1)

@@ -131,6 +131,6 @@ def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
 )
 def test_a_path_in_a_command_is_read_by_a_shell_as_the_bytes_that_it_has(name: bytes) -> None:
     word = shell_word(os.fsdecode(name))
-    word.encode()  # every stream can show it
+    word.encode()  # printable in any encoding
     done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
     assert done.stdout == name

@@ -235,7 +235,7 @@ def work():
     try:
         asyncio.run(anext(begun))
     except CharRNNError as error:
-        assert "continues in the parent alone" in str(error)
+        assert "only the parent can continue it" in str(error)
     else:
         raise AssertionError
 
@@ -302,7 +302,7 @@ thread.join()
 
 
 def test_a_child_ends_though_its_program_lets_onnxruntime_report(tmp_path: Path) -> None:
-    # Its telemetry has a thread, for which the child would wait at its end.
+    # Its telemetry has a thread that the child would wait for at exit.
     said = run_limited(
         "import onnxruntime, time\ntime.sleep(0.3)\n"
         + HEAD
@@ -334,7 +334,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert "what C has buffered is written" in said
 
 
-# --- those who fork for others -----------------------------------------------------------------------------
+# --- libraries that fork -----------------------------------------------------------------------------------
 
 POOLS = """
 import multiprocessing, sys, warnings
@@ -470,7 +470,7 @@ def test_workers_of_gunicorn_share_a_model_that_was_loaded_before_they_were_fork
             end = time.monotonic() + SECONDS
             for _ in range(9):
                 assert _answer(address, end) == expected
-            server.send_signal(signal.SIGTERM)  # workers are asked to end, and killed only after 30 s
+            server.send_signal(signal.SIGTERM)  # workers are asked to exit, and killed only after 30 s
             said, _ = server.communicate(timeout=SECONDS)
         except BaseException:
             os.killpg(server.pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ Done = subprocess.CompletedProcess[bytes]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a small model that writes items, and was not trained on lines."""
+    """The file of a small model that writes items but was not trained on lines."""
     path = tmp_path_factory.mktemp("models") / "names.onnx"
     path.write_bytes(list_model(FOLDER / "lstm-2x12-fp32.onnx"))
     return path
@@ -55,7 +55,7 @@ def test_items_come_one_a_line_and_nothing_else(gen: Command, path: Path, names:
     with draw_items(names, 30, seed=7) as items:
         assert _lines(done) == [item.text for item in items]
     said = done.stderr.decode().splitlines()
-    assert said == [f"{path}: lstm 2x12 fp32 on cpu, seed 7", f"skipped: {items.left_out.empty} empty"]
+    assert said == [f"{path}: lstm 2x12 fp32 on cpu, seed 7", f"skipped: {items.skipped.empty} empty"]
     assert gen(path, "--lines", 30, "-s", 7, "--batch", 3, "-q").stdout == done.stdout
 
 
@@ -71,10 +71,10 @@ def test_unique_and_new_leave_out_what_was_there_before(
     found = _lines(done)
     assert found == expected
     assert len(set(found) - known) == 20
-    left_out = items.left_out
+    skipped = items.skipped
     said = done.stderr.decode()
-    assert f"skipped: {left_out.repeated} repeated, {left_out.known} that are in {file}, " in said
-    assert f"{left_out.unended} without an end in 2 characters (--length)" in said
+    assert f"skipped: {skipped.repeated} repeated, {skipped.known} that are in {file}, " in said
+    assert f"{skipped.too_long} longer than 2 characters (--length)" in said
     typed = gen(path, "-n", 2, "-s", 7, "--unique", "--new", "-", input=file.read_bytes())
     assert typed.stdout == done.stdout
 
@@ -97,7 +97,7 @@ def test_items_begin_with_the_prompt_which_may_be_omitted(gen: Command, path: Pa
     assert _lines(gen(path, *options, "--no-prime")) == [item.continuation for item in items]
     skipped = gen(path, "-p", "Eßm", *options[2:-1], "--unknown", "skip")
     assert _lines(skipped) == [item.text for item in items]
-    assert "dropped from the prompt, since the model does not know them: 'ß'" in skipped.stderr.decode()
+    assert "dropped unknown characters from the prompt: 'ß'" in skipped.stderr.decode()
     assert "'ß' (U+00DF) at position 1" in _error(gen(path, "-p", "Eß", "--lines", 3), 1)
 
 
@@ -141,7 +141,7 @@ def test_stats_count_what_was_sampled(gen: Command, path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def of_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, which says that it was trained on lines."""
+    """The same model, with metadata that says that it was trained on lines."""
     path = tmp_path_factory.mktemp("models") / "of-lines.onnx"
     path.write_bytes(list_model(FOLDER / "lstm-2x12-fp32.onnx", lines=True))
     return path
@@ -171,13 +171,13 @@ def test_models_of_lines_write_running_text_where_that_is_asked_for(
 
 def test_other_models_write_running_text_by_themselves(gen: Command, path: Path, names: CharRNN) -> None:
     assert gen(path, "-s", 7, "-n", 90).stdout.decode() == names.generate("", 90, seed=7)
-    assert "--batch is for many streams" in _error(gen(path, "--batch", 4), 2)
+    assert "--batch requires several streams" in _error(gen(path, "--batch", 4), 2)
 
 
 # --- too few -----------------------------------------------------------------------------------------------
 
 FEWER = ("-n", "1", "-s", "7", "--top-k", "3", "--unique", "--lines", "50")
-"""With three symbols and one character there are two items at most beside the empty one."""
+"""With three symbols and one character, there are at most two non-empty items."""
 
 
 def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Pa
     found = _lines(done, 1)
     assert 1 <= len(found) == len(set(found)) < 50
     message = _error(done, 1)
-    assert f"the model gave {len(found)} of 50 items, and then none in 10,000 streams" in message
+    assert f"the model generated {len(found)} of 50 items, and then none in 10,000 streams" in message
     assert gen(path, *FEWER, "-o", tmp_path / "out").returncode == 1
     assert (tmp_path / "out").read_bytes() == done.stdout
     assert os.listdir(tmp_path) == ["out"]
@@ -238,27 +238,27 @@ def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> N
     assert "already exists" in _error(gen(path, "--lines", 5, "-o", tmp_path / "out"), 1)
 
 
-# --- command lines that are wrong --------------------------------------------------------------------------
+# --- invalid command lines ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lines", "0"], "--lines must be 1 or more, not 0; for running text give --streams 1 instead"),
+        (["--lines", "0"], "--lines must be 1 or more, not 0; for running text, give --streams 1 instead"),
         (["--lines", "3", "--streams", "2"], "it excludes --streams"),
         (["--unique", "--stop", "x"], "--unique writes items"),
         (["--new", "-", "--primes-file", "-"], "it excludes --primes-file"),
         (["--lines", "3", "--prime-file", "x"], "it excludes --prime-file"),
         (["--lines", "3", "--raw"], "it excludes --raw"),
         (["--lines", "3", "--interactive"], "it excludes --interactive"),
-        (["--lines", "3", "--greedy"], "--greedy writes the same item each time: give --lines 1"),
+        (["--lines", "3", "--greedy"], "--greedy writes the same item every time: give --lines 1"),
         (["--lines", "3", "--length", "0"], "--length must be 1 or more for items, not 0"),
     ],
 )
 def test_options_of_items_and_of_running_text_exclude_each_other(
     gen: Command, options: list[str], message: str
 ) -> None:
-    done = gen("none.onnx", *options)  # seen before a model is read
+    done = gen("none.onnx", *options)  # detected before a model is read
     assert message in _error(done, 2)
     assert done.stdout == b""
 

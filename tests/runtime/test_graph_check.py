@@ -52,34 +52,34 @@ F4, F2, I8, I4, U1, S1 = np.float32, np.float16, np.int64, np.int32, np.uint8, n
 )
 def test_operators_that_export_does_not_write_are_refused(operator: str) -> None:
     message = refusal(changed(lambda model: add_node(model, operator, ["state"])))
-    assert "this operator is not on the list of those that export writes" in message
+    assert "this operator is not used in step models" in message
     assert operator.strip("\x1b[2J\n") in message
 
 
 def test_the_one_operator_of_another_domain_is_refused_in_the_standard_one() -> None:
     message = refusal(changed(lambda model: add_node(model, "QGemm", ["state"]), INT8))
-    assert "(QGemm) is of the foreign domain ''" in message
+    assert "(QGemm) has the unknown domain ''" in message
 
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx", "ai.onnx.ml", "evil", " "])
 def test_operators_of_foreign_domains_are_refused(domain: str) -> None:
     message = refusal(changed(lambda model: add_node(model, "Tanh", ["state"], domain=domain)))
-    assert f"is of the foreign domain {domain!r}" in message
+    assert f"has the unknown domain {domain!r}" in message
 
 
 def test_a_new_name_for_an_old_operator_does_not_help() -> None:
     def change(model: Any) -> None:
         node(model, "logits").op_type = "Expand"
 
-    assert "(Expand): this operator is not on the list" in refusal(changed(change))
+    assert "(Expand): this operator is not used in step models" in refusal(changed(change))
 
 
-# --- what a node reads and makes ---------------------------------------------------------------------------
+# --- inputs and outputs of nodes ---------------------------------------------------------------------------
 
 
 def test_a_node_that_reads_itself_is_refused() -> None:
     data = changed(lambda model: add_node(model, "Tanh", ["made"], ["made"]))
-    assert "reads 'made', which nothing before it computes" in refusal(data)
+    assert "reads 'made', which no earlier node computes" in refusal(data)
 
 
 def test_a_cycle_is_refused() -> None:
@@ -87,15 +87,15 @@ def test_a_cycle_is_refused() -> None:
         add_node(model, "Tanh", ["second"], ["first"])
         add_node(model, "Tanh", ["first"], ["second"])
 
-    assert "reads 'second', which nothing before it computes" in refusal(changed(change))
+    assert "reads 'second', which no earlier node computes" in refusal(changed(change))
 
 
 def test_reading_a_later_value_is_refused() -> None:
-    assert "which nothing before it computes" in refusal(changed(lambda model: model.graph.node.reverse()))
+    assert "which no earlier node computes" in refusal(changed(lambda model: model.graph.node.reverse()))
 
 
 def test_reading_nothing_is_refused() -> None:
-    assert "reads '', which nothing before it computes" in refusal(
+    assert "reads '', which no earlier node computes" in refusal(
         changed(lambda model: add_node(model, "Add", ["state", ""]))
     )
 
@@ -155,7 +155,7 @@ def test_an_output_has_the_shape_that_is_declared() -> None:
 
 
 def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
-    # A number that was computed can be anything; a stream would read what is no symbol.
+    # A computed number can be anything; a stream would read an invalid symbol.
     def change(model: Any) -> None:
         node(model, "next_token").output[0] = "other"
         add_node(model, "Cast", ["temperature"], ["next_token"], {"to": spec.INT64})
@@ -169,21 +169,37 @@ def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
 @pytest.mark.parametrize(
     ("output", "change", "message"),
     [
-        ("Gather", lambda a: setattr(a, "i", 2), "axis is 2; allowed is [0, 1]"),
-        ("Split_0", lambda a: setattr(a, "i", -1), "axis is -1; allowed is [1]"),
-        ("Softmax", lambda a: setattr(a, "i", 0), "axis is 0; allowed is [1]"),
-        ("TopK_0", lambda a: setattr(a, "i", 2**63 - 1), "axis is 9223372036854775807; allowed is [1]"),
-        ("TopK_1_0", lambda a: setattr(a, "i", 0), "axis is 0; allowed is [1]"),
-        ("Cast", lambda a: setattr(a, "i", 8), "to is 8; allowed is [1, 10, 7]"),
+        ("Gather", lambda a: setattr(a, "i", 2), "axis is 2; expected [0, 1]"),
+        ("Split_0", lambda a: setattr(a, "i", -1), "axis is -1; expected [1]"),
+        ("Softmax", lambda a: setattr(a, "i", 0), "axis is 0; expected [1]"),
+        ("TopK_0", lambda a: setattr(a, "i", 2**63 - 1), "axis is 9223372036854775807; expected [1]"),
+        ("TopK_1_0", lambda a: setattr(a, "i", 0), "axis is 0; expected [1]"),
+        ("Cast", lambda a: setattr(a, "i", 8), "to is 8; expected [1, 10, 7]"),
         (
             "Softmax",
             lambda a: setattr(a, "name", "axes"),
             "has the attributes ['axes']; it must have ['axis']",
         ),
-        ("Softmax", lambda a: setattr(a, "type", 0), "the attribute 'axis' has a type that is not used here"),
-        ("Softmax", lambda a: setattr(a, "type", 5), "the attribute 'axis' has a type that is not used here"),
-        ("Softmax", lambda a: setattr(a, "type", 7), "the attribute 'axis' has a type that is not used here"),
-        ("Softmax", lambda a: a.ints.append(1), "the attribute 'axis' has a type that is not used here"),
+        (
+            "Softmax",
+            lambda a: setattr(a, "type", 0),
+            "the attribute 'axis' has a type that is not used in step models",
+        ),
+        (
+            "Softmax",
+            lambda a: setattr(a, "type", 5),
+            "the attribute 'axis' has a type that is not used in step models",
+        ),
+        (
+            "Softmax",
+            lambda a: setattr(a, "type", 7),
+            "the attribute 'axis' has a type that is not used in step models",
+        ),
+        (
+            "Softmax",
+            lambda a: a.ints.append(1),
+            "the attribute 'axis' has a type that is not used in step models",
+        ),
     ],
 )
 def test_attributes_have_the_values_that_export_writes(
@@ -206,7 +222,7 @@ def test_missing_and_further_and_double_attributes_are_refused() -> None:
     def double(model: Any) -> None:
         node(model, "Softmax").attribute.add(name="axis", i=1, type=2)
 
-    assert "the attribute 'axis' occurs twice" in refusal(changed(double))
+    assert "the attribute 'axis' appears twice" in refusal(changed(double))
 
 
 # --- tensors -----------------------------------------------------------------------------------------------
@@ -239,8 +255,8 @@ def _table(**fields: Any) -> bytes:
         ([-65, -48], "every size must be 1 or more"),
         ([0, 48], "every size must be 1 or more"),
         ([2**63 - 1, 0], "every size must be 1 or more"),
-        ([65, 48, 1], "has 3 axes; at most 2 are used here"),
-        ([1] * 70, "has 70 axes; at most 2 are used here"),
+        ([65, 48, 1], "has 3 axes; at most 2 are allowed"),
+        ([1] * 70, "has 70 axes; at most 2 are allowed"),
     ],
 )
 def test_a_tensor_has_the_bytes_that_its_shape_needs(dims: list[int], message: str) -> None:
@@ -317,18 +333,18 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
     ("Add", "state logits", {}, "shapes [batch, 48], [batch, 65]: expected shapes that broadcast"),
     ("Mul", "state f_small", {}, "expected shapes that broadcast"),
     ("Mul", "col f_column", {}, "expected shapes that broadcast"),
-    ("Add", "col uniform", {}, "shapes [batch, 1], [batch]: expected the batch on the first axis alone"),
-    ("Sub", "uniform col", {}, "expected the batch on the first axis alone"),
-    ("Div", "uniform f_one", {}, "expected the batch on the first axis alone"),
-    ("Less", "col temperature", {}, "expected the batch on the first axis alone"),
-    ("Mul", "f_column f_row", {}, "makes a value of shape [5, 48]; one stream may need at most 65 numbers"),
+    ("Add", "col uniform", {}, "shapes [batch, 1], [batch]: expected the batch on the first axis only"),
+    ("Sub", "uniform col", {}, "expected the batch on the first axis only"),
+    ("Div", "uniform f_one", {}, "expected the batch on the first axis only"),
+    ("Less", "col temperature", {}, "expected the batch on the first axis only"),
+    ("Mul", "f_column f_row", {}, "produces a value of shape [5, 48]; the limit per stream is 65 numbers"),
     ("Less", "state i", {}, "expected two values of one type"),
     ("Less", "b b", {}, "expected float32 or int64 values"),
     ("GreaterOrEqual", "h h", {}, "expected float32 or int64 values"),
     ("LessOrEqual", "b b1", {}, "expected float32 or int64 values"),
     ("Max", "state state h", {}, "expected float32 values"),
     ("Max", "state state logits", {}, "expected shapes that broadcast"),
-    ("Max", "col col uniform", {}, "expected the batch on the first axis alone"),
+    ("Max", "col col uniform", {}, "expected the batch on the first axis only"),
     ("Max", "", {}, "has 0 inputs; it must have"),
     ("Min", "state", {}, "has 1 inputs; it must have 2"),
     ("Min", "i icol", {}, "expected float32 values"),
@@ -336,7 +352,7 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
     ("Sigmoid", "h", {}, "expected a float32 value"),
     ("Softmax", "b", {"axis": 1}, "expected a float32 value"),
     ("Identity", "i", {}, "expected a float32 value"),
-    ("Cast", "state", {"to": 6}, "to is 6; allowed is"),
+    ("Cast", "state", {"to": 6}, "to is 6; expected"),
     ("Gather", "state token", {"axis": 0}, "expected a constant of type 1"),
     ("Gather", "f_row token", {"axis": 0}, "expected a table of two axes"),
     ("Gather", "f_half token", {"axis": 0}, "expected a table of float32 or int32"),
@@ -358,8 +374,8 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
     ("Concat", "i i", {"axis": 1}, "expected float or uint8 values"),
     ("Concat", "state uniform", {"axis": 1}, "expected a value of shape [batch, width]"),
     ("Concat", "state f_square", {"axis": 1}, "expected a value of shape [batch, width]"),
-    ("Concat", "state state", {"axis": 1}, "of shape [batch, 96]; one stream may need at most 65 numbers"),
-    ("Concat", "state " * 1000, {"axis": 1}, "of shape [batch, 48000]; one stream may need at most 65"),
+    ("Concat", "state state", {"axis": 1}, "of shape [batch, 96]; the limit per stream is 65 numbers"),
+    ("Concat", "state " * 1000, {"axis": 1}, "of shape [batch, 48000]; the limit per stream is 65"),
     ("MatMul", "state state", {}, "expected a constant of type 1"),
     ("MatMul", "f_square f_square", {}, "expected a value of shape [batch, width]"),
     ("MatMul", "state f_small", {}, "expected a constant matrix of 48 rows"),
@@ -422,7 +438,7 @@ WRONG: list[tuple[str, str, dict[str, int | list[int]], str]] = [
 
 
 def _with_values(model: Any) -> None:
-    """Adds constants and values of all types and shapes, of which every rule allows each."""
+    """Adds constants and values of all types and shapes, each allowed by every rule."""
     for name, numbers in CONSTANTS.items():
         add_tensor(model, name, numbers)
     for line in filter(None, VALUES.splitlines()):
@@ -452,11 +468,11 @@ def test_a_node_that_does_not_fit_its_inputs_is_refused(
     assert message in found
 
 
-# --- the token that is taken -------------------------------------------------------------------------------
+# --- the selected token ------------------------------------------------------------------------------------
 
 
 def _numbers(output: str, index: int, numbers: NDArray[Any]) -> Callable[[Any], None]:
-    """Gives a node another constant."""
+    """Replaces a constant of a node."""
 
     def change(model: Any) -> None:
         add_tensor(model, "changed", numbers)
@@ -466,7 +482,7 @@ def _numbers(output: str, index: int, numbers: NDArray[Any]) -> Callable[[Any], 
 
 
 def _read(output: str, index: int, name: str) -> Callable[[Any], None]:
-    """Lets a node read another value."""
+    """Replaces an input of a node."""
 
     def change(model: Any) -> None:
         node(model, output).input[index] = name
@@ -475,7 +491,7 @@ def _read(output: str, index: int, name: str) -> Callable[[Any], None]:
 
 
 COUNT = "MatMul_3"
-"""The product that counts the symbols before the one that is taken."""
+"""The product that counts the symbols before the selected one."""
 
 
 def _counted(*last: float) -> NDArray[Any]:
@@ -497,7 +513,7 @@ OUT_OF_RANGE: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("change", OUT_OF_RANGE)
 def test_a_token_that_might_be_no_symbol_is_refused(change: str) -> None:
-    # A kernel of a GPU need not look, and would read whatever lies there.
+    # GPU kernels may not check, and would read out of bounds.
     message = refusal(changed(OUT_OF_RANGE[change]))
     assert "output 'next_token' is not computed as an index below 65" in message
 
@@ -522,7 +538,7 @@ def test_logits_that_depend_on_how_they_are_sampled_are_refused(setting: str) ->
         add_node(model, "Mul", ["sum", "the setting"], [first.output[0]])
         model.graph.node.extend(made[place:])
 
-    message = f"its logits or next_state depend on {setting}; they follow from token and state alone"
+    message = f"its logits or next_state depend on {setting}; they may depend only on token and state"
     assert message in refusal(changed(change))
 
 
@@ -537,7 +553,7 @@ def test_doubling_a_value_again_and_again_is_refused() -> None:
             add_node(model, "Concat", [last, last], [f"twice{i}"], {"axis": 1})
             last = f"twice{i}"
 
-    assert "makes a value of shape [batch, 128]; one stream may need at most 65 numbers" in refusal(
+    assert "produces a value of shape [batch, 128]; the limit per stream is 65 numbers" in refusal(
         changed(change)
     )
 
@@ -548,14 +564,14 @@ def test_streams_cannot_be_made_to_meet(tmp_path: Any) -> None:
         add_node(model, "Unsqueeze", ["uniform", "column"], ["u"])
         add_node(model, "Mul", ["u", "uniform"], ["pairs"])
 
-    assert "the batch on the first axis alone" in refusal(changed(change))
+    assert "the batch on the first axis only" in refusal(changed(change))
 
 
 def test_names_of_any_length_and_kind_make_no_long_message() -> None:
     def change(model: Any) -> None:
         model.graph.node[0].name = "\n\x1b[31m" * 100_000
 
-    assert check_model_bytes(changed(change), "x").info.cell == "lstm"  # a name is only a name
+    assert check_model_bytes(changed(change), "x").info.cell == "lstm"  # names are arbitrary
 
     def break_it(model: Any) -> None:
         change(model)

@@ -57,7 +57,7 @@ assert environments() == before
         HOME=str(tmp_path),
         XDG_CACHE_HOME=None,
     )
-    assert [path.name for path in tmp_path.iterdir()] == ["program.py"]  # and no database of telemetry
+    assert [path.name for path in tmp_path.iterdir()] == ["program.py"]  # no telemetry database
 
 
 def test_using_a_model_changes_nothing_that_programs_share(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_each_row_gives_what_was_added_for_it_since_it_began(seed: int, live: fl
         patch.setattr(history, "_LINES", 8)
         rows = int(draw.integers(1, 7))
         kept = History(rows)
-        expected: dict[int, list[int]] = {}  # by row: what it has not given out
+        expected: dict[int, list[int]] = {}  # by row: pending tokens
         reading: dict[int, int] = {}
         for _ in range(60):
             idle = [row for row in range(rows) if row not in expected and draw.random() < 0.4]
@@ -73,7 +73,7 @@ def test_one_stream_among_many_that_end_holds_little_but_its_own(monkeypatch: py
     kept.begin(np.arange(100), np.zeros(100, np.int64))
     for _ in range(50):
         kept.append(np.ones((8, 100), np.int64))
-    assert len(kept._full) == 49  # all need them
+    assert len(kept._full) == 49  # all rows need them
     kept.forget(list(range(1, 100)))
     assert not kept._full
     assert sum(each.nbytes for each in kept._aside[0]) == 49 * 8 * 8

@@ -33,11 +33,11 @@ def without_table(model: Any) -> None:
         model.graph.initializer.add().MergeFromString(copy)
 
 
-# --- ONNX by hand ------------------------------------------------------------------------------------------
+# --- ONNX encoded by hand ----------------------------------------------------------------------------------
 
 
 def tensor_message(name: str, dims: list[int], kind: int, data: bytes) -> bytes:
-    """A TensorProto; ``data`` are its last fields, which hold the numbers or say where they are."""
+    """A TensorProto; ``data`` are its last fields, with the numbers or their location."""
     return b"".join(field(1, size) for size in dims) + field(2, kind) + field(8, name) + data
 
 
@@ -46,7 +46,7 @@ def inside(numbers: bytes) -> bytes:
 
 
 def outside(location: str) -> bytes:
-    """External data, all of a file."""
+    """External data that span a whole file."""
     entries = (("location", location), ("offset", "0"), ("length", str(len(TABLE))))
     return b"".join(field(13, field(1, key) + field(2, value)) for key, value in entries) + field(14, 1)
 
@@ -80,7 +80,7 @@ TENSOR_ATTRIBUTE, GRAPH_ATTRIBUTE = 4, 5
 
 
 def before(nodes: list[bytes], initializers: list[bytes], data: bytes) -> bytes:
-    """A file with nodes put in front of all others: protobuf joins a graph that comes in two parts."""
+    """A file with nodes inserted before all others: protobuf merges a graph in two parts."""
     return field(7, b"".join(field(1, n) for n in nodes) + b"".join(field(5, t) for t in initializers)) + data
 
 
@@ -88,7 +88,7 @@ TRUE = tensor_message("yes", [], spec.BOOL, inside(b"\1"))
 ONCE = tensor_message("once", [], spec.INT64, inside((1).to_bytes(8, "little")))
 
 
-# --- where the embedding table may hide --------------------------------------------------------------------
+# --- hiding places for the embedding table -----------------------------------------------------------------
 
 
 def in_initializer(data: bytes) -> bytes:
@@ -138,7 +138,7 @@ def rename_logits(model: Any) -> None:
 
 
 def after(nodes: list[bytes], initializers: list[bytes]) -> bytes:
-    """The good file with nodes that make ``logits`` out of ``logits_before``, where they are read first."""
+    """The good file with nodes that compute ``logits`` from ``logits_before``."""
 
     def change(model: Any) -> None:
         rename_logits(model)
@@ -215,7 +215,7 @@ def with_function() -> bytes:
 
 
 def with_sparse_tensor() -> bytes:
-    """The table's bias of one node as a sparse tensor, all of whose numbers are there."""
+    """The table as a sparse tensor in which all numbers are stored."""
     numbers = np.arange(GATES, dtype=np.int64)
     bias = tensor(proto.parse_model(LSTM), "layer1_weights_bias").raw_data
 
@@ -242,7 +242,7 @@ RUNNING: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def logits_of(data: bytes) -> NDArray[np.float32]:
-    """What onnxruntime makes of a file by itself."""
+    """The result of onnxruntime alone on a file."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -276,7 +276,7 @@ def test_files_that_run_elsewhere_and_hold_what_export_never_writes_are_refused(
     path.write_bytes(data)
     if message:
         refused(path, f"it has {message}, which step models do not")
-    else:  # the table where it belongs: the other places differ from this one in nothing else
+    else:  # the table in its usual place; the other files differ only in this
         assert CharRNN.load(path, device="cpu").generate("", 5, seed=1)
 
 
@@ -351,7 +351,7 @@ def test_external_data_are_refused_though_they_lie_there(
     hide, message = HIDING[hiding]
     (folder / "model.onnx").write_bytes(hide(outside(location)))
     refused(folder / "model.onnx", f"it has {message}, which step models do not")
-    monkeypatch.chdir(folder)  # onnxruntime looks for them in the current folder, if it is given bytes
+    monkeypatch.chdir(folder)  # onnxruntime reads them from the current folder when loading bytes
     refused("model.onnx", f"it has {message}, which step models do not")
 
 
@@ -439,4 +439,4 @@ def test_dimensions_that_claim_terabytes_are_refused(dims: list[int], tmp_path: 
     path = tmp_path / "model.onnx"
     table = tensor_message("table", dims, spec.FLOAT, inside(TABLE))
     path.write_bytes(before([], [table], changed(without_table)))
-    refused(path, "bytes, but has 12,480|axes; at most 2 are used here")
+    refused(path, "bytes, but has 12,480|axes; at most 2 are allowed")

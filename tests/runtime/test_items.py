@@ -12,8 +12,8 @@ import pytest
 from charrnn_runtime import (
     CharRNN,
     Item,
-    LeftOut,
     SettingError,
+    SkippedItems,
     TooFewItemsError,
     UnknownCharacterError,
     draw_items,
@@ -28,7 +28,7 @@ SHORT: dict[str, Any] = {**SEED, "length": 3}
 
 
 def one_by_one(model: CharRNN, prompt: str = "", length: int = 60, **settings: Any) -> Iterator[str | None]:
-    """What each stream writes, from 0 on, by a loop over single streams; None for one without an end."""
+    """The output of each stream, from 0, by a loop over single streams; None if a line does not end."""
     for number in itertools.count():
         state = model.prime("\n" + prompt, model.initial_state(1).fork(1, number))
         text = model.generate(state, length + 1, **settings)[0]
@@ -46,7 +46,7 @@ def texts(items: Iterator[Item]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def load_list(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], CharRNN]:
-    """Loads a small model that writes items, by the name of the one that it is made of."""
+    """Loads a small model that writes items, derived from the model with this name."""
 
     @cache
     def load(name: str) -> CharRNN:
@@ -64,11 +64,11 @@ def model(request: pytest.FixtureRequest, load_list: Callable[[str], CharRNN]) -
 
 @pytest.fixture
 def names(load_list: Callable[[str], CharRNN]) -> CharRNN:
-    """One of them, of characters."""
+    """A character-level one."""
     return load_list("lstm-2x12-fp32")
 
 
-# --- what items are ----------------------------------------------------------------------------------------
+# --- items -------------------------------------------------------------------------------------------------
 
 
 def test_items_are_single_streams_from_the_newline_to_the_newline(names: CharRNN) -> None:
@@ -88,10 +88,10 @@ def test_lines_that_are_empty_or_too_long_are_not_items(model: CharRNN) -> None:
     with draw_items(model, 20, length=2, **SEED) as items:
         found = list(items)
         assert all(1 <= len(item.continuation) <= 2 for item in found)
-        left_out = items.left_out
-    assert left_out.unended > 0
+        skipped = items.skipped
+    assert skipped.too_long > 0
     assert items.found == 20
-    assert items.streams == 20 + left_out.unended + left_out.empty == found[-1].stream + 1
+    assert items.streams == 20 + skipped.too_long + skipped.empty == found[-1].stream + 1
 
 
 def test_an_item_may_have_just_as_many_characters_as_the_length(names: CharRNN) -> None:
@@ -127,7 +127,7 @@ def test_unique_items_are_the_first_of_each(model: CharRNN) -> None:
     with draw_items(model, len(firsts), unique=True, **SHORT) as unique:
         assert texts(unique) == firsts
         last = plain.index(firsts[-1])
-        assert unique.left_out.repeated == last + 1 - len(firsts)
+        assert unique.skipped.repeated == last + 1 - len(firsts)
 
 
 def test_new_items_are_those_that_are_not_known(model: CharRNN) -> None:
@@ -137,7 +137,7 @@ def test_new_items_are_those_that_are_not_known(model: CharRNN) -> None:
     for form in (known, set(known), [text + "\n" for text in known], (text + "\r\n" for text in known)):
         with draw_items(model, len(expected), new=form, **SHORT) as new:
             assert texts(new) == expected
-            assert new.left_out.known > 0
+            assert new.skipped.known > 0
     both = draw_items(model, len(set(expected)), unique=True, new=known, **SHORT)
     assert texts(both) == list(dict.fromkeys(expected))
 
@@ -149,7 +149,7 @@ def test_new_compares_whole_items_with_their_prompt(names: CharRNN) -> None:
     assert plain[1] in again
 
 
-# --- the same however they are drawn -----------------------------------------------------------------------
+# --- independence of the batch -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64])
@@ -206,7 +206,7 @@ def test_items_that_are_not_asked_for_are_not_drawn(names: CharRNN) -> None:
     assert sampled == after
 
 
-# --- when there are not enough -----------------------------------------------------------------------------
+# --- too few items -----------------------------------------------------------------------------------------
 
 
 def test_drawing_gives_up_after_so_many_streams_that_gave_none(
@@ -229,9 +229,9 @@ def test_drawing_gives_up_after_so_many_streams_that_gave_none(
         found.extend(item.text for item in items)
     assert found == expected
     assert caught.value.found == items.found == len(expected)
-    assert caught.value.left_out == items.left_out
-    assert items.left_out.repeated > 0
-    assert items.streams == len(expected) + sum(items.left_out._values())
+    assert caught.value.skipped == items.skipped
+    assert items.skipped.repeated > 0
+    assert items.streams == len(expected) + sum(items.skipped._values())
 
 
 def test_drawing_gives_up_after_so_many_characters_that_gave_none(
@@ -257,11 +257,11 @@ def test_the_error_says_what_was_skipped_and_what_helps(
     message = str(caught.value)
     assert "30 streams" in message
     assert "30 too long" in message
-    assert "let them be longer (--length)" in in_options(caught.value)
-    assert LeftOut(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
+    assert "allow longer ones (--length)" in in_options(caught.value)
+    assert SkippedItems(repeated=1200, empty=1).__str__() == "1,200 repeated, 1 empty"
 
 
-# --- what is invalid ---------------------------------------------------------------------------------------
+# --- invalid arguments -------------------------------------------------------------------------------------
 
 
 def test_settings_of_items_are_checked_at_once(names: CharRNN) -> None:
@@ -269,8 +269,8 @@ def test_settings_of_items_are_checked_at_once(names: CharRNN) -> None:
         ({"count": 0}, "count must be 1 or more, not 0"),
         ({"count": 1.5}, "count must be a whole number"),
         ({"length": 0}, "length must be 1 or more for items, not 0"),
-        ({"new": "emma"}, "new must be several texts"),
-        ({"prompt": "a\nb"}, "an item is one line"),
+        ({"new": "emma"}, "new must be an iterable of texts"),
+        ({"prompt": "a\nb"}, "an item is a single line"),
         ({"temperature": 0}, "temperature must be at least"),
         ({"seed": -1}, "seed must be between"),
     ):

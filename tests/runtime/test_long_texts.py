@@ -21,15 +21,15 @@ JSON_BITS = score_rows.Options("error", per_char=True, as_json=True)
 
 
 class Repeated(io.RawIOBase):
-    """A file of a text that is repeated up to some bytes, made as it is read."""
+    """A file with a text repeated up to a size, generated on read."""
 
     def __init__(self, text: str, size: int) -> None:
         self._unit, self._place = len(text.encode()), 0
-        self._left = size // self._unit * self._unit  # no character is cut at the end
+        self._left = size // self._unit * self._unit  # ends at a character boundary
         self._text = text.encode() * (PIECE // self._unit + 2)
 
     def read(self, size: int = -1, /) -> bytes:
-        assert 0 < size <= PIECE  # never the whole
+        assert 0 < size <= PIECE  # never the whole file
         piece = self._text[self._place :][: min(size, self._left)]
         self._left -= len(piece)
         self._place = (self._place + len(piece)) % self._unit
@@ -37,7 +37,7 @@ class Repeated(io.RawIOBase):
 
 
 class Characters:
-    """A stream that only counts what is written to it."""
+    """A stream that only counts the bytes written to it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -53,7 +53,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
-    """The most bytes that scoring a text of ``size`` bytes holds at a time."""
+    """Peak memory while scoring a text of ``size`` bytes."""
     per_char, as_json = options.get("per_char", False), options.get("as_json", False)
     tracemalloc.start()
     try:
@@ -68,9 +68,9 @@ def peak(models: list[CharRNN], text: str, size: int, **options: bool) -> int:
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("options", [{}, {"per_char": True}, {"per_char": True, "as_json": True}])
 def test_a_long_text_takes_no_more_memory_than_a_short_one(lstm: CharRNN, options: dict[str, bool]) -> None:
-    peak([lstm], "LORD of all", PIECE, **options)  # what is made once
+    peak([lstm], "LORD of all", PIECE, **options)  # one-time allocations
     short = peak([lstm], "LORD of all", 4 * PIECE, **options)
-    # Holding the text would take 8 pieces more; what Python allocates besides differs by one or two.
+    # Holding the text would take 8 more pieces; other allocations vary by one or two.
     assert peak([lstm], "LORD of all", 12 * PIECE, **options) < short + 4 * PIECE
 
 
@@ -78,7 +78,7 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(lstm: CharRNN, option
 def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
     lstm: CharRNN, byte_model: CharRNN
 ) -> None:
-    models = [lstm, byte_model]  # the first skips every ß, the second reads two bytes for it
+    models = [lstm, byte_model]  # the first skips every ß, the second reads it as two bytes
     peak(models, "ßßßßa", PIECE)
     short = peak(models, "ßßßßa", 5 * PIECE)
     assert peak(models, "ßßßßa", 12 * PIECE) < short + 3 * PIECE

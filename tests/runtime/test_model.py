@@ -32,7 +32,7 @@ def _naive(small: SmallModel, model: CharRNN, prompt: str, length: int, **option
     return model.vocabulary.decode(sampled)
 
 
-# --- against plain NumPy -----------------------------------------------------------------------------------
+# --- compared with plain NumPy -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_step_gives_the_logits_and_states_of_plain_numpy(exact: SmallModel, load
         state, token = step.state, int(step.tokens[0])
 
 
-# --- one way of running against another --------------------------------------------------------------------
+# --- different ways to generate ----------------------------------------------------------------------------
 
 
 def _by_steps(model: CharRNN, state: State, length: int, **options: Any) -> list[str]:
@@ -335,7 +335,7 @@ def test_a_text_ends_before_the_stop_text(exact: SmallModel, load: Load, prompt:
     for at in (0, 1, 50, 200):
         stop = free[at : at + size]
         if "\ufffd" in stop:
-            continue  # no text has it: it stands for bytes that are no UTF-8
+            continue  # not in any text: it replaces invalid UTF-8
         expected = free[: free.index(stop)]
         assert model.generate(prompt, 300, seed=9, stop=stop) == prompt + expected
         assert "".join(model.stream(prompt, 300, seed=9, stop=stop)) == expected
@@ -366,7 +366,7 @@ def test_a_stopped_stream_continues_after_the_stop_text(lstm: CharRNN) -> None:
 
 def test_a_stop_text_of_nothing_is_refused(lstm: CharRNN) -> None:
     for way in _every_way(lstm)[:4]:
-        with pytest.raises(SettingError, match="stop must be a text"):
+        with pytest.raises(SettingError, match="stop must be a non-empty text"):
             way(stop="")
 
 
@@ -410,7 +410,7 @@ def test_no_character_is_unknown_to_bytes(byte_model: CharRNN) -> None:
 
 
 NOT_TEXT = b"\xff\xe4\xb8"
-"""The last two bytes begin a sequence that the model may complete."""
+"""The last two bytes start a sequence that the model may complete."""
 
 
 def test_the_bytes_of_a_stream_are_what_the_model_sampled(byte_model: CharRNN) -> None:
@@ -441,7 +441,7 @@ def test_every_way_gives_the_same_bytes_and_their_text(byte_model: CharRNN, stop
 
 
 def test_a_prompt_may_end_within_a_sequence_that_the_model_completes(byte_model: CharRNN) -> None:
-    # Some seed samples a byte from 0x80 to 0xBF first, which completes the é that the prompt begins.
+    # Some seed samples a byte from 0x80 to 0xBF first, which completes the é of the prompt.
     for seed in range(100):
         text = byte_model.generate(b"\xc3", 1, seed=seed, temperature=3)
         if len(text) == 1 and text != "\ufffd":
@@ -456,7 +456,7 @@ def test_the_bytes_of_characters_are_utf_8(lstm: CharRNN) -> None:
     assert each.data.decode() == each.prompt + each.text
     assert each.prompt == "ab"
     for way in (lstm.generate, lstm.stream, lstm.stream_bytes, lstm.prime, lstm.score):
-        with pytest.raises(CharRNNError, match="reads characters and not bytes"):
+        with pytest.raises(CharRNNError, match="reads characters, not bytes"):
             way(b"LORD")
 
 
@@ -469,9 +469,9 @@ def test_bytes_are_scored_as_they_are(byte_model: CharRNN) -> None:
 
 
 def test_one_byte_string_is_not_taken_for_a_list_of_numbers(byte_model: CharRNN) -> None:
-    with pytest.raises(SettingError, match="several texts"):
+    with pytest.raises(SettingError, match="iterable of texts"):
         next(byte_model.generate_each(b"abc"))  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match="several texts"):
+    with pytest.raises(SettingError, match="iterable of texts"):
         byte_model.score_each(b"abc")  # type: ignore[arg-type]
 
 
@@ -481,7 +481,7 @@ def test_one_byte_string_is_not_taken_for_a_list_of_numbers(byte_model: CharRNN)
 def test_a_state_belongs_to_its_model(lstm: CharRNN, byte_model: CharRNN) -> None:
     state = byte_model.prime("LORD ")
     for way in (lambda: lstm.step(state), lambda: lstm.generate(state, 5), lambda: lstm.prime("a", state)):
-        with pytest.raises(SettingError, match=r"its rows have 24 numbers, and this model's have 48"):
+        with pytest.raises(SettingError, match=r"its rows have 24 numbers, but this model's have 48"):
             way()
 
 
@@ -498,7 +498,7 @@ def test_a_state_with_a_token_of_no_symbol_is_refused(lstm: CharRNN, token: int)
 
 
 def test_a_live_text_is_of_one_stream(lstm: CharRNN) -> None:
-    with pytest.raises(SettingError, match="it has 2 streams, and 1 are wanted"):
+    with pytest.raises(SettingError, match="it has 2 streams; expected 1"):
         lstm.stream("", 5, state=lstm.initial_state(2))
 
 
@@ -527,7 +527,7 @@ def test_a_stream_that_read_and_sampled_nothing_has_not_started(lstm: CharRNN, w
         assert (state.tokens.tolist(), state.positions.tolist()) == ([UNSTARTED], [0])
         assert state.numbers.tolist() == [number]
         assert not state.rows.any()
-    # So it is as if it had never been: the prompt is all that is read.
+    # So it has no effect: only the prompt is read.
     assert lstm.generate(states[0], 20, seed=1) == [lstm.generate("", 20, seed=1)]
     again = lstm.stream("LORD ", 20, state=states[0], seed=1)
     assert "LORD " + "".join(again) == lstm.generate("LORD ", 20, seed=1)
@@ -546,7 +546,7 @@ def test_a_state_has_one_stream_or_more(lstm: CharRNN, batch: int) -> None:
         lstm.initial_state(batch)
 
 
-# --- threads, and being interrupted ------------------------------------------------------------------------
+# --- threads and interruptions -----------------------------------------------------------------------------
 
 
 def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
@@ -662,9 +662,9 @@ def test_prompts_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
 
 
 def test_one_text_is_not_taken_for_a_list_of_letters(lstm: CharRNN) -> None:
-    with pytest.raises(SettingError, match="and not one text"):
+    with pytest.raises(SettingError, match="not one text"):
         list(lstm.generate_each("LORD ", 5))
-    with pytest.raises(SettingError, match="and not one text"):
+    with pytest.raises(SettingError, match="not one text"):
         list(lstm.score_each("LORD "))
 
 
@@ -719,7 +719,7 @@ def test_a_model_says_what_it_is(lstm: CharRNN) -> None:
     assert lstm.info.vocabulary is lstm.vocabulary
 
 
-# --- options that all ways share ---------------------------------------------------------------------------
+# --- options shared by all ways ----------------------------------------------------------------------------
 
 
 def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
@@ -736,9 +736,9 @@ def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
     ]
     for way in ways:
         assert way(sampling=sampling) == way(**fields)
-        with pytest.raises(SettingError, match="give sampling or top_k, not both"):
+        with pytest.raises(SettingError, match="give either sampling or top_k, not both"):
             way(sampling=sampling, top_k=3)
-        with pytest.raises(TypeError, match="there is no option 'topk'"):
+        with pytest.raises(TypeError, match="unknown option 'topk'"):
             way(topk=3)
 
 
@@ -755,7 +755,7 @@ def test_echo_says_whether_the_prompt_is_in_the_result(
     assert model.generate([prompt], 60, seed=1, echo=echo) == [expected]
     assert "".join(model.stream(prompt, 60, seed=1, echo=echo)) == expected
     assert b"".join(model.stream_bytes(prompt, 60, seed=1, echo=echo)).decode(errors="replace") == expected
-    # A state comes without a prompt; a prompt that is read after it is one.
+    # A state has no prompt, but one may be given with it.
     state = model.prime(prompt)
     assert model.generate(state, 60, seed=1, echo=echo) == [rest]
     half = model.prime(prompt[:2])
@@ -790,7 +790,7 @@ def test_the_first_of_several_stop_texts_ends_a_text(stops: list[str], seed: int
 @pytest.mark.parametrize("stop", [["a", ""], [1], [b"a"]])
 def test_each_stop_text_is_a_text_of_one_character_or_more(lstm: CharRNN, stop: Any) -> None:
     for way in _every_way(lstm)[:4]:
-        with pytest.raises(SettingError, match="stop must be a text"):
+        with pytest.raises(SettingError, match="stop must be a non-empty text"):
             way(stop=stop)
 
 
@@ -822,10 +822,10 @@ def test_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Loa
     for place, token in enumerate(sampled):
         expected = logits - logits.max() - math.log(np.exp(logits - logits.max()).sum())
         assert each.logprobs.chosen[place] == pytest.approx(expected[token], abs=3e-5)
-        likeliest = each.logprobs.likeliest[place]
-        assert len(set(likeliest.tolist())) == count
-        np.testing.assert_allclose(each.logprobs.values[place], expected[likeliest], atol=3e-5)
-        np.testing.assert_allclose(expected[likeliest], np.sort(expected)[::-1][:count], atol=3e-5)
+        most_likely = each.logprobs.most_likely[place]
+        assert len(set(most_likely.tolist())) == count
+        np.testing.assert_allclose(each.logprobs.values[place], expected[most_likely], atol=3e-5)
+        np.testing.assert_allclose(expected[most_likely], np.sort(expected)[::-1][:count], atol=3e-5)
         logits, row = naive_step(exact.cell, exact.layers, weights, int(token), row)
 
 
@@ -836,7 +836,7 @@ def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(
     for index, (one, other) in enumerate(zip(plain, told, strict=True)):
         assert (one.text, one.logprobs) == (other.text, None)
         assert other.logprobs is not None
-        # Of the text alone: those of the stop text are left out.
+        # Only those of the text, without the stop text.
         assert len(other.logprobs) == len(other.text)
         state = lstm.initial_state().fork(1, index)
         scheduler = lstm.scheduler()
@@ -847,14 +847,14 @@ def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(
         assert outputs[0].logprobs is not None
         alone = outputs[0].logprobs[: len(other.text)]
         np.testing.assert_array_equal(other.logprobs.chosen, alone.chosen)
-        np.testing.assert_array_equal(other.logprobs.likeliest, alone.likeliest)
+        np.testing.assert_array_equal(other.logprobs.most_likely, alone.most_likely)
         np.testing.assert_array_equal(other.logprobs.values, alone.values)
 
 
 def test_the_log_probabilities_of_a_text_are_its_score(lstm: CharRNN) -> None:
     (each,) = lstm.generate_each([""], 80, seed=1, logprobs=0)
     assert each.logprobs is not None
-    # Without a prompt a stream reads the start token first, as scoring does.
+    # Without a prompt, a stream reads the start token first, as in scoring.
     np.testing.assert_allclose(-each.logprobs.chosen, lstm.score(each.text).per_character, atol=1e-5)
 
 

@@ -55,7 +55,7 @@ def test_a_seed_makes_the_same_file_every_time_and_another_one_another() -> None
     assert len({*first, MODELS[0]}) > 45
 
 
-# --- whether a fault would be seen -------------------------------------------------------------------------
+# --- detection of faults -----------------------------------------------------------------------------------
 
 
 def tried(subject: str, count: int = 8, longest: float = LONGEST) -> Tally:

@@ -124,7 +124,7 @@ def test_the_kernel_kills_what_opens_a_socket_and_keeps_to_modes(world: World) -
 def test_onnxruntime_reports_nothing_unless_the_user_wants_it(
     world: World, given: str | None, held: str
 ) -> None:
-    # The variable has to be set before onnxruntime is imported: then it does not even keep a number.
+    # The variable has to be set before onnxruntime is imported: then it does not even store an id.
     code = (
         "import sys, os\n"
         "class Look:\n"
@@ -138,12 +138,12 @@ def test_onnxruntime_reports_nothing_unless_the_user_wants_it(
     assert done.stdout.decode().split() == [held], done.stderr.decode()
 
 
-# --- odd surroundings --------------------------------------------------------------------------------------
+# --- unusual environments ----------------------------------------------------------------------------------
 
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Take the right to write from a folder and all in it."""
+    """Remove write permission from a folder and everything in it."""
     paths = [folder, *folder.rglob("*")]
     for path in paths:
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
@@ -160,7 +160,10 @@ def test_packages_and_folders_may_be_read_only(tmp_path: Path, lstm: CharRNN) ->
     unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(RUNTIME / "charrnn_runtime", packages / "charrnn_runtime", ignore=unwanted)
     world = World(tmp_path / "world", packages)
-    unwatched = {"PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": None}  # Python may try to, in vain
+    unwatched = {
+        "PYTHONPATH": str(packages),
+        "PYTHONDONTWRITEBYTECODE": None,
+    }  # Python may try to write, in vain
     with read_only(packages), read_only(world.here), read_only(world.home), read_only(world.temporary):
         done = world.run("charrnn_runtime.cli.gen", MODEL, "-n", "50", "-s", "1", kernel=True, env=unwatched)
     if done.returncode == CANNOT:
@@ -185,7 +188,7 @@ SURROUNDINGS: dict[str, dict[str, str | None]] = {
 @posix
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_every_command_works_in_odd_surroundings(world: World, lstm: CharRNN, name: str) -> None:
-    options: dict[str, Any] = {"env": SURROUNDINGS[name], "start_new_session": True}  # no terminal either
+    options: dict[str, Any] = {"env": SURROUNDINGS[name], "start_new_session": True}  # no terminal
     text = "é中λ"
     done = world.run(*_module("gen"), MODEL, "-n", "60", "-s", "1", "-p", text.encode(), **options)
     assert done.stdout.decode() == lstm.generate(text, 60, seed=1), done.stderr.decode()
@@ -206,7 +209,7 @@ def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -
     line = f'exec "{sys.executable}" -m charrnn_runtime.cli.{command} "{MODEL}" {words} {redirection}'
     done = subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)
     if redirection == ">&-":
-        message = f"charrnn-{command}: error: stdout is closed, so there is nowhere to write the output"
+        message = f"charrnn-{command}: error: stdout is closed; the output cannot be written"
         message += "; give --output FILE" if command == "gen" else ""
         assert (done.returncode, done.stderr.decode().splitlines()[-1]) == (1, message)
     else:
@@ -224,7 +227,7 @@ def test_help_with_a_closed_stdout_ends_without_a_traceback(command: str) -> Non
 
 
 def at_a_terminal(columns: int, *words: str | Path) -> tuple[int, str]:
-    """Run Python with all its streams at a terminal of some width; gives the exit code and what it shows."""
+    """Run Python with all its streams on a terminal of some width; returns the exit code and the screen."""
     import fcntl
     import pty
     import struct
@@ -241,7 +244,7 @@ def at_a_terminal(columns: int, *words: str | Path) -> tuple[int, str]:
     while True:
         try:
             piece = os.read(master, 4096)
-        except OSError:  # what Linux gives in place of an end
+        except OSError:  # Linux raises it at the end
             break
         if not piece:
             break
@@ -286,7 +289,7 @@ CONTROL = "\x1b"
 
 
 def _worded(value: Any) -> str:
-    """The name of a test with these words of a command line."""
+    """The test id for a command line."""
     return (
         value
         if isinstance(value, str)
@@ -342,4 +345,4 @@ def test_a_progress_bar_fits_a_terminal_of_any_width(columns: int) -> None:
     code, shown = at_a_terminal(columns, "-c", BAR)
     assert code == 0
     assert "Traceback" not in shown
-    assert shown  # it did appear
+    assert shown  # the bar appeared

@@ -38,7 +38,7 @@ def _page(model: CharRNN, text: str | bytes, names: tuple[str, ...] = ("1:3",), 
 def _data(page: str) -> dict[str, Any]:
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     data: dict[str, Any] = json.loads(found)
-    kinds = {"likeliest": "<u2", "probabilities": "<u2", "bits": "<u2", "activations": "i1"}
+    kinds = {"most_likely": "<u2", "probabilities": "<u2", "bits": "<u2", "activations": "i1"}
     return data | {key: np.frombuffer(base64.b64decode(data[key]), kind) for key, kind in kinds.items()}
 
 
@@ -46,8 +46,8 @@ def test_a_page_says_what_the_trace_says(lstm: CharRNN) -> None:
     data, trace = _data(_page(lstm, TEXT)), lstm.trace(TEXT)
     assert "".join(data["characters"]) == TEXT
     np.testing.assert_allclose(data["bits"] / 100.0, trace.bits, atol=0.006)
-    ids, probabilities = trace.likeliest(5)
-    symbols = [data["symbols"][index] for index in data["likeliest"]]
+    ids, probabilities = trace.most_likely(5)
+    symbols = [data["symbols"][index] for index in data["most_likely"]]
     assert symbols == [shown_symbol(lstm.vocabulary, token) for token in ids.ravel().tolist()]
     np.testing.assert_allclose(data["probabilities"] / 65535.0, probabilities.ravel(), atol=1e-5)
     names = [unit["name"] for unit in data["units"]]
@@ -90,7 +90,7 @@ def test_a_hostile_text_or_name_is_no_html(byte_model: CharRNN, text: bytes) -> 
     data = _data(page)
     expected = text.decode(errors="surrogateescape")
     assert data["characters"] == [each if each in " \n" else shown(each) for each in expected]
-    assert data["text"] == "script>▯"  # the last part of a path
+    assert data["text"] == "script>▯"  # only the last part of the path
 
 
 def test_characters_of_several_bytes_are_one(byte_model: CharRNN) -> None:
@@ -118,7 +118,7 @@ frame.onload = () => {
   const said = () => ({
     which: $("which").textContent,
     values: $("values").textContent,
-    likeliest: [...page.querySelectorAll("#likeliest tr")].map((row) => row.textContent),
+    most_likely: [...page.querySelectorAll("#most-likely tr")].map((row) => row.textContent),
     coloured: spans().filter((span) => span.style.backgroundColor).length,
     chosen: $("view").selectedOptions[0].textContent,
   });
@@ -155,7 +155,7 @@ frame.srcdoc = PAGE;
 
 
 def _driven(page: str, width: int, folder: Path) -> dict[str, Any]:
-    """What the page shows as keys and the pointer move over it, in so many pixels."""
+    """What the page shows as keys and the pointer move over it, at some width in pixels."""
     if BROWSER is None:
         pytest.skip("no Chromium here, which runs the page")
     embedded = json.dumps(page).replace("</", "<\\/").replace("<!--", "<\\!--")
@@ -179,7 +179,7 @@ def test_a_reader_moves_over_the_text_and_chooses_units(lstm: CharRNN, tmp_path:
     assert (found["width"], found["outside"]) == (width, [])
     assert found["text"] == text.replace("\n", "↵\n")
     assert found["title"] == "a text as lstm-2x12-fp32.onnx reads it"
-    ids, probabilities = trace.likeliest(5)
+    ids, probabilities = trace.most_likely(5)
     for step, place in (("first", 0), ("hovered", 5), ("right", 6), ("down", 14)):
         shown_now = found[step]
         assert shown_now["which"] == text[place], step
@@ -188,7 +188,7 @@ def test_a_reader_moves_over_the_text_and_chooses_units(lstm: CharRNN, tmp_path:
             f"{shown_symbol(lstm.vocabulary, token)}{probability * 100:.1f} %"
             for token, probability in zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
         ]
-        assert shown_now["likeliest"] == rows
+        assert shown_now["most_likely"] == rows
         assert shown_now["chosen"] == "surprise"
     assert found["unit"]["chosen"] == "1:3 follows <quotes>"
     assert f", c1:3 {trace.unit('1:3')[14]:.2f}" in found["unit"]["values"]

@@ -22,7 +22,7 @@ FILES = sorted(path.name for path in STATIC.iterdir())
 
 @pytest.fixture(scope="module")
 def served(load: Callable[[str], CharRNN]) -> Iterator[Served]:
-    """A server that wants a key, which no test here has."""
+    """A server that requires a key, which these tests do not have."""
     with Served({"m": load("lstm-2x12-fp32")}, ServeSettings(api_keys=("key",))) as served:
         yield served
 

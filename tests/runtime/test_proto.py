@@ -37,7 +37,7 @@ def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
         assert any(name in read or name in ("logits", "next_state") for name in node.output)
     values = [value.name for value in (*graph.input, *graph.initializer)]
     assert set(values) == read - made
-    # What is left out is not left out for nothing, nor does it lack anything.
+    # Unneeded nodes are removed, and nothing needed is missing.
     left_out = everything.graph.node[len(graph.node) :]
     assert {"TopK", "Softmax", "CumSum"} <= {node.op_type for node in left_out}
     assert list(everything.graph.node[: len(graph.node)]) == list(graph.node)
@@ -46,7 +46,7 @@ def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
 def test_a_model_and_its_large_tensors_parted_are_the_same_model_together(small: Any) -> None:
     data = small.path.read_bytes()
     everything = proto.parse_model(data)
-    rest, large, names = proto.part_tensors(data)
+    rest, large, names = proto.separate_tensors(data)
     without = proto.parse_model(rest)
     left = {each.name: each for each in without.graph.initializer}
     assert not any(name in left for name in names)
@@ -61,11 +61,11 @@ def test_a_model_and_its_large_tensors_parted_are_the_same_model_together(small:
 
 
 def test_a_model_in_several_parts_is_parted_just_so() -> None:
-    # A graph that is there twice is one whose fields follow one another, and all numbers may be of any size.
+    # A graph given twice is merged, and varints may be of any length.
     tensors = [field(5, field(8, name) + field(9, b"x" * 5000)) for name in ("a", "b")]
     other = [field(5, field(8, "c") + field(9, b"x" * 3)), field(2, "name")]
     data = field(7, tensors[0] + other[0]) + varint(1 << 3) + varint(300) + field(7, other[1] + tensors[1])
-    rest, large, names = proto.part_tensors(data)
+    rest, large, names = proto.separate_tensors(data)
     assert names == ["a", "b"]
     assert rest == field(7, other[0]) + varint(1 << 3) + varint(300) + field(7, other[1])
     assert b"".join(large) == field(7, tensors[0] + tensors[1])
@@ -91,7 +91,7 @@ def test_a_cut_file_parses_or_raises_value_error(length: int) -> None:
         proto.parse_model(LSTM[:length])
     except ValueError:
         return
-    # Between two fields of the outermost message a cut cannot be seen; what is missing then is.
+    # A cut between two top-level fields is not visible; the missing fields are.
     assert "metadata" in refusal(LSTM[:length]) or "input" in refusal(LSTM[:length])
 
 
@@ -132,7 +132,7 @@ UNKNOWN: list[tuple[str, Callable[[Any], Any], bytes, str]] = [
     ("reference", _first_attribute, field(21, "x"), "field 21 of AttributeProto"),
     ("sparse tensor", _first_attribute, field(22, b""), "a sparse tensor attribute"),
     ("segment", _first_tensor, field(3, b""), "field 3 of TensorProto"),
-    ("float data", _first_tensor, field(4, b"\0\0\0\0"), "does not keep its numbers as raw data"),
+    ("float data", _first_tensor, field(4, b"\0\0\0\0"), "whose numbers are not stored as raw data"),
     ("int32 data", _first_tensor, field(5, b"\1"), "field 5 of TensorProto"),
     ("string data", _first_tensor, field(6, b"\1"), "field 6 of TensorProto"),
     ("int64 data", _first_tensor, field(7, b"\1"), "field 7 of TensorProto"),
@@ -178,7 +178,7 @@ def test_fields_are_found_at_every_place_of_a_repeated_message() -> None:
 
 
 def test_a_graph_in_two_parts_is_read_as_one() -> None:
-    # Protobuf joins a message that comes twice; nothing may hide in the second part.
+    # Protobuf merges a message that appears twice; nothing may hide in the second part.
     assert "sparse tensors" in refusal(LSTM + field(7, field(15, b"")))
     assert "external data" in refusal(LSTM + field(7, field(5, field(8, "late") + EXTERNAL)))
 

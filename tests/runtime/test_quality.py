@@ -119,7 +119,7 @@ def test_windows_do_not_reach_over_the_ends_of_pieces() -> None:
     assert reference.copied(["abcd", "", "ef", "xcdef"]).tolist() == [True, False, True]
 
 
-# --- all together ------------------------------------------------------------------------------------------
+# --- combined ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pieces", [[], [""], ["", ""], ["123 456\n!?"], ["\ud800"], ["short"]])
@@ -199,7 +199,7 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained_on(tmp_path: Path) -> Callable[..., Path]:
-    """A model that says on which text it was trained, and how far."""
+    """A model whose metadata say which text it was trained on, and how far."""
 
     def make(text: Path, end: Any, data: bytes = LSTM, name: str = "model.onnx") -> Path:
         digest = hashlib.sha256(text.read_bytes()).hexdigest()
@@ -250,7 +250,7 @@ def test_models_are_measured_beside_the_text_that_training_kept(
     }
     assert held_out["text"] == f"held out: {text}"
     assert held_out["words"] == reference.measure([whole[2000:2290]]).words
-    assert held_out["copied_windows"] == 1.0  # the text repeats itself
+    assert held_out["copied_windows"] == 1.0  # the text is repetitive
 
 
 def test_the_table_has_a_line_for_each_text(command: Command, text: Path) -> None:
@@ -280,7 +280,7 @@ def test_without_word_from_a_model_the_first_nine_tenths_are_the_training_text(
 ) -> None:
     done = command(MODEL, "--text", text, "-n", 60, "-s", 1, "--json")
     said = done.stderr.decode()
-    assert f"{MODEL} was trained on another text than {text}, or does not say on which" in said
+    assert f"{MODEL} was trained on a text other than {text}, or does not record which" in said
     assert "the first 90 %" in said
     assert _records(done)[1]["characters"] == 60
 
@@ -291,8 +291,8 @@ def test_the_longest_training_part_of_all_models_counts(
     models = [trained_on(text, end, name=f"{end}.onnx") for end in (100, 2550, 9)]
     done = command(*models, "--text", text, "-n", 100, "-s", 1, "--json")
     assert _records(done)[-1]["characters"] == len(text.read_text()) - 2550 == 60
-    assert "has 60 characters of the 100" in done.stderr.decode()
-    assert "--length 60 makes them alike" in done.stderr.decode()
+    assert "has 60 characters, but each model generates 100" in done.stderr.decode()
+    assert "--length 60 makes them comparable" in done.stderr.decode()
 
 
 def test_a_text_that_was_trained_on_to_its_end_has_nothing_held_out(
@@ -300,7 +300,7 @@ def test_a_text_that_was_trained_on_to_its_end_has_nothing_held_out(
 ) -> None:
     done = command(trained_on(text, len(text.read_text())), "--text", text, "-n", 50, "-s", 1, "--json")
     assert len(_records(done)) == 1
-    assert "no text is held out" in done.stderr.decode()
+    assert "no part of" in done.stderr.decode()
     other = text.with_name("other.txt")
     other.write_text("Something else entirely.")
     done = command(MODEL, "--text", text, "--held-out", other, "-n", 50, "-s", 1, "--json")
@@ -345,7 +345,7 @@ def test_a_training_text_may_be_short_or_empty(command: Command, tmp_path: Path,
 
 
 def test_what_has_no_share_is_a_dash_in_the_table(command: Command, text: Path) -> None:
-    done = command(MODEL, "--text", text, "-n", 60, "-s", 1, "-q")  # 2 characters a stream hold no window
+    done = command(MODEL, "--text", text, "-n", 60, "-s", 1, "-q")  # streams of 2 characters have no windows
     assert done.stdout.decode().splitlines()[1].split()[-5] == "-"
 
 
@@ -373,7 +373,7 @@ def test_what_is_invalid_is_refused(command: Command, text: Path, tmp_path: Path
 
 @pytest.fixture
 def of_lines(tmp_path: Path) -> Path:
-    """A model of short items that says that it was trained on lines."""
+    """A model of short items whose metadata say that it was trained on lines."""
     path = tmp_path / "of-lines.onnx"
     path.write_bytes(list_model(MODEL, lines=True))
     return path
@@ -381,7 +381,7 @@ def of_lines(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def listed(tmp_path: Path, of_lines: Path) -> Path:
-    """A list in which some of the items stand that the model writes."""
+    """A list with some of the items that the model writes."""
     path = tmp_path / "list.txt"
     items = {item.text for item in draw_items(CharRNN.load(of_lines, device="cpu"), 20, seed=7)}
     path.write_text("".join(item + "\r\n" for item in [*sorted(items)[::2], "Emma", "Olivia", "Emma"]))
@@ -428,4 +428,4 @@ def test_other_texts_have_their_lines_counted_beside_models_of_lines(
 
 def test_a_model_of_lines_that_ends_none_is_an_error(command: Command, of_lines: Path, listed: Path) -> None:
     done = command(of_lines, "--text", listed, "--top-k", 1, "-p", "c", "-n", 50)
-    assert "was trained on lines, but after 0 of them it ended none within 1,000" in _error(done, 1)
+    assert "was trained on lines, but after 0 items no line ended within 1,000" in _error(done, 1)

@@ -22,7 +22,7 @@ TEXTS = ["LORD ", "", "To be, or not to be", "that is the question", "LORD ", "Ã
 
 
 def columns(**values: list[Any]) -> dict[str, Any]:
-    """A batch as Ray Data gives it."""
+    """A batch as in Ray Data."""
     return {
         name: np.array(each, object if isinstance(each[0], str) else None) for name, each in values.items()
     }
@@ -31,7 +31,7 @@ def columns(**values: list[Any]) -> dict[str, Any]:
 def in_batches(
     actor: Callable[[dict[str, Any]], dict[str, Any]], batch: dict[str, Any], cuts: list[int]
 ) -> dict[str, list[Any]]:
-    """What an actor makes of a batch that comes in parts."""
+    """The result of an actor on a batch in parts."""
     size = len(next(iter(batch.values())))
     edges = [0, *sorted(cut % (size + 1) for cut in cuts), size]
     parts = [
@@ -52,7 +52,7 @@ def test_scores_are_to_the_bit_those_of_one_process_in_whatever_batches(
     assert scored["nats"] == [score.nats for score in expected]
     assert scored["characters"] == [score.characters for score in expected]
     assert scored["bits_per_character"] == [score.bits_per_character for score in expected]
-    assert (scored["id"], scored["text"]) == (list(range(len(TEXTS))), TEXTS)  # all that was there
+    assert (scored["id"], scored["text"]) == (list(range(len(TEXTS))), TEXTS)  # the original columns
 
 
 @given(cuts=st.lists(st.integers(0, 100), max_size=4))
@@ -63,13 +63,13 @@ def test_texts_depend_on_seed_prompt_and_number_and_not_on_the_batches(
     numbered = GenerateTexts(lstm, seed=5, length=20, number_column="id", temperature=0.9, stop="e")
     numbers = list(range(len(TEXTS)))
     texts = in_batches(numbered, columns(prompt=TEXTS, id=numbers), cuts)
-    expected = list(lstm.generate_each(TEXTS, 20, seed=5, temperature=0.9, stop="e"))  # the i-th is number i
+    expected = list(lstm.generate_each(TEXTS, 20, seed=5, temperature=0.9, stop="e"))  # the i-th has number i
     assert texts["text"] == [each.text for each in expected]
     assert texts["finish_reason"] == [each.finish_reason for each in expected]
     unnumbered = GenerateTexts(lstm, seed=5, length=20)
     texts = in_batches(unnumbered, columns(prompt=TEXTS), cuts)
     assert texts["text"] == in_batches(unnumbered, columns(prompt=TEXTS), [])["text"]
-    assert texts["text"][0] == texts["text"][4]  # of equal prompts
+    assert texts["text"][0] == texts["text"][4]  # for equal prompts
     assert len(set(texts["text"])) == len(TEXTS) - 1
 
 
@@ -78,7 +78,7 @@ def test_bytes_are_scored_and_continued_at_the_byte_level(byte_model: CharRNN) -
     expected = [byte_model.score(each).nats for each in (b"caf\xe9", b"LORD ")]
     assert ScoreTexts(byte_model)(batch)["nats"].tolist() == expected
     written = GenerateTexts(byte_model, seed=1, length=9, column="text", number_column="n")
-    with pytest.raises(SettingError, match="the column 'text' would be replaced by the one that is added"):
+    with pytest.raises(SettingError, match="the column 'text' already exists and would be replaced"):
         written({**batch, "n": np.array([0, 1])})
     written = GenerateTexts(byte_model, seed=1, length=9, column="bytes", number_column="n")
     done = written({"bytes": batch["text"], "n": np.array([0, 1])})
@@ -88,8 +88,8 @@ def test_bytes_are_scored_and_continued_at_the_byte_level(byte_model: CharRNN) -
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"other": np.array(["a"], object)}, "there is no column 'text'; there are 'other'"),
-        ({"text": np.array(["a"], object), "nats": np.zeros(1)}, "the column 'nats' would be replaced"),
+        ({"other": np.array(["a"], object)}, "there is no column 'text'; the columns are 'other'"),
+        ({"text": np.array(["a"], object), "nats": np.zeros(1)}, "the column 'nats' already exists"),
         ({"text": np.array(["a", None], object)}, r"texts\[1\] must be a str, not None"),
         ({"text": np.array([1.5])}, r"texts\[0\] must be a str, not 1.5"),
     ],
@@ -148,9 +148,9 @@ def test_a_service_gives_each_request_the_text_that_it_has_alone(lstm: CharRNN) 
     [
         ({"length": 51}, "length must be between 0 and 50, not 51"),
         ({"length": True}, "length must be a whole number"),
-        ({"prompt": "a" * 51}, "prompt has 51 characters, and this service reads 50 at most"),
+        ({"prompt": "a" * 51}, "prompt has 51 characters, but this service's limit is 50"),
         ({"prompt": ["a"]}, "prompt must be a str"),
-        ({"state": None}, "there is no field 'state'; there are prompt, length, echo, "),
+        ({"state": None}, "unknown field 'state'; the fields are prompt, length, echo, "),
         ({"temperature": -1}, "temperature must be"),
         ({"sampling": {}}, "sampling must be a Sampling"),
     ],
@@ -172,7 +172,7 @@ def test_without_ray_a_deployment_says_in_one_line_which_extra_is_missing(
 
 
 class Body:
-    """A request as far as the service reads it."""
+    """The parts of a request that the service reads."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -182,7 +182,7 @@ class Body:
 
 
 def answer(service: TextService, body: bytes) -> tuple[int, bytes]:
-    """The status and the text of the answer to a request."""
+    """The status and text of the response to a request."""
 
     async def run() -> tuple[int, bytes]:
         response = await service(Body(body))

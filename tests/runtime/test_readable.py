@@ -83,10 +83,10 @@ def _trace(vocabulary: Vocabulary, text: str | bytes, states: NDArray[np.float32
 
 
 def _planted(text: str, draw: np.random.RandomState) -> NDArray[np.float32]:
-    """States in which some units follow something, and the others nothing."""
+    """States in which some units track a property, and the others nothing."""
     states = draw.uniform(-0.9, 0.9, (len(text), 16)).astype(np.float32)
     states[:, 3] = np.where(in_quotes(text), 0.8, -0.8)
-    states[:, 8 + 5] = -0.02 * line_position(text)  # a c, low where the position is high
+    states[:, 8 + 5] = -0.02 * line_position(text)  # a cell state, low where the position is high
     states[:, 6] += 3 * in_brackets(text)
     states[:, 1] = np.where(uppercase(text), -0.7, 0.1)
     return np.clip(states, -0.999, 0.999)
@@ -129,7 +129,7 @@ def test_planted_units_are_found_however_the_text_is_chunked(chunk: int) -> None
 
 
 def test_what_follows_nothing_scores_as_chance() -> None:
-    """On text that the unit was not chosen on; on its own text, the best of some would look good."""
+    """On text not used to select the unit; on the selection text, the best of many would look good."""
     states = np.random.RandomState(3).uniform(-1, 1, (len(TEXT), 16)).astype(np.float32)
     for each in _found(TEXT, Vocabulary.from_text(TEXT), states, 500):
         assert abs(each.score - (0.5 if each.measure == "AUC" else 0.0)) < 0.1, each
@@ -152,7 +152,7 @@ def test_bytes_of_a_character_are_told_together() -> None:
     states[:, 2] = np.where(inside, 0.9, 0.0)
     found = {each.follows: each for each in _found(text, Vocabulary.of_bytes(), states, 333)}
     assert (found["quotes"].unit, found["quotes"].score) == ("h0:2", 1.0)
-    _found(b"\xff\xfe(\xd0" * 50, Vocabulary.of_bytes(), states[:200], 50)  # lone bytes are no error
+    _found(b"\xff\xfe(\xd0" * 50, Vocabulary.of_bytes(), states[:200], 50)  # lone bytes are not an error
 
 
 @settings(max_examples=50)

@@ -58,7 +58,7 @@ def test_what_a_file_says_is_json(small: SmallModel) -> None:
 
 
 def test_onnxruntime_gets_what_was_checked_and_nothing_else() -> None:
-    # The order of the fields in the file does not matter: the checked message is written out anew.
+    # The order of the fields in the file does not matter: the validated message is serialized again.
     model_file = check_model_bytes(LSTM, "x")
     assert check_model_bytes(model_file.onnx_bytes, "x").onnx_bytes == model_file.onnx_bytes
 
@@ -77,7 +77,7 @@ def test_no_metadata_key_may_be_there_twice(key: str) -> None:
         entry = next(entry for entry in model.metadata_props if entry.key == f"charrnn.{key}")
         model.metadata_props.add(key=entry.key, value=entry.value)
 
-    assert f"'charrnn.{key}' occurs twice" in refusal(changed(twice))
+    assert f"'charrnn.{key}' appears twice" in refusal(changed(twice))
 
 
 def test_other_programs_may_add_metadata_of_their_own() -> None:
@@ -99,32 +99,32 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         (
             "version",
             "2",
-            "of version 2, and this charrnn-runtime reads versions up to 1; upgrade charrnn-runtime",
+            "version is 2, but this charrnn-runtime reads versions up to 1; upgrade charrnn-runtime",
         ),
-        ("version", "0", "charrnn.version is '0'; expected a whole number from 1"),
+        ("version", "0", "charrnn.version is '0'; expected an integer from 1"),
         ("version", "", "charrnn.version is ''"),
         ("version", "1.0", "charrnn.version is '1.0'"),
         ("version", "١", "charrnn.version is '١'"),
         ("version", "9" * 100_000, "charrnn.version is '9999"),
         ("cell", "transformer", "charrnn.cell is 'transformer'; expected lstm or gru or rnn"),
-        ("cell", "gru", "its state layout is not that of 2 gru layers of 12"),
-        ("layers", "0", "charrnn.layers is '0'; expected a whole number from 1 to 32"),
-        ("layers", "33", "charrnn.layers is '33'; expected a whole number from 1 to 32"),
+        ("cell", "gru", "its state layout does not match 2 gru layers of 12"),
+        ("layers", "0", "charrnn.layers is '0'; expected an integer from 1 to 32"),
+        ("layers", "33", "charrnn.layers is '33'; expected an integer from 1 to 32"),
         ("layers", "-1", "charrnn.layers is '-1'"),
-        ("layers", "3", "its state layout is not that of 3 lstm layers of 12"),
-        ("hidden_size", "16385", "expected a whole number from 1 to 16,384"),
-        ("hidden_size", "13", "its state layout is not that of 2 lstm layers of 13"),
+        ("layers", "3", "its state layout does not match 3 lstm layers of 12"),
+        ("hidden_size", "16385", "expected an integer from 1 to 16,384"),
+        ("hidden_size", "13", "its state layout does not match 2 lstm layers of 13"),
         ("level", "word", "charrnn.level is 'word'; expected char or byte"),
         ("level", "byte", "the byte level has its own 256 symbols"),
-        ("vocabulary", "", "charrnn.vocabulary is not JSON"),
-        ("vocabulary", "[", "charrnn.vocabulary is not JSON"),
-        ("vocabulary", "{}", "charrnn.vocabulary is JSON of the wrong kind; expected a list"),
+        ("vocabulary", "", "charrnn.vocabulary is not valid JSON"),
+        ("vocabulary", "[", "charrnn.vocabulary is not valid JSON"),
+        ("vocabulary", "{}", "charrnn.vocabulary is JSON of the wrong type; expected a list"),
         ("vocabulary", "[]", "no symbols"),
-        ("vocabulary", "[" * 100_000, "charrnn.vocabulary is not JSON"),
+        ("vocabulary", "[" * 100_000, "charrnn.vocabulary is not valid JSON"),
         ("vocabulary", "[" * 100_000 + "]" * 100_000, "charrnn.vocabulary"),
         ("vocabulary", _vocabulary(lambda s: s.pop()), "charrnn.top_k_max is '65'; expected 64"),
         ("vocabulary", _vocabulary(lambda s: s.append("ü")), "charrnn.top_k_max is '65'; expected 66"),
-        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, s[0])), "occurs twice"),
+        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, s[0])), "appears twice"),
         (
             "vocabulary",
             _vocabulary(lambda s: s.__setitem__(1, "ab")),
@@ -137,12 +137,12 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         ),
         ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, 5)), "symbol 1 must be one character, not 5"),
         ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, ["a"])), "symbol 1 must be one character"),
-        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, "\udc00")), "half a surrogate pair"),
+        ("vocabulary", _vocabulary(lambda s: s.__setitem__(1, "\udc00")), "a lone surrogate"),
         ("vocabulary", json.dumps([chr(i + 0x10000) for i in range(65_537)]), "at most 65,536"),
         ("state_layout", "{}", "expected a list"),
-        ("state_layout", "[]", "its state layout is not that of"),
+        ("state_layout", "[]", "its state layout does not match"),
         ("state_layout", '[["h0", 0, 12]]', "expected [['h0', 0, 12], ['h1', 12, 12]]..."),
-        ("start_token", "65", "charrnn.start_token is '65'; expected a whole number from 0 to 64"),
+        ("start_token", "65", "charrnn.start_token is '65'; expected an integer from 0 to 64"),
         ("start_token", "-1", "charrnn.start_token is '-1'"),
         ("start_token", "newline", "charrnn.start_token is 'newline'"),
         ("lines", "", "charrnn.lines is ''; expected true or false"),
@@ -153,12 +153,12 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         ("top_k_max", "64", "charrnn.top_k_max is '64'; expected 65"),
         ("precision", "fp64", "charrnn.precision is 'fp64'; expected fp32 or fp16 or int8"),
         ("training", "null", "expected a dict"),
-        ("training", '{"loss": NaN}', "charrnn.training holds NaN, infinity"),
-        ("training", '{"loss": 1e999}', "charrnn.training holds NaN, infinity"),
-        ("training", '{"name": "\\ud800"}', "half a surrogate pair"),
+        ("training", '{"loss": NaN}', "charrnn.training contains NaN, infinity"),
+        ("training", '{"loss": 1e999}', "charrnn.training contains NaN, infinity"),
+        ("training", '{"name": "\\ud800"}', "a lone surrogate"),
         ("training", '{"a":' * 50_000 + "1" + "}" * 50_000, "charrnn.training"),
-        ("training", '{"n": ' + "9" * 5_000 + "}", "charrnn.training is not JSON"),
-        ("training", '{"n": "' + "x" * 5_000_000 + '"}', "at most 4,194,304 are read"),
+        ("training", '{"n": ' + "9" * 5_000 + "}", "charrnn.training is not valid JSON"),
+        ("training", '{"n": "' + "x" * 5_000_000 + '"}', "at most 4,194,304 are allowed"),
     ],
 )
 def test_metadata_that_breaks_the_contract_is_refused(key: str, value: str, message: str) -> None:
@@ -184,19 +184,19 @@ def test_a_vocabulary_of_another_size_than_the_logits_is_refused(count: int) -> 
 
 
 def test_a_symbol_more_in_the_byte_vocabulary_is_refused() -> None:
-    assert "takes no others" in refusal(changed(metadata("vocabulary", '["a"]'), BYTE))
+    assert "give no others" in refusal(changed(metadata("vocabulary", '["a"]'), BYTE))
 
 
 def test_what_was_given_instead_of_a_model_is_named(tmp_path: Path) -> None:
     checkpoint = tmp_path / "lstm step2.safetensors"
     checkpoint.write_bytes((16).to_bytes(8, "little") + b'{"a":"b"}       ')
     with pytest.raises(
-        ModelFormatError, match="a safetensors file; if it is a checkpoint, make a model"
+        ModelFormatError, match="a safetensors file; if it is a checkpoint, export it"
     ) as found:
         read_model_file(checkpoint)
     assert str(found.value).endswith(f": charrnn-export '{checkpoint}' my.onnx")
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"LORD"))
-    with pytest.raises(ModelFormatError, match=r"it is a file that gzip compressed$"):
+    with pytest.raises(ModelFormatError, match=r"it is a gzip-compressed file$"):
         read_model_file(tmp_path / "text.gz")
 
 
@@ -204,7 +204,7 @@ def test_another_onnx_file_is_told_apart_from_a_broken_one() -> None:
     def forget(model: Any) -> None:
         del model.metadata_props[:]
 
-    assert "some other ONNX file; charrnn-export writes models" in refusal(changed(forget))
+    assert "another kind of ONNX file; charrnn-export creates charrnn models" in refusal(changed(forget))
 
 
 # --- versions ----------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_too_many_nodes_are_refused() -> None:
         for i in range(spec.MAX_NODES):
             add_node(model, "Tanh", ["state"], [f"made{i}"])
 
-    assert "nodes; at most 2,048 are read" in refusal(changed(change))
+    assert "nodes; at most 2,048 are allowed" in refusal(changed(change))
 
 
 def test_many_wide_values_are_refused_although_each_of_them_is_allowed() -> None:
@@ -358,7 +358,7 @@ def test_many_wide_values_are_refused_although_each_of_them_is_allowed() -> None
 
 
 def test_a_model_that_claims_to_be_large_must_bring_its_weights() -> None:
-    # 32 layers of 16,384 would make states of a million numbers out of a file of a few thousand bytes.
+    # 32 layers of 16,384 would need states of a million numbers for a file of a few thousand bytes.
     layout = [[b.name, b.start, b.size] for b in spec.state_layout("lstm", 32, 16_384)]
 
     def change(model: Any) -> None:
@@ -388,8 +388,8 @@ def test_a_file_for_the_gpu_has_no_operators_of_the_cpu(precision: str, operator
         add_node(model, operator, ["state"])
 
     message = refusal(changed(change))
-    assert f"is a {operator}, which runs on the CPU alone" in message
-    assert "int8 files may" in message
+    assert f"is a {operator}, which runs only on the CPU" in message
+    assert "it is allowed in int8 files" in message
     assert "its operator sets are" in refusal(changed(metadata("precision", precision), INT8))
 
 
@@ -406,7 +406,8 @@ def _load(path: Path | str) -> str:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert (
-        _load(tmp_path / "none.onnx") == f"{tmp_path}/none.onnx: no such file; charrnn-export writes models"
+        _load(tmp_path / "none.onnx")
+        == f"{tmp_path}/none.onnx: no such file; charrnn-export creates model files"
     )
 
 
@@ -448,9 +449,7 @@ def test_a_file_that_cannot_be_opened_is_named(lstm_path: Path, monkeypatch: pyt
 
 def test_an_empty_file_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
-    assert "empty.onnx is not a charrnn model that can be run: its metadata has no" in _load(
-        tmp_path / "empty.onnx"
-    )
+    assert "empty.onnx is not a valid charrnn model: its metadata has no" in _load(tmp_path / "empty.onnx")
 
 
 @pytest.mark.parametrize(
@@ -459,7 +458,7 @@ def test_an_empty_file_is_not_a_model(tmp_path: Path) -> None:
 def test_files_of_other_kinds_are_not_models(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
-    assert "is not a charrnn model that can be run" in _load(path)
+    assert "is not a valid charrnn model" in _load(path)
 
 
 def test_a_huge_sparse_file_is_refused_without_being_read(tmp_path: Path) -> None:
@@ -468,14 +467,14 @@ def test_a_huge_sparse_file_is_refused_without_being_read(tmp_path: Path) -> Non
         file.truncate(3 * 2**30)
     if path.stat().st_blocks > 10_000:
         pytest.skip("this file system has no sparse files")
-    assert "it has 3,221,225,472 bytes, and at most 536,870,912 are read" in _load(path)
+    assert "it has 3,221,225,472 bytes; at most 536,870,912 are allowed" in _load(path)
 
 
 def test_a_file_that_grows_beyond_the_limit_while_it_is_read_is_refused(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spec, "MAX_FILE_BYTES", 100)
-    with pytest.raises(ModelFormatError, match="at most 100 are read"):
+    with pytest.raises(ModelFormatError, match="at most 100 are allowed"):
         read_model_file(lstm_path)
 
 
@@ -518,12 +517,10 @@ def tensor_bytes(name: str) -> bytes:
 
 
 def test_a_graph_that_passes_but_does_not_run_is_refused(tmp_path: Path) -> None:
-    # Streams have no second axis to normalise over: no rule looks at it, and onnxruntime does.
+    # Streams have no second axis to normalise over: no rule checks this, but onnxruntime does.
     path = tmp_path / "axis.onnx"
     path.write_bytes(changed(lambda model: add_node(model, "Softmax", ["uniform"], attributes={"axis": 1})))
-    with pytest.raises(
-        ModelFormatError, match="is not a charrnn model that can be run: onnxruntime says"
-    ) as caught:
+    with pytest.raises(ModelFormatError, match="is not a valid charrnn model: onnxruntime reports") as caught:
         CharRNN.load(path, device="cpu")
     assert str(caught.value).isprintable()
 
@@ -542,12 +539,12 @@ def test_a_graph_whose_numbers_overflow_is_refused(tmp_path: Path) -> None:
 
 
 def test_axes_are_counted_before_their_sizes_are_multiplied() -> None:
-    # They would make a number of a million bits; more of them take minutes.
+    # Their product would have a million bits; more of them would take minutes.
     def change(model: Any) -> None:
         del tensor(model, "table").dims[:]
         tensor(model, "table").dims.extend([2**62] * 20_000)
 
-    assert "has 20,000 axes; at most 2 are used here" in refusal(changed(change))
+    assert "has 20,000 axes; at most 2 are allowed" in refusal(changed(change))
 
 
 def test_messages_are_one_line_of_bounded_length() -> None:

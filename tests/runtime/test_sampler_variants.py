@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from charrnn_runtime import Sampling
 from charrnn_runtime.backends.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import parse_model, part_tensors
+from charrnn_runtime.format.proto import parse_model, separate_tensors
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.graph.sampler import FEW, Cuts, add_sampler
 from charrnn_runtime.graph.sampler_variants import GraphWriter, sampler_for, serves, with_sampler
@@ -41,12 +41,12 @@ def _session(data: bytes) -> ort.InferenceSession:
 
 
 def _with_sampler(data: bytes, cuts: Cuts) -> bytes:
-    small, large, names = part_tensors(data)
+    small, large, names = separate_tensors(data)
     return b"".join((with_sampler(small, names, cuts), *large))
 
 
 def _walk(session: ort.InferenceSession, sampling: Sampling, size: int, symbols: int) -> list[NDArray[Any]]:
-    """Logits, tokens and states of some steps that read what they sample."""
+    """Logits, tokens and states of some steps, feeding back the sampled tokens."""
     draw = np.random.RandomState(1)
     token, state = draw.randint(0, symbols, ROWS), np.zeros((ROWS, size), np.float32)
     found: list[NDArray[Any]] = []
@@ -81,7 +81,7 @@ def test_the_sampler_for_some_settings_gives_what_the_file_gives(
 def test_ranking_few_symbols_gives_what_ranking_all_gives(temperature: float, size: int) -> None:
     draw = np.random.RandomState(0)
     logits = draw.normal(0, 3, (400, size)).astype(np.float32)
-    logits[200:] = logits[200:].round()  # many equal ones, also at the edge of what is kept
+    logits[200:] = logits[200:].round()  # many ties, also at the edge of the kept symbols
     logits[399] = 0.0
     k_max = spec.top_k_max(size)
     rows = [
@@ -100,7 +100,7 @@ def test_ranking_few_symbols_gives_what_ranking_all_gives(temperature: float, si
 
 
 def _sampled(logits: NDArray[np.float32], feeds: dict[str, NDArray[Any]], cuts: Cuts) -> NDArray[np.int64]:
-    """The tokens that a sampler alone takes."""
+    """The tokens that a sampler alone selects."""
     model = parse_model(b"")
     model.ir_version = 8
     model.opset_import.add(version=17)

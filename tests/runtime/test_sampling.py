@@ -17,7 +17,7 @@ def test_temperatures_out_of_range_are_refused(temperature: float) -> None:
 
 
 def test_a_temperature_of_zero_gets_a_hint_at_greedy() -> None:
-    with pytest.raises(SettingError, match="to always take the most likely character, use top_k=1"):
+    with pytest.raises(SettingError, match="for greedy sampling, use top_k=1"):
         Sampling(0)
 
 

@@ -29,7 +29,7 @@ def _model(name: str = "gru-2x12-fp32") -> CharRNN:
 
 
 def _alone(model: CharRNN, prompts: list[str], length: int, **options: object) -> list[str]:
-    """Each stream run by itself, under its own number."""
+    """Each stream run alone, under its own number."""
     texts = []
     for number, prompt in enumerate(prompts):
         state = model.initial_state().fork(1, first_number=number)
@@ -91,7 +91,7 @@ def test_lengths_and_stops_end_streams_apart(lstm: CharRNN) -> None:
 
 
 def test_streams_come_out_in_order_each_as_soon_as_it_can(lstm: CharRNN) -> None:
-    # The first is the longest: nothing may come before it, all others right after it.
+    # The first is the longest: nothing may come before it, and all others follow immediately.
     prompts = ["x" * 400, *["a"] * 30]
     texts = list(lstm.generate_each(prompts, 10, seed=1, max_batch_size=4))
     assert [stream.index for stream in texts] == list(range(31))
@@ -103,7 +103,7 @@ def test_streams_run_only_so_far_ahead_of_the_first(lstm: CharRNN) -> None:
 
     def requests() -> Iterator[Request]:
         nonlocal drawn
-        yield lstm.request("x" * 20_000, 1, seed=1)  # as long as thousands of the others
+        yield lstm.request("x" * 20_000, 1, seed=1)  # as long as thousands of others
         for number in range(10_000):
             drawn += 1
             yield lstm.request("a", 1, seed=1, number=number)
@@ -201,7 +201,7 @@ def test_batches_have_few_widths() -> None:
 
 
 def test_random_numbers_are_drawn_right_far_into_a_text(lstm: CharRNN) -> None:
-    # Numbers are drawn thousands at a time; the seams must not show.
+    # Numbers are drawn thousands at a time, which must not be visible.
     whole = lstm.generate("", 9000, seed=4)
     state = lstm.initial_state()
     text = ""
@@ -215,7 +215,7 @@ def test_random_numbers_are_drawn_right_far_into_a_text(lstm: CharRNN) -> None:
 def test_the_first_chunk_of_a_live_stream_comes_at_once_and_others_when_it_is_time(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that stands still, what follows the first chunk comes with the end."""
+    """With a clock that stands still, everything after the first chunk comes at the end."""
     monkeypatch.setattr("charrnn_runtime.scheduling.lane.time.perf_counter", lambda: 100.0)
     scheduler = lstm.scheduler()
     for number in (0, 1):

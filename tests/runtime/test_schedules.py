@@ -27,12 +27,10 @@ from charrnn_runtime import (
     SettingError,
     State,
 )
-from charrnn_runtime import (
-    scheduler as scheduler_module,
-)
 from charrnn_runtime.backends.buffers import BLOCK, Buffers
 from charrnn_runtime.format.reader import read_model_file
 from charrnn_runtime.graph.sampler import Cuts
+from charrnn_runtime.scheduling import scheduler as scheduler_module
 from make_models import FOLDER
 
 Load = Callable[[str], CharRNN]
@@ -48,14 +46,14 @@ def _model(name: str, threads: int) -> CharRNN:
 
 
 class Plan(NamedTuple):
-    """One request, and what happens to it."""
+    """A request, and what happens to it."""
 
-    arrives: int  # before which block
+    arrives: int  # the block before which it arrives
     prompt: str
     length: int
     number: int
     options: dict[str, Any]
-    cancelled: int | None  # before which block
+    cancelled: int | None  # the block before which it is cancelled
     from_state: bool
 
 
@@ -94,7 +92,7 @@ def _request(model: CharRNN, plan: Plan) -> Request:
 
 
 def _alone(model: CharRNN, plan: Plan) -> list[Output]:
-    """What the stream gives in a scheduler of its own."""
+    """The output of the stream in its own scheduler."""
     scheduler = model.scheduler(max_batch_size=1)
     scheduler.submit(_request(model, plan))
     outputs = []
@@ -162,7 +160,7 @@ PLAIN, SOME, GREEDY, CUT = (Sampling(), Sampling(min_p=0.05), Sampling(top_k=1),
 
 
 def _samplers(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[tuple[int, Cuts | None]]:
-    """What sessions will be asked for, by rows and sampler."""
+    """Records the requested sessions, by rows and sampler."""
     asked: list[tuple[int, Cuts | None]] = []
     buffers = type(model._engine).buffers
 
@@ -262,7 +260,7 @@ def test_requests_begin_in_the_order_in_which_they_were_submitted(lstm: CharRNN)
             if output.request not in begun:
                 begun.append(output.request)
     places = [requests.index(request) for request in begun]
-    # Two run at once, so neighbours may come in either order.
+    # Two run at once, so adjacent ones may come in either order.
     assert all(abs(place - index) <= 1 for index, place in enumerate(places))
 
 
@@ -283,7 +281,7 @@ def test_no_request_waits_forever_though_others_keep_coming(lstm: CharRNN) -> No
 def test_the_queue_is_bounded_and_says_so(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=1, max_waiting=3)
     scheduler.submit(*(lstm.request("", 5, number=n) for n in range(3)))
-    with pytest.raises(QueueFullError, match=r"the queue is full: 3 of at most 3 requests wait"):
+    with pytest.raises(QueueFullError, match=r"the queue is full: 3 of at most 3 requests are queued"):
         scheduler.submit(lstm.request("", 5))
     scheduler.run_block()
     with pytest.raises(QueueFullError, match=r"the queue is full: 2 of at most 3"):
@@ -355,7 +353,7 @@ def test_cancelling_what_waits_has_ended_or_never_came_is_harmless(lstm: CharRNN
 
 
 def _during_a_block(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
-    """Let another thread do some work to its end while the next block runs."""
+    """Let another thread finish some work while the next block runs."""
     run = Buffers.run
     done: list[threading.Thread] = []
 
@@ -431,7 +429,7 @@ def _threads_that_run(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     def noted(self: Buffers, *arguments: Any) -> int:
         names.add(threading.current_thread().name)
-        time.sleep(0.001)  # so that one thread cannot do the work of all
+        time.sleep(0.001)  # so that one thread cannot do all the work
         return run(self, *arguments)
 
     monkeypatch.setattr(Buffers, "run", noted)
@@ -492,7 +490,7 @@ def test_an_error_in_a_thread_comes_out_and_the_model_continues(monkeypatch: pyt
 
 
 def test_a_request_has_something_to_read_and_a_length(lstm: CharRNN) -> None:
-    with pytest.raises(SettingError, match="prompt must have an id or more"):
+    with pytest.raises(SettingError, match="prompt must not be empty"):
         Request(np.empty(0, np.int64), 5)
     for length in (-1, 1.5, "3"):
         with pytest.raises(SettingError, match="length must be"):
@@ -520,7 +518,7 @@ def test_a_scheduler_that_was_closed_half_way_gives_its_buffers_back(lstm: CharR
 
 
 def test_a_long_stream_beside_short_ones_gives_its_whole_text(lstm: CharRNN) -> None:
-    # Longer than what is held of all rows together, so that it is put aside now and then.
+    # Longer than the shared arrays, so that it is copied out now and then.
     scheduler = lstm.scheduler(max_batch_size=3)
     long = lstm.request("", 3000, seed=1)
     scheduler.submit(long)

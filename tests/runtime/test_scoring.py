@@ -90,11 +90,11 @@ def test_a_long_text_among_short_ones_continues_alone_and_changes_no_score(
     assert 1 in widths
     assert max(widths) == 8
     if long_one == 0:
-        assert widths.index(1) < len(widths) - 1  # and it became wide again for those that had waited
+        assert widths.index(1) < len(widths) - 1  # and it widened again for the texts in the queue
 
 
 def _watch_buffers(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[dict[str, Any]]:
-    """A list that grows with the sizes of all buffers that the model's engine gives out."""
+    """A list of the sizes of all buffers that the model's engine lends."""
     engine, asked = model._engine, list[dict[str, Any]]()
     engine_buffers = type(engine).buffers
 
@@ -118,7 +118,7 @@ def test_what_waits_for_a_long_text_is_bounded(lstm: CharRNN) -> None:
 
     scores = score_tokens(lstm._engine, texts(), max_batch_size=4, held=720)
     assert len(next(scores)) == 2000
-    assert drawn <= 720 // 36 + 2 * 4  # each holds 4 characters and what any score takes, 32
+    assert drawn <= 720 // 36 + 2 * 4  # each takes 4 characters, plus 32 for any score
     assert sum(len(losses) for losses in scores) == 5000 * 4
 
 
@@ -187,7 +187,9 @@ def test_empty_texts_score_nothing(lstm: CharRNN) -> None:
 
 
 def test_texts_are_drawn_as_they_are_scored(lstm_path: Path) -> None:
-    model = CharRNN.load(lstm_path, device="cpu", threads=1)  # more may be done before the first text is
+    model = CharRNN.load(
+        lstm_path, device="cpu", threads=1
+    )  # with more, others may finish before the first text
     drawn = 0
 
     def texts() -> Iterator[str]:

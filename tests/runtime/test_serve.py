@@ -56,7 +56,7 @@ def test_each_setting_is_that_of_generate(server: Served, lstm: CharRNN, setting
     assert reply.texts == [lstm.generate("KING ", 60, seed=8, echo=False, **asked)]
 
 
-def test_a_temperature_of_0_takes_the_likeliest(server: Served, lstm: CharRNN) -> None:
+def test_a_temperature_of_0_takes_the_most_likely(server: Served, lstm: CharRNN) -> None:
     texts = [
         server.complete(model=LSTM, prompt="KING ", max_tokens=30, temperature=cold).texts
         for cold in (0, 0.0, 1e-9)
@@ -142,7 +142,7 @@ def test_a_stream_gives_in_pieces_what_the_whole_is(
 
 
 def _close(one: Any, other: Any) -> bool:
-    """Whether two lists have the same numbers, up to what the size of a batch changes."""
+    """Whether two lists have the same numbers, up to rounding that depends on the batch size."""
     if isinstance(one, list):
         return len(one) == len(other) and all(map(_close, one, other))
     if isinstance(one, dict):
@@ -169,9 +169,9 @@ def test_log_probabilities_are_those_of_the_model(server: Served, lstm: CharRNN)
         step = lstm.step(state)
         logs = step.logits[0] - np.log(np.exp(step.logits[0]).sum())
         assert logprob == pytest.approx(logs[lstm.vocabulary.symbols.index(character)], abs=1e-4)
-        likeliest = [lstm.vocabulary.symbols[each] for each in np.argsort(-logs)[:3]]
-        assert [name for name in best if name in likeliest] == likeliest
-        assert set(best) == {*likeliest, character}
+        most_likely = [lstm.vocabulary.symbols[each] for each in np.argsort(-logs)[:3]]
+        assert [name for name in best if name in most_likely] == most_likely
+        assert set(best) == {*most_likely, character}
         for name, value in best.items():
             assert value == pytest.approx(logs[lstm.vocabulary.symbols.index(name)], abs=1e-4)
         state = lstm.prime(character, state)
@@ -226,7 +226,7 @@ def test_more_log_probabilities_than_there_are_symbols_are_all_of_them(server: S
     assert len(said["top_logprobs"][0]) in (20, 21)
 
 
-# --- what is refused ---------------------------------------------------------------------------------------
+# --- rejected requests -------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": 5}, "prompt"),

@@ -56,7 +56,7 @@ def server(lstm: CharRNN) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def described(server: Served) -> dict[str, Any]:
-    """The statuses of each path's POST."""
+    """The documented statuses of each path's POST."""
     paths = server.ask("/openapi.json").json["paths"]
     return {path: set(paths[path]["post"]["responses"]) for path in POSTS}
 

@@ -46,7 +46,7 @@ def _idle(server: Served) -> bool:
     return not server.service.busy and all(each.streams.idle for each in server.service.models.values())
 
 
-# --- how much ----------------------------------------------------------------------------------------------
+# --- size limits -------------------------------------------------------------------------------------------
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Served) -> None:
@@ -81,7 +81,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_ask_again(lstm: CharRNN) -> Non
     ):
         one.recv(100)  # it runs
         streams = server.service.models["lstm"].streams
-        assert server.complete(n=3).error["code"] == "queue_full"  # of which none is taken
+        assert server.complete(n=3).error["code"] == "queue_full"  # none of which is accepted
         with server.open(request_bytes("/v1/completions", {"n": 2})) as two:
             until(lambda: streams.waiting == 2)
             reply = server.complete()
@@ -92,7 +92,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_ask_again(lstm: CharRNN) -> Non
             assert two.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
-# --- how long ----------------------------------------------------------------------------------------------
+# --- time limits -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -154,7 +154,7 @@ def test_a_slow_reader_gets_all_of_it(server: Served, lstm: CharRNN) -> None:
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == lstm.generate("", 5000, seed=4)
 
 
-# --- who ---------------------------------------------------------------------------------------------------
+# --- access control ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +354,7 @@ def test_the_log_has_a_line_for_each_request_and_prompts_only_where_wanted(
     assert not any("\n" in line for line in lines)
 
 
-# --- beginning and end -------------------------------------------------------------------------------------
+# --- startup and shutdown ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_answered_until_the_models_are_loaded(lstm: CharRNN) -> None:
@@ -489,7 +489,7 @@ def test_without_the_extra_the_command_says_what_to_install(lstm_path: Path, mis
     done = subprocess.run(command, capture_output=True, check=False, env=command_environment(), text=True)
     assert done.returncode == 1
     assert done.stderr == (
-        f"charrnn-serve: error: charrnn-serve needs {missing}, which is not installed; "
+        f"charrnn-serve: error: charrnn-serve requires {missing}, which is not installed; "
         'pip install starlette "uvicorn[standard]" prometheus_client\n'
     )
 
@@ -500,7 +500,7 @@ def test_what_the_command_cannot_do_is_one_line(lstm_path: Path, tmp_path: Path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         cases: list[tuple[list[object], int, str]] = [
-            ([lstm_path, lstm_path], 2, "called"),
+            ([lstm_path, lstm_path], 2, "two models have the name"),
             ([lstm_path, "--port", 70000], 2, "--port"),
             ([lstm_path, "--port", port], 1, "--port"),
             ([lstm_path, "--host", "no.such.host.invalid"], 1, "--host"),

@@ -31,8 +31,8 @@ from charrnn_runtime import (
     OutOfMemoryError,
     Sampling,
     SettingError,
-    session,
 )
+from charrnn_runtime.backends import session
 from charrnn_runtime.backends.buffers import BLOCK, Buffers, Given
 from charrnn_runtime.backends.device import cuda_missing
 from charrnn_runtime.backends.session import Engine
@@ -64,7 +64,7 @@ def _without_driver(_: str) -> None:
 
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a CUDA build of onnxruntime, and no NVIDIA driver."""
+    """A machine with a CUDA build of onnxruntime but no NVIDIA driver."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ctypes, "CDLL", _without_driver)
 
@@ -94,7 +94,7 @@ def test_cuda_without_a_driver_is_an_error_and_never_the_cpu(lstm_path: Path) ->
 @pytest.mark.usefixtures("plain_build")
 def test_cuda_without_a_cuda_build_is_an_error_with_the_line_that_installs_one(lstm_path: Path) -> None:
     line = 'replace it with: pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
-    with pytest.raises(DeviceError, match=re.escape(f"build without CUDA; {line}")):
+    with pytest.raises(DeviceError, match=re.escape(f"build of onnxruntime lacks CUDA; {line}")):
         CharRNN.load(lstm_path, device="cuda")
 
 
@@ -104,13 +104,13 @@ def test_both_builds_at_once_are_an_error_with_the_lines_that_repair_it(
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     _install(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     line = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]"'
-    message = f"both installed, and the first hides the second; repair it with: {line}"
+    message = f"both installed, and the first hides the second; fix this with: {line}"
     with pytest.raises(DeviceError, match=re.escape(message)):
         CharRNN.load(lstm_path, device="cuda")
 
 
 class _Driver:
-    """A driver that finds one card."""
+    """A driver that finds one GPU."""
 
     def __init__(self, version: int = 13_000) -> None:
         self.version = version
@@ -129,10 +129,10 @@ class _Driver:
 
 @pytest.fixture
 def lost_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a card, whose onnxruntime finds no CUDA libraries: it prints and leaves CUDA out."""
+    """A machine with a GPU whose onnxruntime finds no CUDA libraries: it prints this and disables CUDA."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ctypes, "CDLL", lambda _: _Driver())
-    # The real one prints, too, but not where onnxruntime is a build without CUDA.
+    # The real one also prints, but not in builds without CUDA.
     printing = (lambda: print("Failed to load libcudart.so.13: not found")).__code__
     monkeypatch.setattr(ort, "preload_dlls", types.FunctionType(printing, vars(ort)))
     create = Engine._create_session
@@ -149,11 +149,11 @@ def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
 ) -> None:
     with pytest.raises(
         DeviceError,
-        match=r"left CUDA out for want of its libraries \(libcudart.so.13\); install them with pip install",
+        match=r"cannot load CUDA's libraries \(libcudart.so.13\); install them with pip install",
     ):
         CharRNN.load(lstm_path, device="cuda")
     assert capsys.readouterr() == ("", "")
-    assert not hasattr(ort, "print")  # what it prints for others is theirs again
+    assert not hasattr(ort, "print")  # print is restored
 
 
 def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
@@ -173,12 +173,12 @@ def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
 def test_auto_takes_the_cpu_and_says_why_where_cuda_might_be_expected(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path, device="auto")
     assert model.device == "cpu"
-    assert "left CUDA out for want of its libraries" in model.device_note
+    assert "cannot load CUDA's libraries" in model.device_note
 
 
 @pytest.mark.skipif(cuda_missing() is None, reason="CUDA is here")
 def test_a_session_on_cuda_lacks_nothing_but_cuda(engine: Engine) -> None:
-    # What onnxruntime says where there is none; it would call the CPU's provider beside it a contradiction.
+    # onnxruntime's error if there is none; it would reject the CPU provider as a contradiction.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         with pytest.raises(Exception, match="assigned to the default CPU EP"):
@@ -191,7 +191,7 @@ def test_a_session_on_cuda_lacks_nothing_but_cuda(engine: Engine) -> None:
 )
 def test_a_driver_without_cuda_s_libraries_is_one_line_and_auto_is_silent(lstm_path: Path) -> None:
     program = (
-        "from charrnn_runtime import device\n"
+        "from charrnn_runtime.backends import device\n"
         "from charrnn_runtime.cli.gen import main\n"
         "device._missing_driver = device._old_driver = lambda: None\n"
         "main()\n"
@@ -204,7 +204,7 @@ def test_a_driver_without_cuda_s_libraries_is_one_line_and_auto_is_silent(lstm_p
     assert said["cuda"].returncode == 1
     assert said["cuda"].stdout == ""
     assert len(said["cuda"].stderr.splitlines()) == 1
-    assert "left CUDA out for want of its libraries (" in said["cuda"].stderr
+    assert "cannot load CUDA's libraries (" in said["cuda"].stderr
     assert (said["auto"].returncode, said["auto"].stderr) == (0, "")
     assert said["auto"].stdout
 
@@ -224,7 +224,7 @@ def test_an_onnxruntime_that_cannot_start_cuda_is_named_in_the_error(
     assert "\n" not in str(caught.value)
 
 
-# What onnxruntime-gpu 1.31.1 said on a driver that was too old, but for two equal parts in the middle.
+# The error of onnxruntime-gpu 1.31.1 with an old driver, without two repeated parts in the middle.
 _TOLD_BY_CUDA = (
     "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, "
     "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const "
@@ -261,13 +261,13 @@ def _let_cuda_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("built_for", "version", "words"),
     [
-        ("13.0", 12_040, "supports CUDA up to 12.4, and this onnxruntime needs CUDA 13; install a newer"),
-        ("13.0", 11_080, "supports CUDA up to 11.8, and this onnxruntime needs CUDA 13; install a newer"),
-        ("", 12_090, "supports CUDA up to 12.9, and this onnxruntime needs CUDA 13; install a newer"),
-        ("12.8", 11_080, "supports CUDA up to 11.8, and this onnxruntime needs CUDA 12; install a newer"),
+        ("13.0", 12_040, "supports CUDA up to 12.4, but this onnxruntime needs CUDA 13; install a newer"),
+        ("13.0", 11_080, "supports CUDA up to 11.8, but this onnxruntime needs CUDA 13; install a newer"),
+        ("", 12_090, "supports CUDA up to 12.9, but this onnxruntime needs CUDA 13; install a newer"),
+        ("12.8", 11_080, "supports CUDA up to 11.8, but this onnxruntime needs CUDA 12; install a newer"),
         ("13.0", 13_000, None),
         ("13.0", 14_010, None),
-        ("12.8", 12_040, None),  # a driver for any CUDA 12 does
+        ("12.8", 12_040, None),  # a driver for any CUDA 12 is enough
     ],
 )
 def test_a_driver_that_is_too_old_is_named_before_anything_is_tried(
@@ -295,7 +295,7 @@ def test_auto_says_nothing_where_no_one_expects_cuda(lstm_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lstm-2x12-int8", "gru-2x12-int8"])
 def test_int8_is_for_the_cpu(name: str) -> None:
-    with pytest.raises(DeviceError, match='this model is int8, which is for the CPU; use device="cpu"'):
+    with pytest.raises(DeviceError, match='this model is int8, which runs on the CPU only; use device="cpu"'):
         CharRNN.load(FOLDER / f"{name}.onnx", device="cuda")
     assert CharRNN.load(FOLDER / f"{name}.onnx", device="auto").device == "cpu"
 
@@ -307,7 +307,7 @@ def test_other_devices_are_refused(lstm_path: Path, device: Any) -> None:
 
 
 class _OnCuda:
-    """A session on a card whose kernels change what the CPU computes, or fail."""
+    """A session on a GPU whose kernels alter the CPU's results, or fail."""
 
     def __init__(self, session: Any, change: Callable[[dict[str, Any]], Any]) -> None:
         self.session, self.change = session, change
@@ -323,7 +323,7 @@ class _OnCuda:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes this a machine with a card on which sessions start, and that computes what it is told to."""
+    """Makes this a machine with a GPU where sessions start, and which computes what it is told to."""
 
     def make(change: Callable[[dict[str, Any]], Any]) -> None:
         monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
@@ -359,7 +359,7 @@ def _no_kernels(_: dict[str, Any]) -> None:
         (lambda outputs: outputs["next_state"].fill(0.0), "gave states on this GPU that differ by .* CPU's"),
         (lambda outputs: outputs["next_state"].__imul__(1.01), "gave states on this GPU that differ by"),
         (lambda outputs: outputs["next_token"].fill(99), r"gave the tokens \[99, 99\], which are not in the"),
-        (lambda outputs: outputs["next_token"].fill(0), "took the symbol 0 on this GPU where .* likeliest"),
+        (lambda outputs: outputs["next_token"].fill(0), "took the symbol 0 on this GPU where .* most likely"),
     ],
 )
 def test_a_gpu_that_fails_the_trial_step_is_refused_with_its_reason(
@@ -689,15 +689,19 @@ _PLACE = "/a/cuda_call.cc:146 std::conditional_t<THRW, void, common::Status> onn
         (
             RuntimeError("CUDA failure 700: an illegal memory access ; file=/a/cuda_allocator.cc ; line=1"),
             CharRNNError,
-            "cannot make a session: CUDA failure 700: an illegal memory access$",
+            "cannot create a session: CUDA failure 700: an illegal memory access$",
         ),
-        (RuntimeError("/a/cuda_allocator.cc:1 no"), CharRNNError, "cannot make a session: /a/cuda_allocator"),
+        (
+            RuntimeError("/a/cuda_allocator.cc:1 no"),
+            CharRNNError,
+            "cannot create a session: /a/cuda_allocator",
+        ),
         (
             RuntimeError("x" * 400 + "std::bad_alloc"),
             OutOfMemoryError,
             OUT_OF_MEMORY,
         ),
-        (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot make a session: no kernel$"),
+        (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot create a session: no kernel$"),
     ],
 )
 def test_a_session_that_cannot_be_made_is_an_error_of_ours(
@@ -773,7 +777,7 @@ def test_what_onnxruntime_says_is_given_in_one_line(file: ModelFile, monkeypatch
         raise RuntimeError("  first\x1b[31m line\nsecond line")
 
     monkeypatch.setattr(Engine, "_create_session", fail)
-    with pytest.raises(ModelFormatError, match="onnxruntime says first") as caught:
+    with pytest.raises(ModelFormatError, match="onnxruntime reports first") as caught:
         Engine(file, "cpu")
     assert str(caught.value).isprintable()
 

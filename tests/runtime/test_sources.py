@@ -51,16 +51,16 @@ def test_what_is_not_bytes_is_refused_with_the_other_way(wrong: Any) -> None:
 
 @pytest.mark.parametrize("cut", [0, 1, 1000])
 def test_bytes_of_no_model_are_refused_in_one_line(cut: int, data: bytes) -> None:
-    with pytest.raises(ModelFormatError, match=r"^<bytes> is not a charrnn model that can be run: "):
+    with pytest.raises(ModelFormatError, match=r"^<bytes> is not a valid charrnn model: "):
         CharRNN.from_bytes(data[:cut])
 
 
 def test_bytes_of_a_huge_file_are_refused_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec, "MAX_FILE_BYTES", 99)
-    with pytest.raises(ModelFormatError, match="it has 100 bytes, and at most 99 are read"):
+    with pytest.raises(ModelFormatError, match="it has 100 bytes; at most 99 are allowed"):
         CharRNN.from_bytes(bytes(100))
     file = io.BytesIO(bytes(1000))
-    with pytest.raises(ModelFormatError, match="it has 100 bytes, and at most 99 are read"):
+    with pytest.raises(ModelFormatError, match="it has 100 bytes; at most 99 are allowed"):
         CharRNN.load(file)
     assert file.tell() == 100
 
@@ -83,7 +83,7 @@ def test_a_file_is_read_from_where_it_stands(data: bytes, lstm: CharRNN) -> None
 
 
 class Drop(io.RawIOBase):
-    """Gives a few bytes at a time."""
+    """Returns a few bytes at a time."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = data
@@ -124,7 +124,9 @@ def test_a_file_that_is_open_as_text_is_refused_with_the_mode(lstm_path: Path) -
 
 @pytest.mark.parametrize("wrong", [None, 5, b"models/lstm.onnx", [], object(), CharRNN])
 def test_what_is_neither_a_path_nor_a_file_is_refused(wrong: Any) -> None:
-    with pytest.raises(SettingError, match=r"path must be a path, or a binary file .* CharRNN.from_bytes"):
+    with pytest.raises(
+        SettingError, match=r"path must be a path, or an open binary file, not .* CharRNN.from_bytes"
+    ):
         CharRNN.load(wrong)
 
 
@@ -142,9 +144,9 @@ def test_a_file_that_cannot_be_read_is_an_error_in_one_line(lstm_path: Path, dat
     os.set_blocking(reading, False)
     with (
         open(reading, "rb", buffering=0) as nothing_yet,
-        pytest.raises(CharRNNError, match="it gives no bytes, but waits for more"),
+        pytest.raises(CharRNNError, match="it is non-blocking and has no data yet"),
     ):
         CharRNN.load(nothing_yet)
     os.close(writing)
-    with pytest.raises(ModelFormatError, match=r"^<file> is not a charrnn model"):
+    with pytest.raises(ModelFormatError, match=r"^<file> is not a valid charrnn model"):
         CharRNN.load(io.BytesIO())

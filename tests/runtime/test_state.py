@@ -83,18 +83,18 @@ def test_forks_are_numbered_again_in_order() -> None:
 
 @pytest.mark.parametrize(("copies", "first"), [(0, 0), (-1, 0), (1, -1)])
 def test_forks_that_make_no_sense_are_refused(copies: int, first: int) -> None:
-    with pytest.raises(SettingError, match="copies must be 1 or more"):
+    with pytest.raises(SettingError, match="copies must be between 1 and"):
         _state().fork(copies, first)
 
 
 def test_parts_of_different_lengths_are_refused() -> None:
-    with pytest.raises(SettingError, match="one entry per stream each"):
+    with pytest.raises(SettingError, match="must each have one entry per stream"):
         State(np.zeros((2, 3), np.float32), np.zeros(1), np.zeros(2), np.zeros(2))  # type: ignore[arg-type]
 
 
 def test_numbers_and_positions_count_from_zero() -> None:
     for numbers, positions in (([-1], [0]), ([0], [-1])):
-        with pytest.raises(SettingError, match="count from 0"):
+        with pytest.raises(SettingError, match="must be 0 or more"):
             State(np.zeros((1, 2)), np.zeros(1), np.array(numbers), np.array(positions))  # type: ignore[arg-type]
 
 

@@ -32,7 +32,7 @@ def _text(vocabulary: Vocabulary, ids: list[int], stop: str | None, cuts: list[i
 
 
 def _until(text: AnyStr, stop: AnyStr | None) -> tuple[AnyStr, bool]:
-    """What str.find or bytes.find says."""
+    """The result of str.find or bytes.find."""
     end = -1 if stop is None else text.find(stop)
     return (text, False) if end < 0 else (text[:end], True)
 
@@ -69,7 +69,7 @@ def test_the_text_of_any_bytes_is_what_replacing_makes_of_the_bytes_before_the_s
 
 @given(any_bytes, st.text("aé中", min_size=1, max_size=3))
 def test_a_stop_text_is_found_in_bytes_where_it_is_in_their_text(data: bytes, stop: str) -> None:
-    # Unless it has replacement characters, which may stand for other bytes.
+    # Except with replacement characters, which may stand for other bytes.
     assert _text(BYTES, list(data), stop, []) == _until(data.decode(errors="replace"), stop)
 
 
@@ -156,5 +156,5 @@ def test_the_first_stop_text_counts() -> None:
 
 def test_an_empty_stop_text_is_refused() -> None:
     for kind in (TextStream, ByteStream):
-        with pytest.raises(SettingError, match="stop must be a text"):
+        with pytest.raises(SettingError, match="stop must be a non-empty text"):
             kind(ABC, "")

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn_runtime import CharRNNError, SettingError
-from charrnn_runtime.text_files import TextDecoder, check_encoding, decoded, what_it_is, wide_encoding
+from charrnn_runtime.text_files import TextDecoder, check_encoding, decoded, file_kind, wide_encoding
 from hostile_files import LSTM
 
 WESTERN = "Grüße aus Köln,\r\n“naïve” café – 5 €\n"
@@ -68,7 +68,7 @@ def test_a_mark_says_the_encoding_and_is_not_part_of_the_text(encoding: str, lit
     if encoding == "utf-8-sig":
         assert said == []
     else:
-        assert said == [f"my.txt is read as {encoding.upper()}, as the byte-order mark at its start says"]
+        assert said == [f"my.txt is read as {encoding.upper()}, according to its byte-order mark"]
     assert "".join(decoded([data], "my.txt", "utf-8-sig" if encoding == "utf-8-sig" else encoding)) == WESTERN
 
 
@@ -90,7 +90,7 @@ def test_blocks_of_any_size_give_the_same_text_or_the_same_error(data: bytes, si
 
 @given(st.text(st.characters(exclude_categories=["C"], include_characters="\n\t"), max_size=200))
 def test_no_text_is_taken_for_something_else(text: str) -> None:
-    assert what_it_is(text.encode()) == ""
+    assert file_kind(text.encode()) == ""
     assert wide_encoding(text.encode()) == ""
     said: list[str] = []
     assert "".join(decoded([text.encode()], "text", None, said.append)) == text.removeprefix("\ufeff")
@@ -111,20 +111,20 @@ def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_
         assert f"looks like {encoding.upper()}" in said[0]
         assert f'give encoding="{encoding}"' in said[0]
     else:
-        with pytest.raises(CharRNNError, match=f'as with encoding="{encoding}"'):
+        with pytest.raises(CharRNNError, match=f'perhaps encoding="{encoding}"'):
             "".join(decoded([data], "my.txt", None, said.append))
 
 
 def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     said: list[str] = []
     assert "".join(decoded([b"abc\0\0" * 100], "my.txt", None, said.append)) == "abc\0\0" * 100
-    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]
+    assert said == ["my.txt has many NUL bytes, which is unusual for text"]
     said.clear()
     assert "".join(decoded([b"hello\0world\0" * 100], "my.txt", None, said.append)) == "hello\0world\0" * 100
-    assert said == ["my.txt has many NUL bytes, which is unusual for a text"]  # not UTF-16, at even places
+    assert said == ["my.txt has many NUL bytes, which is unusual for text"]  # not UTF-16, at even places
     said.clear()
     assert "".join(decoded([b"abc " * 100 + b"\0"], "my.txt", None, said.append)) == "abc " * 100 + "\0"
-    assert said == []  # one is a character like others
+    assert said == []  # a single one is an ordinary character
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
     [
         ("naïve café".encode("latin-1"), "latin-1"),
         ("naïve café – 5 €".encode(), "utf-8"),
-        ("naïve caf€".encode()[:-1], "utf-8"),  # a block ends within a character
+        ("naïve caf€".encode()[:-1], "utf-8"),  # the block ends within a character
         ("“quoted” – 5 €".encode("cp1252"), "cp1252"),
         (RUSSIAN.encode("cp1251"), "latin-1"),
         (codecs.BOM_UTF16_LE + b"a\0", "utf-16"),
@@ -175,9 +175,9 @@ def _safetensors() -> bytes:
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (gzip.compress(b"LORD"), "gzip compressed"),
-        (lzma.compress(b"LORD"), "xz compressed"),
-        (bz2.compress(b"LORD"), "bzip2 compressed"),
+        (gzip.compress(b"LORD"), "gzip-compressed"),
+        (lzma.compress(b"LORD"), "xz-compressed"),
+        (bz2.compress(b"LORD"), "bzip2-compressed"),
         (_zip(), "a zip archive"),
         (_npy(), "a NumPy array"),
         (_safetensors(), "a safetensors file"),
@@ -189,7 +189,7 @@ def _safetensors() -> bytes:
     ],
 )
 def test_what_is_not_text_is_named(data: bytes, kind: str) -> None:
-    with pytest.raises(CharRNNError, match=f"my.bin is not text but .*{kind}"):
+    with pytest.raises(CharRNNError, match=f"my.bin is not a text file but .*{kind}"):
         "".join(decoded([data], "my.bin"))
 
 
@@ -204,6 +204,6 @@ def test_other_binary_data_are_not_called_a_text_in_another_encoding() -> None:
     ["", "latin-8", "hex", "rot13", "zlib", "undefined", "a\0b", "é", 5, None, b"utf-8", ["x"], True],
 )
 def test_what_is_not_an_encoding_is_refused(encoding: object) -> None:
-    with pytest.raises(SettingError, match="encoding must be one that Python knows") as caught:
+    with pytest.raises(SettingError, match="encoding must be one that Python supports") as caught:
         check_encoding(encoding)  # type: ignore[arg-type]
     assert caught.value.parameters == ("encoding",)

@@ -139,14 +139,14 @@ def test_a_unit_that_is_not_there_is_an_error_that_says_which_are(lstm: CharRNN,
         lstm.trace("a").unit(name)
 
 
-def test_the_likeliest_come_first(lstm: CharRNN) -> None:
+def test_the_most_likely_come_first(lstm: CharRNN) -> None:
     trace = lstm.trace(TEXT)
-    ids, probabilities = trace.likeliest(3)
+    ids, probabilities = trace.most_likely(3)
     assert ids.shape == probabilities.shape == (len(TEXT), 3)
     np.testing.assert_array_equal(ids[:, 0], trace.logprobs.argmax(axis=1))
     assert (np.diff(probabilities, axis=1) <= 0).all()
     np.testing.assert_allclose(probabilities[:, 0], np.exp(trace.logprobs.max(axis=1)))
-    assert trace.likeliest(10**4)[0].shape[1] == len(lstm.vocabulary)
+    assert trace.most_likely(10**4)[0].shape[1] == len(lstm.vocabulary)
 
 
 def test_an_empty_text_has_an_empty_trace(lstm: CharRNN) -> None:
@@ -177,9 +177,9 @@ def test_a_trace_is_shown_in_notebooks_with_its_text_escaped(byte_model: CharRNN
     assert long.endswith("<p>and 3 more symbols</p>")
 
 
-def test_a_tooltip_names_the_likeliest(lstm: CharRNN) -> None:
+def test_a_tooltip_names_the_most_likely(lstm: CharRNN) -> None:
     trace = lstm.trace("LORD")
-    ids, probabilities = trace.likeliest(5)
+    ids, probabilities = trace.most_likely(5)
     likely = html.escape(f"{shown_symbol(lstm.vocabulary, int(ids[3, 0]))} {probabilities[3, 0]:.1%}")
-    assert f'title="{trace.bits[3]:.2f} bits; likeliest: {likely}, ' in trace._repr_html_()
+    assert f'title="{trace.bits[3]:.2f} bits; most likely: {likely}, ' in trace._repr_html_()
     assert repr(trace) == f"Trace(4 symbols, 48 units, {len(lstm.vocabulary)} probabilities each)"

@@ -37,14 +37,14 @@ def ask(load: Callable[[str], CharRNN]) -> Iterator[Ask]:
 
 
 def test_it_gives_what_the_model_gives(ask: Ask, lstm: CharRNN) -> None:
-    text = "To be, or not to be:\nthat is " * 60  # more than a chunk
+    text = "To be, or not to be:\nthat is " * 60  # more than one chunk
     status, answer = ask(model="chars", text=text, top=3, units=["h1:3", "0:11"])
     assert status == 200
     trace = lstm.trace(text)
     assert "".join(answer["tokens"]) == text
     assert answer["text_offset"] == list(range(len(text)))
     np.testing.assert_allclose(answer["token_logprobs"], -trace.bits * np.log(2), atol=1e-4)
-    ids, probabilities = trace.likeliest(3)
+    ids, probabilities = trace.most_likely(3)
     for index in (0, 1, len(text) - 1):
         best = answer["top_logprobs"][index]
         assert list(best) == [lstm.vocabulary.symbols[each] for each in ids[index]]
@@ -59,7 +59,7 @@ def test_an_output_gate_that_the_state_does_not_tell_is_null(ask: Ask, lstm: Cha
     text = "To be, or not to be" * 20
     values = ask(text=text, units=["o0:3"])[1]["units"]["o0:3"]
     expected = lstm.trace(text).unit("o0:3")
-    np.testing.assert_allclose(np.array(values, np.float32), expected, atol=1e-4)  # None is NaN there
+    np.testing.assert_allclose(np.array(values, np.float32), expected, atol=1e-4)  # None becomes NaN
 
 
 def test_bytes_of_one_character_have_its_place(ask: Ask, byte_model: CharRNN) -> None:
@@ -114,11 +114,11 @@ def test_what_is_wrong_is_named(ask: Ask, body: dict[str, Any], param: str) -> N
 
 
 def test_a_trace_that_no_one_waits_for_ends(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread looks before each chunk; here it is cancelled while the first one runs."""
+    """The thread checks before each chunk; here it is cancelled while the first one runs."""
     service = Service({"m": lstm}, ServeSettings())
     asyncio.run(service.load())
-    asked = endpoint._Asked({"text": "ab" * 2_000}, service)
-    job = endpoint._Job(asked, 60)
+    request = endpoint._TraceRequest({"text": "ab" * 2_000}, service)
+    job = endpoint._Job(request, 60)
     added = job._add
 
     def add(trace: Any) -> None:
@@ -127,6 +127,6 @@ def test_a_trace_that_no_one_waits_for_ends(lstm: CharRNN, monkeypatch: pytest.M
 
     monkeypatch.setattr(job, "_add", add)
     assert len(job.run()["tokens"]) == endpoint._CHUNK
-    late = endpoint._Job(asked, -1)
+    late = endpoint._Job(request, -1)
     with pytest.raises(TimeoutError):
         late.run()

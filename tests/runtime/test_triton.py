@@ -59,7 +59,7 @@ MESSAGES: dict[str, dict[str, str]] = {
     "Parameter": {"key": "string", "value": "Value"},
     "Value": {"string_value": "string"},
 }
-"""The fields of Triton's ModelConfig that are written. In protobuf text, fields have names and no numbers."""
+"""The fields of Triton's ModelConfig that are written. In protobuf text, fields have names but no numbers."""
 
 ENUMS = {
     "Type": ("TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT64", "TYPE_INT64", "TYPE_FP32", "TYPE_STRING"),
@@ -68,7 +68,7 @@ ENUMS = {
 
 
 def config_class() -> Any:
-    """The class of the messages above."""
+    """The message class for the fields above."""
     file = descriptor_pb2.FileDescriptorProto(name="triton.proto", package="triton", syntax="proto3")
     for enum_name, values in ENUMS.items():
         enum = file.enum_type.add(name=enum_name)
@@ -119,11 +119,11 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-# --- what it says ------------------------------------------------------------------------------------------
+# --- configurations ----------------------------------------------------------------------------------------
 
 
 def test_the_step_form_names_the_tensors_that_the_model_has(small: SmallModel) -> None:
-    """Asked of onnxruntime, as Triton's backend does: a batch axis, which is left out, and the rest."""
+    """As reported by onnxruntime, like in Triton's backend: a batch axis, which is omitted, and the rest."""
     info = read_model_file(small.path).info
     served = parsed(config(info, Service("x", backend="onnxruntime")))
     (state,) = served.sequence_batching.state
@@ -187,7 +187,7 @@ def test_the_text_form_takes_what_a_stream_takes(load: Load) -> None:
     compile(MODEL_PY, "model.py", "exec")
 
 
-# --- what it writes ----------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------------
 
 
 def test_a_model_is_copied_as_it_is_beside_its_configuration(
@@ -218,7 +218,7 @@ def test_nothing_is_replaced_unless_that_is_asked_for(
     (folder / "2" / "model.onnx").write_bytes(b"another version")
     (folder / "config.pbtxt").write_text("altered by hand")
     before = files(folder)
-    assert "already exists; give another --name, or --force" in refused(
+    assert "already exists; choose another --name, or use --force" in refused(
         triton(lstm_path, tmp_path, "--name", "a"), 1
     )
     assert files(folder) == before
@@ -233,7 +233,7 @@ def test_nothing_is_replaced_unless_that_is_asked_for(
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".a", "-a", 'a"b', "a b", "a\nb", "ä"])
 def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
-    with pytest.raises(SettingError, match="name must be"):
+    with pytest.raises(SettingError, match="name must consist of"):
         Service(name)
 
 
@@ -244,7 +244,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
         ({"device": "tpu"}, "device must be auto, cpu or cuda"),
         ({"instances": 0}, "instances must be between 1 and"),
         ({"threads": 0}, "threads must be between 1 and"),
-        ({"max_batch_size": 8}, "max_batch_size is for backend=onnxruntime"),
+        ({"max_batch_size": 8}, "max_batch_size requires backend=onnxruntime"),
         ({"max_batch_size": 0, "backend": "onnxruntime"}, "max_batch_size must be between 1 and"),
     ],
     ids=str,
@@ -258,7 +258,7 @@ def test_wrong_options_are_one_line_and_write_nothing(
     triton: Command, lstm_path: Path, tmp_path: Path
 ) -> None:
     said = refused(triton(lstm_path, tmp_path / "models", "--max-batch-size", "8"), 2)
-    assert "--max-batch-size is for --backend onnxruntime" in said
+    assert "--max-batch-size requires --backend onnxruntime" in said
     assert "--name must be" in refused(triton(lstm_path, tmp_path / "models", "--name", "a/b"), 2)
     assert list(tmp_path.iterdir()) == []
 
@@ -268,7 +268,7 @@ def test_a_model_that_cannot_be_served_writes_nothing(lstm_path: Path, tmp_path:
     with pytest.raises(CharRNNError, match="no such file"):
         write_repository(tmp_path / "none.onnx", models, Service("a"))
     (tmp_path / "cut.onnx").write_bytes(lstm_path.read_bytes()[:3000])
-    with pytest.raises(ModelFormatError, match="is not a charrnn model"):
+    with pytest.raises(ModelFormatError, match="is not a valid charrnn model"):
         write_repository(tmp_path / "cut.onnx", models, Service("a"))
     with pytest.raises(DeviceError, match="device=cpu"):
         write_repository(lstm_path.with_name("lstm-2x12-int8.onnx"), models, Service("a", device="cuda"))
@@ -280,7 +280,7 @@ def test_a_repository_that_cannot_be_written_is_one_error(
 ) -> None:
     (tmp_path / "a").write_bytes(b"mine")
     assert "a is a file; give a folder" in refused(triton(lstm_path, tmp_path / "a"), 1)
-    with pytest.raises(CharRNNError, match="is not a folder; give another name"):
+    with pytest.raises(CharRNNError, match="is not a folder; choose another name"):
         write_repository(lstm_path, tmp_path, Service("a"), force=True)
     with pytest.raises(WriteError, match="cannot write"):
         write_repository(lstm_path, tmp_path, Service("n" * 300))

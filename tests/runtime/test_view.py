@@ -56,13 +56,13 @@ def _error(done: Done, code: int) -> str:
     return lines[-1]
 
 
-# --- where nothing is coloured -----------------------------------------------------------------------------
+# --- without colours ---------------------------------------------------------------------------------------
 
 
 def test_a_pipe_gets_digits_under_the_text(lstm: CharRNN) -> None:
     done = view(MODEL, "-", input=TEXT.encode(), env={"FORCE_COLOR": "1", "COLUMNS": None})
     title, nothing, *rows = _ok(done).split("\n")
-    assert (title, nothing) == ("surprise in bits: 0 to 9, + for 10 and more", "")
+    assert (title, nothing) == ("surprise in bits: 0 to 9, + for 10 or more", "")
     assert "\x1b" not in done.stdout.decode()
     bits = lstm.trace(TEXT).bits
     digits = ["+" if each >= 9.5 else str(round(each)) for each in bits.tolist()]
@@ -70,10 +70,10 @@ def test_a_pipe_gets_digits_under_the_text(lstm: CharRNN) -> None:
     assert rows[3:6] == ["who reads it?", "".join(digits[18:]), ""]
 
 
-def test_units_and_the_likeliest_have_rows_of_their_own(lstm: CharRNN) -> None:
+def test_units_and_the_most_likely_have_rows_of_their_own(lstm: CharRNN) -> None:
     done = view(MODEL, "-", "--unit", "1:3", "--unit", "o0:2", "--top", "2", input=b"LORD of")
     trace = lstm.trace("LORD of")
-    ids, _ = trace.likeliest(2)
+    ids, _ = trace.most_likely(2)
     first, second = (
         "".join(shown_symbol(lstm.vocabulary, token) for token in ids[:, rank].tolist()) for rank in range(2)
     )
@@ -84,7 +84,7 @@ def test_units_and_the_likeliest_have_rows_of_their_own(lstm: CharRNN) -> None:
     assert _ok(done).split("\n") == [
         "unit c1:3; digits 0 to 9 stand for -1 to 1",
         "unit o0:2; digits 0 to 9 stand for 0 to 1, ? where c is near 0",
-        "under each character, the 2 likeliest in its place",
+        "below each character, the 2 most likely at its position",
         "",
         "      LORD of",
         f"c1:3  {signed}",
@@ -107,7 +107,7 @@ def test_lines_are_broken_to_fit(lstm: CharRNN) -> None:
 
 def test_a_width_of_0_is_not_known() -> None:
     rows = _ok(view(MODEL, "-", input=("who " * 50).encode(), env={"COLUMNS": "0"})).split("\n")
-    assert len(rows[3]) == 80  # digits, of spaces too
+    assert len(rows[3]) == 80  # digits, also below spaces
 
 
 def test_a_unit_that_is_given_twice_is_one_row() -> None:
@@ -121,7 +121,7 @@ def test_what_cannot_be_shown_takes_one_place_and_harms_no_terminal() -> None:
     text = "a\x1b[2Jb\tc\u202e\u0301é\x00中\n".encode() + b"\xff\xd0"
     shown = _ok(view(BYTES, "-", input=text))
     assert shown.split("\n")[2] == "a␛[2Jb␉c▯◌\u0301é␀中↵"
-    assert len(shown.split("\n")[3]) == 15  # digits under them, of which that under 中 takes two places
+    assert len(shown.split("\n")[3]) == 15  # digits below them; the one below 中 takes two cells
     assert "▯▯" in shown  # the lone bytes
     assert not set(shown) & {"\x1b", "\x00", "\t", "\u202e"}
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_shown_takes_one_place_and_harms_no_terminal() -> None:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -167,7 +167,7 @@ def test_a_terminal_shows_the_text_in_colours(lstm: CharRNN) -> None:
 
 
 def _red_of(row: Text, place: int) -> int:
-    """How red the background of a character is."""
+    """The redness of a character's background."""
     styles = [span.style for span in row.spans if span.start <= place < span.end]
     for style in styles:
         background = getattr(style, "bgcolor", None)
@@ -189,7 +189,7 @@ def test_no_color_is_honoured(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NO_COLOR", "1")
     written = _lines(lstm, TEXT, [View()], top=1)
     assert "\x1b" not in written
-    assert "0 to 9, + for 10 and more" in written
+    assert "0 to 9, + for 10 or more" in written
 
 
 # --- JSON --------------------------------------------------------------------------------------------------
@@ -200,21 +200,21 @@ def test_json_has_an_object_for_each_symbol(lstm: CharRNN) -> None:
     rows = [json.loads(line) for line in _ok(done).splitlines()]
     trace = lstm.trace(TEXT)
     assert "".join(row["character"] for row in rows) == TEXT
-    ids, probabilities = trace.likeliest(3)
+    ids, probabilities = trace.most_likely(3)
     for place, row in enumerate(rows):
         assert row["bits"] == pytest.approx(float(trace.bits[place]), abs=1e-4)
         assert row["units"] == {"c1:3": pytest.approx(float(trace.unit("1:3")[place]), abs=1e-4)}
-        assert [each["character"] for each in row["likeliest"]] == [
+        assert [each["character"] for each in row["most_likely"]] == [
             lstm.vocabulary.symbols[token] for token in ids[place]
         ]
-        assert row["likeliest"][0]["probability"] == pytest.approx(float(probabilities[place, 0]), abs=1e-5)
+        assert row["most_likely"][0]["probability"] == pytest.approx(float(probabilities[place, 0]), abs=1e-5)
 
 
 def test_json_of_a_byte_model_has_bytes() -> None:
     done = view(BYTES, "-", "--json", input="é".encode() + b"\xff")
     rows = [json.loads(line) for line in _ok(done).splitlines()]
     assert [row["byte"] for row in rows] == [0xC3, 0xA9, 0xFF]
-    assert all(len(row["likeliest"]) == 5 and "units" not in row for row in rows)
+    assert all(len(row["most_likely"]) == 5 and "units" not in row for row in rows)
 
 
 def test_bits_are_those_of_charrnn_score(score: Command) -> None:
@@ -251,7 +251,7 @@ def test_units_may_be_found_in_another_text(tmp_path: Path) -> None:
         r"[hc][01]:\d+ follows .+ \((AUC|r) 0\.\d{3}(, low there|, falling)?\); digits 0 to 9 stand for",
         heading,
     )
-    done = view(MODEL, "-", "--units", "1", input=b"LORD")  # too short to find any
+    done = view(MODEL, "-", "--units", "1", input=b"LORD")  # too short to find units
     assert "no units were found" in done.stderr.decode()
     assert _ok(done).startswith("surprise in bits")
 
@@ -278,7 +278,7 @@ def test_a_page_never_replaces_what_is_read(in_folder: Path, input_name: str) ->
     os.link(in_folder / input_name, in_folder / "page")
     before = (in_folder / "page").read_bytes()
     options = ("--find-in", "other", "--html", "page", "--force")
-    assert "would replace what is read" in _error(view("model", "text", *options, cwd=in_folder), 2)
+    assert "would replace an input file" in _error(view("model", "text", *options, cwd=in_folder), 2)
     assert (in_folder / "page").read_bytes() == before
 
 
@@ -298,7 +298,7 @@ def test_what_is_skipped_is_said(in_folder: Path, options: list[str]) -> None:
     text = "LORD ☃ of ☃☂\n".encode()
     done = view(MODEL, "-", "--unknown", "skip", *options, input=text, cwd=in_folder)
     _ok(done)
-    assert "3 characters were skipped, since" in done.stderr.decode()
+    assert "3 characters were skipped because" in done.stderr.decode()
     assert "does not know them: '☃', '☂'" in done.stderr.decode()
 
 
@@ -318,7 +318,7 @@ def test_pieces_of_bytes_end_between_characters(
     pieces: list[Any] = list(view_text.pieces(byte_model, io.BytesIO(data), Path("-"), **asked))
     assert b"".join(pieces) == data
     for each in pieces[:-4]:
-        each.decode()  # no character is cut
+        each.decode()  # ends at a character boundary
 
 
 def test_each_line_is_read_from_a_fresh_state_where_it_was_learned_so(tmp_path: Path, lstm: CharRNN) -> None:
@@ -352,11 +352,11 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(
         finally:
             tracemalloc.stop()
 
-    peak(1000)  # what is made once
+    peak(1000)  # one-time allocations
     assert peak(4000) < peak(1500) + 100_000  # a trace of 2,500 symbols takes 1.1 MB
 
 
-# --- what is wrong, and how it ends ------------------------------------------------------------------------
+# --- errors and exits --------------------------------------------------------------------------------------
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
@@ -370,8 +370,8 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     assert "omit --json" in _error(view(MODEL, "-", "--html", "x", "--json", input=b"a"), 2)
     assert "200,000" in _error(view(MODEL, "-", "--html", "x", "-n", "200001", input=b"a"), 2)
     twice = _error(view(MODEL, "-", "--find-in", "-", input=b"a"), 2)
-    assert "name a file for one of them" in twice
-    assert "--force is for --html" in _error(view(MODEL, "-", "--force", input=b"a"), 2)
+    assert "give a file for one of them" in twice
+    assert "--force requires --html" in _error(view(MODEL, "-", "--force", input=b"a"), 2)
     assert "does not know: '☃' (U+2603) at position 1" in _error(view(MODEL, "-", input="a☃".encode()), 1)
     assert "cannot be read" in _error(view(MODEL, tmp_path / "none"), 1)
 

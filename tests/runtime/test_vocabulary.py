@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from charrnn_runtime import CharRNNError, UnknownCharacterError, Vocabulary
 from charrnn_runtime.format import spec
 
-# Every code point but the halves of surrogate pairs, which no encoded text can hold.
+# Every code point except surrogates, which encoded text cannot contain.
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]))
 any_text = st.text()
 
@@ -74,7 +74,7 @@ def test_skip_drops_exactly_the_unknown_characters(known: str, text: str) -> Non
 
 
 def test_many_unknown_characters_are_counted_and_not_all_listed() -> None:
-    with pytest.raises(UnknownCharacterError, match=r"and 21 more; it knows 1 characters"):
+    with pytest.raises(UnknownCharacterError, match=r"and 21 more; its vocabulary has 1 characters"):
         Vocabulary("a").encode("bcdefghijklmnopqrstuvwxyzå")
 
 
@@ -100,7 +100,7 @@ def test_the_byte_level_takes_any_bytes_as_they_are(data: bytes) -> None:
 
 
 def test_the_character_level_takes_no_bytes() -> None:
-    with pytest.raises(CharRNNError, match="reads characters and not bytes"):
+    with pytest.raises(CharRNNError, match="reads characters, not bytes"):
         Vocabulary("abc").encode(b"abc")
 
 
@@ -132,7 +132,7 @@ def test_ids_have_the_type_that_is_asked_for() -> None:
 
 @pytest.mark.parametrize("ids", [[3], [-1], [0, 2**40]])
 def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
-    with pytest.raises(CharRNNError, match=r"ids go from 0 to 2"):
+    with pytest.raises(CharRNNError, match=r"ids range from 0 to 2"):
         Vocabulary("abc").decode(ids)
 
 
@@ -147,12 +147,12 @@ def test_the_empty_text_is_harmless() -> None:
     ("symbols", "level", "message"),
     [
         ([], "char", "no symbols"),
-        (["a", "a"], "char", "'a' occurs twice"),
+        (["a", "a"], "char", "'a' appears twice"),
         (["a", "bc"], "char", "symbol 1 must be one character"),
         (["a", ""], "char", "symbol 1 must be one character"),
         (["a", 7], "char", "symbol 1 must be one character"),
-        (["\ud800"], "char", "half a surrogate pair"),
-        (["a"], "byte", "takes no others"),
+        (["\ud800"], "char", "a lone surrogate"),
+        (["a"], "byte", "give no others"),
         (["a"], "word", "level must be char or byte"),
         ([chr(0x10000 + i) for i in range(spec.MAX_VOCABULARY + 1)], "char", "65,537 distinct"),
     ],
@@ -174,7 +174,7 @@ def test_an_empty_text_has_no_vocabulary() -> None:
 
 
 def test_a_text_with_half_a_pair_has_no_vocabulary() -> None:
-    with pytest.raises(CharRNNError, match="half a surrogate pair"):
+    with pytest.raises(CharRNNError, match="a lone surrogate"):
         Vocabulary.from_text("a\ud800")
 
 

@@ -33,13 +33,13 @@ from make_models import FOLDER
 from run_commands import Command, run_module
 
 LSTM = FOLDER / "lstm-2x12-fp32.onnx"
-RNN = FOLDER / "rnn-1x12-fp32.onnx"  # of which the least must be compiled where a process begins with it
+RNN = FOLDER / "rnn-1x12-fp32.onnx"  # the fastest to compile in a new process
 EXACT = ["gru-2x12-fp32", "lstm-1x12-fp32-byte", "lstm-2x12-fp32", "rnn-1x12-fp32"]
 
 
 @pytest.fixture(scope="session")
 def gpu() -> Iterator[None]:
-    """Lets this process use SwiftShader."""
+    """Makes this process use SwiftShader."""
     reason = software_gpu.missing()
     if reason is not None:
         pytest.skip(reason)
@@ -52,7 +52,7 @@ def gpu() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def on_gpu(gpu: None) -> Callable[[str], CharRNN]:
-    """Loads a small model by its name, once for all tests."""
+    """Loads a small model by name, once for all tests."""
     return cache(lambda name: CharRNN.load(FOLDER / f"{name}.onnx", device="webgpu"))
 
 
@@ -62,7 +62,7 @@ def pair(on_gpu: Callable[[str], CharRNN], load: Callable[[str], CharRNN]) -> tu
     return on_gpu("lstm-2x12-fp32"), load("lstm-2x12-fp32")
 
 
-# --- the same as on the CPU --------------------------------------------------------------------------------
+# --- the same results as on the CPU ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_every_node_runs_on_the_gpu(pair: tuple[CharRNN, CharRNN], sampler: Cuts
         engine.__dict__ |= pair[0]._engine.__dict__
         engine._file = read_model_file(FOLDER / f"{name}.onnx").onnx_bytes
         engine._graphs = {}
-        engine.__dict__.pop("_parted", None)
+        engine.__dict__.pop("_separate", None)
         session = engine._create_session("webgpu", engine._graph(2, sampler))
         nodes = {
             node.name: subgraph.ep_name
@@ -169,11 +169,11 @@ def test_states_and_tokens_are_in_the_gpus_memory(pair: tuple[CharRNN, CharRNN])
         assert [[value.device_name() for value in values] for values in bound] == [["webgpu"] * 3] * 2
 
 
-# --- one process, many users -------------------------------------------------------------------------------
+# --- sharing a process -------------------------------------------------------------------------------------
 
 
 def test_threads_may_share_models(pair: tuple[CharRNN, CharRNN]) -> None:
-    other = CharRNN.load(LSTM, device="webgpu")  # sessions of two models crash if they run at once
+    other = CharRNN.load(LSTM, device="webgpu")  # sessions of two models crash if they run concurrently
     prompts = [chr(ord("A") + index) for index in range(8)]
     expected = [pair[1].generate(prompt, 30, seed=3) for prompt in prompts]
     models = [pair[0], other] * 4
@@ -204,7 +204,7 @@ def test_what_is_freed_while_another_thread_uses_webgpu_waits_for_it(gpu: None) 
 
     with ThreadPoolExecutor(1) as pool:
         with webgpu.turn():
-            pool.submit(webgpu.free, {"thing": Thing()}).result(60)  # it does not wait here
+            pool.submit(webgpu.free, {"thing": Thing()}).result(60)  # does not wait
             assert not freed
         assert len(freed) == 1
 
@@ -257,7 +257,7 @@ def test_charrnn_gen_writes_what_it_writes_on_the_cpu(gpu: None, gen: Command) -
     done = [gen(RNN, *options, "--device", device, env=_environment()) for device in ("webgpu", "cpu")]
     assert [each.returncode for each in done] == [0, 0], done
     assert done[0].stdout == done[1].stdout
-    assert b"characters a second on webgpu" in done[0].stderr
+    assert b"characters per second on webgpu" in done[0].stderr
     assert b"onnxruntime" not in done[0].stderr
 
 
@@ -286,7 +286,7 @@ def test_a_machine_without_a_driver_is_one_error(gpu: None, gen: Command) -> Non
     assert (done.returncode, done.stdout) == (1, b"")
     said = done.stderr.decode().splitlines()[-1]
     assert said == (
-        "charrnn-gen: error: --device webgpu cannot be used: no driver offers a GPU to it; install the GPU's "
+        "charrnn-gen: error: --device webgpu cannot be used: no driver provides a GPU; install the GPU's "
         "driver, or use --device cpu on this machine"
     )
 
@@ -296,7 +296,7 @@ def test_a_machine_without_a_driver_is_one_error(gpu: None, gen: Command) -> Non
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A plugin that is installed, on a machine with Vulkan and an onnxruntime that is new enough."""
+    """An installed plugin, on a machine with Vulkan and a recent onnxruntime."""
     module = types.ModuleType("onnxruntime_ep_webgpu")
     module.get_library_path = lambda: "/nowhere/libplugin.so"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", module)
@@ -326,7 +326,7 @@ def test_a_missing_plugin_is_named_with_the_line_that_installs_it(monkeypatch: p
 @pytest.mark.usefixtures("plugin")
 def test_an_older_onnxruntime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "__version__", "1.30.2")
-    assert "needs onnxruntime 1.31 or newer, and this is 1.30.2; install a newer one" in _error()
+    assert "requires onnxruntime 1.31 or newer, but this is 1.30.2; upgrade it" in _error()
 
 
 @pytest.mark.usefixtures("plugin")
@@ -355,11 +355,13 @@ def test_a_machine_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_int8_models_are_told_what_works() -> None:
-    assert "this model is int8, which is for the CPU; use device=" in _error("lstm-2x12-int8")
+    assert "this model is int8, which runs on the CPU only; use device=" in _error("lstm-2x12-int8")
 
 
 def test_a_gpu_without_16_bit_numbers_is_told_for_models_that_need_them(gpu: None) -> None:
-    assert "no 16-bit numbers, which fp16 models need; export the model with" in _error("lstm-2x12-fp16")
+    assert "does not support 16-bit floats, which fp16 models need; export the model with" in _error(
+        "lstm-2x12-fp16"
+    )
 
 
 def test_a_gpu_that_computes_something_else_is_refused(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +391,7 @@ _INVALID = (
 
 @pytest.mark.parametrize("said", [_TOO_LARGE, _INVALID])
 def test_too_little_memory_is_an_error_of_ours(said: str) -> None:
-    # As onnxruntime-ep-webgpu 0.4.0 does, of a batch too large for the driver or for the memory.
+    # As in onnxruntime-ep-webgpu 0.4.0, for a batch too large for the driver or the memory.
     failed = RuntimeError(f"Error in execution: WebGPU validation failed. {said}")
     error = error_of(failed, "run a step of the model", "webgpu", 64)
     assert isinstance(error, OutOfMemoryError)

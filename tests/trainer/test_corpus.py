@@ -196,7 +196,7 @@ def test_a_wide_encoding_without_a_mark_is_noticed(tmp_path: Path) -> None:
 )
 def test_files_that_are_no_texts_are_told_as_what_they_are(tmp_path: Path, head: bytes, kind: str) -> None:
     path = written(tmp_path, head + bytes(range(256)))
-    with pytest.raises(CharRNNError, match=f'text.txt is not text but .*{kind}.*level="byte"'):
+    with pytest.raises(CharRNNError, match=f'text.txt is not a text file but .*{kind}.*level="byte"'):
         scan_text(path)
     assert scan_text(path, level="byte").length == len(head) + 256
 

@@ -145,5 +145,5 @@ def test_compressed_files_that_are_cut_or_altered_are_told_as_such(tmp_path: Pat
     altered = whole[:600] + bytes([whole[600] ^ 255]) + whole[601:]
     for raw in [whole[:-100], altered][: 1 if compress is zstd_compress else 2]:  # without a checksum
         (tmp_path / "text").write_bytes(raw)
-        with pytest.raises(CharRNNError, match=r"text is a (gzip|xz|zstd) file that is cut or damaged"):
+        with pytest.raises(CharRNNError, match=r"text is a (gzip|xz|zstd) file that is truncated or damaged"):
             scan_text(str(tmp_path / "text"))

@@ -500,7 +500,7 @@ def test_without_a_text_the_default_one_is_read(program: Program, monkeypatch: p
         (b"too short", "only 9 characters"),
         (b"x" * 1_000, "nothing to learn"),
         (b"caf\xe9 " * 20, "bad.txt is not UTF-8: byte 3 is 0xe9"),
-        (b"PK\x03\x04" + bytes(60), "bad.txt is not text but a zip archive"),
+        (b"PK\x03\x04" + bytes(60), "bad.txt is not a text file but a zip archive"),
     ],
 )
 def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(

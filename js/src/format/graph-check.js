@@ -1,8 +1,8 @@
 /**
- * Checks the graph of a step model, node by node: known operators, known attributes, types and shapes.
+ * Validates the graph of a step model node by node: operators, attributes, types and shapes.
  *
- * Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than its
- * model has any use for, whatever it is made of.
+ * The type and shape of every value are inferred from the inputs, so that no graph can create a value larger than its
+ * model needs.
  */
 
 import { ModelFormatError } from "../errors.js";
@@ -14,23 +14,23 @@ import { BATCH, product, quoted, readTensor, showShape } from "./tensors.js";
 const INT_ATTRIBUTE = 2; // AttributeProto.AttributeType
 
 /**
- * How much a graph may and must hold, counted in numbers.
+ * The limits on the size of a graph, counted in numbers.
  *
  * @typedef {object} Sizes
- * @property {number} widest the most that one value may have for one stream.
- * @property {number} inAll the most that all computed values may have together, for one stream.
- * @property {number} weights the least that the initializers must have together.
- * @property {number} mostWeights the most that they may have.
+ * @property {number} widest the maximum for one value, per stream.
+ * @property {number} inAll the maximum for all computed values together, per stream.
+ * @property {number} weights the minimum for the initializers together.
+ * @property {number} mostWeights the maximum for the initializers together.
  */
 
 /**
- * Check all nodes of a graph, in order.
+ * Validate all nodes of a graph, in order.
  *
  * @param {any} graph the `GraphProto`.
- * @param {Map<string, Value>} inputs what the specification says of the inputs.
- * @param {Map<string, Value>} outputs what it says of the outputs.
+ * @param {Map<string, Value>} inputs the inputs according to the specification.
+ * @param {Map<string, Value>} outputs the outputs according to the specification.
  * @param {Sizes} sizes
- * @throws {ModelFormatError} a rule is broken; the message names the node.
+ * @throws {ModelFormatError} the graph is invalid; the message names the node.
  */
 export function checkGraph(graph, inputs, outputs, sizes) {
   const values = new Map(inputs);
@@ -87,7 +87,7 @@ function checkNodes(nodes, values, sizes) {
       const numbers = product(value.shape.filter((size) => size !== BATCH));
       if (numbers > sizes.widest) {
         throw new ModelFormatError(
-          `${label} makes a value of shape ${showShape(value.shape)}; one stream may need at most ${sizes.widest} ` +
+          `${label} produces a value of shape ${showShape(value.shape)}; the limit per stream is ${sizes.widest} ` +
             "numbers",
         );
       }
@@ -97,7 +97,7 @@ function checkNodes(nodes, values, sizes) {
     if (inAll > sizes.inAll) {
       throw new ModelFormatError(
         `the values up to ${label} have ${inAll} numbers for one stream; at most ${sizes.inAll} are allowed for a ` +
-          "model of its sizes",
+          "model of this size",
       );
     }
   }
@@ -107,13 +107,13 @@ function checkNodes(nodes, values, sizes) {
 function infer(node, label, values) {
   const rule = OPERATORS.get(node.op_type);
   if (node.domain !== (rule?.domain ?? "")) {
-    throw new ModelFormatError(`${label} is of the foreign domain ${quoted(node.domain)}`);
+    throw new ModelFormatError(`${label} has the unknown domain ${quoted(node.domain)}`);
   }
-  if (!rule) throw new ModelFormatError(`${label}: this operator is not on the list of those that export writes`);
+  if (!rule) throw new ModelFormatError(`${label}: this operator is not used in step models`);
   const attributes = attributesOf(node, label);
   const inputs = node.input.map((/** @type {string} */ name) => {
     const value = values.get(name);
-    if (!value) throw new ModelFormatError(`${label} reads ${quoted(name)}, which nothing before it computes`);
+    if (!value) throw new ModelFormatError(`${label} reads ${quoted(name)}, which no earlier node computes`);
     return value;
   });
   if (inputs.length !== rule.inputs && !(rule.inputs === MANY && inputs.length)) {
@@ -129,7 +129,7 @@ function infer(node, label, values) {
   for (const [name, allowed] of Object.entries(rule.attributes)) {
     const value = Number(attributes.get(name));
     if (!allowed.includes(value)) {
-      throw new ModelFormatError(`${label}: ${name} is ${value}; allowed is ${allowed.join(" or ")}`);
+      throw new ModelFormatError(`${label}: ${name} is ${value}; expected ${allowed.join(" or ")}`);
     }
   }
   try {
@@ -146,9 +146,9 @@ function attributesOf(node, label) {
   const found = new Map();
   for (const { name, type, i, ints } of node.attribute) {
     if (type !== INT_ATTRIBUTE || ints.length) {
-      throw new ModelFormatError(`${label}: the attribute ${quoted(name)} has a type that is not used here`);
+      throw new ModelFormatError(`${label}: the attribute ${quoted(name)} has a type that is not used in step models`);
     }
-    if (found.has(name)) throw new ModelFormatError(`${label}: the attribute ${quoted(name)} occurs twice`);
+    if (found.has(name)) throw new ModelFormatError(`${label}: the attribute ${quoted(name)} appears twice`);
     found.set(name, i);
   }
   return found;

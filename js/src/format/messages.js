@@ -1,8 +1,8 @@
 /**
- * The few protobuf messages of ONNX that a step model is made of.
+ * The protobuf messages of ONNX that step models use.
  *
- * Field names and numbers are those of onnx.proto (ONNX 1.12, IR version 8). Fields that a step model has no use for
- * are omitted on purpose, so that they are unknown.
+ * Field names and numbers are those of onnx.proto (ONNX 1.12, IR version 8). Fields that step models do not use are
+ * omitted on purpose, so that they are unknown.
  */
 
 /** The kinds of fields that are not messages. */
@@ -51,7 +51,7 @@ export const MESSAGES = {
 };
 
 /**
- * What the unknown fields that matter most are called in an error.
+ * The names of the most relevant unknown fields in errors.
  *
  * @type {Record<string, string>}
  */
@@ -66,7 +66,7 @@ export const REFUSED = {
   "AttributeProto 10": "tensor attributes",
   "AttributeProto 11": "graph attributes",
   "AttributeProto 22": "a sparse tensor attribute",
-  "TensorProto 4": "a tensor that does not keep its numbers as raw data",
+  "TensorProto 4": "a tensor whose numbers are not stored as raw data",
   "TensorProto 13": "external data",
   "TensorProto 14": "a data location (external data)",
   "TypeProto 4": "a sequence type",
@@ -74,6 +74,6 @@ export const REFUSED = {
   "TypeProto 9": "an optional type",
 };
 
-/** How a field is encoded. */
+/** The encodings of fields. */
 export const VARINT = 0;
 export const LENGTH_DELIMITED = 2;

@@ -1,6 +1,5 @@
 /**
- * Reads a model's metadata. All functions throw `ModelFormatError`, saying what is expected, where a value is something
- * else.
+ * Parses a model's metadata. All functions throw `ModelFormatError` for invalid values, with what was expected.
  */
 
 import { CharRNNError, ModelFormatError, oneLine } from "../errors.js";
@@ -16,7 +15,7 @@ const SURROGATE = /\p{Surrogate}/u;
  * The metadata of a step model.
  *
  * @typedef {object} ModelInfo
- * @property {number} version the version of the format that it was written by.
+ * @property {number} version the version of the format.
  * @property {"lstm" | "gru" | "rnn"} cell
  * @property {number} layers
  * @property {number} hiddenSize
@@ -25,16 +24,16 @@ const SURROGATE = /\p{Surrogate}/u;
  * @property {readonly string[]} vocabulary the symbols in the order of their ids; empty at the byte level.
  * @property {number} vocabularySize
  * @property {number} startToken the id that a stream without a prompt reads first.
- * @property {boolean} lines whether the model learned from independent lines, each read from a zero state.
- * @property {number} topKMax the largest `topK`, which is the same as none.
+ * @property {boolean} lines whether the model was trained on independent lines, each from a zero state.
+ * @property {number} topKMax the largest `topK`, which is equivalent to none.
  * @property {number} stateSize the length of a stream's state row.
  * @property {[name: string, start: number, size: number][]} stateLayout
- * @property {Record<string, any>} training where the model comes from, as export wrote it.
- * @property {number} fileBytes the file's size.
+ * @property {Record<string, any>} training the training record, as written by export.
+ * @property {number} fileBytes the size of the file.
  */
 
 /**
- * The metadata by their keys, without the prefix.
+ * The metadata by key, without the prefix.
  *
  * @param {any} model a parsed `ModelProto`.
  * @returns {Map<string, string>}
@@ -44,15 +43,15 @@ export function metadataOf(model) {
   for (const { key, value } of model.metadata_props) {
     if (value.length > 2 * spec.MAX_METADATA_VALUE || [...value].length > spec.MAX_METADATA_VALUE) {
       throw new ModelFormatError(
-        `the metadata key ${quoted(key)} has ${value.length} characters; at most ${spec.MAX_METADATA_VALUE} are read`,
+        `the metadata key ${quoted(key)} has ${value.length} characters; the limit is ${spec.MAX_METADATA_VALUE}`,
       );
     }
-    if (found.has(key)) throw new ModelFormatError(`the metadata key ${quoted(key)} occurs twice`);
+    if (found.has(key)) throw new ModelFormatError(`the metadata key ${quoted(key)} appears twice`);
     found.set(key, value);
   }
   if (!found.has(`${PREFIX}format`)) {
     throw new ModelFormatError(
-      `its metadata has no ${PREFIX}format, so it is some other ONNX file; charrnn-export writes models`,
+      `its metadata has no ${PREFIX}format, so it is another kind of ONNX file; charrnn-export creates models`,
     );
   }
   const own = [...found].filter(([key]) => key.startsWith(PREFIX));
@@ -60,7 +59,7 @@ export function metadataOf(model) {
 }
 
 /**
- * Check that the model is of a version that can be read.
+ * Check that the version of the model is supported.
  *
  * @param {any} model
  * @param {Map<string, string>} metadata
@@ -72,7 +71,7 @@ export function checkVersions(model, metadata) {
   const version = integer(metadata, "version", 1, 1_000_000);
   if (version > spec.VERSION) {
     throw new ModelFormatError(
-      `it is of version ${version}, and this package reads versions up to ${spec.VERSION}; upgrade charrnn`,
+      `its format version is ${version}, but this package reads versions up to ${spec.VERSION}; upgrade charrnn`,
     );
   }
   const missing = spec.METADATA_KEYS.find((key) => !metadata.has(key));
@@ -94,7 +93,7 @@ export function checkVersions(model, metadata) {
 }
 
 /**
- * What the metadata say of a model, checked.
+ * The metadata of a model, validated.
  *
  * @param {Map<string, string>} metadata
  * @param {number} fileBytes
@@ -108,7 +107,7 @@ export function modelInfo(metadata, fileBytes) {
   const layout = spec.stateLayout(cell, layers, hiddenSize);
   if (JSON.stringify(json(metadata, "state_layout", "array")) !== JSON.stringify(layout)) {
     throw new ModelFormatError(
-      `its state layout is not that of ${layers} ${cell} layers of ${hiddenSize}: expected ` +
+      `its state layout does not match ${layers} ${cell} layers of ${hiddenSize}: expected ` +
         `${JSON.stringify(layout.slice(0, 2))}...`,
     );
   }
@@ -147,7 +146,7 @@ function vocabularyOf(metadata) {
 function trainingOf(metadata) {
   const training = json(metadata, "training", "object");
   if (!isPlain(training, DEEPEST)) {
-    throw new ModelFormatError(`${PREFIX}training holds infinity or half a surrogate pair, or is nested too deeply`);
+    throw new ModelFormatError(`${PREFIX}training contains infinity or a lone surrogate, or is nested too deeply`);
   }
   return training;
 }
@@ -162,7 +161,7 @@ function isPlain(value, depth) {
 }
 
 /**
- * A whole number from `low` to `high`, written in decimal digits.
+ * An integer from `low` to `high`, in decimal digits.
  *
  * @param {Map<string, string>} metadata
  * @param {string} key
@@ -172,7 +171,7 @@ function isPlain(value, depth) {
 function integer(metadata, key, low, high) {
   const text = metadata.get(key) ?? "";
   if (!/^[0-9]{1,20}$/.test(text) || Number(text) < low || Number(text) > high) {
-    const allowed = low === high ? `${low}` : `a whole number from ${low} to ${high}`;
+    const allowed = low === high ? `${low}` : `an integer from ${low} to ${high}`;
     throw new ModelFormatError(`${PREFIX}${key} is ${given(metadata, key)}; expected ${allowed}`);
   }
   return Number(text);
@@ -196,7 +195,7 @@ function choice(metadata, key, allowed) {
 }
 
 /**
- * JSON of a kind.
+ * A JSON value of a type.
  *
  * @param {Map<string, string>} metadata
  * @param {string} key
@@ -207,10 +206,10 @@ function json(metadata, key, kind) {
   try {
     value = JSON.parse(metadata.get(key) ?? "");
   } catch {
-    throw new ModelFormatError(`${PREFIX}${key} is not JSON`);
+    throw new ModelFormatError(`${PREFIX}${key} is not valid JSON`);
   }
   if (kind === "array" ? !Array.isArray(value) : typeof value !== "object" || !value || Array.isArray(value)) {
-    throw new ModelFormatError(`${PREFIX}${key} is JSON of the wrong kind; expected an ${kind}`);
+    throw new ModelFormatError(`${PREFIX}${key} is JSON of the wrong type; expected an ${kind}`);
   }
   return value;
 }

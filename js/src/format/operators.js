@@ -1,8 +1,8 @@
 /**
- * The operators that a step model may have: what each takes, and the types and shapes that it makes of that.
+ * The operators of step models: their inputs, and the types and shapes of their outputs.
  *
- * Indices are checked to be in range too, since not every kernel of a GPU looks: the sampler counts symbols to find the
- * one that it takes, and a count is bounded by how many are counted.
+ * Indices are also checked to be in range, since some GPU kernels do not: the sampler counts symbols to find the one to
+ * select, and a count is bounded by the number of counted values.
  */
 
 import { BOOL, CONTRIB_DOMAIN, FLOAT, FLOAT16, INT32, INT64, INT8, UINT8 } from "./spec.js";
@@ -10,11 +10,11 @@ import { BATCH, product } from "./tensors.js";
 
 /** @typedef {import("./tensors.js").Value} Value */
 
-/** A node's inputs or attributes are not what its operator takes. */
+/** The inputs or attributes of a node are invalid for its operator. */
 export class Mismatch extends Error {}
 
 /**
- * One operator: what it makes of its inputs, how many it has, and which attributes with which values.
+ * An operator: how it infers its outputs, its number of inputs, and its attributes with their allowed values.
  *
  * @typedef {object} Rule
  * @property {(inputs: Value[], attributes: Map<string, number>) => Value[]} infer
@@ -44,7 +44,7 @@ function constant(value, type, shape) {
   return value.constant;
 }
 
-/** A constant matrix of so many rows. @param {Value} value @param {number} type @param {number} rows */
+/** A constant matrix with this many rows. @param {Value} value @param {number} type @param {number} rows */
 function matrix(value, type, rows) {
   const numbers = constant(value, type);
   require(value.shape.length === 2 && value.shape[0] === rows, `a constant matrix of ${rows} rows`);
@@ -64,8 +64,8 @@ function broadcast(first, second) {
     require(size === other[axis] || size === 1 || other[axis] === 1, "shapes that broadcast");
     return size === 1 ? other[axis] : size;
   });
-  // [batch, 1] and [batch] would make [batch, batch]: streams would meet, and memory grow with their square.
-  require(!sizes.slice(1).includes(BATCH), "the batch on the first axis alone");
+  // [batch, 1] and [batch] would make [batch, batch]: streams would mix, and memory grow quadratically.
+  require(!sizes.slice(1).includes(BATCH), "the batch on the first axis only");
   return sizes;
 }
 
@@ -140,7 +140,7 @@ function matmul([value, weight]) {
   const numbers = matrix(weight, value.type, width);
   const columns = weight.shape[1];
   const counts = value.flags === true && Array.from(numbers).every((number) => number === 0 || number === 1);
-  const below = counts ? largestSum(numbers, columns) + 1 : undefined; // it counts those that are 1
+  const below = counts ? largestSum(numbers, columns) + 1 : undefined; // counts the ones
   return [{ type: value.type, shape: [BATCH, columns], below }];
 }
 

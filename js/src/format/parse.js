@@ -1,24 +1,24 @@
-/** Reads a model's protobuf messages, from bytes that may be anything. */
+/** Parses a model's protobuf messages from untrusted bytes. */
 
 import { BYTES, INT32, INT64, LENGTH_DELIMITED, MESSAGES, REFUSED, STRING, VARINT } from "./messages.js";
 
-/** The most fields that a file may have, at all depths together: some 40 times what a large model has. */
+/** The most fields in a file, at all depths together: about 40 times what a large model has. */
 const MAX_FIELDS = 200_000;
 
-/** The most bytes that all names, metadata and unknown fields may have together. */
+/** The most bytes of all names, metadata and unknown fields together. */
 const MAX_TEXT = 16 * 1024 * 1024;
 
 const TWO_32 = 2 ** 32;
 
-/** The bytes are no protobuf message of these kinds, or have too many fields, or too much text. */
+/** The bytes are not a valid message, or have too many fields or too much text. */
 export class ParseError extends Error {}
 
 /**
- * The model in some bytes: for each message an object with all of its fields, absent ones being 0, "" or empty.
+ * Parse a model: each message becomes an object with all of its fields, absent ones being 0, "" or empty.
  * Tensors' bytes are views of `data`.
  *
  * @param {Uint8Array} data
- * @returns {{ model: any, unknown: string | null }} `unknown` is what the first field is that this page does not know.
+ * @returns {{ model: any, unknown: string | null }} `unknown` names the first unknown field.
  * @throws {ParseError}
  */
 export function parseModel(data) {

@@ -1,10 +1,10 @@
 /**
- * Reads a step model file and refuses whatever export does not write, before onnxruntime sees a byte.
+ * Reads and validates a step model file. Anything that export does not write is rejected before onnxruntime sees it.
  *
- * A model file may come from anywhere. onnxruntime runs any operator, allocates what a graph asks for, and in Node
- * follows external data out of the model's folder; so the file is parsed here against the few messages that it may
- * hold, its graph and metadata are compared with the specification, and onnxruntime is given the parsed message written out
- * again: what was checked, and nothing else.
+ * A model file may come from anywhere. onnxruntime runs any operator, allocates whatever a graph requests, and in Node
+ * loads external data from outside the model's folder. Therefore the file is parsed here with only the messages that
+ * step models use, its graph and metadata are compared with the specification, and onnxruntime receives the parsed
+ * message serialized again: only what was validated.
  */
 
 import { ModelFormatError, oneLine } from "../errors.js";
@@ -18,16 +18,16 @@ import { keepOutputs, writeModel } from "./write.js";
 /** @typedef {import("./metadata.js").ModelInfo} ModelInfo */
 /** @typedef {import("./tensors.js").Value} Value */
 
-/** What has no kernel for the GPU in this operator set. */
+/** The operators without a GPU kernel in this operator set. */
 const CPU_OPERATORS = ["QGemm", "QuantizeLinear"];
 
-/** What a model may hold in addition to its weights, however small it is. */
+/** The numbers that a model may contain in addition to its weights, however small it is. */
 const MORE_NUMBERS = 100_000;
 
-/** The values of all nodes together have about 12 numbers for each of a model's gates, states and symbols. */
+/** A bound on all values, as a multiple of a model's gates, states and symbols; the actual factor is about 12. */
 const NUMBERS_A_SIZE = 32;
 
-/** A checked model: what it says of itself, and the bytes for onnxruntime. */
+/** A validated model: its metadata, and the bytes for onnxruntime. */
 export class ModelFile {
   /**
    * @param {any} model the parsed message.
@@ -51,29 +51,29 @@ export class ModelFile {
 }
 
 /**
- * Check the bytes of a step model.
+ * Validate the bytes of a step model.
  *
  * @param {Uint8Array} data
  * @param {string} name what errors call it.
  * @returns {ModelFile}
- * @throws {ModelFormatError} they break a rule of the format; the message says which.
+ * @throws {ModelFormatError} the bytes are invalid; the message says why.
  */
 export function readModel(data, name) {
   try {
     return checked(data);
   } catch (error) {
     if (!(error instanceof ModelFormatError)) throw error;
-    throw new ModelFormatError(oneLine(`${name} is not a charrnn model that can be run: ${error.message}`));
+    throw new ModelFormatError(oneLine(`${name} is not a valid charrnn model: ${error.message}`));
   }
 }
 
 /** @param {Uint8Array} data */
 function checked(data) {
   if (data.length > spec.MAX_FILE_BYTES) {
-    throw new ModelFormatError(`it has ${data.length} bytes, and at most ${spec.MAX_FILE_BYTES} are read`);
+    throw new ModelFormatError(`it has ${data.length} bytes; at most ${spec.MAX_FILE_BYTES} are allowed`);
   }
   const { model, unknown } = parsed(data);
-  if (unknown) throw new ModelFormatError(`it has ${unknown}, which step models do not`);
+  if (unknown) throw new ModelFormatError(`it has ${unknown}, which step models do not have`);
   const metadata = metadataOf(model);
   checkVersions(model, metadata);
   const { info, vocabulary } = modelInfo(metadata, data.length);
@@ -88,7 +88,7 @@ function parsed(data) {
     return parseModel(data);
   } catch (error) {
     if (!(error instanceof ParseError)) throw error;
-    throw new ModelFormatError(`it is truncated or damaged, or no ONNX file (${error.message})`);
+    throw new ModelFormatError(`it is not an ONNX file, or is truncated or damaged (${error.message})`);
   }
 }
 
@@ -97,20 +97,20 @@ function checkModelGraph(graph, info) {
   const inputs = checkValues("input", graph.input, spec.INPUTS, info);
   const outputs = checkValues("output", graph.output, spec.OUTPUTS, info);
   if (graph.node.length > spec.MAX_NODES) {
-    throw new ModelFormatError(`it has ${graph.node.length} nodes; at most ${spec.MAX_NODES} are read`);
+    throw new ModelFormatError(`it has ${graph.node.length} nodes; at most ${spec.MAX_NODES} are allowed`);
   }
   const onlyCpu = graph.node.find((/** @type {any} */ node) => CPU_OPERATORS.includes(node.op_type));
   if (info.precision !== "int8" && onlyCpu) {
     throw new ModelFormatError(
-      `node ${quoted(onlyCpu.name)} is a ${onlyCpu.op_type}, which runs on the CPU alone; files of precision ` +
-        `${info.precision} have none, int8 files may`,
+      `node ${quoted(onlyCpu.name)} is a ${onlyCpu.op_type}, which runs only on the CPU; it is allowed in int8 ` +
+        `files, but not in ${info.precision} files`,
     );
   }
   const { input } = keepOutputs({ graph }, ["logits", "next_state"]).graph;
   const setting = input.find((/** @type {any} */ { name }) => name !== "token" && name !== "state");
   if (setting) {
     throw new ModelFormatError(
-      `its logits or next_state depend on ${setting.name}; they follow from token and state alone`,
+      `its logits or next_state depend on ${setting.name}; they may depend only on token and state`,
     );
   }
   const { hiddenSize, stateSize, vocabularySize } = info;
@@ -119,13 +119,13 @@ function checkModelGraph(graph, info) {
     widest: Math.max(vocabularySize, spec.GATES.lstm * hiddenSize, stateSize),
     inAll: NUMBERS_A_SIZE * (gates + stateSize + vocabularySize),
     weights: gates * hiddenSize + hiddenSize * vocabularySize, // recurrent and output weights
-    // Besides, a table and input weights; twice that leaves room for biases, scales and constants.
+    // Plus a table and input weights; twice that leaves room for biases, scales and constants.
     mostWeights: 2 * (gates * (2 * hiddenSize + vocabularySize) + hiddenSize * vocabularySize) + MORE_NUMBERS,
   });
 }
 
 /**
- * Compare the graph's inputs or outputs with the specification's, in order.
+ * Compare the graph's inputs or outputs with the specification, in order.
  *
  * @param {string} what
  * @param {any[]} found

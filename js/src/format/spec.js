@@ -1,4 +1,4 @@
-/** The specification of the step model: every name, number and limit of docs/format.md, written down once. */
+/** The specification of the step model: all names, numbers and limits of docs/format.md. */
 
 export const FORMAT = "step";
 export const VERSION = 1;
@@ -7,7 +7,7 @@ export const IR_VERSION = 8;
 export const CONTRIB_DOMAIN = "com.microsoft";
 export const CONTRIB_VERSION = 1;
 
-/** ONNX's numbers for element types (onnx.proto, TensorProto.DataType). */
+/** ONNX element types (onnx.proto, TensorProto.DataType). */
 export const FLOAT = 1;
 export const UINT8 = 2;
 export const INT8 = 3;
@@ -44,7 +44,7 @@ export const OUTPUTS = [
 
 export const METADATA_PREFIX = "charrnn.";
 
-/** The metadata keys of a step model, without their prefix; all of them must be there. */
+/** The metadata keys of a step model, without their prefix; all are required. */
 export const METADATA_KEYS = [
   ...["format", "version", "cell", "layers", "hidden_size", "level", "vocabulary", "state_layout"],
   ...["start_token", "lines", "top_k_max", "precision", "training"],
@@ -54,7 +54,7 @@ export const CELLS = /** @type {const} */ (["lstm", "gru", "rnn"]);
 export const LEVELS = /** @type {const} */ (["char", "byte"]);
 export const PRECISIONS = /** @type {const} */ (["fp32", "fp16", "int8"]);
 
-/** How many blocks of H rows a layer's weights have. */
+/** The number of blocks of H rows in a layer's weights. */
 export const GATES = { lstm: 4, gru: 3, rnn: 1 };
 
 export const MAX_FILE_BYTES = 512 * 1024 * 1024;

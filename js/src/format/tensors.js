@@ -1,21 +1,21 @@
-/** The values of a graph: what is known of each, and the numbers of those that are constant. */
+/** What is known of the values in a graph: type, shape, and the contents of constants. */
 
 import { ModelFormatError, oneLine } from "../errors.js";
 import { FLOAT, FLOAT16, INT32, INT64, INT8, UINT8 } from "./spec.js";
 
-/** The batch, as a size in a shape. */
+/** Stands for the number of streams in shapes. */
 export const BATCH = -1;
 
 /**
  * What is known of a value.
  *
  * @typedef {object} Value
- * @property {number} type ONNX's number of its type.
+ * @property {number} type its ONNX element type.
  * @property {number[]} shape
- * @property {ArrayLike<number>} [constant] its numbers, where it is an initializer: those of float16 as their bits,
- *   those of int64 rounded to a float64.
- * @property {number} [below] a bound, where one is known: all of its numbers are in [0, below).
- * @property {boolean} [flags] whether every number is known to be 0 or 1.
+ * @property {ArrayLike<number>} [constant] its contents, if it is an initializer: float16 as bits,
+ *   int64 rounded to float64.
+ * @property {number} [below] a bound, if one is known: all its numbers are in [0, below).
+ * @property {boolean} [flags] whether all its numbers are known to be 0 or 1.
  */
 
 const MOST_AXES = 2;
@@ -24,22 +24,22 @@ const MOST_AXES = 2;
 const ITEM_BYTES = { [FLOAT]: 4, [FLOAT16]: 2, [UINT8]: 1, [INT8]: 1, [INT32]: 4, [INT64]: 8 };
 
 /**
- * An initializer's value.
+ * Read an initializer.
  *
  * @param {any} tensor
  * @returns {Value}
- * @throws {ModelFormatError} its type is not used by step models, it has more than two axes or an empty one, it does
- *   not have as many bytes as its shape needs, or it has numbers that are not finite.
+ * @throws {ModelFormatError} its type is not used by step models, it has more than two axes or an empty one, its
+ *   number of bytes does not match its shape, or it has numbers that are not finite.
  */
 export function readTensor(tensor) {
   const label = `tensor ${quoted(tensor.name)}`;
   const itemBytes = ITEM_BYTES[tensor.data_type];
   if (!itemBytes) {
-    throw new ModelFormatError(`${label} has element type ${tensor.data_type}, which is not used here`);
+    throw new ModelFormatError(`${label} has the unsupported element type ${tensor.data_type}`);
   }
   const shape = tensor.dims;
   if (shape.length > MOST_AXES) {
-    throw new ModelFormatError(`${label} has ${shape.length} axes; at most ${MOST_AXES} are used here`);
+    throw new ModelFormatError(`${label} has ${shape.length} axes; at most ${MOST_AXES} are allowed`);
   }
   if (shape.some((/** @type {number} */ size) => size < 1)) {
     throw new ModelFormatError(`${label} has the shape ${showShape(shape)}; every size must be 1 or more`);
@@ -50,7 +50,7 @@ export function readTensor(tensor) {
       `${label} of shape ${showShape(shape)} needs ${needed} bytes, but has ${tensor.raw_data.length}`,
     );
   }
-  const { buffer } = new Uint8Array(tensor.raw_data); // a copy, at an address that numbers of any size may have
+  const { buffer } = new Uint8Array(tensor.raw_data); // a copy, which is aligned for any element type
   if (!allFinite(buffer, tensor.data_type)) {
     throw new ModelFormatError(`${label} has numbers that are not finite (NaN or infinity)`);
   }

@@ -1,1 +1,1 @@
-"""Batches run by onnxruntime, on CPUs, on NVIDIA's GPUs, and on others through WebGPU."""
+"""Batches run by onnxruntime, on CPUs, NVIDIA GPUs (CUDA) and other GPUs (WebGPU)."""

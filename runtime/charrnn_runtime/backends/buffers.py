@@ -1,8 +1,7 @@
-"""The buffers of a batch, bound to a session: on the CPU or on a GPU.
+"""The buffers of a batch, bound to a session on the CPU or a GPU.
 
-A call of onnxruntime costs 1.4 us when all inputs and outputs are bound beforehand, and 6 us or more
-otherwise; so buffers bind a whole block of steps once, each step reading the token that the step before it
-wrote.
+A call of onnxruntime takes 1.4 us if all inputs and outputs are bound beforehand, and 6 us or more otherwise.
+Therefore buffers bind a whole block of steps once; each step reads the token that the previous step wrote.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.backends.device import error_of, ort
 from charrnn_runtime.errors import OutOfMemoryError
-from charrnn_runtime.forks import keep_for_ever
+from charrnn_runtime.forks import keep_forever
 from charrnn_runtime.format import spec
 from charrnn_runtime.graph.cpu_graph import PreparedSettings, StatePart, rounded
 from charrnn_runtime.graph.sampler import Cuts
 from charrnn_runtime.record import Record
 
 BLOCK: Final = 32
-"""How many steps run without Python in between, unless more or fewer are asked for. Even, so that a whole
-block ends in the state buffer in which it began."""
+"""The default number of steps that run without returning to Python. Even, so that a whole block ends in the
+state buffer in which it started."""
 
 SETTING_TYPES: Final[dict[str, Any]] = {
     each.name: {spec.FLOAT: np.float32, spec.INT64: np.int64}[each.element_type] for each in spec.SETTINGS
 }
-"""The types of the inputs that say how each stream samples."""
+"""The types of the sampling inputs."""
 
 
 class Sizes(Record):
@@ -38,9 +37,9 @@ class Sizes(Record):
         rows: R, the number of streams.
         state_size: S.
         vocabulary_size: V.
-        steps: N, how many steps are bound.
-        sampler: which settings the graph samples by; None where it only reads.
-        keeps_logits: whether the logits of every step are kept.
+        steps: N, the number of steps to bind.
+        sampler: the settings that the graph samples with; None if it only reads.
+        keeps_logits: whether to keep the logits of every step.
     """
 
     rows: int
@@ -52,20 +51,20 @@ class Sizes(Record):
 
     @property
     def key(self) -> tuple[int, Cuts | None]:
-        """What a session is made for: the number of rows, and its sampler."""
+        """What determines a session: the number of rows, and the sampler."""
         return self.rows, self.sampler
 
     @property
     def samples(self) -> bool:
-        """Whether the graph samples."""
+        """Whether the graph samples tokens."""
         return self.sampler is not None
 
 
 class Given(Record):
-    """Tokens that are given rather than sampled, for the first steps of a block.
+    """Tokens that are read rather than sampled, for the first steps of a block.
 
     Attributes:
-        mask: bool ``[n, R]``, where the token that is read after step i is given.
+        mask: bool ``[n, R]``, where the token after step i is given.
         tokens: int64 ``[n, R]``, those tokens.
     """
 
@@ -77,28 +76,27 @@ class Buffers:
     """Buffers for some rows, bound to a block of steps: step i reads ``tokens[i]``, writes ``tokens[i+1]``.
 
     The caller fills ``tokens[0]``, ``uniforms`` and ``settings``, and writes states with `write_state`; `run`
-    fills ``tokens[1:]``. Of buffers that do not sample, the caller fills all of ``tokens`` instead, and
-    neither uniforms nor settings are looked at. On the CPU these arrays are the very memory that onnxruntime
-    reads and writes.
+    fills ``tokens[1:]``. If the buffers do not sample, the caller fills all of ``tokens`` instead, and
+    uniforms and settings are ignored. On the CPU, onnxruntime reads and writes these arrays directly.
 
     Attributes:
         sizes: see `Sizes`.
         rows: R, the number of streams.
-        steps: N, how many it can run at once.
+        steps: N, the maximum number of steps per run.
         tokens: int64 ``[N + 1, R]``.
         uniforms: float32 ``[N, R]``.
         settings: for each of `spec.SETTINGS` an array ``[R]``.
-        logits: float32 ``[N, R, V]`` where they are kept, else of length 0.
+        logits: float32 ``[N, R, V]`` if they are kept, otherwise of length 0.
     """
 
     device = "cpu"
     is_released = False
 
     def __init__(self, session: Any, sizes: Sizes, parts: Sequence[StatePart] = ()) -> None:
-        """Allocate and bind, to a session of a graph of `cpu_graph` that keeps states in ``parts``.
+        """Allocate and bind, to a session of a graph from `cpu_graph` with states in ``parts``.
 
         Raises:
-            MemoryError: memory is too little; or whatever onnxruntime raises then.
+            MemoryError: there is too little memory; or whatever onnxruntime raises then.
         """
         self.sizes = sizes
         self.rows, self.steps = sizes.rows, sizes.steps
@@ -108,10 +106,10 @@ class Buffers:
         kept = self.steps if sizes.keeps_logits else 0
         self.logits = np.zeros((kept, self.rows, sizes.vocabulary_size), np.float32)
         self._parts = tuple(parts) or (StatePart(0, sizes.state_size, "state", "next_state"),)
-        self._current = 0  # which of the two state buffers holds the streams' states
+        self._current = 0  # the index of the state buffer with the current states
         self._use(session)
         self._options = run_options()
-        # For each state buffer that slot 0 may read: the slots' bindings, and the options each runs with.
+        # For each state buffer that slot 0 may read: the bindings of the slots, with their run options.
         self._bound: tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]] = ([], [])
         self._allocate()
 
@@ -121,8 +119,8 @@ class Buffers:
         self._make_session: Callable[[], Any] | None = None
 
     def after_fork(self, make_session: Callable[[], Any]) -> None:
-        """In a forked child, continue with a session of its own, which is made when it is needed."""
-        keep_for_ever((self._session, self._run_bound, self._bound, self._options))
+        """In a forked child, continue with another session, which is created on first use."""
+        keep_forever((self._session, self._run_bound, self._bound, self._options))
         self._options = run_options()
         self._bound = ([], [])
         self._make_session = make_session
@@ -134,7 +132,7 @@ class Buffers:
         self._prepared = PreparedSettings(self.settings, self.sizes.vocabulary_size)
 
     def release(self) -> None:
-        """Let go of all memory; the buffers are of no use any more, whoever still holds them."""
+        """Free all memory; the buffers cannot be used afterwards."""
         self.__dict__.clear()
         self.is_released = True
 
@@ -154,16 +152,16 @@ class Buffers:
         """Run some steps on all rows.
 
         Args:
-            steps: how many, at most N.
-            given: tokens that are given rather than sampled.
-            stops: asked after each step, with the number of steps run so far, whether to end there; what they
-                wrote is in ``tokens`` by then.
+            steps: the number of steps, at most N.
+            given: tokens to read rather than sample.
+            stops: called after each step with the number of steps so far; return True to stop. The tokens
+                written so far are in ``tokens`` by then.
 
         Returns:
-            How many steps were run. ``tokens[1 : steps + 1]`` is what they wrote.
+            The number of steps run. ``tokens[1 : steps + 1]`` holds the results.
 
         Raises:
-            OutOfMemoryError: memory is too little.
+            OutOfMemoryError: the device has too little memory.
             CharRNNError: onnxruntime cannot run the graph.
         """
         self._send(steps)
@@ -183,7 +181,7 @@ class Buffers:
         return steps
 
     def _run_straight(self, first: int, end: int) -> None:
-        """Run the steps from slot ``first`` to before ``end`` with nothing in between: the hot loop."""
+        """Run steps from slot ``first`` to before ``end`` without interruption: the hot loop."""
         start = self._current ^ (first & 1)  # the buffer that slot 0 would read
         bound = self._bound[start]
         while len(bound) < end:
@@ -194,7 +192,7 @@ class Buffers:
                 run_bound(binding, options)
         except Exception as error:
             device, rows = self.device, self.rows
-            # Whoever keeps the error keeps these, too: the session's memory.
+            # The traceback keeps these alive, too: the memory of the session.
             del bound, binding, options, run_bound
             try:
                 raise error_of(error, "run a step of the model", device, rows) from error
@@ -204,7 +202,7 @@ class Buffers:
         self._current ^= (end - first) & 1
 
     def _in_a_row(self, bound: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-        """The bindings and options of steps that run with nothing in between, from those of single steps."""
+        """The bindings and options of steps that run without interruption, from those of single steps."""
         return bound
 
     def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
@@ -223,7 +221,7 @@ class Buffers:
                 outputs[part.rounded[1]] = self._rounded[1 - reads][index]
         if self.sizes.samples:
             prepared = self._prepared.inputs(self.uniforms[slot])
-            read = (value.name for value in self._session.get_inputs())  # those that the sampler reads
+            read = (value.name for value in self._session.get_inputs())  # the inputs that the sampler reads
             inputs |= {name: prepared[name] for name in read if name in prepared}
             outputs["next_token"] = self.tokens[slot + 1]
         if len(self.logits):
@@ -233,10 +231,10 @@ class Buffers:
                 bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         return binding._iobinding, self._options
 
-    # What moves between the arrays and the device, where these are two.
+    # Transfers between the arrays and the device, if they are separate.
 
     def _send(self, steps: int) -> None:
-        """Send what the coming steps read; here, prepare the settings for them."""
+        """Send the inputs of the next steps; on the CPU, prepare the settings."""
         if self.sizes.sampler in ("any", "few"):
             if self._prepared.renew():
                 self._bound = ([], [])
@@ -246,14 +244,14 @@ class Buffers:
         """Send the tokens of a slot."""
 
     def _fetch_tokens(self, first: int, end: int) -> None:
-        """Fetch what the steps from ``first`` to before ``end`` sampled."""
+        """Fetch the tokens sampled by the steps from ``first`` to before ``end``."""
 
     def _fetch_logits(self, steps: int) -> None:
         """Fetch the logits of the first steps."""
 
 
 def run_options(graph: int | None = None) -> Any:
-    """Options of a run; with the number of the CUDA graph that it captures or replays (-1 for none)."""
+    """Run options; with the id of a CUDA graph to capture or replay (-1 for none)."""
     options = ort.RunOptions()
     options.log_severity_level = 4
     if graph is not None:

@@ -14,30 +14,30 @@ from numpy.typing import NDArray
 from charrnn_runtime.backends.buffers import Buffers, Given, Sizes, run_options
 from charrnn_runtime.backends.cuda_turns import in_graph_thread, session_lock, turns
 from charrnn_runtime.backends.device import ort
-from charrnn_runtime.forks import keep_for_ever
+from charrnn_runtime.forks import keep_forever
 
 _ALIGNMENT: Final = 256
-"""Each slot begins at an aligned address, as kernels that load several numbers at once expect; in bytes."""
+"""The alignment of slots in bytes, as vectorized kernels expect."""
 
 _WORTH_A_COPY: Final = 1 << 16
-"""How many bytes between two rows are copied along rather than left out by a further copy. It is not measured
-on a GPU."""
+"""Gaps between rows of up to this many bytes are copied along, to avoid a separate copy. Not measured on a
+GPU."""
 
 _graph_ids = itertools.count(1)
-"""Numbers for CUDA graphs, each used once in the process."""
+"""Ids of CUDA graphs, each used once per process."""
 
 
 class CudaBuffers(Buffers):
-    """Buffers whose states, tokens and sampling stay on the GPU; tokens come back a block at a time.
+    """Buffers whose states, tokens and sampling stay on the GPU; tokens are fetched block by block.
 
-    Each step reads one state buffer and writes the other, so that a step may be run again before it counts,
-    as capturing a CUDA graph does.
+    Each step reads one state buffer and writes the other, so a step can be repeated before it counts, as
+    capturing a CUDA graph requires.
     """
 
     device = "cuda"
 
     def __init__(self, session: Any, sizes: Sizes) -> None:
-        """Allocate, in the session's own memory."""
+        """Allocate in the memory of the session."""
         self._both_options = _both_options()
         with turns.shared(), session_lock(session):
             super().__init__(session, sizes)
@@ -51,15 +51,15 @@ class CudaBuffers(Buffers):
         self.tokens, self.uniforms = self._device_tokens.on_host, self._device_uniforms.on_host
         self.logits = self._device_logits.on_host
         self._device_states = [memory.new([rows, sizes.state_size], np.float32) for _ in range(2)]
-        self._far = 2 + _WORTH_A_COPY // (sizes.state_size * 4)  # rows so far apart are copied each by itself
-        self._has_states = False  # the memory holds whatever it held before
+        self._far = 2 + _WORTH_A_COPY // (sizes.state_size * 4)  # more distant rows are copied separately
+        self._has_states = False  # the memory is uninitialized
         self._device_settings = {
             name: memory.new([rows], array.dtype.type) for name, array in self.settings.items()
         }
         self._sent_settings: dict[str, bytes] = {}
 
     def after_fork(self, make_session: Callable[[], Any]) -> None:
-        keep_for_ever(dict(self.__dict__))  # what is on the GPU is the parent's
+        keep_forever(dict(self.__dict__))  # GPU memory belongs to the parent
         self.release()
 
     # --- states ----------------------------------------------------------------------------------------
@@ -103,12 +103,12 @@ class CudaBuffers(Buffers):
             low, high = int(rows[inside[0]]), int(rows[inside[-1]]) + 1
             block: NDArray[np.float32] = self._rows_of_states(low, high).numpy()
             if len(inside) == len(rows) and _is_range(rows, low):
-                return block  # as they are asked for
+                return block  # in the requested order
             states[inside] = block[rows[inside] - low]
         return states
 
     def _spans(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
-        """The order in which rows lie in memory, and the parts of it that are copied at once."""
+        """The order of the rows in memory, and the ranges to copy at once."""
         order = np.argsort(rows, kind="stable")
         cuts = (np.flatnonzero(np.diff(rows[order]) >= self._far) + 1).tolist()
         return order, list(zip([0, *cuts], [*cuts, len(rows)], strict=True)) if len(rows) else []
@@ -127,11 +127,11 @@ class CudaBuffers(Buffers):
             return super().run(steps, given, stops)
 
     def _turn(self, steps: int) -> contextlib.AbstractContextManager[None]:
-        """The right to run some steps."""
+        """The right to run steps."""
         return turns.shared()
 
     def _run_straight(self, first: int, end: int) -> None:
-        # The memory of steps that are not waited for must not be given to those of another thread.
+        # The memory of unfinished steps must not be reused by another thread.
         session = self._session
         try:
             with session_lock(session):
@@ -139,11 +139,11 @@ class CudaBuffers(Buffers):
         except BaseException:
             with contextlib.suppress(Exception):
                 session.io_binding().synchronize_outputs()
-            del session  # whoever keeps the error would keep its memory, too
+            del session  # the traceback would keep its memory alive
             raise
 
     def _in_a_row(self, bound: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-        # The host waits for the GPU after the last step alone.
+        # The host waits for the GPU only after the last step.
         last = len(bound) - 1
         return [(binding, options[index < last]) for index, (binding, options) in enumerate(bound)]
 
@@ -185,9 +185,9 @@ class CudaBuffers(Buffers):
 
 
 class GraphBuffers(CudaBuffers):
-    """Buffers whose steps are captured as CUDA graphs, each once, and then replayed.
+    """Buffers whose steps are captured once as CUDA graphs, and then replayed.
 
-    All of it happens in one thread of the process, to which a captured graph belongs.
+    Everything runs in one thread of the process, which the captured graphs belong to.
     """
 
     def __init__(self, session: Any, sizes: Sizes) -> None:
@@ -208,45 +208,45 @@ class GraphBuffers(CudaBuffers):
 
     def _bind(self, slot: int, reads: int) -> tuple[Any, Any]:
         binding, _ = super()._bind(slot, reads)
-        # A captured graph has its addresses built in, so each binding has one of its own.
+        # A captured graph contains its addresses, so each binding has its own graph.
         return binding, _both_options(next(_graph_ids))
 
 
 def _both_options(graph: int | None = None) -> tuple[Any, Any]:
-    """The options of steps that the host waits for, and of those that it does not wait for."""
+    """The run options of steps with and without synchronization."""
     waiting, not_waiting = run_options(graph), run_options(graph)
     not_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return waiting, not_waiting
 
 
 class _DeviceMemory:
-    """Makes values on a session's device."""
+    """Creates values on a session's device."""
 
     def __init__(self, session: Any, device: str) -> None:
         self._session, self.device = session, device
 
     def new(self, shape: list[int], kind: Any) -> Any:
-        """A value of the session's own memory: freed with it, and free for what comes next."""
+        """A value in the memory of the session: freed with it, and reused for later values."""
         create = getattr(self._session, "create_ortvalue_from_shape_and_type", None)
-        if create is None:  # before onnxruntime 1.31
+        if create is None:  # onnxruntime older than 1.31
             create = ort.OrtValue.ortvalue_from_shape_and_type
         return create(shape, kind, self.device, 0)
 
     def view(self, address: int, shape: list[int], kind: Any) -> Any:
-        """A value that is a part of another one, to be copied by itself."""
-        # A binding makes one of any address, for an output, which is not written here.
+        """A value that is a part of another one, to copy separately."""
+        # A binding can wrap any address as an output; nothing is written here.
         binding = self._session.io_binding()
         binding.bind_output("next_state", self.device, 0, kind, shape, address)
         return binding.get_outputs()[0]
 
 
 class _Slots:
-    """An array for each step of a block, all in one piece of the device's memory, and one of the host's.
+    """An array for each step of a block, contiguous on the device, with a copy on the host.
 
     Attributes:
-        shape: of one.
-        kind: the type of its numbers.
-        on_host: all of them, one after the other.
+        shape: the shape of one array.
+        kind: the element type.
+        on_host: all arrays, concatenated.
     """
 
     def __init__(self, memory: _DeviceMemory, count: int, shape: list[int], kind: Any) -> None:
@@ -264,7 +264,7 @@ class _Slots:
         bind_value(name, self._memory.device, 0, self.kind, self.shape, self.address(slot))
 
     def address(self, slot: int) -> int:
-        """Where a slot begins on the device."""
+        """The address of a slot on the device."""
         address: int = self._on_device.data_ptr()
         return address + slot * self._slots.strides[0]
 
@@ -278,7 +278,7 @@ class _Slots:
             on_device, on_host = self._part(first, end)
             try:
                 on_host.update_inplace(on_device)
-            except TypeError:  # an onnxruntime that copies from NumPy alone
+            except TypeError:  # older onnxruntime versions copy only from NumPy
                 self._slots[first:end] = on_device.numpy()
 
     def _part(self, first: int, end: int) -> tuple[Any, Any]:
@@ -292,7 +292,7 @@ class _Slots:
 
 
 def _is_range(rows: NDArray[np.intp], first: int) -> bool:
-    """Whether rows are those that follow one another from the first on."""
+    """Whether rows are consecutive from ``first`` on."""
     return bool((rows == np.arange(first, first + len(rows))).all())
 
 

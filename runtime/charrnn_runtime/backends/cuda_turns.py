@@ -1,9 +1,9 @@
-"""Whose turn it is on a GPU, of the threads that use it.
+"""Coordinates the threads that use a GPU.
 
-Two things need it. While the host does not wait for the steps of a thread, another one that ran the same
-session would be given memory that they still use: onnxruntime takes it back as soon as a step has begun. And
-CUDA forbids much, such as to allocate, while any thread captures a graph. onnxruntime, moreover, keeps a
-captured graph for the thread that captured it.
+There are two reasons. If the host does not wait for the steps of a thread, another thread that runs the same
+session could be given memory that is still in use: onnxruntime reclaims it as soon as a step has started. And
+CUDA forbids many operations, such as allocation, while any thread captures a graph. Moreover, onnxruntime
+binds a captured graph to the thread that captured it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class _Turns:
-    """How many threads use the GPU, and whether one of them wants it for itself."""
+    """A readers-writer lock: many threads share the GPU, or one uses it exclusively."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -31,7 +31,7 @@ class _Turns:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Use the GPU beside others. This must not be asked for again within."""
+        """Use the GPU together with others. Not reentrant."""
         with self._condition:
             self._condition.wait_for(lambda: not self._taken)
             self._sharing += 1
@@ -44,7 +44,7 @@ class _Turns:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Use it while no one else does; whoever comes meanwhile waits."""
+        """Use the GPU exclusively; others wait."""
         with self._condition:
             self._condition.wait_for(lambda: not self._taken)
             self._taken = True
@@ -66,7 +66,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def session_lock(session: Any) -> threading.Lock:
-    """The lock of a session, whoever uses it."""
+    """The lock of a session, shared by all its users."""
     with _making:
         return _session_locks.setdefault(session, threading.Lock())
 
@@ -74,10 +74,10 @@ def session_lock(session: Any) -> threading.Lock:
 def in_graph_thread(
     work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
-    """Do some work in the one thread of the process that captures and replays CUDA graphs; gives its result.
+    """Run a function in the thread of the process that captures and replays CUDA graphs; returns its result.
 
-    It returns, or raises, once the work has ended, also where this thread is interrupted meanwhile: what the
-    work reads and writes must not change before.
+    It returns, or raises, only once the function has ended, even if this thread is interrupted: the data that
+    the function uses must not change before.
     """
     global _pool
     with _making:

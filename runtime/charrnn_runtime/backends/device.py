@@ -1,4 +1,4 @@
-"""Which device runs a model, why it is not CUDA, and how onnxruntime says that memory is too little."""
+"""Chooses the device for a model, explains why it is not CUDA, and recognizes out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from charrnn_runtime.arguments import choice
 from charrnn_runtime.errors import CharRNNError, DeviceError, OutOfMemoryError, one_line
-from charrnn_runtime.forks import let_children_end_early, making
+from charrnn_runtime.forks import making, skip_exit_handlers_in_children
 from charrnn_runtime.format import spec
 from charrnn_runtime.process import only_in_commands
 
@@ -21,13 +21,13 @@ _NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 
 
 def _import_onnxruntime() -> Any:
-    """onnxruntime, which reports nothing to its maker unless somebody else has decided on that.
+    """Import onnxruntime with telemetry disabled, unless the user or program has decided on it already.
 
-    From 1.29 on, its builds for Linux and macOS, too, report processes and sessions, and keep a database for
-    it in the home folder. Whether they do is settled for the whole process by a variable of the environment,
-    which is looked at once: at the first import. So it is set for that moment alone, and not for processes
-    that this one starts later. `disable_telemetry_events` stops what there is on Windows. A program
-    that has imported onnxruntime, or a user who has set the variable, has decided already.
+    Since 1.29, its Linux and macOS builds also report processes and sessions, and keep a database for this in
+    the home folder. This is decided once per process, by an environment variable that is read at the first
+    import. Therefore it is set only during that import, and not inherited by processes started later.
+    `disable_telemetry_events` stops the telemetry on Windows. A program that imported onnxruntime, or a
+    user who set the variable, has decided already.
     """
     undecided = "onnxruntime" not in sys.modules and _NO_TELEMETRY not in os.environ
     if undecided:
@@ -40,28 +40,28 @@ def _import_onnxruntime() -> Any:
     if undecided:
         onnxruntime.disable_telemetry_events()
     elif os.environ.get(_NO_TELEMETRY) != "1":
-        let_children_end_early()
+        skip_exit_handlers_in_children()
     return onnxruntime
 
 
-# The other modules take it from here, so that none imports it earlier.
+# The other modules import it from here, so that none imports it earlier.
 ort: Any = _import_onnxruntime()
 
-# What it says beside its sessions: stderr is the command's.
+# Messages outside of sessions: stderr belongs to the command.
 only_in_commands(lambda: ort.set_default_logger_severity(4))
 
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 
 _DRIVER: Final = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CUDA: Final = 13
-"""The major version of CUDA that builds of onnxruntime need which do not say so."""
+"""The major version of CUDA that onnxruntime builds need if they do not report one."""
 
 _CUDA_REASON: Final = re.compile(r"\b(CU[A-Z]+ (?:failure|error) .*?) *(?:;|$)", re.MULTILINE)
 """As in "CUDA failure 35: CUDA driver version is insufficient ... ; GPU=0 ; hostname=...", or "CUDNN ...".
 """
 
 _TOO_LITTLE_MEMORY: Final = re.compile(
-    # WebGPU gives buffers that are invalid, and says so when they are used.
+    # WebGPU returns invalid buffers, which are reported on use.
     r"allocat|alloc_failed|bad_alloc|out of memory|exceeds the max buffer size|\[Invalid Buffer|"
     r"larger than the maximum \w+ buffer binding size",
     re.IGNORECASE,
@@ -71,34 +71,34 @@ _CUDA_BUILD: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 _CUDA_INSTALL: Final = f"{_CUDA_BUILD}, and a recent NVIDIA driver (CUDA 13)"
 
 INT8_IS_FOR_THE_CPU: Final = (
-    'this model is int8, which is for the CPU; use device="cpu", or export it for the GPU with '
+    'this model is int8, which runs on the CPU only; use device="cpu", or export it for the GPU with '
     "charrnn-export --precision fp32 (or fp16)"
 )
 
 FORKED_FROM_CUDA: Final = (
-    "a process that was forked from one that uses CUDA cannot use it; start it with the method "
-    '"spawn" or "forkserver" of multiprocessing, or load the model there with device="cpu"'
+    "a process forked from one that uses CUDA cannot use it; start it with multiprocessing's method "
+    '"spawn" or "forkserver", or load the model there with device="cpu"'
 )
 
 _PRELOADING: Final = threading.Lock()
 _began_cuda_in: Final[set[int]] = set()
-"""The processes in which CUDA's driver was asked, of which a fork inherits all."""
+"""The processes that initialized the CUDA driver, which forked children inherit."""
 
 
 def choose_device(
     device: str, precision: str, start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str | None]
 ) -> tuple[str, str]:
-    """The device that runs, and a note on why it is not CUDA where that might be expected.
+    """Choose the device, with a note on why it is not CUDA if that might be expected.
 
     Args:
-        device: what was asked for: "auto", "cpu" or "cuda".
-        precision: the model's.
-        start_cuda: makes a session of the model on CUDA.
-        try_cuda: runs a step in that session; says what is wrong with what came of it, if anything is.
+        device: the requested device: "auto", "cpu" or "cuda".
+        precision: the precision of the model.
+        start_cuda: creates a session of the model on CUDA.
+        try_cuda: runs a step in that session; returns what is wrong with the result, if anything.
 
     Raises:
         SettingError: the device is unknown.
-        DeviceError: CUDA was asked for and cannot be used.
+        DeviceError: CUDA was requested but cannot be used.
     """
     choice("device", device, spec.DEVICES)
     if device == "cpu":
@@ -108,10 +108,10 @@ def choose_device(
             raise DeviceError(INT8_IS_FOR_THE_CPU, "device")
         return "cpu", ""
     if device == "auto" and _missing_driver():
-        return "cpu", ""  # no one expects CUDA there, and why it is missing would take 18 ms to say
+        return "cpu", ""  # CUDA is not expected there, and finding the reason would take 18 ms
     missing = cuda_missing()
     if missing is None:
-        missing = _cuda_refusal(start_cuda, try_cuda)
+        missing = _cuda_problem(start_cuda, try_cuda)
     if missing is None:
         return "cuda", ""
     if device == "cuda":
@@ -120,49 +120,49 @@ def choose_device(
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores available to this process."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cuda_missing() -> str | None:
-    """Why this machine cannot run on CUDA; None if it can."""
+    """Why this machine cannot use CUDA; None if it can."""
     if CUDA_PROVIDER not in ort.get_available_providers():
         if {"onnxruntime", "onnxruntime-gpu"} <= _installed_builds():
             return (
-                "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; repair "
-                f"it with: pip uninstall -y onnxruntime onnxruntime-gpu && {_CUDA_BUILD}"
+                "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; fix "
+                f"this with: pip uninstall -y onnxruntime onnxruntime-gpu && {_CUDA_BUILD}"
             )
-        # Beside the plain build, the other one would be hidden.
+        # Installed beside the plain build, the other one would be hidden.
         return (
-            "this onnxruntime is a build without CUDA; replace it with: pip uninstall -y onnxruntime && "
+            "this build of onnxruntime lacks CUDA; replace it with: pip uninstall -y onnxruntime && "
             f"{_CUDA_INSTALL}"
         )
     return _missing_driver() or _old_driver()
 
 
-def _cuda_refusal(start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str | None]) -> str | None:
-    """Why a session on CUDA cannot be had, or is of no use; None if it is."""
+def _cuda_problem(start_cuda: Callable[[], Any], try_cuda: Callable[[Any], str | None]) -> str | None:
+    """Why a session on CUDA cannot be created or used; None if it can."""
     missing: list[str] = []
     try:
         missing = _preload_cuda()
         session = start_cuda()
     except Exception as error:
-        # Without its libraries CUDA is silently disabled, so that all nodes would go to the CPU.
+        # Without its libraries, CUDA is silently disabled, and all nodes would run on the CPU.
         if not missing or "default CPU EP" not in str(error):
             return f"onnxruntime cannot start CUDA ({reason_of(error)}); install it with {_CUDA_INSTALL}"
     else:
         if session.get_providers()[0] == CUDA_PROVIDER:
             return _failed_trial(session, try_cuda)
     named = f" ({one_line(', '.join(missing), most=100)})" if missing else ""
-    return f"onnxruntime left CUDA out for want of its libraries{named}; install them with {_CUDA_INSTALL}"
+    return f"onnxruntime cannot load CUDA's libraries{named}; install them with {_CUDA_INSTALL}"
 
 
 def _failed_trial(session: Any, try_cuda: Callable[[Any], str | None]) -> str | None:
-    """Why a GPU is of no use though a session starts on it.
+    """Why a GPU cannot be used although a session starts on it.
 
-    Builds of onnxruntime have kernels for some generations of GPUs alone, which shows in the first run.
+    Builds of onnxruntime have kernels for some generations of GPUs only, which shows in the first run.
     """
     try:
         wrong = try_cuda(session)
@@ -172,11 +172,11 @@ def _failed_trial(session: Any, try_cuda: Callable[[Any], str | None]) -> str | 
 
 
 def _preload_cuda() -> list[str]:
-    """Load CUDA's libraries from where pip or the system put them; gives the names of those missing."""
+    """Load CUDA's libraries from pip packages or the system; returns the names of missing ones."""
     said: list[str] = []
     with making(), _PRELOADING:
-        # It prints what it misses. stdout is for a command's results, and other threads may be writing to
-        # it, so it is not redirected: onnxruntime gets a print of its own meanwhile.
+        # It prints missing libraries. stdout is for a command's results, and other threads may be writing to
+        # it, so it is not redirected: onnxruntime's print is replaced instead.
         ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
         try:
             ort.preload_dlls()
@@ -197,7 +197,7 @@ def _installed_builds() -> set[str]:
 
 
 def _missing_driver() -> str | None:
-    """Asks the NVIDIA driver itself, which takes no time where there is none."""
+    """Query the NVIDIA driver directly, which is fast if there is none."""
     if _began_cuda_in and os.getpid() not in _began_cuda_in:
         return FORKED_FROM_CUDA
     try:
@@ -206,35 +206,35 @@ def _missing_driver() -> str | None:
         return f"no NVIDIA driver is installed ({_DRIVER} is not found); use device='cpu' on this machine"
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return 'the NVIDIA driver finds no GPU that it can use; use device="cpu" on this machine'
+        return 'the NVIDIA driver finds no usable GPU; use device="cpu" on this machine'
     _began_cuda_in.add(os.getpid())
     return None
 
 
 def _old_driver() -> str | None:
-    """Whether the driver, which is there, is too old for the CUDA that onnxruntime was built with."""
+    """Whether the installed driver is too old for onnxruntime's CUDA version."""
     needed = int(str(getattr(ort, "cuda_version", "")).split(".")[0] or _CUDA)
     version = ctypes.c_int(0)
     if ctypes.CDLL(_DRIVER).cuDriverGetVersion(ctypes.byref(version)) != 0 or version.value >= 1000 * needed:
         return None
     major, minor = divmod(version.value, 1000)
     return (
-        f"the NVIDIA driver is too old: it supports CUDA up to {major}.{minor // 10}, and this onnxruntime "
+        f"the NVIDIA driver is too old: it supports CUDA up to {major}.{minor // 10}, but this onnxruntime "
         f'needs CUDA {needed}; install a newer driver, or use device="cpu" on this machine'
     )
 
 
 def error_of(error: BaseException, action: str, device: str, rows: int) -> CharRNNError:
-    """What to raise for something that onnxruntime, or Python for want of memory, raised.
+    """Convert an exception of onnxruntime, or a MemoryError.
 
     Args:
-        error: what was raised.
-        action: what could not be done, such as "run a step of the model".
-        device: where.
-        rows: the number of streams at once.
+        error: the exception.
+        action: what failed, such as "run a step of the model".
+        device: the device.
+        rows: the number of concurrent streams.
     """
-    if isinstance(error, MemoryError) or _tells_of_too_little_memory(str(error)):
-        _let_go(error)
+    if isinstance(error, MemoryError) or _is_out_of_memory(str(error)):
+        _release_memory(error)
         fewer = "lower max_batch_size" if rows > 1 else "close other programs"
         streams = "one stream" if rows == 1 else f"{rows:,} streams"
         return OutOfMemoryError(
@@ -244,26 +244,26 @@ def error_of(error: BaseException, action: str, device: str, rows: int) -> CharR
     return CharRNNError(f"onnxruntime cannot {action}: {reason_of(error)}")
 
 
-def _tells_of_too_little_memory(said: str) -> bool:
-    """Whether that is what onnxruntime says, which has no exception of its own for it."""
-    # All of it: the telling words may come late. But not places in its source, such as cuda_allocator.cc.
+def _is_out_of_memory(said: str) -> bool:
+    """Whether a message reports too little memory, for which onnxruntime has no exception type."""
+    # Search the whole message, but ignore source locations such as cuda_allocator.cc.
     reasons: list[str] = _CUDA_REASON.findall(said)
     said = " ".join(reasons) or re.sub(r"\S+\.(?:cc|cu|h)\b", "", said)
     return _TOO_LITTLE_MEMORY.search(said) is not None
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Free what did not fit, which an error keeps otherwise: in the local variables of where it came from."""
+def _release_memory(error: BaseException | None) -> None:
+    """Free memory that the traceback of an error keeps alive through local variables."""
     while error is not None:
         error.__traceback__ = None
         error = error.__context__
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in one line of harmless length.
+    """The message of an error as one line of limited length.
 
-    Of one from CUDA's libraries, the reason alone: onnxruntime puts it between hundreds of characters on the
-    place in its source, and words on the machine.
+    For errors of CUDA's libraries, only the reason: onnxruntime surrounds it with hundreds of characters of
+    source locations and machine details.
     """
     said = str(error).strip()
     reason = _CUDA_REASON.search(said)

@@ -1,8 +1,8 @@
-"""Sessions of onnxruntime: makes and keeps them, with the buffers that are bound to them.
+"""Creates and caches onnxruntime sessions and the buffers bound to them.
 
-A session plans its memory for the first shape that it runs, so each number of rows has a session of its own.
-The sampler of the file takes a third of the time of an int8 step of one stream. So the graph runs with one
-that does less where that serves all streams of a batch, and without any where a text is only read.
+A session plans its memory for the first shape that it runs, so each number of rows has its own session. The
+sampler of the file takes a third of the time of an int8 step with one stream. Therefore a cheaper sampler is
+used if it suffices for all streams of a batch, and none if a text is only read.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from charrnn_runtime.backends.device import (
 from charrnn_runtime.backends.webgpu import FORKED_FROM_WEBGPU, choose_webgpu, new_session, turn
 from charrnn_runtime.backends.webgpu_buffers import WebGpuBuffers
 from charrnn_runtime.errors import DeviceError, ModelFormatError
-from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
+from charrnn_runtime.forks import keep_forever, making, renew_after_fork
 from charrnn_runtime.format import spec
-from charrnn_runtime.format.proto import keep_outputs, part_tensors
+from charrnn_runtime.format.proto import keep_outputs, separate_tensors
 from charrnn_runtime.format.reader import ModelFile
 from charrnn_runtime.graph.cpu_graph import StatePart, cpu_graph
-from charrnn_runtime.graph.gates_apart import gates_apart
 from charrnn_runtime.graph.sampler import Cuts
 from charrnn_runtime.graph.sampler_variants import with_sampler
+from charrnn_runtime.graph.separate_gates import separate_gates
 from charrnn_runtime.sampling import Sampling
 
 _KEPT_SESSIONS: Final = 8
@@ -47,23 +47,23 @@ _MOST_THREADS: Final = 1024
 
 _NEAR: Final = 1e-3
 _NEAR_FP16: Final = 0.05
-"""How far apart a trial step's logits and states on a GPU and on the CPU may be, as a share of the largest:
-what the order of sums changes is 1,000 times less, and a kernel that does not run gives anything."""
+"""The tolerance of a trial step's logits and states on a GPU, relative to the largest value on the CPU.
+Summation order causes differences 1,000 times smaller; a kernel that does not run causes arbitrary ones."""
 
-_GATES_APART: Final = 32
-"""From how many rows on int8 products are computed gate by gate: 4 to 9 % faster at 64 (measured)."""
+_SEPARATE_GATES: Final = 32
+"""The number of rows from which int8 products are computed per gate: 4 to 9 % faster at 64 (measured)."""
 
 
 class Engine:
-    """A model on a device. Threads may share it: each takes buffers of its own.
+    """A model on a device. Threads can share it: each borrows its own buffers.
 
     Attributes:
         info: the model's metadata.
         file: the model.
-        asked: device, threads and CUDA graphs, as they were asked for.
-        threads: how many threads run streams on the CPU.
-        device: "cpu", "cuda" or "webgpu", the device in use.
-        device_note: why "auto" took the CPU although a CUDA build of onnxruntime is there; else "".
+        options: the requested device, threads and CUDA graphs.
+        threads: the number of threads that run streams on the CPU.
+        device: the device in use: "cpu", "cuda" or "webgpu".
+        device_note: why "auto" chose the CPU although a CUDA build of onnxruntime is installed; otherwise "".
     """
 
     def __init__(
@@ -74,33 +74,33 @@ class Engine:
         *,
         cuda_graphs: bool = False,
     ) -> None:
-        """Make the model ready on a device, and try one step of two streams.
+        """Prepare the model for a device, and run a trial step of two streams.
 
         Args:
-            model: a checked model.
-            device: "auto" (CUDA where it can run this model, else the CPU), "cpu", "cuda" or "webgpu".
-            threads: how many threads run streams on the CPU, where there are enough streams for them; None
-                for as many as the process may use cores.
-            cuda_graphs: on CUDA, capture each step once and replay it. Off unless asked for, since it has
-                not been measured where it is faster.
+            model: a validated model.
+            device: "auto" (CUDA if it can run this model, otherwise the CPU), "cpu", "cuda" or "webgpu".
+            threads: the number of threads that run streams on the CPU, if there are enough streams; None for
+                the number of cores available to the process.
+            cuda_graphs: on CUDA, capture each step once and replay it. Off by default, since it has not been
+                measured where this is faster.
 
         Raises:
             SettingError: the device or the number of threads is invalid.
-            DeviceError: CUDA or WebGPU was asked for and cannot be used.
-            ModelFormatError: the graph does not run, or gives nonsense.
+            DeviceError: CUDA or WebGPU was requested but cannot be used.
+            ModelFormatError: the graph does not run, or gives invalid results.
         """
         self.threads = (
             usable_cores() if threads is None else whole_number_from("threads", threads, 1, _MOST_THREADS)
         )
         self.info = model.info
         self.file = model
-        self.asked = {"device": device, "threads": threads, "cuda_graphs": cuda_graphs}
+        self.options = {"device": device, "threads": threads, "cuda_graphs": cuda_graphs}
         self._cuda_graphs = switch("cuda_graphs", cuda_graphs)
         self._file = model.onnx_bytes
-        # By their samplers, and whether they compute gates apart; without large tensors.
+        # By sampler, and whether gates are computed separately; without large tensors.
         self._graphs: dict[tuple[Cuts | None, bool], bytes] = {}
-        self._parts: tuple[StatePart, ...] = ()  # in which graphs for the CPU keep states
-        # Reentrant: while it is held, Python may collect a generator that gives its buffers back.
+        self._parts: tuple[StatePart, ...] = ()  # the parts of the state in graphs for the CPU
+        # Reentrant: Python may garbage collect a generator that returns its buffers while it is held.
         self._lock = threading.RLock()
         self._sessions: dict[tuple[int, Cuts | None], Any] = {}  # by rows and sampler
         self._free: dict[Sizes, list[Buffers]] = {}
@@ -110,13 +110,13 @@ class Engine:
         expected = self._try_one_step()
         choose, gpu = (choose_webgpu, "webgpu") if device == "webgpu" else (choose_device, "cuda")
         self.device, self.device_note = choose(
-            device, self.info.precision, partial(self._start_gpu, gpu), partial(self._unlike, expected)
+            device, self.info.precision, partial(self._start_gpu, gpu), partial(self._difference, expected)
         )
-        renew_after_fork(self)  # now that it is complete
+        renew_after_fork(self)  # only when fully constructed
 
     def _after_fork(self) -> None:
-        """In a forked child, make sessions again when they are needed."""
-        keep_for_ever((self._sessions, self._free))
+        """In a forked child, recreate sessions on first use."""
+        keep_forever((self._sessions, self._free))
         self._lock = threading.RLock()
         self._sessions, self._free = {}, {}
         self._device_is_the_parents = self.device != "cpu"
@@ -128,16 +128,16 @@ class Engine:
     def buffers(
         self, rows: int, *, steps: int = BLOCK, sampler: Cuts | None = "any", keeps_logits: bool = False
     ) -> Iterator[Buffers]:
-        """Borrow buffers of exactly these `Sizes`; they hold whatever the last user left.
+        """Borrow buffers of exactly these `Sizes`; their contents are undefined.
 
         Args:
             rows: the number of streams.
-            steps: how many can run at once.
-            sampler: which settings the graph samples by; None to read only. "any" is the file's own graph.
-            keeps_logits: whether the logits of every step are kept.
+            steps: the maximum number of steps per run.
+            sampler: the settings that the graph samples with; None to only read. "any" is the file's graph.
+            keeps_logits: whether to keep the logits of every step.
 
         Raises:
-            OutOfMemoryError: not enough memory for this many rows, here or in the block under ``with``.
+            OutOfMemoryError: too little memory for this many rows, here or in the block under ``with``.
         """
         sizes = Sizes(
             rows=rows,
@@ -154,7 +154,7 @@ class Engine:
                 free = self._free.get(sizes)
                 buffers = free.pop() if free else None
                 if buffers is not None:
-                    self._sessions[key] = self._sessions.pop(key)  # the newest last
+                    self._sessions[key] = self._sessions.pop(key)  # most recently used last
             if buffers is None:
                 buffers = self._new_buffers(sizes)
             self._in_use.add(buffers)
@@ -168,11 +168,11 @@ class Engine:
                 if buffers is not None:
                     self._in_use.discard(buffers)
                 if buffers is None or buffers.is_released:
-                    # Memory was too little: what is kept for the next time goes, too.
+                    # Out of memory: free the cached buffers, too.
                     self._sessions.pop(key, None)
                     self._free = {each: kept for each, kept in self._free.items() if each.key != key}
                 elif key in self._sessions:
-                    # Buffers outlive their session's place in the cache only as long as they are in use.
+                    # Buffers whose session was evicted are not cached.
                     self._free.setdefault(sizes, []).append(buffers)
 
     def _new_buffers(self, sizes: Sizes) -> Buffers:
@@ -186,8 +186,8 @@ class Engine:
         session = None
         try:
             if self.device == "cuda":
-                # The turn comes before the engine's lock, which a thread that has a turn may need for a
-                # moment: for the buffers of a generator that Python collects there.
+                # Take the turn before the engine's lock, which a thread that has the turn may need briefly:
+                # to return the buffers of a generator that Python garbage collects there.
                 with turns.shared():
                     session = self._session(sizes.rows, sizes.sampler)
                 return (GraphBuffers if self._cuda_graphs else CudaBuffers)(session, sizes)
@@ -196,12 +196,12 @@ class Engine:
                 return WebGpuBuffers(session, sizes)
             return Buffers(session, sizes, self._parts)
         except Exception as error:
-            session = None  # its memory is free again, however long somebody keeps the error
-            raise error_of(error, "make a session", self.device, sizes.rows) from error
+            session = None  # frees its memory, even if the error is kept
+            raise error_of(error, "create a session", self.device, sizes.rows) from error
 
     def sampler(self, wanted: Cuts | None) -> Cuts | None:
-        """The sampler to run where another is wanted: the same, unless the device has no use for it."""
-        # GPUs cannot run the greedy one; on the CPU any other ranks no more than is needed, too.
+        """The sampler to run for a requested one: the same, unless it does not pay on this device."""
+        # GPUs cannot run the greedy one; on the CPU, other samplers also rank only the symbols needed.
         return "any" if wanted == ("few" if self.device == "cpu" else "greedy") else wanted
 
     def _session(self, rows: int, sampler: Cuts | None) -> Any:
@@ -209,7 +209,7 @@ class Engine:
             session = self._sessions.pop((rows, sampler), None)
             if session is None:
                 session = self._create_session(self.device, self._graph(rows, sampler))
-            self._sessions[rows, sampler] = session  # the newest last
+            self._sessions[rows, sampler] = session  # most recently used last
             while len(self._sessions) > _KEPT_SESSIONS:
                 oldest = next(iter(self._sessions))
                 del self._sessions[oldest]
@@ -218,9 +218,9 @@ class Engine:
 
     def _create_session(self, device: str, graph: bytes, *, optimize: bool = True) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # more pay less than as many batches with a thread each
+        options.intra_op_num_threads = 1  # parallel batches pay more than parallel operators
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong comes as an exception; stderr is the command's
+        options.log_severity_level = 4  # errors are raised as exceptions; stderr belongs to the command
         options.enable_mem_reuse = False  # measured: 4 to 6 % faster at one stream
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -228,24 +228,24 @@ class Engine:
             return new_session(graph, options)
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
-            # TF32 would round the products' operands to 10 bits.
+            # TF32 would round the operands of products to 10 bits.
             settings = {"use_tf32": "0", "enable_cuda_graph": "1" if self._cuda_graphs else "0"}
-            # One node on the CPU would copy states back and forth at every character: rather none at all. The
-            # CPU's provider must not be named then: onnxruntime calls that a contradiction.
+            # A single node on the CPU would copy states back and forth for every character; disallow it. The
+            # CPU provider must not be listed then: onnxruntime rejects that as a contradiction.
             providers = [(CUDA_PROVIDER, settings)]
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        # With its fallback, onnxruntime would take the CPU where CUDA fails, and say so on stdout.
+        # With its fallback, onnxruntime would use the CPU if CUDA fails, and print this to stdout.
         with making(), turns.shared() if device == "cuda" else contextlib.nullcontext():
             return ort.InferenceSession(
                 graph, sess_options=options, providers=providers, enable_fallback=False
             )
 
     def _graph(self, rows: int, sampler: Cuts | None) -> bytes:
-        """The file's graph as the device runs it for some rows, with a sampler or without one."""
+        """The file's graph as the device runs it for this many rows, with a sampler or without."""
         on_cpu = self.device == "cpu"
-        apart = on_cpu and self.info.precision == "int8" and rows >= _GATES_APART
-        small, large, names = self._parted_apart if apart else self._parted
+        apart = on_cpu and self.info.precision == "int8" and rows >= _SEPARATE_GATES
+        small, large, names = self._separate_gates if apart else self._separate
         key = sampler, apart
         if key not in self._graphs:
             if on_cpu:
@@ -258,12 +258,12 @@ class Engine:
         return b"".join((self._graphs[key], *large))
 
     @cached_property
-    def _parted(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
-        return part_tensors(self._file)
+    def _separate(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
+        return separate_tensors(self._file)
 
     @cached_property
-    def _parted_apart(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
-        return part_tensors(gates_apart(self._file))
+    def _separate_gates(self) -> tuple[bytes, list[bytes | memoryview], list[str]]:
+        return separate_tensors(separate_gates(self._file))
 
     def _try_one_step(self) -> list[NDArray[Any]]:
         """Run two streams for a step on the CPU: the graph must run, with finite logits and tokens in range.
@@ -272,40 +272,40 @@ class Engine:
             Logits, tokens and states.
 
         Raises:
-            ModelFormatError: it does not.
+            ModelFormatError: the graph does not run, or its results are invalid.
         """
         path = self.info.path
         try:
-            # A session of its own, since the first shape that one sees decides how it plans its memory.
+            # Use a separate session, since the first shape determines a session's memory plan.
             outputs = self._trial_step(self._create_session("cpu", self._file, optimize=False))
         except Exception as error:
             raise ModelFormatError(
-                f"{path} is not a charrnn model that can be run: onnxruntime says {reason_of(error)}"
+                f"{path} is not a valid charrnn model: onnxruntime reports {reason_of(error)}"
             ) from error
-        wrong = self._nonsense(outputs)
+        wrong = self._defect(outputs)
         if wrong:
-            raise ModelFormatError(f"{path} is not a charrnn model that can be run: a trial step {wrong}")
+            raise ModelFormatError(f"{path} is not a valid charrnn model: a trial step {wrong}")
         return outputs
 
     def _trial_step(self, session: Any) -> list[NDArray[Any]]:
-        """Logits, tokens and states of two streams after a step."""
+        """The logits, tokens and states of two streams after a step."""
         info, rows = self.info, 2
         feeds: dict[str, NDArray[Any]] = {
             "token": np.array([info.start_token, len(info.vocabulary) - 1], np.int64),
-            # States other than zeros, so that every product counts.
+            # Not zeros, so that every product counts.
             "state": np.linspace(-1, 1, rows * info.state_size, dtype=np.float32).reshape(rows, -1),
             "uniform": np.array([0.0, 1.0 - 2.0**-24], np.float32),
         }
         for name, value in Sampling(1.0).inputs(info.top_k_max).items():
             feeds[name] = np.full(rows, value, SETTING_TYPES[name])
-        feeds["top_k"][0] = 1  # the first stream takes the likeliest symbol, which devices agree on
+        feeds["top_k"][0] = 1  # greedy for the first stream, where all devices agree
         outputs: list[NDArray[Any]] = session.run(
             [each.name for each in spec.OUTPUTS], feeds, run_options(-1)
         )
         return outputs
 
-    def _nonsense(self, outputs: list[NDArray[Any]]) -> str | None:
-        """What is wrong with the outputs of a trial step, whatever the weights."""
+    def _defect(self, outputs: list[NDArray[Any]]) -> str | None:
+        """What is wrong with the outputs of a trial step, whatever the weights; None if nothing."""
         logits, tokens, state = outputs
         rows, symbols = 2, len(self.info.vocabulary)
         if logits.shape != (rows, symbols) or state.shape != (rows, self.info.state_size):
@@ -320,11 +320,11 @@ class Engine:
         with turns.shared():
             return self._create_session(gpu, self._file)
 
-    def _unlike(self, expected: list[NDArray[Any]], session: Any) -> str | None:
-        """What is wrong with a trial step in a session on a GPU, where the CPU gave ``expected``."""
+    def _difference(self, expected: list[NDArray[Any]], session: Any) -> str | None:
+        """How a trial step on a GPU differs from the result ``expected`` of the CPU; None if it does not."""
         with turns.shared():
             outputs = self._trial_step(session)
-        wrong = self._nonsense(outputs)
+        wrong = self._defect(outputs)
         if wrong:
             return f"{wrong}, on this GPU"
         near = _NEAR if self.info.precision == "fp32" else _NEAR_FP16
@@ -335,13 +335,13 @@ class Engine:
                 return f"gave {name} on this GPU that differ by {apart:.2g} from the CPU's"
         logits, token = outputs[0][0], int(outputs[1][0])
         if logits[token] < logits.max() - near * max(1.0, float(np.abs(logits).max())):
-            return f"took the symbol {token} on this GPU where {int(logits.argmax())} is the likeliest"
+            return f"took the symbol {token} on this GPU where {int(logits.argmax())} is the most likely"
         return None
 
 
 def width(streams: int) -> int:
-    """The rows of the buffers for some streams: exact up to 16, then with at most an eighth idle, so that
-    few sizes are needed.
+    """The number of rows for some streams: exact up to 16, then with at most an eighth idle, so that few
+    sizes are needed.
     """
     if streams <= 16:
         return streams

@@ -1,7 +1,7 @@
-"""GPUs of any maker, through onnxruntime's WebGPU plugin: its sessions, and why one cannot be had.
+"""GPUs of any vendor, through onnxruntime's WebGPU plugin.
 
-The plugin reaches them through Vulkan, Metal or Direct3D 12. All sessions of a process share one device and
-its commands, and two threads that use it at once crash (onnxruntime's issue 32561): all use is in turns.
+The plugin uses Vulkan, Metal or Direct3D 12. All sessions of a process share one device and its command
+queue, and concurrent use by two threads crashes (onnxruntime's issue 32561), so all use is serialized.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from typing import Any, Final
 
 from charrnn_runtime.backends.device import FORKED_FROM_CUDA, INT8_IS_FOR_THE_CPU, ort, reason_of
 from charrnn_runtime.errors import DeviceError
-from charrnn_runtime.forks import keep_for_ever, making, renew_after_fork
+from charrnn_runtime.forks import keep_forever, making, renew_after_fork
 
 WEBGPU_PROVIDER: Final = "WebGpuExecutionProvider"
 
 FORKED_FROM_WEBGPU: Final = FORKED_FROM_CUDA.replace("CUDA", "WebGPU")
 
 _PLUGIN: Final = "onnxruntime-ep-webgpu"
-_OLDEST: Final = (1, 31)  # the onnxruntime that takes its values
+_OLDEST: Final = (1, 31)  # the first onnxruntime that accepts its values
 _OPTIONS: Final = {
     "enableInt64": "1",  # tokens are int64
-    "preserveDevice": "1",  # and what was compiled for it, though no session may be left for a moment
+    "preserveDevice": "1",  # keeps the device and compiled shaders even while there is no session
 }
 
 
 class _Turns:
-    """The right to use WebGPU, which one thread has at a time."""
+    """The right to use WebGPU, held by one thread at a time."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.gone: deque[dict[str, Any]] = deque()  # what nobody needs any more, and is still to be freed
-        self.began_in: set[int] = set()  # the processes that use WebGPU, of which a fork inherits all
+        self.gone: deque[dict[str, Any]] = deque()  # unused objects that are still to be freed
+        self.began_in: set[int] = set()  # the processes that use WebGPU, which forked children inherit
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        """In a forked child, where no one may use or free what the parent has on the GPU."""
-        keep_for_ever(self.gone)
+        """In a forked child, which must neither use nor free the parent's GPU objects."""
+        keep_forever(self.gone)
         self.lock, self.gone = threading.RLock(), deque()
 
 
@@ -52,7 +52,7 @@ _turns: Final = _Turns()
 
 @contextlib.contextmanager
 def turn() -> Iterator[None]:
-    """While no other thread uses WebGPU. Whoever needs an engine's lock, too, takes the turn before it."""
+    """Use WebGPU exclusively. Take the turn before an engine's lock if both are needed."""
     with _turns.lock:
         _turns.gone.clear()
         try:
@@ -62,14 +62,14 @@ def turn() -> Iterator[None]:
 
 
 def free_in_turn(thing: object) -> None:
-    """Let what a thing's attributes refer to be freed in turn, too, when nobody needs the thing any more."""
+    """Free what an object's attributes refer to in turn, too, when the object is garbage collected."""
     weakref.finalize(thing, free, vars(thing)).atexit = False
 
 
 def free(attributes: dict[str, Any]) -> None:
-    """Free what some attributes refer to: at once, or when the thread that uses WebGPU just now is through.
+    """Free what some attributes refer to: immediately, or after the current turn of another thread.
 
-    It never waits, since Python may collect something anywhere, whatever locks are held there.
+    It never waits, since garbage collection may happen anywhere, whatever locks are held.
     """
     _turns.gone.append(dict(attributes))
     attributes.clear()
@@ -81,20 +81,20 @@ def free(attributes: dict[str, Any]) -> None:
 
 
 def new_session(graph: bytes, options: Any) -> Any:
-    """A session whose nodes all run through WebGPU.
+    """Create a session whose nodes all run through WebGPU.
 
     Raises:
-        DeviceError: there is no GPU for it.
-        Exception: what onnxruntime raises where it cannot make one.
+        DeviceError: there is no usable GPU.
+        Exception: onnxruntime cannot create the session.
     """
     missing = webgpu_missing()
     if missing is not None:
         raise DeviceError(f'device="webgpu" cannot be used: {missing}', "device")
-    # One node on the CPU would copy states back and forth at every character: rather none at all.
+    # A single node on the CPU would copy states back and forth for every character; disallow it.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with turn(), making():
-        options.add_provider_for_devices(_devices()[:1], _OPTIONS)  # it takes one, and chooses the GPU itself
+        options.add_provider_for_devices(_devices()[:1], _OPTIONS)  # takes one device; chooses the GPU itself
         session = ort.InferenceSession(graph, sess_options=options, enable_fallback=False)
     free_in_turn(session)
     return session
@@ -103,16 +103,16 @@ def new_session(graph: bytes, options: Any) -> Any:
 def choose_webgpu(
     device: str, precision: str, start: Callable[[], Any], try_step: Callable[[Any], str | None]
 ) -> tuple[str, str]:
-    """The device, "webgpu", and an empty note, if a model runs there; as `device.choose_device` for others.
+    """Return "webgpu" and an empty note if a model runs there; compare `device.choose_device`.
 
     Args:
         device: "webgpu".
-        precision: the model's.
-        start: makes a session of the model there.
-        try_step: runs a step in that session; says what is wrong with what came of it, if anything is.
+        precision: the precision of the model.
+        start: creates a session of the model there.
+        try_step: runs a step in that session; returns what is wrong with the result, if anything.
 
     Raises:
-        DeviceError: it does not.
+        DeviceError: the model does not run there.
     """
     if precision == "int8":
         raise DeviceError(INT8_IS_FOR_THE_CPU, "device")
@@ -133,7 +133,7 @@ def choose_webgpu(
 
 
 def webgpu_missing() -> str | None:
-    """Why this process cannot use WebGPU, as far as that shows before there is a session; None if it can."""
+    """Why this process cannot use WebGPU, as far as can be told without a session; None if it can."""
     if _turns.began_in and os.getpid() not in _turns.began_in:
         return FORKED_FROM_WEBGPU
     try:
@@ -145,10 +145,10 @@ def webgpu_missing() -> str | None:
         )
     if tuple(map(int, ort.__version__.split(".")[:2])) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
-        return f"it needs onnxruntime {oldest} or newer, and this is {ort.__version__}; install a newer one"
+        return f"it requires onnxruntime {oldest} or newer, but this is {ort.__version__}; upgrade it"
     if sys.platform == "linux":
         try:
-            ctypes.CDLL("libvulkan.so.1")  # the plugin would only print that it is missing
+            ctypes.CDLL("libvulkan.so.1")  # otherwise the plugin only prints that it is missing
         except OSError:
             return (
                 "the Vulkan loader is not installed (libvulkan.so.1 is not found); install your "
@@ -164,7 +164,7 @@ def webgpu_missing() -> str | None:
 
 
 def _register(plugin: Any) -> None:
-    """Make the plugin known to onnxruntime, once in a process, unless its host has."""
+    """Register the plugin with onnxruntime, once per process, unless the program has."""
     if os.getpid() in _turns.began_in:
         return
     if not _devices():
@@ -180,10 +180,10 @@ def _told_by(error: Exception) -> str:
     """Why a session or its first run failed, and what to do."""
     said = str(error)
     if "Failed to get a WebGPU adapter" in said:
-        return 'no driver offers a GPU to it; install the GPU\'s driver, or use device="cpu" on this machine'
+        return 'no driver provides a GPU; install the GPU\'s driver, or use device="cpu" on this machine'
     if "requires f16" in said:
         return (
-            "this GPU or its driver has no 16-bit numbers, which fp16 models need; export the model with "
-            'charrnn-export --precision fp32, or use device="cpu"'
+            "this GPU or its driver does not support 16-bit floats, which fp16 models need; export the model "
+            'with charrnn-export --precision fp32, or use device="cpu"'
         )
-    return f'this GPU does not run this model ({reason_of(error)}); use device="cpu" on this machine'
+    return f'this GPU cannot run this model ({reason_of(error)}); use device="cpu" on this machine'

@@ -1,4 +1,4 @@
-"""The buffers of a batch on a GPU that WebGPU reaches."""
+"""The buffers of a batch on a GPU, through WebGPU."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from charrnn_runtime.backends.buffers import Buffers, Given, Sizes
 from charrnn_runtime.backends.device import error_of, ort
 from charrnn_runtime.backends.webgpu import free, free_in_turn, turn
-from charrnn_runtime.forks import keep_for_ever
+from charrnn_runtime.forks import keep_forever
 
 
 class WebGpuBuffers(Buffers):
-    """Buffers whose states, tokens and sampling stay on the GPU; tokens come back a block at a time.
+    """Buffers whose states, tokens and sampling stay on the GPU; tokens are fetched block by block.
 
-    Memory there has no addresses, so each slot has values of its own.
+    GPU memory has no addresses here, so each slot has separate values.
     """
 
     device = "webgpu"
 
     def __init__(self, session: Any, sizes: Sizes) -> None:
-        """Allocate, in the session's own memory."""
+        """Allocate in the memory of the session."""
         free_in_turn(self)
         with turn():
             super().__init__(session, sizes)
@@ -40,13 +40,13 @@ class WebGpuBuffers(Buffers):
         self._states_there.send(0, 2)
 
     def _new(self, array: NDArray[Any]) -> Any:
-        """A value on the GPU for an array, of the session's memory: freed with it."""
+        """A value on the GPU for an array, in the memory of the session: freed with it."""
         return self._session.create_ortvalue_from_shape_and_type(
             list(array.shape), array.dtype.type, "webgpu", 0
         )
 
     def after_fork(self, make_session: Callable[[], Any]) -> None:
-        keep_for_ever(dict(self.__dict__))  # what is on the GPU is the parent's
+        keep_forever(dict(self.__dict__))  # GPU memory belongs to the parent
         super().release()
 
     def release(self) -> None:
@@ -111,12 +111,12 @@ class WebGpuBuffers(Buffers):
 
 
 class _Copies:
-    """Arrays of the host and, for each, a value on the GPU."""
+    """Arrays on the host, each with a value on the GPU."""
 
     def __init__(self, rows: int, new: Callable[[NDArray[Any]], Any], arrays: Iterable[NDArray[Any]]) -> None:
         arrays = list(arrays)
         self._rows = rows
-        self._here = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]  # the very arrays
+        self._here = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]  # shares memory
         self._there = [new(array) for array in arrays]
 
     def __getitem__(self, index: int) -> Any:
@@ -127,7 +127,7 @@ class _Copies:
         self._copy(self._here[first:end], self._there[first:end])
 
     def fetch(self, first: int, end: int) -> None:
-        """Copy some from the GPU, which waits until it has run what it was given."""
+        """Copy some from the GPU, after waiting for pending work."""
         self._copy(self._there[first:end], self._here[first:end])
 
     def _copy(self, source: list[Any], target: list[Any]) -> None:

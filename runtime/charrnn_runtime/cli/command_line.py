@@ -1,4 +1,4 @@
-"""How command lines are read, where typer is not strict or not helpful enough."""
+"""Stricter parsing of command lines than typer's, with better suggestions."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ _KNOWN_ELSEWHERE: Final = {
     "--samples": ("--streams", "--lines"),
     "--tokens": ("--length",),
 }
-"""What other programs of the kind call some options; only those that a command has are suggested."""
+"""Common names of these options in other programs; only options that a command has are suggested."""
 
 
 class App(typer.Typer):
-    """An app whose commands are of the class `Command`."""
+    """A typer app whose commands are instances of `Command`."""
 
     def command(self, name: str | None = None, **options: Any) -> Any:
         return super().command(name, **{"cls": Command, **options})
 
 
 class Command(typer.core.TyperCommand):
-    """A command that says so when an option that counts once is given twice, and suggests the right ones."""
+    """A command that rejects repeated options and suggests the option that was meant."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words of a command line; ``ctx`` takes what they say."""
+        """Parse a command line into ``ctx``."""
         try:
             _, extra, given = self.make_parser(ctx).parse_args(args=list(args))
         except Exception as error:  # typer's own, of a class that it does not export
             self._suggest(ctx, error)
             raise
-        self._refuse_repeated(ctx, given)
-        self._refuse_a_bare_prompt(ctx, extra)
+        self._reject_repeated(ctx, given)
+        self._reject_bare_prompt(ctx, extra)
         return super().parse_args(ctx, args)
 
     def _suggest(self, ctx: Any, error: Exception) -> None:
-        """Add what an unknown option may have been meant for to the error about it."""
+        """Add the options that an unknown option may stand for to its error."""
         name = getattr(error, "option_name", "")
         if getattr(error, "possibilities", None) is not None and name in _KNOWN_ELSEWHERE:
             options = {option for each in self.get_params(ctx) for option in each.opts}
             meant = [option for option in _KNOWN_ELSEWHERE[name] if option in options]
             error.possibilities = meant or error.possibilities  # type: ignore[attr-defined]
 
-    def _refuse_repeated(self, ctx: Any, given: list[Any]) -> None:
-        """End where an option is given again, of which only the last would count."""
+    def _reject_repeated(self, ctx: Any, given: list[Any]) -> None:
+        """Reject an option that is given more than once if only the last value would count."""
         if ctx.resilient_parsing:  # for completion
             return
         for each in given:
@@ -68,26 +68,24 @@ class Command(typer.core.TyperCommand):
                 names = " or ".join(sorted({*each.opts, *each.secondary_opts}, key=len, reverse=True))
                 ctx.fail(f"{names} is given {_times(given.count(each))}; give it once")
 
-    def _refuse_a_bare_prompt(self, ctx: Any, extra: list[str]) -> None:
-        """End where words that have no place were meant for the prompt."""
+    def _reject_bare_prompt(self, ctx: Any, extra: list[str]) -> None:
+        """Reject surplus arguments that were probably meant as the prompt."""
         takes_one = any("--prime" in each.opts for each in self.get_params(ctx))
         if extra and takes_one and not ctx.resilient_parsing:
             words = " ".join(extra)
-            ctx.fail(
-                f"{words!r} has no place here; a text to continue is given with --prime {shell_word(words)}"
-            )
+            ctx.fail(f"unexpected argument {words!r}; to continue a text, give --prime {shell_word(words)}")
 
 
 def among(choices: Sequence[str]) -> Callable[[], list[str]]:
-    """The choices that a shell completes an option with, for ``typer.Option(autocompletion=...)``."""
+    """The choices for shell completion of an option, for ``typer.Option(autocompletion=...)``."""
     return lambda: list(choices)
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
-    """The value of an option, if it is one of its choices.
+    """Return the value of an option if it is one of its choices.
 
     Raises:
-        SettingError: it is not.
+        SettingError: it is not one of them.
     """
     if value not in choices:
         raise SettingError(f"{option} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
@@ -95,7 +93,7 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
 
 
 def without_escapes(text: str) -> str:
-    r"""A text in which \n stands for a newline, \t for a tab and \r for a carriage return."""
+    r"""Replace \n by a newline, \t by a tab and \r by a carriage return."""
     for escape, character in (("\\n", "\n"), ("\\t", "\t"), ("\\r", "\r")):
         text = text.replace(escape, character)
     return text

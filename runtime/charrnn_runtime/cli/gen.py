@@ -1,4 +1,4 @@
-"""charrnn-gen: generates text with a model, to stdout as it comes."""
+"""charrnn-gen: generate text with a model and stream it to stdout."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def generate(
     prompt: Annotated[str | None, typer.Option("--prime", "-p", help="Prompt: the text to continue.")] = None,
     prompt_file: Annotated[
         Path | None,
-        typer.Option("--prime-file", help="Read the prompt from a file, as it is (- for standard input)."),
+        typer.Option("--prime-file", help="Read the prompt from a file, verbatim (- for standard input)."),
     ] = None,
     prompts_file: Annotated[
         Path | None,
-        typer.Option("--primes-file", help="One prompt per line of a file (- for standard input)."),
+        typer.Option("--primes-file", help="Read one prompt per line from a file (- for standard input)."),
     ] = None,
     length: Annotated[
         int,
@@ -74,15 +74,16 @@ def generate(
     ] = 0.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely character.")] = False,
     seed: Annotated[
-        int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
+        int | None,
+        typer.Option("--seed", "-s", help="Random seed, for reproducible texts. [default: random]"),
     ] = None,
-    streams: Annotated[int | None, typer.Option(help="How many texts to generate. [default: 1]")] = None,
+    streams: Annotated[int | None, typer.Option(help="Number of texts to generate. [default: 1]")] = None,
     lines: Annotated[
         int | None,
         typer.Option(
-            help="Write this many items, one per line, each from a stream of its own that ends at its "
-            f"newline. {spec.DEFAULT_ITEMS} for models that were trained with --lines, and with "
-            "--unique or --new.",
+            help="Number of items to write, one per line; each stream generates one item and ends at a "
+            f"newline. [default: {spec.DEFAULT_ITEMS} for models trained with --lines, and with --unique "
+            "or --new]",
         ),
     ] = None,
     unique: Annotated[bool, typer.Option("--unique", help="Skip items that were already written.")] = False,
@@ -93,23 +94,23 @@ def generate(
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="Stop before this text appears; may be given several times. \\n in it is a newline "
-            "(\\t a tab, \\r a carriage return), unless the model writes backslashes: then it is taken "
+            help="Stop before this text; may be repeated. \\n stands for a newline, \\t for a tab and \\r "
+            "for a carriage return, unless the model's vocabulary has a backslash: then the text is taken "
             "literally.",
         ),
     ] = None,
     beam: Annotated[
         int | None,
         typer.Option(
-            help="Search for the most likely text with this many beams, instead of sampling. With --json "
-            "all that are found, the most likely first."
+            help="Search for the most likely text with this many beams instead of sampling. With --json, "
+            "print every text found, most likely first."
         ),
     ] = None,
     unknown: Annotated[
         str,
         typer.Option(
-            help="What to do with unknown characters in a prompt: error, skip (ignore them), or "
-            "normalize (write accented letters in the Unicode form that it knows).",
+            help="How to handle unknown characters in a prompt: error, skip (drop them), or normalize "
+            "(use the Unicode form that the model knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
     ] = "error",
@@ -117,56 +118,56 @@ def generate(
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; a single stream uses one. [default: as many as there are cores]"),
+        typer.Option(help="CPU threads; a single stream uses one. [default: the number of cores]"),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="How many streams run at once. [default: depends on the device]"),
+        typer.Option(help="Streams to run at once. [default: depends on the device]"),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write to a file instead of stdout, complete or not at all."),
+        typer.Option("--output", "-o", help="Write to a file instead of stdout, atomically."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Let --output replace an existing file.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, for each stream or item.")
     ] = False,
     logprobs: Annotated[
         int | None,
         typer.Option(
-            help="With --json: each character's log-probability, and those of the N most likely characters "
-            "at its position."
+            help="With --json: include the log probability of each character and of the N most likely "
+            "characters at its position."
         ),
     ] = None,
     no_prompt: Annotated[bool, typer.Option("--no-prime", help="Do not print the prompt.")] = False,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Write the raw bytes of a byte-level model, UTF-8 or not.")
+        bool, typer.Option("--raw", help="Write the raw bytes of a byte-level model, valid UTF-8 or not.")
     ] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Print speed, device and load time.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print the speed, device and load time.")] = False,
     interactive: Annotated[
         bool,
         typer.Option(
-            "--interactive", "-i", help="Read one prompt per line, continue it, and keep the state."
+            "--interactive", "-i", help="Read prompts line by line; each continues from the current state."
         ),
     ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Generate text with a model that charrnn-export wrote.
+    """Generate text with a model exported by charrnn-export.
 
     Text goes to stdout as it is generated, messages to stderr.
 
-    A model that was trained with --lines, on names or other lists, writes items, one per line; so does
-    any model that writes newlines with --lines, --unique or --new. Empty lines and lines longer than --length
-    are not items; they are counted on stderr. It stops early if 10,000 streams in a row (or a million
-    characters in them) give no item. --streams 1 gives running text from every model.
+    Models trained with --lines, on names or other lists, write items, one per line. Other models do so with
+    --lines, --unique or --new if they write newlines. Empty lines and lines longer than --length are skipped
+    and counted on stderr. Generation stops early if 10,000 streams in a row, or streams with a million
+    characters in all, yield no new item. --streams 1 gives running text with any model.
     """
     check_choice("--unknown", unknown, spec.UNKNOWN)
     if greedy:
         gen_inputs.check_greedy(temperature, top_k, top_p, min_p)
     if sum(given is not None for given in (prompt, prompt_file, prompts_file)) > 1:
-        raise SettingError("give one of --prime, --prime-file and --primes-file")
+        raise SettingError("--prime, --prime-file and --primes-file exclude each other; give one of them")
     gen_inputs.check_encoding(encoding, files=bool(prompt_file or prompts_file or new))
     items_wanted = gen_items.are_wanted(
         lines,
@@ -207,26 +208,26 @@ def generate(
     if batch is not None and not 1 <= batch <= spec.MAX_STREAMS:
         raise SettingError(f"--batch must be between 1 and {spec.MAX_STREAMS:,}, not {batch:,}")
     if prompts_file is not None and streams != 1:
-        raise SettingError("--primes-file has one stream per line, so it excludes --streams")
+        raise SettingError("--primes-file runs one stream per line, so it excludes --streams")
     one_stream = streams == 1 and prompts_file is None
     if items_wanted is False and one_stream:
-        _refuse_batch(batch)
+        _reject_batch(batch)
     if interactive and (as_json or output or streams != 1 or prompt_file or prompts_file):
         raise SettingError(
-            "--interactive writes one stream to stdout as it is generated; it excludes --json, --output, "
+            "--interactive streams one text to stdout; it excludes --json, --output, "
             "--streams, --prime-file and --primes-file"
         )
     if raw and (as_json or interactive or streams != 1 or prompts_file):
         raise SettingError(
-            "--raw writes the bytes of one stream and nothing else; it excludes --json, "
+            "--raw writes only the bytes of one stream; it excludes --json, "
             "--interactive, --streams and --primes-file"
         )
     if logprobs is not None and not as_json:
-        raise SettingError("--logprobs is for --json: give that too, or omit it")
+        raise SettingError("--logprobs requires --json: add --json, or omit --logprobs")
     if force and not output:
-        raise SettingError("--force is for --output")
+        raise SettingError("--force requires --output")
 
-    # onnxruntime takes its time to import, and --help and a wrong command line need none of it.
+    # onnxruntime is slow to import, and neither --help nor usage errors need it.
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.uniforms import check_seed, draw_seed
@@ -256,7 +257,7 @@ def generate(
     if items_wanted is None:
         items_wanted = info.lines
         if not items_wanted:
-            _refuse_batch(batch)
+            _reject_batch(batch)
     how = f"{beam} beams" if beam is not None else f"seed {request.seed}"
     terminal.say(
         f"{model_path}: {info.cell} {info.layers}x{info.hidden_size} {info.precision} on {model.device}, "
@@ -316,21 +317,21 @@ def generate(
     seconds = time.perf_counter() - begin
     if stats:
         seconds -= clock.seconds
-        read = f"; {clock.characters:,} characters of prompts read in {clock.seconds:.3f} s"
+        read = f"; {clock.characters:,} prompt characters read in {clock.seconds:.3f} s"
         terminal.say(
             f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} "
-            f"characters a second on {model.device}; loaded in {load_seconds * 1000:.0f} ms"
+            f"characters per second on {model.device}; model loaded in {load_seconds * 1000:.0f} ms"
             f"{read if clock.characters else ''}"
         )
     if failure is not None:
         raise failure
 
 
-def _refuse_batch(batch: int | None) -> None:
-    """Refuse ``--batch`` where there is one stream."""
+def _reject_batch(batch: int | None) -> None:
+    """Reject ``--batch`` for a single stream."""
     if batch is not None:
         raise SettingError(
-            "--batch is for many streams: give --streams, --primes-file or --lines too, or omit it"
+            "--batch requires several streams: give --streams, --primes-file or --lines too, or omit it"
         )
 
 

@@ -1,4 +1,4 @@
-"""charrnn-gen --beam: the most likely text that a beam search finds, instead of a sampled one."""
+"""charrnn-gen --beam: write the most likely text found by beam search instead of a sampled one."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 
 def check(beams: int, others: Mapping[str, bool]) -> None:
-    """Refuse a number of beams that is out of range, and options that a search has no use for.
+    """Reject an invalid number of beams, and options that do not apply to beam search.
 
     Args:
         beams: ``--beam``.
-        others: such options, and whether they were given.
+        others: options that do not apply, and whether they were given.
 
     Raises:
-        SettingError: something is refused.
+        SettingError: the number is out of range, or such an option was given.
     """
     if not 1 <= beams <= spec.MAX_STREAMS:
         raise SettingError(f"--beam must be between 1 and {spec.MAX_STREAMS:,}, not {beams:,}")
     surplus = [option for option, is_given in others.items() if is_given]
     if surplus:
         raise SettingError(
-            f"--beam searches for the most likely text and samples nothing, so it excludes {surplus[0]}; "
+            f"--beam searches for the most likely text instead of sampling, so it excludes {surplus[0]}; "
             "give only one of them"
         )
 
 
 def write(model: CharRNN, request: TextRequest, beams: int, give: Callable[[bytes], None]) -> int:
-    """Write the most likely text, or as JSON all that were found; gives the number of its characters.
+    """Write the most likely text, or all texts found as JSON. Returns the number of characters.
 
-    Of a model that was trained on lines, it is the rest of a line, unless a stop text was given.
+    For a model trained on lines, this is the rest of a line, unless a stop text was given.
     """
     prompt = next(request.prompts(model))
     stop = stop_texts(model, request.stop)
@@ -54,7 +54,7 @@ def write(model: CharRNN, request: TextRequest, beams: int, give: Callable[[byte
     best = found[0]
     unit = "byte" if model.vocabulary.level == "byte" else "character"
     terminal.say(
-        f"the most likely of {len(found):,}: {best.nats:.4f} nats, {best.bits:.4f} bits, "
+        f"most likely of {len(found):,} texts: {best.nats:.4f} nats, {best.bits:.4f} bits, "
         f"{best.bits_per_character:.4f} bits per {unit}"
     )
     if request.as_json:

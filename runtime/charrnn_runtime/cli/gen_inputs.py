@@ -1,4 +1,4 @@
-r"""What charrnn-gen is given to read: prompts, items that are known, and stop texts."""
+r"""The inputs of charrnn-gen: prompts, known items and stop texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prompts(
     streams: int,
     encoding: str | None,
 ) -> Callable[[CharRNN], Iterator[str | bytes]]:
-    """The prompts of all streams, in the form that a model reads."""
+    """The prompts of all streams, as text or bytes depending on the model's level."""
     if prompts_file is not None:
         many = texts.read_bytes(prompts_file)
         return lambda model: iter(
@@ -36,39 +36,39 @@ def prompts(
 
 
 def known_items(model: CharRNN, data: bytes, name: str, encoding: str | None) -> frozenset[str]:
-    """The lines of a file of items, as a model of the same level writes them."""
+    """The lines of a file of items, in the form in which a model of this level writes them."""
     lines = texts.split_lines(_form(model, data, name, encoding))
     return frozenset(line if isinstance(line, str) else line.decode(errors="replace") for line in lines)
 
 
 def _form(model: CharRNN, data: bytes, name: str, encoding: str | None) -> str | bytes:
-    """What was read in the form that a model reads: the raw bytes, or a text."""
+    """The contents of a file as the model reads them: raw bytes, or text."""
     text = texts.text_of(data, name, encoding, as_bytes=model.vocabulary.level == "byte")
     return texts.unix_lines(text) if model.info.lines else text
 
 
 def check_encoding(encoding: str | None, *, files: bool) -> None:
-    """Refuse an encoding that there is not, or that nothing is read in.
+    """Reject an unknown encoding, or one that no option uses.
 
     Raises:
-        SettingError: it is refused.
+        SettingError: the encoding is invalid.
     """
     if encoding is not None:
         from charrnn_runtime.text_files import check_encoding as check
 
         check(encoding)
         if not files:
-            raise SettingError("--encoding is for --prime-file, --primes-file and --new: give one of them")
+            raise SettingError("--encoding requires --prime-file, --primes-file or --new: add one of them")
 
 
 def check_greedy(temperature: float, top_k: int | None, top_p: float, min_p: float) -> None:
-    """Refuse settings of sampling beside ``--greedy``, with which they would mean nothing.
+    """Reject sampling settings that have no effect with ``--greedy``.
 
     Raises:
         SettingError: one was given.
     """
     if top_k is not None:
-        raise SettingError("--greedy and --top-k exclude each other: --greedy is --top-k 1")
+        raise SettingError("--greedy and --top-k exclude each other: --greedy means --top-k 1")
     others = {
         "--temperature": temperature != spec.DEFAULT_TEMPERATURE,
         "--top-p": top_p != 1.0,
@@ -77,16 +77,16 @@ def check_greedy(temperature: float, top_k: int | None, top_p: float, min_p: flo
     for option, is_given in others.items():
         if is_given:
             raise SettingError(
-                f"--greedy and {option} exclude each other: --greedy takes the most likely character, "
-                f"whatever {option} is; omit one of them"
+                f"--greedy and {option} exclude each other: --greedy always takes the most likely character; "
+                "omit one of them"
             )
 
 
 def stop_texts(model: CharRNN, given: Sequence[str]) -> list[str]:
-    r"""The stop texts of a command line, in which ``\n``, ``\t`` and ``\r`` mean what they mean in Python.
+    r"""The stop texts of a command line, with ``\n``, ``\t`` and ``\r`` replaced as in Python.
 
-    A model that writes backslashes may write these characters themselves, so there they stay; a message says
-    how to write the others.
+    They are left alone if the model's vocabulary has a backslash, since the model may then write these
+    characters literally; a message says how to give control characters instead.
     """
     stops = [texts.given_text(each) for each in given]
     for index, each in enumerate(stops):
@@ -97,7 +97,7 @@ def stop_texts(model: CharRNN, given: Sequence[str]) -> list[str]:
             stops[index] = plain
         else:
             terminal.say(
-                f"--stop {each!r} is taken literally, since this model writes backslashes; to stop at the "
-                f"control characters give these themselves, in bash as --stop $'{each}'"
+                f"--stop {each!r} is taken literally, since this model's vocabulary has a backslash; to stop "
+                f"at control characters, give them directly, in bash as --stop $'{each}'"
             )
     return stops

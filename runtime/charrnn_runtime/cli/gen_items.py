@@ -1,4 +1,4 @@
-"""charrnn-gen --lines: items instead of running text, one per line."""
+"""charrnn-gen --lines: write items, one per line, instead of running text."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 
 if TYPE_CHECKING:
-    from charrnn_runtime.items import Item, LeftOut, TooFewItemsError
+    from charrnn_runtime.items import Item, SkippedItems, TooFewItemsError
     from charrnn_runtime.model import CharRNN
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.vocabulary import Unknown
 
 
 class ItemsRequest(Record):
-    """What the command line asks for, once it is checked.
+    """The validated command line.
 
     Attributes:
-        count: how many items.
-        prompt: what each begins with, in the form that the model reads.
-        length: how many characters each may have beside its prompt.
-        unique: whether repeats are skipped.
+        count: the number of items.
+        prompt: how each item begins, as text or bytes depending on the model's level.
+        length: the most characters of an item after its prompt.
+        unique: whether to skip repeated items.
         new: the texts to skip.
-        new_name: the name of the file that they come from; None if there is none.
-        sampling: how the next character is chosen.
+        new_name: the name of the file with the texts to skip; None if there is none.
+        sampling: the sampling settings.
         seed: the seed.
-        unknown: what happens to characters of the prompt that the model does not know.
-        rows: how many streams run at once; None for the device's default.
-        with_prompt: whether the prompt is written.
-        as_json: whether each item is an object.
+        unknown: how to handle unknown characters in the prompt.
+        rows: the number of streams to run at once; None for the device's default.
+        with_prompt: whether to write the prompt.
+        as_json: whether to write each item as a JSON object.
     """
 
     count: int
@@ -53,7 +53,7 @@ class ItemsRequest(Record):
 def are_wanted(
     lines: int | None, *, unique: bool, new: bool, length: int, greedy: bool, running_text: Mapping[str, bool]
 ) -> bool | None:
-    """Whether a command line asks for items; None where the model decides.
+    """Whether the command line requests items; None if the model decides.
 
     Args:
         lines: ``--lines``, if it was given.
@@ -61,7 +61,7 @@ def are_wanted(
         new: whether ``--new`` was given.
         length: ``--length``.
         greedy: whether ``--greedy`` was given.
-        running_text: the options that only running text has, and whether they were given.
+        running_text: the options that apply to running text only, and whether they were given.
 
     Raises:
         SettingError: the options contradict each other.
@@ -71,40 +71,40 @@ def are_wanted(
     for_text = [option for option, given in running_text.items() if given]
     if for_items and for_text:
         raise SettingError(
-            f"{for_items[0]} writes items, each a stream of its own that ends at its newline; it excludes "
+            f"{for_items[0]} writes items, each from a stream that ends at a newline; it excludes "
             f"{for_text[0]}; give only one of them"
         )
     if lines is not None and lines < 1:
         raise SettingError(
-            f"--lines must be 1 or more, not {lines}; for running text give --streams 1 instead"
+            f"--lines must be 1 or more, not {lines}; for running text, give --streams 1 instead"
         )
     if lines is not None and lines > 1 and greedy:
-        raise SettingError("--greedy writes the same item each time: give --lines 1, or leave --greedy out")
+        raise SettingError("--greedy writes the same item every time: give --lines 1, or omit --greedy")
     if for_items and length < 1:
         raise SettingError(f"--length must be 1 or more for items, not {length}")
     return True if for_items else False if for_text else None
 
 
 def default_count(*, greedy: bool) -> int:
-    """How many items to write by default: one, if all would be the same."""
+    """The default number of items: 1 with ``--greedy``, where all items would be identical."""
     return 1 if greedy else spec.DEFAULT_ITEMS
 
 
 def write_items(
     model: CharRNN, request: ItemsRequest, write: Callable[[bytes], None], *, bar_wanted: bool
 ) -> tuple[int, TooFewItemsError | None]:
-    """Write items as they come, one per line; what was skipped is said at the end.
+    """Write items one per line as they are generated, and report the skipped ones at the end.
 
     Returns:
-        The number of characters that were sampled, and the error if there are fewer items than were asked
-        for: what was found is written all the same.
+        The number of characters sampled, and the error if there are fewer items than requested. Items that
+        were found are written in either case.
     """
     from charrnn_runtime.items import TooFewItemsError, draw_items
 
     prompt = request.prompt
     if "\n" in (prompt if isinstance(prompt, str) else prompt.decode(errors="replace")):
         raise SettingError(
-            "--prime has a newline, and an item is one line; for running text give --streams 1 (and no "
+            "--prime has a newline, but an item is a single line; for running text, give --streams 1 (and no "
             "--lines, --unique or --new)"
         )
     characters = 0
@@ -113,7 +113,7 @@ def write_items(
     def progress(amount: int) -> None:
         nonlocal characters
         characters += amount
-        bar.advance(0)  # it shows itself though no item comes
+        bar.advance(0)  # makes the bar appear even before the first item
 
     items = draw_items(
         model,
@@ -138,7 +138,7 @@ def write_items(
         failure = error
     finally:
         bar.close()
-    _say_skipped(items.left_out, request)
+    _say_skipped(items.skipped, request)
     return characters, failure
 
 
@@ -162,16 +162,16 @@ def _line(model: CharRNN, request: ItemsRequest, item: Item) -> bytes:
         "device": model.device,
         "model": {"path": model.info.path, "sha256": model.info.sha256},
     }
-    # Paths may hold what is not UTF-8 (surrogates in Python): JSON escapes it just so.
+    # Paths may not be UTF-8 (surrogates in Python); JSON escapes preserve them.
     return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
-def _say_skipped(left_out: LeftOut, request: ItemsRequest) -> None:
+def _say_skipped(skipped: SkippedItems, request: ItemsRequest) -> None:
     reasons = (
-        (left_out.repeated, "repeated"),
-        (left_out.known, f"that are in {request.new_name}"),
-        (left_out.unended, f"without an end in {request.length:,} characters (--length)"),
-        (left_out.empty, "empty"),
+        (skipped.repeated, "repeated"),
+        (skipped.known, f"that are in {request.new_name}"),
+        (skipped.too_long, f"longer than {request.length:,} characters (--length)"),
+        (skipped.empty, "empty"),
     )
     said = ", ".join(f"{number:,} {reason}" for number, reason in reasons if number)
     if said:

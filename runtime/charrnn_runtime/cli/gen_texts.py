@@ -1,4 +1,4 @@
-"""charrnn-gen's running text: one stream as it comes, many one after the other, or a conversation."""
+"""charrnn-gen's running text: a single stream, several streams in order, or an interactive session."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _Write = Callable[[bytes], None]
 
 
 class TextRequest(Record):
-    """What the command line asks for, once it is checked.
+    """The validated command line.
 
     Attributes:
-        prompts: what the streams begin with, in the form that a model reads.
-        streams: how many they are; None for one for each line of a file.
-        length: how many characters each generates.
-        sampling: how the next character is chosen.
-        stop: the texts that end a stream, as the command line has them; see `gen_inputs.stop_texts`.
+        prompts: the prompts of the streams, as text or bytes depending on the model's level.
+        streams: the number of streams; None for one per line of a file.
+        length: the number of characters that each stream generates.
+        sampling: the sampling settings.
+        stop: the texts that end a stream, as on the command line; see `gen_inputs.stop_texts`.
         seed: the seed.
-        unknown: what happens to characters of a prompt that the model does not know.
-        batch: how many streams run at once; None for the device's default.
-        with_prompt: whether the prompt is written.
-        raw: whether bytes are written as they are.
-        as_json: whether each stream is an object.
-        logprobs: for how many of the most likely characters to give log-probabilities, if any.
+        unknown: how to handle unknown characters in a prompt.
+        batch: the number of streams to run at once; None for the device's default.
+        with_prompt: whether to write the prompt.
+        raw: whether to write raw bytes.
+        as_json: whether to write each stream as a JSON object.
+        logprobs: the number of most likely characters to give log probabilities for, if any.
     """
 
     prompts: Callable[[CharRNN], Iterator[str | bytes]]
@@ -60,7 +60,7 @@ class TextRequest(Record):
 
 
 def say_skipped(model: CharRNN, prompt: str | bytes, unknown: str) -> None:
-    """Say what a prompt is without the characters that are dropped, or written otherwise, where some are."""
+    """Report which characters of the prompt are dropped or rewritten, if any."""
     vocabulary = model.vocabulary
     if unknown == "error" or not isinstance(prompt, str):
         return
@@ -68,39 +68,37 @@ def say_skipped(model: CharRNN, prompt: str | bytes, unknown: str) -> None:
     other = vocabulary.normalize(prompt) if dropped else prompt
     if dropped and unknown == "skip":
         shown = ", ".join(repr(character) for character in dropped[:10])
-        kept = (
-            "" if other == prompt else "; --unknown normalize keeps those that it knows in their other form"
-        )
-        terminal.say(f"dropped from the prompt, since the model does not know them: {shown}{kept}")
+        kept = "" if other == prompt else "; --unknown normalize keeps those that have a known form"
+        terminal.say(f"dropped unknown characters from the prompt: {shown}{kept}")
     elif other != prompt:
-        terminal.say(f"the prompt is read as {one_line(other)!r}, in the Unicode form that the model knows")
+        terminal.say(f"the prompt is read as {one_line(other)!r}, the Unicode form that the model knows")
 
 
 class Shown(enum.Enum):
-    """Whether the user sees what is written while it is written."""
+    """Whether the user sees output while it is written."""
 
     now = "a terminal"
-    perhaps = "a pipe, whose reader may show it, as tee does"
+    perhaps = "a pipe, whose reader may show it, such as tee"
     not_at_all = "a file"
 
 
 def how_shown(stream: BinaryIO) -> Shown:
-    """Whether the user sees what is written to stdout."""
+    """Whether the user sees what is written to stdout immediately."""
     if stream.isatty():
         return Shown.now
     try:
         is_pipe = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
-    except (OSError, ValueError):  # no file of the system's
+    except (OSError, ValueError):  # not backed by a file descriptor
         is_pipe = False
     return Shown.perhaps if is_pipe else Shown.not_at_all
 
 
 class ReadingClock:
-    """How long prompts were read before the first character was sampled.
+    """Measures the time spent reading prompts, until the first character is sampled.
 
     Attributes:
-        characters: how many were read.
-        seconds: how long that took.
+        characters: the number of prompt characters read.
+        seconds: the time that took.
     """
 
     def __init__(self) -> None:
@@ -108,17 +106,17 @@ class ReadingClock:
         self._begin: float | None = None
 
     def begin(self, characters: int) -> None:
-        """So many characters are read from now on."""
+        """Start reading this many prompt characters."""
         self.characters, self._begin = characters, time.perf_counter()
 
     def sampled(self, characters: int) -> None:
-        """So many characters came, perhaps none."""
+        """Record that this many characters were sampled; may be 0."""
         if characters and self._begin is not None:
             self.seconds, self._begin = time.perf_counter() - self._begin, None
 
 
 def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown, clock: ReadingClock) -> int:
-    """One stream, as it comes; gives the number of characters."""
+    """Generate one stream incrementally. Returns the number of characters."""
     prompt = next(request.prompts(model))
     say_skipped(model, prompt, request.unknown)
     stop = stop_texts(model, request.stop)
@@ -141,7 +139,7 @@ def write_one(model: CharRNN, request: TextRequest, write: _Write, shown: Shown,
 
 
 def _size(model: CharRNN, prompt: str | bytes) -> int:
-    """How many characters a model reads of a prompt: bytes, at the byte level."""
+    """The number of characters (bytes at the byte level) that a model reads from a prompt."""
     return len(
         prompt.encode(errors="ignore")
         if isinstance(prompt, str) and model.vocabulary.level == "byte"
@@ -150,7 +148,7 @@ def _size(model: CharRNN, prompt: str | bytes) -> int:
 
 
 class _Writer:
-    """Writes what one stream gives: raw, or as text, which is always whole UTF-8."""
+    """Writes the output of one stream: raw bytes, or text that is always valid UTF-8."""
 
     def __init__(self, model: CharRNN, write: _Write, *, raw: bool) -> None:
         self._write = write
@@ -166,14 +164,14 @@ class _Writer:
             self._last = data[-1:]
 
     def finish(self, *, ends_line: bool) -> None:
-        """Write what was held back, and end a line that has begun, if that is wanted."""
+        """Flush pending bytes, and optionally terminate an unfinished line."""
         self(b"", final=True)
         if ends_line and self._last != b"\n":
             self._write(b"\n")
 
 
 def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown, clock: ReadingClock) -> int:
-    """Many streams, each when it and those before it are done; gives the number of characters."""
+    """Generate many streams and write them in order. Returns the number of characters."""
     characters = 0
     given = list(request.prompts(model))
     stop = stop_texts(model, request.stop)
@@ -205,7 +203,7 @@ def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown
             **_options(request, stop),
         ):
             if request.as_json:
-                # The model's path may hold what is not UTF-8 (surrogates in Python): JSON escapes it just so.
+                # The model's path may not be UTF-8 (surrogates in Python); JSON escapes preserve it.
                 line = json.dumps(_record(model, request, stop, done), ensure_ascii=False)
                 write(line.encode(errors="backslashreplace") + b"\n")
                 continue
@@ -224,12 +222,12 @@ def write_many(model: CharRNN, request: TextRequest, write: _Write, shown: Shown
 
 
 def _text(request: TextRequest, done: Generated) -> str:
-    """What is shown of a stream."""
+    """The text of a stream to show."""
     return done.data.decode(errors="replace") if request.with_prompt else done.text
 
 
 def _record(model: CharRNN, request: TextRequest, stop: list[str], done: Generated) -> dict[str, Any]:
-    """One stream as a JSON object."""
+    """A stream as a JSON object."""
     record = {
         "stream": done.index,
         "prompt": done.prompt,
@@ -246,7 +244,7 @@ def _record(model: CharRNN, request: TextRequest, stop: list[str], done: Generat
 
 
 def _logprobs(vocabulary: Vocabulary, done: Generated) -> list[dict[str, Any]]:
-    """The log-probability of each character that was generated, and those of the most likely in its place."""
+    """The log probability of each generated character, and of the most likely ones at its position."""
     logprobs = done.logprobs
     assert logprobs is not None
     byte_level = vocabulary.level == "byte"
@@ -256,12 +254,12 @@ def _logprobs(vocabulary: Vocabulary, done: Generated) -> list[dict[str, Any]]:
         {
             "character": character,
             "logprob": round(value, 6),
-            "likeliest": [[symbols[one], round(each, 6)] for one, each in zip(ids, values, strict=True)],
+            "most_likely": [[symbols[one], round(each, 6)] for one, each in zip(ids, values, strict=True)],
         }
         for character, value, ids, values in zip(
             written,
             logprobs.chosen.tolist(),
-            logprobs.likeliest.tolist(),
+            logprobs.most_likely.tolist(),
             logprobs.values.tolist(),
             strict=True,
         )
@@ -269,12 +267,12 @@ def _logprobs(vocabulary: Vocabulary, done: Generated) -> list[dict[str, Any]]:
 
 
 def as_given(stop: list[str]) -> list[str] | str | None:
-    """Stop texts as Python takes them: one, several, or none."""
+    """Stop texts in the form that Python callers use: a list, a single string, or None."""
     return stop if len(stop) > 1 else stop[0] if stop else None
 
 
 def _options(request: TextRequest, stop: list[str]) -> Options:
-    """What all ways of generating are given."""
+    """Options shared by all ways of generating."""
     return {
         "seed": request.seed,
         "sampling": request.sampling,
@@ -284,7 +282,7 @@ def _options(request: TextRequest, stop: list[str]) -> Options:
 
 
 def converse(model: CharRNN, request: TextRequest, prompt: str | None) -> int:
-    """Read one prompt per line, continue it, and keep the state; gives the number of characters."""
+    """Read prompts line by line and continue each from the current state. Returns the character count."""
     stream = terminal.stdout()
     source = terminal.source()
     first = None if prompt is None else next(request.prompts(model))

@@ -1,4 +1,4 @@
-"""charrnn-info: shows the contents of a model file."""
+"""charrnn-info: show the contents of a model file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ Examples:
 @app.command(epilog=EXAMPLES)
 def show(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to show.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, with nothing shortened.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with full values.")] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
@@ -52,7 +50,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
     )
     loss = info.validation_loss
     unit = "byte" if level == "bytes" else "character"
-    said = "not known" if loss is None else f"{loss:.4f} nats ({loss / math.log(2):.4f} bits) per {unit}"
+    said = "unknown" if loss is None else f"{loss:.4f} nats ({loss / math.log(2):.4f} bits) per {unit}"
     lines = [
         ("parameters", f"{info.parameters:,}"),
         ("validation loss", said),
@@ -68,7 +66,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
         ("start token", f"{info.start_token} ({start!r})"),
         ("trained on", "independent lines" if info.lines else "running text"),
         ("state", f"{info.state_size:,} numbers per stream: {layout}"),
-        ("top-k at most", f"{info.top_k_max:,}"),
+        ("top-k maximum", f"{info.top_k_max:,}"),
     ]
     lines += [(f"training: {name}", value) for name, value in _flat(info.training)]
     width = max(len(name) for name, _ in lines) + 2
@@ -76,7 +74,7 @@ def _lines(info: ModelInfo) -> list[tuple[str, str]]:
 
 
 def _flat(value: dict[str, Any], prefix: str = "", levels: int = 5) -> list[tuple[str, str]]:
-    """Nested JSON objects as names of several words, and values; both may be anything."""
+    """Flatten nested JSON objects into pairs of a name and a value; the objects are not trusted."""
     lines = []
     for key, item in value.items():
         name = one_line(f"{prefix}{key}".replace("_", " "))

@@ -1,4 +1,4 @@
-"""Messages that are longer than a row of the terminal, broken between words."""
+"""Word wrapping of messages that are longer than a terminal row."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def broken(line: str, columns: int) -> str:
-    """A line that is longer than a terminal's row in rows, broken between words; words stay whole."""
+    """Wrap a line to this many columns; words are never split."""
     if len(line) < columns:
         return line
-    import textwrap  # few lines are so long
+    import textwrap  # lazily, since few lines are that long
 
     indent = line[: len(line) - len(line.lstrip())] + "  "
     return textwrap.fill(
@@ -19,16 +19,16 @@ def broken(line: str, columns: int) -> str:
         subsequent_indent=indent if columns > 2 * len(indent) else "",
         replace_whitespace=False,
         break_long_words=False,
-        break_on_hyphens=False,  # an option, --top-k, is a word
+        break_on_hyphens=False,  # keeps options such as --top-k whole
     )
 
 
 def fitted(line: str) -> str:
-    """A line in rows of the terminal behind stderr, if there is one."""
+    """Wrap a line to the terminal behind stderr, if there is one."""
     if sys.stderr is None or not sys.stderr.isatty():
         return line
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):
         return line
-    return broken(line, columns) if columns else line  # a terminal need not know its size
+    return broken(line, columns) if columns else line  # terminals may not report their size

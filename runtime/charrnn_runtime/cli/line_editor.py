@@ -1,6 +1,6 @@
-"""A line of input with editing and history, where there is a terminal and Python has readline.
+"""Line input with editing and history, on terminals where Python has readline.
 
-The history lives in memory alone: nothing that was typed is written to a file.
+The history is kept in memory only: no input is written to a file.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import sys
 
 
 def line_editor_is_there() -> bool:
-    """Whether lines can be edited: stdin and stdout are terminals, and Python was built with readline."""
+    """Whether line editing is available: stdin and stdout are terminals, and Python has readline."""
     if sys.stdin is None or sys.stdout is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     try:
         import readline
-    except ImportError:  # on Windows, and where Python was built without
+    except ImportError:  # on Windows, and in Pythons built without it
         return False
     readline.set_auto_history(True)
     return True
 
 
 def edited_line() -> bytes:
-    """The next line, edited by the user, with its end; nothing at the end of the input."""
+    """The next edited line, including its newline; empty at the end of input."""
     try:
         line = input()
     except EOFError:

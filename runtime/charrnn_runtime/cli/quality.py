@@ -1,4 +1,4 @@
-"""charrnn-quality: says in numbers how good the text is that models write."""
+"""charrnn-quality: measure the quality of text that models generate."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ Examples:
 """
 
 _TRAINED_ON = 0.9
-"""The share of a text, from its start, that was trained on where no model says so."""
+"""The fraction of a text, from its start, assumed to be training text if no model records it."""
 
 
 @app.command(epilog=EXAMPLES)
 def quality(
     model_paths: Annotated[
-        list[Path], typer.Argument(metavar="MODEL.onnx...", help="The models that write.", show_default=False)
+        list[Path], typer.Argument(metavar="MODEL.onnx...", help="The models to measure.", show_default=False)
     ],
     text_path: Annotated[
-        Path, typer.Option("--text", metavar="TRAINING.txt", help="The text that they were trained on.")
+        Path, typer.Option("--text", metavar="TRAINING.txt", help="The text that the models were trained on.")
     ],
     held_out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A text to compare them with. [default: the end of TRAINING.txt, kept for validation]",
+            help="A text to compare with. [default: the end of TRAINING.txt, held out for validation]",
         ),
     ] = None,
     length: Annotated[
-        int, typer.Option("--length", "-n", help="Characters that each model writes, over all streams.")
+        int, typer.Option("--length", "-n", help="Characters to generate with each model, over all streams.")
     ] = 100_000,
-    streams: Annotated[int, typer.Option(help="How many texts these are.")] = 50,
-    window: Annotated[int, typer.Option(help="Identical characters in a row that count as a copy.")] = 50,
+    streams: Annotated[int, typer.Option(help="Number of streams to generate.")] = 50,
+    window: Annotated[int, typer.Option(help="Length of a copied passage, in characters.")] = 50,
     prompt: Annotated[
         str,
-        typer.Option("--prime", "-p", help="Prompt of every stream; it is not measured."),
+        typer.Option("--prime", "-p", help="Prompt of every stream; excluded from the measurements."),
     ] = "",
     temperature: Annotated[
         float,
@@ -77,16 +77,15 @@ def quality(
         ),
     ] = 1.0,
     seed: Annotated[
-        int | None, typer.Option("--seed", "-s", help="The same seed gives the same text. [default: drawn]")
+        int | None,
+        typer.Option("--seed", "-s", help="Random seed, for reproducible texts. [default: random]"),
     ] = None,
     encoding: texts.EncodingOption = None,
     device: terminal.DeviceOption = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads. [default: as many as there are cores]")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: the number of cores]")] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="How many texts are written at once. [default: depends on the device]"),
+        typer.Option(help="Streams to run at once. [default: depends on the device]"),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, for each text.")
@@ -95,18 +94,18 @@ def quality(
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Measure the quality of the text that models write, beside held-out text of the same length.
+    """Measure the quality of text that models generate, and of held-out text of the same length.
 
-    The columns are the numbers of characters and words, the share of the words that occur in the training
-    text, the share of the windows of 50 characters that are copied from it, and distinct-n for n = 1 to 4:
-    the number of different runs of n words divided by the number of such runs. A word is a run of letters
-    with single apostrophes inside it; case is ignored.
+    The columns are the number of characters and of words, the share of words that occur in the training
+    text, the share of 50-character windows copied from it, and distinct-n for n = 1 to 4: the number of
+    distinct n-grams of words divided by the number of n-grams. A word is a sequence of letters with single
+    apostrophes inside it; case is ignored.
 
-    Of models that were trained with --lines, whole items are measured, each written by a stream of its own,
-    until they have --length characters. Three more columns are the number of items, the share of them that
-    repeats an earlier one, and the share that is a line of the training text.
+    For models trained with --lines, each stream generates one item, until there are --length characters.
+    Three more columns are the number of items, the share of items that repeat an earlier one, and the share
+    that are lines of the training text.
 
-    Of byte-level models, a text that is not UTF-8 is measured in bytes, each of which counts as a character.
+    For byte-level models, text that is not valid UTF-8 is measured in bytes instead of characters.
     """
     if length < 1:
         raise SettingError(f"--length must be 1 or more, not {length}")
@@ -125,16 +124,16 @@ def quality(
     if encoding is not None:
         check_encoding(encoding)
     data = texts.read_bytes(text_path)
-    beside_data = None if held_out is None else texts.read_bytes(held_out)
+    comparison_data = None if held_out is None else texts.read_bytes(held_out)
     models = [CharRNN.load(path, device=device, threads=threads) for path in model_paths]
     of_lines = any(model.info.lines for model in models)
     byte_level = all(model.vocabulary.level == "byte" for model in models)
-    in_bytes = byte_level and encoding is None and not all(map(_is_utf_8, (data, beside_data or b"")))
+    in_bytes = byte_level and encoding is None and not all(map(_is_utf_8, (data, comparison_data or b"")))
     if in_bytes:
-        terminal.say("not all of the text is UTF-8, so bytes are measured, and not characters")
+        terminal.say("not all of the text is valid UTF-8, so bytes are measured instead of characters")
     reading = _Reading(encoding, in_bytes=in_bytes, of_lines=of_lines)
     text, digest = reading.text(data, text_path), hashlib.sha256(data).hexdigest()
-    other = None if held_out is None or beside_data is None else reading.text(beside_data, held_out)
+    other = None if held_out is None or comparison_data is None else reading.text(comparison_data, held_out)
     terminal.say(f"seed {chosen}, running on {models[0].device}")
     split = _trained_on(models, text, digest, text_path, in_bytes=in_bytes)
     reference = Reference(text[:split], window=window)
@@ -179,21 +178,21 @@ def quality(
             in_bytes=in_bytes,
         )
         report(model.info.path, pieces, None, about)
-    beside = text[split:] if other is None else other
-    if beside:
+    comparison = text[split:] if other is None else other
+    if comparison:
         name = f"held out: {text_path}" if held_out is None else str(held_out)
-        if len(beside) < length:
+        if len(comparison) < length:
             terminal.warn(
-                f"{name} has {len(beside):,} characters of the {length:,} that a model writes; distinct-n is "
-                f"higher for shorter texts (--length {len(beside)} makes them alike)"
+                f"{name} has {len(comparison):,} characters, but each model generates {length:,}; distinct-n "
+                f"is higher for shorter texts (--length {len(comparison)} makes them comparable)"
             )
-        beside = _whole_lines(beside, length) if of_lines else beside[:length]
-        report(name, [beside], _items_of(beside) if of_lines else None, {})
+        comparison = _whole_lines(comparison, length) if of_lines else comparison[:length]
+        report(name, [comparison], _items_of(comparison) if of_lines else None, {})
     elif of_lines:
-        terminal.say(f"lines from all over {text_path} were held back in training; see --held-out")
+        terminal.say(f"training held out lines from all over {text_path}; see --held-out")
     else:
         terminal.warn(
-            f"no text is held out of {text_path}: the models were trained on all of it; see --held-out"
+            f"no part of {text_path} was held out: the models were trained on all of it; see --held-out"
         )
     if not as_json:
         for line in table(rows, window, unit):
@@ -212,8 +211,8 @@ def _written(
     batch: int | None,
     in_bytes: bool,
 ) -> list[str]:
-    """What a model writes: pieces of ``each`` characters, ``length`` in all."""
-    bar = terminal.LateBar(length, f"writing with {model.info.path}")
+    """The text that a model generates: pieces of ``each`` characters, ``length`` in all."""
+    bar = terminal.LateBar(length, f"generating with {model.info.path}")
     try:
         generated = model.generate_each(
             [prompt] * min(streams, -(-length // each)),
@@ -223,7 +222,7 @@ def _written(
             max_batch_size=batch,
             on_progress=bar.advance,
         )
-        # Bytes mean themselves, as those of the text that they are compared with.
+        # In bytes, each character stands for one byte, as in the text to compare with.
         pieces = [
             each.data[len(prompt.encode()) :].decode("latin-1") if in_bytes else each.text
             for each in generated
@@ -240,7 +239,7 @@ def _written(
 def _written_items(
     model: CharRNN, prompt: str, length: int, *, seed: int, sampling: Sampling, batch: int | None
 ) -> tuple[list[str], list[str]]:
-    """Items of ``length`` characters in all or a few more, and what the model added to the prompt in each."""
+    """Items with at least ``length`` characters in all, and what the model appended to the prompt in each."""
     from charrnn_runtime.items import TooFewItemsError, draw_items
 
     items: list[str] = []
@@ -253,7 +252,7 @@ def _written_items(
         sampling=sampling,
         max_batch_size=batch,
     )
-    with terminal.LateBar(length, f"writing with {model.info.path}") as bar, drawn:
+    with terminal.LateBar(length, f"generating with {model.info.path}") as bar, drawn:
         try:
             for item in drawn:
                 items.append(item.text)
@@ -264,7 +263,7 @@ def _written_items(
                     break
         except TooFewItemsError:
             raise CharRNNError(
-                f"{model.info.path} was trained on lines, but after {len(items):,} of them it ended none "
+                f"{model.info.path} was trained on lines, but after {len(items):,} items no line ended "
                 f"within {spec.DEFAULT_LENGTH:,} characters; raise --temperature, or omit --top-k "
                 "and --top-p"
             ) from None
@@ -272,19 +271,19 @@ def _written_items(
 
 
 def _items_of(text: str) -> list[str]:
-    """The lines of a text that are not empty."""
+    """The non-empty lines of a text."""
     return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line]
 
 
 def _whole_lines(text: str, length: int) -> str:
-    """The first characters of a text, without a line at their end that they cut; at most ``length``."""
+    """The complete lines within the first ``length`` characters of a text."""
     if len(text) <= length:
         return text
     return text[: text.rfind("\n", 0, length) + 1]
 
 
 def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path, *, in_bytes: bool = False) -> int:
-    """How many characters of the text, from its start, any of the models was trained on."""
+    """The number of characters, from the start of the text, that any of the models was trained on."""
     ends = []
     for model in models:
         corpus = model.info.training.get("corpus")
@@ -292,27 +291,27 @@ def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path, *, in
         end = corpus.get("trained_on")
         if corpus.get("sha256") != digest:
             terminal.warn(
-                f"{model.info.path} was trained on another text than {path}, or does not say on which"
+                f"{model.info.path} was trained on a text other than {path}, or does not record which"
             )
         if model.info.lines:
-            ends.append(len(text))  # lines from all over it were held back
+            ends.append(len(text))  # lines from all over it were held out
         elif corpus.get("sha256") == digest and isinstance(end, int) and end >= 0:
-            # At the byte level it counts bytes.
+            # Byte-level models count bytes.
             byte_level = model.vocabulary.level == "byte"
             counts_bytes = byte_level and not in_bytes
             ends.append(len(text.encode()[:end].decode(errors="ignore")) if counts_bytes else end)
     if not ends:
-        terminal.say(f"the first 90 % of {path} are taken for what was trained on")
+        terminal.say(f"assuming that the first 90 % of {path} were used for training")
     return max(ends, default=int(_TRAINED_ON * len(text)))
 
 
 class _Reading(Record):
-    """How the bytes of texts become what is measured.
+    """How to turn the bytes of files into the text to measure.
 
     Attributes:
-        encoding: their encoding, if it was given.
+        encoding: the encoding, if one was given.
         in_bytes: whether each byte counts as a character.
-        of_lines: whether they are lists, whose Windows line ends are read as newlines.
+        of_lines: whether the texts are lists, whose Windows line endings are read as newlines.
     """
 
     encoding: str | None
@@ -324,7 +323,7 @@ class _Reading(Record):
         if not self.in_bytes:
             text = str(texts.text_of(data, texts.name_of(path), self.encoding))
         else:
-            # Items come as text, with replacement characters.
+            # Items are generated as text, with replacement characters.
             text = data.decode(errors="replace") if self.of_lines else data.decode("latin-1")
         return str(texts.unix_lines(text)) if self.of_lines else text
 

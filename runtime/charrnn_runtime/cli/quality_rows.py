@@ -1,4 +1,4 @@
-"""What charrnn-quality shows: a table, or JSON."""
+"""The output of charrnn-quality: a table, or JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def record_of(found: TextQuality, items: ItemQuality | None, unit: str) -> dict[str, Any]:
-    """What was found of a text, as a JSON object."""
+    """The measurements of a text as a JSON object."""
     record: dict[str, Any] = {
         "unit": unit,
         "characters": found.characters,
@@ -33,7 +33,7 @@ def _rounded(share: float | None) -> float | None:
 
 
 def table(rows: list[tuple[str, TextQuality, ItemQuality | None]], window: int, unit: str) -> list[str]:
-    """The lines of a table of what was found."""
+    """The lines of a table of measurements."""
     header = ["text", f"{unit}s", "words", "known", f"copied ({window})"]
     header += [f"distinct-{n}" for n in range(1, 1 + len(rows[0][1].distinct))]
     of_items = any(items is not None for _, _, items in rows)

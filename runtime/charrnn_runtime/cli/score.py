@@ -1,4 +1,4 @@
-"""charrnn-score: says how well a model predicts a text."""
+"""charrnn-score: measure how well a model predicts a text."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ _STRIDE = score_rows.STRIDE
 
 @app.command(epilog=EXAMPLES)
 def score(
-    model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to predict with.")],
+    model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to score with.")],
     text_path: Annotated[
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A text, or any file for a byte-level model; - reads standard input.",
+            help="A text file, or any file for a byte-level model; - for standard input.",
         ),
     ],
     by_line: Annotated[
         bool | None,
         typer.Option(
             "--by-line/--whole",
-            help="Score each line separately, without its line end; or the whole as one running text. "
-            "[default: the whole, but of models trained with --lines the sum of all lines]",
+            help="Score each line separately, without its newline; or the whole as one running text. "
+            "[default: the whole; for models trained with --lines, the sum over all lines]",
         ),
     ] = None,
-    per_char: Annotated[bool, typer.Option("--per-char", help="Show each character's bits too.")] = False,
+    per_char: Annotated[bool, typer.Option("--per-char", help="Also show each character's bits.")] = False,
     compare: Annotated[
         Path | None,
-        typer.Option(metavar="OTHER.onnx", help="Score with this model too, and say which fits better."),
+        typer.Option(metavar="OTHER.onnx", help="Also score with this model, and show which is better."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, for each text.")
@@ -63,8 +63,8 @@ def score(
     unknown: Annotated[
         str,
         typer.Option(
-            help="What to do with unknown characters: error, skip (ignore them), or normalize (read "
-            "accented letters in the Unicode form that it knows).",
+            help="How to handle unknown characters: error, skip (ignore them), or normalize (use the "
+            "Unicode form that the model knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
     ] = "error",
@@ -72,11 +72,11 @@ def score(
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; a single text uses one. [default: as many as there are cores]"),
+        typer.Option(help="CPU threads; a single text uses one. [default: the number of cores]"),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="How many lines are read at once. [default: depends on the device]"),
+        typer.Option(help="Lines to read at once. [default: depends on the device]"),
     ] = None,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
@@ -84,11 +84,11 @@ def score(
 ) -> None:
     """Measure how well a model predicts a text, in bits per character (lower is better).
 
-    The columns are bits per character (per byte, of a byte-level model), perplexity, number of characters,
-    and the text (or the file).
+    The columns are bits per character (per byte for byte-level models), perplexity, number of characters,
+    and the text or the file.
 
-    Of a model that was trained with --lines, each line is scored from a fresh state and with its line end, as
-    it was learned: Windows line ends are read as newlines, and empty lines are skipped.
+    For models trained with --lines, each line is scored from a fresh state and with its newline, as in
+    training: Windows line endings are read as newlines, and empty lines are skipped.
     """
     check_choice("--unknown", unknown, spec.UNKNOWN)
     if encoding is not None:
@@ -103,7 +103,7 @@ def score(
         models.append(CharRNN.load(compare, device=device, threads=threads))
     of_lines = [model.info.path for model in models if model.info.lines]
     if batch is not None and not (by_line or (of_lines and by_line is None)):
-        raise SettingError("--batch is for many texts: give --by-line too, or omit it")
+        raise SettingError("--batch requires many texts: give --by-line too, or omit --batch")
     options = _Options(
         unknown,  # type: ignore[arg-type]
         per_char,
@@ -117,8 +117,8 @@ def score(
         terminal.say(f"{model.info.path}: running on {model.device}")
     if of_lines and by_line is not False:
         terminal.say(
-            f"{of_lines[0]} was trained with --lines, so each line is scored by itself, from a fresh state "
-            "and with its line end (--whole scores a running text)"
+            f"{of_lines[0]} was trained with --lines, so each line is scored separately, from a fresh state "
+            "and with its newline (--whole scores one running text)"
         )
     stream = terminal.stdout()
     with texts.opened(text_path) as file:
@@ -131,7 +131,7 @@ def score(
 def _score_lines(
     models: list[CharRNN], file: Unpacked, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
-    """Each line by itself; many share each step, and no more are held than that takes."""
+    """Score each line separately, in batches; memory use is bounded by the batch."""
     lines = texts.lines(file, path, options.encoding, as_bytes=_read_bytes(models))
     prepared = (_prepared_line(models[0], line, options) for line in lines)
     copies = itertools.tee(prepared, len(models) + 1)
@@ -155,7 +155,7 @@ def _score_lines(
 
 
 def _prepared_line(model: CharRNN, line: str | bytes, options: _Options) -> str | bytes:
-    """A line as it is scored: in the form that the model knows, and with its end where that counts."""
+    """A line in the form to score: normalized if requested, and with its newline if that is scored."""
     if options.unknown == "normalize" and isinstance(line, str):
         line = model.vocabulary.normalize(line)
     if not options.ends or not line:
@@ -166,8 +166,8 @@ def _prepared_line(model: CharRNN, line: str | bytes, options: _Options) -> str 
 def _score_whole(
     models: list[CharRNN], file: Unpacked, path: Path, options: _Options, stream: Any, at_terminal: bool
 ) -> None:
-    """The text as one stream, of which no more is held than a piece."""
-    # Each piece goes through all models before the next, so that none falls behind and text piles up for it.
+    """Score the text as one stream, piece by piece, in constant memory."""
+    # Each piece goes through all models before the next, so that no model falls behind and text accumulates.
     pieces = _strides(file, path, options, models)
     copies = itertools.tee(pieces, len(models) + 1)
     scored = [
@@ -184,17 +184,17 @@ def _score_whole(
 
 
 def _strict(options: _Options) -> Unknown:
-    """What models do with unknown characters: what can be written in another form was by then."""
+    """How models handle unknown characters; normalization is done before."""
     return "skip" if options.unknown == "skip" else "error"
 
 
 def _read_bytes(models: list[CharRNN]) -> bool:
-    """Whether the text is read as bytes, as models at the byte level can, and not as characters."""
+    """Whether the text is read as bytes (if all models are byte-level) rather than characters."""
     return all(model.vocabulary.level == "byte" for model in models)
 
 
 def _strides(file: Unpacked, path: Path, options: _Options, models: list[CharRNN]) -> Iterator[str | bytes]:
-    """The text in pieces that are scored in a moment, so that what shows the progress moves on."""
+    """The text in pieces that are scored quickly, so that the progress bar moves."""
     chunks: Iterator[Any] = texts.chunks(file, path, options.encoding, as_bytes=_read_bytes(models))
     if options.ends:
         chunks = texts.with_unix_lines(chunks)

@@ -1,4 +1,4 @@
-"""What charrnn-score shows: rows under column headings, or JSON."""
+"""The output of charrnn-score: rows under column headings, or JSON."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from charrnn_runtime.scoring import Score
     from charrnn_runtime.vocabulary import Unknown
 
-STRIDE = 1 << 12  # characters scored between two looks at the progress
+STRIDE = 1 << 12  # characters scored between updates of the progress bar
 _LN2 = math.log(2)
 
 
 class Total(Record):
-    """What a model makes of a text, or of as much of it as was read.
+    """A model's total loss on the text read so far.
 
     Attributes:
-        characters: how many it was scored on (bytes, at the byte level).
+        characters: the number of characters scored (bytes, at the byte level).
         nats: the sum of their losses.
     """
 
@@ -38,14 +38,14 @@ class Total(Record):
 
 
 def unit_of(model: CharRNN) -> str:
-    """What a model's bits are per: "character", or "byte"."""
+    """The unit that a model's bits are measured per: "character" or "byte"."""
     return "byte" if model.vocabulary.level == "byte" else "character"
 
 
 def write_heading(models: list[CharRNN], what: str, stream: Any) -> None:
-    """The names of the columns of `row`, the last of which is ``what``."""
+    """Write the column headings for `row`; the last column is ``what``."""
     names = _headings(models)
-    stream.write("  ".join([*names, "likelier", what] if len(models) > 1 else [*names, what]) + "\n")
+    stream.write("  ".join([*names, "better model", what] if len(models) > 1 else [*names, what]) + "\n")
 
 
 def _headings(models: list[CharRNN]) -> list[str]:
@@ -54,9 +54,9 @@ def _headings(models: list[CharRNN]) -> list[str]:
 
 
 class BitsRecord:
-    """A file's JSON object, written as its bits come: they may be more than memory holds.
+    """A file's JSON object, written incrementally, since its bits may exceed memory.
 
-    The other model's come after all of the first one's, so these are held, in 4 bytes per character.
+    The other model's bits follow those of the first, so they are held in memory, 4 bytes per character.
     """
 
     def __init__(self, stream: Any, path: Path) -> None:
@@ -89,7 +89,7 @@ class BitsRecord:
 
 
 def record_of(models: list[CharRNN], totals: list[Total], alike: bool) -> dict[str, Any]:
-    """A text's figures as a JSON object."""
+    """The measurements of a text as a JSON object."""
     mean = _per_character(totals[0])
     record: dict[str, Any] = {
         "unit": unit_of(models[0]),
@@ -101,12 +101,12 @@ def record_of(models: list[CharRNN], totals: list[Total], alike: bool) -> dict[s
         record["other_unit"] = unit_of(models[1])
         record["other_bits_per_character"] = round(_per_character(totals[1]) / _LN2, 6)
         record["other_characters"] = totals[1].characters
-        record["likelier"] = _likelier(models, totals, alike)
+        record["better_model"] = _better_model(models, totals, alike)
     return record
 
 
 def row(models: list[CharRNN], totals: list[Total], alike: bool, text: str) -> str:
-    """A text's figures under `write_heading`, and the text; - where there is nothing to predict."""
+    """The measurements of a text under `write_heading`, and the text; - if there is nothing to predict."""
     mean = _per_character(totals[0])
     values = (
         [f"{mean / _LN2:.4f}", f"{math.exp(min(mean, 700.0)):.3f}"] if totals[0].characters else ["-"] * 2
@@ -116,14 +116,14 @@ def row(models: list[CharRNN], totals: list[Total], alike: bool, text: str) -> s
         values.append(f"{_per_character(totals[1]) / _LN2:.4f}" if totals[1].characters else "-")
     columns = [value.rjust(len(heading)) for value, heading in zip(values, _headings(models), strict=True)]
     if len(models) > 1:
-        columns.append(_likelier(models, totals, alike) or "neither")
+        columns.append(_better_model(models, totals, alike) or "neither")
     return "  ".join([*columns, text])
 
 
-def _likelier(models: list[CharRNN], totals: list[Total], alike: bool) -> str | None:
-    """The model that gives the text the higher probability: whether it reads characters or bytes is the same.
+def _better_model(models: list[CharRNN], totals: list[Total], alike: bool) -> str | None:
+    """The path of the model under which the text is more likely, whether it reads characters or bytes.
 
-    None where both give it the same, or where one skips more of the text than the other.
+    None if both are equally likely, or if one model skips more of the text than the other.
     """
     first, second = totals
     if not alike or first.nats == second.nats:
@@ -131,8 +131,8 @@ def _likelier(models: list[CharRNN], totals: list[Total], alike: bool) -> str | 
     return models[0 if first.nats < second.nats else 1].info.path
 
 
-def know_alike(models: list[CharRNN], text: str | bytes) -> bool:
-    """Whether all models know the same of a text, so that what they make of it can be compared."""
+def comparable(models: list[CharRNN], text: str | bytes) -> bool:
+    """Whether all models know the same characters of a text, so that their scores are comparable."""
     if len(models) == 1:
         return True
     unknown = [set(model.vocabulary.unknown_characters(text)) for model in models]
@@ -146,9 +146,9 @@ def _per_character(total: Total) -> float:
 def bits_of(
     model: CharRNN, text: str | bytes, losses: NDArray[np.float32], unknown: Unknown
 ) -> list[float | None]:
-    """The bits of each character of a text (of each byte, if it is in bytes); None for what was skipped.
+    """The bits of each character of a text (each byte, if the text is bytes); None for skipped characters.
 
-    A character that a model reads in several bytes has the sum of their bits.
+    For a character that spans several bytes, this is the sum of their bits.
     """
     each = iter((losses / _LN2).tolist())
     if isinstance(text, bytes):
@@ -161,13 +161,13 @@ def bits_of(
 
 
 def write_bits_heading(models: list[CharRNN], stream: Any) -> None:
-    """The names of the columns of `write_bits`."""
+    """Write the column headings for `write_bits`."""
     names = [f"{name:>9}" for name in ("bits", "other's")[: len(models)]]
     stream.write("  ".join([*names, unit_of(models[0])]) + "\n")
 
 
 def write_bits(text: str | bytes, bits: list[list[float | None]], stream: Any) -> None:
-    """A line for each character: its bits by each model, and the character; - for what a model skipped."""
+    """Write a line for each character: its bits under each model, and the character; - where skipped."""
     symbols = map(repr, text) if isinstance(text, str) else (f"0x{byte:02x}" for byte in text)
     for symbol, *each in zip(symbols, *bits, strict=False):
         columns = ["        -" if one is None else f"{one:9.4f}" for one in each]
@@ -175,16 +175,16 @@ def write_bits(text: str | bytes, bits: list[list[float | None]], stream: Any) -
 
 
 class Options(Record):
-    """How texts are scored and shown.
+    """How to score and show texts.
 
     Attributes:
-        unknown: what happens to unknown characters.
-        per_char: whether each character's bits are shown.
-        as_json: whether each text is an object.
-        batch: how many lines are read at once; None for the device's default.
-        encoding: the text's, if it was given.
-        ends: whether lines are scored with their ends, and CR LF are read as these.
-        sums: whether all lines are one text in what is shown.
+        unknown: how to handle unknown characters.
+        per_char: whether to show the bits of each character.
+        as_json: whether to write each text as a JSON object.
+        batch: the number of lines to read at once; None for the device's default.
+        encoding: the encoding of the text, if one was given.
+        ends: whether to score newlines, and read CR LF as newlines.
+        sums: whether to show one total for all lines.
     """
 
     unknown: Unknown
@@ -197,19 +197,19 @@ class Options(Record):
 
 
 class EachLine:
-    """Shows each line by itself."""
+    """Shows the score of each line."""
 
     def __init__(self, models: list[CharRNN], options: Options, stream: Any) -> None:
         self._models, self._options, self._stream = models, options, stream
         self._skipped = texts.Skipped(models[0])
 
     def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
-        """Show the result of a line."""
+        """Show the score of a line."""
         models, options, stream = self._models, self._options, self._stream
         if number == 1 and not options.as_json:
             write_heading(models, "text", stream)
         totals = [Total(each.characters, each.nats) for each in scores]
-        alike = know_alike(models, line)
+        alike = comparable(models, line)
         self._skipped.add(line, scores[0].characters)
         bits = [
             bits_of(model, line, each.per_character, options.unknown)
@@ -227,12 +227,12 @@ class EachLine:
             write_bits(line, bits, stream)
 
     def end(self) -> None:
-        """Say what was skipped."""
+        """Report skipped characters."""
         self._skipped.say()
 
 
 class Sum:
-    """Shows several pieces of a text, or all its lines, as one."""
+    """Shows the total for all pieces or lines of a text."""
 
     def __init__(self, models: list[CharRNN], path: Path, options: Options, stream: Any) -> None:
         self._models, self._path, self._options, self._stream = models, path, options, stream
@@ -244,18 +244,18 @@ class Sum:
         self._lines = 0
 
     def add(self, number: int, line: str | bytes, scores: list[Score]) -> None:
-        """Count a line."""
+        """Add the scores of a line."""
         self._lines += bool(line)
         self.add_piece(line, [each.per_character for each in scores])
 
     def add_piece(self, piece: str | bytes, parts: list[Any]) -> None:
-        """Count a piece of the text, with each model's losses of it."""
+        """Add a piece of the text, with each model's losses."""
         models, options = self._models, self._options
         for index, losses in enumerate(parts):
             before = self._totals[index]
             nats = before.nats + float(losses.sum(dtype=float))
             self._totals[index] = Total(before.characters + len(losses), nats)
-        self._alike = self._alike and know_alike(models, piece)
+        self._alike = self._alike and comparable(models, piece)
         self._skipped.add(piece, len(parts[0]))
         if options.per_char:
             bits = [
@@ -271,7 +271,7 @@ class Sum:
                 write_bits(piece, bits, self._stream)
 
     def end(self) -> None:
-        """Show what all of it came to."""
+        """Show the total."""
         models, totals, stream = self._models, self._totals, self._stream
         if not totals[0].characters:
             raise nothing_in(self._path, skipped=self._skipped.count)
@@ -289,11 +289,11 @@ class Sum:
 
 
 def nothing_in(path: Path, *, skipped: int = 0) -> CharRNNError:
-    """The error about a text in which nothing is predicted."""
+    """The error for a text with nothing to predict."""
     why = "the model knows none of its characters" if skipped else "it is empty"
     return CharRNNError(f"there is nothing to score in {texts.name_of(path)}: {why}")
 
 
 def _shown(line: str | bytes) -> str:
-    """A line as text: where bytes are not UTF-8, with replacement characters."""
+    """A line as text; invalid UTF-8 becomes replacement characters."""
     return line if isinstance(line, str) else line.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""charrnn-serve: serves models over HTTP, as OpenAI's completions API does."""
+"""charrnn-serve: serve models over HTTP with OpenAI's completions API."""
 
 from __future__ import annotations
 
@@ -37,64 +37,62 @@ _LOOPBACK = ("127.", "localhost", "::1")
 def serve(
     model_paths: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL.onnx...", help="The models; clients call each by its file's name."),
+        typer.Argument(metavar="MODEL.onnx...", help="The models to serve; the file name is the model name."),
     ],
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Answer only requests that bring this key. Others on this machine can see it in the list "
-            "of processes: better use --api-key-file, or the environment variable CHARRNN_API_KEY.",
+            help="Require this API key. Other users of this machine can see it in the process list; prefer "
+            "--api-key-file, or the environment variable CHARRNN_API_KEY.",
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with such a key in each line.")
+        Path | None, typer.Option(metavar="FILE", help="Accept the API keys in this file, one per line.")
     ] = None,
     cors: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="Let pages of this origin use the server; may be repeated."),
+        typer.Option(metavar="ORIGIN", help="Allow requests from pages of this origin; may be repeated."),
     ] = None,
     unknown: Annotated[
         str,
         typer.Option(
-            help="What to do with a prompt's unknown characters: error, skip (ignore them), or normalize "
-            "(read accented letters in the Unicode form that the model knows).",
+            help="How to handle unknown characters in a prompt: error, skip (ignore them), or normalize "
+            "(use the Unicode form that the model knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
     ] = "error",
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of each model. [default: as many as there are cores]")
+        int | None, typer.Option(help="CPU threads per model. [default: the number of cores]")
     ] = None,
-    log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Write prompts to the log, too.")
-    ] = False,
-    max_body: Annotated[int, typer.Option(help="The most bytes of a request.")] = 1 << 20,
-    max_prompt: Annotated[int, typer.Option(help="The most characters of a prompt.")] = 100_000,
-    max_length: Annotated[int, typer.Option(help="The largest max_tokens.")] = 100_000,
-    max_logprobs: Annotated[int, typer.Option(help="The largest logprobs.")] = 20,
-    max_choices: Annotated[int, typer.Option(help="The most choices of one request.")] = 128,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Include prompts in the log.")] = False,
+    max_body: Annotated[int, typer.Option(help="Maximum size of a request body, in bytes.")] = 1 << 20,
+    max_prompt: Annotated[int, typer.Option(help="Maximum length of a prompt, in characters.")] = 100_000,
+    max_length: Annotated[int, typer.Option(help="Maximum value of max_tokens.")] = 100_000,
+    max_logprobs: Annotated[int, typer.Option(help="Maximum value of logprobs.")] = 20,
+    max_choices: Annotated[int, typer.Option(help="Maximum number of choices per request.")] = 128,
     max_running: Annotated[
         int | None,
-        typer.Option(help="How many streams of a model run at once. [default: depends on the device]"),
+        typer.Option(help="Maximum number of running streams per model. [default: depends on the device]"),
     ] = None,
-    max_waiting: Annotated[int, typer.Option(help="How many streams of a model may wait.")] = 1024,
-    max_seconds: Annotated[float, typer.Option(help="How long a request may take.")] = 300.0,
+    max_waiting: Annotated[int, typer.Option(help="Maximum number of queued streams per model.")] = 1024,
+    max_seconds: Annotated[float, typer.Option(help="Maximum duration of a request, in seconds.")] = 300.0,
     idle_seconds: Annotated[
-        float, typer.Option(help="After how long a connection without a request is closed.")
+        float, typer.Option(help="Close connections that are idle for this many seconds.")
     ] = 60.0,
     grace: Annotated[
-        float, typer.Option(help="How many seconds requests have to finish after SIGTERM or Ctrl-C.")
+        float, typer.Option(help="Seconds to let requests finish after SIGTERM or Ctrl-C.")
     ] = 10.0,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Serve models over HTTP: OpenAI's completions API, metrics, and a page to try them on.
+    """Serve models over HTTP: OpenAI's completions API, metrics, and a web page to try them.
 
-    Only this machine reaches the server, unless --host says otherwise.
+    The server is reachable from this machine only, unless --host says otherwise.
     """
     check_choice("--unknown", unknown, spec.UNKNOWN)
     check_choice("--device", device, spec.DEVICES)
@@ -107,7 +105,7 @@ def serve(
         if (error.name or "").startswith("charrnn_runtime"):
             raise
         raise CharRNNError(
-            f"charrnn-serve needs {(error.name or '').partition('.')[0]}, which is not installed; "
+            f"charrnn-serve requires {(error.name or '').partition('.')[0]}, which is not installed; "
             'pip install starlette "uvicorn[standard]" prometheus_client'
         ) from None
     from charrnn_runtime.serve.keys import read_keys
@@ -134,18 +132,18 @@ def serve(
     models = _models(model_paths, device=device, threads=threads)
     opened = listening(host, port)
     if not settings.api_keys and not host.startswith(_LOOPBACK):
-        terminal.warn(f"anyone who reaches {host} can use these models; --api-key-file FILE asks for a key")
+        terminal.warn(f"anyone who can reach {host} can use these models; --api-key-file FILE requires a key")
     _write_logs()
     address = address_of(opened)
     run(create_app(models, settings), opened, lambda: _say_ready(address, list(models)), _say_stopping)
 
 
 def _models(paths: list[Path], **options: Any) -> dict[str, Callable[[], CharRNN]]:
-    """Functions that load the models, by the names that clients call these by."""
+    """Functions that load the models, by model name."""
     loaders: dict[str, Callable[[], CharRNN]] = {}
     for path in paths:
         if path.stem in loaders:
-            raise SettingError(f"two models are called {path.stem!r}: copy one to a file of another name")
+            raise SettingError(f"two models have the name {path.stem!r}; rename one of the files, or a copy")
         loaders[path.stem] = partial(_load, path, **options)
     return loaders
 
@@ -157,7 +155,7 @@ def _load(path: Path, **options: Any) -> CharRNN:
 
 
 def _own_hosts(host: str, origins: tuple[str, ...]) -> tuple[str, ...]:
-    """What requests may call a server without a key by: anything, unless only this machine reaches it."""
+    """The host names accepted in requests: any, unless the server listens on a loopback address only."""
     if not host.startswith(_LOOPBACK) or "*" in origins:
         return ()
     found = [re.search(r"://(\[.*?\]|[^:/]+)", origin.lower()) for origin in origins]
@@ -176,7 +174,7 @@ def _say_ready(address: str, names: list[str]) -> None:
 
 
 def _write_logs() -> None:
-    """Write the log to stderr: what was asked, unless --quiet, and what failed."""
+    """Write the log to stderr: failures, and requests unless --quiet."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level = logging.ERROR if terminal.is_quiet() else logging.INFO

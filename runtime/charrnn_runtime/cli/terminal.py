@@ -1,7 +1,7 @@
-"""What every command shares: how it starts, what it prints, and how it ends.
+"""Startup, output and exit codes shared by all commands.
 
 Results go to stdout, messages to stderr. An error is one line on stderr; exit codes are 0, 1 (the work
-failed), 2 (the command line is wrong) and 130 (Ctrl-C).
+failed), 2 (invalid command line) and 130 (Ctrl-C).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from charrnn_runtime.process import take_for_a_command
 class _Output:
     debug = False
     quiet = False
-    through: Callable[[str], None] | None = None  # what shows lines while it draws on the terminal
+    through: Callable[[str], None] | None = None  # prints lines while a live display owns the terminal
 
 
 _output = _Output()
@@ -49,25 +49,25 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors to stderr.")
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="auto, cpu, cuda or webgpu.", autocompletion=among(spec.DEVICES))
+    str, typer.Option(help="Device: auto, cpu, cuda or webgpu.", autocompletion=among(spec.DEVICES))
 ]
 
 
 def version_option(distribution: str, version: str) -> typer.models.OptionInfo:
-    """The option ``--version`` of a command, which prints the distribution and its version, and ends."""
+    """The option ``--version`` of a command, which prints the distribution and its version and exits."""
 
     def show(value: bool) -> None:
         if value:
             typer.echo(f"{distribution} {version}")
             raise typer.Exit
 
-    option = typer.Option("--version", callback=show, is_eager=True, help="Show the version.")
+    option = typer.Option("--version", callback=show, is_eager=True, help="Show the version and exit.")
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
 
 def new_app() -> typer.Typer:
-    """An app for one command: its help keeps the line breaks of its examples."""
+    """An app for one command, whose help keeps the line breaks of the examples."""
     return App(
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -76,9 +76,9 @@ def new_app() -> typer.Typer:
 
 
 def say(message: str) -> None:
-    """Write a line to stderr, unless ``--quiet``; a closed stderr is not an error.
+    """Write a line to stderr, unless ``--quiet`` was given; a closed stderr is not an error.
 
-    On a terminal, a line that is longer than a row is broken between words.
+    On a terminal, long lines are wrapped between words.
     """
     if _output.quiet:
         return
@@ -89,19 +89,19 @@ def say(message: str) -> None:
 
 
 def say_at_once(message: str) -> None:
-    """Write a line as `say` does from a signal's handler, past a buffer that may be in use."""
+    """Like `say`, but safe in signal handlers: bypasses the buffer, which may be in use."""
     if _output.quiet or sys.stderr is None:
         return
     if _output.through is not None:
         _output.through(message)
         return
-    with suppress(OSError, ValueError):  # no terminal, or no file at all
+    with suppress(OSError, ValueError):  # not a terminal, or not backed by a file
         os.write(sys.stderr.fileno(), f"{message}\n".encode())
 
 
 @contextmanager
 def speaking_through(show: Callable[[str], None]) -> Iterator[None]:
-    """Let something else show the messages, while it draws on the terminal."""
+    """Route messages through another function while it owns the terminal."""
     _output.through = show
     try:
         yield
@@ -115,36 +115,36 @@ def is_quiet() -> bool:
 
 
 def warn(message: str) -> None:
-    """Write a warning to stderr, unless ``--quiet``."""
+    """Write a warning to stderr, unless ``--quiet`` was given."""
     say(f"warning: {message}")
 
 
 def stdout(instead: str = "") -> TextIO:
-    """stdout, set to UTF-8 without translation of line ends whatever the locale says.
+    """stdout, set to UTF-8 without newline translation, whatever the locale.
 
     Args:
-        instead: what a user can do where stdout is closed, if the command has another way.
+        instead: the alternative to suggest if stdout is closed, if the command has one.
 
     Raises:
         CharRNNError: stdout is closed.
     """
     if sys.stdout is None:
-        raise CharRNNError(f"stdout is closed, so there is nowhere to write the output{instead}")
-    reconfigure = getattr(sys.stdout, "reconfigure", None)  # absent where a test put a StringIO there
+        raise CharRNNError(f"stdout is closed; the output cannot be written{instead}")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # absent if a test replaced it by a StringIO
     if reconfigure is not None:
-        # Names of files may hold what is not UTF-8 (surrogates in Python).
+        # File names may not be UTF-8 (surrogates in Python).
         reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     return sys.stdout
 
 
 def write_path(path: Path) -> None:
-    """Write a path to stdout as a line, with the bytes that it has: a shell that takes it finds the file.
+    """Write a path to stdout as a line, in its original bytes, so that shells can use it.
 
     Raises:
         CharRNNError: stdout is closed.
     """
     stream = stdout()
-    buffer = getattr(stream, "buffer", None)  # absent where a test put a StringIO there
+    buffer = getattr(stream, "buffer", None)  # absent if a test replaced it by a StringIO
     if buffer is None:
         stream.write(f"{path}\n")
         return
@@ -153,50 +153,50 @@ def write_path(path: Path) -> None:
 
 
 def source() -> BinaryIO:
-    """stdin, as bytes: text that comes in is UTF-8 whatever the locale says.
+    """stdin as bytes: input text is UTF-8, whatever the locale.
 
     Raises:
         CharRNNError: stdin is closed.
     """
     if sys.stdin is None:
-        raise CharRNNError("stdin is closed, so there is nothing to read")
+        raise CharRNNError("stdin is closed; there is nothing to read")
     return sys.stdin.buffer
 
 
 @contextmanager
 def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that is written whole or not at all, and replaces another only with ``force``.
+    """A file that is written atomically, and replaces an existing one only with ``force``.
 
     Raises:
-        CharRNNError: something is already there, or the file cannot be written.
+        CharRNNError: the path exists, or the file cannot be written.
     """
-    path = Path(os.path.realpath(path))  # a link's target is written, and the link stays
+    path = Path(os.path.realpath(path))  # write to the target of a symlink, and keep the symlink
     if path.is_dir():
-        raise CharRNNError(f"{path} is a folder; give the name of a file to write")
+        raise CharRNNError(f"{path} is a folder; give the name of a file")
     if path.exists() and not path.is_file():
-        # It would be replaced, not written to: as root even /dev/null would.
+        # An atomic write would replace it; as root, even /dev/null.
         raise CharRNNError(
             f"{path} is not a regular file; give the name of one, or write to stdout with > {path}"
         )
     if path.exists() and not force:
-        raise CharRNNError(f"{path} already exists; give another name, or --force to replace it")
+        raise CharRNNError(f"{path} already exists; choose another name, or use --force to replace it")
     with written_whole(path) as file:
         yield file
 
 
 class LateBar:
-    """A progress bar on stderr that appears when the work has gone on for two seconds.
+    """A progress bar on stderr that appears after two seconds.
 
     It appears only where stderr is a terminal and ``--quiet`` was not given.
     """
 
     def __init__(self, total: int | None, what: str, *, wanted: bool = True) -> None:
-        """Begin to count.
+        """Start counting.
 
         Args:
-            total: how much there is to do; None if unknown.
-            what: what the bar says before itself.
-            wanted: False where the terminal shows the results as they come: a bar would wipe out a line.
+            total: the total amount of work; None if unknown.
+            what: the label of the bar.
+            wanted: False if the results themselves appear on the terminal, where a bar would erase a line.
         """
         self._total, self._what, self._done = total, what, 0
         self._begin = time.monotonic()
@@ -205,7 +205,7 @@ class LateBar:
         self._task: Any = None
 
     def advance(self, amount: int) -> None:
-        """Note that some of the work is done."""
+        """Record progress."""
         self._done += amount
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
@@ -224,7 +224,7 @@ class LateBar:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -236,15 +236,15 @@ def run(
     dies_of_closed_pipe: bool = True,
     options: Mapping[str, str] | None = None,
 ) -> NoReturn:
-    """Run a command line and end the process: the entry point of every command calls this.
+    """Run a command line and exit the process: the entry point of every command.
 
     Args:
         app: an app with one command.
         command: the command's name, as the user typed it.
-        dies_of_closed_pipe: end at once and silently when the reader of stdout goes away (``| head``), as
-            Unix programs do. False for commands that have work to save.
-        options: the options of parameters that errors name, where these are not called alike: ``--top-k`` is
-            that of ``top_k`` unless said otherwise.
+        dies_of_closed_pipe: exit immediately and silently when the reader of stdout goes away (``| head``),
+            as Unix programs do. False for commands that have work to save.
+        options: the option of each parameter that errors may name, where the names differ; otherwise the
+            parameter ``top_k`` is shown as ``--top-k``.
     """
     take_for_a_command()
     if dies_of_closed_pipe and hasattr(signal, "SIGPIPE"):
@@ -261,20 +261,20 @@ def run(
 
 
 def _report(error: BaseException, command: str, options: Mapping[str, str]) -> int:
-    """Say in one line what went wrong; gives the exit code."""
+    """Print an error as one line. Returns the exit code."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
-        # What is still buffered for stdout would raise again at exit: let it go nowhere.
+        # What is still buffered for stdout would raise again at exit: discard it.
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if isinstance(error, CharRNNError):
         _write_stderr(f"{command}: error: {in_options(error, options)}\n")
         return 2 if isinstance(error, SettingError) else 1
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's errors of usage
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors
         _write_stderr(f"{command}: error: {_one_line(error.format_message())} (see {command} --help)\n")
         return int(error.exit_code)
     if isinstance(error, MemoryError):
@@ -292,7 +292,7 @@ def _report(error: BaseException, command: str, options: Mapping[str, str]) -> i
 
 
 def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) -> str:
-    """What an error says, with a command's options in place of the parameters that it names.
+    """The message of an error, with a command's options in place of the parameters that it names.
 
     Args:
         error: the error.
@@ -302,14 +302,14 @@ def in_options(error: CharRNNError, options: Mapping[str, str] | None = None) ->
 
 
 def with_options(said: str, parameters: Sequence[str], options: Mapping[str, str] | None = None) -> str:
-    """A message with a command's options in place of the parameters that it names (see `in_options`)."""
+    """A message with command-line options in place of parameter names (see `in_options`)."""
     for name in parameters:
         option = (options or {}).get(name, "--" + name.replace("_", "-"))
         if not re.search(rf"(?<![\w/-]){name}=", said):
-            said = re.sub(rf"(?<![\w/-]){name}(?![\w/-])", option, said)  # "/": it is a part of a path
+            said = re.sub(rf"(?<![\w/-]){name}(?![\w/-])", option, said)  # "/": part of a path
             continue
-        # Where it has a value, the bare name is a word: steps=3, and 12 steps are done.
-        said = re.sub(rf"(?<![\w/-]){name}=True(?!\w)", option, said)  # a switch
+        # If the message gives a value, the bare name is an ordinary word: steps=3, and 12 steps are done.
+        said = re.sub(rf"(?<![\w/-]){name}=True(?!\w)", option, said)  # a flag
         said = re.sub(rf"""(?<![\w/-]){name}=(["']?)([\w.-]*\w)\1""", rf"{option} \2", said)
     return said
 
@@ -325,10 +325,10 @@ def _write_stderr(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except (OSError, ValueError):
-        return  # no one reads it any more
+        return  # the reader is gone
 
 
 def _flush_stdout() -> None:
-    """Flush what was printed, so that a full disk behind ``>`` is an error."""
+    """Flush stdout, so that a full disk is reported as an error."""
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""How commands read text from a file or standard input: whole, by line or in chunks.
+"""Reading text from files or standard input: whole, by line or in chunks.
 
-`compressed` unpacks what is compressed, and `text_files` decodes it, as both do for training. Models at the
-byte level read the bytes of a file as they are, unless ``--encoding`` says what they mean: then they read the
+`compressed` decompresses and `text_files` decodes the files, as in training. Byte-level models read the raw
+bytes of a file, unless ``--encoding`` is given: then the text is decoded and read as UTF-8.
 UTF-8 of that.
 """
 
@@ -23,31 +23,31 @@ from charrnn_runtime.text_files import decoded
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
 
-_CHUNK = 1 << 20  # bytes read at a time
-_MOST_AT_ONCE = 1 << 30  # bytes that a compressed file may hold which is read whole
+_CHUNK = 1 << 20  # bytes per read
+_MOST_AT_ONCE = 1 << 30  # the largest decompressed size that is read whole, in bytes
 _LONGEST_LINE = 1 << 24  # characters
 
 EncodingOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The encoding of the texts that are read from files: any that Python knows, such as latin-1, "
-        "cp1252 or gb18030. [default: UTF-8, or what a byte-order mark says]",
+        help="Encoding of text files: any that Python supports, such as latin-1, "
+        "cp1252 or gb18030. [default: UTF-8, or as a byte-order mark says]",
     ),
 ]
 
 
 def name_of(path: Path) -> str:
-    """What messages call a file, or standard input (``-``)."""
+    """The name of a file in messages; ``-`` is stdin."""
     return "stdin" if str(path) == "-" else str(path)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Unpacked]:
-    """A file, or standard input (``-``), as the bytes that it holds: compressed ones are unpacked.
+    """Open a file, or standard input (``-``), for binary reading; compressed files are decompressed.
 
     Raises:
-        CharRNNError: it cannot be read.
+        CharRNNError: the file cannot be read.
     """
     if str(path) == "-":
         yield Unpacked(terminal.source(), name_of(path))
@@ -59,16 +59,16 @@ def opened(path: Path) -> Iterator[Unpacked]:
     with file:
         try:
             unpacked = Unpacked(file, name_of(path))
-        except OSError as error:  # of a folder, on some systems only here
+        except OSError as error:  # some systems report a folder only here
             raise CharRNNError(f"{path} cannot be read: {error.strerror or error}") from None
         yield unpacked
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes that a file holds, or standard input (``-``).
+    """Read all bytes of a file, or of standard input (``-``).
 
     Raises:
-        CharRNNError: it cannot be read.
+        CharRNNError: the file cannot be read.
     """
     with opened(path) as file:
         try:
@@ -78,10 +78,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def text_of(data: bytes, name: str, encoding: str | None = None, *, as_bytes: bool = False) -> str | bytes:
-    """The text of a file's bytes; as bytes, these as they are, unless an encoding says what they mean.
+    """Decode the bytes of a file; with ``as_bytes``, return them unchanged unless an encoding is given.
 
     Raises:
-        CharRNNError: they are not text in this encoding.
+        CharRNNError: the bytes are not valid text in this encoding.
     """
     if as_bytes and encoding is None:
         return data
@@ -90,17 +90,17 @@ def text_of(data: bytes, name: str, encoding: str | None = None, *, as_bytes: bo
 
 
 def say_notice(message: str) -> None:
-    """Say what `text_files` noticed about a text, with the command's option for its parameter."""
+    """Print a notice of `text_files` about a text, with the command's option for its parameter."""
     terminal.warn(terminal.in_options(CharRNNError(message, "encoding")))
 
 
 def unix_lines(text: str | bytes) -> str | bytes:
-    """A text whose CR LF are LF, as training reads lists (``--lines``)."""
+    """Replace CR LF by LF, as training does for lists (``--lines``)."""
     return text.replace("\r\n", "\n") if isinstance(text, str) else text.replace(b"\r\n", b"\n")
 
 
 def with_unix_lines(chunks: Iterator[Any]) -> Iterator[Any]:
-    """The chunks of a text whose CR LF are LF, also where a chunk ends between the two."""
+    """Replace CR LF by LF in the chunks of a text, even across chunk boundaries."""
     held: Any = None
     for chunk in chunks:
         whole = chunk if held is None else held + chunk
@@ -114,10 +114,10 @@ def with_unix_lines(chunks: Iterator[Any]) -> Iterator[Any]:
 
 
 def split_lines(text: str | bytes) -> list[str] | list[bytes]:
-    """The lines of a text. str.splitlines would part lines at form feeds and other characters, too."""
+    """The lines of a text. str.splitlines would also split at form feeds and other characters."""
     lines = (text.encode() if isinstance(text, str) else text).split(b"\n")
     if not lines[-1]:
-        lines.pop()  # the file ends with the end of a line
+        lines.pop()  # the file ends with a newline
     lines = [line.removesuffix(b"\r") for line in lines]
     return [line.decode() for line in lines] if isinstance(text, str) else lines
 
@@ -125,7 +125,7 @@ def split_lines(text: str | bytes) -> list[str] | list[bytes]:
 def chunks(
     file: Readable, path: Path, encoding: str | None = None, *, as_bytes: bool = False
 ) -> Iterator[str] | Iterator[bytes]:
-    """A text a chunk at a time; see `text_of`."""
+    """A text in chunks; see `text_of`."""
     raw = iter(lambda: file.read(_CHUNK), b"")
     if as_bytes and encoding is None:
         return raw
@@ -136,14 +136,14 @@ def chunks(
 def lines(
     file: Readable, path: Path, encoding: str | None = None, *, as_bytes: bool = False
 ) -> Iterator[str | bytes]:
-    """The lines of a text, without their ends, as they are read; see `text_of`.
+    """The lines of a text without their newlines, read incrementally; see `text_of`.
 
     Raises:
-        CharRNNError: as `text_of`; or a line is longer than any text of lines has, as in a file of zeros that
-            was compressed to nearly nothing.
+        CharRNNError: as for `text_of`; or a line is longer than the limit, as in a file of zeros that was
+            compressed to almost nothing.
     """
     end: Any = b"\n" if as_bytes else "\n"
-    parts: list[Any] = []  # of a line whose end has not come; all str or all bytes
+    parts: list[Any] = []  # of an unfinished line; all str or all bytes
     number = 1
     for chunk in chunks(file, path, encoding, as_bytes=as_bytes):
         first, *others = chunk.split(end)
@@ -154,24 +154,24 @@ def lines(
             number += 1
         if sum(map(len, parts)) > _LONGEST_LINE:
             raise CharRNNError(
-                f"line {number:,} of {name_of(path)} has more than {_LONGEST_LINE:,} characters, and a line "
-                "is held whole; read it as a running text instead (--whole)"
+                f"line {number:,} of {name_of(path)} has more than {_LONGEST_LINE:,} characters, the limit "
+                "for a line; read the file as running text instead (--whole)"
             )
     if any(parts):
         yield _joined(parts)
 
 
 def _joined(parts: list[Any]) -> str | bytes:
-    """A line of the parts that it was read in, without the carriage return of a Windows line end."""
+    """Join the parts of a line, without the carriage return of a Windows line ending."""
     if isinstance(parts[0], str):
         return "".join(parts).removesuffix("\r")
     return b"".join(parts).removesuffix(b"\r")
 
 
 def given_text(argument: str) -> str:
-    """A text from the command line, which is UTF-8 even where the locale knows ASCII alone.
+    """A text from the command line, which is UTF-8 even in an ASCII-only locale.
 
-    Python keeps the bytes that the locale cannot decode as surrogates, which no vocabulary knows.
+    Python represents undecodable bytes as surrogates, which no vocabulary has.
     """
     try:
         return given_bytes(argument).decode()
@@ -180,7 +180,7 @@ def given_text(argument: str) -> str:
 
 
 def given_bytes(argument: str) -> bytes:
-    """The bytes of a text from the command line, UTF-8 or not."""
+    """The bytes of a command-line argument, valid UTF-8 or not."""
     try:
         return argument.encode()
     except UnicodeEncodeError:
@@ -196,14 +196,14 @@ class Skipped:
         self._kinds: dict[str, None] = {}
 
     def add(self, text: str | bytes, scored: int) -> None:
-        """Count those of a text of which this many were scored."""
+        """Count the skipped characters of a text of which ``scored`` were scored."""
         if isinstance(text, str) and self._model.vocabulary.level == "char" and scored < len(text):
             self.count += len(text) - scored
             if len(self._kinds) < 10:
                 self._kinds |= dict.fromkeys(self._model.vocabulary.unknown_characters(text)[:10])
 
     def counted(self, pieces: Iterable[str | bytes]) -> Iterator[str | bytes]:
-        """The pieces of a text; those that it skips of each are counted when it comes."""
+        """Yield the pieces of a text, and count the skipped characters of each."""
         for piece in pieces:
             if isinstance(piece, str) and self._model.vocabulary.level == "char":
                 unknown = self._model.vocabulary.unknown_characters(piece)
@@ -211,11 +211,11 @@ class Skipped:
             yield piece
 
     def say(self) -> None:
-        """Say how many they are."""
+        """Report the number of skipped characters."""
         if self.count:
             shown = ", ".join(map(repr, list(self._kinds)[:10]))
             several = self.count > 1
             terminal.say(
-                f"{self.count:,} {'characters were' if several else 'character was'} skipped, since "
+                f"{self.count:,} {'characters were' if several else 'character was'} skipped because "
                 f"{self._model.info.path} does not know {'them' if several else 'it'}: {shown}"
             )

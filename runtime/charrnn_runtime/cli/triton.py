@@ -1,4 +1,4 @@
-"""charrnn-triton: writes a model repository for NVIDIA's Triton Inference Server."""
+"""charrnn-triton: write a model repository for NVIDIA's Triton Inference Server."""
 
 from __future__ import annotations
 
@@ -28,50 +28,49 @@ Examples:
 def write(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to serve.")],
     repository: Annotated[
-        str, typer.Argument(metavar="REPOSITORY", help="The folder that holds all of the server's models.")
+        str, typer.Argument(metavar="REPOSITORY", help="The folder with all models of the server.")
     ],
-    name: Annotated[
-        str | None, typer.Option(help="What clients call the model. [default: the file's name]")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. [default: the file name]")] = None,
     backend: Annotated[
         str,
         typer.Option(
-            help="python: a request is a text, and the server's Python needs charrnn-runtime. "
-            "onnxruntime: a request is one character of a sequence, and the server needs nothing.",
+            help="python: requests are texts; the server's Python needs charrnn-runtime. "
+            "onnxruntime: requests are single characters of a sequence; the server needs nothing else.",
             autocompletion=among(BACKENDS),
         ),
     ] = BACKENDS[0],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(DEVICES))] = "auto",
-    instances: Annotated[int, typer.Option(help="How many instances of the model the server runs.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="Device: auto, cpu or cuda.", autocompletion=among(DEVICES))
+    ] = "auto",
+    instances: Annotated[int, typer.Option(help="Number of model instances to run.")] = 1,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="CPU threads of an instance. [default: as many as there are cores; with --backend "
-            "onnxruntime 1]"
+            help="CPU threads per instance. [default: the number of cores; 1 with --backend onnxruntime]"
         ),
     ] = None,
     max_batch_size: Annotated[
         int | None,
         typer.Option(
-            help="With --backend onnxruntime: how many sequences run at once. "
+            help="With --backend onnxruntime: maximum number of concurrent sequences. "
             f"[default: {DEFAULT_MAX_BATCH_SIZE}]"
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace version 1 and the configuration of a model of that name.")
+        bool, typer.Option("--force", help="Replace the configuration and version 1 of an existing model.")
     ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Write a model into a model repository of NVIDIA's Triton Inference Server.
+    """Write a model to a model repository for NVIDIA's Triton Inference Server.
 
-    The path of the model's folder goes to stdout. docs/triton.md shows how clients use both backends.
+    Prints the path of the model's folder to stdout. docs/triton.md describes clients for both backends.
     """
     check_choice("--backend", backend, BACKENDS)
     check_choice("--device", device, DEVICES)
     if not repository:
-        raise SettingError("REPOSITORY must not be empty; for this folder give .")
+        raise SettingError("REPOSITORY must not be empty; for the current folder, give .")
     service = Service(
         name=model_path.name.removesuffix(".onnx") if name is None else name,
         backend=backend,
@@ -80,11 +79,11 @@ def write(
         threads=threads,
         max_batch_size=max_batch_size,
     )
-    terminal.stdout()  # which may be closed
+    terminal.stdout()  # raises if it is closed
     folder, replaced = write_repository(model_path, Path(repository), service, force=force)
     if replaced:
         terminal.say(f"replaced version 1 of {folder}")
-    served = f"./{repository}" if repository.startswith("-") else repository  # which is no option
+    served = f"./{repository}" if repository.startswith("-") else repository  # not an option
     terminal.say(f"serve it with: tritonserver --model-repository {shell_word(served)}")
     terminal.write_path(folder)
 

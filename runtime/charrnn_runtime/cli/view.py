@@ -1,4 +1,4 @@
-"""charrnn-view: shows what a model does at each character of a text."""
+"""charrnn-view: show what a model does at each character of a text."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ Examples:
   charrnn-view models/lstm.onnx README.md --unknown skip --html readme.html
 """
 
-_SAMPLE = 20_000  # characters of the text in which units are searched
-_FIND_IN = 100_000  # the same of a text that was given for it
+_SAMPLE = 20_000  # characters of the text to search for units
+_FIND_IN = 100_000  # the same for a text given with --find-in
 _PAGE = 20_000  # characters that a page shows
 _LONGEST_PAGE = 200_000
 _MOST_TOP = 10
 
 
 class _Options(Record):
-    """What was asked for, besides what to show.
+    """How to read and select the text.
 
     Attributes:
-        unknown: what models do with unknown characters.
+        unknown: how to handle unknown characters.
         encoding: the encoding of files.
-        most: how many characters of the text to show.
-        skipped: counts those of it that are left out.
+        most: the number of characters of the text to show.
+        skipped: counts the skipped characters.
     """
 
     unknown: str
@@ -58,26 +58,24 @@ class _Options(Record):
 
 @app.command(epilog=EXAMPLES)
 def view(
-    model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to look into.")],
+    model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to inspect.")],
     text_path: Annotated[
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A text, or any file for a byte-level model; - reads standard input.",
+            help="A text file, or any file for a byte-level model; - for standard input.",
         ),
     ],
     surprise: Annotated[
         bool,
-        typer.Option(
-            "--surprise", help="Colour by surprise: the bits of each character. [default if no unit is given]"
-        ),
+        typer.Option("--surprise", help="Colour by surprise, in bits. [default if no unit is given]"),
     ] = False,
     unit: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LAYER:INDEX",
-            help="Colour by this unit, which may be given several times: 0:12 is the c (of an LSTM, else h) "
-            "of unit 12 in layer 0; h0:12, c0:12 and o0:12 (output gate) say which part.",
+            help="Colour by this unit; may be repeated. 0:12 is unit 12 of layer 0: its cell state (LSTM) or "
+            "hidden state; h0:12, c0:12 and o0:12 (output gate) select one of them.",
         ),
     ] = None,
     units: Annotated[
@@ -85,20 +83,20 @@ def view(
         typer.Option(
             min=0,
             max=5,
-            help="Find the units that best follow quotes, brackets, uppercase, and lines; colour by this "
-            "many. [default: 5 with --html, else 0]",
+            help="Find the units that best track quotes, brackets, uppercase and lines, and colour by this "
+            "many. [default: 5 with --html, otherwise 0]",
         ),
     ] = None,
     find_in: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Find units in the first 100,000 characters of this text. [default: in 20,000 of FILE]",
+            help="Find units in the first 100,000 characters of this text. [default: 20,000 of FILE]",
         ),
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(min=1, max=_MOST_TOP, help="Show so many of the likeliest under each character."),
+        typer.Option(min=1, max=_MOST_TOP, help="Show this many of the most likely characters below each."),
     ] = None,
     length: Annotated[
         int | None,
@@ -106,23 +104,23 @@ def view(
             "--length",
             "-n",
             min=1,
-            help="How many characters (bytes, of a byte-level model) to read. [default: all; 20,000 with "
-            "--html, where 200,000 is the most]",
+            help="Characters to read (bytes, for byte-level models). [default: all; with "
+            "--html 20,000, at most 200,000]",
         ),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page for browsers, in one file, instead."),
+        typer.Option(metavar="FILE", help="Write a self-contained web page instead."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Let --html replace a file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Let --html replace an existing file.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, for each symbol.")
     ] = False,
     unknown: Annotated[
         str,
         typer.Option(
-            help="What to do with unknown characters: error, skip (ignore them), or normalize (read "
-            "accented letters in the Unicode form that it knows).",
+            help="How to handle unknown characters: error, skip (ignore them), or normalize (use the "
+            "Unicode form that the model knows).",
             autocompletion=among(spec.UNKNOWN),
         ),
     ] = "error",
@@ -132,22 +130,22 @@ def view(
     debug: terminal.DebugOption = False,
     quiet: terminal.QuietOption = False,
 ) -> None:
-    """Show what a model does at each character of a text: surprise, activations of units, expectations.
+    """Show what a model does at each character of a text: surprise, activations and predictions.
 
-    On a terminal the text is coloured; elsewhere, and with NO_COLOR, digits stand under it.
+    Terminals show the text in colour; otherwise, and with NO_COLOR, digits below the text show the values.
     """
     check_choice("--unknown", unknown, spec.UNKNOWN)
     if html is not None and (as_json or top is not None):
-        raise SettingError(f"--html shows everything: omit {'--json' if as_json else '--top'}")
+        raise SettingError(f"--html includes everything: omit {'--json' if as_json else '--top'}")
     if force and html is None:
-        raise SettingError("--force is for --html: give --html FILE too, or omit it")
+        raise SettingError("--force requires --html: give --html FILE too, or omit --force")
     if html is not None and length is not None and length > _LONGEST_PAGE:
         raise SettingError(
-            f"--length must be at most {_LONGEST_PAGE:,} with --html, not {length:,}: larger pages are too "
-            "much for browsers"
+            f"--length must be at most {_LONGEST_PAGE:,} with --html, not {length:,}: browsers cannot handle "
+            "larger pages"
         )
     if find_in is not None and units == 0:
-        raise SettingError("--find-in is for --units: omit it, or --units 0")
+        raise SettingError("--find-in requires --units: omit --find-in, or --units 0")
     if encoding is not None:
         from charrnn_runtime.text_files import check_encoding
 
@@ -179,8 +177,8 @@ def view(
         named += [View(unit_of(model.info.state_layout, each.unit), str(each)) for each in found[:units]]
         if units and not found:
             terminal.warn(
-                "no units were found: in the text that was searched, quotes, brackets, capitals and lines "
-                "are too few; give a longer text with --find-in"
+                "no units were found: the searched text has too few quotes, brackets, capitals and lines; "
+                "give a longer text with --find-in"
             )
         named = list({view.name: view for view in named}.values())
         views = [View(), *named] if surprise or html is not None or not named else named
@@ -203,7 +201,7 @@ def _pieces(
 
 
 def _sample_of(source: Iterator[str | bytes]) -> tuple[list[str | bytes], Iterator[str | bytes]]:
-    """The beginning of a text in which units are searched, and all of it again."""
+    """The beginning of a text, to search for units, and the whole text."""
     sample: list[str | bytes] = []
     size = 0
     for piece in source:
@@ -215,7 +213,7 @@ def _sample_of(source: Iterator[str | bytes]) -> tuple[list[str | bytes], Iterat
 
 
 def _traces(model: CharRNN, source: Iterable[str | bytes], options: _Options) -> Iterator[Trace]:
-    """A trace of each piece. What can be written in another form was by then."""
+    """A trace of each piece; normalization is done before."""
     unknown: Any = "skip" if options.unknown == "skip" else "error"
     return model.trace_stream(source, by_line=model.info.lines, unknown=unknown)
 
@@ -280,15 +278,15 @@ def _write_json(
                 record |= {"score": round(each.score, 4), "sign": each.sign}
                 stream.write(json.dumps(record) + "\n")
             some = True
-        ids, probabilities = trace.likeliest(top)
+        ids, probabilities = trace.most_likely(top)
         activations = {unit.name: unit.activation(trace.states).tolist() for unit in units}
         bits = trace.bits.tolist()
         for place, token in enumerate(trace.ids.tolist()):
-            likeliest = zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
+            most_likely = zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
             row: dict[str, Any] = {
                 key: symbols[token],
                 "bits": round(bits[place], 4),
-                "likeliest": [{key: symbols[each], "probability": round(p, 5)} for each, p in likeliest],
+                "most_likely": [{key: symbols[each], "probability": round(p, 5)} for each, p in most_likely],
             }
             if units:
                 row["units"] = {name: rounded(values[place]) for name, values in activations.items()}

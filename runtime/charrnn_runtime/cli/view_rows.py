@@ -1,4 +1,4 @@
-"""What charrnn-view can colour a text by: surprise, or the activation of a unit."""
+"""The ways in which charrnn-view can colour a text: by surprise, or by the activation of a unit."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from charrnn_runtime.view.units import Unit
 
 MOST_BITS: Final = 8.0
-"""From how many bits on the colour of surprise is the strongest."""
+"""The surprise, in bits, that has the strongest colour."""
 
 
 def rounded(value: float) -> float | None:
-    """A number for JSON, which has none for what is not known."""
+    """A number rounded for JSON; None if unknown, since JSON has no NaN."""
     return None if math.isnan(value) else round(value, 4)
 
 
 class View(Record):
-    """One of them.
+    """A way to colour the text.
 
     Attributes:
         unit: the unit; None for surprise.
-        follows: what the unit follows and how well, if that is known.
+        follows: what the unit tracks and how well, if known.
     """
 
     unit: Unit | None = None
@@ -42,47 +42,47 @@ class View(Record):
 
     @property
     def title(self) -> str:
-        """A name, with what is known of it."""
+        """A descriptive name."""
         if self.unit is None:
             return "surprise in bits"
         return self.follows or f"unit {self.unit.name}"
 
     @property
     def is_gate(self) -> bool:
-        """Whether values go from 0 to 1."""
+        """Whether values range from 0 to 1."""
         return self.unit is not None and self.unit.name.startswith("o")
 
     @property
     def is_signed(self) -> bool:
-        """Whether values go from -1 to 1."""
+        """Whether values range from -1 to 1."""
         return self.unit is not None and not self.is_gate
 
     @property
     def low(self) -> str:
-        """The lowest value of the colours."""
+        """The lowest value of the colour scale."""
         return "-1" if self.is_signed else "0"
 
     @property
     def high(self) -> str:
-        """The highest."""
-        return f"{MOST_BITS:g} and more" if self.unit is None else "1"
+        """The highest value of the colour scale."""
+        return f"{MOST_BITS:g} or more" if self.unit is None else "1"
 
     @property
     def digits(self) -> str:
-        """What `digit` means, as the title goes on."""
+        """The meaning of `digit`, as a continuation of the title."""
         if self.unit is None:
-            return ": 0 to 9, + for 10 and more"
+            return ": 0 to 9, + for 10 or more"
         near_0 = ", ? where c is near 0" if self.is_gate else ""
         return f"; digits 0 to 9 stand for {self.low} to 1{near_0}"
 
     def values(self, trace: Trace, cells: Cells) -> NDArray[Any]:
-        """The value of each character; that of a character of several bytes is of its last, or their sum."""
+        """The value of each character; for a character of several bytes, the last byte's or the sum."""
         if self.unit is None:
             return cells.sums(trace.bits)
         return self.unit.activation(trace.states)[cells.ends - 1]
 
     def share(self, value: float) -> float:
-        """How strong the colour of a value is: from -1, or 0, to 1."""
+        """The colour strength of a value, from -1 or 0 to 1."""
         return min(value / MOST_BITS, 1.0) if self.unit is None else max(-1.0, min(value, 1.0))
 
     def digit(self, value: float) -> str:

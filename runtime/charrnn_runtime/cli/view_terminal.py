@@ -1,6 +1,6 @@
-"""charrnn-view in a terminal: lines of the text, coloured by what a model makes of each character.
+"""charrnn-view in a terminal: lines of text, coloured by the model's values for each character.
 
-Where nothing can be coloured, a row of digits under each line says the same.
+Without colours, a row of digits below each line shows the values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from charrnn_runtime.vocabulary import Vocabulary
 
 _LEVELS: Final = 32  # shades of a colour
 
-# Colours of a panel of its own, since the terminal's may be light or dark.
+# Colours of a panel with its own background, since the terminal may be light or dark.
 _PANEL: Final = (28, 28, 32)
 _INK: Final = (235, 235, 235)
 _FAINT: Final = (150, 150, 155)
@@ -34,36 +34,36 @@ _LIKELY: Final = (0, 122, 82)
 
 
 class _Column(Record):
-    """A character in its column.
+    """A character and its column.
 
     Attributes:
-        text: the character, as it is shown.
-        width: how many places the column takes.
-        values: of each view.
-        likeliest: the symbols that were likeliest in its place, and their probabilities.
+        text: the character as displayed.
+        width: the width of the column in terminal cells.
+        values: the value of each view.
+        most_likely: the most likely symbols at this position, and their probabilities.
     """
 
     text: str
     width: int
     values: list[float]
-    likeliest: list[tuple[str, float]]
+    most_likely: list[tuple[str, float]]
 
 
 class Lines:
-    """Writes a text in lines as its traces come; no more of it is held than a line of the terminal."""
+    """Writes a text line by line as traces arrive; holds at most one terminal line."""
 
     def __init__(self, stream: Any, vocabulary: Vocabulary, views: list[View], top: int) -> None:
-        """Begin, with a legend.
+        """Write the legend.
 
         Args:
             stream: stdout.
             vocabulary: the model's.
-            views: by what the text is coloured: it is written once for each.
-            top: how many of the likeliest characters stand under each character.
+            views: what to colour the text by; the text is written once per view.
+            top: how many of the most likely characters to show below each character.
         """
         self._vocabulary, self._views, self._top = vocabulary, views, top
         self._console = Console(file=stream, highlight=False)
-        if not self._console.width:  # COLUMNS=0: not known
+        if not self._console.width:  # COLUMNS=0: unknown
             self._console.width = 80
         self._coloured = (
             stream.isatty() and self._console.color_system is not None and not os.environ.get("NO_COLOR")
@@ -77,28 +77,28 @@ class Lines:
         self._legend()
 
     def add(self, trace: Trace) -> None:
-        """Write what comes next."""
+        """Write the next part of the text."""
         cells = cells_of(self._vocabulary, trace.ids)
         values = np.array([view.values(trace, cells) for view in self._views])  # [views, n]
         if self._top and len(trace):
-            ids, probabilities = trace.likeliest(self._top)
+            ids, probabilities = trace.most_likely(self._top)
             ids, probabilities = ids[cells.starts], probabilities[cells.starts]
         for index, character in enumerate(cells.characters):
-            likeliest = []
+            most_likely = []
             if self._top:
                 symbols = map(self._symbols, ids[index].tolist())
-                likeliest = list(zip(symbols, probabilities[index].tolist(), strict=True))
+                most_likely = list(zip(symbols, probabilities[index].tolist(), strict=True))
             text, width = _fitting(character)
-            width = max([width, *(cell_len(symbol) for symbol, _ in likeliest)])
+            width = max([width, *(cell_len(symbol) for symbol, _ in most_likely)])
             if self._used + width > self._width:
                 self._write_line()
-            self._line.append(_Column(text, width, values[:, index].tolist(), likeliest))
+            self._line.append(_Column(text, width, values[:, index].tolist(), most_likely))
             self._used += width
             if character == "\n":
                 self._write_line()
 
     def end(self) -> None:
-        """Write what is left."""
+        """Write the last line."""
         if self._line:
             self._write_line()
 
@@ -113,7 +113,7 @@ class Lines:
             legend.append(f" {view.high}")
             self._print(legend)
         if self._top:
-            self._print(Text(f"under each character, the {self._top} likeliest in its place"))
+            self._print(Text(f"below each character, the {self._top} most likely at its position"))
         self._print(Text(""))
 
     def _write_line(self) -> None:
@@ -124,7 +124,7 @@ class Lines:
             rows.append(self._row("", [(column.text, column.width, None) for column in self._line]))
             rows += [self._digits(index) for index in range(len(self._views))]
         for rank in range(self._top):
-            likely = [(*column.likeliest[rank], column.width) for column in self._line]
+            likely = [(*column.most_likely[rank], column.width) for column in self._line]
             rows.append(self._row("", [(text, width, _likely(p)) for text, p, width in likely]))
         for row in rows:
             self._print(row)
@@ -159,7 +159,7 @@ class Lines:
 
 @cache
 def _fitting(character: str) -> tuple[str, int]:
-    """A character as it is shown, and how many places it takes: one, or two of a wide one."""
+    """A character as displayed, and its width: one cell, or two if wide."""
     text = shown(character)
     width = cell_len(text)
     return (text, width) if width else (UNSHOWN, 1)
@@ -173,7 +173,7 @@ def _shade_of(is_signed: bool, level: int) -> Style:
 
 
 def _shade(is_signed: bool, share: float) -> Style:
-    """The colour of a value in [-1, 1], or of one that is not known."""
+    """The colour of a value in [-1, 1]; also of an unknown one."""
     if np.isnan(share):
         return _style(_FAINT, _PANEL)
     return _shade_of(is_signed, round(share * _LEVELS))

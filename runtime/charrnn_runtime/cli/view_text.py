@@ -1,4 +1,4 @@
-"""How charrnn-view reads its text: in small pieces, so that much of it is shown before the end has come."""
+"""Reads the text for charrnn-view in small pieces, so that output starts before the end of input."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
 
 _PIECE = 256  # characters
-_PIECE_BYTES = 1 << 24  # what the trace of a piece may take, of a large vocabulary or state
+_PIECE_BYTES = 1 << 24  # limit on the trace of a piece, for large vocabularies or states
 
 
 def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None) -> None:
-    """Refuse to read stdin twice, and to replace what is read.
+    """Reject reading stdin twice, and replacing a file that is read.
 
     Raises:
-        SettingError: that would be done.
+        SettingError: the files conflict.
     """
     if str(text) == "-" and find_in is not None and str(find_in) == "-":
-        raise SettingError("FILE and --find-in cannot both be read from stdin: name a file for one of them")
+        raise SettingError("FILE and --find-in cannot both read stdin: give a file for one of them")
     for path in (model, text, find_in):
         if html is not None and path is not None and _is_same(html, path):
-            raise SettingError(f"--html {shell_word(html)} would replace what is read; give another name")
+            raise SettingError(f"--html {shell_word(html)} would replace an input file; choose another name")
 
 
 def _is_same(first: Path, second: Path) -> bool:
     try:
         return first.samefile(second)
-    except (OSError, ValueError):  # one is not there
+    except (OSError, ValueError):  # one does not exist
         return False
 
 
 def pieces(
     model: CharRNN, file: BinaryIO, path: Path, *, encoding: str | None, normalize: bool, most: int | None
 ) -> Iterator[str | bytes]:
-    """A text in pieces, none of which ends within a character; at the byte level they are bytes.
+    """Split a text into pieces at character boundaries; at the byte level, pieces are bytes.
 
     Args:
-        model: what reads it.
+        model: the model that reads the text.
         file: the text.
-        path: where it comes from.
+        path: the path of the text.
         encoding: see `texts.EncodingOption`.
-        normalize: whether unknown characters are written in the form that the model knows.
-        most: how many characters (bytes, at the byte level) to read; None for all.
+        normalize: whether to write unknown characters in the Unicode form that the model knows.
+        most: the number of characters (bytes, at the byte level) to read; None for all.
     """
     from charrnn_runtime.view.trace import chunk_length
 
@@ -76,7 +76,7 @@ def pieces(
 
 
 def first(chunks: Iterator[Any], most: int | None) -> Iterator[Any]:
-    """The first characters of a text that comes in chunks, or all; no chunk is asked for after them."""
+    """The first ``most`` characters of a text in chunks, or all; reads no chunk beyond them."""
     left = most
     while left is None or left > 0:
         chunk = next(chunks, None)
@@ -87,7 +87,7 @@ def first(chunks: Iterator[Any], most: int | None) -> Iterator[Any]:
 
 
 def _whole_characters(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks of UTF-8, or of any bytes, with ends between characters."""
+    """Rechunk UTF-8, or arbitrary bytes, at character boundaries."""
     held = b""
     for chunk in chunks:
         data = held + chunk
@@ -100,10 +100,10 @@ def _whole_characters(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _whole(data: bytes) -> int:
-    """How many of some bytes are left without an unfinished character of UTF-8 at the end."""
+    """The length of some bytes without an incomplete UTF-8 character at the end."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
-        if byte >= 0xC0:  # begins a character of 2, 3 or 4 bytes
+        if byte >= 0xC0:  # starts a character of 2, 3 or 4 bytes
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return len(data) - back if back < length else len(data)
         if byte < 0x80:

@@ -1,1 +1,1 @@
-"""The file format: what a step model file holds, and how it is read without trusting it."""
+"""The file format: the contents of a step model file, and a reader that does not trust it."""

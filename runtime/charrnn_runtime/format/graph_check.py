@@ -1,10 +1,10 @@
-"""Checks the graph of a step model, node by node: known operators, known attributes, types and shapes.
+"""Validates the graph of a step model node by node: operators, attributes, types and shapes.
 
-Every value's type and shape is inferred from the inputs on, so that a graph cannot grow a value larger than
-its model has any use for, whatever it is made of. Shapes are tuples in which `BATCH` means B.
+The type and shape of every value are inferred from the inputs, so that no graph can create a value larger
+than its model needs. Shapes are tuples in which `BATCH` stands for B.
 
-Indices are checked to be in range too, since not every kernel of a GPU looks: the sampler counts symbols to
-find the one that it takes, and a count is bounded by how many are counted (see `Value`).
+Indices are also checked to be in range, since some GPU kernels do not: the sampler counts symbols to find the
+one to select, and a count is bounded by the number of counted values (see `Value`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from charrnn_runtime.record import Record
 _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
 
 _MORE_NUMBERS: Final = 100_000
-"""What a model may hold in addition to its weights, however small it is."""
+"""The numbers that a model may contain in addition to its weights, however small it is."""
 
 _NUMBERS_A_SIZE: Final = 32
-"""The values of all nodes together have about 12 numbers for each of a model's gates, states and symbols."""
+"""A bound on all values, as a multiple of gates, states and symbols; the actual factor is about 12."""
 
 
 class Sizes(Record):
-    """How much a graph may and must hold, counted in numbers.
+    """The limits on the size of a graph, counted in numbers.
 
     Attributes:
-        widest: the most that one value may have for one stream.
-        in_all: the most that all computed values may have together, for one stream.
-        weights: the least that the initializers must have together: a model that claims to be large has to
-            bring its weights along.
-        most_weights: the most that they may have: a small model has no use for more.
+        widest: the maximum for one value, per stream.
+        in_all: the maximum for all computed values together, per stream.
+        weights: the minimum for the initializers together: a model that claims to be large must contain the
+            weights.
+        most_weights: the maximum for the initializers together: a small model does not need more.
     """
 
     widest: int
@@ -45,28 +45,28 @@ class Sizes(Record):
 
     @classmethod
     def of_network(cls, cell: str, layers: int, hidden_size: int, state_size: int, symbols: int) -> Sizes:
-        """What a network of these sizes needs and may have."""
+        """The limits for a network of these sizes."""
         gates = layers * spec.GATES[cell] * hidden_size
         return cls(
             widest=max(symbols, spec.GATES["lstm"] * hidden_size, state_size),
             in_all=_NUMBERS_A_SIZE * (gates + state_size + symbols),
             weights=gates * hidden_size + hidden_size * symbols,  # recurrent and output weights
-            # Besides, a table and input weights; twice that leaves room for biases, scales and constants.
+            # Plus a table and input weights; twice that leaves room for biases, scales and constants.
             most_weights=2 * (gates * (2 * hidden_size + symbols) + hidden_size * symbols) + _MORE_NUMBERS,
         )
 
 
 def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value], sizes: Sizes) -> None:
-    """Check all nodes of a graph, in order.
+    """Validate all nodes of a graph, in order.
 
     Args:
         graph: the ``GraphProto``.
-        inputs: what the specification says of the inputs.
-        outputs: what it says of the outputs.
-        sizes: how much it may and must hold.
+        inputs: the inputs according to the specification.
+        outputs: the outputs according to the specification.
+        sizes: the limits.
 
     Raises:
-        ModelFormatError: a rule is broken; the message names the node.
+        ModelFormatError: the graph is invalid; the message names the node.
     """
     values = dict(inputs)
     for tensor in graph.initializer:
@@ -96,7 +96,7 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
             numbers = math.prod(size for size in value.shape if size != BATCH)
             if numbers > sizes.widest:
                 raise ModelFormatError(
-                    f"{label} makes a value of shape {shape_text(value.shape)}; one stream may need at most "
+                    f"{label} produces a value of shape {shape_text(value.shape)}; the limit per stream is "
                     f"{sizes.widest:,} numbers"
                 )
             in_all += numbers
@@ -104,7 +104,7 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
         if in_all > sizes.in_all:
             raise ModelFormatError(
                 f"the values up to {label} have {in_all:,} numbers for one stream; at most "
-                f"{sizes.in_all:,} are allowed for a model of its sizes"
+                f"{sizes.in_all:,} are allowed for a model of this size"
             )
     for name, wanted in outputs.items():
         found = values.get(name)
@@ -125,13 +125,13 @@ def check_graph(graph: Any, inputs: dict[str, Value], outputs: dict[str, Value],
 def _infer(node: Any, label: str, values: dict[str, Value]) -> list[Value]:
     rule = RULES.get(node.op_type)
     if node.domain != (rule.domain if rule else ""):
-        raise ModelFormatError(f"{label} is of the foreign domain {node.domain!r}")
+        raise ModelFormatError(f"{label} has the unknown domain {node.domain!r}")
     if rule is None:
-        raise ModelFormatError(f"{label}: this operator is not on the list of those that export writes")
+        raise ModelFormatError(f"{label}: this operator is not used in step models")
     attributes = _attributes(node, label)
     missing = [name for name in node.input if name not in values]
     if missing:
-        raise ModelFormatError(f"{label} reads {missing[0]!r}, which nothing before it computes")
+        raise ModelFormatError(f"{label} reads {missing[0]!r}, which no earlier node computes")
     if len(node.input) != rule.inputs and not (rule.inputs == MANY and node.input):
         raise ModelFormatError(f"{label} has {len(node.input)} inputs; it must have {rule.inputs}")
     if set(attributes) != set(rule.attributes):
@@ -140,7 +140,7 @@ def _infer(node: Any, label: str, values: dict[str, Value]) -> list[Value]:
         )
     for name, allowed in rule.attributes.items():
         if allowed is not None and attributes[name] not in allowed:
-            raise ModelFormatError(f"{label}: {name} is {attributes[name]}; allowed is {allowed}")
+            raise ModelFormatError(f"{label}: {name} is {attributes[name]}; expected {allowed}")
     try:
         return rule.infer([values[name] for name in node.input], attributes)
     except Mismatch as mismatch:
@@ -157,9 +157,9 @@ def _attributes(node: Any, label: str) -> dict[str, Any]:
             value = list(attribute.ints)
         else:
             raise ModelFormatError(
-                f"{label}: the attribute {attribute.name!r} has a type that is not used here"
+                f"{label}: the attribute {attribute.name!r} has a type that is not used in step models"
             )
         if attribute.name in found:
-            raise ModelFormatError(f"{label}: the attribute {attribute.name!r} occurs twice")
+            raise ModelFormatError(f"{label}: the attribute {attribute.name!r} appears twice")
         found[attribute.name] = value
     return found

@@ -1,6 +1,6 @@
-"""Reads single values of a model's metadata.
+"""Parses individual values of a model's metadata.
 
-All functions raise `ModelFormatError`, saying what is expected, where a value is something else.
+All functions raise `ModelFormatError` for invalid values, with what was expected.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from charrnn_runtime.format import spec
 
 
 def integer(metadata: dict[str, str], key: str, low: int, high: int) -> int:
-    """A whole number from ``low`` to ``high``, written in decimal digits."""
+    """An integer from ``low`` to ``high``, in decimal digits."""
     text = metadata.get(key, "")
-    # isdecimal alone would let digits of other scripts through.
+    # isdecimal alone would accept digits of other scripts.
     if not (text.isascii() and text.isdecimal() and len(text) <= 20 and low <= int(text) <= high):
-        allowed = f"a whole number from {low:,} to {high:,}" if low != high else f"{low:,}"
+        allowed = f"an integer from {low:,} to {high:,}" if low != high else f"{low:,}"
         raise ModelFormatError(f"{spec.METADATA_PREFIX}{key} is {text[:40]!r}; expected {allowed}")
     return int(text)
 
@@ -32,20 +32,20 @@ def choice(metadata: dict[str, str], key: str, allowed: tuple[str, ...]) -> str:
 
 
 def json_value(metadata: dict[str, str], key: str, kind: type) -> Any:
-    """JSON of a kind."""
+    """A JSON value of a type."""
     try:
         value = json.loads(metadata[key])
     except (ValueError, RecursionError):
-        raise ModelFormatError(f"{spec.METADATA_PREFIX}{key} is not JSON") from None
+        raise ModelFormatError(f"{spec.METADATA_PREFIX}{key} is not valid JSON") from None
     if not isinstance(value, kind):
         raise ModelFormatError(
-            f"{spec.METADATA_PREFIX}{key} is JSON of the wrong kind; expected a {kind.__name__}"
+            f"{spec.METADATA_PREFIX}{key} is JSON of the wrong type; expected a {kind.__name__}"
         )
     return value
 
 
 def number(recorded: dict[str, Any], key: str) -> float | None:
-    """A number in the training record, which may hold anything; None if it is not a number."""
+    """A number in the training record, which is not trusted; None if it is not a number."""
     value = recorded.get(key)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53:
         return float(value)
@@ -53,10 +53,10 @@ def number(recorded: dict[str, Any], key: str) -> float | None:
 
 
 def parameter_count(cell: str, layers: int, hidden_size: int, symbols: int, training: dict[str, Any]) -> int:
-    """How many weights and biases a network was trained with, as PyTorch counts them.
+    """The number of weights and biases of the trained network, as PyTorch counts them.
 
-    The embedding is folded into a model file's graph, so its size, and whether it is the output's weights,
-    too, are read from the training record; without one there is no embedding.
+    The embedding is folded into the graph of a model file, so its size, and whether it is tied to the output
+    weights, are taken from the training record; without one, there is no embedding.
     """
     config = training.get("config")
     network = config.get("network") if isinstance(config, dict) else None

@@ -1,6 +1,6 @@
-"""The operators of step models: what each takes, and what type and shape it gives.
+"""The operators of step models: their inputs, and the types and shapes of their outputs.
 
-A rule gets what is known of a node's inputs and its attributes, and gives what is known of its outputs.
+A rule infers what is known of a node's outputs from its inputs and attributes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from charrnn_runtime.record import Record
 
 
 class Mismatch(Exception):
-    """A node's inputs or attributes are not what its operator takes."""
+    """The inputs or attributes of a node are invalid for its operator."""
 
 
 def _require(condition: bool, expected: str) -> None:
@@ -48,8 +48,8 @@ def _broadcast(first: Shape, second: Shape) -> Shape:
     ):
         _require(one == other or 1 in (one, other), "shapes that broadcast")
         sizes.append(other if one == 1 else one)
-    # [batch, 1] and [batch] would make [batch, batch]: streams would meet, and memory grow with their square.
-    _require(BATCH not in sizes[1:], "the batch on the first axis alone")
+    # [batch, 1] and [batch] would make [batch, batch]: streams would mix, and memory grow quadratically.
+    _require(BATCH not in sizes[1:], "the batch on the first axis only")
     return tuple(sizes)
 
 
@@ -91,7 +91,7 @@ def _gather(inputs: Sequence[Value], attributes: dict[str, Any]) -> list[Value]:
 
 
 def _column(value: Value, index: Value) -> list[Value]:
-    """One and the same column of every row."""
+    """The same column of every row."""
     width = _require_row(value, spec.FLOAT)
     column = int(_constant(index, spec.INT64, (1,))[0])
     _require(0 <= column < width, f"a column below {width:,}")
@@ -122,7 +122,7 @@ def _matmul(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
     _require(len(weight.shape) == 2 and weight.shape[0] == width, f"a constant matrix of {width} rows")
     below = None
     if value.flags and bool(np.isin(numbers, (0, 1)).all()):
-        below = int(numbers.sum(axis=0).max()) + 1  # it counts those that are 1
+        below = int(numbers.sum(axis=0).max()) + 1  # counts the ones
     return [Value(value.element_type, (BATCH, weight.shape[1]), below=below)]
 
 
@@ -180,7 +180,7 @@ def _reshape(inputs: Sequence[Value], _: dict[str, Any]) -> list[Value]:
 
 
 class Rule(Record):
-    """One operator: how many inputs, which attributes with which values (None: the rule itself looks)."""
+    """An operator: its number of inputs, and its attributes' allowed values (None: up to the rule)."""
 
     infer: Callable[[Sequence[Value], dict[str, Any]], list[Value]]
     inputs: int

@@ -1,8 +1,8 @@
-"""The few protobuf messages of ONNX that a step model is made of, without the onnx package.
+"""The protobuf messages of ONNX that step models use, without the onnx package.
 
-Field names and numbers are those of onnx.proto (ONNX 1.12, IR version 8). The messages live in a pool of
-their own, so they never meet the onnx package's. Fields that a step model has no use for are omitted on
-purpose: they turn up as unknown fields, and `unknown_field` names them.
+Field names and numbers are those of onnx.proto (ONNX 1.12, IR version 8). The messages live in a separate
+pool, so they never conflict with the onnx package's. Fields that step models do not use are omitted on
+purpose: they appear as unknown fields, and `unknown_field` names them.
 """
 
 from __future__ import annotations
@@ -74,32 +74,32 @@ _REFUSED: Final = {
     ("AttributeProto", 10): "tensor attributes",
     ("AttributeProto", 11): "graph attributes",
     ("AttributeProto", 22): "a sparse tensor attribute",
-    ("TensorProto", 4): "a tensor that does not keep its numbers as raw data",
+    ("TensorProto", 4): "a tensor whose numbers are not stored as raw data",
     ("TensorProto", 13): "external data",
     ("TensorProto", 14): "a data location (external data)",
     ("TypeProto", 4): "a sequence type",
     ("TypeProto", 5): "a map type",
     ("TypeProto", 9): "an optional type",
 }
-"""What the unknown fields that matter most are called in an error."""
+"""The names of the most relevant unknown fields in errors."""
 
 _KINDS: Final = {
     message: {number: kind for number, _, kind, _ in fields} for message, fields in _MESSAGES.items()
 }
 
 MAX_FIELDS: Final = 200_000
-"""The most fields that a file may have, at all depths together, and some 40 times what a large model has.
-A parsed message can take 50 times the memory of its bytes, so they are counted first."""
+"""The most fields in a file, at all depths together; about 40 times what a large model has. A parsed message
+can take 50 times the memory of its bytes, so fields are counted first."""
 
 MAX_TEXT: Final = 16 * 1024 * 1024
-"""The most bytes that all names, metadata and unknown fields may have together, and some 16 times what the
-largest vocabulary takes. Text in Python can take four times its bytes."""
+"""The most bytes of all names, metadata and unknown fields together; about 16 times what the largest
+vocabulary takes. Text in Python can take four times its bytes."""
 
 
 _GRAPH, _INITIALIZER, _TENSOR_NAME = 7, 5, 8  # fields of ModelProto, GraphProto and TensorProto
 
 _LARGE_TENSOR: Final = 4096
-"""From how many bytes on `part_tensors` calls a tensor large."""
+"""The size in bytes from which `separate_tensors` treats a tensor as large."""
 
 
 @cache
@@ -120,11 +120,11 @@ def _model_class() -> type[Message]:
 
 
 def parse_model(data: bytes) -> Any:
-    """The ``ModelProto`` in some bytes.
+    """Parse a ``ModelProto``.
 
     Raises:
-        ValueError: the bytes are not a protobuf message of this shape, or have more than `MAX_FIELDS` fields
-            or `MAX_TEXT` bytes of text.
+        ValueError: the bytes are not a valid message, or have more than `MAX_FIELDS` fields or `MAX_TEXT`
+            bytes of text.
     """
     _Budget().spend(data, 0, len(data), "ModelProto")
     model = _model_class()()
@@ -136,28 +136,28 @@ def parse_model(data: bytes) -> Any:
 
 
 def parse_again(data: bytes) -> Any:
-    """The ``ModelProto`` in some bytes that were parsed before, or are a part of such.
+    """Parse a ``ModelProto`` that was parsed before, or a part of one.
 
     Raises:
-        MemoryError: there is too little of it.
+        MemoryError: there is too little memory.
     """
     model = _model_class()()
     try:
         model.ParseFromString(data)
-    except DecodeError as error:  # what was parsed before lacks nothing but memory
+    except DecodeError as error:  # since it was parsed before, only memory can be lacking
         raise MemoryError from error
     return model
 
 
 def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
-    """A model without what only its other outputs need: nodes, initializers and inputs.
+    """Remove what only other outputs of a model need: nodes, initializers and inputs.
 
     Args:
-        data: a model that was parsed before, whose nodes each come after those that they read.
-        names: the outputs that stay.
+        data: a model that was parsed before, with nodes in topological order.
+        names: the outputs to keep.
 
     Raises:
-        MemoryError: there is too little of it.
+        MemoryError: there is too little memory.
     """
     model = parse_again(data)
     graph = model.graph
@@ -179,18 +179,18 @@ def keep_outputs(data: bytes, names: Collection[str]) -> bytes:
     return smaller
 
 
-def part_tensors(data: bytes) -> tuple[bytes, list[bytes | memoryview], list[str]]:
-    """Part a model into two, of which one has its large tensors, so that the other is quickly rewritten.
+def separate_tensors(data: bytes) -> tuple[bytes, list[bytes | memoryview], list[str]]:
+    """Separate the large tensors of a model, so that the rest can be rewritten quickly.
 
-    Bytes of messages that follow one another are those of the merged message, so that the first part, changed
-    or not, and the second one make a model again.
+    Concatenated messages are equivalent to the merged message, so the first part, changed or not, followed by
+    the second one is a model again.
 
     Args:
         data: a model that was parsed before.
 
     Returns:
-        The model without its large tensors; the large tensors, whose bytes are not copied but come one after
-        the other; and their names.
+        The model without its large tensors; the large tensors as a list of buffers to concatenate, which are
+        not copied; and their names.
     """
     view = memoryview(data)
     small: list[bytes | memoryview] = []
@@ -213,7 +213,7 @@ def part_tensors(data: bytes) -> tuple[bytes, list[bytes | memoryview], list[str
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a message that was parsed before: number, begin, begin of the content, end."""
+    """The fields of a message that was parsed before: number, start, start of the content, end."""
     while at < end:
         begin = at
         tag, at = _read_varint(data, at, end)
@@ -229,7 +229,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
 
 
 def _message(number: int, parts: Collection[bytes | memoryview]) -> list[bytes | memoryview]:
-    """The parts of a field that is a message of some fields."""
+    """The encoding of a field that is a message with some fields, as a list of buffers."""
     size = sum(len(part) for part in parts)
     return [_varint(number << 3 | _BYTES_FOLLOW), _varint(size), *parts]
 
@@ -244,17 +244,17 @@ def _varint(value: int) -> bytes:
 
 
 class _Budget:
-    """How many fields and how much text a message may still have."""
+    """The remaining numbers of fields and text bytes that a message may have."""
 
     def __init__(self) -> None:
         self.fields = MAX_FIELDS
         self.text = MAX_TEXT
 
     def spend(self, data: bytes, at: int, end: int, message: str) -> None:
-        """Walk over the fields of a message in ``data[at:end]``, and of those within.
+        """Count the fields and text of a message in ``data[at:end]``, recursively.
 
         Raises:
-            ValueError: there are too many, or they are not fields.
+            ValueError: the limits are exceeded, or the encoding is invalid.
         """
         kinds = _KINDS[message]
         while at < end:
@@ -271,14 +271,14 @@ class _Budget:
                 if isinstance(kind, str):
                     self.spend(data, at, at + size, kind)
                 elif kind in (_INT32, _INT64):
-                    self.fields -= size  # packed numbers: as many as there are bytes, at most
+                    self.fields -= size  # packed numbers: at most one per byte
                 elif kind in (_STRING, None):
                     self.text -= size
                 at += size
             elif wire_type in _FIXED_SIZES:
                 at += _FIXED_SIZES[wire_type]
             else:
-                raise ValueError(f"a field has the wire type {wire_type}, which is not used here")
+                raise ValueError(f"a field has the wire type {wire_type}, which is not used in step models")
             if self.fields < 0:
                 raise ValueError(f"there are more than {MAX_FIELDS:,} fields")
             if self.text < 0:
@@ -288,7 +288,7 @@ class _Budget:
 
 
 def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number at ``at``, seven bits a byte, and where the next field begins."""
+    """Decode the varint at ``at``; returns its value and the position after it."""
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
@@ -301,7 +301,7 @@ def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def unknown_field(message: Any) -> str | None:
-    """What the first field is that this page does not know, searched through all depths; None without one."""
+    """The name of the first unknown field, searched at all depths; None if there is none."""
     kind = message.DESCRIPTOR.name
     unknown: Any = unknown_fields.UnknownFieldSet(message)
     for field in unknown:

@@ -1,9 +1,9 @@
-"""Reads a step model file and refuses whatever export does not write, before onnxruntime sees a byte.
+"""Read and validate a step model file. Anything that export does not write is rejected before onnxruntime.
 
-A model file may come from anywhere. onnxruntime follows external data out of the model's folder, runs any
-operator and allocates what a graph asks for; so the file is parsed here against the few messages that it may
-hold, its graph and metadata are compared with the specification, and onnxruntime is given the parsed message
-written out again: what was checked, and nothing else.
+A model file may come from anywhere. onnxruntime loads external data from outside the model's folder, runs any
+operator and allocates whatever a graph requests. So the file is parsed here with only the messages that
+step models use, its graph and metadata are compared with the specification, and onnxruntime receives the
+parsed message serialized again: only what was validated.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from charrnn_runtime.format.graph_check import Sizes, check_graph
 from charrnn_runtime.format.metadata import choice, integer, json_value, number, parameter_count
 from charrnn_runtime.format.values import BATCH, Value
 from charrnn_runtime.record import Record
-from charrnn_runtime.text_files import what_instead_of_a_model
+from charrnn_runtime.text_files import why_not_a_model
 from charrnn_runtime.vocabulary import Vocabulary
 
 _LONGEST_VALUE: Final = 4 * 1024 * 1024
-"""The longest metadata value, in characters: a vocabulary of the most symbols takes a quarter of it."""
+"""The longest metadata value, in characters; four times what the largest vocabulary needs."""
 
 _CPU_OPERATORS: Final = ("QGemm", "QuantizeLinear")
-"""What has no kernel for the GPU in this operator set."""
+"""The operators without a GPU kernel in this operator set."""
 
 
 class ModelInfo(Record):
     """The metadata of a step model.
 
     Attributes:
-        path: the file, as it was given.
-        sha256: the hash of the file's bytes, in hexadecimal.
-        file_bytes: the file's size.
-        version: the version of the format that it was written by.
+        path: the path of the file, as given.
+        sha256: the SHA-256 of the file, in hexadecimal.
+        file_bytes: the size of the file.
+        version: the version of the format.
         cell: "lstm", "gru" or "rnn".
         layers: L.
         hidden_size: H.
         precision: "fp32", "fp16" or "int8".
         vocabulary: the symbols, in id order.
         start_token: the id that a stream without a prompt reads first.
-        lines: whether the model learned from independent lines, each read from a zero state.
-        top_k_max: K, the largest top_k, which is the same as none.
-        training: where the model comes from, as export wrote it.
+        lines: whether the model was trained on independent lines, each from a zero state.
+        top_k_max: K, the largest top_k, which is equivalent to none.
+        training: the training record, as written by export.
     """
 
     path: str
@@ -76,12 +76,12 @@ class ModelInfo(Record):
 
     @property
     def parameters(self) -> int:
-        """How many weights and biases the network was trained with, as PyTorch counts them."""
+        """The number of weights and biases of the trained network, as PyTorch counts them."""
         return parameter_count(self.cell, self.layers, self.hidden_size, len(self.vocabulary), self.training)
 
     @property
     def validation_loss(self) -> float | None:
-        """The validation loss that training recorded, in nats per character; None if it recorded none."""
+        """The validation loss in the training record, in nats per character; None if there is none."""
         return number(self.training, "validation_loss")
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,31 +111,31 @@ class ModelInfo(Record):
 
 
 class ModelFile(Record):
-    """A checked model: its metadata, and the bytes for onnxruntime."""
+    """A validated model: its metadata, and the bytes for onnxruntime."""
 
     info: ModelInfo
     onnx_bytes: bytes
 
 
 def read_model_file(path: str | Path) -> ModelFile:
-    """Read and check a step model file.
+    """Read and validate a step model file.
 
     Raises:
-        ModelFormatError: the file breaks a rule of the format; the message says which.
+        ModelFormatError: the file is invalid; the message says why.
         CharRNNError: the file does not exist, or cannot be read.
     """
     data = _read_bytes(Path(path))
     try:
         return check_model_bytes(data, str(path))
     except ModelFormatError as error:
-        raise ModelFormatError(f"{path} is not a charrnn model that can be run: {error}") from None
+        raise ModelFormatError(f"{path} is not a valid charrnn model: {error}") from None
 
 
 def check_model_bytes(data: bytes, path: str) -> ModelFile:
-    """Check the bytes of a step model; ``path`` is only recorded.
+    """Validate the bytes of a step model; ``path`` is only recorded.
 
     Raises:
-        ModelFormatError: they break a rule of the format; the message says which.
+        ModelFormatError: the bytes are invalid; the message says why.
     """
     try:
         return _checked(data, path)
@@ -147,10 +147,10 @@ def _checked(data: bytes, path: str) -> ModelFile:
     try:
         model = proto.parse_model(data)
     except ValueError as error:
-        raise ModelFormatError(what_instead_of_a_model(data[:512], path, str(error))) from None
+        raise ModelFormatError(why_not_a_model(data[:512], path, str(error))) from None
     found = proto.unknown_field(model)
     if found is not None:
-        raise ModelFormatError(f"it has {found}, which step models do not")
+        raise ModelFormatError(f"it has {found}, which step models do not have")
     metadata = _metadata(model)
     _check_versions(model, metadata)
     info = _info(metadata, hashlib.sha256(data).hexdigest(), len(data), path)
@@ -164,18 +164,18 @@ def _read_bytes(path: Path) -> bytes:
         if stat.S_ISDIR(status.st_mode):
             raise CharRNNError(f"{path} is a folder; give a model file, such as {path / 'lstm.onnx'}")
         if not stat.S_ISREG(status.st_mode):
-            raise CharRNNError(f"{path} is not a regular file; a model is read from a file")
+            raise CharRNNError(f"{path} is not a regular file; give a model file")
         with path.open("rb") as file:
-            # One byte more than allowed shows a file that is too large, or that grows while it is read.
+            # Reading one byte more than allowed detects a file that is too large, or grows meanwhile.
             data = file.read(spec.MAX_FILE_BYTES + 1) if status.st_size <= spec.MAX_FILE_BYTES else b""
     except FileNotFoundError:
-        raise CharRNNError(f"{path}: no such file; charrnn-export writes models") from None
+        raise CharRNNError(f"{path}: no such file; charrnn-export creates model files") from None
     except (OSError, ValueError) as error:
         raise CharRNNError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if max(status.st_size, len(data)) > spec.MAX_FILE_BYTES:
         raise ModelFormatError(
-            f"{path} is not a charrnn model that can be run: it has {status.st_size:,} bytes, and at most "
-            f"{spec.MAX_FILE_BYTES:,} are read"
+            f"{path} is not a valid charrnn model: it has {status.st_size:,} bytes; at most "
+            f"{spec.MAX_FILE_BYTES:,} are allowed"
         )
     return data
 
@@ -186,15 +186,16 @@ def _metadata(model: Any) -> dict[str, str]:
         if len(entry.value) > _LONGEST_VALUE:
             raise ModelFormatError(
                 f"the metadata key {entry.key!r} has {len(entry.value):,} characters; at most "
-                f"{_LONGEST_VALUE:,} are read"
+                f"{_LONGEST_VALUE:,} are allowed"
             )
         if entry.key in found:
-            raise ModelFormatError(f"the metadata key {entry.key!r} occurs twice")
+            raise ModelFormatError(f"the metadata key {entry.key!r} appears twice")
         found[entry.key] = entry.value
     prefix = spec.METADATA_PREFIX
     if prefix + "format" not in found:
         raise ModelFormatError(
-            f"its metadata has no {prefix}format, so it is some other ONNX file; charrnn-export writes models"
+            f"its metadata has no {prefix}format, so it is another kind of ONNX file; charrnn-export creates "
+            "charrnn models"
         )
     return {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
 
@@ -205,7 +206,7 @@ def _check_versions(model: Any, metadata: dict[str, str]) -> None:
     version = integer(metadata, "version", 1, 1_000_000)
     if version > spec.VERSION:
         raise ModelFormatError(
-            f"it is of version {version}, and this charrnn-runtime reads versions up to {spec.VERSION}; "
+            f"its format version is {version}, but this charrnn-runtime reads versions up to {spec.VERSION}; "
             "upgrade charrnn-runtime"
         )
     missing = [key for key in spec.METADATA_KEYS if key not in metadata]
@@ -229,7 +230,7 @@ def _info(metadata: dict[str, str], sha256: str, file_bytes: int, path: str) -> 
     layout = [[block.name, block.start, block.size] for block in spec.state_layout(cell, layers, hidden_size)]
     if json_value(metadata, "state_layout", list) != layout:
         raise ModelFormatError(
-            f"its state layout is not that of {layers} {cell} layers of {hidden_size}: "
+            f"its state layout does not match {layers} {cell} layers of {hidden_size}: "
             f"expected {layout[:2]}..."
         )
     return ModelInfo(
@@ -263,11 +264,11 @@ def _vocabulary(metadata: dict[str, str]) -> Vocabulary:
 def _training(metadata: dict[str, str]) -> dict[str, Any]:
     training: dict[str, Any] = json_value(metadata, "training", dict)
     try:
-        # Python reads some JSON that it cannot write: NaN, infinity, half a surrogate pair.
+        # Python reads some JSON that it cannot write: NaN, infinity, lone surrogates.
         json.dumps(training, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise ModelFormatError(
-            f"{spec.METADATA_PREFIX}training holds NaN, infinity or half a surrogate pair, or is nested "
+            f"{spec.METADATA_PREFIX}training contains NaN, infinity or a lone surrogate, or is nested "
             "too deeply"
         ) from None
     return training
@@ -282,13 +283,13 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
     inputs = _check_values("input", graph.input, spec.INPUTS, sizes)
     outputs = _check_values("output", graph.output, spec.OUTPUTS, sizes)
     if len(graph.node) > spec.MAX_NODES:
-        raise ModelFormatError(f"it has {len(graph.node):,} nodes; at most {spec.MAX_NODES:,} are read")
+        raise ModelFormatError(f"it has {len(graph.node):,} nodes; at most {spec.MAX_NODES:,} are allowed")
     if info.precision != "int8":
         for node in graph.node:
             if node.op_type in _CPU_OPERATORS:
                 raise ModelFormatError(
-                    f"node {node.name!r} is a {node.op_type}, which runs on the CPU alone; files of "
-                    f"precision {info.precision} have none, int8 files may"
+                    f"node {node.name!r} is a {node.op_type}, which runs only on the CPU; it is allowed in "
+                    f"int8 files, but not in {info.precision} files"
                 )
     needed = {"logits", "next_state"}
     for node in reversed(graph.node):
@@ -297,7 +298,7 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
     for each in spec.INPUTS[2:]:
         if each.name in needed:
             raise ModelFormatError(
-                f"its logits or next_state depend on {each.name}; they follow from token and state alone"
+                f"its logits or next_state depend on {each.name}; they may depend only on token and state"
             )
     limits = Sizes.of_network(info.cell, info.layers, info.hidden_size, info.state_size, len(info.vocabulary))
     check_graph(graph, inputs, outputs, limits)
@@ -306,7 +307,7 @@ def _check_graph(graph: Any, info: ModelInfo) -> None:
 def _check_values(
     what: str, found: Any, specs: tuple[spec.TensorSpec, ...], sizes: dict[str, int]
 ) -> dict[str, Value]:
-    """Compare the graph's inputs or outputs with the specification's, in order."""
+    """Compare the graph's inputs or outputs with the specification, in order."""
     names = [value.name for value in found]
     wanted = [each.name for each in specs]
     if names != wanted:

@@ -1,4 +1,4 @@
-"""Where a step model can be read from: a path, a binary file that is open, or its bytes."""
+"""Sources of step models: a path, an open binary file, or bytes."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Readable(Protocol):
-        """A file that is open for reading bytes: of the disk, of memory, within an archive."""
+        """A file opened for reading bytes: on disk, in memory, or in an archive."""
 
         def read(self, size: int = ..., /) -> bytes:
-            """At most ``size`` bytes; none at the end."""
+            """At most ``size`` bytes; empty at the end."""
 
 
 def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
-    """Read and check a step model.
+    """Read and validate a step model.
 
     Args:
-        source: a path; or a binary file, which is read from its current position to its end, and stays open.
+        source: a path; or a binary file, which is read from its current position to its end, and not closed.
 
     Raises:
-        ModelFormatError: it breaks a rule of the format; the message says which.
-        SettingError: it is neither a path nor a binary file.
+        ModelFormatError: the model is invalid; the message says why.
+        SettingError: the source is neither a path nor a binary file.
         CharRNNError: the file does not exist, or cannot be read.
     """
     if isinstance(source, str | os.PathLike):
         return read_model_file(os.fsdecode(source))
     if not callable(getattr(source, "read", None)):
         raise SettingError(
-            f"path must be a path, or a binary file that is open, not {type(source).__name__}; "
+            f"path must be a path, or an open binary file, not {type(source).__name__}; "
             "CharRNN.from_bytes takes the bytes of a model",
             "path",
         )
@@ -47,15 +47,15 @@ def read_model(source: str | os.PathLike[str] | Readable) -> ModelFile:
 
 
 def model_of_bytes(data: Any, name: str = "<bytes>") -> ModelFile:
-    """Check a step model in memory.
+    """Validate a step model in memory.
 
     Args:
-        data: the bytes of a model file, as bytes or whatever gives its memory as such.
-        name: what the model and errors call it.
+        data: the contents of a model file, as bytes or a buffer.
+        name: the name of the model in errors.
 
     Raises:
-        ModelFormatError: it breaks a rule of the format; the message says which.
-        SettingError: these are not bytes.
+        ModelFormatError: the model is invalid; the message says why.
+        SettingError: the data are not bytes.
     """
     try:
         view = memoryview(data)
@@ -65,28 +65,28 @@ def model_of_bytes(data: Any, name: str = "<bytes>") -> ModelFile:
         ) from None
     if view.nbytes > spec.MAX_FILE_BYTES:
         raise ModelFormatError(
-            f"{name} is not a charrnn model that can be run: it has {view.nbytes:,} bytes, and at most "
-            f"{spec.MAX_FILE_BYTES:,} are read"
+            f"{name} is not a valid charrnn model: it has {view.nbytes:,} bytes; at most "
+            f"{spec.MAX_FILE_BYTES:,} are allowed"
         )
     try:
         return check_model_bytes(bytes(view), name)
     except ModelFormatError as error:
-        raise ModelFormatError(f"{name} is not a charrnn model that can be run: {error}") from None
+        raise ModelFormatError(f"{name} is not a valid charrnn model: {error}") from None
 
 
 def _read_all(file: Readable) -> bytes:
-    """All that is left of a file, which may give less at a time than is asked for; or a byte too many."""
+    """The rest of a file, which may return fewer bytes than requested; or one byte more than allowed."""
     data = bytearray()
     while len(data) <= spec.MAX_FILE_BYTES:
         try:
             piece: Any = file.read(min(_PIECE, spec.MAX_FILE_BYTES + 1 - len(data)))
-        except (OSError, EOFError, ValueError) as error:  # EOFError: a compressed file that was cut
+        except (OSError, EOFError, ValueError) as error:  # EOFError: a truncated compressed file
             said = getattr(error, "strerror", None) or one_line(str(error), most=200)
             raise CharRNNError(f"the model's file cannot be read: {said}") from error
         if isinstance(piece, str):
-            raise SettingError('the model\'s file is open as text; open it with mode "rb"')
+            raise SettingError('the model\'s file is open in text mode; open it with mode "rb"')
         if not isinstance(piece, bytes | bytearray | memoryview):
-            raise CharRNNError("the model's file cannot be read: it gives no bytes, but waits for more")
+            raise CharRNNError("the model's file cannot be read: it is non-blocking and has no data yet")
         if not piece:
             break
         data += piece
@@ -94,9 +94,9 @@ def _read_all(file: Readable) -> bytes:
 
 
 class Packed:
-    """A checked model as it is in a pickle: the bytes for onnxruntime, and what they do not say.
+    """A validated model in a pickle: the bytes for onnxruntime, and the facts that they lack.
 
-    These bytes are not the file's own, whose hash and size are kept beside them.
+    These bytes are not those of the file, whose hash and size are stored with them.
     """
 
     def __init__(self, file: ModelFile) -> None:
@@ -106,7 +106,7 @@ class Packed:
         self.of_file = {"path": info.path, "sha256": info.sha256, "file_bytes": info.file_bytes}
 
     def unpacked(self) -> ModelFile:
-        """The model, checked as if it came from a stranger, as it may.
+        """The model, validated again, since pickles are not trusted.
 
         Raises:
             ModelFormatError: it is not what was packed.

@@ -1,7 +1,6 @@
-"""The specification of the step model: every name, number and limit that two parts must agree on.
+"""The specification of the step model: all names, numbers and limits, defined only here.
 
-Export writes by this page and the loader reads by it; nothing here is written down a second time.
-
+Both export and the reader use this module.
 Shapes are written with these letters throughout the project:
 
     B  batch: the number of independent streams, one row each
@@ -9,7 +8,7 @@ Shapes are written with these letters throughout the project:
     V  vocabulary size
     H  hidden size
     S  state size: layers * H, twice that for an LSTM
-    K  top_k_max: how many of the most likely symbols the sampler looks at
+    K  top_k_max: the number of most likely symbols that the sampler ranks
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ OPSET: Final = 17
 IR_VERSION: Final = 8
 CONTRIB_DOMAIN: Final = "com.microsoft"
 CONTRIB_VERSION: Final = 1
-"""onnxruntime's own operators; int8 files alone use one of them (QGemm)."""
+"""onnxruntime's own operators; only int8 files use one of them (QGemm)."""
 
 # --- tensors -----------------------------------------------------------------------------------------------
 
@@ -39,18 +38,18 @@ INT32: Final = 6
 INT64: Final = 7
 BOOL: Final = 9
 FLOAT16: Final = 10
-"""ONNX's numbers for element types (onnx.proto, TensorProto.DataType)."""
+"""ONNX element types (onnx.proto, TensorProto.DataType)."""
 
 BATCH_AXIS: Final = "batch"
 
 
 class TensorSpec(Record):
-    """One input or output of the step model.
+    """An input or output of the step model.
 
     Attributes:
         name: the tensor's name in the graph.
-        element_type: ONNX's number of its element type.
-        axes: its axes; the first is the free batch axis, the second (if any) names a size of the model.
+        element_type: its ONNX element type.
+        axes: its axes; the first is the dynamic batch axis, the second (if any) names a size of the model.
     """
 
     name: str
@@ -69,7 +68,7 @@ INPUTS: Final = (
 )
 
 SETTINGS: Final = INPUTS[3:]
-"""The inputs that say how each stream samples; see `charrnn_runtime.sampling.Sampling`."""
+"""The sampling inputs; see `charrnn_runtime.sampling.Sampling`."""
 
 OUTPUTS: Final = (
     TensorSpec("logits", FLOAT, (BATCH_AXIS, "vocab")),
@@ -96,7 +95,7 @@ METADATA_KEYS: Final = (
     "precision",
     "training",
 )
-"""The metadata keys of a step model, without their prefix; all of them must be there."""
+"""The metadata keys of a step model, without their prefix; all are required."""
 
 CELLS: Final = ("lstm", "gru", "rnn")
 LEVELS: Final = ("char", "byte")
@@ -104,7 +103,7 @@ PRECISIONS: Final = ("fp32", "fp16", "int8")
 BOOLEANS: Final = ("true", "false")
 
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1}
-"""How many blocks of H rows a layer's weights have, as torch lays them out."""
+"""The number of blocks of H rows in a layer's weights, in PyTorch's layout."""
 
 # --- limits ------------------------------------------------------------------------------------------------
 
@@ -114,19 +113,19 @@ MAX_HIDDEN_SIZE: Final = 16_384
 MAX_VOCABULARY: Final = 65_536
 MAX_NODES: Final = 2_048
 MAX_STREAMS: Final = 1_048_576
-"""How many streams one call may ask for."""
+"""The maximum number of streams per call."""
 
 TOP_K_LIMIT: Final = 1_024
-"""The sampler sorts at most this many symbols; what would keep more of them by rank or mass keeps all."""
+"""The maximum number of symbols that the sampler sorts; a top_k or top_p that reaches beyond keeps all."""
 
 BYTE_VOCABULARY: Final = 256
 UNKNOWN: Final = ("error", "skip", "normalize")
-"""What may happen to characters that a model does not know; see `Vocabulary.encode`."""
+"""The ways to handle unknown characters; see `Vocabulary.encode`."""
 
 DEVICES: Final = ("auto", "cpu", "cuda", "webgpu")
 
 MAX_NUMBER: Final = 1 << 60
-"""The largest number and position of a stream, and the longest text: more than anything will live to see."""
+"""The maximum number and position of a stream, and length of a text; never reached in practice."""
 
 MAX_SEED: Final = 2**64 - 1
 
@@ -139,12 +138,12 @@ DEFAULT_BEAMS: Final = 8
 
 ACTIVATION_SCALE: Final = 1.0 / 127.0
 ACTIVATION_ZERO_POINT: Final = 128
-"""int8 files: hidden states lie in [-1, 1], so h is stored as round(127 h) + 128 in a uint8."""
+"""int8 files: hidden states are in [-1, 1], so h is stored as round(127 h) + 128 in a uint8."""
 
 WEIGHT_MIN: Final = -64
 WEIGHT_MAX: Final = 63
-"""int8 files: the range of a weight. On processors with AVX2 and without VNNI the product of two
-neighbouring u8 x s8 pairs is summed in 16 bits and saturates outside it."""
+"""int8 files: the range of a weight. On processors with AVX2 but without VNNI, the products of two adjacent
+u8 x s8 pairs are summed in 16 bits, which saturates for larger weights."""
 
 
 def top_k_max(vocabulary_size: int) -> int:
@@ -153,7 +152,7 @@ def top_k_max(vocabulary_size: int) -> int:
 
 
 class StateBlock(Record):
-    """One block of a stream's state row: ``row[start : start + size]`` is the tensor ``name``."""
+    """A block of a stream's state row: ``row[start : start + size]`` is the tensor ``name``."""
 
     name: str
     start: int

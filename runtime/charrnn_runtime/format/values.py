@@ -1,4 +1,4 @@
-"""What is known of the values in a graph: type, shape, and the numbers of those that are constant."""
+"""What is known of the values in a graph: type, shape, and the contents of constants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 
 BATCH: Final = -1
-"""Stands in shapes for the number of streams."""
+"""Stands for the number of streams in shapes."""
 
 Shape = tuple[int, ...]
 
@@ -32,11 +32,11 @@ class Value(Record):
     """What is known of a value.
 
     Attributes:
-        element_type: ONNX's number of its type.
+        element_type: its ONNX element type.
         shape: its shape.
-        constant: its numbers, where it is an initializer.
-        below: a bound, where one is known: all of its numbers are in [0, below).
-        flags: whether every number is known to be 0 or 1.
+        constant: its contents, if it is an initializer.
+        below: a bound, if one is known: all its numbers are in [0, below).
+        flags: whether all its numbers are known to be 0 or 1.
     """
 
     element_type: int
@@ -47,24 +47,24 @@ class Value(Record):
 
 
 def read_tensor(tensor: Any) -> Value:
-    """An initializer's value.
+    """Read an initializer.
 
     Raises:
-        ModelFormatError: its type is not used by step models, it has more than two axes or an empty one, it
-            does not have as many bytes as its shape needs, or it has numbers that are not finite.
+        ModelFormatError: its type is not used by step models, it has more than two axes or an empty one, its
+            number of bytes does not match its shape, or it has numbers that are not finite.
     """
     name = tensor.name
     item_type = _ITEM_TYPES.get(tensor.data_type)
     if item_type is None:
-        raise ModelFormatError(f"tensor {name!r} has element type {tensor.data_type}, which is not used here")
+        raise ModelFormatError(f"tensor {name!r} has the unsupported element type {tensor.data_type}")
     if len(tensor.dims) > _MOST_AXES:
         raise ModelFormatError(
-            f"tensor {name!r} has {len(tensor.dims):,} axes; at most {_MOST_AXES} are used here"
+            f"tensor {name!r} has {len(tensor.dims):,} axes; at most {_MOST_AXES} are allowed"
         )
     shape = tuple(tensor.dims)
     if any(size < 1 for size in shape):
         raise ModelFormatError(f"tensor {name!r} has the shape {shape}; every size must be 1 or more")
-    raw_data = tensor.raw_data  # every look at it makes a copy
+    raw_data = tensor.raw_data  # each access makes a copy
     needed, found = math.prod(shape) * item_type.itemsize, len(raw_data)
     if needed != found:
         raise ModelFormatError(f"tensor {name!r} of shape {shape} needs {needed:,} bytes, but has {found:,}")
@@ -75,5 +75,5 @@ def read_tensor(tensor: Any) -> Value:
 
 
 def shape_text(shape: Shape) -> str:
-    """A shape as messages print it: ``[batch, 65]``."""
+    """A shape as printed in messages: ``[batch, 65]``."""
     return "[" + ", ".join("batch" if size == BATCH else str(size) for size in shape) + "]"

@@ -1,1 +1,1 @@
-"""The graph of a model, rewritten for the batch and the processor that runs it."""
+"""Rewrites the graph of a model for the batch and device that runs it."""

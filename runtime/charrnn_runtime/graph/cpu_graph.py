@@ -1,10 +1,10 @@
-"""The form of a checked step model in which it runs fastest on a CPU: the same numbers with less copying.
+"""Rewrites a validated step model to the form that runs fastest on a CPU: the same results with less copying.
 
-The file keeps a stream's state in one row, which its graph splits at the beginning of a step and puts
-together at the end. A host that keeps each block of it in a buffer of its own saves both. In int8 files
-products read each h as uint8: the step before has rounded it already, for the layer above, and hands that
-over. And samplers read settings that were prepared once (see `sampler.PREPARED`). Network and weights
-stay those of the file, and every number that a step gives is the same to the bit.
+The file keeps a stream's state in one row, which its graph splits at the start of a step and concatenates at
+the end. Keeping each block in a separate buffer saves both. In int8 files, products read each h as uint8,
+which the previous step has already computed for the layer above, and passes on. And samplers read settings
+that are prepared once (see `sampler.PREPARED`). The network and weights are unchanged, and all results are
+bit-identical.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _RANKS: Final = 8
 
 
 class StatePart(Record):
-    """A block of the streams' states that goes from step to step in buffers of its own.
+    """A block of the state that is kept in separate buffers from step to step.
 
     Attributes:
         start: its first column in a state row.
         size: n, how many columns it has.
-        reads: the graph's input, float32 ``[B, n]``; None where the graph reads it rounded only.
+        reads: the graph's input, float32 ``[B, n]``; None if the graph reads only the rounded form.
         writes: the graph's output, float32 ``[B, n]``.
-        rounded: input and output of the same as uint8, see `rounded`; None where nothing reads that.
+        rounded: input and output of the rounded form as uint8, see `rounded`; None if nothing reads it.
     """
 
     start: int
@@ -43,7 +43,7 @@ class StatePart(Record):
 
 
 def rounded(values: NDArray[np.float32] | float) -> NDArray[np.uint8]:
-    """Hidden states as int8 files read them, as ONNX's QuantizeLinear rounds: halves to even."""
+    """Hidden states rounded as in int8 files, like ONNX's QuantizeLinear: half to even."""
     with np.errstate(over="ignore"):
         steps = np.rint(np.asarray(values, np.float32) / np.float32(spec.ACTIVATION_SCALE))
     whole: NDArray[np.uint8] = np.clip(steps + np.float32(spec.ACTIVATION_ZERO_POINT), 0, 255).astype(
@@ -57,19 +57,19 @@ def mass_limits(
 ) -> NDArray[np.float32]:
     """The ``top_p`` of `PREPARED` for the settings of some streams: float32 ``[B, n]``.
 
-    No more symbols are ranked than the largest top_k needs, to the next multiple of `_RANKS`, so that few
-    widths are met.
+    The number of ranked symbols is what the largest top_k needs, rounded up to a multiple of `_RANKS`, so
+    that few widths occur.
     """
     most = spec.top_k_max(vocabulary_size)
     ranked = min(-(-int(top_k.max()) // _RANKS) * _RANKS, most)
     limits = np.where(top_p < 1, top_p, np.float32(2))[:, np.newaxis].repeat(ranked, axis=1)
-    ends = np.where(top_k < most, top_k, most + 1)[:, np.newaxis]  # the rank that ends what is kept
+    ends = np.where(top_k < most, top_k, most + 1)[:, np.newaxis]  # the rank at which the kept symbols end
     limits[np.arange(1, ranked + 1) >= ends] = -1
     return limits
 
 
 class PreparedSettings:
-    """The inputs of prepared samplers (see `PREPARED`) for the settings of some rows, which may change.
+    """The inputs of prepared samplers (see `PREPARED`) for the settings of rows, which may change.
 
     Attributes:
         greedy: the rows whose uniform numbers must be 0.
@@ -84,7 +84,7 @@ class PreparedSettings:
         self._made_of = b""
 
     def renew(self) -> bool:
-        """Follow the settings where they have changed; gives whether the inputs are other arrays now."""
+        """Update the inputs if the settings have changed; returns whether the inputs are new arrays."""
         top_k, top_p = self._settings["top_k"], self._settings["top_p"]
         made_of = top_k.tobytes() + top_p.tobytes()
         if made_of == self._made_of:
@@ -99,7 +99,7 @@ class PreparedSettings:
         return True
 
     def inputs(self, uniforms: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The arrays by name, for steps with these uniform numbers: float32 ``[B]``."""
+        """The inputs by name, for steps with these uniform numbers: float32 ``[B]``."""
         columns = {"uniform": uniforms, **self._settings}
         prepared = {name: array[:, np.newaxis] for name, array in columns.items()}
         return prepared | {"top_k": self._ranked, "top_p": self._limits}
@@ -108,20 +108,20 @@ class PreparedSettings:
 def cpu_graph(
     small: bytes, taken: Iterable[str], layout: Sequence[spec.StateBlock], sampler: Cuts | None
 ) -> tuple[bytes, tuple[StatePart, ...]]:
-    """A model for the CPU.
+    """Rewrite a model for the CPU.
 
     Args:
-        small: a model that the loader has checked, without its large tensors (see `part_tensors`).
-        taken: the names of these.
-        layout: the blocks of its state.
-        sampler: which settings it samples by; None to read only.
+        small: a validated model without its large tensors (see `separate_tensors`).
+        taken: the names of the large tensors.
+        layout: the blocks of the state.
+        sampler: the settings to sample with; None to only read.
 
     Returns:
-        The model, again without its large tensors, and the parts in which its states are kept, which are the
-        same for every sampler. A graph that is not as export writes it may keep its states whole.
+        The model, again without its large tensors, and the parts of its state, which are the same for every
+        sampler. If the graph is not as export writes it, the state may be kept whole.
 
     Raises:
-        MemoryError: there is too little of it.
+        MemoryError: there is too little memory.
     """
     model = parse_again(keep_outputs(small, ("logits", "next_state")))
     graph = model.graph
@@ -139,7 +139,7 @@ def cpu_graph(
 
 
 class _Network:
-    """A parsed graph, by what makes and reads its values."""
+    """A parsed graph, indexed by the producers and consumers of its values."""
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
@@ -152,12 +152,12 @@ class _Network:
                 self._readers.setdefault(name, []).append(node)
 
     def part_state(self, layout: Sequence[spec.StateBlock]) -> tuple[StatePart, ...]:
-        """Let each block of the state come and go alone, where the graph takes and gives it in blocks."""
+        """Make each block of the state a separate input and output, if the graph splits and joins it."""
         reads = self._blocks_read(layout)
         writes = self._blocks_written(reads)
         if not writes:
             return (StatePart(0, sum(block.size for block in layout), "state", "next_state"),)
-        gone = {"next_state", *(reads if reads != ["state"] else ())}  # the outputs of nodes
+        gone = {"next_state", *(reads if reads != ["state"] else ())}  # outputs of nodes to remove
         parts = []
         for block, read, written in zip(layout, reads, writes, strict=True):
             carried = self._rounded_alike(read, written) if block.name.startswith("h") else None
@@ -169,7 +169,7 @@ class _Network:
         return tuple(parts)
 
     def _blocks_read(self, layout: Sequence[spec.StateBlock]) -> list[str]:
-        """The values into which the state is split, block by block; empty where it is not."""
+        """The values that the state is split into, one per block; empty if it is not split."""
         if len(layout) == 1:
             return ["state"]
         readers = self._readers.get("state", [])
@@ -181,7 +181,7 @@ class _Network:
         return parted if given is not None and given.raw_data == sizes else []
 
     def _blocks_written(self, reads: list[str]) -> list[str]:
-        """The values of which the next state is put together; empty where they cannot stand alone."""
+        """The values that the next state is concatenated from; empty if they are not independent."""
         joined = self._makers["next_state"]
         whole = joined.op_type == "Identity" or (joined.op_type == "Concat" and self._axis(joined) == 1)
         writes = [*joined.input]
@@ -190,7 +190,7 @@ class _Network:
         return writes if whole and alone and "next_state" not in self._readers else []
 
     def _rounded_alike(self, read: str, written: str) -> tuple[str, str] | None:
-        """The values to which a block is rounded before and after a step, if as the format has it."""
+        """The values that a block is rounded to before and after a step, if done as the format specifies."""
         before, after = self._rounding(read), self._rounding(written)
         if before is None or after is None or not self._rounds_by_the_format(before):
             return None
@@ -212,7 +212,7 @@ class _Network:
         return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
 
     def _replace(self, gone: set[str], parts: list[StatePart]) -> None:
-        """Take out nodes by what they make, and let the parts of the state come and go in their place."""
+        """Remove nodes by their outputs, and make the parts of the state inputs and outputs instead."""
         graph = self._graph
         for index in reversed(range(len(graph.node))):
             if not gone.isdisjoint(graph.node[index].output):

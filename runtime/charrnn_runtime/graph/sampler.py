@@ -1,17 +1,17 @@
-"""The sampler as graph nodes: logits and one uniform number -> the next token.
+"""The sampler as graph nodes: from logits and one uniform number to the next token.
 
-p = softmax(logits / temperature), and three settings cut it. Ranked by p, the most likely first, ranks below
-top_k are kept (Fan, Lewis and Dauphin, 2018), of these the ones with less than top_p of the mass before them
-(top-p, or nucleus: Holtzman et al., 2019), and of these the ones with at least min_p times the largest p
-(Nguyen et al., 2024). The least p among them is a threshold: every symbol whose p reaches it is kept. So of
-equal symbols all are kept or none, and it does not matter in which order a device ranks them. No more than
-K = top_k_max symbols are ranked: where top_k or top_p reaches beyond them, it cuts nothing.
+p = softmax(logits / temperature), truncated by three settings. Ranked by p in descending order, ranks below
+top_k are kept (Fan, Lewis and Dauphin, 2018); of these, those with less than top_p of the mass before them
+(top-p, or nucleus: Holtzman et al., 2019); and of these, those with at least min_p times the largest p
+(Nguyen et al., 2024). The smallest p among them is a threshold: every symbol whose p reaches it is kept. So
+ties are kept or dropped together, and the order in which a device ranks them does not matter. At most
+K = top_k_max symbols are ranked: a top_k or top_p that reaches beyond them truncates nothing.
 
-The p of the kept are summed in the order of ids, and the first symbol whose running sum exceeds u times the
-last one is taken; a top_k of 1 takes the first of the most likely, whatever u is. The kept mass is the last
-running sum, and not a sum of its own: two sums of the same numbers in another order differ by rounding, and
-then u near 1 finds no symbol. As these sums do not follow the ranks, a step in which nothing is cut needs no
-ranks, and gives the same symbol without them (see `Cuts`).
+The p of the kept symbols are summed in the order of ids, and the first symbol whose prefix sum exceeds u
+times the last one is selected; with a top_k of 1, the first of the most likely, whatever u. The kept mass is
+the last prefix sum, not a separate sum: two sums of the same numbers in different orders differ by rounding,
+and then u near 1 may find no symbol. As these sums do not depend on the ranks, a step without truncation
+needs no ranks, and selects the same symbol without them (see `Cuts`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from charrnn_runtime.format import spec
 
 Cuts = Literal["any", "few", "min_p", "none", "greedy"]
-"""Which settings a sampler serves. Where several serve the same, they give the same token.
+"""The settings that a sampler supports. Samplers that support the same settings give the same token.
 
-any: all of them; this is the sampler of files.
-few: a top_k of at most `FEW`. It ranks no more symbols; K must be larger.
-min_p: top_k = K or more and top_p = 1. It sorts nothing.
+any: all settings; this is the sampler in files.
+few: a top_k of at most `FEW`. Ranks only that many symbols; K must be larger.
+min_p: top_k = K or more and top_p = 1. Sorts nothing.
 none: the same, and min_p = 0.
-greedy: top_k = 1. It is for the CPU: CUDA has no ArgMax in this operator set.
+greedy: top_k = 1. For the CPU: CUDA has no ArgMax in this operator set.
 """
 
 PREPARED: Final[dict[str, tuple[int, tuple[int | str, ...]]]] = {
@@ -40,33 +40,33 @@ PREPARED: Final[dict[str, tuple[int, tuple[int | str, ...]]]] = {
     "top_p": (spec.FLOAT, (spec.BATCH_AXIS, "ranked")),
     "min_p": (spec.FLOAT, (spec.BATCH_AXIS, 1)),
 }
-"""The inputs of prepared samplers: their types and shapes. Settings stay over many steps, so a host prepares
-them once and no step need do it:
+"""The inputs of prepared samplers: their types and shapes. Settings last for many steps, so they are prepared
+once instead of in every step:
 
-uniform, temperature, min_p: as in the format, in a column; the uniform numbers of greedy streams are 0.
-top_k: n, how many symbols are ranked for all streams: top_k_max of them, or at least the largest top_k.
-top_p: for each of n ranks the mass at which it ends what is kept: below 0 from rank top_k on, which any mass
-    reaches; before it top_p, or what no mass reaches where that is off.
+uniform, temperature, min_p: as in the format, as a column; the uniform numbers of greedy streams are 0.
+top_k: n, the number of symbols to rank for all streams: top_k_max, or at least the largest top_k.
+top_p: for each of n ranks, the mass at which it ends the kept symbols: negative from rank top_k on, so that
+    any mass reaches it; before that top_p, or a value that no mass reaches if top_p is off.
 """
 
 FEW: Final = 64
-"""How many symbols the sampler for a small top_k ranks."""
+"""The number of symbols ranked by the sampler for a small top_k."""
 
 _BELOW_ONE: Final = np.float32(1.0 - 2.0**-24)
 """The largest float32 below 1."""
 
 
 class Builder(Protocol):
-    """What collects the nodes and constants of a graph, and gives names to their values."""
+    """Collects the nodes and constants of a graph, and names their values."""
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
-        """Add a constant; gives its name, made unique."""
+        """Add a constant; returns its unique name."""
 
     def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Add a node with one output; gives the output's name, which is ``name`` where it is given."""
+        """Add a node with one output; returns the output's name, which is ``name`` if given."""
 
     def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
-        """Add a node with several outputs; gives their names."""
+        """Add a node with several outputs; returns their names."""
 
 
 def add_sampler(
@@ -74,23 +74,23 @@ def add_sampler(
 ) -> None:
     """Add the nodes from ``logits`` (float32 ``[B, V]``) to the output ``next_token`` (int64 ``[B]``).
 
-    All but the greedy one are made of operators that the CPU, CUDA (without cuDNN) and WebGPU have: positions
-    are counted by a product with ones rather than found by ArgMax, and a largest number by TopK rather than
-    by a reduction.
+    All but the greedy one use only operators that the CPU, CUDA (without cuDNN) and WebGPU have: positions
+    are counted by a product with ones instead of ArgMax, and maxima are computed by TopK instead of a
+    reduction.
 
     Args:
-        builder: where the nodes go; the format's inputs are used by name.
+        builder: receives the nodes; the format's inputs are used by name.
         logits: the name of the logits.
         vocabulary_size: V.
-        cuts: which settings the sampler serves.
-        prepared: read `PREPARED` in place of the format's settings; for the CPU.
+        cuts: the settings to support.
+        prepared: read `PREPARED` instead of the format's settings; for the CPU.
     """
     sampler = (_PreparedSampler if prepared else _Sampler)(builder, vocabulary_size)
     sampler.add(logits, cuts)
 
 
 class _Sampler:
-    """Writes the nodes of one sampler."""
+    """Writes the nodes of a sampler."""
 
     def __init__(self, builder: Builder, vocabulary_size: int) -> None:
         self._node = builder.node
@@ -101,11 +101,11 @@ class _Sampler:
         self._sum_axis = self._constant("axis", np.array(1, np.int64))
 
     def add(self, logits: str, cuts: Cuts) -> None:
-        """Add all of them."""
+        """Add all nodes."""
         node = self._node
         p = node("Softmax", node("Div", logits, self._column("temperature")), axis=1)  # (B, V)
         if cuts == "greedy":
-            node("ArgMax", p, axis=1, keepdims=0, name="next_token")  # (B, V) -> (B), the first of equal ones
+            node("ArgMax", p, axis=1, keepdims=0, name="next_token")  # (B, V) -> (B), ties: the first
         elif cuts == "none":
             self._draw(p, self._column("uniform"))
         elif cuts == "min_p":
@@ -121,18 +121,18 @@ class _Sampler:
         return self._node("Unsqueeze", name, self._columns)  # (B) -> (B, 1)
 
     def _largest(self, values: str) -> str:
-        """The largest number of each row: (B, n) -> (B, 1)."""
+        """The maximum of each row: (B, n) -> (B, 1)."""
         one = self._constant("one", np.array([1], np.int64))
         return self._nodes("TopK", values, one, outputs=2, axis=1)[0]
 
     def _threshold(self, p: str, top_k: str, cuts: Cuts) -> str:
-        """The least p that is kept: (B, V) -> (B, 1)."""
+        """The smallest kept p: (B, V) -> (B, 1)."""
         node, constant = self._node, self._constant
         k = FEW if cuts == "few" else spec.top_k_max(self._size)
         size = constant("k", np.array([k], np.int64))
         ranked = self._nodes("TopK", p, size, outputs=2, axis=1)[0]  # (B, V) -> (B, K), largest first
-        # Does this rank end what is kept? A top_k of K is off, so the K-th rank ends nothing that the one
-        # before it does not. Rounding may carry the sums to 1 early; a top_p of 1 is off all the same.
+        # Does this rank end the kept symbols? A top_k of K is off, so the K-th rank ends nothing that the
+        # one before it does not. Rounding may bring the sums to 1 early; a top_p of 1 is still off.
         ranks = np.arange(1, k + 1, dtype=np.int64)
         if cuts == "any":
             ranks[-1] = k - 1
@@ -141,7 +141,7 @@ class _Sampler:
         mass = node("Min", sums, constant("below_one", np.array([[_BELOW_ONE]])))
         by_mass = node("GreaterOrEqual", mass, self._column("top_p"))
         ends = [node("Cast", end, to=spec.FLOAT) for end in (by_rank, by_mass)]
-        # The largest p that ends it, or min_p times the largest p of all, whichever is larger.
+        # The largest p that ends them, or min_p times the largest p of all, whichever is larger.
         return self._largest(node("Mul", ranked, node("Max", *ends, self._column("min_p"))))
 
     def _kept(self, p: str, threshold: str) -> str:
@@ -150,13 +150,13 @@ class _Sampler:
         return self._node("Mul", p, kept)
 
     def _draw(self, kept: str, share: str) -> None:
-        """Take the first id whose running sum exceeds a share of the last one: (B, V), (B, 1) -> (B)."""
+        """Select the first id whose prefix sum exceeds a share of the last one: (B, V), (B, 1) -> (B)."""
         node, constant = self._node, self._constant
         sums = node("CumSum", kept, self._sum_axis)
         last = node("Gather", sums, constant("last_symbol", np.array([self._size - 1], np.int64)), axis=1)
         within = node("LessOrEqual", sums, node("Mul", last, share))
-        # Sums never fall, so those within the share are counted. The last is never among them; left out of
-        # the count, it cannot lead beyond the vocabulary either.
+        # Prefix sums are monotonic, so the sums within the share are counted. The last is never among them;
+        # excluding it ensures that the result is within the vocabulary.
         ones = np.ones((self._size, 1), np.float32)
         ones[-1] = 0.0
         count = node("MatMul", node("Cast", within, to=spec.FLOAT), constant("ones", ones))  # (B, 1)
@@ -165,7 +165,7 @@ class _Sampler:
 
 
 class _PreparedSampler(_Sampler):
-    """Writes the nodes of one sampler that reads `PREPARED`."""
+    """Writes the nodes of a sampler that reads `PREPARED`."""
 
     def add(self, logits: str, cuts: Cuts) -> None:
         if cuts in ("any", "few"):
@@ -178,7 +178,7 @@ class _PreparedSampler(_Sampler):
         return name
 
     def _prepared_threshold(self, p: str) -> str:
-        """The least p that is kept: (B, V) -> (B, 1)."""
+        """The smallest kept p: (B, V) -> (B, 1)."""
         node = self._node
         ranked = self._nodes("TopK", p, "top_k", outputs=2, axis=1)[0]  # (B, V) -> (B, n), largest first
         sums = node("CumSum", ranked, self._sum_axis)
@@ -190,5 +190,5 @@ class _PreparedSampler(_Sampler):
         sums = node("CumSum", kept, self._sum_axis)
         last = self._constant("last_symbol", np.array([self._size - 1], np.int64))
         beyond = node("Greater", sums, node("Mul", node("Gather", sums, last, axis=1), share))
-        # The first of them. Where logits are not numbers there is none, and it is symbol 0, as in counting.
+        # The first of them. If logits are NaN there is none, and the result is symbol 0, as in counting.
         node("ArgMax", node("Cast", beyond, to=spec.UINT8), axis=1, keepdims=0, name="next_token")

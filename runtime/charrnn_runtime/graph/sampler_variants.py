@@ -1,7 +1,7 @@
-"""Gives a checked step model another sampler, which serves fewer settings with less work.
+"""Replaces the sampler of a validated step model by one that supports fewer settings and is faster.
 
-The network's nodes and weights stay what they are in the file, and so do the inputs and outputs; what is
-between ``logits`` and ``next_token`` is written again by `sampler`, as export wrote it into the file.
+The network's nodes and weights are unchanged, and so are the inputs and outputs; the nodes between ``logits``
+and ``next_token`` are written anew by `sampler`, as export does for the file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SERVED: Final[dict[Cuts, set[Cuts]]] = {
     "min_p": {"none", "min_p"},
     "few": {"greedy", "few"},
 }
-"""What each sampler but the file's own serves, those with the least work first."""
+"""The settings supported by each sampler except the file's own, cheapest first."""
 
 
 def sampler_for(rows: Iterable[Cuts]) -> Cuts:
-    """The sampler with the least work that serves all rows of a batch.
+    """The cheapest sampler that supports all rows of a batch.
 
     Args:
-        rows: for each row, or each kind of them, what `Sampling.cuts` says of its settings.
+        rows: the result of `Sampling.cuts` for each row, or for each kind of row.
 
     Examples:
         >>> sampler_for(["none", "min_p", "none"]), sampler_for(["none", "greedy"])
@@ -44,22 +44,22 @@ def sampler_for(rows: Iterable[Cuts]) -> Cuts:
 
 
 def serves(sampler: Cuts | None, wanted: Cuts | None) -> bool:
-    """Whether a sampler serves all that another one serves; None is none, and serves only to read."""
+    """Whether a sampler supports everything that another one does; None only reads."""
     if sampler is None or wanted is None:
         return wanted is None
     return sampler_for((sampler, wanted)) == sampler
 
 
 def with_sampler(small: bytes, taken: Iterable[str], cuts: Cuts) -> bytes:
-    """A model with another sampler.
+    """Replace the sampler of a model.
 
     Args:
-        small: a model that the loader has checked, without its large tensors (see `part_tensors`).
-        taken: the names of these.
-        cuts: which settings the sampler serves; all inputs stay, also those that it has no use for.
+        small: a validated model without its large tensors (see `separate_tensors`).
+        taken: the names of the large tensors.
+        cuts: the settings to support; all inputs are kept, even unused ones.
 
     Raises:
-        MemoryError: there is too little of it.
+        MemoryError: there is too little memory.
     """
     graph = parse_again(small).graph
     model = parse_again(keep_outputs(small, ("logits", "next_state")))
@@ -72,16 +72,16 @@ def with_sampler(small: bytes, taken: Iterable[str], cuts: Cuts) -> bytes:
 
 
 def vocabulary_size(graph: Any) -> int:
-    """V, by the shape of a parsed graph's logits."""
+    """V, from the shape of a parsed graph's logits."""
     logits = next(value for value in graph.output if value.name == "logits")
     return int(logits.type.tensor_type.shape.dim[1].dim_value)
 
 
 class GraphWriter:
-    """Adds nodes and constants to a parsed graph, under names that nothing in it has."""
+    """Adds nodes and constants to a parsed graph, under unique names."""
 
     def __init__(self, graph: Any, taken: Iterable[str]) -> None:
-        """``taken`` are names that the graph does not show."""
+        """``taken`` are further names that must not be used."""
         self._graph = graph
         self._taken = {*taken}
         self._taken.update(value.name for value in (*graph.input, *graph.output, *graph.initializer))

@@ -1,1 +1,1 @@
-"""Requests as rows of batches: they join, leave and are cancelled at any character."""
+"""Scheduling of requests as rows of batches, which they can join and leave at any character."""

@@ -1,4 +1,4 @@
-"""The outputs of requests in the order in which they are given, whatever the order in which they end."""
+"""Yields the outputs of requests in the order of the requests, regardless of the order of completion."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from charrnn_runtime.scheduling.request import Output, Request
 from charrnn_runtime.scheduling.scheduler import Scheduler
 
 HELD: Final = 1 << 20
-"""How many characters of later requests `in_order` holds while an earlier one runs."""
+"""The most characters of later requests to hold while an earlier one runs."""
 
 READ_AT_ONCE: Final = 1 << 24
-"""How many characters the prompts of running requests may have together for `in_order` to draw another."""
+"""The most prompt characters of running requests before `in_order` stops taking new ones."""
 
 _HELD_AT_LEAST: Final = 32
-"""What holding an output takes in any case, in characters."""
+"""The fixed cost of holding an output, in characters."""
 
 
 def in_order(
@@ -26,16 +26,16 @@ def in_order(
     held: int = HELD,
     on_progress: Callable[[int], None] | None = None,
 ) -> Generator[Output, None, None]:
-    """Run requests that are drawn as rows become free, and close the scheduler in the end.
+    """Run requests, which are taken as rows become free, and close the scheduler at the end.
 
     Args:
-        scheduler: one that nothing else uses.
-        requests: which are not live.
-        held: no more are drawn while outputs of this many characters wait for that of an earlier request.
-        on_progress: called after every block of steps with the number of characters that it sampled.
+        scheduler: a scheduler that nothing else uses.
+        requests: the requests, which must not be live.
+        held: take no more requests while outputs of this many characters wait for an earlier one.
+        on_progress: called after each block of steps with the number of characters that it sampled.
 
     Yields:
-        The output of each request, in their order.
+        The output of each request, in order.
     """
     source = iter(requests)
     places: dict[Request, int] = {}
@@ -46,7 +46,7 @@ def in_order(
             while scheduler.room > 0 and waiting_size < held and reading < READ_AT_ONCE:
                 request = next(source, None)
                 if request is None:
-                    held = 0  # there are no more
+                    held = 0  # no requests are left
                     break
                 places[request] = drawn
                 drawn += 1

@@ -1,4 +1,4 @@
-"""What requests bring into the rows of a batch: settings, states, and the tokens of their prompts."""
+"""Converts requests to the inputs of a batch: settings, states, and prompt tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS: Final[dict[Cuts, int]] = {"none": 1, "min_p": 2, "greedy": 4, "few": 8, 
 
 
 def settings_of(requests: Sequence[Request], top_k_max: int) -> dict[str, list[float]]:
-    """The model's inputs that say how streams sample: each has one value per stream, or one for all."""
+    """The sampling inputs of the model: each has one value per stream, or one for all."""
     first = requests[0].sampling
     alike = all(each.sampling is first for each in requests)
     inputs = [each.sampling.inputs(top_k_max) for each in (requests[:1] if alike else requests)]
@@ -25,7 +25,7 @@ def settings_of(requests: Sequence[Request], top_k_max: int) -> dict[str, list[f
 
 
 def states_of(requests: Sequence[Request], state_size: int) -> NDArray[np.float32] | float:
-    """The states in which streams begin: float32 ``[n, S]``, or 0 if all are fresh."""
+    """The initial states of streams: float32 ``[n, S]``, or 0 if all are fresh."""
     if all(each.state is None for each in requests):
         return 0.0
     states = np.zeros((len(requests), state_size), np.float32)
@@ -36,12 +36,12 @@ def states_of(requests: Sequence[Request], state_size: int) -> NDArray[np.float3
 
 
 def given_of(requests: Sequence[Request | None], left: NDArray[np.int64], steps: int) -> Given:
-    """What rows read rather than sample after each of the coming steps.
+    """The tokens that rows read rather than sample after each of the next steps.
 
     Args:
-        requests: that of each row, or None.
-        left: int64 ``[R]``, how many tokens of its prompt each still reads; none, where it is not above 0.
-        steps: how many steps ahead.
+        requests: the request of each row, or None.
+        left: int64 ``[R]``, the number of prompt tokens each still has to read; none if not above 0.
+        steps: the number of steps.
     """
     mask = np.zeros((steps, len(requests)), np.bool_)
     tokens = np.zeros((steps, len(requests)), np.int64)
@@ -55,7 +55,7 @@ def given_of(requests: Sequence[Request | None], left: NDArray[np.int64], steps:
 
 
 def kinds_of(requests: Sequence[Request], top_k_max: int) -> NDArray[np.uint8]:
-    """Which sampler each stream needs, as a bit: uint8 ``[n]``; 0 is none, for streams that only read."""
+    """The sampler that each stream needs, as a bit: uint8 ``[n]``; 0 for streams that only read."""
     samplings = {id(each.sampling): each.sampling for each in requests}
     kinds = {key: _KINDS[each.cuts(top_k_max)] for key, each in samplings.items()}
     return np.fromiter(
@@ -64,7 +64,7 @@ def kinds_of(requests: Sequence[Request], top_k_max: int) -> NDArray[np.uint8]:
 
 
 def sampler_of(*kinds: NDArray[np.uint8]) -> Cuts | None:
-    """The sampler with the least work for streams of these kinds; None if they only read."""
+    """The cheapest sampler for streams of these kinds; None if they only read."""
     present = int(np.bitwise_or.reduce(np.concatenate(kinds)))
     wanted = [cuts for cuts, bit in _KINDS.items() if present & bit]
     return sampler_for(wanted) if wanted else None

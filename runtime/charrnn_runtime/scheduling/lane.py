@@ -1,7 +1,7 @@
-"""Streams as rows of one batch, which they join and leave at any character.
+"""Streams as rows of one batch, which they can join and leave at any character.
 
-A stream first reads the tokens that it is given, then reads what it samples. What the loop must know of each
-is in arrays by row, so that a block of steps costs Python about the same however many streams there are.
+A stream first reads its prompt, then the tokens that it samples. The state of the loop is kept in arrays by
+row, so the Python overhead of a block hardly depends on the number of streams.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from charrnn_runtime.scheduling.stops import StopTexts
 from charrnn_runtime.uniforms import advance, counters_at, stream_keys, uniforms_from
 
 _LIVE_SECONDS: Final = 0.015
-"""A live stream gives its chunks about this often: smooth to the eye, and rare enough to cost nothing."""
+"""The interval between chunks of live streams: short enough to look smooth, long enough to cost nothing."""
 
 _DRAWN_AHEAD: Final = 4096
-"""About how many uniform numbers are drawn at once."""
+"""The approximate number of uniform numbers to draw at once."""
 
 _LOGITS_BYTES: Final = 64 * 1024 * 1024
-"""The most that the logits of a block of steps may take, which for large vocabularies shortens the block."""
+"""The memory limit for the logits of a block of steps; large vocabularies get shorter blocks."""
 
 _WORTH_MOVING: Final = 2048
-"""How many steps of a row other buffers must save or make faster, whose session may have to be made."""
+"""The number of row steps that other buffers must save or accelerate to pay for a possible new session."""
 
 _NEVER: Final = 1 << 62
-"""The step at which a row without a stream ends."""
+"""The end step of rows without a stream."""
 
 
 class Lane:
-    """Some streams and the buffers that they run in, for one thread at a time.
+    """Streams and the buffers that they run in, for one thread at a time.
 
     Attributes:
-        rows: R, how many rows the buffers have.
+        rows: R, the number of rows of the buffers.
         requests: the request of each row, or None.
-        running: how many streams there are.
-        sampled: how many tokens were sampled so far, by all streams that ever ran here.
+        running: the number of streams.
+        sampled: the number of tokens sampled so far, by all streams that ever ran here.
     """
 
-    # By row, all of length R; steps are counted from the lane's first one on:
-    _begin: NDArray[np.int64]  # the step that samples the stream's first token; those before read given ones
-    _end: NDArray[np.int64]  # the step before which it ends, unless it is stopped
-    _counter: NDArray[np.uint64]  # where its random numbers continue, at the step `_counted`
+    # By row, all of length R; steps are counted from the first step of the lane:
+    _begin: NDArray[np.int64]  # the step that samples the stream's first token; earlier ones read the prompt
+    _end: NDArray[np.int64]  # the step before which it ends, unless stopped earlier
+    _counter: NDArray[np.uint64]  # the position of its random numbers at the step `_counted`
     _live: NDArray[np.bool_]
-    _unheard: NDArray[np.bool_]  # live ones that have given nothing yet, whose first chunk does not wait
-    _kinds: NDArray[np.uint8]  # which sampler the stream needs, see `kinds_of`
-    # And by step:
-    _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; some are used
+    _silent: NDArray[np.bool_]  # live streams without output so far; their first chunk is not delayed
+    _kinds: NDArray[np.uint8]  # the sampler that the stream needs, see `kinds_of`
+    # By step:
+    _drawn: NDArray[np.float32]  # (n, R) random numbers, drawn for many steps at once; partly used
     _drawn_used: int
 
     def __init__(self, engine: Engine) -> None:
@@ -70,22 +70,22 @@ class Lane:
         self._history = History(0)
         self._logprobs = LogProbsByRow()
         self._stop_texts = StopTexts(0)
-        self._stopped: list[int] = []  # the rows whose stop text the last step completed
-        self._steps = 0  # what the last `run` ran
+        self._stopped: list[int] = []  # rows whose stop text was completed by the last step
+        self._steps = 0  # the number of steps of the last `run`
         self._elapsed = self._counted = 0  # steps
         self._seconds, self._live_steps = 0.0, 1
-        self._given_at = 0.0  # when all live streams last gave their chunks
+        self._given_at = 0.0  # the time of the last chunks of all live streams
         self._allocate([], 0)
 
     # --- joining and leaving ---------------------------------------------------------------------------
 
     def join(self, joining: Sequence[Request], limit: int) -> None:
-        """Take streams in, and move to other buffers where these have too few rows or lack something, or
-        where others would save much.
+        """Add streams, and switch to other buffers if these have too few rows or lack a feature, or if others
+        are much faster.
 
         Args:
             joining: requests that run at least one step.
-            limit: the most rows that the buffers may have, if that is enough.
+            limit: the maximum number of rows, if that is enough.
         """
         info = self._engine.info
         kinds = kinds_of(joining, info.top_k_max)
@@ -103,7 +103,7 @@ class Lane:
         self._end[rows] = self._elapsed + np.fromiter((each.steps for each in joining), np.int64, count)
         self._history.begin(rows, reading)
         self._live[rows] = np.fromiter((each.live for each in joining), np.bool_, count)
-        self._unheard[rows] = True
+        self._silent[rows] = True
         keys = stream_keys(
             np.fromiter((each.seed for each in joining), np.uint64, count),
             np.fromiter((each.number for each in joining), np.int64, count),
@@ -116,7 +116,7 @@ class Lane:
         self._kinds[rows] = kinds
         for name, values in settings_of(joining, info.top_k_max).items():
             self._buffers.settings[name][rows] = values
-        # All at once: a GPU copies every row to write any.
+        # All rows at once: on a GPU, writing any row copies all of them.
         self._buffers.write_state(rows, states_of(joining, info.state_size))
         for row, request in zip(rows.tolist(), joining, strict=True):
             if request.stop:
@@ -127,7 +127,7 @@ class Lane:
         self._look()
 
     def drop(self, requests: Iterable[Request]) -> None:
-        """Take some streams out, if they are here; they give no further output."""
+        """Remove streams, if present; they produce no further output."""
         rows = [self.requests.index(each) for each in requests if each in self.requests]
         if rows:
             self._free(rows)
@@ -146,13 +146,13 @@ class Lane:
         self._look()
 
     def release(self) -> None:
-        """Give the buffers back; streams that still run are lost."""
+        """Release the buffers; running streams are lost."""
         self._buffers = None
         self._allocate([], 0)
         self._borrowed.close()
 
     def _fit(self, joining: Sequence[Request], kinds: NDArray[np.uint8], limit: int) -> None:
-        """Go on in other buffers where more is needed than these have, or where others save much."""
+        """Switch to other buffers if these are insufficient, or if others are much faster."""
         wanted = max(self.running + len(joining), 1)
         width = max(wanted, min(1 << (wanted - 1).bit_length(), limit))
         sampler = self._engine.sampler(sampler_of(self._kinds, kinds))
@@ -173,12 +173,12 @@ class Lane:
         self._move(width, steps=steps, sampler=sampler, keeps_logits=keeps_logits)
 
     def _longest(self, joining: Sequence[Request]) -> int:
-        """How many steps are left of the stream that has the most."""
+        """The number of steps left of the longest-running stream."""
         running = np.where(self._end < _NEVER, self._end - self._elapsed, 0).max(initial=0)
         return max(int(running), *(each.steps for each in joining), 0)
 
     def _move(self, width: int, **sizes: Any) -> None:
-        """Take all streams along into other buffers; see `Engine.buffers`."""
+        """Move all streams to other buffers; see `Engine.buffers`."""
         before, borrowed = self._buffers, self._borrowed
         self._buffers = None
         rows = [row for row, each in enumerate(self.requests) if each is not None]
@@ -191,7 +191,7 @@ class Lane:
                 for name, values in before.settings.items():
                     after.settings[name][: len(rows)] = values[rows]
                 after.write_state(slice(len(rows)), before.read_state(rows))
-            after.tokens[:, len(rows) :] = 0  # idle rows run, too, and read a token that there is
+            after.tokens[:, len(rows) :] = 0  # idle rows also run, and need a valid token
         finally:
             borrowed.close()
         self._buffers = after
@@ -199,13 +199,13 @@ class Lane:
         self._logprobs = self._logprobs.moved(rows)
 
     def _allocate(self, kept: list[int], rows: int) -> None:
-        """Make the arrays of some rows, with what is known of the rows that are kept."""
+        """Allocate the arrays by row, and copy the values of the rows that are kept."""
         columns: dict[str, Any] = {
             "_begin": np.zeros(rows, np.int64),
             "_end": np.full(rows, _NEVER, np.int64),
             "_counter": np.zeros(rows, np.uint64),
             "_live": np.zeros(rows, np.bool_),
-            "_unheard": np.zeros(rows, np.bool_),
+            "_silent": np.zeros(rows, np.bool_),
             "_kinds": np.zeros(rows, np.uint8),
         }
         if kept:
@@ -221,20 +221,20 @@ class Lane:
         self._look()
 
     def _look(self) -> None:
-        """Note what there is among the streams, so that the loop need not look each time."""
+        """Cache facts about the streams, so that the loop need not compute them each time."""
         self._reads_until = int(self._begin.max(initial=0))
         self._next_end = int(self._end.min(initial=_NEVER))
         self._any_live = bool(self._live.any())
 
     def _count(self) -> None:
-        """Advance the random numbers to the present step."""
+        """Advance the random numbers to the current step."""
         advance(self._counter, self._elapsed - self._counted)
         self._counted = self._elapsed
 
     # --- running ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run a block: until the next stream ends, at most. `collect` takes in the result."""
+        """Run a block, which ends at the latest when the next stream ends. `collect` processes the result."""
         buffers = self._buffers
         assert buffers is not None
         steps = min(buffers.steps, self._next_end - self._elapsed)
@@ -256,7 +256,7 @@ class Lane:
         self._seconds = time.perf_counter() - begin
 
     def run_on(self, until: Callable[[], bool]) -> None:
-        """Run blocks, until there is something to give or ``until`` says so. `collect` takes in the last."""
+        """Run blocks until there is output, or ``until`` returns True. `collect` processes the last one."""
         self.run()
         while not (
             self._stopped or self._any_live or self._elapsed + self._steps == self._next_end or until()
@@ -265,14 +265,14 @@ class Lane:
             self.run()
 
     def _given(self, steps: int) -> Given | None:
-        """What is read rather than sampled after each of the coming steps."""
+        """The tokens that are read rather than sampled after each of the next steps."""
         if self._elapsed >= self._reads_until:
             return None
         ahead = min(steps, self._reads_until - self._elapsed)
         return given_of(self.requests, self._begin - self._elapsed, ahead)
 
     def _stops(self, steps: int) -> bool:
-        """Whether some stream has just completed a stop text, after this many steps of the block."""
+        """Whether any stream has just completed a stop text, after this many steps of the block."""
         assert self._buffers is not None
         written = self._buffers.tokens[1 : steps + 1]
         reading = self._begin - self._elapsed
@@ -280,7 +280,7 @@ class Lane:
         return bool(self._stopped)
 
     def collect(self) -> list[Output]:
-        """Take in what the last `run` wrote; gives what is ready."""
+        """Process the results of the last `run`; returns the outputs that are ready."""
         buffers, steps = self._buffers, self._steps
         assert buffers is not None
         written = buffers.tokens[1 : steps + 1]
@@ -301,18 +301,18 @@ class Lane:
         return outputs
 
     def _sampled_in(self, steps: int) -> int:
-        """How many tokens the last block sampled."""
+        """The number of tokens sampled by the last block."""
         if self._elapsed >= self._reads_until:
             return steps * self.running
         reading = self._begin[self._end < _NEVER] - self._elapsed
         return int(np.minimum(np.maximum(steps - reading, 0), steps).sum())
 
     def _leave(self) -> list[Output]:
-        """Take the streams out that have come to their end."""
+        """Remove the streams that have ended."""
         assert self._buffers is not None
         ended = np.flatnonzero(self._end == self._elapsed).tolist()
         ended += [row for row in self._stopped if self._end[row] != self._elapsed]
-        states = self._buffers.read_state(ended)  # all at once: a GPU copies every row to read any
+        states = self._buffers.read_state(ended)  # all at once: on a GPU, reading any row copies all of them
         tokens = self._history.take(ended)
         next_tokens = self._buffers.tokens[0, ended].tolist()
         sampled = np.maximum(self._elapsed - self._begin[ended], 0).tolist()
@@ -335,12 +335,12 @@ class Lane:
         return outputs
 
     def _chunks(self) -> list[Output]:
-        """What live streams have sampled since they last gave something, if that was long enough ago."""
+        """The pending tokens of live streams, if the last chunks were long enough ago."""
         due = time.perf_counter() - self._given_at >= _LIVE_SECONDS
         if due:
             self._given_at = time.perf_counter()
-        rows = np.flatnonzero(self._live & (self._unheard | due) & self._history.has_news()).tolist()
-        self._unheard[rows] = False
+        rows = np.flatnonzero(self._live & (self._silent | due) & self._history.has_news()).tolist()
+        self._silent[rows] = False
         outputs = []
         for row, tokens in zip(rows, self._history.take(rows), strict=True):
             request = self.requests[row]

@@ -1,4 +1,4 @@
-"""Requests to the scheduler, and their outputs: one stream each."""
+"""Requests to the scheduler and their outputs: one stream each."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from charrnn_runtime.arguments import (
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.logprobs import LogProbs
-from charrnn_runtime.record import MadeAnew
+from charrnn_runtime.record import Reconstructible
 from charrnn_runtime.sampling import Sampling
 from charrnn_runtime.state import State
 from charrnn_runtime.uniforms import check_seed
 
 
-class Request(MadeAnew):
-    """A stream to run: it reads a prompt, and continues with what it samples.
+class Request(Reconstructible):
+    """A stream to run: it reads a prompt, then continues with the tokens it samples.
 
-    A request is compared by identity, and can be submitted once.
+    Requests are compared by identity, and can be submitted only once.
 
     Attributes:
-        prompt: integers ``[m]``, m >= 1, the ids that it reads first. Each must be one of the model's.
-        max_length: how many ids it then samples at most, from 0.
-        state: float32 ``[S]``, its row of the state before the prompt; None is a fresh one.
-        number: the stream's number, which picks its random numbers.
-        position: how many ids it has sampled before.
-        sampling: how it samples.
-        seed: with number and position it decides every random number.
-        stop: sequences of ids, int64 ``[n]`` with n >= 1; the stream ends once it has sampled one of them.
-        live: whether what it samples is wanted as it comes, and not only at its end.
-        logprobs: for how many of the most likely ids to give log-probabilities, in addition to the sampled
-            one's; None for no log-probabilities.
-        prompt_logprobs: whether they are wanted of the prompt's ids, too, from the second on.
+        prompt: integers ``[m]``, m >= 1, the ids to read first. Each must be in the vocabulary.
+        max_length: the maximum number of ids to sample, from 0.
+        state: float32 ``[S]``, the row of the initial state; None for a fresh one.
+        number: the stream number, which selects its random numbers.
+        position: the number of ids sampled before.
+        sampling: the sampling settings.
+        seed: the seed; with number and position, it determines every random number.
+        stop: sequences of ids, int64 ``[n]`` with n >= 1; the stream ends when it has sampled one of them.
+        live: whether to output tokens as they are sampled instead of at the end.
+        logprobs: how many of the most likely ids to give log probabilities for, in addition to the sampled
+            one; None for no log probabilities.
+        prompt_logprobs: whether to include the log probabilities of the prompt's ids, from the second on.
     """
 
     __slots__ = (
@@ -72,7 +72,7 @@ class Request(MadeAnew):
         state: NDArray[np.float32] | None = None,
         number: int = 0,
         position: int = 0,
-        sampling: Sampling = Sampling(),  # noqa: B008 - it never changes
+        sampling: Sampling = Sampling(),  # noqa: B008 - it is immutable
         seed: int = 0,
         stop: Sequence[NDArray[np.int64]] = (),
         live: bool = False,
@@ -82,11 +82,11 @@ class Request(MadeAnew):
         """See the attributes.
 
         Raises:
-            SettingError: the prompt is empty, or an argument has a wrong type or is out of range.
+            SettingError: the prompt is empty, or an argument is invalid.
         """
         self.prompt = ids_array("prompt", prompt)
         if not len(self.prompt):
-            raise SettingError("prompt must have an id or more, which the stream reads first", "prompt")
+            raise SettingError("prompt must not be empty; a stream reads at least one id", "prompt")
         self.max_length = check_length(max_length, "max_length")
         self.state = None if state is None else _check_row(state)
         self.number = whole_number_from("number", number, 0, spec.MAX_NUMBER)
@@ -100,7 +100,7 @@ class Request(MadeAnew):
         )
         self.prompt_logprobs = switch("prompt_logprobs", prompt_logprobs)
         self.wants_logprobs = prompt_logprobs or logprobs is not None
-        # What the scheduler goes by: the steps that only read, all steps, and what the first one reads.
+        # Derived values for the scheduler: steps that only read, all steps, and the first token to read.
         self.reading = len(self.prompt) - 1
         self.steps = self.reading + self.max_length
         self.first_token = int(self.prompt[0])
@@ -111,13 +111,13 @@ class Request(MadeAnew):
 
 
 class Output:
-    """What came of a request: all of it, or some where it is live.
+    """The output of a request: everything, or a part if it is live.
 
     Attributes:
         request: whose it is.
-        tokens: int64 ``[n]``, what it has sampled since its last output; a stop text is among it.
-        logprobs: of these, if they were wanted; else None.
-        finished: "length" or "stop" if this is the request's last output, else None.
+        tokens: int64 ``[n]``, the tokens sampled since the last output, including a stop text.
+        logprobs: their log probabilities, if requested; otherwise None.
+        finished: "length" or "stop" if this is the last output of the request; otherwise None.
     """
 
     __slots__ = ("_next_token", "_position", "_row", "finished", "logprobs", "request", "tokens")
@@ -143,7 +143,7 @@ class Output:
 
     @property
     def state(self) -> State:
-        """The state of the stream, once it has finished."""
+        """The final state of the stream; available only once it has finished."""
         assert self._row is not None, "the stream has not finished"
         return State(
             rows=self._row.reshape(1, -1),
@@ -154,10 +154,10 @@ class Output:
 
 
 def check_length(length: int, name: str = "length") -> int:
-    """A number of characters to generate, if it is one.
+    """Check a number of characters to generate.
 
     Raises:
-        SettingError: it is not; the message calls it ``name``.
+        SettingError: it is invalid; the message calls it ``name``.
     """
     length = whole_number(name, length)
     if length < 0:
@@ -166,16 +166,16 @@ def check_length(length: int, name: str = "length") -> int:
 
 
 def _check_row(state: Any) -> NDArray[np.float32]:
-    """The state of one stream, if it is one."""
+    """Check the state of one stream."""
     if isinstance(state, np.ndarray) and state.ndim == 1 and state.dtype.kind == "f":
         return state
-    raise wrong("state", "a row of numbers, as State.rows has them", state)
+    raise wrong("state", "a row of State.rows", state)
 
 
 def _check_stop(stop: Any) -> Sequence[NDArray[np.int64]]:
-    """Sequences of ids, if they are such."""
+    """Check stop sequences of ids."""
     arrays = several("stop", stop, "arrays of ids")
     texts = [ids_array("stop", each).astype(np.int64, copy=False) for each in arrays]
     if not all(map(len, texts)):
-        raise SettingError("stop must have an id or more in each of its arrays", "stop")
+        raise SettingError("stop must not contain empty sequences of ids", "stop")
     return texts

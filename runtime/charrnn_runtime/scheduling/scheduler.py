@@ -1,8 +1,8 @@
-"""Runs requests that come, go and stop at any character, many at once and on all cores.
+"""Runs requests that arrive, end and are cancelled at any character, in batches and on all cores.
 
-They wait in a queue until a row is free, first come, first served. Rows are parted evenly among as many lanes
-as there are threads; a lane is a batch that one thread runs. What a stream gives depends neither on the
-others nor on where it runs.
+Requests wait in a queue until a row is free, first come, first served. Rows are divided evenly among as many
+lanes as there are threads; a lane is a batch that runs in one thread. The output of a stream depends neither
+on other streams nor on where it runs.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 
 CPU_ROWS: Final = 64
 GPU_ROWS: Final = 8192
-"""How many streams run at once, for each CPU thread or on a GPU, unless the caller says otherwise. A CPU
-gains nothing beyond 64 (measured): the batch's numbers then leave its caches."""
+"""The default number of concurrent streams per CPU thread, or on a GPU. On CPUs, more than 64 bring no
+speedup (measured): the batch no longer fits in the caches."""
 
 MAX_WAITING: Final = 16_384
-"""How many requests may wait, unless the caller says otherwise."""
+"""The default limit on queued requests."""
 
 _MOST_WAITING: Final = 1 << 40
 
 WORTH_A_LANE: Final = 8
-"""How many streams a lane needs for another thread to pay."""
+"""The minimum number of streams per lane that pays for another thread."""
 
 _ROUND_SECONDS: Final = 0.05
-"""How long lanes that run side by side run on, at most, where there is nothing to give or to take in. They
-share the interpreter, and what it does between the blocks of one holds up the other."""
+"""The maximum time that concurrent lanes run without returning to Python, if there is no output or input.
+They share the interpreter, so work between the blocks of one lane delays the others."""
 
 _NO_TOKENS: Final = np.empty(0, np.int64)
 
 
 class Scheduler:
-    """Runs requests. Any thread may submit and cancel at any time; one at a time calls `run_block`.
+    """Runs requests. Any thread may submit and cancel at any time; only one at a time may call `run_block`.
 
     Attributes:
-        max_batch_size: how many streams run at once.
-        max_waiting: how many may wait.
-        on_start: called with each request that gets its row, in the thread that runs the block; it must not
-            call the scheduler. None unless set.
+        max_batch_size: the number of streams to run at once.
+        max_waiting: the maximum number of queued requests.
+        on_start: called with each request when it starts, in the thread that runs the block; it must not
+            call the scheduler. None by default.
 
     Examples:
         >>> scheduler = model.scheduler()  # doctest: +SKIP
@@ -68,11 +68,11 @@ class Scheduler:
     def __init__(
         self, engine: Engine, *, max_batch_size: int | None = None, max_waiting: int = MAX_WAITING
     ) -> None:
-        """A scheduler without requests, which takes no memory.
+        """Create a scheduler without requests, which allocates no buffers.
 
         Args:
             engine: the model on its device.
-            max_batch_size: see the attributes; None for what runs well on the device.
+            max_batch_size: see the attributes; None for the best number for the device.
             max_waiting: see the attributes.
 
         Raises:
@@ -86,23 +86,23 @@ class Scheduler:
         self.max_waiting = whole_number_from("max_waiting", max_waiting, 0, _MOST_WAITING)
         self.on_start: Callable[[Request], None] | None = None
         self._engine = engine
-        self._lock = threading.Lock()  # of the next four, which any thread may change
+        self._lock = threading.Lock()  # protects the next four, which any thread may change
         self._waiting: deque[Request] = deque()
         self._running: set[Request] = set()
         self._cancelled: set[Request] = set()
-        self._news = 0  # how often requests came or were cancelled
-        self._taken_in = 0  # the news when lanes were last filled
+        self._news = 0  # counts submissions and cancellations
+        self._taken_in = 0  # the value of _news when lanes were last filled
         self._sampled_before = 0
         self._one_at_a_time = threading.Lock()
         self._lanes: list[Lane] = []
         self._pool: ThreadPoolExecutor | None = None
-        self._blocks: dict[Future[None], Lane] = {}  # what runs in the pool
-        self._seen: dict[Lane, int] = {}  # the news that each lane has taken in; none once streams ended
-        self._lost = False  # whether requests were running in other threads when the process was forked
+        self._blocks: dict[Future[None], Lane] = {}  # running in the pool
+        self._seen: dict[Lane, int] = {}  # the _news that each lane has seen; none once streams ended
+        self._lost = False  # whether other threads were running requests when the process was forked
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        """In a forked child, keep the streams if all were at rest; what other threads ran is the parent's."""
+        """In a forked child, keep the streams if all were idle; streams run by other threads are lost."""
         at_rest = not (self._blocks or self._lock.locked() or self._one_at_a_time.locked())
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._pool, self._blocks = None, {}
@@ -112,35 +112,35 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs or waits."""
+        """Whether any request is running or queued."""
         return bool(self._waiting or self._running or self._lost)
 
     @property
     def running(self) -> int:
-        """How many requests have a row."""
+        """The number of running requests."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for one."""
+        """The number of queued requests."""
         return len(self._waiting)
 
     @property
     def room(self) -> int:
-        """How many requests could be submitted now and join at once."""
+        """The number of requests that could be submitted and start immediately."""
         return self.max_batch_size - len(self._waiting) - len(self._running)
 
     @property
     def sampled(self) -> int:
-        """How many tokens all streams together have sampled so far."""
+        """The number of tokens sampled so far by all streams."""
         return self._sampled_before + sum(lane.sampled for lane in self._lanes)
 
     def submit(self, *requests: Request) -> None:
-        """Let requests wait for their rows; they are taken in this order, after those that wait already.
+        """Add requests to the end of the queue, in this order.
 
         Raises:
-            QueueFullError: too many would wait; none of these is taken.
-            SettingError: one is not a request; none of these is taken.
+            QueueFullError: the queue has too little room; none of the requests is accepted.
+            SettingError: a value is not a request; none of the requests is accepted.
         """
         for each in requests:
             instance("requests", each, Request)
@@ -148,16 +148,16 @@ class Scheduler:
             if len(self._waiting) + len(requests) > self.max_waiting:
                 raise QueueFullError(
                     f"the queue is full: {len(self._waiting):,} of at most {self.max_waiting:,} requests "
-                    "wait; submit again when some have finished, or raise max_waiting",
+                    "are queued; submit again when some have finished, or raise max_waiting",
                     "max_waiting",
                 )
             self._waiting.extend(requests)
             self._news += 1
 
     def cancel(self, request: Request) -> None:
-        """Stop a request without further output; its row is free after the block that runs, at the latest.
+        """Stop a request without further output; its row is free after the current block at the latest.
 
-        One that has finished, or was never submitted, is not an error.
+        Requests that have finished, or were never submitted, are ignored.
         """
         instance("request", request, Request)
         with self._lock:
@@ -168,16 +168,16 @@ class Scheduler:
                 self._waiting.remove(request)
 
     def wake(self) -> None:
-        """Let a `run_block` that runs in another thread return after a block. It takes no lock."""
+        """Make a `run_block` in another thread return after the current block. Takes no lock."""
         self._news += 1
 
     def run_block(self) -> list[Output]:
-        """Run a block of steps; gives the outputs of the requests that ended, and of live ones.
+        """Run a block of steps; returns the outputs of finished and of live requests.
 
-        With several lanes, it returns as soon as one of them has something to give, or after 50 ms.
+        With several lanes, it returns as soon as one of them has output, or after 50 ms.
 
         Raises:
-            OutOfMemoryError: there is not enough memory for this many streams. All requests are lost then.
+            OutOfMemoryError: the device has too little memory for this many streams. All requests are lost.
             CharRNNError: onnxruntime cannot run the model.
         """
         with self._one_at_a_time:
@@ -193,8 +193,8 @@ class Scheduler:
     def _run_block(self) -> list[Output]:
         if self._lost:
             raise CharRNNError(
-                "these streams were running when the process was forked, and continue in the parent alone; "
-                "start them again in the child"
+                "these streams were running when the process was forked, and only the parent can continue "
+                "them; start them again in the child"
             )
         outputs = self._admit()
         ready = [lane for lane in self._lanes if lane.running and lane not in self._blocks.values()]
@@ -213,7 +213,7 @@ class Scheduler:
         return outputs
 
     def _run_round(self, lane: Lane, taken_in: int) -> None:
-        """Run blocks of a lane until it has something to give, or there are news that it should take in."""
+        """Run blocks of a lane until it has output, or there are new requests or cancellations."""
         end = time.perf_counter() + _ROUND_SECONDS
         lane.run_on(lambda: self._news != taken_in or time.perf_counter() > end)
 
@@ -235,7 +235,7 @@ class Scheduler:
         return outputs
 
     def _admit(self) -> list[Output]:
-        """Let requests join lanes that do not run just now; gives what needs no step at all."""
+        """Start queued requests in idle lanes; returns the outputs of requests that need no steps."""
         news = self._news
         at_rest = [lane for lane in self._lanes if lane not in self._blocks.values()]
         if news == self._taken_in and all(self._seen.get(lane) == news for lane in at_rest):
@@ -269,7 +269,7 @@ class Scheduler:
         return outputs
 
     def _take(self, count: int) -> list[Request]:
-        """The next requests that wait, of which ``count`` need a row."""
+        """The next queued requests, ``count`` of which need a row."""
         taken: list[Request] = []
         while self._waiting and (count > 0 or not self._waiting[0].steps):
             taken.append(self._waiting.popleft())
@@ -280,7 +280,7 @@ class Scheduler:
         return taken
 
     def close(self) -> None:
-        """Drop all requests, and let go of what the streams ran in; wait for what runs just now."""
+        """Drop all requests and release the buffers; waits for running blocks."""
         with self._one_at_a_time:
             self._close()
 
@@ -302,7 +302,7 @@ class Scheduler:
 
 
 def _unrun(request: Request, engine: Engine) -> Output:
-    """The output of a request that runs no step: its state is as before, and it reads its prompt next."""
+    """The output of a request without steps: its state is unchanged, with its prompt pending."""
     state = request.state
     row = np.zeros(engine.info.state_size, np.float32) if state is None else state
     logprobs = LogProbs.nothing(request.logprobs or 0) if request.wants_logprobs else None

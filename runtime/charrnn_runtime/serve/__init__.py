@@ -1,1 +1,1 @@
-"""An HTTP server for models, compatible with OpenAI's completions API; it needs the extra ``serve``."""
+"""An HTTP server for models, compatible with OpenAI's completions API; requires the extra ``serve``."""

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API has them: a status, and a JSON object that says what is wrong with which field."""
+"""Errors in the format of OpenAI's API: a status, and a JSON object with a message and the invalid field."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _KINDS: Final = {
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 RETRY_AFTER: Final = "1"
-"""How many seconds a client should wait before it asks a busy server again."""
+"""The number of seconds a client should wait before it retries a busy server."""
 
 
 class ApiError(Exception):
-    """What a client gets in place of an answer.
+    """An error response.
 
     Attributes:
         status: the HTTP status.
-        param: the name of the field that is wrong; None where it is not a field.
-        code: a word for programs, as OpenAI's API has them; None where there is none.
-        headers: of the response.
+        param: the name of the invalid field; None if the error is not about a field.
+        code: a machine-readable code, as in OpenAI's API; None if there is none.
+        headers: the response headers.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def as_dict(self) -> dict[str, Any]:
-        """The object that says it."""
+        """The error as a JSON object."""
         return {
             "error": {
                 "message": one_line(str(self), most=2000),
@@ -63,52 +63,52 @@ class ApiError(Exception):
         }
 
     def response(self) -> Response:
-        """The response that says it."""
+        """The error as a response."""
         return json_response(self.as_dict(), self.status, self.headers)
 
 
 def busy(message: str) -> ApiError:
-    """The error of a server that has no place for a request now, and may have one later."""
+    """The error for a request that the server has no capacity for at the moment."""
     return ApiError(429, message, code="queue_full", headers={"Retry-After": RETRY_AFTER})
 
 
 def unavailable(message: str, code: str) -> ApiError:
-    """The error of a server that does not answer yet, or any more."""
+    """The error of a server that is starting, stopping or out of memory."""
     return ApiError(503, message, code=code, headers={"Retry-After": RETRY_AFTER})
 
 
 def failed(error: BaseException) -> ApiError:
-    """The error of a server that met a bug, or lacks something that it needs."""
-    return ApiError(500, f"the server failed: {type(error).__name__}; see its log")
+    """The error for a request that hit a bug or a lack of resources."""
+    return ApiError(500, f"internal server error: {type(error).__name__}; see the server's log")
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON as UTF-8. Half a surrogate pair, which UTF-8 cannot have, is written as an escape of JSON's."""
+    """JSON as UTF-8. Lone surrogates, which UTF-8 cannot encode, become JSON escapes."""
     return _ENCODER.encode(value).encode("utf-8", "backslashreplace")
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A response of JSON."""
+    """A JSON response."""
     return Response(json_bytes(value), status, dict(headers or {}), media_type="application/json")
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
-    """The response to a request that raised an `ApiError`."""
+    """Handle an `ApiError`."""
     assert isinstance(error, ApiError)
     return error.response()
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """The response to a request for which there is no endpoint."""
+    """Handle a request for an unknown path or method."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     said = {
-        404: f"there is nothing at {path!r}; GET /openapi.json lists what there is",
-        405: f"{request.method} is not a method of {path!r}; GET /openapi.json lists what there is",
+        404: f"there is nothing at {path!r}; GET /openapi.json lists the endpoints",
+        405: f"{path!r} does not accept {request.method}; GET /openapi.json lists the endpoints",
     }.get(error.status_code, error.detail)
     return ApiError(error.status_code, said, headers=error.headers).response()
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
-    """The response to a request that met a bug, or a lack of memory."""
+    """Handle a request that hit a bug or ran out of memory."""
     return failed(error).response()

@@ -1,4 +1,4 @@
-"""The application: all endpoints over some models."""
+"""The ASGI application with all endpoints."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def create_app(models: Models, settings: ServeSettings | None = None) -> Starlet
     """An ASGI application that serves models.
 
     Args:
-        models: the models by their names, or functions that load them, which are called when the server runs.
-        settings: its limits, and whom it answers; the defaults if omitted.
+        models: the models by name, or functions that load them, which are called at startup.
+        settings: limits and access control; the defaults if omitted.
     """
     service = Service(models, settings or ServeSettings())
 
@@ -72,7 +72,7 @@ def create_app(models: Models, settings: ServeSettings | None = None) -> Starlet
 
 
 def _middleware(settings: ServeSettings) -> list[Middleware]:
-    """What each request passes, the first one first."""
+    """The middleware, outermost first."""
     passed = [Middleware(AccessLog)]
     if settings.cors:
         passed.append(
@@ -89,14 +89,14 @@ def _middleware(settings: ServeSettings) -> list[Middleware]:
 
 
 async def list_models(request: Request) -> Response:
-    """The models."""
+    """List the models."""
     service = service_of(request)
     service.check_open()
     return json_response({"object": "list", "data": [_described(each) for each in service.models.values()]})
 
 
 async def show_model(request: Request) -> Response:
-    """One model."""
+    """Describe a model."""
     return json_response(_described(service_of(request).find(request.path_params["name"])))
 
 
@@ -118,10 +118,10 @@ def _described(served: Served) -> dict[str, object]:
 
 
 async def chat(request: Request) -> Response:
-    """The reason why there is no chat."""
+    """Explain that chat is not supported."""
     raise ApiError(
         404,
-        "these models continue a text, and know no roles and no chat template; use /v1/completions, with the "
-        "text so far as the prompt",
+        "these models continue text and do not support chat; use /v1/completions with the text so far as "
+        "the prompt",
         code="chat_not_supported",
     )

@@ -1,4 +1,4 @@
-"""The bodies of requests: read within limits, and taken apart field by field."""
+"""Request bodies: read within limits, and validated field by field."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from charrnn_runtime.errors import SettingError
 from charrnn_runtime.serve.api_errors import ApiError
 
 _BODY_SECONDS: Final = 30.0
-"""How long a client may take to send the body of a request."""
+"""The time limit in seconds for a client to send the body of a request."""
 
 _Value = TypeVar("_Value")
 
 
 async def read_object(request: Request, most: int) -> dict[str, Any]:
-    """The JSON object in the body of a request.
+    """Read the JSON object in the body of a request.
 
     Args:
         request: the request.
-        most: the most bytes that the body may have.
+        most: the largest body, in bytes.
 
     Raises:
-        ApiError: it is none, is too large, or does not come.
+        ApiError: the body is invalid, too large, or does not arrive in time.
     """
     said = request.headers.get("content-length", "")
     if said.isdigit() and int(said[:20]) > most:
@@ -41,10 +41,10 @@ async def read_object(request: Request, most: int) -> dict[str, Any]:
                     raise _too_large(most)
     except TimeoutError:
         raise ApiError(
-            408, f"the body did not come within {_BODY_SECONDS:g} seconds", headers={"Connection": "close"}
+            408, f"the body did not arrive within {_BODY_SECONDS:g} seconds", headers={"Connection": "close"}
         ) from None
     except ClientDisconnect:
-        raise ApiError(400, "the connection was closed before the body had come") from None
+        raise ApiError(400, "the connection was closed before the whole body arrived") from None
     try:
         value = json.loads(bytes(body), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -58,7 +58,7 @@ async def read_object(request: Request, most: int) -> dict[str, Any]:
 def _too_large(most: int) -> ApiError:
     return ApiError(
         413,
-        f"the body has more than {most:,} bytes, the most that this server reads",
+        f"the body is larger than this server's limit of {most:,} bytes",
         code="body_too_large",
         headers={"Connection": "close"},
     )
@@ -69,46 +69,46 @@ def _no_constant(name: str) -> None:
 
 
 class Fields:
-    """The fields of an object, which are taken one by one. One that is null counts as one that is absent."""
+    """The fields of a JSON object, taken one by one. A null field counts as absent."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._left = {name: value for name, value in values.items() if value is not None}
 
     def take(self, name: str) -> Any:
-        """Any value, or None where the field is absent."""
+        """Take any value, or None if absent."""
         return self._left.pop(name, None)
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
-        """A whole number of a range, both ends included."""
+        """Take an integer between ``least`` and ``most``, inclusive."""
         return self._checked(name, default, lambda value: whole_number_from(name, value, least, most))
 
     def number(self, name: str, default: float) -> float:
-        """A number."""
+        """Take a number."""
         return self._checked(name, default, lambda value: real_number(name, value))
 
     def switch(self, name: str, default: bool = False) -> bool:
-        """Whether something is wanted."""
+        """Take a boolean."""
         value = self.take(name)
         if value is not None and not isinstance(value, bool):
             raise ApiError(400, f"{name} must be true or false, not {shown(value)}", name)
         return default if value is None else value
 
     def text(self, name: str) -> str | None:
-        """A text, or None where the field is absent."""
+        """Take a text, or None if absent."""
         value = self.take(name)
         if value is not None and not isinstance(value, str):
             raise ApiError(400, f"{name} must be a text, not {shown(value)}", name)
         return value
 
     def object(self, name: str) -> Fields:
-        """The fields of an object; none where the field is absent."""
+        """Take a JSON object; an empty one if absent."""
         value = self.take(name)
         if value is not None and not isinstance(value, dict):
             raise ApiError(400, f"{name} must be an object, not {shown(value)}", name)
         return Fields(value or {})
 
     def neutral(self, name: str, *values: Any) -> None:
-        """Accept a field whose value changes nothing, and no other.
+        """Accept a field only with these values, which have no effect.
 
         Raises:
             ApiError: it has another value.
@@ -119,21 +119,21 @@ class Fields:
             allowed = " or ".join(json.dumps(each) for each in values)
             raise ApiError(
                 400,
-                f"{name} is not supported by this server; leave it out, or give {allowed}",
+                f"{name} is not supported by this server; omit it, or set it to {allowed}",
                 name,
                 "unsupported_parameter",
             )
 
     def end(self, inside: str = "") -> None:
-        """All fields were taken.
+        """Check that all fields were taken.
 
         Raises:
-            ApiError: one is left, which is therefore unknown.
+            ApiError: an unknown field is left.
         """
         for name in self._left:
             name = f"{inside}.{name}" if inside else name
             said = name if len(name) <= 60 else name[:60] + "..."
-            raise ApiError(400, f"there is no parameter {said!r}: leave it out", said, "unknown_parameter")
+            raise ApiError(400, f"unknown parameter {said!r}: remove it", said, "unknown_parameter")
 
     def _checked(self, name: str, default: _Value, check: Callable[[Any], _Value]) -> _Value:
         value = self.take(name)

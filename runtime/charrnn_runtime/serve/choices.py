@@ -1,4 +1,4 @@
-"""What comes of one stream, as the pieces of a choice: text, log-probabilities, and why it ended."""
+"""Converts the output of a stream to pieces of a choice: text, log probabilities and finish reason."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from charrnn_runtime.logprobs import LogProbs
 from charrnn_runtime.scheduling.request import Output
 from charrnn_runtime.serve.api_errors import json_bytes
-from charrnn_runtime.serve.asked import Asked
+from charrnn_runtime.serve.completion_request import CompletionRequest
 from charrnn_runtime.streaming import ByteStream
 from charrnn_runtime.vocabulary import Vocabulary
 
 _PIECE: Final = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}'
 
 _SLICE: Final = 256
-"""How many characters with log-probabilities a piece has at most: more would hold the event loop up."""
+"""The most characters in a piece with log probabilities; more would block the event loop."""
 
 _LEAST: Final = -9999.0
-"""The lowest log-probability that is written: JSON has no infinity."""
+"""The lowest log probability in a response, since JSON has no infinity."""
 
 
 class Piece:
-    """A part of a choice, as the API has it.
+    """A part of a choice, in the format of the API.
 
     Attributes:
-        index: of which choice.
-        text: the next part of its text.
-        logprobs: those of its characters; None where none are wanted.
-        finished: why the choice ends with this piece; None where it goes on.
+        index: the index of the choice.
+        text: the next part of the text.
+        logprobs: the log probabilities of its characters; None if not requested.
+        finished: the finish reason if this is the last piece; otherwise None.
     """
 
     __slots__ = ("finished", "index", "logprobs", "text")
@@ -41,7 +41,7 @@ class Piece:
         self.index, self.text, self.logprobs, self.finished = index, text, logprobs, finished
 
     def json(self) -> bytes:
-        """It as JSON."""
+        """The piece as JSON."""
         text = json_bytes(self.text)
         logs = b"null" if self.logprobs is None else json_bytes(self.logprobs)
         return _PIECE % (
@@ -53,35 +53,39 @@ class Piece:
 
 
 class Choice:
-    """What comes of one stream.
+    """Collects the output of one stream.
 
     Attributes:
-        index: which choice it is.
-        sampled: how many characters (bytes, at the byte level) were sampled so far.
-        finished: why it ended: "stop" or "length"; None until then.
+        index: the index of the choice.
+        sampled: the number of characters (bytes, at the byte level) sampled so far.
+        finished: the finish reason, "stop" or "length"; None while running.
     """
 
-    def __init__(self, asked: Asked, index: int) -> None:
-        """A choice of which nothing has come yet."""
-        vocabulary = asked.served.model.vocabulary
-        prompt = asked.prompts[index // asked.n]
+    def __init__(self, request: CompletionRequest, index: int) -> None:
+        """An empty choice."""
+        vocabulary = request.served.model.vocabulary
+        prompt = request.prompts[index // request.n]
         self.index = index
         self.sampled = 0
         self.finished: str | None = None
-        self._bytes = ByteStream(vocabulary, asked.stop)
+        self._bytes = ByteStream(vocabulary, request.stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._vocabulary = vocabulary
-        self._head = vocabulary.decode_bytes(prompt) if asked.echo else b""
-        # Most streams need none of what follows: their ids become text at once.
-        plain = vocabulary.level == "char" and not (asked.echo or asked.stop or asked.logprobs is not None)
+        self._head = vocabulary.decode_bytes(prompt) if request.echo else b""
+        # Most streams need none of the following: their ids map directly to text.
+        plain = vocabulary.level == "char" and not (
+            request.echo or request.stop or request.logprobs is not None
+        )
         self._codes = vocabulary.codes if plain else None
-        self._log = None if asked.logprobs is None else _Log(vocabulary, prompt if asked.echo else prompt[:0])
+        self._log = (
+            None if request.logprobs is None else _Log(vocabulary, prompt if request.echo else prompt[:0])
+        )
 
     def take(self, output: Output) -> Iterator[Piece]:
-        """The pieces that are certain now: none where there is nothing to say, several where there is much.
+        """Yield the pieces that are final now: none, one or several.
 
         Args:
-            output: what the stream gave.
+            output: the output of the stream.
         """
         self.sampled += len(output.tokens)
         if self._codes is not None and output.finished is None:
@@ -110,7 +114,7 @@ class Choice:
 
 
 class WholeChoice:
-    """A choice that is put together from its pieces, as JSON."""
+    """A complete choice, assembled from its pieces as JSON."""
 
     def __init__(self) -> None:
         self._last = Piece(0, "", None, None)
@@ -118,14 +122,14 @@ class WholeChoice:
         self._logs: dict[str, list[bytes]] = {}
 
     def add(self, piece: Piece) -> None:
-        """Add a piece."""
+        """Append a piece."""
         self._last = piece
         self._texts.append(piece.text)
         for name, values in (piece.logprobs or {}).items():
             self._logs.setdefault(name, []).append(json_bytes(values)[1:-1])
 
     def json(self) -> bytes:
-        """All of it, once the last piece was added."""
+        """The choice as JSON, after the last piece."""
         said = Piece(self._last.index, "".join(self._texts), None, self._last.finished).json()
         if not self._logs:
             return said
@@ -133,44 +137,44 @@ class WholeChoice:
             json_bytes(name) + b":[" + b",".join(filter(None, parts)) + b"]"
             for name, parts in self._logs.items()
         ]
-        # The name cannot come from the text, in which quotation marks are escaped.
+        # The name cannot occur in the text, where quotation marks are escaped.
         return said.replace(b'"logprobs":null', b'"logprobs":{' + b",".join(logs) + b"}", 1)
 
 
 class _Log:
-    """The log-probabilities of the characters that are not given out yet, in the API's form."""
+    """The log probabilities of characters not sent yet, in the format of the API."""
 
     def __init__(self, vocabulary: Vocabulary, head: NDArray[np.int64]) -> None:
-        """Those of a choice whose text begins with some ids, of which the first has none."""
+        """Start with the ids that the text of the choice begins with; the first has no log probability."""
         self._vocabulary = vocabulary
         self._head = head
         self._without = len(head) > 0
         self._ids = head[:0]
-        self._logprobs: LogProbs | None = None  # of these, but for the first where it has none
+        self._logprobs: LogProbs | None = None  # of these, except the first if it has none
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._offset = 0  # of the next character in the choice's text
+        self._offset = 0  # of the next character in the text of the choice
 
     def add(self, tokens: NDArray[np.int64], logprobs: LogProbs) -> None:
-        """Take in what a stream sampled; the first time, with what it read before."""
+        """Add sampled tokens; the first time, preceded by the prompt."""
         self._ids = np.concatenate([self._ids, self._head, tokens])
         self._head = self._head[:0]
         before = self._logprobs
         self._logprobs = logprobs if before is None else LogProbs.concatenate([before, logprobs])
 
     def take(self, count: int) -> dict[str, Any]:
-        """Give out the first ones; what follows a stop text is never given out."""
+        """Take the first ``count`` characters; those after a stop text are never taken."""
         assert self._logprobs is not None
         ids, self._ids = self._ids[:count].tolist(), self._ids[count:]
-        without = self._without and count > 0  # whether the first one has none
+        without = self._without and count > 0  # whether the first one has no log probability
         self._without = self._without and not without
         known = self._logprobs[: count - without]
         self._logprobs = self._logprobs[count - without :]
         chosen = np.maximum(known.chosen, _LEAST).tolist()
-        others = [[self._name(each) for each in row] for row in known.likeliest.tolist()]
+        others = [[self._name(each) for each in row] for row in known.most_likely.tolist()]
         values = np.maximum(known.values, _LEAST).tolist()
-        likeliest = [dict(zip(*each, strict=True)) for each in zip(others, values, strict=True)]
+        most_likely = [dict(zip(*each, strict=True)) for each in zip(others, values, strict=True)]
         names = [self._name(each) for each in ids]
-        for name, value, best in zip(names[without:], chosen, likeliest, strict=True):
+        for name, value, best in zip(names[without:], chosen, most_likely, strict=True):
             best.setdefault(name, value)
         offsets = []
         for each in ids:
@@ -179,7 +183,7 @@ class _Log:
         return {
             "tokens": names,
             "token_logprobs": [None] * without + chosen,
-            "top_logprobs": [None] * without + likeliest,
+            "top_logprobs": [None] * without + most_likely,
             "text_offset": offsets,
         }
 
@@ -188,7 +192,7 @@ class _Log:
 
 
 def token_name(vocabulary: Vocabulary, id_: int) -> str:
-    r"""What the API calls a token: its character; a byte that is none by itself is called "bytes:\xe9"."""
+    r"""The API's name of a token: its character, or "bytes:\xe9" for a byte that is not a character."""
     if vocabulary.level == "char":
         return vocabulary.symbols[id_]
     return chr(id_) if id_ < 0x80 else f"bytes:\\x{id_:02x}"

@@ -1,4 +1,4 @@
-"""POST /v1/completions: texts, whole or as they come."""
+"""POST /v1/completions: texts, whole or streamed."""
 
 from __future__ import annotations
 
@@ -21,98 +21,98 @@ from charrnn_runtime.serve.api_errors import (
     json_bytes,
     unavailable,
 )
-from charrnn_runtime.serve.asked import Asked
 from charrnn_runtime.serve.bodies import read_object
 from charrnn_runtime.serve.choices import Choice, Piece, WholeChoice
+from charrnn_runtime.serve.completion_request import CompletionRequest
 from charrnn_runtime.serve.middleware import note
 from charrnn_runtime.serve.service import Service, service_of
 from charrnn_runtime.serve.streams import Inbox
 
 ABORT: Final = "charrnn.abort"
-"""The key of an ASGI scope under which a server has a function that ends the connection at once."""
+"""The key of an ASGI scope under which a server stores a function that aborts the connection."""
 
 _EVENTS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # proxies pass each event on
+    (b"x-accel-buffering", b"no"),  # makes proxies forward each event
 ]
 
 _TURN: Final = 0.002
-"""For how many seconds one answer works before the others have their turn."""
+"""The longest time in seconds that one response works before it yields to the others."""
 
 _LAST_SECONDS: Final = 1.0
-"""How long a client that was too slow may take to read why its stream ends."""
+"""The time in seconds that a client that was too slow has to read the error."""
 
 
 class _Gone(Exception):
-    """The client has closed its connection."""
+    """The client closed its connection."""
 
 
 async def completions(request: HttpRequest) -> Response:
-    """Texts for prompts."""
+    """Generate completions."""
     service = service_of(request)
     service.check_open()
     body = await read_object(request, service.settings.max_body)
     if service.settings.log_prompts:
         note(request.scope, prompt=repr(body.get("prompt")))
-    answer = _Answer(Asked.of(body, service), service, request.scope)
-    if answer.asked.stream:
+    answer = _Answer(CompletionRequest.of(body, service), service, request.scope)
+    if answer.request.stream:
         return _EventStream(answer)
     return await answer.whole(request.receive)
 
 
 class _Answer:
-    """The answer to a request for completions, from the first stream to the last.
+    """The response to a request for completions.
 
     Attributes:
-        asked: what it answers.
-        seconds: how long it may take.
+        request: the request.
+        seconds: the time limit.
     """
 
-    def __init__(self, asked: Asked, service: Service, scope: Scope) -> None:
-        """An answer of which nothing runs yet."""
-        self.asked = asked
+    def __init__(self, request: CompletionRequest, service: Service, scope: Scope) -> None:
+        """A response that has not started."""
+        self.request = request
         self.seconds = service.settings.max_seconds
         self._max_waiting = service.settings.max_waiting
         self._scope = scope
-        self._metrics = asked.served.metrics
-        self._requests = asked.requests()
+        self._metrics = request.served.metrics
+        self._requests = request.requests()
         self._choices: dict[Request, Choice] = {
-            each: Choice(asked, index) for index, each in enumerate(self._requests)
+            each: Choice(request, index) for index, each in enumerate(self._requests)
         }
         self._unfinished = len(self._requests)
         self._came = self._requests[0].came
-        self._first = 0.0  # when the first piece came
+        self._first = 0.0  # the time of the first piece
         self._head = {
             "id": service.new_id(),
             "object": "text_completion",
             "created": int(time.time()),
-            "model": asked.served.name,
-            "seed": asked.seed,
+            "model": request.served.name,
+            "seed": request.seed,
         }
 
     def late(self) -> ApiError:
-        """The error of an answer that takes too long."""
+        """The error for a request that exceeds the time limit."""
         return ApiError(
             504,
-            f"the request took longer than the {self.seconds:g} seconds that this server allows",
+            f"the request exceeded this server's limit of {self.seconds:g} seconds",
             code="timeout",
             headers={"x-should-retry": "false"},
         )
 
     @contextmanager
     def _running(self, receive: Receive) -> Generator[Inbox]:
-        """The streams: they end where the client goes away or the time is up.
+        """Run the streams; they stop when the client disconnects or the time is up.
 
         Raises:
-            ApiError: too many streams wait.
+            ApiError: the queue is full.
         """
         try:
-            inbox = self.asked.served.streams.open(self._requests)
+            inbox = self.request.served.streams.open(self._requests)
         except QueueFullError:
             raise busy(
-                f"the server is busy: {self.asked.served.streams.waiting:,} streams wait, and at most "
-                f"{self._max_waiting:,} may; ask again in a moment"
+                f"the server is busy: {self.request.served.streams.waiting:,} streams are queued; at most "
+                f"{self._max_waiting:,} may be; try again in a moment"
             ) from None
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self.seconds, inbox.fail, self.late())
@@ -128,7 +128,7 @@ class _Answer:
             self._count()
 
     async def _take(self, inbox: Inbox, give: Callable[[Piece], object]) -> None:
-        """Wait for what comes, and give all pieces of it; much of it does not hold the event loop up."""
+        """Wait for output and pass on its pieces, without blocking the event loop for long."""
         outputs = await inbox.get()
         begin = time.perf_counter()
         for output in outputs:
@@ -142,22 +142,22 @@ class _Answer:
                 self._metrics.success[output.finished].inc()
 
     async def whole(self, receive: Receive) -> Response:
-        """The answer in one piece."""
+        """The complete response."""
         choices = [WholeChoice() for _ in self._requests]
         try:
             with self._running(receive) as inbox:
                 while self._unfinished:
                     await self._take(inbox, lambda piece: choices[piece.index].add(piece))
         except _Gone:
-            return Response(status_code=499)  # no one reads it
+            return Response(status_code=499)  # the client is gone
         said = [json_bytes(self._head)[:-1], b',"choices":[', b",".join(each.json() for each in choices)]
         said += [b'],"usage":', json_bytes(self._usage()), b"}"]
         return Response(b"".join(said), media_type="application/json")
 
     async def events(self, receive: Receive) -> AsyncGenerator[bytes]:
-        """The answer as server-sent events, one or more at a time, as they come; the first are none."""
+        """The response as server-sent events, which may be batched; the first chunks are empty."""
         before = b"data: " + json_bytes(self._head)[:-1] + b',"choices":['
-        after = b'],"usage":null}\n\n' if self.asked.include_usage else b"]}\n\n"
+        after = b'],"usage":null}\n\n' if self.request.include_usage else b"]}\n\n"
         with self._running(receive) as inbox:
             yield b""
             while self._unfinished:
@@ -166,17 +166,17 @@ class _Answer:
                 if events:
                     self._first = self._first or time.perf_counter()
                     yield b"".join(events)
-        if self.asked.include_usage:
+        if self.request.include_usage:
             yield b"data: " + json_bytes({**self._head, "choices": [], "usage": self._usage()}) + b"\n\n"
         yield b"data: [DONE]\n\n"
 
     def _usage(self) -> dict[str, int]:
-        read = sum(map(len, self.asked.prompts))
+        read = sum(map(len, self.request.prompts))
         written = sum(each.sampled for each in self._choices.values())
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
     def _count(self) -> None:
-        """Note what is counted, and what the access log says of it."""
+        """Update the metrics and the access log."""
         now, usage = time.perf_counter(), self._usage()
         self._metrics.prompt_tokens.inc(usage["prompt_tokens"])
         self._metrics.generation_tokens.inc(usage["completion_tokens"])
@@ -192,7 +192,7 @@ class _Answer:
                 self._metrics.per_token.observe((now - self._first) / steps)
         note(
             self._scope,
-            model=self.asked.served.name,
+            model=self.request.served.name,
             choices=len(self._requests),
             read=usage["prompt_tokens"],
             sampled=usage["completion_tokens"],
@@ -200,16 +200,16 @@ class _Answer:
 
 
 class _EventStream(Response):
-    """A response that sends the events of an answer, and stops the streams where the client goes away."""
+    """A response that streams events, and stops generating when the client disconnects."""
 
     def __init__(self, answer: _Answer) -> None:
         super().__init__()
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; a client that does not read them in time loses its connection."""
+        """Send the events; a client that reads too slowly is disconnected."""
         try:
-            # Sending waits for a slow client, so that the time of the streams alone is no limit.
+            # Sending waits for slow clients, so a time limit on the streams alone is not enough.
             async with asyncio.timeout(self._answer.seconds + _LAST_SECONDS):
                 await self._send_events(receive, send)
         except TimeoutError:
@@ -241,7 +241,7 @@ class _EventStream(Response):
 
 
 async def _until_gone(receive: Receive, inbox: Inbox) -> None:
-    """Let an inbox fail once the client has closed its connection."""
+    """Make an inbox fail when the client closes its connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
     inbox.fail(_Gone())

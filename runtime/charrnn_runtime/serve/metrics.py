@@ -1,4 +1,4 @@
-"""What is counted for Prometheus: names after vLLM's, with charrnn in its place. A token is a character."""
+"""Prometheus metrics, named after vLLM's with the prefix charrnn. A token is a character."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ _SECONDS_PER_TOKEN: Final = (
 )
 
 Streams = Iterable[tuple[str, int, int]]
-"""The names of the models, and how many streams of each run and wait."""
+"""The names of the models, and the number of running and waiting streams of each."""
 
 
 class Metrics:
-    """What is counted, for all models.
+    """The metrics of all models.
 
     Attributes:
-        registry: what Prometheus reads.
+        registry: the registry that Prometheus scrapes.
     """
 
     def __init__(self, streams: Callable[[], Streams]) -> None:
-        """Nothing counted yet; ``streams`` is asked each time that Prometheus reads."""
+        """Create the metrics; ``streams`` is called on each scrape."""
         self.registry = CollectorRegistry()
         self.registry.register(_Streams(streams))
-        self.prompt_tokens = self._counter("prompt_tokens", "Characters of prompts.")
-        self.generation_tokens = self._counter("generation_tokens", "Characters that were sampled.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt characters.")
+        self.generation_tokens = self._counter("generation_tokens", "Sampled characters.")
         self.success = self._counter(
-            "request_success", "Choices that came to their end, by finish reason.", "finished_reason"
+            "request_success", "Finished choices, by finish reason.", "finished_reason"
         )
         self.queue_time = self._histogram(
-            "request_queue_time_seconds", "Seconds for which a stream waited for a row.", _SECONDS
+            "request_queue_time_seconds", "Time that a stream spends in the queue, in seconds.", _SECONDS
         )
         self.first_token = self._histogram(
             "time_to_first_token_seconds",
-            "Seconds from a request to its first piece of text, of requests that stream.",
+            "Time from a streaming request to its first piece of text, in seconds.",
             _SECONDS,
         )
         self.per_token = self._histogram(
             "time_per_output_token_seconds",
-            "Seconds per character after the first piece, of requests that stream.",
+            "Time per character after the first piece of a streaming request, in seconds.",
             _SECONDS_PER_TOKEN,
         )
         self.latency = self._histogram(
-            "e2e_request_latency_seconds", "Seconds from a request to the end of its answer.", _SECONDS
+            "e2e_request_latency_seconds", "Time from a request to the end of the response.", _SECONDS
         )
 
     def _counter(self, name: str, said: str, *labels: str) -> Counter:
@@ -73,7 +73,7 @@ class Metrics:
 
 
 class ModelMetrics:
-    """What is counted for one model; see `Metrics`."""
+    """The metrics of one model; see `Metrics`."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self.prompt_tokens = metrics.prompt_tokens.labels(name)
@@ -86,14 +86,14 @@ class ModelMetrics:
 
 
 class _Streams(Collector):
-    """How many streams run and wait at the moment."""
+    """The current numbers of running and waiting streams."""
 
     def __init__(self, streams: Callable[[], Streams]) -> None:
         self._streams = streams
 
     def collect(self) -> Iterator[Metric]:
-        running = GaugeMetricFamily("charrnn:num_requests_running", "Streams that run.", labels=_LABEL)
-        waiting = GaugeMetricFamily("charrnn:num_requests_waiting", "Streams that wait.", labels=_LABEL)
+        running = GaugeMetricFamily("charrnn:num_requests_running", "Running streams.", labels=_LABEL)
+        waiting = GaugeMetricFamily("charrnn:num_requests_waiting", "Queued streams.", labels=_LABEL)
         for name, runs, waits in self._streams():
             running.add_metric([name], runs)
             waiting.add_metric([name], waits)

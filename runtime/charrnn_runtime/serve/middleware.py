@@ -1,4 +1,4 @@
-"""What each request passes first: the access log, and who may use the models."""
+"""Middleware: the access log and access control."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from charrnn_runtime.serve.settings import ORIGIN
 access = logging.getLogger("charrnn_runtime.serve.access")
 
 _GUARDED: Final = ("/v1/", "/tokenize", "/detokenize", "/tokenizer_info", "/trace")
-"""Where the paths begin that use a model, and therefore need the key."""
+"""Prefixes of the paths that use a model and therefore require the key."""
 
 _NOTES: Final = "charrnn.notes"
 
@@ -27,13 +27,13 @@ _PORT: Final = re.compile(r":\d*$")
 
 
 class AccessLog:
-    """Writes a line for each request: client, method, path, status, seconds, and what the endpoint notes."""
+    """Logs each request: client, method, path, status, seconds, and notes of the endpoint."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         if scope["type"] != "http" or not access.isEnabledFor(logging.INFO):
             await self._app(scope, receive, send)
             return
@@ -61,24 +61,24 @@ class AccessLog:
 
 
 def note(scope: Scope, **notes: Any) -> None:
-    """Add something to the line that the access log writes for a request."""
+    """Add notes to the access log line of a request."""
     if _NOTES in scope:
         scope[_NOTES].update(notes)
 
 
 class Guard:
-    """Lets those requests through that bring the key, and that no foreign page has a browser send."""
+    """Rejects requests without the key, and requests that a foreign page makes a browser send."""
 
     def __init__(
         self, app: ASGIApp, keys: tuple[str, ...], origins: tuple[str, ...], hosts: tuple[str, ...]
     ) -> None:
-        """A guard.
+        """Wrap an application.
 
         Args:
-            app: what it guards.
-            keys: those that are accepted; with none, no key is needed.
-            origins: those of the pages that may use the server, besides its own.
-            hosts: what a request may call the server by; with none, anything.
+            app: the application to protect.
+            keys: the accepted keys; if empty, no key is required.
+            origins: the allowed origins of pages, besides the server's own.
+            hosts: the accepted host names; if empty, any.
         """
         self._app = app
         self._keys = [_digest(key.encode()) for key in keys]
@@ -86,7 +86,7 @@ class Guard:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward or reject a request."""
         if scope["type"] == "http":
             error = self._wrong(scope)
             if error is not None:
@@ -95,17 +95,17 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _wrong(self, scope: Scope) -> ApiError | None:
-        # Where the app is mounted in another one, or behind a prefix, the path begins with that.
+        # If the app is mounted in another one, or behind a prefix, the path starts with that.
         if not scope["path"].removeprefix(scope.get("root_path", "")).startswith(_GUARDED):
             return None
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if host and self._hosts and _PORT.sub("", host) not in self._hosts:
-            # A page's name may be made to lead here. Its origin then is the server's own for the browser.
+            # DNS rebinding: a foreign name that resolves to this server makes the page same-origin.
             return ApiError(
                 403,
-                f"this server answers as {', '.join(self._hosts)}, not as {one_line(host, 200)!r}; ask it at "
-                "one of these, or start it with --api-key-file FILE",
+                f"this server accepts the host names {', '.join(self._hosts)}, not {one_line(host, 200)!r}; "
+                "use one of these, or start the server with --api-key-file FILE",
                 code="host_not_allowed",
             )
         origin = headers.get("origin", "").lower()
@@ -113,14 +113,14 @@ class Guard:
             named = origin if ORIGIN.fullmatch(origin) else "ORIGIN"
             return ApiError(
                 403,
-                f"pages of {one_line(origin, 200)!r} may not use this server; --cors {named} lets pages "
-                "of an origin use it",
+                f"pages from {one_line(origin, 200)!r} may not use this server; start it with --cors {named} "
+                "to allow an origin",
                 code="origin_not_allowed",
             )
         if self._keys and not self._has_key(headers.get("authorization", "")):
             return ApiError(
                 401,
-                "this server needs its API key, in the header Authorization: Bearer KEY",
+                "this server requires an API key, in the header Authorization: Bearer KEY",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
@@ -129,7 +129,7 @@ class Guard:
     def _has_key(self, said: str) -> bool:
         scheme, _, key = said.partition(" ")
         given = _digest(key.strip().encode("latin-1", "replace"))
-        # All are compared, each in constant time, so that no answer's time tells how much was right.
+        # All keys are compared, each in constant time, so that timing reveals nothing about them.
         right = [hmac.compare_digest(given, each) for each in self._keys]
         return any(right) and scheme.lower() == "bearer"
 

@@ -1,4 +1,4 @@
-"""GET /health and /metrics: whether the server takes requests, and what it has done."""
+"""GET /health and /metrics: readiness and metrics of the server."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from charrnn_runtime.serve.service import service_of
 
 
 async def health(request: Request) -> Response:
-    """Whether the server takes requests: 503 while it loads its models, and once it is told to stop."""
+    """Whether the server accepts requests: 503 while it loads models or shuts down."""
     service_of(request).check_open()
     return json_response({"status": "ok"})
 
 
 async def metrics(request: Request) -> Response:
-    """What was counted, in Prometheus' text format."""
+    """The metrics in Prometheus' text format."""
     text = await asyncio.to_thread(generate_latest, service_of(request).metrics.registry)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

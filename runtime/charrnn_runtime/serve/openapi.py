@@ -1,4 +1,4 @@
-"""GET /openapi.json: what the server's endpoints take and give, with its own limits."""
+"""GET /openapi.json: the OpenAPI description of the endpoints, with the server's limits."""
 
 from __future__ import annotations
 
@@ -12,36 +12,41 @@ from starlette.routing import BaseRoute, Route
 from charrnn_runtime import __version__
 from charrnn_runtime.format import spec
 from charrnn_runtime.serve.api_errors import json_response
-from charrnn_runtime.serve.asked import DEFAULT_TEMPERATURE, MOST_SEED, MOST_STOPS, default_length
+from charrnn_runtime.serve.completion_request import (
+    DEFAULT_TEMPERATURE,
+    MOST_SEED,
+    MOST_STOPS,
+    default_length,
+)
 from charrnn_runtime.serve.service import service_of
 from charrnn_runtime.serve.settings import ServeSettings
 
 _Schema = dict[str, Any]
 
 _ERRORS: Final = {
-    400: "the request is invalid: the error names the field",
-    401: "the API key is missing or wrong",
-    403: "a page of a foreign origin sent it, or its Host is not the server's",
-    404: "there is no such model or endpoint",
-    408: "the body did not come in time",
-    413: "the body is too large",
-    429: "too many streams wait",
-    503: "the server loads its models, is about to stop, or has too little memory",
-    504: "it took too long",
+    400: "The request is invalid; the error names the field.",
+    401: "The API key is missing or wrong.",
+    403: "The request comes from a page of a foreign origin, or its Host is not accepted.",
+    404: "There is no such model or endpoint.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    429: "The queue is full.",
+    503: "The server is loading its models, shutting down, or out of memory.",
+    504: "The request exceeded the time limit.",
 }
 
 
 async def openapi(request: Request) -> Response:
-    """The description of this server."""
+    """Return the description of this server."""
     return json_response(document(service_of(request).settings, request.app.routes))
 
 
 def document(settings: ServeSettings, routes: Iterable[BaseRoute]) -> dict[str, Any]:
-    """A description of endpoints in OpenAPI 3.1.
+    """Describe the endpoints in OpenAPI 3.1.
 
     Args:
-        settings: what the server allows.
-        routes: its routes; those that only a browser asks for are left out.
+        settings: the settings and limits of the server.
+        routes: its routes; those for browsers only are omitted.
     """
     described = _paths(settings)
     there = {route.path.replace(":path", "") for route in routes if isinstance(route, Route)}
@@ -72,10 +77,10 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
                 "requestBody": _body(_completion(settings)),
                 "responses": {
                     "200": {
-                        "description": "the texts; as server-sent events where stream is true",
+                        "description": "The texts, as server-sent events if stream is true.",
                         "content": {
                             "application/json": {"schema": _reference("Completion")},
-                            "text/event-stream": {"schema": {"description": "completions in pieces"}},
+                            "text/event-stream": {"schema": {"description": "Completions in pieces."}},
                         },
                     },
                     **_errors(400, 401, 403, 404, 408, 413, 429, 503, 504),
@@ -85,16 +90,16 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/v1/chat/completions": {
             "post": {
                 "operationId": "chat",
-                "summary": "There is no chat: these models continue a text",
+                "summary": "Not supported: these models continue text",
                 "responses": _errors(401, 403, 404),
             }
         },
         "/v1/models": {
             "get": {
                 "operationId": "models",
-                "summary": "The models",
+                "summary": "List the models",
                 "responses": {
-                    "200": _answer("the models", _reference("Models")),
+                    "200": _answer("The models.", _reference("Models")),
                     **_errors(401, 403, 503),
                 },
             }
@@ -102,10 +107,10 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/v1/models/{name}": {
             "get": {
                 "operationId": "model",
-                "summary": "One model",
+                "summary": "Describe a model",
                 "parameters": [model_in_path],
                 "responses": {
-                    "200": _answer("the model", _reference("Model")),
+                    "200": _answer("The model.", _reference("Model")),
                     **_errors(401, 403, 404, 503),
                 },
             }
@@ -113,7 +118,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/tokenize": {
             "post": {
                 "operationId": "tokenize",
-                "summary": "The ids of a text",
+                "summary": "Convert text to ids",
                 "requestBody": _body(
                     {
                         **_fields(
@@ -126,7 +131,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
                     }
                 ),
                 "responses": {
-                    "200": _answer("the ids", _reference("Tokens")),
+                    "200": _answer("The ids.", _reference("Tokens")),
                     **_errors(400, 401, 403, 404, 408, 413, 503),
                 },
             }
@@ -134,7 +139,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/detokenize": {
             "post": {
                 "operationId": "detokenize",
-                "summary": "The text of ids",
+                "summary": "Convert ids to text",
                 "requestBody": _body(
                     {
                         **_fields(
@@ -148,7 +153,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
                     }
                 ),
                 "responses": {
-                    "200": _answer("the text", _reference("Text")),
+                    "200": _answer("The text.", _reference("Text")),
                     **_errors(400, 401, 403, 404, 408, 413, 503),
                 },
             }
@@ -156,10 +161,10 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/tokenizer_info": {
             "get": {
                 "operationId": "tokenizer_info",
-                "summary": "What a client needs to know of a model's vocabulary",
+                "summary": "Describe a model's vocabulary",
                 "parameters": [model_in_query],
                 "responses": {
-                    "200": _answer("the vocabulary", {"type": "object"}),
+                    "200": _answer("The vocabulary.", {"type": "object"}),
                     **_errors(401, 403, 404, 503),
                 },
             }
@@ -167,7 +172,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/trace": {
             "post": {
                 "operationId": "trace",
-                "summary": "What a model computes while it reads a text",
+                "summary": "Trace what a model computes for each character of a text",
                 "requestBody": _body(
                     {
                         **_fields(
@@ -180,7 +185,7 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
                     }
                 ),
                 "responses": {
-                    "200": _answer("an array for each kind of fact", {"type": "object"}),
+                    "200": _answer("Arrays with one value per character.", {"type": "object"}),
                     **_errors(400, 401, 403, 404, 408, 413, 429, 503, 504),
                 },
             }
@@ -188,17 +193,17 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/health": {
             "get": {
                 "operationId": "health",
-                "summary": "Whether the server takes requests",
-                "responses": {"200": _answer("it does", {"type": "object"}), **_errors(503)},
+                "summary": "Report whether the server accepts requests",
+                "responses": {"200": _answer("The server is ready.", {"type": "object"}), **_errors(503)},
             }
         },
         "/metrics": {
             "get": {
                 "operationId": "metrics",
-                "summary": "What was counted, for Prometheus",
+                "summary": "Metrics for Prometheus",
                 "responses": {
                     "200": {
-                        "description": "Prometheus' text format",
+                        "description": "Metrics in Prometheus' text format.",
                         "content": {"text/plain": {"schema": {"type": "string"}}},
                     }
                 },
@@ -207,15 +212,15 @@ def _paths(settings: ServeSettings) -> dict[str, dict[str, Any]]:
         "/openapi.json": {
             "get": {
                 "operationId": "openapi",
-                "summary": "This description",
-                "responses": {"200": _answer("it", {"type": "object"})},
+                "summary": "Return this description",
+                "responses": {"200": _answer("The description.", {"type": "object"})},
             }
         },
     }
 
 
 def _completion(settings: ServeSettings) -> _Schema:
-    """What a request for completions may have."""
+    """The schema of a request for completions."""
     number, switch = {"type": ["number", "null"]}, {"type": ["boolean", "null"]}
     stop = {"type": "string", "minLength": 1}
     return _fields(
@@ -225,7 +230,7 @@ def _completion(settings: ServeSettings) -> _Schema:
         n={**_whole(1, settings.max_choices), "default": 1},
         temperature={**number, "minimum": 0, "maximum": 1e4, "default": DEFAULT_TEMPERATURE},
         top_p={**number, "exclusiveMinimum": 0, "maximum": 1, "default": 1},
-        top_k={**_whole(-1, spec.MAX_NUMBER), "description": "0 and -1 are off"},
+        top_k={**_whole(-1, spec.MAX_NUMBER), "description": "0 and -1 disable it"},
         min_p={**number, "minimum": 0, "exclusiveMaximum": 1, "default": 0},
         seed=_whole(0, MOST_SEED),
         stop=_or_null({"anyOf": [stop, {**_array(stop), "maxItems": MOST_STOPS}]}),
@@ -244,7 +249,7 @@ def _completion(settings: ServeSettings) -> _Schema:
 
 
 def _prompt(settings: ServeSettings) -> _Schema:
-    """A text, several texts, the ids of one, or those of several."""
+    """One or several prompts, as text or ids."""
     text, ids = _text_or_ids(settings)["anyOf"]
     ids = {**ids, "minItems": 1}
     several = {"minItems": 1, "maxItems": settings.max_choices}
@@ -252,7 +257,7 @@ def _prompt(settings: ServeSettings) -> _Schema:
 
 
 def _text_or_ids(settings: ServeSettings) -> _Schema:
-    """A text, or the ids of one."""
+    """A text, or a list of ids."""
     text = {"type": "string", "maxLength": settings.max_prompt}
     ids = {**_array({"type": "integer", "minimum": 0}), "maxItems": settings.max_prompt}
     return {"anyOf": [text, ids]}
@@ -279,7 +284,7 @@ def _schemas() -> dict[str, _Schema]:
             object={"const": "text_completion"},
             created=whole,
             model=text,
-            seed={"type": "integer", "description": "the seed that was used"},
+            seed={"type": "integer", "description": "The seed."},
             choices=_array(
                 _object(
                     index=whole,
@@ -317,7 +322,7 @@ def _body(schema: _Schema) -> _Schema:
 
 
 def _fields(**properties: _Schema) -> _Schema:
-    """An object with none but these fields; others may be there if they are null."""
+    """An object with only these fields; other fields are allowed if they are null."""
     return {"type": "object", "properties": properties, "additionalProperties": {"type": "null"}}
 
 

@@ -1,4 +1,4 @@
-"""The page at / and what it loads: files of this package, and nothing of any other host."""
+"""The page at / and its files, which are part of this package; nothing is loaded from other hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TYPES: Final = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-"""What the package holds for browsers, by the end of its name."""
+"""The content types of the package's files for browsers, by file extension."""
 
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -28,14 +28,14 @@ _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Asked for anew each time, and answered with 304 unless another version is installed.
+    # Revalidated on each load; the response is 304 unless the installed version changed.
     "Cache-Control": "no-cache",
 }
 
 
 @cache
 def _files() -> dict[str, tuple[bytes, dict[str, str]]]:
-    """The bytes and the headers of each file, by its name."""
+    """The contents and headers of each file, by name."""
     found = {}
     for file in files("charrnn_runtime.serve").joinpath("static").iterdir():
         kind = _TYPES.get(file.name.rpartition(".")[2])
@@ -57,15 +57,15 @@ def _answer(request: Request, name: str) -> Response:
 
 
 async def page(request: Request) -> Response:
-    """The page."""
+    """Serve the page."""
     return _answer(request, "index.html")
 
 
 async def static(request: Request) -> Response:
-    """A file that the page loads."""
+    """Serve a file of the page."""
     return _answer(request, request.path_params["name"])
 
 
 def routes() -> list[Route]:
-    """The page and its files."""
+    """The routes of the page and its files."""
     return [Route("/", page, methods=["GET"]), Route("/static/{name}", static, methods=["GET"])]

@@ -1,4 +1,4 @@
-"""Runs the application on a socket: it starts, stops in good order, and lets no connection linger."""
+"""Runs the application on a socket: startup, graceful shutdown, and timeouts of connections."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from charrnn_runtime.serve.completions import ABORT
 from charrnn_runtime.serve.service import Service
 
 KEEP_ALIVE: Final = 5.0
-"""How many seconds a connection is kept that has brought a request, and brings no other."""
+"""The keep-alive time in seconds of a connection that has completed a request."""
 
 CLOSING: Final = 2
-"""How many seconds connections have to close once all streams have ended."""
+"""The time in seconds that connections have to close after all streams have ended."""
 
 _BACKLOG: Final = 2048
 
 _SWITCH_SECONDS: Final = 2e-4
-"""How long a thread that runs streams waits at most while the event loop's thread runs Python."""
+"""The longest time in seconds that a thread running streams waits while the event loop runs Python."""
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
-        host: a name or an address of this machine.
-        port: 0 for any that is free.
+        host: a host name or an address of this machine.
+        port: the port; 0 for any free one.
 
     Raises:
-        CharRNNError: it cannot be opened.
+        CharRNNError: the address is invalid or in use.
     """
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -48,16 +48,16 @@ def listening(host: str, port: int) -> socket.socket:
         )[0]
         opened = socket.socket(family, kind, protocol)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise CharRNNError(f"cannot listen on {shown}: {_reason(error)}; give another --host") from None
+        raise CharRNNError(f"cannot listen on {shown}: {_reason(error)}; choose another --host") from None
     try:
-        if hasattr(socket, "SO_REUSEPORT"):  # of Unix; Windows would let two servers have one port
+        if hasattr(socket, "SO_REUSEPORT"):  # Unix; on Windows, it would let two servers share a port
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
         opened.listen(_BACKLOG)
     except OSError as error:
         opened.close()
         raise CharRNNError(
-            f"cannot listen on {shown}: {_reason(error)}; give another --port or --host"
+            f"cannot listen on {shown}: {_reason(error)}; choose another --port or --host"
         ) from None
     return opened
 
@@ -67,7 +67,7 @@ def _reason(error: Exception) -> str:
 
 
 def address_of(opened: socket.socket) -> str:
-    """The address of a socket that listens, as a URL."""
+    """The address of a listening socket, as a URL."""
     host, port = opened.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -78,14 +78,14 @@ def run(
     on_ready: Callable[[], None],
     on_stop: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, and for as long afterwards as what runs may take.
+    """Serve until SIGTERM or Ctrl-C, then let running requests finish within the grace period.
 
     Args:
-        app: from `create_app`.
-        opened: a socket that listens, which is closed in the end.
-        on_ready: called when the server takes requests.
-        on_stop: called once the server is told to stop, where streams are left, with how many these are, and
-            how many seconds they have.
+        app: an application from `create_app`.
+        opened: a listening socket, which is closed at the end.
+        on_ready: called when the server accepts requests.
+        on_stop: called on shutdown if streams are still running, with their number and the number of
+            seconds they have to finish.
 
     Raises:
         CharRNNError: a model cannot be loaded.
@@ -105,7 +105,7 @@ def server_of(
     on_ready: Callable[[], None],
     on_stop: Callable[[int, float], None] | None = None,
 ) -> Server:
-    """A server for an application from `create_app`; see `run`."""
+    """Create a server for an application from `create_app`; see `run`."""
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
@@ -123,7 +123,7 @@ def server_of(
 
 
 class Server(uvicorn.Server):
-    """A server that takes nothing new once it is told to stop, and lets what runs come to its end."""
+    """A server that, on shutdown, rejects new requests and lets running ones finish."""
 
     def __init__(
         self,
@@ -136,10 +136,10 @@ class Server(uvicorn.Server):
         self._service = service
         self._on_ready: Callable[[], None] | None = on_ready
         self._on_stop = on_stop
-        self._until = 0.0  # when what runs is ended, once the server is told to stop
+        self._until = 0.0  # the end of the grace period during shutdown
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; the second time, end what runs at once, as the end of the grace does."""
+        """Start shutdown; the second time, abort running requests, as the end of the grace period does."""
         if self._service.draining:
             self._until = time.monotonic()
             return
@@ -153,19 +153,19 @@ class Server(uvicorn.Server):
             self._on_ready = None
         if service.draining:
             if time.monotonic() >= self._until:
-                service.fail(unavailable("the server stopped before this request was answered", "draining"))
-                await asyncio.sleep(0)  # the answers that this ends are written
+                service.fail(unavailable("the server stopped before the request was complete", "draining"))
+                await asyncio.sleep(0)  # lets the aborted requests write their responses
                 return True
             if not service.busy:
                 return True
-            if self._on_stop is not None:  # here, not in the signal's handler, which may not wait for locks
+            if self._on_stop is not None:  # not in the signal handler, which must not wait for locks
                 self._on_stop(service.unfinished, service.settings.grace)
                 self._on_stop = None
         return await super().on_tick(counter) or service.failure is not None
 
 
 class _Connection(HttpToolsProtocol):
-    """A connection that is closed where no request comes on it, or where an answer is not read."""
+    """A connection with timeouts for idle clients and for clients that do not read."""
 
     idle_seconds = 60.0
     _timer: asyncio.TimerHandle | None = None
@@ -193,6 +193,6 @@ class _Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(self.idle_seconds, self._give_up)
 
     def _give_up(self) -> None:
-        """End the connection, unless a request is being answered, which has a time limit of its own."""
+        """Close the connection, unless a request is in progress, which has its own time limit."""
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.abort()  # close() would wait until all is read that was written
+            self.transport.abort()  # close() would wait until all written data is read

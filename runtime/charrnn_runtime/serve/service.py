@@ -1,4 +1,4 @@
-"""What the endpoints of a server share: its models, its settings, and whether it answers."""
+"""The state shared by the endpoints of a server: models, settings and readiness."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
 
 Models = Mapping[str, "CharRNN | Callable[[], CharRNN]"]
-"""Models by the names that clients know them by; or functions that load them, called once the server runs."""
+"""Models by name, or functions that load them at startup."""
 
 
 class Served:
     """A model that is served.
 
     Attributes:
-        name: what clients call it.
+        name: the name that clients use.
         model: the model.
-        streams: what runs its streams.
-        created: when it was loaded, in seconds since 1970.
-        metrics: what is counted of it.
+        streams: runs the streams of the model.
+        created: the time it was loaded, in seconds since 1970.
+        metrics: the metrics of the model.
     """
 
     def __init__(self, name: str, model: CharRNN, settings: ServeSettings, metrics: Metrics) -> None:
@@ -47,10 +47,10 @@ class Service:
 
     Attributes:
         settings: its settings.
-        models: the models that are loaded, by name.
-        draining: whether it finishes what runs, and takes nothing new.
-        metrics: what is counted.
-        failure: why a model could not be loaded; None where none failed.
+        models: the loaded models, by name.
+        draining: whether the server is shutting down.
+        metrics: the metrics of all models.
+        failure: the error of a model that could not be loaded; None if there was none.
     """
 
     def __init__(self, models: Models, settings: ServeSettings) -> None:
@@ -66,7 +66,7 @@ class Service:
         )
 
     async def load(self) -> None:
-        """Load what is not loaded yet, in the order in which it was given."""
+        """Load the remaining models, in the given order."""
         try:
             for name, given in self._given.items():
                 model = await asyncio.to_thread(given) if callable(given) else given
@@ -75,7 +75,7 @@ class Service:
             self.failure = error
 
     async def close(self) -> None:
-        """Wait a moment for the threads to end."""
+        """Wait briefly for the threads to end."""
         for _ in range(100):
             if all(each.streams.idle for each in self.models.values()):
                 return
@@ -83,21 +83,21 @@ class Service:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered."""
+        """Whether any request is in progress."""
         return any(each.streams.busy for each in self.models.values())
 
     @property
     def unfinished(self) -> int:
-        """How many streams the requests have that are being answered."""
+        """The number of streams of the requests in progress."""
         return sum(each.streams.unfinished for each in self.models.values())
 
     def fail(self, error: Exception) -> None:
-        """Answer all requests that run with an error."""
+        """Make all running requests fail with an error."""
         for each in self.models.values():
             each.streams.fail(error)
 
     def new_id(self) -> str:
-        """A name for an answer that no other has, without asking the system for random bytes each time."""
+        """A unique id for a response, which does not require random bytes from the system."""
         return f"cmpl-{self._id}{next(self._count):08x}"
 
     @property
@@ -106,19 +106,17 @@ class Service:
         return len(self.models) == len(self._given)
 
     def check_open(self) -> None:
-        """Raise what a client gets while models are loaded, or while the server stops."""
+        """Raise an error while the server loads models or shuts down."""
         if self.draining:
-            raise unavailable(
-                "the server is about to stop; ask it again when it has started anew", "draining"
-            )
+            raise unavailable("the server is shutting down; try again after it has restarted", "draining")
         if not self.ready:
-            raise unavailable("the server is loading its models; ask it again in a moment", "loading")
+            raise unavailable("the server is loading its models; try again in a moment", "loading")
 
     def find(self, name: str | None) -> Served:
-        """A model by its name; the first one for None.
+        """Find a model by name; None means the first one.
 
         Raises:
-            ApiError: there is none of that name.
+            ApiError: there is no model of that name.
         """
         self.check_open()
         if name is None:
@@ -126,13 +124,13 @@ class Service:
         if name not in self.models:
             known = ", ".join(self.models)
             raise ApiError(
-                404, f"model: there is no {name!r}; this server has {known}", "model", "model_not_found"
+                404, f"model: unknown model {name!r}; this server has {known}", "model", "model_not_found"
             )
         return self.models[name]
 
 
 def service_of(request: Request) -> Service:
-    """The service of the app that answers a request."""
+    """The service of the application that handles a request."""
     service = request.app.state.service
     assert isinstance(service, Service)
     return service

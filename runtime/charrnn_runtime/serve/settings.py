@@ -1,4 +1,4 @@
-"""The settings and limits of a server, checked once."""
+"""The settings and limits of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from charrnn_runtime.scheduling.scheduler import MAX_WAITING
 from charrnn_runtime.vocabulary import Unknown
 
 ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
-"""An origin as browsers send it: scheme, host, and the port where it is not the scheme's own."""
+"""An origin as sent by browsers: scheme, host, and the port if it is not the default of the scheme."""
 
 _PORTS: Final = {"http": ":80", "https": ":443"}
 
@@ -30,28 +30,27 @@ _SECONDS = ("max_seconds", "grace", "idle_seconds")
 
 
 class ServeSettings(Record):
-    """What a server allows, and for how long.
+    """The limits and access control of a server.
 
     Attributes:
-        api_keys: a request for a model must bring one of these; with none, all requests are answered.
-        unknown: what happens to characters of a prompt that a model does not know: see `Options`.
+        api_keys: the accepted API keys; if empty, no key is required.
+        unknown: how to handle unknown characters in a prompt: see `Options`.
         cors: the origins whose pages may use the server from a browser, such as "https://example.org".
-        hosts: what requests may call the server by in their header Host, in lower case and without the port;
-            with none, anything.
-        log_prompts: whether the access log shows prompts.
-        max_body: the most bytes of a request's body.
-        max_prompt: the most characters of a prompt (bytes, at the byte level).
-        max_length: the most characters that one choice may have.
-        max_logprobs: for how many of the likeliest characters log-probabilities can be asked.
+        hosts: the accepted values of the header Host, in lower case and without the port; if empty, any.
+        log_prompts: whether the access log includes prompts.
+        max_body: the largest request body, in bytes.
+        max_prompt: the longest prompt, in characters (bytes, at the byte level).
+        max_length: the most characters of one choice.
+        max_logprobs: the most characters that log probabilities can be requested for, per position.
         max_choices: the most choices, and therefore streams, of one request.
-        max_running: how many streams of a model run at once; None for as many as run well on the device.
-        max_waiting: how many streams of a model may wait. A request that finds no place is refused with 429.
-        max_seconds: how long a request may take, until its answer is written.
-        grace: how many seconds running requests have to finish once the server is told to stop.
-        idle_seconds: after how many seconds a connection that brings no request is closed.
+        max_running: the most concurrent streams per model; None for the best number for the device.
+        max_waiting: the most queued streams per model. If the queue is full, requests are rejected with 429.
+        max_seconds: the time limit of a request, in seconds, until its response is written.
+        grace: the time in seconds that running requests have to finish on shutdown.
+        idle_seconds: the time in seconds after which an idle connection is closed.
 
     Raises:
-        SettingError: on construction, where a value is invalid.
+        SettingError: on construction, if a value is invalid.
     """
 
     api_keys: tuple[str, ...] = ()
@@ -71,7 +70,7 @@ class ServeSettings(Record):
     idle_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        held = self.__dict__  # the record itself never changes
+        held = self.__dict__  # the record itself is immutable
         for name in ("api_keys", "cors", "hosts"):
             texts = tuple(several(name, getattr(self, name), "texts"))
             if not all(isinstance(each, str) and each for each in texts):
@@ -88,13 +87,13 @@ class ServeSettings(Record):
             held[name] = real_number(name, getattr(self, name))
             if not 0 <= held[name] <= 1e6 or (name != "grace" and not held[name]):
                 raise SettingError(
-                    f"{name} must be a number of seconds above 0, and at most 1,000,000, not {held[name]}",
+                    f"{name} must be a number of seconds above 0 and at most 1,000,000, not {held[name]}",
                     name,
                 )
 
 
 def _origin(given: str) -> str:
-    """An origin, written as browsers send it; or "*"."""
+    """An origin as sent by browsers, or "*"."""
     if given == "*":
         return given
     found = ORIGIN.fullmatch(given.lower().removesuffix("/"))

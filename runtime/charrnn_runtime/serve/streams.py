@@ -1,4 +1,4 @@
-"""The streams of a model for an event loop: they share one thread, whose news come in one call a block."""
+"""Runs the streams of a model for an event loop: in one thread, with one notification per block of steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Timed(Request):
-    """A request that remembers when it came and when it got its row, as `time.perf_counter` has it."""
+    """A request that records when it arrived and when it started, in `time.perf_counter` seconds."""
 
     __slots__ = ("came", "started")
 
@@ -38,12 +38,12 @@ class Streams:
     """Runs the streams of one model for one event loop."""
 
     def __init__(self, model: CharRNN, max_running: int | None, max_waiting: int) -> None:
-        """No streams yet; the arguments are those of `ServeSettings`."""
+        """Start without streams; see `ServeSettings` for the arguments."""
         self._scheduler = model.scheduler(max_batch_size=max_running, max_waiting=max_waiting)
         self._scheduler.on_start = _note_start
         self._background = Background(self._scheduler)
         self._news: deque[tuple[Inbox, Output | BaseException]] = deque()
-        self._told = False  # whether the event loop will look at the news
+        self._notified = False  # whether the event loop has been notified
         self._open: set[Inbox] = set()
 
     @property
@@ -53,29 +53,29 @@ class Streams:
 
     @property
     def unfinished(self) -> int:
-        """How many streams the open inboxes have."""
+        """The number of streams of the open inboxes."""
         return sum(len(each.requests) for each in self._open)
 
     @property
     def idle(self) -> bool:
-        """Whether no thread runs any more."""
+        """Whether no thread is running."""
         return self._background.idle
 
     @property
     def running(self) -> int:
-        """How many streams run."""
+        """The number of running streams."""
         return self._scheduler.running
 
     @property
     def waiting(self) -> int:
-        """How many streams wait for a row."""
+        """The number of queued streams."""
         return self._scheduler.waiting
 
     def open(self, requests: Sequence[Request]) -> Inbox:
-        """Run the streams of one HTTP request; must be called in the event loop.
+        """Run the streams of one HTTP request; call this in the event loop.
 
         Raises:
-            QueueFullError: too many would wait; none of these is taken.
+            QueueFullError: the queue has too little room; none of the streams is accepted.
         """
         inbox = Inbox(self, requests)
         self._background.submit(inbox.give, *requests)
@@ -83,33 +83,33 @@ class Streams:
         return inbox
 
     def fail(self, error: Exception) -> None:
-        """Let all that wait for something get an error in its place."""
+        """Make all open inboxes fail with an error."""
         for inbox in list(self._open):
             inbox.fail(error)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, inbox: Inbox, what: Output | BaseException) -> None:
-        """Pass something on to the event loop; called in the thread that runs the streams."""
+    def _notify(self, loop: asyncio.AbstractEventLoop, inbox: Inbox, what: Output | BaseException) -> None:
+        """Pass output to the event loop; called in the thread that runs the streams."""
         self._news.append((inbox, what))
-        if not self._told:
-            self._told = True
+        if not self._notified:
+            self._notified = True
             try:
                 loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed: no one waits any more
+            except RuntimeError:  # the loop is closed, so nobody is waiting
                 for request in inbox.requests:
                     self._background.abandon(request)
 
     def _deliver(self) -> None:
-        self._told = False  # before the news are taken, so that none is overlooked
+        self._notified = False  # before taking the output, so that none is missed
         while self._news:
             inbox, what = self._news.popleft()
             inbox.put(what)
 
 
 class Inbox:
-    """What the streams of one HTTP request give, in the order in which it came. Close it in the end.
+    """The output of the streams of one HTTP request, in order of arrival. Must be closed.
 
     Attributes:
-        requests: those of the streams.
+        requests: the requests of the streams.
     """
 
     def __init__(self, streams: Streams, requests: Sequence[Request]) -> None:
@@ -122,11 +122,11 @@ class Inbox:
         self._unfinished = dict.fromkeys(requests)
 
     def give(self, what: Output | BaseException) -> None:
-        """Take something from the thread that runs the streams."""
-        self._streams._tell(self._loop, self, what)
+        """Receive output, in the thread that runs the streams."""
+        self._streams._notify(self._loop, self, what)
 
     def put(self, what: Output | BaseException) -> None:
-        """Take something in the event loop."""
+        """Receive output, in the event loop."""
         if isinstance(what, BaseException):
             self._error = what
         else:
@@ -137,28 +137,28 @@ class Inbox:
             self._waiter.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Let whoever waits get an error, unless all is finished."""
+        """Make pending and later calls of `get` fail, unless all streams have finished."""
         if self._unfinished:
             self.put(error)
 
     async def get(self) -> list[Output]:
-        """All that came since the last call, or the first that comes.
+        """All output since the last call, or the next output.
 
         Raises:
-            BaseException: what `fail` was given, or what the streams failed with, at once: where more and
-                more comes, there is no end to wait for.
+            BaseException: the error given to `fail`, or of the streams. It is raised immediately, even if
+                more output keeps arriving.
         """
         while not self._arrived and self._error is None:
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
         if self._error is not None:
-            raise self._error.with_traceback(None)  # several inboxes may have been given the same
+            raise self._error.with_traceback(None)  # several inboxes may share the error
         arrived, self._arrived = self._arrived, []
         return arrived
 
     def close(self) -> None:
-        """Stop the streams that have not finished."""
+        """Cancel the unfinished streams."""
         self._streams._open.discard(self)
         if self._unfinished:
             self._streams._background.cancel(*self._unfinished)

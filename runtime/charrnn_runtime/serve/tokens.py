@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, GET /tokenizer_info: text to ids and back."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info: convert between text and ids."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from charrnn_runtime.serve.api_errors import ApiError, json_response
-from charrnn_runtime.serve.asked import prompt_ids
 from charrnn_runtime.serve.bodies import Fields, read_object
 from charrnn_runtime.serve.choices import token_name
+from charrnn_runtime.serve.completion_request import prompt_ids
 from charrnn_runtime.serve.service import service_of
 
 
 async def tokenize(request: Request) -> Response:
-    """The ids of a text."""
+    """Convert text to ids."""
     service = service_of(request)
     service.check_open()
     fields = Fields(await read_object(request, service.settings.max_body))
     served = service.find(fields.text("model"))
     text = fields.text("prompt")
     if text is None:
-        raise ApiError(400, "prompt is missing: it is the text whose ids are wanted", "prompt")
-    fields.neutral("add_special_tokens", True, False)  # there are none
+        raise ApiError(400, "prompt is missing: give the text to tokenize", "prompt")
+    fields.neutral("add_special_tokens", True, False)  # there are no special tokens
     names = fields.switch("return_token_strs")
     fields.end()
     vocabulary = served.model.vocabulary
@@ -37,7 +37,7 @@ async def tokenize(request: Request) -> Response:
 
 
 async def detokenize(request: Request) -> Response:
-    """The text of some ids."""
+    """Convert ids to text."""
     service = service_of(request)
     service.check_open()
     fields = Fields(await read_object(request, service.settings.max_body))
@@ -54,7 +54,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """What a client needs to know of a model's vocabulary, as vLLM has it."""
+    """Describe a model's vocabulary, in vLLM's format."""
     service = service_of(request)
     served = service.find(request.query_params.get("model"))
     info = served.model.info
@@ -64,7 +64,7 @@ async def tokenizer_info(request: Request) -> Response:
             "model_max_length": service.settings.max_prompt,
             "vocab_size": len(info.vocabulary),
             "level": info.vocabulary.level,
-            # Every stream without a prompt reads this first; no character ends a text.
+            # Every stream without a prompt reads this token first; no token ends a text.
             "bos_token": token_name(info.vocabulary, info.start_token),
             "bos_token_id": info.start_token,
             "eos_token": None,

@@ -1,7 +1,7 @@
-"""POST /trace: what a model expected at each character of a text, and what its units did.
+"""POST /trace: the predictions and unit values of a model at each character of a text.
 
-The answer has an array for each kind of fact, all of one length: the number of symbols of the text, which are
-its characters (bytes, at the byte level). Those that completions have, too, have the same names.
+The response has one array per quantity, all of one length: the number of symbols of the text, which are
+characters (bytes, at the byte level). Fields that completions also have go by the same names.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from starlette.routing import Route
 from charrnn_runtime.arguments import shown
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.serve.api_errors import ApiError, busy, json_response
-from charrnn_runtime.serve.asked import prompt_ids
 from charrnn_runtime.serve.bodies import Fields, read_object
 from charrnn_runtime.serve.choices import token_name
+from charrnn_runtime.serve.completion_request import prompt_ids
 from charrnn_runtime.serve.service import Served, Service, service_of
-from charrnn_runtime.view.trace import Trace, chunk_length, likeliest
+from charrnn_runtime.view.trace import Trace, chunk_length, most_likely
 from charrnn_runtime.view.units import unit_names, unit_of
 from charrnn_runtime.vocabulary import Vocabulary
 
@@ -34,33 +34,33 @@ if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
 
 _TOP: Final = 5
-"""How many of the likeliest symbols are given, unless the request says otherwise."""
+"""The default number of most likely symbols per position."""
 
 _MOST_SYMBOLS: Final = 20_000
-"""How long a text may be, within the limit on prompts: the answer takes about 150 bytes a symbol."""
+"""The longest text, within the limit on prompts: the response takes about 150 bytes per symbol."""
 
 _MOST_UNITS: Final = 64
 
 _MOST_WAITING: Final = 64
-"""How many requests may wait for their turn."""
+"""The longest queue."""
 
 _CHUNK: Final = 1024
-"""After how many symbols at most the thread looks whether someone still waits."""
+"""The largest number of symbols between checks for cancellation."""
 
 
-class _Asked:
-    """What a request asks for, checked.
+class _TraceRequest:
+    """A validated request.
 
     Attributes:
         served: the model.
-        ids: int64 ``[T]``, the text.
-        offsets: where in the text each of them is, in characters.
-        top: how many of the likeliest symbols are wanted.
-        units: the names of the units that are wanted.
+        ids: the text, int64 ``[T]``.
+        offsets: the position of each id in the text, in characters.
+        top: the number of most likely symbols to return per position.
+        units: the names of the units to return.
     """
 
     def __init__(self, body: dict[str, Any], service: Service) -> None:
-        """Take the body of a request apart.
+        """Validate the body of a request.
 
         Raises:
             ApiError: a field is invalid or unknown.
@@ -76,7 +76,7 @@ class _Asked:
         if len(self.ids) > _MOST_SYMBOLS:
             raise ApiError(
                 400,
-                f"text has {len(self.ids):,} characters, and at most {_MOST_SYMBOLS:,} are traced at once",
+                f"text has {len(self.ids):,} characters, but at most {_MOST_SYMBOLS:,} can be traced at once",
                 "text",
             )
         self.offsets = _offsets(text, self.ids, vocabulary)
@@ -86,7 +86,7 @@ class _Asked:
 
 
 def _offsets(text: str | list[int], ids: NDArray[np.int64], vocabulary: Vocabulary) -> list[int]:
-    """The place of each id's character in the text, counted in characters."""
+    """The position of each id's character in the text, in characters."""
     if not isinstance(text, str):
         text = vocabulary.decode(ids)
     if vocabulary.level == "byte":
@@ -99,13 +99,13 @@ def _offsets(text: str | list[int], ids: NDArray[np.int64], vocabulary: Vocabula
 
 
 def _units(given: Any, model: CharRNN) -> list[str]:
-    """Names of units, if they are such."""
+    """Validate a list of unit names."""
     if given is None:
         return []
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise ApiError(400, f"units must be a list of names, not {shown(given)}", "units")
     if len(given) > _MOST_UNITS:
-        raise ApiError(400, f"units has {len(given):,} names, and at most {_MOST_UNITS} are given", "units")
+        raise ApiError(400, f"units has {len(given):,} names, but at most {_MOST_UNITS} are allowed", "units")
     for name in given:
         try:
             unit_of(model.info.state_layout, name, "units")
@@ -115,42 +115,42 @@ def _units(given: Any, model: CharRNN) -> list[str]:
 
 
 class _Job:
-    """A trace that a thread makes, a chunk at a time.
+    """A trace computed in a thread, chunk by chunk.
 
     Attributes:
-        cancelled: set where no one waits for it any more.
+        cancelled: set when nobody waits for the result.
     """
 
-    def __init__(self, asked: _Asked, seconds: float) -> None:
+    def __init__(self, request: _TraceRequest, seconds: float) -> None:
         self.cancelled = threading.Event()
-        self._asked = asked
+        self._request = request
         self._end = time.monotonic() + seconds
         self._tokens: list[str] = []
         self._chosen: list[float] = []
-        self._likeliest: list[dict[str, float]] = []
-        self._units: dict[str, list[float | None]] = {name: [] for name in asked.units}
+        self._most_likely: list[dict[str, float]] = []
+        self._units: dict[str, list[float | None]] = {name: [] for name in request.units}
 
     def run(self) -> dict[str, Any]:
-        """The answer; what there is of it where it is cancelled.
+        """Compute the response; partial if cancelled.
 
         Raises:
-            TimeoutError: it takes too long.
+            TimeoutError: the time limit is exceeded.
         """
-        for trace in self._asked.served.model.trace_stream(self._chunks()):
+        for trace in self._request.served.model.trace_stream(self._chunks()):
             self._add(trace)
         return {
             "object": "trace",
-            "model": self._asked.served.name,
+            "model": self._request.served.name,
             "tokens": self._tokens,
-            "text_offset": self._asked.offsets,
+            "text_offset": self._request.offsets,
             "token_logprobs": self._chosen,
-            "top_logprobs": self._likeliest,
+            "top_logprobs": self._most_likely,
             "units": self._units,
-            "unit_names": unit_names(self._asked.served.model.info.state_layout),
+            "unit_names": unit_names(self._request.served.model.info.state_layout),
         }
 
     def _chunks(self) -> Iterator[str | bytes]:
-        ids, info = self._asked.ids, self._asked.served.model.info
+        ids, info = self._request.ids, self._request.served.model.info
         length = min(_CHUNK, chunk_length(len(info.vocabulary), info.state_size))
         for begin in range(0, len(ids), length):
             if self.cancelled.is_set():
@@ -165,13 +165,13 @@ class _Job:
         vocabulary, ids = trace.vocabulary, trace.ids
         self._tokens += [token_name(vocabulary, each) for each in ids.tolist()]
         self._chosen += _rounded(np.take_along_axis(trace.logprobs, ids[:, None], axis=1)[:, 0])
-        best = likeliest(trace.logprobs, self._asked.top)  # [T, N]
+        best = most_likely(trace.logprobs, self._request.top)  # [T, N]
         values = np.take_along_axis(trace.logprobs, best, axis=1)
         for row, nats in zip(best.tolist(), values, strict=True):
             names = [token_name(vocabulary, each) for each in row]
-            self._likeliest.append(dict(zip(names, _rounded(nats), strict=True)))
+            self._most_likely.append(dict(zip(names, _rounded(nats), strict=True)))
         for name, activations in self._units.items():
-            # An output gate that the state does not tell is NaN, which JSON has not.
+            # An output gate that the state does not determine is NaN, which JSON does not have.
             activations += [None if math.isnan(it) else it for it in _rounded(trace.unit(name))]
 
 
@@ -180,20 +180,20 @@ def _rounded(values: NDArray[np.float32]) -> list[float]:
 
 
 class _Endpoint:
-    """Answers one request after the other: beside the streams, traces take one core at most."""
+    """Handles one request at a time, so that traces use at most one core."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
 
     async def trace(self, request: Request) -> Response:
-        """What a model does while it reads a text."""
+        """Trace a model on a text."""
         service = service_of(request)
         service.check_open()
-        asked = _Asked(await read_object(request, service.settings.max_body), service)
+        wanted = _TraceRequest(await read_object(request, service.settings.max_body), service)
         if self._waiting >= _MOST_WAITING:
-            raise busy(f"the server is busy: {self._waiting} traces wait; ask again in a moment")
-        job = _Job(asked, service.settings.max_seconds)
+            raise busy(f"the server is busy: {self._waiting} traces are queued; try again in a moment")
+        job = _Job(wanted, service.settings.max_seconds)
         watch = asyncio.create_task(_cancel_when_gone(request, job))
         self._waiting += 1
         try:
@@ -201,7 +201,7 @@ class _Endpoint:
                 return json_response(await asyncio.to_thread(job.run))
         except TimeoutError:
             seconds = service.settings.max_seconds
-            raise ApiError(504, f"the trace took longer than {seconds:g} seconds", code="timeout") from None
+            raise ApiError(504, f"the trace exceeded {seconds:g} seconds", code="timeout") from None
         finally:
             self._waiting -= 1
             job.cancelled.set()
@@ -215,5 +215,5 @@ async def _cancel_when_gone(request: Request, job: _Job) -> None:
 
 
 def routes() -> list[Route]:
-    """The endpoint."""
+    """The route of the endpoint."""
     return [Route("/trace", _Endpoint().trace, methods=["POST"])]

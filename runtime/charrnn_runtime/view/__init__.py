@@ -1,1 +1,1 @@
-"""What the network does at each character of a text: its states and gates, as numbers and as a page."""
+"""Shows what the network does at each character of a text: states and gates, as numbers and as a page."""

@@ -1,6 +1,6 @@
-"""The symbols of a text as characters that can be shown, each in a place of its own.
+"""The characters of a text in visible form, each in its own cell.
 
-At the byte level a character is several symbols: what is known of its last one is known of the character.
+At the byte level, a character may be several symbols, and takes the values of the last one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from charrnn_runtime.record import Record
 from charrnn_runtime.vocabulary import Vocabulary
 
 UNSHOWN: Final = "▯"
-"""What stands for a character that cannot be shown, or would change how others are."""
+"""Replaces a character that cannot be displayed, or would affect how others are displayed."""
 
 NEWLINE: Final = "↵"
 
@@ -24,16 +24,16 @@ class Cells(Record):
     """The characters of some symbols.
 
     Attributes:
-        characters: n strings of one character; a byte that belongs to no UTF-8 is a surrogate.
-        starts: int64 ``[n]``, the place of the first symbol of each.
-        ends: int64 ``[n]``, the place after its last one.
+        characters: n strings of one character; a byte that is not valid UTF-8 is a surrogate.
+        starts: int64 ``[n]``, the index of the first symbol of each.
+        ends: int64 ``[n]``, the index after its last symbol.
     """
 
     characters: list[str]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
-    __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
+    __eq__ = object.__eq__  # comparing arrays is ambiguous
     __hash__ = object.__hash__
 
     def __len__(self) -> int:
@@ -41,14 +41,14 @@ class Cells(Record):
         return len(self.characters)
 
     def sums(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The sum of some values ``[T]`` over the symbols of each character: ``[n]``, as surprise adds up."""
+        """The sum of values ``[T]`` over the symbols of each character: ``[n]``; surprise is additive."""
         running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
         sums: NDArray[np.float64] = running[self.ends] - running[self.starts]
         return sums
 
 
 def cells_of(vocabulary: Vocabulary, ids: NDArray[Any]) -> Cells:
-    """The characters of some symbols; at the byte level they should not end within one."""
+    """The characters of some symbols, which should not end within a character."""
     if vocabulary.level == "char":
         starts = np.arange(len(ids))
         return Cells(list(vocabulary.decode(ids)), starts, starts + 1)
@@ -59,10 +59,10 @@ def cells_of(vocabulary: Vocabulary, ids: NDArray[Any]) -> Cells:
 
 
 def shown(character: str) -> str:
-    """A character in a form that can be seen, harms no terminal or page, and takes one place.
+    """A character in a visible form that is safe in terminals and pages, and takes one cell.
 
-    Newlines are ↵, control characters their pictures (U+2400 and on), combining marks sit on a dotted circle.
-    A space stays one.
+    Newlines become ↵, control characters their pictures (U+2400 and following), and combining marks get a
+    dotted circle. A space is unchanged.
     """
     code = ord(character)
     if character == "\n":
@@ -75,7 +75,7 @@ def shown(character: str) -> str:
 
 
 def shown_symbol(vocabulary: Vocabulary, token: int) -> str:
-    """A symbol by itself, as `shown` has it, with spaces visible; a byte above ASCII in hexadecimal."""
+    """A symbol by itself, as in `shown`, with spaces visible; bytes above ASCII in hexadecimal."""
     if vocabulary.level == "byte" and token >= 0x80:
         return f"{token:02x}"
     character = chr(token) if vocabulary.level == "byte" else vocabulary.symbols[token]

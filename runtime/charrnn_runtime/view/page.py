@@ -1,7 +1,7 @@
-"""A page for browsers that shows a trace: one file of HTML, which loads nothing.
+"""A web page that shows a trace: one self-contained HTML file.
 
-What it shows of each character is in arrays that the page's own script reads: nothing of the text, of the
-model or of their names is ever HTML or script there. Its Content-Security-Policy forbids all else.
+The data of all characters are in arrays that the page's own script reads: neither the text, the model nor
+their names are ever HTML or script there. Its Content-Security-Policy forbids everything else.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from charrnn_runtime.view.trace import Trace
 from charrnn_runtime.view.units import Unit, unit_names, unit_of
 
 _ALL_UNITS: Final = 4 * 1024 * 1024
-"""How many activations, of a byte each, a page holds so that every unit can be chosen."""
+"""The most activations, of one byte each, for which a page includes every unit."""
 
-_LIKELIEST: Final = 5
+_MOST_LIKELY: Final = 5
 _NOT_KNOWN: Final = -128
-"""The activation of a gate that the state does not tell."""
+"""The activation of a gate that the state does not determine."""
 
 
 class Page:
-    """What a page shows of a text, whose traces come one after the other."""
+    """A page for a text, whose traces are added one by one."""
 
     def __init__(self, info: ModelInfo, name: str, shown_units: list[tuple[Unit, str]], symbols: int) -> None:
-        """A page without text.
+        """Create a page without text.
 
         Args:
             info: the model.
-            name: of the text.
-            shown_units: units, and what is known of each, or "".
-            symbols: how long the text is. The more, the fewer units there is room for.
+            name: the name of the text.
+            shown_units: units to include, and what is known of each, or "".
+            symbols: the length of the text. The longer, the fewer units fit.
         """
         self._info, self._name = info, _last(name)
         self._units = dict(shown_units)
@@ -50,13 +50,13 @@ class Page:
             self._units |= {unit_of(layout, each): "" for each in unit_names(layout) if each not in known}
         self._characters: list[str] = []
         self._bits: list[NDArray[np.uint16]] = []
-        self._likeliest: list[NDArray[np.int64]] = []
+        self._most_likely: list[NDArray[np.int64]] = []
         self._probabilities: list[NDArray[np.uint16]] = []
         self._activations: list[NDArray[np.int8]] = []
 
     @property
     def contents(self) -> str:
-        """Which numbers of the state, and output gates, can be chosen, in words."""
+        """A description of the numbers of the state, and output gates, that can be selected."""
         gates = sum(unit.name.startswith("o") for unit in self._units)
         numbers, all_numbers = len(self._units) - gates, self._info.state_size
         shown_numbers = f"{numbers:,} of the" if numbers < all_numbers else "all"
@@ -64,13 +64,13 @@ class Page:
         return f"{shown_numbers} {all_numbers:,} numbers of the state{more}"
 
     def add(self, trace: Trace) -> None:
-        """Take in what comes next of the text."""
+        """Add the next part of the text."""
         cells = cells_of(trace.vocabulary, trace.ids)
         self._characters += [each if each in " \n" else shown(each) for each in cells.characters]
         hundredths = np.round(cells.sums(trace.bits) * 100.0)
         self._bits.append(np.clip(hundredths, 0, 65535).astype(np.uint16))
-        ids, probabilities = trace.likeliest(_LIKELIEST)
-        self._likeliest.append(ids[cells.starts])
+        ids, probabilities = trace.most_likely(_MOST_LIKELY)
+        self._most_likely.append(ids[cells.starts])
         self._probabilities.append(np.round(probabilities[cells.starts] * 65535.0).astype(np.uint16))
         states = trace.states[cells.ends - 1]
         activations = np.empty((len(self._units), len(cells)), np.int8)
@@ -80,7 +80,7 @@ class Page:
         self._activations.append(activations)
 
     def html(self) -> str:
-        """The page."""
+        """The page as HTML."""
         source = resources.files("charrnn_runtime.view").joinpath("templates/page.html")
         template = source.read_text(encoding="utf-8")
         style = _block(template, "style")
@@ -97,16 +97,16 @@ class Page:
 
     def _data(self, model: str) -> dict[str, Any]:
         info = self._info
-        likeliest = np.concatenate(self._likeliest)  # [n, 5]
-        used, places = np.unique(likeliest, return_inverse=True)
+        most_likely = np.concatenate(self._most_likely)  # [n, 5]
+        used, places = np.unique(most_likely, return_inverse=True)
         return {
             "model": model,
             "network": f"{info.cell} {info.layers}x{info.hidden_size}",
             "text": _visible(self._name),
             "characters": self._characters,
             "symbols": [shown_symbol(info.vocabulary, token) for token in used.tolist()],
-            "count": likeliest.shape[1],
-            "likeliest": _base64(places.astype("<u2")),
+            "count": most_likely.shape[1],
+            "most_likely": _base64(places.astype("<u2")),
             "probabilities": _base64(np.concatenate(self._probabilities).astype("<u2")),
             "bits": _base64(np.concatenate(self._bits).astype("<u2")),
             "units": [{"name": unit.name, "follows": follows} for unit, follows in self._units.items()],
@@ -116,12 +116,12 @@ class Page:
 
 
 def _last(path: str) -> str:
-    """The last part of a path, on any system."""
+    """The last part of a path, for any operating system."""
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _visible(text: str) -> str:
-    """A name with each character in a form that can be seen."""
+    """A name with each character in visible form."""
     return "".join(each if each == " " else shown(each) for each in text)
 
 
@@ -130,12 +130,12 @@ def _base64(array: NDArray[Any]) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON for a script element, which no text in it can end; in ASCII, with every < written as an escape."""
+    """JSON for a script element, which no text in it can close; in ASCII, with every < escaped."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _block(template: str, element: str) -> str:
-    """What stands in the style of the template, or in its script."""
+    """The contents of the style or script element of the template."""
     found = re.search(rf"<{element}>(.*?)</{element}>", template, re.DOTALL)
     assert found is not None
     return found[1]

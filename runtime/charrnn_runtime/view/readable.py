@@ -1,10 +1,10 @@
-"""Which units follow something that a reader sees in the text: quotes, brackets, capitals, lines.
+"""Finds units that track visible properties of the text: quotes, brackets, capitals, lines.
 
-Karpathy, Johnson and Li (2015, "Visualizing and Understanding Recurrent Networks") found such units by eye.
-Here every unit is tried on each property. How well a unit tells where a property holds is the area under the
-ROC curve (the chance that it is higher where the property holds than where it does not; 0.5 is blind), and
-for the position in the line, which is a number, the correlation. A unit is chosen on every second block of a
-text, and its score is of the others: the best of a thousand units looks good on the text that chose it.
+Karpathy, Johnson and Li (2015, "Visualizing and Understanding Recurrent Networks") found such units manually.
+Here every unit is tested for each property. The measure is the area under the ROC curve (the probability that
+the activation is higher where the property holds than where it does not; 0.5 is chance level); for the
+position in the line, which is a number, it is the correlation. A unit is selected on every second block of a
+text and scored on the others: the best of a thousand units always looks good on the text that selected it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from charrnn_runtime.view.units import Layout, activations, unit_names
 from charrnn_runtime.vocabulary import Vocabulary
 
 _BINS: Final = 256
-"""Into how many bins activations are counted; what falls into one counts as equal."""
+"""The number of bins for activations; activations in the same bin count as equal."""
 
 _LEAST: Final = 3
-"""How many separate places of a text must have a property, in each half of its blocks."""
+"""The minimum number of separate occurrences of a property in each half of the blocks."""
 
 _BLOCK: Final = 200
-"""How many symbols a block has, of which one chooses a unit and the next measures it."""
+"""The length of a block in symbols; blocks alternately select and score units."""
 
 _LONGEST_QUOTE: Final = 500
-"""In characters: a mark without its partner in this distance is taken for an apostrophe."""
+"""In characters: a mark without a partner within this distance is taken for an apostrophe."""
 
 _ELISIONS: Final = frozenset(
     (
@@ -39,7 +39,7 @@ _ELISIONS: Final = frozenset(
         *("tis", "twas", "twere", "twill", "twould"),
     )
 )
-"""Words that begin with an apostrophe, which opens no quote."""
+"""Words that start with an apostrophe, which is not an opening quote."""
 
 _WORD: Final = re.compile(r"\w+")
 
@@ -48,15 +48,15 @@ _QUOTES: Final = {'"': '"', "“": "”", "«": "»", "„": "“", "「": "」"
 
 
 class FoundUnit(Record):
-    """A unit that follows something.
+    """A unit that tracks a property of the text.
 
     Attributes:
         unit: its name, such as ``c0:12``.
-        follows: what it follows, in words.
+        follows: the property.
         measure: "AUC", the area under the ROC curve, or "r", the correlation.
-        score: its value on text that the unit was not chosen on: 1 follows exactly, and an AUC of 0.5 or
-            an r of 0 not at all. Of a unit that is low where the property holds, it is that of its negative.
-        sign: 1, or -1 of a unit that is low where the property holds.
+        score: its value on text that was not used to select the unit: 1 is perfect, an AUC of 0.5 or an r of
+            0 is chance level. For a unit that is low where the property holds, of its negative.
+        sign: 1, or -1 for a unit that is low where the property holds.
     """
 
     unit: str
@@ -73,8 +73,8 @@ class FoundUnit(Record):
 def in_quotes(text: str) -> NDArray[np.bool_]:
     """Where a text is inside quotation marks: from the opening mark to the last character before the closing.
 
-    Single marks are apostrophes, too: one opens a quote only before a word, and only if one that closes comes
-    before the end of the paragraph.
+    Single marks can be apostrophes: one opens a quote only before a word, and only if a closing mark follows
+    in the same paragraph.
     """
     inside = np.zeros(len(text), np.bool_)
     place = 0
@@ -89,7 +89,7 @@ def in_quotes(text: str) -> NDArray[np.bool_]:
 
 
 def _closing(text: str, begin: int, closing: str) -> int:
-    """Where the quote ends that opens at a place; -1 if none opens there."""
+    """The end of the quote that opens at a position; -1 if none opens there."""
     is_single = closing in "'’"  # noqa: RUF001
     if is_single:
         word = _WORD.match(text, begin + 1)
@@ -113,10 +113,10 @@ def in_brackets(text: str) -> NDArray[np.bool_]:
         if character in _PAIRS:
             open_ones.append(_PAIRS[character])
         elif open_ones and character in open_ones:
-            while open_ones.pop() != character:  # what was left open before it ends, too
+            while open_ones.pop() != character:  # also closes brackets that were left open within it
                 pass
         elif character == "\n" and text[place - 1 : place] == "\n" and "}" not in open_ones:
-            open_ones.clear()  # a bracket that a paragraph leaves open was none: a smiley, a list's 1)
+            open_ones.clear()  # a bracket left open in a paragraph is not one: a smiley, or 1) in a list
         inside[place] = bool(open_ones)
     return inside
 
@@ -135,7 +135,7 @@ def before_line_end(text: str) -> NDArray[np.bool_]:
 
 
 def line_position(text: str) -> NDArray[np.float64]:
-    """How many characters of its line come before each character, and after the line's end 0."""
+    """The number of characters before each character in its line; 0 after the end of the line."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     places = np.arange(len(text))
     starts = np.zeros(len(text), np.int64)
@@ -150,11 +150,11 @@ PROPERTIES: Final[dict[str, Callable[[str], NDArray[Any]]]] = {
     "uppercase": uppercase,
     "line end next": before_line_end,
 }
-"""What units may follow, in the order in which it is shown. Those with truth values are told by the AUC."""
+"""The properties that units may track, in display order. Boolean ones are measured by the AUC."""
 
 
 def text_of(vocabulary: Vocabulary, ids: NDArray[Any]) -> tuple[str, NDArray[np.int64]]:
-    """The characters of some symbols, and how many symbols each of them has (bytes, at the byte level)."""
+    """The characters of some symbols, and the number of symbols of each (bytes, at the byte level)."""
     if vocabulary.level == "char":
         text = vocabulary.decode(ids)
         return text, np.ones(len(text), np.int64)
@@ -165,18 +165,18 @@ def text_of(vocabulary: Vocabulary, ids: NDArray[Any]) -> tuple[str, NDArray[np.
 def find_units(
     vocabulary: Vocabulary, layout: Layout, ids: NDArray[Any], traces: Iterable[Trace]
 ) -> list[FoundUnit]:
-    """The unit that follows each property best, in one pass over the states; see the module.
+    """Find the unit that tracks each property best, in one pass over the states; see the module.
 
-    States are counted and summed as they come, so that no more of them is held than a chunk.
+    States are aggregated incrementally, so memory use is bounded by a chunk.
 
     Args:
-        vocabulary: what the ids mean.
+        vocabulary: the vocabulary.
         layout: the model's state layout.
         ids: integers ``[T]``, the symbols of a text.
-        traces: of these symbols, in chunks.
+        traces: the traces of these symbols, in chunks.
 
     Returns:
-        One for each property that the text has often enough, the best score first.
+        A unit for each property that occurs often enough in the text, best score first.
     """
     text, lengths = text_of(vocabulary, ids)
     is_first = np.arange(len(ids)) // _BLOCK % 2 == 0
@@ -184,7 +184,7 @@ def find_units(
     labels = {
         name: label
         for name, label in labels.items()
-        if all(_is_told(label, each) for each in (is_first, ~is_first))
+        if all(_is_measurable(label, each) for each in (is_first, ~is_first))
     }
     first, second = _Counts(layout, labels), _Counts(layout, labels)
     place = 0
@@ -214,12 +214,12 @@ def find_units(
 
 
 def _share(found: FoundUnit) -> float:
-    """From 0 for a blind unit to 1, by either measure."""
+    """From 0 at chance level to 1, for either measure."""
     return 2.0 * found.score - 1.0 if found.measure == "AUC" else found.score
 
 
-def _is_told(label: NDArray[Any], part: NDArray[np.bool_]) -> bool:
-    """Whether a part of a text has enough of a property to tell a unit by it."""
+def _is_measurable(label: NDArray[Any], part: NDArray[np.bool_]) -> bool:
+    """Whether a part of a text has a property often enough to measure units."""
     if label.dtype != np.bool_:
         return bool(part.any()) and bool(label[part].min() < label[part].max())
     begins = np.flatnonzero(label[1:] & ~label[:-1] & part[1:])
@@ -227,7 +227,7 @@ def _is_told(label: NDArray[Any], part: NDArray[np.bool_]) -> bool:
 
 
 class _Counts:
-    """How often every unit is in which bin, and its sums with a number, over a part of a text."""
+    """Histograms of the activations of all units, and sums with a number, over a part of a text."""
 
     def __init__(self, layout: Layout, labels: dict[str, NDArray[Any]]) -> None:
         self._layout, self._labels = layout, labels
@@ -238,12 +238,12 @@ class _Counts:
             for name, label in labels.items()
             if label.dtype == np.bool_
         }
-        # Of a number p: the sums of a, a * a and a * p for every activation a; and those of 1, p and p * p.
+        # For a number p: the sums of a, a * a and a * p for every activation a; and of 1, p and p * p.
         self._sums = {name: np.zeros((3, self._size)) for name in labels if name not in self._where}
         self._moments = {name: np.zeros(3) for name in self._sums}
 
     def add(self, states: NDArray[np.float32], places: NDArray[np.int64]) -> None:
-        """Count some rows of states ``[n, S]``, of the symbols at ``places``."""
+        """Add states ``[n, S]`` of the symbols at ``places``."""
         ordered = np.nan_to_num(_ordered(self._layout, states))
         bins = np.clip((ordered + 1.0) * (_BINS / 2), 0, _BINS - 1).astype(np.int64)
         bins += np.arange(self._size) * _BINS
@@ -258,7 +258,7 @@ class _Counts:
                 self._moments[name] += [len(numbers), numbers.sum(), numbers @ numbers]
 
     def told(self, name: str) -> NDArray[np.float64]:
-        """How well each unit tells a property, float64 ``[S]`` in [-1, 1]: 2 AUC - 1, or the correlation."""
+        """How well each unit tracks a property, float64 ``[S]`` in [-1, 1]: 2 AUC - 1, or the correlation."""
         return 2.0 * self._aucs(name) - 1.0 if name in self._where else self._correlations(name)
 
     def _aucs(self, name: str) -> NDArray[np.float64]:
@@ -278,7 +278,7 @@ class _Counts:
 
 
 def _ordered(layout: Layout, states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """States in (-1, 1) by a curve that keeps their order, and large ones of c apart for longer than tanh."""
+    """States mapped monotonically to (-1, 1); large values of c saturate later than with tanh."""
     values = states.copy()
     for block in layout:
         if block.name.startswith("c"):

@@ -1,6 +1,6 @@
-"""What a model does at each symbol of a text: the state of every unit, and what it expected to come.
+"""Records what a model does at each symbol of a text: the state of every unit, and the predictions.
 
-Unlike scoring, which runs blocks of steps, a trace needs the state after each step, so it runs them singly.
+Unlike scoring, which runs blocks of steps, a trace needs the state after each step, so it runs single steps.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from charrnn_runtime.vocabulary import Vocabulary
 _LN2: Final = math.log(2)
 
 _MOST_SHOWN: Final = 2000
-"""How many symbols a notebook shows of a trace."""
+"""The number of symbols of a trace shown in a notebook."""
 
 _MOST_BITS: Final = 8.0
-"""From how many bits on the colour of surprise is the strongest."""
+"""The surprise, in bits, that has the strongest colour."""
 
 
 class Trace(Record):
-    """A text as a model read it: T symbols (bytes, at the byte level), one row of each array per symbol.
+    """A text as read by a model: T symbols (bytes, at the byte level), one row of each array per symbol.
 
     Attributes:
         ids: int64 ``[T]``, the symbols.
         states: float32 ``[T, S]``; row t is the state after reading symbol t.
-        logprobs: float32 ``[T, V]``, in nats; row t is the log-probabilities of every symbol in the place of
-            symbol t, given those before it. The first is predicted from the start token, as in `Score`.
-        vocabulary: what the ids mean.
-        layout: which columns of ``states`` are which part of the state, such as h0 and c0 of the layer 0.
+        logprobs: float32 ``[T, V]``, in nats; row t has the log probabilities of all symbols at position t,
+            given the symbols before it. The first is predicted from the start token, as in `Score`.
+        vocabulary: the vocabulary.
+        layout: the parts of the state in the columns of ``states``, such as h0 and c0 of layer 0.
         state: the state of the stream after the text, to continue from.
 
     Examples:
@@ -58,7 +58,7 @@ class Trace(Record):
     layout: tuple[spec.StateBlock, ...]
     state: State
 
-    __eq__ = object.__eq__  # arrays have no one answer to whether they are equal
+    __eq__ = object.__eq__  # comparing arrays is ambiguous
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
@@ -71,7 +71,7 @@ class Trace(Record):
 
     @property
     def text(self) -> str:
-        """The text; at the byte level, what is not UTF-8 is replaced as `Vocabulary.decode` says."""
+        """The text; at the byte level, invalid UTF-8 is replaced as in `Vocabulary.decode`."""
         return self.vocabulary.decode(self.ids)
 
     @cached_property
@@ -81,43 +81,43 @@ class Trace(Record):
 
     @cached_property
     def units(self) -> tuple[str, ...]:
-        """The name of each column of ``states``: ``h1:12`` is unit 12 of the h of layer 1, counted from 0."""
+        """The name of each column of ``states``: ``h1:12`` is the hidden state of unit 12 of layer 1."""
         return unit_names(self.layout)
 
     def unit(self, name: str) -> NDArray[np.float32]:
         """The activation of one unit at each symbol: float32 ``[T]`` in [-1, 1].
 
         Args:
-            name: one of `units`; or ``layer:index``, which is the c of an LSTM, and the h of other cells. A c
-                has no bounds, so its tanh is given. Of an LSTM, ``o1:12`` is the unit's output gate, in
-                [0, 1]; it is NaN where c is so near to 0 that the state does not tell.
+            name: one of `units`; or ``layer:index``, the cell state of an LSTM or the hidden state of other
+                cells. Cell states are unbounded, so their tanh is returned. ``o1:12`` is an LSTM's output
+                gate, in [0, 1]; it is NaN if c is so close to 0 that the state does not determine it.
 
         Raises:
             SettingError: there is no such unit.
         """
         return unit_of(self.layout, name).activation(self.states)
 
-    def likeliest(self, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The most likely symbols in each symbol's place, the most likely first.
+    def most_likely(self, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The most likely symbols at each position, most likely first.
 
         Args:
-            count: N, how many; no more than V are given.
+            count: N, the number of symbols per position; at most V are returned.
 
         Returns:
             Their ids, int64 ``[T, N]``, and their probabilities, float32 ``[T, N]``.
         """
         count = min(whole_number_from("count", count, 1, spec.MAX_VOCABULARY), self.logprobs.shape[1])
-        ids = likeliest(self.logprobs, count)
+        ids = most_likely(self.logprobs, count)
         return ids, np.exp(np.take_along_axis(self.logprobs, ids, axis=1))
 
     def _repr_html_(self) -> str:
-        """The beginning of the text coloured by surprise, for notebooks; tooltips say more."""
-        import html  # only here: its table of entities takes a millisecond
+        """The beginning of the text coloured by surprise, with tooltips, for notebooks."""
+        import html  # lazily: its table of entities takes a millisecond
 
         head = self.ids[:_MOST_SHOWN]
         cells = cells_of(self.vocabulary, head)
         count = min(5, self.logprobs.shape[1])
-        ids = likeliest(self.logprobs[:_MOST_SHOWN], count)
+        ids = most_likely(self.logprobs[:_MOST_SHOWN], count)
         probabilities = np.exp(np.take_along_axis(self.logprobs[:_MOST_SHOWN], ids, axis=1))
         spans = []
         bits = cells.sums(self.bits[:_MOST_SHOWN]).tolist()
@@ -127,7 +127,7 @@ class Trace(Record):
                 for token, probability in zip(ids[place].tolist(), probabilities[place].tolist(), strict=True)
             )
             spans.append(
-                f'<span title="{each:.2f} bits; likeliest: {html.escape(likely)}" '
+                f'<span title="{each:.2f} bits; most likely: {html.escape(likely)}" '
                 f'style="background:rgba(230,90,20,{min(each, _MOST_BITS) / _MOST_BITS:.2f})">'
                 f"{html.escape(character if character == ' ' else shown(character))}</span>"
                 + ("\n" if character == "\n" else "")
@@ -138,15 +138,15 @@ class Trace(Record):
 
 
 def trace_ids(engine: Engine, ids: NDArray[Any], state: State) -> Trace:
-    """Let one stream read some symbols, and note what it does at each.
+    """Trace one stream while it reads some symbols.
 
     Args:
         engine: the model on its device.
         ids: integers ``[T]``.
-        state: the stream's state before them. One that has read nothing reads the start token first.
+        state: the stream's initial state. A fresh one reads the start token first.
 
     Raises:
-        OutOfMemoryError: memory is too little.
+        OutOfMemoryError: the device has too little memory.
     """
     info = engine.info
     first = int(state.tokens[0])
@@ -170,7 +170,7 @@ def trace_ids(engine: Engine, ids: NDArray[Any], state: State) -> Trace:
 
 
 def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]], *, by_line: bool = False) -> Iterator[Trace]:
-    """A trace of each chunk of one text, which is given before the next chunk is asked for.
+    """Trace each chunk of one text; each is yielded before the next chunk is read.
 
     Args:
         engine: the model on its device.
@@ -178,7 +178,7 @@ def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]], *, by_line: boo
         by_line: whether each line is read from a fresh state.
 
     Raises:
-        OutOfMemoryError: memory is too little.
+        OutOfMemoryError: the device has too little memory.
     """
     fresh = State.start(1, engine.info.state_size)
     newline = _newline(engine.info.vocabulary) if by_line else -1
@@ -192,14 +192,14 @@ def trace_chunks(engine: Engine, chunks: Iterable[NDArray[Any]], *, by_line: boo
 
 
 def _newline(vocabulary: Vocabulary) -> int:
-    """The id of the newline; -1 where there is none."""
+    """The id of the newline; -1 if there is none."""
     if vocabulary.level == "byte":
         return ord("\n")
     return vocabulary.symbols.index("\n") if "\n" in vocabulary.symbols else -1
 
 
 def _joined(parts: list[Trace]) -> Trace:
-    """Traces that follow one another as one."""
+    """Concatenate traces."""
     ids, states, logprobs = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "states", "logprobs")
     )
@@ -207,12 +207,12 @@ def _joined(parts: list[Trace]) -> Trace:
 
 
 def chunk_length(vocabulary_size: int, state_size: int, most_bytes: int = 1 << 24) -> int:
-    """How many symbols a chunk may have whose trace takes no more than about so many bytes."""
+    """The number of symbols of a chunk whose trace takes at most about this many bytes."""
     return max(16, most_bytes // (4 * (vocabulary_size + state_size)))
 
 
-def likeliest(logprobs: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """The ids of the most likely symbols in each row, the most likely first; of equal ones the lower id.
+def most_likely(logprobs: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The ids of the most likely symbols in each row, most likely first; ties are broken by the lower id.
 
     Args:
         logprobs: float32 ``[T, V]``.

@@ -1,9 +1,9 @@
 """The units of a network: their names, and their activations in rows of states.
 
-``layer:index`` is a unit, both counted from 0. The names with a part are those of the state layout: ``h0:12``
-is in the h of layer 0, ``c0:12`` in the c of an LSTM. ``o0:12`` is its output gate, which the state decides:
-h = o tanh(c). The input and forget gates it leaves open: in c' = f c + i g there are three unknowns, and the
-state has but c' and c.
+``layer:index`` is a unit, both counted from 0. With a part, it names a number of the state: ``h0:12`` is a
+hidden state of layer 0, ``c0:12`` a cell state of an LSTM. ``o0:12`` is its output gate, which follows from
+the state: h = o tanh(c). The input and forget gates do not: c' = f c + i g has three unknowns, and the state
+has only c' and c.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 
 _SMALLEST: Final = 1e-3
-"""How far tanh(c) must be from 0 for h / tanh(c) to be the output gate: fp16 files keep 3 digits of each."""
+"""How far tanh(c) must be from 0 to compute the output gate h / tanh(c): fp16 files keep 3 digits of each."""
 
 Layout = tuple[spec.StateBlock, ...]
 
@@ -28,8 +28,8 @@ class Unit(Record):
 
     Attributes:
         name: the part, the layer and the index, such as ``c0:12``.
-        column: where in a state row its number is; for an output gate, the h.
-        cell: for c and o, where its c is; else -1.
+        column: the column of its number in a state row; for an output gate, of the h.
+        cell: for c and o, the column of its c; otherwise -1.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Unit(Record):
     def activation(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """Its activation in each row of states ``[T, S]``: float32 ``[T]``.
 
-        In [-1, 1] for h and for c, of which it is the tanh; in [0, 1] for an output gate, and NaN where c is
-        so near to 0 that the state does not tell.
+        In [-1, 1] for h, and for the tanh of c; in [0, 1] for an output gate, which is NaN if c is so close
+        to 0 that the state does not determine it.
         """
         if self.cell < 0:
             return states[:, self.column].copy()
@@ -53,15 +53,15 @@ class Unit(Record):
 
 
 def unit_names(layout: Layout) -> tuple[str, ...]:
-    """The names of the numbers of a state row, in their order."""
+    """The names of the numbers of a state row, in order."""
     return tuple(f"{block.name}:{index}" for block in layout for index in range(block.size))
 
 
 def unit_of(layout: Layout, name: Any, parameter: str = "name") -> Unit:
-    """The unit of a name; ``layer:index`` alone is the c of an LSTM, and the h of other cells.
+    """Find a unit by name; ``layer:index`` alone is the c of an LSTM, and the h of other cells.
 
     Raises:
-        SettingError: there is no such unit; the message calls it ``parameter``.
+        SettingError: there is no such unit; the message calls the argument ``parameter``.
     """
     starts = {block.name: block.start for block in layout}
     has_c = "c0" in starts
@@ -77,7 +77,7 @@ def unit_of(layout: Layout, name: Any, parameter: str = "name") -> Unit:
         raise wrong(
             parameter,
             f"layer:index with a layer from 0 to {layers - 1} and an index from 0 to {size - 1}, "
-            f"or part:index with a part among {parts}",
+            f"or part:index with one of the parts {parts}",
             name,
         )
     column = starts[held] + int(index)
@@ -86,7 +86,7 @@ def unit_of(layout: Layout, name: Any, parameter: str = "name") -> Unit:
 
 
 def activations(layout: Layout, states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The activation of every h and c of a state row, as `Unit.activation` gives it: float32 ``[T, S]``."""
+    """The activation of every h and c of a state row, as in `Unit.activation`: float32 ``[T, S]``."""
     squashed = states.copy()
     for block in layout:
         if block.name.startswith("c"):

@@ -1,6 +1,6 @@
-// The server's endpoints: lists of models, completions as they come, and traces.
+// The server's endpoints: models, streamed completions, and traces.
 
-/** A refusal by the server, or a failure on the way to it, said in words. */
+/** An error response of the server, or a failure to reach it, as text for the user. */
 export class ServerError extends Error {
   constructor(message, status = 0) {
     super(message);
@@ -10,7 +10,7 @@ export class ServerError extends Error {
 
 let apiKey = "";
 
-/** Send this key with every request from now on; "" sends none. */
+/** Send this key with every request from now on; "" for none. */
 export function useKey(key) {
   apiKey = key;
 }
@@ -38,10 +38,10 @@ async function refusal(response) {
   try {
     said = messageOf(await response.json());
   } catch {
-    // Not JSON: a proxy's page, perhaps.
+    // Not JSON; perhaps the page of a proxy.
   }
   const wait = response.headers.get("Retry-After");
-  if (response.status === 401) return said || "The server wants an API key.";
+  if (response.status === 401) return said || "The server requires an API key.";
   if (response.status === 429 || response.status === 503) {
     const until = wait ? ` Try again in ${wait} s.` : " Try again soon.";
     return (said || "The server is busy.") + until;
@@ -53,20 +53,20 @@ function messageOf(answer) {
   return answer?.error?.message ?? "";
 }
 
-/** The models that the server has: objects with an `id`. */
+/** The server's models: objects with an `id`. */
 export async function listModels() {
   return (await (await ask("v1/models")).json()).data;
 }
 
-/** What the model expected at each character of a text, and the values of some units: see `POST /trace`. */
+/** The model's predictions at each character of a text, and the values of some units: see `POST /trace`. */
 export async function trace(request, signal) {
   return (await ask("trace", request, signal)).json();
 }
 
 /**
- * Run a completion, and call `onChoice` with each choice of each event as it comes.
+ * Run a completion, and call `onChoice` with each choice of each event as it arrives.
  *
- * Ends when the server has said that all is done; a connection that breaks before is a ServerError.
+ * Resolves at the end of the stream; a connection that breaks earlier is a ServerError.
  */
 export async function complete(request, signal, onChoice) {
   const response = await ask("v1/completions", { ...request, stream: true }, signal);
@@ -80,10 +80,10 @@ export async function complete(request, signal, onChoice) {
   } catch (error) {
     if (error.name === "AbortError" || error instanceof ServerError) throw error;
   }
-  throw new ServerError("The connection broke before the text had ended.");
+  throw new ServerError("The connection broke before the text was complete.");
 }
 
-/** The data of server-sent events, one string an event. */
+/** The data of server-sent events, one string per event. */
 export async function* events(body) {
   const reader = body.getReader();
   const decoder = new TextDecoder();

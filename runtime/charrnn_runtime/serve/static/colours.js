@@ -1,11 +1,11 @@
-// From numbers to the classes of page.css.
+// Maps numbers to the classes of page.css.
 
-/** Bits at which each step of the heat map begins. */
+/** The bits at which each step of the heat map starts. */
 const BITS = [0.5, 1, 2, 3, 4, 5, 6.5, 8];
 
 export const BITS_PER_NAT = 1 / Math.LN2;
 
-/** The class of a surprise in bits; "" for next to none. */
+/** The class of a surprise in bits; "" for negligible ones. */
 export function surpriseClass(bits) {
   const step = BITS.filter((from) => bits >= from).length;
   return step ? `s${step}` : "";
@@ -13,11 +13,11 @@ export function surpriseClass(bits) {
 
 /** The class of a unit's value: negative ones are blue, positive ones orange. */
 export function unitClass(value) {
-  const step = Math.min(5, Math.round(Math.abs(value ?? 0) * 5)); // null: the state does not tell
+  const step = Math.min(5, Math.round(Math.abs(value ?? 0) * 5)); // null: unknown
   return step ? `${value < 0 ? "n" : "p"}${step}` : "";
 }
 
-/** Draw what the colours mean. */
+/** Draw the legend of the colours. */
 export function drawLegend(element, mode) {
   element.replaceChildren();
   const word = (text) => Object.assign(document.createElement("span"), { textContent: text });

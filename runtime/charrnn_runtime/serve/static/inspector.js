@@ -1,4 +1,4 @@
-// What is shown below a text of the character that is looked at: how likely it was, and what else was.
+// Shows, below a text, the probability of the selected character and the most likely alternatives.
 
 import { button, make } from "./dom.js";
 
@@ -31,9 +31,9 @@ function sentence(panel, index) {
 }
 
 function alternatives(panel, index) {
-  const likeliest = panel.trace?.likeliest[index];
-  if (!likeliest) return [];
-  const buttons = Object.entries(likeliest)
+  const mostLikely = panel.trace?.mostLikely[index];
+  if (!mostLikely) return [];
+  const buttons = Object.entries(mostLikely)
     .filter(([character]) => character !== panel.characters[index])
     .sort((one, other) => other[1] - one[1])
     .map(([character, nats]) => {
@@ -43,7 +43,7 @@ function alternatives(panel, index) {
       element.disabled = [...character].length !== 1; // part of a character, at the byte level
       return element;
     });
-  return [make("span", { textContent: "or with this instead:" }), ...buttons];
+  return [make("span", { textContent: "Or replace it with:" }), ...buttons];
 }
 
 function percentage(nats) {
@@ -51,7 +51,7 @@ function percentage(nats) {
   return percent >= 1 ? `${Math.round(percent)} %` : percent >= 0.01 ? `${percent.toPrecision(1)} %` : "< 0.01 %";
 }
 
-/** A character as it can be seen. */
+/** A character in visible form. */
 export function shown(character) {
   const names = { "\n": "↵", " ": "␣", "\t": "⇥", "\r": "␍" };
   return names[character] ?? character;

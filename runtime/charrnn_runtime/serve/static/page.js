@@ -1,4 +1,4 @@
-// The page: starts texts, stops and forks them, and keeps their colours up to date.
+// The page: starts, stops and forks texts, and keeps their colours up to date.
 
 import * as api from "./api.js";
 import { drawLegend } from "./colours.js";
@@ -12,13 +12,13 @@ const KEY = "charrnn-key";
 
 const $ = (id) => document.getElementById(id);
 const panels = new Set();
-let lastSeed = 0; // the highest seed that was used, after which forks continue
-let known = null; // the model whose units the list has
+let lastSeed = 0; // the highest seed used so far; forks use the next ones
+let known = null; // the model whose units are listed
 let models = [];
 
 // --- starting and stopping -------------------------------------------------------------------------------
 
-/** A request whose choices are the texts of some panels, the i-th choice the i-th panel's. */
+/** A request; its i-th choice is the text of the i-th panel. */
 async function run(request, shown) {
   const abort = new AbortController();
   for (const panel of shown) panel.abort = abort;
@@ -81,7 +81,7 @@ function fork(parent, index, instead = null) {
   run(requestOf(values, prompt, lastSeed), [panel]);
 }
 
-/** End a text here. Its request ends with the last of its texts. */
+/** Stop a text. Its request ends with the last of its texts. */
 function stop(panel) {
   if (!panel.running) return;
   panel.end("stopped");
@@ -114,10 +114,10 @@ const actions = {
     close(panel);
     $("texts").focus({ preventScroll: true });
   },
-  copy: (panel) => copy(panel.text, "The text was copied."),
+  copy: (panel) => copy(panel.text, "Text copied."),
   link(panel) {
     const { prompt, seed, stream, values } = panel.origin;
-    copy(form.linkTo({ ...values, ...looks(), prompt, seed, streams: stream + 1 }), "The link was copied.");
+    copy(form.linkTo({ ...values, ...looks(), prompt, seed, streams: stream + 1 }), "Link copied.");
   },
   look: (panel) => tracer.want(panel),
   grown: (panel) => tracer.want(panel),
@@ -159,7 +159,7 @@ function recolour() {
 
 const EMPTY_TRACE = { text_offset: [], token_logprobs: [], top_logprobs: [], units: {} };
 
-/** Offer the names of the model's units. */
+/** List the names of the model's units. */
 async function listUnits() {
   const model = $("model").value;
   if (!model || known === model || looks().colour !== "unit") return;
@@ -180,7 +180,7 @@ async function listUnits() {
 
 // --- the rest --------------------------------------------------------------------------------------------
 
-/** Say an error, or with null that there is none any more: of the texts, or of their colours ("trouble"). */
+/** Show an error, or with null clear it: of the texts, or of their colours ("trouble"). */
 function complain(error, where = "message") {
   $(where).textContent = error === null ? "" : error.message;
   if (error?.status === 401) $("key-field").hidden = false;
@@ -191,7 +191,7 @@ async function copy(text, said) {
     await navigator.clipboard.writeText(text);
     $("news").textContent = said;
   } catch {
-    $("news").textContent = "The browser does not let this page copy. Mark it and copy it by hand.";
+    $("news").textContent = "The browser does not allow copying. Select the text and copy it yourself.";
   }
 }
 
@@ -253,7 +253,7 @@ function start() {
     listModels();
   });
   $("stop").addEventListener("click", stopAll);
-  $("link").addEventListener("click", () => copy(form.linkTo(form.settings()), "The link was copied."));
+  $("link").addEventListener("click", () => copy(form.linkTo(form.settings()), "Link copied."));
   addEventListener("hashchange", () => {
     form.restore();
     recolour();

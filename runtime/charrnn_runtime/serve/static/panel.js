@@ -1,28 +1,28 @@
-// One text on the page: its characters, the one that is looked at, and the buttons below it.
+// A text on the page: its characters, the selected one, and the buttons below.
 
 import { BITS_PER_NAT, surpriseClass, unitClass } from "./colours.js";
 import { button, make } from "./dom.js";
 import { inspection } from "./inspector.js";
 
-const KEEPS_BOTTOM = 8; // pixels from the end within which new text scrolls
+const KEEPS_BOTTOM = 8; // new text scrolls into view within this many pixels of the end
 
-/** What can be done with a panel: functions of page.js. */
+/** The actions on a panel: functions of page.js. */
 const ACTIONS = ["fork", "stop", "copy", "link", "close", "look", "grown"];
 
 export class Panel {
   /**
-   * @param {object} origin - `prompt`, `seed` and `stream` of the text; `from` says in words what it was forked from
-   * @param {object} actions - see ACTIONS; each is called with this panel first
+   * @param {object} origin - `prompt`, `seed` and `stream` of the text; `from` describes what it was forked from
+   * @param {object} actions - see ACTIONS; each receives this panel first
    */
   constructor(origin, actions) {
     this.origin = origin;
     this.characters = []; // code points
-    this.spans = []; // one for each of them
-    this.line = null; // the element of the last line: a line of its own is laid out alone
-    this.waiting = ""; // text that the next frame shows
-    this.given = 0; // how many of them are the prompt
+    this.spans = []; // one per character
+    this.line = null; // the element of the last line; separate lines are laid out separately
+    this.waiting = ""; // text for the next frame
+    this.given = 0; // the number of characters of the prompt
     this.running = true;
-    this.trace = null; // of the first characters, once it has come
+    this.trace = null; // of the first characters, once it has arrived
     this.cursor = -1;
     this.actions = Object.fromEntries(ACTIONS.map((name) => [name, (...rest) => actions[name](this, ...rest)]));
     this.build();
@@ -35,7 +35,7 @@ export class Panel {
     return this.characters.join("");
   }
 
-  /** The text up to a character, that one included. */
+  /** The text up to and including a character. */
   upTo(index) {
     return this.characters.slice(0, index + 1).join("");
   }
@@ -64,7 +64,7 @@ export class Panel {
     this.element.append(heading, this.from, this.facts, this.view, this.error, this.inspector, buttons);
   }
 
-  /** Append some text: with the next frame, so that however fast it comes, the page answers. */
+  /** Append text in the next frame, so that the page stays responsive however fast it arrives. */
   add(text) {
     if (this.waiting === "") requestAnimationFrame(() => this.flush());
     this.waiting += text;
@@ -94,7 +94,7 @@ export class Panel {
     this.tell();
   }
 
-  /** No more comes: for a reason of the API, or "stopped". */
+  /** Mark the text as finished, with a reason of the API or "stopped". */
   end(reason) {
     this.flush();
     this.running = false;
@@ -103,7 +103,7 @@ export class Panel {
     this.tell();
   }
 
-  /** Say an error where the text stands. */
+  /** Show an error in place of the text. */
   fail(message) {
     this.end("failed");
     this.error.textContent = message;
@@ -119,7 +119,7 @@ export class Panel {
 
   // --- colours -----------------------------------------------------------------------------------------
 
-  /** Take a trace of the text so far, and colour by it. */
+  /** Store a trace of the text so far, and colour by it. */
   colour(trace, mode, unit) {
     this.trace = byCharacter(trace, this.characters.length);
     const values = this.trace.units[unit] ?? [];
@@ -140,10 +140,10 @@ export class Panel {
     return Math.max(0, -this.trace.nats[index] * BITS_PER_NAT);
   }
 
-  // --- the character that is looked at -----------------------------------------------------------------
+  // --- the selected character -----------------------------------------------------------------
 
   click(event) {
-    if (String(getSelection()) !== "") return; // someone marks text, to copy it
+    if (String(getSelection()) !== "") return; // the user is selecting text
     const index = this.spans.indexOf(event.target.closest("span"));
     if (index < 0) return;
     if (index === this.cursor) this.actions.fork(index);
@@ -168,7 +168,7 @@ export class Panel {
     event.preventDefault();
   }
 
-  /** The character above or below another, on the screen. */
+  /** The character above or below another on the screen. */
   beside(index, way) {
     const place = (at) => this.spans[at].getBoundingClientRect();
     const start = place(index);
@@ -193,25 +193,25 @@ export class Panel {
     this.actions.look();
   }
 
-  /** Show what is known of the character under the cursor. */
+  /** Show the details of the selected character. */
   inspect() {
     this.inspector.hidden = this.cursor < 0;
     if (this.cursor >= 0) inspection(this, this.cursor);
   }
 }
 
-/** A trace by characters: at the byte level, several bytes are one. */
+/** A trace per character: at the byte level, bytes are merged. */
 function byCharacter(trace, most) {
   const nats = [];
-  const likeliest = [];
+  const mostLikely = [];
   const units = Object.fromEntries(Object.keys(trace.units).map((name) => [name, []]));
   trace.text_offset.forEach((offset, at) => {
     if (offset >= most) return;
     nats[offset] = (nats[offset] ?? 0) + trace.token_logprobs[at];
-    likeliest[offset] ??= trace.top_logprobs[at];
+    mostLikely[offset] ??= trace.top_logprobs[at];
     for (const name in units) units[name][offset] = trace.units[name][at];
   });
-  return { nats, likeliest, units };
+  return { nats, mostLikely, units };
 }
 
 function baseClass(character, className) {

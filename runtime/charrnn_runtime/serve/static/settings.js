@@ -1,27 +1,27 @@
-// The form's settings: in the address's fragment, so that a link restores them, and in requests.
+// The form's settings: in the URL fragment, so that a link restores them, and in requests.
 
 const FIELDS = ["model", "prompt", "temperature", "top_k", "top_p", "min_p", "seed", "length", "streams", "colour", "unit"];
 
 const field = (name) => document.getElementById(name);
 
-/** All settings as they stand in the form, as strings. */
+/** All settings in the form, as strings. */
 export function settings() {
   return Object.fromEntries(FIELDS.map((name) => [name, field(name).value]));
 }
 
-/** The address of this page with some settings; those that are empty are left out. */
+/** The URL of this page with some settings; empty ones are omitted. */
 export function linkTo(values) {
   const filled = FIELDS.filter((name) => values[name] !== "" && values[name] !== undefined);
   const fragment = new URLSearchParams(filled.map((name) => [name, values[name]]));
   return `${location.href.split("#")[0]}#${fragment}`;
 }
 
-/** Keep the form's settings in the address. */
+/** Keep the form's settings in the URL. */
 export function remember() {
   history.replaceState(null, "", linkTo(settings()));
 }
 
-/** Fill the form from the address; what it does not name stays as it is. */
+/** Fill the form from the URL; settings that it lacks are unchanged. */
 export function restore() {
   const given = new URLSearchParams(location.hash.slice(1));
   for (const name of FIELDS) {
@@ -33,12 +33,12 @@ export function restore() {
   }
 }
 
-/** The model that the address names, or "": before the list of models has come. */
+/** The model in the URL, or ""; available before the list of models. */
 export function wantedModel() {
   return new URLSearchParams(location.hash.slice(1)).get("model") ?? "";
 }
 
-/** The part of a request that says how characters are chosen; fields that are empty are left to the server. */
+/** The sampling settings of a request; empty fields are left to the server. */
 export function sampling(values) {
   const request = { temperature: Number(values.temperature) };
   for (const name of ["top_k", "top_p", "min_p"]) {

@@ -1,24 +1,24 @@
-// Keeps traces of texts up to date while they grow, without asking the server all the time.
+// Keeps traces up to date while texts grow, without overloading the server.
 
 import { trace } from "./api.js";
 
-const SHORTEST_WAIT = 250; // ms between two traces of a text
+const SHORTEST_WAIT = 250; // ms between traces of a text
 const PAUSES = 4; // a trace that took t is followed by a pause of PAUSES * t
 
 export class Tracer {
   /**
-   * @param {object} hooks - `wanted(panel)` gives the request that a panel needs now, or null;
-   *   `arrived(panel, request, trace)` takes its answer; `failed(panel, error)` a refusal
+   * @param {object} hooks - `wanted(panel)` returns the request that a panel needs now, or null;
+   *   `arrived(panel, request, trace)` receives the response; `failed(panel, error)` an error
    */
   constructor(hooks) {
     this.hooks = hooks;
     this.waiting = new Set();
-    this.shown = new WeakMap(); // what was asked last for each panel, as JSON
+    this.shown = new WeakMap(); // the last request for each panel, as JSON
     this.timer = null;
     this.asking = false;
   }
 
-  /** A panel has changed: give it a trace soon, if it wants one that it does not have. */
+  /** A panel changed: trace it soon, if it needs a new trace. */
   want(panel) {
     this.waiting.add(panel);
     this.plan(0);
@@ -34,7 +34,7 @@ export class Tracer {
     }
   }
 
-  /** One panel after another: the server's time is for the texts themselves. */
+  /** One panel at a time, to leave the server's time to the texts. */
   async next() {
     this.timer = null;
     const [panel] = this.waiting;

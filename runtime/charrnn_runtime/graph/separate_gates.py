@@ -1,7 +1,7 @@
-"""Gives an int8 step model one product for each gate, in place of one for all gates that is split afterwards.
+"""Rewrites an int8 step model to compute one product per gate, instead of splitting a product for all gates.
 
-Where many streams run at once, parting the sums of all gates copies more than three more calls cost. The sums
-are of integers, so they are the same to the bit however the columns of a matrix are parted.
+For many streams, splitting the sums of all gates costs more than three additional calls. The sums are of
+integers, so the results are bit-identical however the columns of a matrix are divided.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ITEM_TYPES = {spec.FLOAT: "<f4", spec.INT8: "i1", spec.INT32: "<i4", spec.INT64
 _WEIGHT, _ADDED = 3, 6  # inputs of QGemm
 
 
-def gates_apart(data: bytes) -> bytes:
-    """A model whose products are parted where it splits their results.
+def separate_gates(data: bytes) -> bytes:
+    """Rewrite a model to compute products separately instead of splitting their results.
 
     Args:
-        data: a model that the loader has checked.
+        data: a validated model.
 
     Raises:
-        MemoryError: there is too little of it.
+        MemoryError: there is too little memory.
     """
     model = parse_again(data)
     _Parting(model.graph).run()
@@ -35,7 +35,7 @@ def gates_apart(data: bytes) -> bytes:
 
 
 class _Parting:
-    """The nodes of a graph while they are replaced."""
+    """The nodes of a graph during the rewrite."""
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
@@ -60,7 +60,7 @@ class _Parting:
                 del self._graph.initializer[index]
 
     def _part(self, split: Any) -> None:
-        """Put nodes whose outputs are those of a split in the place of it and of what it splits."""
+        """Replace a split, and the node whose output it splits, by nodes that compute its outputs."""
         made = self._alone(split.input[0])
         if made is None:
             return
@@ -77,7 +77,7 @@ class _Parting:
                 self._replace(made, split, products)
 
     def _products(self, whole: Any, outputs: Sequence[str], ends: NDArray[np.int64]) -> list[Any]:
-        """A product for each of some outputs; none if what is added is neither constant nor looked up."""
+        """A product per output; none if the added row is neither constant nor gathered."""
         weight, added = whole.input[_WEIGHT], whole.input[_ADDED]
         gathered = None
         if added not in self._tensors:
@@ -100,13 +100,13 @@ class _Parting:
         return nodes
 
     def _alone(self, name: str) -> Any:
-        """The node that makes a value which one node reads, and which is no output; else None."""
+        """The node that produces a value with a single reader that is not an output; otherwise None."""
         if self._readers.get(name) != 1 or name in self._outputs:
             return None
         return next((node for node in self._nodes if name in node.output), None)
 
     def _replace(self, made: Any, split: Any, nodes: list[Any]) -> None:
-        """Put nodes in the place of a split, and take out what made the value that it splits."""
+        """Replace a split by nodes, and remove the node that produced its input."""
         place = next(index for index, node in enumerate(self._nodes) if node is split)
         self._nodes[place : place + 1] = nodes
         self._nodes = [node for node in self._nodes if node is not made]

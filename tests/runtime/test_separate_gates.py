@@ -13,7 +13,7 @@ import pytest
 from charrnn_runtime.backends.buffers import SETTING_TYPES
 from charrnn_runtime.format import spec
 from charrnn_runtime.format.proto import parse_model
-from charrnn_runtime.graph.gates_apart import gates_apart
+from charrnn_runtime.graph.separate_gates import separate_gates
 from hostile_files import FOLDER, INT8, LSTM, add_node, changed, node
 
 GRU = (FOLDER / "gru-2x12-int8.onnx").read_bytes()
@@ -24,7 +24,7 @@ def _operators(data: bytes) -> Counter[str]:
 
 
 def _check_alike(data: bytes, other: bytes) -> None:
-    """Check that two models give the same numbers."""
+    """Check that two models give the same results."""
     draw = np.random.RandomState(0)
     rows = 7
     feeds = {"token": draw.randint(0, 60, rows), "uniform": draw.uniform(size=rows).astype(np.float32)}
@@ -41,12 +41,12 @@ def _check_alike(data: bytes, other: bytes) -> None:
 
 @pytest.mark.parametrize(("data", "gates"), [(INT8, 4 + 4), (GRU, 3 + 4)], ids=["lstm", "gru"])
 def test_products_are_parted_where_what_comes_of_them_is_split(data: bytes, gates: int) -> None:
-    parted = gates_apart(data)
-    assert _operators(parted)["QGemm"] == gates + 1  # and the output layer's
-    assert _operators(parted)["Split"] == 1  # that of the state
+    parted = separate_gates(data)
+    assert _operators(parted)["QGemm"] == gates + 1  # plus the output layer's
+    assert _operators(parted)["Split"] == 1  # for the state
     names = [tensor.name for tensor in parse_model(parted).graph.initializer]
     assert len(names) == len(set(names))
-    assert len(parted) < len(data) + 2_500  # the weights stand there once
+    assert len(parted) < len(data) + 2_500  # the weights are stored once
     _check_alike(data, parted)
 
 
@@ -76,14 +76,14 @@ def _uses_names_of_parts(model: Any) -> None:
 @pytest.mark.parametrize("change", [_gives_the_sums, _adds_the_rows_twice, _uses_names_of_parts])
 def test_other_graphs_give_the_same_too(change: Callable[[Any], None], data: bytes) -> None:
     other = changed(change, data)
-    _check_alike(other, gates_apart(other))
+    _check_alike(other, separate_gates(other))
 
 
 def test_products_that_somebody_else_reads_stay_whole() -> None:
     for change in (_gives_the_sums, _adds_the_rows_twice):
         other = changed(change, INT8)
-        assert _operators(gates_apart(other))["QGemm"] == _operators(other)["QGemm"] + 3
+        assert _operators(separate_gates(other))["QGemm"] == _operators(other)["QGemm"] + 3
 
 
 def test_models_of_other_precisions_stay_as_they_are() -> None:
-    assert parse_model(gates_apart(LSTM)) == parse_model(LSTM)
+    assert parse_model(separate_gates(LSTM)) == parse_model(LSTM)

@@ -1,4 +1,4 @@
-"""What a request for completions asks for, checked field by field."""
+"""A request for completions, validated field by field."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from charrnn_runtime.vocabulary import Vocabulary
 
 DEFAULT_LENGTH: Final = 16
 DEFAULT_TEMPERATURE: Final = 1.0
-"""What OpenAI's API takes where a request does not say."""
+"""The default of OpenAI's API."""
 
 _COLDEST: Final = 1e-4
-"""Below this temperature, the likeliest character is always taken."""
+"""Below this temperature, sampling is greedy."""
 
 MOST_LOGPROBS: Final = 2_000_000
-"""How many log-probabilities one answer may have."""
+"""The most log probabilities that a response may have."""
 
 MOST_STOPS: Final = 16
 MOST_SEED: Final = (1 << 64) - 1
 
 
-class Asked(Record):
-    """A request for completions.
+class CompletionRequest(Record):
+    """A validated request for completions.
 
     Attributes:
         served: the model.
-        prompts: int64 ``[m]`` each, the ids of the prompts.
-        n: how many choices are wanted for each prompt.
-        length: how many characters each has at most.
-        sampling: how these are chosen.
-        seed: decides the random numbers.
+        prompts: the ids of the prompts, int64 ``[m]`` each.
+        n: the number of choices per prompt.
+        length: the most characters of each choice.
+        sampling: the sampling settings.
+        seed: the seed.
         stop: the texts that end a choice; the model can write each of them.
-        logprobs: for how many of the likeliest characters log-probabilities are wanted; None for none.
-        echo: whether a text begins with its prompt.
-        stream: whether the texts are wanted as they come.
-        include_usage: whether the last event of a stream says how many characters there were.
+        logprobs: how many of the most likely characters to give log probabilities for; None for none.
+        echo: whether to include the prompt in each text.
+        stream: whether to stream the response.
+        include_usage: whether the last event of a stream reports the number of characters.
     """
 
     served: Served
@@ -64,11 +64,11 @@ class Asked(Record):
     include_usage: bool
 
     @classmethod
-    def of(cls, body: dict[str, Any], service: Service) -> Asked:
-        """What the body of a request asks for.
+    def of(cls, body: dict[str, Any], service: Service) -> CompletionRequest:
+        """Validate the body of a request.
 
         Raises:
-            ApiError: a field is invalid, unknown, or asks for what this server cannot do.
+            ApiError: a field is invalid, unknown or not supported.
         """
         fields, settings = Fields(body), service.settings
         served = service.find(fields.text("model"))
@@ -79,7 +79,7 @@ class Asked(Record):
             raise ApiError(
                 400,
                 f"prompt, n: {len(prompts)} prompts with {n} choices each make {n * len(prompts):,} choices, "
-                f"and a request may have {settings.max_choices:,}; ask in several requests",
+                f"but a request may have at most {settings.max_choices:,}; split it into several requests",
                 "n" if n > 1 else "prompt",
             )
         logprobs = fields.whole("logprobs", -1, 0, settings.max_logprobs)
@@ -90,10 +90,10 @@ class Asked(Record):
         options.end("stream_options")
         if include_usage and not stream:
             raise ApiError(
-                400, "stream_options is for streams: leave it out, or set stream", "stream_options"
+                400, "stream_options requires stream: omit it, or set stream to true", "stream_options"
             )
         seed = fields.whole("seed", -1, 0, MOST_SEED)
-        asked = cls(
+        request = cls(
             served=served,
             prompts=prompts,
             n=n,
@@ -108,11 +108,11 @@ class Asked(Record):
         )
         _accept_neutral(fields, n)
         fields.end()
-        asked._check_logprobs()
-        return asked
+        request._check_logprobs()
+        return request
 
     def _check_logprobs(self) -> None:
-        """Refuse to hold more log-probabilities than memory may take."""
+        """Reject requests whose log probabilities may exceed memory."""
         if self.logprobs is None:
             return
         read = sum(map(len, self.prompts)) if self.echo else 0
@@ -120,13 +120,13 @@ class Asked(Record):
         if numbers > MOST_LOGPROBS:
             raise ApiError(
                 400,
-                f"logprobs: the request could have {numbers:,} log-probabilities, and {MOST_LOGPROBS:,} are "
-                "allowed; ask for fewer characters, choices or logprobs",
+                f"logprobs: the response could have {numbers:,} log probabilities, but at most "
+                f"{MOST_LOGPROBS:,} are allowed; request fewer characters, choices or logprobs",
                 "logprobs",
             )
 
     def requests(self) -> list[Timed]:
-        """The streams of the choices, in their order: those of the first prompt first."""
+        """The streams of all choices, in order: those of the first prompt first."""
         info = self.served.model.info
         stop_ids = [info.vocabulary.encode(each) for each in self.stop]
         return [
@@ -147,23 +147,23 @@ class Asked(Record):
 
 
 def default_length(settings: ServeSettings) -> int:
-    """How many characters a choice has at most where the request does not say."""
+    """The default of max_tokens."""
     return min(DEFAULT_LENGTH, settings.max_length)
 
 
 def _prompts(value: Any, vocabulary: Vocabulary, settings: ServeSettings) -> tuple[NDArray[np.int64], ...]:
-    """The ids of a text, of several texts, of ids, or of several rows of ids; of an empty text for None."""
+    """The ids of one or more prompts, given as text or ids; None is the empty text."""
     values = [value]
     if value is None:
         values = [""]
     elif isinstance(value, list) and not _are_ids(value):
         values = value
     if not values:
-        raise ApiError(400, "prompt must have a text or an id at least; leave it out for none", "prompt")
+        raise ApiError(400, "prompt must not be an empty list; omit it for no prompt", "prompt")
     if len(values) > settings.max_choices:
         raise ApiError(
             400,
-            f"prompt has {len(values):,} texts, and a request may have {settings.max_choices:,}",
+            f"prompt has {len(values):,} texts, but a request may have at most {settings.max_choices:,}",
             "prompt",
         )
     alone = not isinstance(value, list) or values[0] is value
@@ -175,17 +175,17 @@ def _prompts(value: Any, vocabulary: Vocabulary, settings: ServeSettings) -> tup
 def prompt_ids(
     value: Any, vocabulary: Vocabulary, settings: ServeSettings, index: int | None, name: str = "prompt"
 ) -> NDArray[np.int64]:
-    """The ids of one prompt, which is a text or a list of ids.
+    """The ids of a prompt, which is a text or a list of ids.
 
     Args:
         value: the prompt.
-        vocabulary: what its characters mean.
-        settings: the longest that it may be, and what happens to unknown characters.
-        index: which of several it is; None for the only one.
-        name: what the field is called.
+        vocabulary: the model's vocabulary.
+        settings: the length limit, and how to handle unknown characters.
+        index: the index of the prompt in a list; None for a single prompt.
+        name: the name of the field.
 
     Raises:
-        ApiError: it is no prompt, is too long, or has unknown characters or ids.
+        ApiError: the prompt is invalid, too long, or has unknown characters or ids.
     """
     label = name if index is None else f"{name}[{index}]"
     if isinstance(value, str):
@@ -194,7 +194,7 @@ def prompt_ids(
             ids = vocabulary.encode(value, settings.unknown)
         except UnknownCharacterError as error:
             said = str(error.of(None, label)).replace('unknown="', "--unknown ").rstrip('"')
-            raise ApiError(400, f"{said} when the server is started", name, "unknown_characters") from None
+            raise ApiError(400, f"{said} when starting the server", name, "unknown_characters") from None
     elif isinstance(value, list) and _are_ids(value):
         ids = _known_ids(value, vocabulary, label, name)
     else:
@@ -206,15 +206,15 @@ def prompt_ids(
 
 
 def check_prompt_length(length: int, label: str, settings: ServeSettings) -> None:
-    """Refuse a prompt that is too long.
+    """Check the length of a prompt.
 
     Raises:
-        ApiError: it is.
+        ApiError: the prompt is too long.
     """
     if length > settings.max_prompt:
         raise ApiError(
             400,
-            f"{label} has {length:,} characters, and this server reads {settings.max_prompt:,} at most",
+            f"{label} has {length:,} characters, but the limit of this server is {settings.max_prompt:,}",
             label.partition("[")[0],
             "context_length_exceeded",
         )
@@ -228,7 +228,7 @@ def _known_ids(values: list[int], vocabulary: Vocabulary, label: str, name: str)
     for each in values:
         if not 0 <= each < len(vocabulary):
             most = len(vocabulary) - 1
-            raise ApiError(400, f"{label}: ids go from 0 to {most}, and {shown(each)} is not one", name)
+            raise ApiError(400, f"{label}: ids must be between 0 and {most}, not {shown(each)}", name)
     return np.array(values, np.int64)
 
 
@@ -248,22 +248,22 @@ def _sampling(fields: Fields) -> Sampling:
 
 
 def _stop(value: Any, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The texts that end a choice. Those that the model cannot write never come, and are left out."""
+    """The texts that end a choice, without those that the model can never write."""
     values = [] if value is None else value if isinstance(value, list) else [value]
     if len(values) > MOST_STOPS:
-        raise ApiError(400, f"stop has {len(values):,} texts, and may have {MOST_STOPS}", "stop")
+        raise ApiError(400, f"stop has {len(values):,} texts, but at most {MOST_STOPS} are allowed", "stop")
     for each in values:
         if not isinstance(each, str) or not each:
             raise ApiError(
                 400,
-                f"stop must be a text of one character or more, or a list of such texts, not {shown(each)}",
+                f"stop must be a non-empty text or a list of such texts, not {shown(each)}",
                 "stop",
             )
     return tuple(each for each in values if not vocabulary.unknown_characters(each))
 
 
 def _accept_neutral(fields: Fields, n: int) -> None:
-    """Accept the fields that this server does not have where their values change nothing."""
+    """Accept unsupported fields if their values have no effect."""
     fields.neutral("best_of", n)
     fields.neutral("suffix", "")
     fields.neutral("presence_penalty", 0)
