@@ -113,7 +113,7 @@ def test_an_output_needs_a_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["state", "table", ""])
-def test_a_tensor_needs_a_name_of_its_own(name: str) -> None:
+def test_a_tensor_needs_a_unique_name(name: str) -> None:
     data = changed(lambda model: add_tensor(model, name, np.zeros((1, 1), F4)))
     assert f"the name {name!r} of a tensor is empty or already taken" in refusal(data)
 
@@ -518,7 +518,7 @@ def test_a_token_that_might_be_no_symbol_is_refused(change: str) -> None:
     assert "output 'next_token' is not computed as an index below 65" in message
 
 
-def test_symbols_may_be_counted_in_any_way_that_stays_in_range() -> None:
+def test_symbols_may_be_counted_in_any_way_within_range() -> None:
     counts = np.ones((65, 1), F4)
     counts[30:] = 0
     for numbers in (counts, np.zeros((65, 1), F4)):
