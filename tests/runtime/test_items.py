@@ -225,7 +225,7 @@ def test_drawing_gives_up_after_too_many_streams_without_an_item(
             break
     items = draw_items(names, 1000, unique=True, length=1, **SEED)
     found: list[str] = []
-    with pytest.raises(TooFewItemsError, match=f"gave {len(expected):,} of 1,000 items") as caught:
+    with pytest.raises(TooFewItemsError, match=f"generated {len(expected):,} of 1,000 items") as caught:
         found.extend(item.text for item in items)
     assert found == expected
     assert caught.value.found == items.found == len(expected)
