@@ -1,13 +1,13 @@
-"""One session per job; `python3 noxfile.py JOB` and `nox -s JOB` do the same, and need nothing installed.
+"""One session per job. `python3 noxfile.py SESSION` and `nox -s SESSION` are equivalent.
 
-    python3 noxfile.py demo              train for three minutes, export, and write verse
+    python3 noxfile.py demo              train for three minutes, export, and generate verse
     python3 noxfile.py tests             everything that CI runs
-    python3 noxfile.py --list            all jobs
-    python3 noxfile.py tests -- -k gru   what follows the two dashes is passed to the job's program
+    python3 noxfile.py --list            all sessions
+    python3 noxfile.py tests -- -k gru   arguments after -- are passed on
 
-Without nox, the file puts it into a folder of its own (.nox-bootstrap) and continues. All versions are
-those of constraints.txt. Environments are in .nox and are kept: one for whatever needs torch, one without
-it, and small ones for the rest.
+If nox is not installed, this file first installs it into .nox-bootstrap. All versions are pinned in
+constraints.txt. Environments are kept in .nox: one for sessions that need torch, one without it, and small
+ones for the rest.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ CONSTRAINTS = ROOT / "constraints.txt"
 
 
 def start_nox() -> int:
-    """Run this file's sessions with a nox that is fetched first, unless it is there already."""
-    if sys.version_info < (3, 11):  # noqa: UP036  (an older one gets this far)
-        sys.exit(f"charrnn needs Python 3.11 or newer, and this is {sys.version.split()[0]}")
+    """Run this file's sessions with nox, which is installed first if necessary."""
+    if sys.version_info < (3, 11):  # noqa: UP036  (older versions get this far)
+        sys.exit(f"charrnn needs Python 3.11 or newer, but this is {sys.version.split()[0]}")
     environment = dict(os.environ)
     if find_spec("nox") is None:
         environment["PYTHONPATH"] = str(fetch_nox())  # sessions clear it again
@@ -40,23 +40,23 @@ def start_nox() -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            continue  # nox has it too, and lets its session end in good order
+            continue  # nox gets the signal too, and ends its session cleanly
 
 
 def fetch_nox() -> Path:
-    """A folder with nox in it, installed whole or not at all; each version and Python has its own."""
+    """Install nox atomically into a folder per version of nox and Python, and return the folder."""
     python = f"py{sys.version_info.major}.{sys.version_info.minor}"
     folder = ROOT / ".nox-bootstrap" / f"{python}-{pinned('nox').replace('==', '-')}"
     if folder.is_dir():
         return folder
-    print(f"fetching {pinned('nox')} into {folder}", file=sys.stderr, flush=True)
+    print(f"installing {pinned('nox')} into {folder}", file=sys.stderr, flush=True)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     command += ["--target", str(partial), "--constraint", str(CONSTRAINTS), "nox"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         if subprocess.run(command, env=environment, check=False).returncode != 0:
-            sys.exit("nox could not be installed: see above (pip is needed, and a package index in reach)")
+            sys.exit("cannot install nox: see above (this needs pip and access to a package index)")
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -74,12 +74,12 @@ def pinned(package: str) -> str:
 if __name__ == "__main__":
     sys.exit(start_nox())
 
-import nox  # noqa: E402  (it may only be there from here on)
+import nox  # noqa: E402  (it may be missing until here)
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests"]
 nox.options.error_on_external_run = True
-nox.options.error_on_missing_interpreters = False  # `pythons` takes those that are here
+nox.options.error_on_missing_interpreters = False  # `pythons` uses the installed ones
 
 EVERYTHING = "."
 WITH_EXTRAS = ".[compare,serve,tensorboard,zstd]"
@@ -103,14 +103,14 @@ QUICK_TRAINER_TESTS = tuple(
         "train_command",
     )
 )
-"""The tests of the trainer that meet torch, onnx and safetensors; test_proto needs a newer protobuf."""
+"""The trainer's tests that use torch, onnx and safetensors; test_proto needs a newer protobuf."""
 
 
 # --- environments ------------------------------------------------------------------------------------------
 
 
 def isolate(session: nox.Session) -> None:
-    """Let no module from outside into what the session runs, and hold pip to the pinned versions."""
+    """Hide modules from outside the session, and restrict pip to the pinned versions."""
     session.env["PYTHONPATH"] = None
     session.env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     session.env["PIP_CONSTRAINT"] = str(CONSTRAINTS)
@@ -118,10 +118,10 @@ def isolate(session: nox.Session) -> None:
 
 
 class FullEnvironment:
-    """Everything that `pip install .` brings, torch too, and some tools.
+    """Everything that `pip install .` installs, including torch, and some tools.
 
-    torch is large, so the sessions that need it share this one environment. It is made as a session's own
-    would be, and brought up to date every time.
+    torch is large, so the sessions that need it share this environment. It is created like a session's own,
+    and updated every time.
     """
 
     def __init__(self, session: nox.Session, *tools: str, project: str = EVERYTHING) -> None:
@@ -132,36 +132,36 @@ class FullEnvironment:
         session.env["PATH"] = os.pathsep.join([str(self.programs), os.environ.get("PATH", "")])
         quiet = ["--quiet"]
         if not self.made_by_this_python(folder):
-            with_nox = {"PYTHONPATH": os.environ.get("PYTHONPATH")}  # virtualenv came with it
+            with_nox = {"PYTHONPATH": os.environ.get("PYTHONPATH")}  # virtualenv comes with nox
             session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder), env=with_nox)
-            quiet = []  # the first time takes minutes: show what happens
+            quiet = []  # the first installation takes minutes, so show its progress
         self.run("python", "-m", "pip", "install", *quiet, *tools, project)
 
     def made_by_this_python(self, folder: Path) -> bool:
-        """Whether the environment is there, and of the Python that runs this file."""
+        """Whether the environment exists and belongs to the Python that runs this file."""
         version = ".".join(map(str, sys.version_info[:3]))
         settings = folder / "pyvenv.cfg"
         return settings.is_file() and f"version_info = {version}." in settings.read_text(encoding="utf-8")
 
     def try_to_install(self, package: str) -> None:
-        """Add a package that what follows can do without."""
+        """Install an optional package."""
         command = [str(self.programs / "python"), "-m", "pip", "install", "--quiet", package]
         self.session.run(*command, success_codes=[0, 1])
 
     def run(self, program: str, *arguments: str) -> None:
-        """Run a program of this environment; Ctrl-C leaves it a minute to save its work."""
+        """Run a program of this environment; after Ctrl-C, it has a minute to save its work."""
         path = shutil.which(program, path=str(self.programs)) or self.session.error(f"{program} is missing")
         self.session.run(path, *arguments, stderr=None, interrupt_timeout=60, terminate_timeout=60)
 
 
 def install_npm_packages(session: nox.Session) -> None:
-    """The packages of js/package-lock.json in js/node_modules, unless they are there already."""
+    """Install the packages of js/package-lock.json into js/node_modules, unless they are there already."""
     if shutil.which("npm") is None or shutil.which("node") is None:
-        session.skip("Node 20 or newer with npm is needed, and is not here")
+        session.skip("needs Node 20 or newer with npm, which is not installed")
     lock, installed = JAVASCRIPT / "package-lock.json", JAVASCRIPT / "node_modules" / ".installed-lock.json"
     if installed.is_file() and installed.read_bytes() == lock.read_bytes():
         return
-    # onnxruntime-node would fetch CUDA libraries from elsewhere; nothing else has a script that is needed.
+    # onnxruntime-node would download CUDA libraries; no other package has a script that is needed.
     session.env["ONNXRUNTIME_NODE_INSTALL"] = "skip"
     with session.chdir(JAVASCRIPT):
         session.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", external=True)
@@ -192,10 +192,10 @@ MODELS = {
     "rnn": (("--cell", "rnn", *COURSE_PRESET), ("fp32",)),
     "best": (("--recipe", "best", "--precision", "bf16", "--threads", "1"), ("fp32", "int8")),
 }
-"""The models that ship, by the name of their file in models/: the settings that train each, and the
-precisions in which it is exported (any but fp32 is part of the file's name)."""
+"""The pretrained models by name: the settings that train each, and the precisions in which it is exported
+(any except fp32 is part of the file's name)."""
 
-COMPARED = (
+COMPARISON = (
     *("--layers", "1", "--hidden-size", "256", "--embedding-size", "65"),
     *("--batch-size", "16", "--seq-length", "64", "--steps", "10000", "--random-start"),
     *("--schedule", "cosine", "--warmup-steps", "300", "--save-every", "5000"),
@@ -206,7 +206,7 @@ COMPARED = (
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Train for three minutes, export, and write verse; what follows -- goes to charrnn-train."""
+    """Train for three minutes, export, and generate verse; arguments after -- go to charrnn-train."""
     full = FullEnvironment(session)
     full.run("charrnn-train", *DEMO, *session.posargs)
     full.run("charrnn-export", "ckpt", "ckpt/demo.onnx")
@@ -215,7 +215,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run all that CI runs, lint, docs and other sessions too; what follows -- goes to pytest alone."""
+    """Run everything that CI runs, including lint and docs; with arguments after --, only pytest."""
     full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     if session.posargs:
         full.run("pytest", *session.posargs)
@@ -229,7 +229,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def runtime_tests(session: nox.Session) -> None:
-    """Run the runtime's tests where torch and onnx are not installed; what follows -- goes to pytest."""
+    """Run the runtime's tests without torch and onnx installed; arguments after -- go to pytest."""
     isolate(session)
     session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     absent = "from importlib.util import find_spec; assert not (find_spec('torch') or find_spec('onnx'))"
@@ -239,7 +239,7 @@ def runtime_tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    """Check style, types, and which module may import which; what follows -- goes to ruff check."""
+    """Check style, types, imports between layers and advisories; arguments after -- go to ruff check."""
     full = FullEnvironment(session, *LINT_TOOLS, *TEST_TOOLS, project=WITH_EXTRAS)
     full.run("ruff", "check", *session.posargs)
     full.run("ruff", "format", "--check")
@@ -250,9 +250,9 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def docs(session: nox.Session) -> None:
-    """Build the documentation into site/, warnings being errors, and check its links."""
+    """Build the documentation into site/ with warnings as errors, and check its links."""
     isolate(session)
-    session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement
+    session.env["NO_MKDOCS_2_WARNING"] = "1"  # hide an advertisement
     session.install(*DOCS_TOOLS)
     session.run("mkdocs", "build", "--strict", *session.posargs)
     session.run("python", "docs/tools/check_site.py", "site")
@@ -260,7 +260,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def javascript(session: nox.Session) -> None:
-    """Test the npm package in Node and Chromium against the Python runtime; --quick follows -- for less."""
+    """Test the npm package in Node and Chromium against the Python runtime; -- --quick runs fewer tests."""
     full = FullEnvironment(session, *TEST_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     install_npm_packages(session)
     results = Path(session.create_tmp()).resolve() / "expected"
@@ -281,9 +281,9 @@ def demo_page(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def nightly(session: nox.Session) -> None:
-    """Run the tests that take long, of the runtime and of all else; what follows -- goes to pytest.
+    """Run the slow tests, then the daily ones of the commands with every command really started.
 
-    Then the daily ones of the commands run, too, with each command really started (see tests/forked.py).
+    Arguments after -- go to pytest, and run the slow tests alone. See tests/forked.py.
     """
     full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     session.env["CHARRNN_TESTS_ANEW"] = "1"
@@ -294,9 +294,9 @@ def nightly(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def gpu_software(session: nox.Session) -> None:
-    """Test WebGPU on a GPU in software, which is fetched if need be; what follows -- goes to pytest.
+    """Test WebGPU on a software GPU, which is downloaded if necessary; arguments after -- go to pytest.
 
-    It is SwiftShader, which comes with Chromium: the one that is installed, or Debian's package.
+    The software GPU is SwiftShader, which comes with Chromium: the installed one, or Debian's package.
     """
     isolate(session)
     session.install(*TEST_TOOLS, RUNTIME)
@@ -308,18 +308,18 @@ def gpu_software(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def mutations(session: nox.Session) -> None:
-    """Try 10,000 mutated models and 10,000 checkpoints on their readers; options follow --."""
+    """Feed 10,000 mutated models and 10,000 mutated checkpoints to their readers; options follow --."""
     full = FullEnvironment(session)
     full.run("python", "tests/mutation_workers.py", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
-    """Search for files that break the readers, led by coverage; --minutes follows -- (default: 2).
+    """Fuzz the readers, guided by coverage; -- --minutes N sets the time (default: 2).
 
-    It needs atheris, which has wheels for Linux on x86-64, for Python 3.11 to 3.14; where it cannot be
-    installed, the session fails. What it finds is kept in tests/data/found, which the tests read; what
-    reached new code is kept in .nox/fuzz, and the next search begins with it.
+    This needs atheris, which has wheels for Linux on x86-64 and Python 3.11 to 3.14; otherwise the session
+    fails. Findings are kept in tests/data/found, which the tests read. Inputs that reached new code are kept
+    in .nox/fuzz, and the next search starts from them.
     """
     full = FullEnvironment(session, "atheris")
     full.run("python", "tests/fuzzing.py", "--corpus", str(ROOT / ".nox" / "fuzz"), *session.posargs)
@@ -327,9 +327,9 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def serve_clients(session: nox.Session) -> None:
-    """Try the server with large clients, langchain-openai and lm-eval; what follows -- goes to pytest.
+    """Test the server with large clients, langchain-openai and lm-eval; arguments after -- go to pytest.
 
-    They bring gigabytes, and are taken as they are today: constraints.txt does not pin what they depend on.
+    They install gigabytes, and constraints.txt does not pin their dependencies.
     """
     isolate(session)
     session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS, "langchain-openai", "lm-eval[api]")
@@ -338,7 +338,7 @@ def serve_clients(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def serve_fuzz(session: nox.Session) -> None:
-    """Try each endpoint of the server with whatever its description allows, and more; options follow --."""
+    """Fuzz each endpoint of the server with valid and invalid requests; options follow --."""
     isolate(session)
     session.install(RUNTIME_WITH_EXTRAS, "schemathesis")
     session.run("python", "tests/serve_fuzzing.py", *session.posargs)
@@ -346,14 +346,14 @@ def serve_fuzz(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def kills(session: nox.Session) -> None:
-    """Kill the commands 200 times at random moments, and check what they leave; options follow --."""
+    """Kill the commands 200 times at random moments, and check the remaining files; options follow --."""
     full = FullEnvironment(session)
     full.run("python", "tests/kills.py", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def minimums(session: nox.Session) -> None:
-    """Test with the oldest versions of the dependencies that are allowed; what follows -- goes to pytest."""
+    """Test with the oldest allowed versions of the dependencies; arguments after -- go to pytest."""
     isolate(session)
     session.install("packaging")
     lines = session.run("python", "tests/environments/oldest.py", "runtime", "trainer", silent=True)
@@ -361,16 +361,16 @@ def minimums(session: nox.Session) -> None:
     tools = [pinned(tool) for tool in TEST_TOOLS]
     constraints.write_text("\n".join([*tools, str(lines)]), encoding="utf-8")
     session.env["PIP_CONSTRAINT"] = str(constraints)
-    # The extra tensorboard is omitted: it brings a newer protobuf.
+    # Without the extra tensorboard, which needs a newer protobuf.
     session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS, f"{TRAINER}[compare]")
-    # Old versions meet newer ones here, and what those warn of is not this project's.
+    # Old and new versions are mixed here, and their warnings do not concern this project.
     warnings = ("-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning")
     session.run("pytest", *warnings, *(session.posargs or ["tests/runtime", *QUICK_TRAINER_TESTS]))
 
 
 @nox.session(reuse_venv=True)
 def ray(session: nox.Session) -> None:
-    """Test actors of Ray Data and replicas of Ray Serve, on this machine; what follows -- goes to pytest."""
+    """Test Ray Data actors and Ray Serve replicas on this machine; arguments after -- go to pytest."""
     isolate(session)
     session.install(*TEST_TOOLS, f"{RUNTIME}[ray]")
     session.run("pytest", "-W", "default", *(session.posargs or ["tests/cluster"]))  # Ray has many warnings
@@ -378,7 +378,7 @@ def ray(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def pythons(session: nox.Session) -> None:
-    """Run the runtime's tests on each Python that is here; what follows -- goes to pytest."""
+    """Run the runtime's tests on each installed Python; arguments after -- go to pytest."""
     isolate(session)
     session.install(*TEST_TOOLS, RUNTIME_WITH_EXTRAS)
     session.run("pytest", *(session.posargs or ["tests/runtime"]))
@@ -394,17 +394,17 @@ def platforms(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def container(session: nox.Session) -> None:
-    """Run the Dockerfile's steps without an engine; the targets follow -- (cpu, cuda; default: cpu)."""
-    isolate(session)  # an environment with nothing but pip in it stands for the base image
+    """Run the Dockerfile's steps without a container engine; targets follow -- (cpu, cuda; default: cpu)."""
+    isolate(session)  # an environment that contains only pip replaces the base image
     session.run("python", "tests/environments/container.py", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def cpp(session: nox.Session) -> None:
-    """Build examples/cpp and compare its texts with Python's; CMake's options follow -- (see the docstring).
+    """Build examples/cpp and compare its texts with Python's; CMake options follow --.
 
-    It needs CMake and a compiler of C++20. Without options, onnxruntime's library is that of its Python
-    package, and the headers come from Debian's packages, which takes a system with apt-get.
+    This needs CMake and a C++20 compiler. Without options, it uses the onnxruntime library of the Python
+    package and headers from Debian's packages, which needs apt-get.
     """
     isolate(session)
     session.install("pytest", "hypothesis", RUNTIME)
@@ -413,14 +413,14 @@ def cpp(session: nox.Session) -> None:
 
 
 TRITON = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "protobuf==6.33.6", "ml_dtypes==0.5.4")
-"""A package that holds NVIDIA's server, and what it needs in versions other than the pinned ones."""
+"""A package that contains NVIDIA's server, and dependencies whose versions differ from constraints.txt."""
 
 
 @nox.session(reuse_venv=True)
 def triton(session: nox.Session) -> None:
-    """Run what charrnn-triton writes on NVIDIA's server; what follows -- goes to pytest.
+    """Run the output of charrnn-triton on NVIDIA's server; arguments after -- go to pytest.
 
-    It needs Linux on x86-64, g++, and Debian's packages, from which the headers of onnxruntime come.
+    This needs Linux on x86-64, g++, and Debian's packages for the onnxruntime headers.
     """
     isolate(session)
     folder = Path(session.create_tmp()).resolve()
@@ -443,7 +443,7 @@ def triton(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def build(session: nox.Session) -> None:
-    """Build wheels and sdists of both distributions into dist/; what follows -- goes to python -m build."""
+    """Build wheels and sdists of both distributions into dist/; arguments after -- go to python -m build."""
     isolate(session)
     session.install(*BUILD_TOOLS)
     for project in (RUNTIME, TRAINER):
@@ -451,20 +451,20 @@ def build(session: nox.Session) -> None:
 
 
 STANDIN = "CHARRNN_CUDA_STANDIN"
-"""The variable that names the folder of what stands in for CUDA's libraries."""
+"""The environment variable with the folder of the stand-ins for CUDA's libraries."""
 
 
 @nox.session(reuse_venv=True)
 def cuda_standin(session: nox.Session) -> None:
-    """Run the runtime's tests for GPUs on libraries that stand in for CUDA's; what follows -- goes to pytest.
+    """Run the runtime's GPU tests on stand-ins for CUDA's libraries; arguments after -- go to pytest.
 
-    CHARRNN_CUDA_STANDIN names a folder whose build.sh builds them, with g++, into the folder that it is
-    given; without it, the session is skipped. onnxruntime's real CUDA provider runs on them, which shows what
-    the host does, and nothing of a GPU.
+    CHARRNN_CUDA_STANDIN is a folder whose build.sh builds the stand-ins, with g++, into the folder passed to
+    it. Without the variable, the session is skipped. onnxruntime's real CUDA provider runs on the stand-ins.
+    This tests what the host does, not a GPU.
     """
     folder = os.environ.get(STANDIN)
     if not folder:
-        session.skip(f"{STANDIN} names no folder with stand-ins for CUDA's libraries")
+        session.skip(f"{STANDIN} is not set to a folder with stand-ins for CUDA's libraries")
     isolate(session)
     session.install(*TEST_TOOLS, RUNTIME)
     built = Path(session.create_tmp()).resolve() / "cuda"
@@ -478,17 +478,17 @@ def cuda_standin(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def models(session: nox.Session) -> None:
-    """Make the models that ship, or resume where that was stopped; names follow -- (default: all)."""
+    """Train and export the pretrained models, resuming interrupted runs; names follow -- (default: all)."""
     chosen = session.posargs or list(MODELS)
     if unknown := set(chosen) - set(MODELS):
-        session.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+        session.error(f"unknown model: {', '.join(sorted(unknown))}; choose from {', '.join(MODELS)}")
     full = FullEnvironment(session, project=WITH_EXTRAS)
     for name in chosen:
         run = ROOT / "ckpt" / "models" / name
         settings, precisions = MODELS[name]
         command = f"{name}={' '.join(settings)}"
         begun = (run / "config.toml").is_file()
-        if begun:  # it must not be a run of earlier settings
+        if begun:  # it must have the same settings
             full.run("python", "tests/benchmarks/models_page.py", "--check", command)
         start = ["--resume", str(run)] if begun else ["--out", str(run), *settings]
         full.run("charrnn-train", *start)
@@ -510,66 +510,66 @@ def comparison(session: nox.Session) -> None:
     runs = [f"ckpt/compared/{cell}" for cell in ("lstm", "gru", "rnn")]
     for run in runs:
         begun = (ROOT / run / "config.toml").is_file()
-        start = ["--resume", run] if begun else ["--out", run, "--cell", Path(run).name, *COMPARED]
+        start = ["--resume", run] if begun else ["--out", run, "--cell", Path(run).name, *COMPARISON]
         full.run("charrnn-train", *start)
     full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
 
 
 PICTURES = {"train": "tests/terminal_picture.py", "page": "tests/page_picture.py"}
-"""The scripts that make the pictures of the documentation."""
+"""The scripts that make the documentation's pictures."""
 
 
 @nox.session(venv_backend="none")
 def picture(session: nox.Session) -> None:
-    """Remake docs/train.svg (a training of three minutes in tmux) or docs/page.png; after -- comes which.
+    """Make docs/train.svg (three minutes of training in tmux) or, with -- page, docs/page.png.
 
-    It is `train` unless `page` is asked for, which needs Chromium; options of the script follow.
+    docs/page.png needs Chromium. The script's options follow.
     """
     chosen, *options = session.posargs or ["train"]
     if chosen.startswith("-"):
         chosen, options = "train", list(session.posargs)
     if chosen not in PICTURES:
-        session.error(f"no such picture: {chosen}; there are {', '.join(PICTURES)}")
+        session.error(f"unknown picture: {chosen}; choose from {', '.join(PICTURES)}")
     tools = BROWSER_TOOLS if chosen == "page" else ()
     full = FullEnvironment(session, *tools, project=WITH_EXTRAS)
     full.run("python", PICTURES[chosen], *options)
 
 
 BENCHMARKS = {
-    "generation": "characters a second, against PyTorch and NumPy, and how far from the limit",
-    "scheduler": "the time that the scheduler itself takes, and its memory over a million short requests",
-    "long": "whether memory and speed stay flat over millions of characters",
-    "processes": "whether memory and open files stay flat over a thousand forks and a thousand pickles",
-    "serve": "what charrnn-serve keeps of the scheduler's speed, beside a tutorial's server; --soak MINUTES",
-    "big": "MB a second and peak memory for texts of up to 1,000 MB",
-    "gpu": "characters a second on a GPU, against PyTorch on the same GPU",
-    "train": "seconds a batch in training, against PyTorch's usual loop, and how far from the limit",
-    "budget": "whether --minutes keeps its time on texts that are given, and what of it validation takes",
-    "gpu_training": "seconds a batch in training on a GPU, against PyTorch's usual loop on the same GPU",
-    "ray_data": "seconds to score lines, on actors of Ray and without it",
-    "scoring": "characters a second in scoring lines of several lengths, on one thread and on two",
-    "hosts": "characters a second of the host in C++, against the Python runtime",
-    "javascript": "characters a second of the npm package in Node and Chromium, against the Python runtime",
-    "texts": "bits per character after some minutes on the texts given, against n-gram models and PPMd",
+    "generation": "characters per second, compared with PyTorch, NumPy and the limit",
+    "scheduler": "the scheduler's own time, and its memory use over a million short requests",
+    "long": "whether memory use and speed stay constant over millions of characters",
+    "processes": "whether memory use and open files stay constant over a thousand forks and pickles",
+    "serve": "speed of charrnn-serve, compared with the scheduler and a tutorial's server; --soak MINUTES",
+    "big": "MB per second and peak memory for texts of up to 1,000 MB",
+    "gpu": "characters per second on a GPU, compared with PyTorch on the same GPU",
+    "train": "seconds per training step, compared with a standard PyTorch loop and the limit",
+    "budget": "whether --minutes keeps its time on given texts, and the share of validation",
+    "gpu_training": "seconds per training step on a GPU, compared with a standard PyTorch loop",
+    "ray_data": "seconds to score lines with and without Ray",
+    "scoring": "characters per second in scoring lines of several lengths, with one and two threads",
+    "hosts": "characters per second of the C++ example, compared with Python",
+    "javascript": "characters per second of the npm package in Node and Chromium, compared with Python",
+    "texts": "bits per character after some minutes on given texts, compared with n-gram models and PPMd",
 }
-"""What can be measured, by the word that asks for it."""
+"""The benchmarks by name."""
 
-BESIDE = {"texts": "pyppmd", "serve": "fastapi", "ray_data": "ray[data,serve]"}
-"""What some benchmarks compare with where it can be installed."""
+COMPARED = {"texts": "pyppmd", "serve": "fastapi", "ray_data": "ray[data,serve]"}
+"""The packages that some benchmarks compare with if they can be installed."""
 
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Measure; after -- comes what (generation, scheduler, ...; see BENCHMARKS) and its options."""
+    """Run a benchmark, named after -- (generation, scheduler, ...; see BENCHMARKS), with its options."""
     chosen, *options = session.posargs or ["generation"]
     if chosen.startswith("-"):
         chosen, options = "generation", list(session.posargs)
     if chosen not in BENCHMARKS:
-        known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
-        session.error(f"no such benchmark: {chosen}; there are {known}")
+        known = "; ".join(f"{name}: {about}" for name, about in BENCHMARKS.items())
+        session.error(f"unknown benchmark: {chosen}; choose from {known}")
     full = FullEnvironment(session, project=WITH_EXTRAS if chosen == "serve" else EVERYTHING)
-    if chosen in BESIDE:
-        full.try_to_install(BESIDE[chosen])
+    if chosen in COMPARED:
+        full.try_to_install(COMPARED[chosen])
     if chosen == "javascript":
         install_npm_packages(session)
     if chosen == "hosts" and "--program" not in options:

@@ -1,9 +1,9 @@
-"""Checks a built site: every link leads somewhere, and no page loads anything from another host.
+"""Check a built site: every link has a target, and no page loads anything from another host.
 
 python docs/tools/check_site.py site
 
-It reads the HTML that was built, so that it also sees what themes and generated pages link to. Addresses on
-other hosts are not opened.
+The built HTML is checked, including the links of the theme and of generated pages. Links to other hosts are
+not followed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LOADS = {"audio", "embed", "iframe", "img", "link", "object", "script", "source", "track", "video"}
-"""The elements whose address a browser loads without being asked."""
+"""The elements whose addresses a browser loads automatically."""
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, and which anchors it has."""
+    """A page's links, loaded addresses and anchors."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the addresses and anchors of an element."""
+        """Record the addresses and anchors of an element."""
         values = {name: value for name, value in attrs if value}
         self.anchors |= {values[name] for name in ("id", "name") if name in values}
         for address in (values[name] for name in ("href", "src", "data") if name in values):
@@ -36,7 +36,7 @@ class Page(HTMLParser):
 
 
 def check_site(site: Path) -> list[str]:
-    """What is wrong with a site, a line for each fault."""
+    """The faults of a site, one line each."""
     pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
     faults = []
     for path, page in pages.items():
@@ -61,7 +61,7 @@ def check_site(site: Path) -> list[str]:
 
 
 def main() -> None:
-    """Print what is wrong, and fail where anything is."""
+    """Print the faults, and fail if there are any."""
     site = Path(sys.argv[1]).resolve()
     faults = check_site(site)
     for fault in faults:
@@ -69,7 +69,7 @@ def main() -> None:
     pages = len(list(site.rglob("*.html")))
     if faults or not pages:
         sys.exit(f"{len(faults)} faults in {pages} pages of {site}")
-    print(f"all links of {pages} pages lead somewhere, and nothing is loaded from another host")
+    print(f"all links of {pages} pages have targets, and nothing is loaded from another host")
 
 
 if __name__ == "__main__":

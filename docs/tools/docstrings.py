@@ -1,4 +1,4 @@
-"""An extension of griffe, which reads the docstrings for the API reference without importing the packages."""
+"""A griffe extension for the API reference, which reads docstrings without importing the packages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import griffe
 
 
 class Docstrings(griffe.Extension):
-    """What the reference should show and griffe does not find by itself."""
+    """Add what the reference should show but griffe does not find by itself."""
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Give records their arguments, and the keys of typed dictionaries their descriptions."""
+        """Add the arguments of records, and the descriptions of typed dictionaries' keys."""
         if "Record" in map(str, cls.bases) and "__init__" not in cls.members:
             cls.set_member("__init__", _init_of(cls))
         if "total" in cls.keywords:  # a typed dictionary
@@ -38,7 +38,7 @@ def _init_of(cls: griffe.Class) -> griffe.Function:
 
 
 def _described_attributes(cls: griffe.Class) -> dict[str, str]:
-    """What the section "Attributes" of a class says of each."""
+    """The description of each attribute in a class's section "Attributes"."""
     if cls.docstring is None:
         return {}
     sections = griffe.parse_google(cls.docstring, warnings=False)

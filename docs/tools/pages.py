@@ -1,7 +1,7 @@
-"""A hook for mkdocs: pages that lie outside docs/, and links between them that hold on the site too.
+"""A hook for mkdocs: add pages from outside docs/, and rewrite links for the site.
 
-README.md is the site's home, models/README.md its page models.md, and so on (`PAGES`). A link is written as
-it is right in the repository, where most readers follow it, and is rewritten for the site here.
+README.md is the site's home, models/README.md its page models.md, and so on (`PAGES`). Links are written for
+the repository, where most readers follow them, and rewritten here for the site.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PAGES = {
     "runtime/README.md": "runtime.md",
     "trainer/README.md": "trainer.md",
 }
-"""The pages from outside docs/: their paths in the repository, and on the site."""
+"""The pages from outside docs/: paths in the repository and on the site."""
 
 IN_REPOSITORY = {page: path for path, page in PAGES.items()}
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]+)")
-"""What begins a relative link, and its path: ``[text](path#anchor)``."""
+"""The start of a relative link, and its path: ``[text](path#anchor)``."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -44,12 +44,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite the relative links of a page; one that leads to no page is left, and mkdocs warns of it."""
+    """Rewrite the relative links of a page; links without a target are kept, and mkdocs warns about them."""
     return rewrite_links(markdown, page.file.src_uri)
 
 
 def rewrite_links(markdown: str, page: str) -> str:
-    """The Markdown of a page of the site, given as it stands in the repository.
+    """Rewrite the Markdown of a page in the repository for the site.
 
     >>> rewrite_links("[How](docs/format.md#sampling) and [why](SECURITY.md)", "index.md")
     '[How](format.md#sampling) and [why](security.md)'

@@ -1,5 +1,5 @@
 /**
- * Builds the demo page into a folder that any static host can serve, under any path:
+ * Build the demo page into a folder that any static host can serve, under any path:
  *
  *     node js/demo/build.js docs/demo
  */
@@ -12,17 +12,17 @@ const HERE = fileURLToPath(new URL(".", import.meta.url));
 const ORT = join(HERE, "../node_modules/onnxruntime-web/dist");
 const MODELS = join(HERE, "../../models");
 
-/** The files of onnxruntime-web that the page needs: the module, and WebAssembly without WebGPU. */
+/** The required files of onnxruntime-web: the module, and WebAssembly without WebGPU. */
 const RUNTIME = ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"];
 
-/** The models that it offers, the first one being loaded at once, and what it calls them. */
+/** The models on the page and their labels; the first is loaded at the start. */
 const OFFERED = {
   "lstm.onnx": "LSTM 2x256",
   "lstm.int8.onnx": "LSTM 2x256, int8",
   "gru.onnx": "GRU 2x256",
   "rnn.onnx": "RNN 2x256",
-  "best.int8.onnx": "the best one: LSTM 1x952, int8",
-  "best.onnx": "the best one: LSTM 1x952",
+  "best.int8.onnx": "best: LSTM 1x952, int8",
+  "best.onnx": "best: LSTM 1x952",
 };
 
 /**
@@ -32,7 +32,7 @@ const OFFERED = {
  * @param {string[]} [files] the models to offer; all by default.
  */
 export function build(out, files = Object.keys(OFFERED)) {
-  if (basename(out) !== "demo") throw new Error(`the folder must be called demo, since it is made anew: ${out}`);
+  if (basename(out) !== "demo") throw new Error(`the folder is deleted first, so it must be named demo: ${out}`);
   rmSync(out, { recursive: true, force: true });
   for (const folder of ["demo", "models", "ort"]) mkdirSync(join(out, folder), { recursive: true });
   cpSync(join(HERE, "index.html"), join(out, "index.html"));
@@ -54,5 +54,5 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const [out] = process.argv.slice(2);
   if (!out) throw new Error("usage: node js/demo/build.js FOLDER/demo");
   build(out);
-  console.log(`${out}: serve it from any static host, such as python3 -m http.server --directory ${out}`);
+  console.log(`${out}: serve it with any static host, such as python3 -m http.server --directory ${out}`);
 }

@@ -1,14 +1,14 @@
-/** The demo page: loads a model, generates with it, and shows how surprising each character was. */
+/** The demo page: load a model, generate text, and show how surprising each character was. */
 
 import { UnknownCharacterError, load } from "../src/index.js";
 
-/** A character that takes this many bits or more has the strongest colour. */
+/** Characters with at least this many bits have the strongest colour. */
 const MOST_BITS = 8;
 
 const ORT = new URL("../ort/ort.wasm.bundle.min.mjs", import.meta.url);
 
 /**
- * What the build has put beside this page.
+ * The files that the build copied next to this page.
  *
  * @typedef {{ file: string, name: string, bytes: number }} Listed
  * @typedef {{ runtimeBytes: number, models: Listed[] }} Contents
@@ -105,7 +105,7 @@ async function generate() {
       map.add(piece);
       const rate = Math.round((1000 * live.generated) / (performance.now() - before));
       const written = live.generated.toLocaleString();
-      say(`${written} characters in ${seconds(before)} (${rate.toLocaleString()} a second), seed ${live.seed}.`);
+      say(`${written} characters in ${seconds(before)} (${rate.toLocaleString()} per second), seed ${live.seed}.`);
     }
     await map.finish();
   } catch (error) {
@@ -116,7 +116,7 @@ async function generate() {
   stop.disabled = true;
 }
 
-/** Shows text, and colours it as soon as the model has said how likely each character was. */
+/** Shows text, and colours it as soon as the model has scored it. */
 class HeatMap {
   /** @param {import("../src/index.js").CharRNN} scorer */
   constructor(scorer) {
@@ -141,10 +141,10 @@ class HeatMap {
     text.append(...spans);
     if (atEnd) text.scrollTop = text.scrollHeight;
     this._last = this._last.then(() => this._colour(piece, spans, kind));
-    this._last.catch(() => {}); // `finish` tells of it
+    this._last.catch(() => {}); // `finish` reports errors
   }
 
-  /** All colours are there. */
+  /** Wait until all text is coloured. */
   finish() {
     return this._last;
   }

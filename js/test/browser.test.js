@@ -33,7 +33,7 @@ after(async () => {
   server?.close();
 });
 
-/** A page that has the package as `charrnn`; what goes wrong in it fails the test. */
+/** A page that has the package as `charrnn`; errors in it fail the test. */
 async function newPage() {
   const page = await browser.newPage();
   const errors = /** @type {string[]} */ ([]);
@@ -96,7 +96,7 @@ test("the page paints while a worker generates, and while its own thread does", 
   await page.close();
 });
 
-test("a module, bytes, a URL and a worker of the page's own do as well", { skip: noBrowser }, async () => {
+test("a module, bytes, a URL and a custom worker work as well", { skip: noBrowser }, async () => {
   const { page, errors } = await newPage();
   const texts = await page.evaluate(
     async ({ model: url, ort }) => {
@@ -125,7 +125,7 @@ test("a module, bytes, a URL and a worker of the page's own do as well", { skip:
   await page.close();
 });
 
-test("what goes wrong in a worker is the error that it is in Node", { skip: noBrowser }, async () => {
+test("errors in a worker are the same as in Node", { skip: noBrowser }, async () => {
   const { page } = await newPage();
   const names = await page.evaluate(
     async ({ model: url, ort }) => {

@@ -1,4 +1,4 @@
-// A program in TypeScript that uses the package by its types: `npm run check` compiles it, after `npm run types`.
+// A TypeScript program that uses the package's types: `npm run check` compiles it, after `npm run types`.
 
 import { load, State, type Options, type Score } from "charrnn";
 import * as ort from "onnxruntime-node";

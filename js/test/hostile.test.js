@@ -6,7 +6,7 @@ import { CharRNNError, ModelFormatError, load } from "../src/index.js";
 import { readModel } from "../src/format/reader.js";
 import { BYTE, SMALL, expected, expectedJson, skip } from "../tools/fixtures.js";
 
-/** What the reader says of some bytes, or null where it takes them. @param {Uint8Array} data */
+/** The error of the reader for some bytes, or null if it accepts them. @param {Uint8Array} data */
 function refusal(data) {
   try {
     readModel(data, "model.onnx");
@@ -55,7 +55,7 @@ test("a file that was cut is refused, wherever it was cut", () => {
   }
 });
 
-test("what is no model is refused, and what is no file is named", async () => {
+test("other files are refused, and missing files are named", async () => {
   for (const data of ["", "<!doctype html>", "PK\u0003\u0004", "\0".repeat(1000)]) {
     await assert.rejects(load(Buffer.from(data)), ModelFormatError);
   }

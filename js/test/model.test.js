@@ -33,7 +33,7 @@ test("a long text is read without the sampler, with the same result", async () =
   await model.close();
 });
 
-test("options that are wrong are refused in one line, and misspelt ones too", async () => {
+test("invalid and misspelt options are refused in one line", async () => {
   const model = await load(SMALL, { ort });
   const wrong = [
     ...[{ length: -1 }, { length: 1.5 }, { seed: -1 }, { temperature: 0 }, { temperature: NaN }, { topK: 0 }],
@@ -53,7 +53,7 @@ test("options that are wrong are refused in one line, and misspelt ones too", as
   await assert.rejects(load(SMALL, /** @type {any} */ ({ device: "cuda" })), SettingError);
 });
 
-test("a stream that is left or aborted ends, and calls run side by side", async () => {
+test("a stream that is left or aborted ends, and calls run concurrently", async () => {
   const model = await load(SMALL);
   const live = model.stream("LORD ", { length: 1e6, seed: 1 });
   for await (const piece of live) {
@@ -74,7 +74,7 @@ test("a stream that is left or aborted ends, and calls run side by side", async 
   await assert.rejects(model.generate("LORD "), Error);
 });
 
-test("how many streams run at once changes no text", async () => {
+test("the number of concurrent streams does not change the texts", async () => {
   const model = await load(SMALL);
   const prompts = Array.from({ length: 30 }, (_, i) => "LORD KING What".slice(0, i % 14));
   const options = { length: 30, seed: 5, stop: ["e", "o"] };

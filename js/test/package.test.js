@@ -8,7 +8,7 @@ import { ROOT } from "../tools/fixtures.js";
 
 const FOLDER = join(ROOT, "js");
 
-test("the package holds its modules and their types, and nothing else", () => {
+test("the package contains its modules and their types, and nothing else", () => {
   const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], {
     cwd: FOLDER,
     stdio: "pipe",
@@ -23,12 +23,12 @@ test("the package holds its modules and their types, and nothing else", () => {
   if (existsSync(join(FOLDER, "types"))) assert.ok(paths.has("types/index.d.ts") && paths.has("types/serve.d.ts"));
 });
 
-test("what the package exports is there", async () => {
+test("the exports of the package exist", async () => {
   const { exports } = JSON.parse(readFileSync(join(FOLDER, "package.json"), "utf8"));
   for (const entry of Object.values(exports)) {
     assert.ok(existsSync(join(FOLDER, entry.default ?? entry)));
   }
-  // The name is the package's own, which it may import itself by.
+  // A package can import itself by its own name.
   const charrnn = await import(/** @type {string} */ ("charrnn"));
   for (const name of ["load", "CharRNN", "State", "Vocabulary", "CharRNNError", "SettingError"]) {
     assert.equal(typeof charrnn[name], "function", name);

@@ -13,7 +13,7 @@ function two() {
   });
 }
 
-test("streams are picked, forked and joined with all that is theirs", () => {
+test("streams are selected, forked and concatenated with all their values", () => {
   const state = two();
   assert.equal(state.length, 2);
   assert.deepEqual([...state.at(-1).rows], [4, 5, 6]);
@@ -40,7 +40,7 @@ test("a state is its own copy, and survives being stored", () => {
   assert.throws(() => Object.assign(state, { rows }), TypeError);
 });
 
-test("what no state can be is refused", () => {
+test("invalid states are refused", () => {
   const good = { ...two() };
   for (const bad of [
     { rows: [1, 2, 3] },

@@ -16,7 +16,7 @@ function mix(z) {
   return z ^ (z >> 31n);
 }
 
-test("the check values of the format's page come out", () => {
+test("the results are the check values of the format's page", () => {
   const page = readFileSync(join(ROOT, "docs/format.md"), "utf8");
   const rows = [...page.matchAll(/^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$/gm)];
   assert.ok(rows.length >= 4);
@@ -26,7 +26,7 @@ test("the check values of the format's page come out", () => {
   }
 });
 
-test("32-bit halves compute what whole numbers do, wherever they wrap", () => {
+test("32-bit halves compute the same as big integers, wherever they wrap", () => {
   let state = 1n;
   for (let i = 0; i < 5000; i++) {
     state = mix(state + G);
@@ -44,7 +44,7 @@ test("the Python runtime draws the same numbers", { skip }, () => {
   }
 });
 
-test("a seed is a whole number of 64 bits, or drawn", () => {
+test("a seed is a 64-bit integer, or drawn", () => {
   for (const seed of [0, 1, 2 ** 53 - 1, 0n, MASK]) assert.equal(checkSeed(seed), BigInt(seed));
   for (const seed of [-1, 0.5, 2 ** 53, NaN, Infinity, -1n, MASK + 1n, "1", true, {}]) {
     assert.throws(() => checkSeed(/** @type {any} */ (seed)), { name: "SettingError" });

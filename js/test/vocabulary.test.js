@@ -8,7 +8,7 @@ const letters = new Vocabulary([..."abcdé𝒳\n "], "char");
 const bytes = new Vocabulary([], "byte");
 const utf8 = (/** @type {string} */ text) => new TextEncoder().encode(text);
 
-test("a text becomes ids and a text again, beyond the basic plane too", () => {
+test("encoding and decoding a text round-trips, also beyond the basic plane", () => {
   assert.deepEqual([...letters.encode("abé𝒳\n")], [0, 1, 4, 5, 6]);
   assert.equal(letters.decode([0, 1, 4, 5, 6]), "abé𝒳\n");
   assert.deepEqual([...bytes.encode("é")], [0xc3, 0xa9]);
@@ -17,7 +17,7 @@ test("a text becomes ids and a text again, beyond the basic plane too", () => {
   assert.equal(bytes.decode(utf8("\ufeffa")), "\ufeffa");
 });
 
-test("unknown characters are named, dropped, or written in their other form", () => {
+test("unknown characters are named, dropped, or converted to their other form", () => {
   assert.throws(
     () => letters.encode("axbxy"),
     (/** @type {any} */ error) =>
@@ -35,7 +35,7 @@ test("unknown characters are named, dropped, or written in their other form", ()
   assert.throws(() => letters.encode(/** @type {any} */ (Uint8Array.of(1))), SettingError);
 });
 
-test("a vocabulary that is none is refused", () => {
+test("invalid vocabularies are refused", () => {
   for (const symbols of [[], ["ab"], [""], ["a", "a"], ["\ud800"], [1], [null], Array(65_537).fill("a")]) {
     assert.throws(() => new Vocabulary(symbols, "char"), CharRNNError);
   }
@@ -44,7 +44,7 @@ test("a vocabulary that is none is refused", () => {
 });
 
 /**
- * What a stop text leaves of a whole text, by looking at every end of it.
+ * The part of a text before the first stop text to be complete, by checking every end.
  *
  * @param {string} text
  * @param {string[]} stops
@@ -79,7 +79,7 @@ test("a stop text ends the stream wherever it is cut into pieces", () => {
   }
 });
 
-test("every piece of text is whole, whatever the bytes are", () => {
+test("every piece of text is valid, whatever the bytes", () => {
   const data = [...utf8("né€𝒳"), 0xff, 0xe2, 0x82, 0x41, 0xf0, 0x9d];
   const written = new OutputText(bytes, []);
   let text = written.begin(utf8("é").subarray(0, 1)) + written.push([0xa9]);

@@ -19,7 +19,7 @@ const left = skip || (expectedJson("texts.json").quick ? "left out of the quick 
 
 test("on WebGPU the same file gives the same text, and an int8 file is refused", { skip: left }, async (context) => {
   const server = await serveFolder(SERVED, "/", PAGES);
-  // A GPU in software, where there is no other.
+  // A software GPU, if there is no other.
   const browser = await startBrowser(
     ...["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"],
   );

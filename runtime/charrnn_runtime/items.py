@@ -262,7 +262,7 @@ def draw_items(
 ) -> Items:
     r"""Generate items, each in its own stream that ends at a newline.
 
-    Works best with models trained on independent lines (``model.info.lines``), and with all models that
+    This is for models trained on independent lines (``model.info.lines``), and works with all models that
     write newlines. Streams run in batches, on demand. Empty lines are not items, and lines that do not end
     within ``length`` are skipped.
 

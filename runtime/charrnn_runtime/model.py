@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class CharRNN(LikelihoodModel):
     """A character-level RNN loaded from a step model file.
 
-    Models are thread-safe: every call has its own buffers, and states are immutable. (Not with CUDA graphs;
-    and an iterator from `stream` belongs to one thread at a time.)
+    Models are thread-safe: every call has its own buffers, and states are immutable. Only
+    what `stream` and `generate_each` return belongs to one thread at a time.
 
     Attributes:
         info: the file's metadata.

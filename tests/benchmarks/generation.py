@@ -243,11 +243,11 @@ def startup(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
     model.write_bytes(step_model("lstm", 2, weights, "int8"))
     commands = {
         "import numpy, onnxruntime": [sys.executable, "-c", BARE],
-        "the same, its telemetry off": [
+        "the same with telemetry off": [
             *(sys.executable, "-c", "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; " + BARE),
         ],
         "charrnn-gen": [sys.executable, "-m", "charrnn_runtime.cli.gen", str(model), "-q", "-s", "1"],
-        "torch script": [sys.executable, "-c", TORCH_SCRIPT, str(folder / "weights.pt")],
+        "PyTorch script": [sys.executable, "-c", TORCH_SCRIPT, str(folder / "weights.pt")],
     }
     milliseconds: dict[str, list[float]] = {name: [] for name in commands}
     for repeat in range(repeats + 1):
@@ -313,7 +313,7 @@ def show_startup(figures: dict[str, dict[str, float]]) -> None:
 def installed_sizes() -> dict[str, int]:
     """Bytes of everything that a distribution needs, itself included."""
     return {
-        "charrnn-runtime and its needs": sum(_sizes("charrnn-runtime", {}).values()),
+        "charrnn-runtime with its dependencies": sum(_sizes("charrnn-runtime", {}).values()),
         "with torch": sum(_sizes("torch", _sizes("charrnn-runtime", {})).values()),
     }
 

@@ -381,7 +381,7 @@ def test_only_requests_are_submitted(model: CharRNN, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [*HOSTILE[:12], slice(None), np.array([True]), [True], (0,)], ids=repr)
-def test_streams_of_a_state_are_picked_by_whole_numbers(model: CharRNN, value: Any) -> None:
+def test_streams_of_a_state_are_selected_by_integers(model: CharRNN, value: Any) -> None:
     state = model.initial_state(1)
     if isinstance(value, list | tuple | slice | np.ndarray) and all(
         isinstance(each, int | np.bool_) for each in ([] if isinstance(value, slice) else value)

@@ -38,7 +38,7 @@ def _is_idle(model: CharRNN) -> bool:
     return background is None or (background._thread is None and not background._scheduler.busy)
 
 
-def test_a_stream_gives_what_it_gives_without_asyncio(model: CharRNN) -> None:
+def test_a_stream_gives_the_same_as_without_asyncio(model: CharRNN) -> None:
     async def main() -> None:
         text = model.stream_async("LORD ", 300, seed=6)
         assert await _whole(text) == "".join(model.stream("LORD ", 300, seed=6))
@@ -124,7 +124,7 @@ def test_cancelled_work_stops(model: CharRNN, way: str) -> None:
     assert model.generate("", 20, seed=1)
 
 
-def test_a_stream_that_no_one_reads_is_never_begun(model: CharRNN) -> None:
+def test_a_stream_that_is_not_read_never_starts(model: CharRNN) -> None:
     async def main() -> None:
         text = model.stream_async("", 10**9)
         await asyncio.sleep(0)
@@ -198,7 +198,7 @@ def test_an_error_reaches_every_reader_and_the_model_continues(
     asyncio.run(main())
 
 
-def test_settings_that_make_no_sense_are_refused_at_once(model: CharRNN) -> None:
+def test_invalid_settings_are_refused_immediately(model: CharRNN) -> None:
     for wrong in ({"temperature": 0}, {"stop": ""}, {"seed": -1}):
         with pytest.raises(SettingError):
             model.stream_async("", 5, **wrong)

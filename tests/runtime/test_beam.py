@@ -92,7 +92,7 @@ def test_scores_are_those_of_scoring_and_come_in_order(
     assert len(set(written)) == len(written)
 
 
-def test_it_finds_what_plain_numpy_finds(exact: SmallModel, load: Load) -> None:
+def test_it_finds_the_same_as_plain_numpy(exact: SmallModel, load: Load) -> None:
     """A beam search as simple as possible, over Python lists."""
     model, beams, length = load(exact.path.stem), 4, 6
     start = model.vocabulary.start_token

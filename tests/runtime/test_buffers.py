@@ -60,7 +60,7 @@ def _engine_of_gpu(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> Engine
     return engine
 
 
-def test_they_write_what_those_of_the_cpu_write(
+def test_they_give_the_same_as_those_of_the_cpu(
     small: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     prompts = ["LORD ", "", "A" * (BLOCK + 5), "To be"] * 3
@@ -145,7 +145,7 @@ def test_the_tokens_of_a_block_come_back_in_one_copy(
     assert len(tokens) == 5 + 5  # the first tokens of each block are sent to the device
 
 
-def test_what_is_read_goes_to_the_device_in_one_copy_and_its_logits_come_back_in_one(
+def test_given_tokens_are_sent_in_one_copy_and_their_logits_fetched_in_one(
     exact: SmallModel,
     on_device: Callable[[SmallModel], CharRNN],
     copied: list[tuple[str, tuple[int, ...], Any]],
@@ -279,7 +279,7 @@ def test_while_a_graph_is_captured_no_other_thread_uses_the_gpu(
     assert any(len(each) > 1 for each in met)
 
 
-def test_who_waits_for_a_turn_keeps_no_one_from_giving_buffers_back(
+def test_waiting_for_a_turn_does_not_block_returning_buffers(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     model = on_device(exact)
@@ -341,7 +341,7 @@ def test_they_score_prime_and_step_as_those_of_the_cpu_do(
     np.testing.assert_array_equal(steps[0].state.rows, steps[1].state.rows)
 
 
-def test_each_binding_has_a_cuda_graph_of_its_own(exact: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_binding_has_a_separate_cuda_graph(exact: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
     real = cuda_buffers._both_options
 

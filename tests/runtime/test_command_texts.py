@@ -202,7 +202,7 @@ def test_a_newline_to_stop_at_is_written_as_in_python_where_the_model_writes_no_
     assert "\n" in whole
 
 
-def test_a_backslash_stays_one_where_the_model_writes_it(gen: Command, byte_model: CharRNN) -> None:
+def test_a_backslash_is_literal_if_the_vocabulary_has_it(gen: Command, byte_model: CharRNN) -> None:
     done = gen(BYTES, "-n", 300, "-s", 1, "--stop", "\\n", "--json")
     record = json.loads(_ok(done))
     assert record["settings"]["stop"] == "\\n"
@@ -222,7 +222,7 @@ def test_a_backslash_stays_one_where_the_model_writes_it(gen: Command, byte_mode
 # --- why a stream ended ------------------------------------------------------------------------------------
 
 
-def test_json_says_why_a_stream_ended(gen: Command, lstm: CharRNN) -> None:
+def test_json_has_the_finish_reason(gen: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "--json", "--streams", 4, "-n", 30, "-s", 1, "--stop", "e")
     records = [json.loads(line) for line in _ok(done).splitlines()]
     ends = [each.finish_reason for each in lstm.generate_each([""] * 4, 30, seed=1, stop="e")]
@@ -234,7 +234,7 @@ def test_json_says_why_a_stream_ended(gen: Command, lstm: CharRNN) -> None:
 # --- beam search -------------------------------------------------------------------------------------------
 
 
-def test_the_most_likely_text_is_written_and_its_score_said(gen: Command, lstm: CharRNN) -> None:
+def test_the_most_likely_text_is_written_with_its_score(gen: Command, lstm: CharRNN) -> None:
     found = lstm.beam("KING ", 12, beams=5, stop=["j", "\n"])
     done = gen(MODEL, "-p", "KING ", "-n", 12, "--beam", 5, "--stop", "j", "--stop", "\\n")
     assert _ok(done).removesuffix("\n") == "KING " + found[0].text

@@ -94,7 +94,7 @@ def test_a_length_of_0_gives_the_prompt_alone(gen: Command) -> None:
     assert _ok(gen(MODEL, "-n", 0)) == ""
 
 
-def test_many_streams_are_parted_by_lines_that_number_them(gen: Command, lstm: CharRNN) -> None:
+def test_many_streams_are_separated_by_numbered_headings(gen: Command, lstm: CharRNN) -> None:
     texts = lstm.generate(["LORD "] * 3, 30, seed=7)
     done = gen(MODEL, "-p", "LORD ", "-n", 30, "-s", 7, "--streams", 3, "--batch", 2)
     expected = ""
@@ -222,7 +222,7 @@ def test_a_prompt_on_the_command_line_may_be_any_bytes_for_a_byte_model(
     "environment",
     [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C", "PYTHONUTF8": "1"}],
 )
-def test_what_is_on_the_command_line_is_utf_8_where_the_locale_knows_ascii_alone(
+def test_the_command_line_is_utf_8_even_in_an_ascii_locale(
     gen: Command, lstm: CharRNN, environment: dict[str, str]
 ) -> None:
     free = lstm.generate("é中", 200, seed=1)
@@ -242,7 +242,7 @@ def test_a_byte_order_mark_is_not_part_of_a_prompt(gen: Command, lstm: CharRNN) 
 # --- charrnn-gen: prompts -----------------------------------------------------------------------------------
 
 
-def test_a_prompt_from_a_file_is_taken_as_it_is(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
+def test_a_prompt_from_a_file_is_read_verbatim(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
     (tmp_path / "prompt").write_bytes(b"LORD \n")
     expected = lstm.generate("LORD \n", 20, seed=1)
     assert _ok(gen(MODEL, "--prime-file", tmp_path / "prompt", "-n", 20, "-s", 1)) == expected
@@ -258,7 +258,7 @@ def test_a_file_of_prompts_has_one_a_line(gen: Command, lstm: CharRNN, tmp_path:
     assert [record["text"] for record in records] == lstm.generate(["a", "LORD ", "", "b"], 20, seed=1)
 
 
-def test_prompts_are_parted_at_line_ends_alone(gen: Command) -> None:
+def test_prompts_are_split_only_at_line_endings(gen: Command) -> None:
     prompts = "a\x0cb\u2028c\x1dd\x85e\n\x0b"
     done = gen(BYTES, "--primes-file", "-", "-n", 1, "-s", 1, "--json", input=prompts.encode())
     assert [json.loads(line)["prompt"] for line in _ok(done).split("\n")[:-1]] == prompts.split("\n")
@@ -318,7 +318,7 @@ def test_interactive_continues_from_the_same_state(gen: Command, lstm: CharRNN) 
     assert "40 characters in " in done.stderr.decode()
 
 
-def test_interactive_reads_utf_8_and_refuses_what_is_none(gen: Command) -> None:
+def test_interactive_reads_utf_8_and_refuses_invalid_bytes(gen: Command) -> None:
     assert _ok(gen(MODEL, "-i", "-n", 1, "-s", 1, input="é\n".encode())).startswith("é")
     assert "not UTF-8" in _error(gen(MODEL, "-i", "-n", 1, "-s", 1, input=b"\xff\n"), 1)
     assert _ok(gen(MODEL, "-i", "-n", 1, input=b"")) == ""
@@ -415,7 +415,7 @@ def test_devices_are_not_replaced_by_files(gen: Command) -> None:
 
 
 @posix
-def test_a_link_stays_and_its_target_is_written(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
+def test_a_symlink_is_kept_and_its_target_is_written(gen: Command, lstm: CharRNN, tmp_path: Path) -> None:
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")
     _error(gen(MODEL, "-n", 5, "-o", tmp_path / "link"), 1)
@@ -547,7 +547,7 @@ def test_line_ends_are_written_as_they_are(gen: Command) -> None:
     assert "\n" in text
 
 
-def test_log_probabilities_stand_beside_each_character(gen: Command, lstm: CharRNN) -> None:
+def test_log_probabilities_are_given_for_each_character(gen: Command, lstm: CharRNN) -> None:
     (each,) = lstm.generate_each(["LORD "], 20, seed=1, stop="j", logprobs=2)
     assert each.logprobs is not None
     record = json.loads(
@@ -725,7 +725,7 @@ def test_a_full_disk_behind_help_is_an_error(command: str, request: pytest.Fixtu
 # --- charrnn-info ------------------------------------------------------------------------------------------
 
 
-def test_info_shows_everything_that_a_file_says(info: Command) -> None:
+def test_info_shows_all_metadata_of_a_file(info: Command) -> None:
     text = _ok(info(MODEL))
     for line in (
         f"size                   {MODEL.stat().st_size:,} bytes",
@@ -785,7 +785,7 @@ def test_a_file_may_have_any_name(info: Command, gen: Command, tmp_path: Path) -
 # --- charrnn-score -----------------------------------------------------------------------------------------
 
 
-def test_score_says_how_well_a_text_is_predicted(score: Command, lstm: CharRNN, tmp_path: Path) -> None:
+def test_score_measures_how_well_a_text_is_predicted(score: Command, lstm: CharRNN, tmp_path: Path) -> None:
     text = "LORD of the text,\nwho reads"
     (tmp_path / "text").write_text(text)
     record = json.loads(_ok(score(MODEL, tmp_path / "text", "--json")))
@@ -811,7 +811,7 @@ def test_score_reads_lines_over_any_seam(monkeypatch: pytest.MonkeyPatch, size: 
     assert list(texts.lines(io.BytesIO(text.encode()), Path("text"))) == expected
 
 
-def test_score_takes_any_file_for_models_of_bytes(
+def test_score_accepts_any_file_for_byte_level_models(
     score: Command, byte_model: CharRNN, tmp_path: Path
 ) -> None:
     lines = [b"\xff\x00", b"", b"caf\xe9"]
@@ -847,9 +847,7 @@ def test_the_better_model_is_the_one_that_gives_the_text_the_higher_probability(
     assert "  neither  -" in _ok(score(MODEL, "-", "--compare", MODEL, input=b"LORD"))
 
 
-def test_bits_stand_beside_the_characters_that_they_are_of(
-    score: Command, lstm: CharRNN, byte_model: CharRNN
-) -> None:
+def test_bits_are_shown_next_to_their_characters(score: Command, lstm: CharRNN, byte_model: CharRNN) -> None:
     text = "aïb"
     options = ("--by-line", "--per-char", "--unknown", "skip", "--compare", BYTES)
     record = json.loads(_ok(score(MODEL, "-", "--json", *options, input=text.encode())))
@@ -875,7 +873,7 @@ def test_an_unknown_character_is_found_in_its_line(score: Command, gen: Command,
     assert "error: the text has characters" in _error(gen(MODEL, "-p", "ß"), 1)
 
 
-def test_batch_is_for_many_streams(gen: Command) -> None:
+def test_batch_requires_several_streams(gen: Command) -> None:
     assert "--batch requires several streams" in _error(gen(MODEL, "--batch", 4), 2)
     assert "--batch requires several streams" in _error(gen(MODEL, "-i", "--batch", 4), 2)
 

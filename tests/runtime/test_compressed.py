@@ -92,7 +92,7 @@ def test_a_file_is_read_as_all_that_it_holds_one_part_after_the_other(kind: str,
 
 
 @pytest.mark.parametrize("data", [b"", b"a", b"LORD\n", b"\x1f", bytes(10), b"\xfd7zXZ", TEXT.encode()])
-def test_what_is_not_compressed_is_read_as_it_is(data: bytes) -> None:
+def test_uncompressed_files_are_read_unchanged(data: bytes) -> None:
     assert unpacked(data, 3) == unpacked(data) == data
     assert Unpacked(Slow(data), "my text").read_all(0) == data
 
@@ -142,7 +142,7 @@ def test_a_file_that_was_altered_anywhere_is_an_error_or_holds_the_same(kind: st
 
 
 @every_kind
-def test_what_follows_a_compressed_text_is_an_error(kind: str) -> None:
+def test_trailing_data_after_a_compressed_text_is_an_error(kind: str) -> None:
     with pytest.raises(CharRNNError, match=f"my text is a {kind} file that is truncated or damaged"):
         unpacked(COMPRESS[kind](TEXT.encode()) + b"something else")
 
@@ -157,7 +157,7 @@ def test_a_command_says_in_one_line_that_a_file_is_damaged(score: Command, kind:
         assert f"{tmp_path / 'text'} is a {kind} file that is truncated or damaged" in line
 
 
-def test_a_python_that_cannot_read_zstd_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_zstd_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     with pytest.raises(CharRNNError) as error:

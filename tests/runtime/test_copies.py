@@ -88,9 +88,7 @@ def test_a_copy_shares_nothing_that_changes(again: Callable[[CharRNN], CharRNN],
     assert not mine & its
 
 
-def test_options_go_along_as_they_were_asked_for(
-    again: Callable[[CharRNN], CharRNN], lstm_path: Path
-) -> None:
+def test_options_are_copied_as_requested(again: Callable[[CharRNN], CharRNN], lstm_path: Path) -> None:
     asked = {"device": "auto", "threads": None, "cuda_graphs": True}
     copied = again(CharRNN.load(lstm_path, device="auto", cuda_graphs=True))
     assert copied._engine.options == asked
@@ -194,7 +192,7 @@ def test_arguments_of_something_else_are_refused(
         make(*changed)
 
 
-def test_a_pickle_runs_nothing_but_what_makes_a_model(lstm: CharRNN) -> None:
+def test_a_pickle_calls_only_what_creates_a_model(lstm: CharRNN) -> None:
     names = [
         str(argument)
         for operation, argument, _ in pickletools.genops(pickle.dumps(lstm, 2))
@@ -221,7 +219,7 @@ def test_values_come_back_equal(again: Callable[[Any], Any], lstm: CharRNN) -> N
     assert encoded.tolist() == lstm.vocabulary.encode("LORD").tolist()
 
 
-def test_a_vocabulary_takes_its_symbols_and_no_tables() -> None:
+def test_a_pickled_vocabulary_has_its_symbols_and_no_tables() -> None:
     assert len(pickle.dumps(Vocabulary.from_text("a\U0001f600"))) < 1_000
 
 
@@ -239,7 +237,7 @@ def test_states_and_results_come_back(again: Callable[[Any], Any], lstm: CharRNN
     assert step.state.positions.tolist() == [1, 1]
 
 
-def test_requests_come_back_as_requests_of_their_own(again: Callable[[Any], Any], lstm: CharRNN) -> None:
+def test_requests_are_unpickled_as_new_requests(again: Callable[[Any], Any], lstm: CharRNN) -> None:
     request = lstm.request("LORD ", 30, seed=3, stop=["\n", "QQ"], number=2, top_k=5, logprobs=1)
     copied = again(request)
     assert copied != request

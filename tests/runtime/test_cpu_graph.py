@@ -124,7 +124,7 @@ def test_states_are_read_as_they_were_written(small: SmallModel) -> None:
 
 
 @pytest.mark.parametrize("read_as", ["float", "rounded", "both"])
-def test_each_block_of_the_state_continues_in_buffers_of_its_own(read_as: str) -> None:
+def test_each_block_of_the_state_is_kept_in_separate_buffers(read_as: str) -> None:
     name = {"float": "lstm-2x12-fp32", "rounded": "lstm-2x12-int8", "both": "gru-2x12-int8"}[read_as]
     parts = _parts(read_model_file(SmallModel(name[: name.index("-")], 2, name[-4:]).path))
     hidden = [part for part in parts if part.start < 24]
@@ -196,7 +196,7 @@ def _rounds_otherwise(model: Any) -> None:
         (_rounds_otherwise, INT8, False),
     ],
 )
-def test_other_graphs_give_what_their_files_give_too(
+def test_other_graphs_give_the_same_as_their_files(
     change: Callable[[Any], None], data: bytes, whole: bool
 ) -> None:
     file = check_model_bytes(changed(change, data), "model.onnx")
@@ -244,7 +244,7 @@ def test_states_are_rounded_as_onnxruntime_rounds_them() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 65, 1500])
-def test_limits_end_what_is_kept_at_the_rank_or_the_mass(size: int) -> None:
+def test_limits_truncate_at_the_rank_or_the_mass(size: int) -> None:
     most = spec.top_k_max(size)
     choices = sorted({1, 2, 7, 8, 9, 40, most - 1, most} & set(range(1, most + 1)))
     for largest in choices:

@@ -45,7 +45,7 @@ def test_the_gpu_gives_the_logits_of_the_cpu(small: SmallModel) -> None:
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-4 if small.precision == "fp32" else 0.05)
 
 
-def test_the_gpu_runs_what_was_asked_for(small: SmallModel) -> None:
+def test_the_gpu_runs_the_requested_settings(small: SmallModel) -> None:
     assert CharRNN.load(small.path, device="auto").device == "cuda"
     assert CharRNN.load(small.path, device="cuda").device == "cuda"
 

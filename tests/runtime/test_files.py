@@ -15,7 +15,7 @@ from charrnn_runtime import CharRNNError
 from charrnn_runtime.files import remove_parts, shell_word, write_whole, written_whole
 
 
-def test_the_content_is_there_afterwards(tmp_path: Path) -> None:
+def test_the_content_is_written(tmp_path: Path) -> None:
     write_whole(tmp_path / "a", b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
     assert os.listdir(tmp_path) == ["a"]
@@ -116,7 +116,7 @@ def test_names_may_be_as_odd_and_long_as_the_system_allows(tmp_path: Path, name:
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"content"]
 
 
-def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_can_be_removed(tmp_path: Path) -> None:
     (tmp_path / ".model.onnx.abc123.part").write_bytes(b"half")
     (tmp_path / "kept.part").write_bytes(b"whole")
     (tmp_path / ".kept").write_bytes(b"whole")

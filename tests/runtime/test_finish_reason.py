@@ -12,7 +12,7 @@ CASES = [("e", "stop"), (["e", "\n"], "stop"), (None, "length")]
 
 
 @pytest.mark.parametrize(("stop", "reason"), CASES)
-def test_a_stream_says_why_it_ended(lstm: CharRNN, stop: list[str] | str | None, reason: str) -> None:
+def test_a_stream_has_a_finish_reason(lstm: CharRNN, stop: list[str] | str | None, reason: str) -> None:
     for stream in (
         lstm.stream("LORD ", 200, seed=1, stop=stop),
         lstm.stream_bytes(length=200, seed=1, stop=stop),
@@ -50,7 +50,7 @@ def test_nothing_to_generate_is_long_enough_at_once(lstm: CharRNN) -> None:
 
 
 @pytest.mark.parametrize(("stop", "reason"), CASES)
-def test_a_stream_for_asyncio_says_why_it_ended(
+def test_an_asyncio_stream_has_a_finish_reason(
     lstm: CharRNN, stop: list[str] | str | None, reason: str
 ) -> None:
     async def read() -> None:

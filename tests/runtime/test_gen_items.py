@@ -58,9 +58,7 @@ def test_items_come_one_a_line_and_nothing_else(gen: Command, path: Path, names:
     assert gen(path, "--lines", 30, "-s", 7, "--batch", 3, "-q").stdout == done.stdout
 
 
-def test_unique_and_new_leave_out_what_was_there_before(
-    gen: Command, path: Path, names: CharRNN, tmp_path: Path
-) -> None:
+def test_unique_and_new_skip_known_items(gen: Command, path: Path, names: CharRNN, tmp_path: Path) -> None:
     known = {item.text for item in draw_items(names, 3, length=2, seed=7)}
     file = tmp_path / "known.txt"
     file.write_bytes("\ufeff".encode() + "\r\n".join(sorted(known)).encode())
@@ -129,7 +127,7 @@ def test_a_greedy_model_has_one_item(gen: Command, tmp_path: Path) -> None:
     assert _lines(gen(path, "-p", "Em", "--greedy", "--unique")) == [item.text]
 
 
-def test_stats_count_what_was_sampled(gen: Command, path: Path) -> None:
+def test_stats_count_sampled_characters(gen: Command, path: Path) -> None:
     done = gen(path, "--lines", 3, "--stats", "-s", 7, "-n", 8)
     sampled = int(done.stderr.decode().splitlines()[-1].split(" ")[0])
     assert sampled >= sum(len(line) + 1 for line in _lines(done))
@@ -159,7 +157,7 @@ def test_models_of_lines_write_20_items_by_themselves(gen: Command, path: Path, 
 @pytest.mark.parametrize(
     "options", [["--streams", 1], ["--streams", 2], ["--stop", "d"], ["--raw"], ["--prime-file", "-"]]
 )
-def test_models_of_lines_write_running_text_where_that_is_asked_for(
+def test_models_of_lines_write_running_text_on_request(
     gen: Command, path: Path, of_lines: Path, options: list[object]
 ) -> None:
     settings = ("-n", 50, "-s", 7, "-q", *options)
@@ -179,7 +177,7 @@ FEWER = ("-n", "1", "-s", "7", "--top-k", "3", "--unique", "--lines", "50")
 """With three symbols and one character, there are at most two non-empty items."""
 
 
-def test_what_was_found_is_kept_where_a_model_has_no_more(gen: Command, path: Path, tmp_path: Path) -> None:
+def test_found_items_are_kept_if_there_are_too_few(gen: Command, path: Path, tmp_path: Path) -> None:
     done = gen(path, *FEWER)
     found = _lines(done, 1)
     assert 1 <= len(found) == len(set(found)) < 50
@@ -229,7 +227,7 @@ def test_ctrl_c_ends_with_130_after_whole_lines(path: Path) -> None:
     assert "Traceback" not in err.decode()
 
 
-def test_items_go_to_a_file_whole(gen: Command, path: Path, tmp_path: Path) -> None:
+def test_items_are_written_to_a_file_atomically(gen: Command, path: Path, tmp_path: Path) -> None:
     expected = gen(path, "--lines", 5, "-s", 1).stdout
     done = gen(path, "--lines", 5, "-s", 1, "-o", tmp_path / "out")
     assert (done.returncode, done.stdout) == (0, b"")
@@ -262,16 +260,14 @@ def test_options_of_items_and_of_running_text_exclude_each_other(
     assert done.stdout == b""
 
 
-def test_what_an_item_cannot_have_is_said(gen: Command, path: Path, tmp_path: Path) -> None:
+def test_invalid_items_are_explained(gen: Command, path: Path, tmp_path: Path) -> None:
     assert "--prime has a newline" in _error(gen(path, "-p", "a\nb", "--lines", 2), 2)
     assert "none cannot be read: No such file" in _error(gen(path, "--new", tmp_path / "none"), 1)
     (tmp_path / "latin").write_bytes(b"ab\xff")
     assert "latin is not UTF-8: byte 2 is 0xff" in _error(gen(path, "--new", tmp_path / "latin"), 1)
 
 
-def test_a_model_that_was_trained_on_lines_writes_items_unless_asked_for_text(
-    gen: Command, path: Path, tmp_path: Path
-) -> None:
+def test_a_model_trained_on_lines_writes_items_by_default(gen: Command, path: Path, tmp_path: Path) -> None:
     trained = tmp_path / "trained.onnx"
     trained.write_bytes(changed(metadata("lines", "true"), path.read_bytes()))
     assert _lines(gen(trained, "-s", 7)) == _lines(gen(path, "--lines", spec.DEFAULT_ITEMS, "-s", 7))

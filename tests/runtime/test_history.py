@@ -53,7 +53,7 @@ def test_each_row_gives_what_was_added_for_it_since_it_began(seed: int, live: fl
                 reading = {new: reading[old] for new, old in enumerate(stay)}
 
 
-def test_its_end_is_there_for_stop_texts_when_another_array_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_end_is_available_for_stop_texts_when_a_new_array_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "_LINES", 8)
     kept = History(2)
     kept.begin(np.array([0, 1]), np.array([0, 0]))
@@ -67,7 +67,7 @@ def test_its_end_is_there_for_stop_texts_when_another_array_begins(monkeypatch: 
     np.testing.assert_array_equal(kept.take([1])[0], tokens[:, 1])
 
 
-def test_one_stream_among_many_that_end_holds_little_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_stream_among_short_ones_holds_only_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "_LINES", 8)
     kept = History(100)
     kept.begin(np.arange(100), np.zeros(100, np.int64))

@@ -365,7 +365,7 @@ def test_external_data_that_are_not_files_are_refused_unopened(location: str, tm
     refused(path, "it has external data")
 
 
-def test_external_data_beside_the_numbers_are_refused(tmp_path: Path) -> None:
+def test_external_data_in_addition_to_raw_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(TABLE)
     path = tmp_path / "model.onnx"
     path.write_bytes(in_initializer(inside(TABLE) + outside("weights.bin")))

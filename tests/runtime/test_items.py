@@ -165,14 +165,14 @@ def test_items_of_a_seed_are_the_same_however_many_streams_run(
     assert list(draw_items(model, 15, **settings)) == expected
 
 
-def test_another_seed_gives_other_items_and_one_that_was_not_given_is_told(names: CharRNN) -> None:
+def test_another_seed_gives_other_items_and_a_drawn_one_is_reported(names: CharRNN) -> None:
     with draw_items(names, 5, temperature=3.0) as items:
         found = texts(items)
     assert texts(draw_items(names, 5, temperature=3.0, seed=items.seed)) == found
     assert texts(draw_items(names, 5, temperature=3.0, seed=items.seed + 1)) != found
 
 
-def test_no_more_streams_are_begun_than_items_are_wanted_where_each_gives_one(
+def test_no_more_streams_are_started_than_items_if_each_yields_one(
     names: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
@@ -189,7 +189,7 @@ def test_no_more_streams_are_begun_than_items_are_wanted_where_each_gives_one(
     assert begun == [20]
 
 
-def test_items_that_are_not_asked_for_are_not_drawn(names: CharRNN) -> None:
+def test_items_are_drawn_on_demand(names: CharRNN) -> None:
     sampled = 0
 
     def progress(amount: int) -> None:
@@ -209,7 +209,7 @@ def test_items_that_are_not_asked_for_are_not_drawn(names: CharRNN) -> None:
 # --- too few items -----------------------------------------------------------------------------------------
 
 
-def test_drawing_gives_up_after_so_many_streams_that_gave_none(
+def test_drawing_gives_up_after_too_many_streams_without_an_item(
     names: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(items_module, "MOST_STREAMS", 100)
@@ -225,7 +225,7 @@ def test_drawing_gives_up_after_so_many_streams_that_gave_none(
             break
     items = draw_items(names, 1000, unique=True, length=1, **SEED)
     found: list[str] = []
-    with pytest.raises(TooFewItemsError, match=f"gave {len(expected):,} of 1,000 items") as caught:
+    with pytest.raises(TooFewItemsError, match=f"generated {len(expected):,} of 1,000 items") as caught:
         found.extend(item.text for item in items)
     assert found == expected
     assert caught.value.found == items.found == len(expected)
@@ -234,7 +234,7 @@ def test_drawing_gives_up_after_so_many_streams_that_gave_none(
     assert items.streams == len(expected) + sum(items.skipped._values())
 
 
-def test_drawing_gives_up_after_so_many_characters_that_gave_none(
+def test_drawing_gives_up_after_too_many_characters_without_an_item(
     names: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(items_module, "MOST_CHARACTERS", 500)
@@ -248,7 +248,7 @@ def test_drawing_gives_up_after_so_many_characters_that_gave_none(
     assert caught.value.found == 0
 
 
-def test_the_error_says_what_was_skipped_and_what_helps(
+def test_the_error_reports_skipped_streams_and_advice(
     names: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(items_module, "MOST_STREAMS", 30)

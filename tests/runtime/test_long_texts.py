@@ -85,7 +85,7 @@ def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_pieces_give_what_the_whole_gives(lstm: CharRNN) -> None:
+def test_pieces_give_the_same_as_the_whole(lstm: CharRNN) -> None:
     text = "To be, or not to be: that is the question.\n" * 60
     stream, file = io.StringIO(), Unpacked(io.BytesIO(text.encode()), "a text")
     score_command._score_whole([lstm], file, PATH, JSON_BITS, stream, False)

@@ -96,7 +96,7 @@ def _by_steps(model: CharRNN, state: State, length: int, **options: Any) -> list
     return [model.vocabulary.decode(column) for column in np.array(tokens).T]
 
 
-def test_prime_and_steps_give_what_generate_gives(small: SmallModel, load: Load) -> None:
+def test_prime_and_steps_give_the_same_as_generate(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     options = {"temperature": 0.9, "top_k": 20, "top_p": 0.95}
     whole = model.generate("LORD ", 50, seed=4, **options)  # type: ignore[call-overload]
@@ -105,7 +105,7 @@ def test_prime_and_steps_give_what_generate_gives(small: SmallModel, load: Load)
     ]
 
 
-def test_steps_of_many_streams_give_what_generate_gives(small: SmallModel, load: Load) -> None:
+def test_steps_of_many_streams_give_the_same_as_generate(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     prompts = ["a", "be", "see", "x", ""]
     whole = model.generate(prompts, 30, seed=4)
@@ -115,7 +115,7 @@ def test_steps_of_many_streams_give_what_generate_gives(small: SmallModel, load:
 
 @pytest.mark.parametrize("prompt", ["LORD ", "", "L", "x" * 200])
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 300])
-def test_stream_gives_what_generate_gives(lstm: CharRNN, prompt: str, length: int) -> None:
+def test_stream_gives_the_same_as_generate(lstm: CharRNN, prompt: str, length: int) -> None:
     live = lstm.stream(prompt, length, seed=6)
     assert prompt + "".join(live) == lstm.generate(prompt, length, seed=6)
     assert live.generated == length
@@ -162,7 +162,7 @@ def _shared() -> CharRNN:
     return _model[0]
 
 
-def test_generating_from_a_state_gives_the_rest_alone(lstm: CharRNN) -> None:
+def test_generating_from_a_state_gives_only_the_new_text(lstm: CharRNN) -> None:
     whole = lstm.generate("LORD ", 60, seed=1)
     first = lstm.stream("LORD ", 20, seed=1)
     assert "LORD " + "".join(first) == whole[:25]
@@ -182,9 +182,7 @@ def test_generate_each_gives_states_to_continue_from(lstm: CharRNN) -> None:
 # --- forks -------------------------------------------------------------------------------------------------
 
 
-def test_forks_differ_from_each_other_and_are_what_their_numbers_give_alone(
-    small: SmallModel, load: Load
-) -> None:
+def test_forks_differ_from_each_other_and_depend_only_on_their_numbers(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     forks = model.prime("LORD ").fork(5)
     together = model.generate(forks, 60, seed=11)
@@ -249,14 +247,14 @@ def _every_way(model: CharRNN) -> list[Callable[..., object]]:
         {"seed": 0.5},
     ],
 )
-def test_settings_that_make_no_sense_are_refused_everywhere(lstm: CharRNN, options: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused_everywhere(lstm: CharRNN, options: dict[str, Any]) -> None:
     for way in _every_way(lstm):
         with pytest.raises(SettingError):
             way(**options)
 
 
 @pytest.mark.parametrize("length", [-1, 1.5, 10.0, float("nan"), "10", None])
-def test_a_length_is_a_whole_number_from_0(lstm: CharRNN, length: Any) -> None:
+def test_a_length_is_a_nonnegative_integer(lstm: CharRNN, length: Any) -> None:
     for way in (
         lambda: lstm.generate("", length),
         lambda: lstm.generate([""], length),
@@ -268,7 +266,7 @@ def test_a_length_is_a_whole_number_from_0(lstm: CharRNN, length: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, 2**40])
-def test_a_batch_size_is_a_whole_number_from_1(lstm: CharRNN, rows: Any) -> None:
+def test_a_batch_size_is_a_positive_integer(lstm: CharRNN, rows: Any) -> None:
     with pytest.raises(SettingError, match="must be"):
         lstm.generate([""], 10, max_batch_size=rows)
 
@@ -347,7 +345,7 @@ def test_a_stop_text_in_the_prompt_does_not_stop(lstm: CharRNN) -> None:
     assert lstm.generate("LORD ", 40, seed=1, stop="LORD") == free
 
 
-def test_a_stop_text_is_not_made_of_the_prompt_and_what_follows(lstm: CharRNN) -> None:
+def test_a_stop_text_does_not_span_the_prompt_and_the_text(lstm: CharRNN) -> None:
     free = lstm.generate("LORD ", 40, seed=1)
     assert (
         lstm.generate("LORD ", 40, seed=1, stop=free[4:6]) == free[: max(free.find(free[4:6], 5), 0) or None]
@@ -397,7 +395,7 @@ def test_unknown_characters_of_a_prompt_are_an_error_or_dropped(lstm: CharRNN) -
         assert way(unknown="skip") == lstm.generate("ab", 10, seed=1)
 
 
-def test_a_prompt_of_unknown_characters_alone_is_none(lstm: CharRNN) -> None:
+def test_a_prompt_of_only_unknown_characters_is_empty(lstm: CharRNN) -> None:
     assert lstm.generate("ßßß", 20, seed=1, unknown="skip") == lstm.generate("", 20, seed=1)
 
 
@@ -460,7 +458,7 @@ def test_the_bytes_of_characters_are_utf_8(lstm: CharRNN) -> None:
             way(b"LORD")
 
 
-def test_bytes_are_scored_as_they_are(byte_model: CharRNN) -> None:
+def test_bytes_are_scored_unchanged(byte_model: CharRNN) -> None:
     score = byte_model.score(NOT_TEXT)
     assert score.characters == 3
     assert byte_model.score([NOT_TEXT, "é".encode()])[1].nats == byte_model.score("é").nats
@@ -620,7 +618,7 @@ class _Expected(Exception):
 
 
 @pytest.mark.parametrize("error", [_Expected, KeyboardInterrupt])
-def test_an_exception_in_the_prompts_comes_out_and_leaves_the_model_as_it_was(
+def test_an_exception_in_the_prompts_propagates_and_leaves_the_model_unchanged(
     lstm: CharRNN, error: type[BaseException]
 ) -> None:
     def prompts() -> Iterator[str]:
@@ -634,7 +632,7 @@ def test_an_exception_in_the_prompts_comes_out_and_leaves_the_model_as_it_was(
 
 
 @pytest.mark.parametrize("error", [_Expected, KeyboardInterrupt])
-def test_an_exception_while_it_runs_comes_out_and_leaves_the_model_as_it_was(
+def test_an_exception_during_a_run_propagates_and_leaves_the_model_unchanged(
     lstm: CharRNN, error: type[BaseException]
 ) -> None:
     def progress(_: int) -> None:
@@ -693,7 +691,7 @@ def test_progress_counts_every_character_once(lstm: CharRNN) -> None:
 # --- the module --------------------------------------------------------------------------------------------
 
 
-def test_what_is_public_is_there_and_nothing_else_is_needed() -> None:
+def test_public_names_exist_and_no_others_are_needed() -> None:
     assert charrnn_runtime.__all__ == sorted(charrnn_runtime.__all__)
     for name in charrnn_runtime.__all__:
         assert getattr(charrnn_runtime, name) is not None
@@ -713,7 +711,7 @@ def test_importing_brings_in_neither_commands_nor_trainer(module: str) -> None:
     )
 
 
-def test_a_model_says_what_it_is(lstm: CharRNN) -> None:
+def test_a_model_describes_itself(lstm: CharRNN) -> None:
     assert "lstm 2x12" in repr(lstm)
     assert lstm.device == "cpu"
     assert lstm.info.vocabulary is lstm.vocabulary
@@ -744,7 +742,7 @@ def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
 
 @pytest.mark.parametrize("level", ["char", "byte"])
 @pytest.mark.parametrize("echo", [True, False])
-def test_echo_says_whether_the_prompt_is_in_the_result(
+def test_echo_includes_the_prompt_in_the_result(
     lstm: CharRNN, byte_model: CharRNN, level: str, echo: bool
 ) -> None:
     model = lstm if level == "char" else byte_model
@@ -794,7 +792,7 @@ def test_each_stop_text_is_a_text_of_one_character_or_more(lstm: CharRNN, stop: 
             way(stop=stop)
 
 
-def test_a_seed_that_was_drawn_is_told(lstm: CharRNN) -> None:
+def test_a_drawn_seed_is_reported(lstm: CharRNN) -> None:
     (each,) = lstm.generate_each(["a"], 50)
     assert each.text == lstm.generate("a", 50, seed=each.seed)[1:]
     state = lstm.prime("a")
@@ -829,7 +827,7 @@ def test_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Loa
         logits, row = naive_step(exact.cell, exact.layers, weights, int(token), row)
 
 
-def test_log_probabilities_change_no_text_and_are_the_same_beside_other_streams(lstm: CharRNN) -> None:
+def test_log_probabilities_change_no_text_and_do_not_depend_on_other_streams(lstm: CharRNN) -> None:
     prompts = ["LORD ", "", "a", "x" * 70] * 3
     plain = list(lstm.generate_each(prompts, 50, seed=1, stop="j"))
     told = list(lstm.generate_each(prompts, 50, seed=1, stop="j", logprobs=2, max_batch_size=5))
@@ -859,6 +857,6 @@ def test_the_log_probabilities_of_a_text_are_its_score(lstm: CharRNN) -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 66, 1.5, "2"])
-def test_no_more_log_probabilities_than_symbols_can_be_asked_for(lstm: CharRNN, count: Any) -> None:
+def test_no_more_log_probabilities_than_symbols_can_be_requested(lstm: CharRNN, count: Any) -> None:
     with pytest.raises(SettingError, match="logprobs must be"):
         list(lstm.generate_each(["a"], 5, logprobs=count))

@@ -44,7 +44,7 @@ def test_what_broke_the_reader_once_is_refused_or_runs(path: Path) -> None:
     assert read_model(path) in ("refused", "works")
 
 
-def test_taking_a_file_apart_and_together_again_changes_nothing() -> None:
+def test_parsing_and_serializing_a_file_changes_nothing() -> None:
     for data in MODELS:
         assert written(read_fields(data)) == data
 
@@ -64,7 +64,7 @@ def tried(subject: str, count: int = 8, longest: float = LONGEST) -> Tally:
 
 @needs_posix
 @pytest.mark.nightly
-def test_what_goes_well_is_counted() -> None:
+def test_successes_are_counted() -> None:
     tally = tried("well", 10)
     assert (dict(tally.outcomes), tally.faults) == ({"works": 5, "refused": 5}, [])
     assert 2**20 < tally.peak < 2**30
@@ -82,7 +82,7 @@ def test_what_goes_well_is_counted() -> None:
         ("says_nonsense_at_3", [3], "it said ''"),
     ],
 )
-def test_a_fault_is_told_with_its_seed_and_the_others_continue(
+def test_a_fault_is_reported_with_its_seed_and_the_others_continue(
     subject: str, seeds: list[int], what: str
 ) -> None:
     tally = tried(subject)
@@ -93,7 +93,7 @@ def test_a_fault_is_told_with_its_seed_and_the_others_continue(
 
 @needs_posix
 @pytest.mark.nightly
-def test_a_hang_is_ended_and_told() -> None:
+def test_a_hang_is_ended_and_reported() -> None:
     tally = tried("hangs_at_3", longest=10.0)
     assert tally.faults == [(3, "no answer within 10 seconds")]
     assert tally.outcomes["works"] == 7

@@ -140,7 +140,7 @@ CONTROLS = [
 
 @posix
 @pytest.mark.parametrize(("code", "event"), CONTROLS)
-def test_the_watch_sees_what_it_is_there_for(world: World, code: str, event: str) -> None:
+def test_the_watch_detects_violations(world: World, code: str, event: str) -> None:
     done = world.run("-c", code)
     assert done.returncode == 1
     assert "refused to a watched process" in done.stderr.decode()
@@ -303,7 +303,7 @@ def at_a_terminal(columns: int, *words: str | Path) -> tuple[int, str]:
 
 
 @posix
-def test_a_terminal_of_20_columns_shows_the_text_as_it_is(lstm: CharRNN) -> None:
+def test_a_terminal_of_20_columns_shows_the_text_unchanged(lstm: CharRNN) -> None:
     code, shown = at_a_terminal(20, *_module("gen"), MODEL, "-p", "LORD ", "-n", "60", "-s", "1", "-q")
     text = lstm.generate("LORD ", 60, seed=1)
     expected = (text if text.endswith("\n") else text + "\n").replace("\n", "\r\n")
@@ -355,7 +355,7 @@ def slowly_at_a_terminal(*lines: list[Any]) -> list[str]:
 
 
 @posix
-def test_what_streams_to_the_terminal_has_no_bar_that_would_wipe_it_out() -> None:
+def test_text_streamed_to_the_terminal_has_no_progress_bar() -> None:
     lines = LONG, MANY_STREAMS, [*LONG_SCORING, "--by-line"], [*LONG_SCORING, "--per-char"]
     for line, shown in zip(lines, slowly_at_a_terminal(*(["", *line] for line in lines)), strict=True):
         assert len(shown) > 1000, line

@@ -42,7 +42,7 @@ def _data(page: str) -> dict[str, Any]:
     return data | {key: np.frombuffer(base64.b64decode(data[key]), kind) for key, kind in kinds.items()}
 
 
-def test_a_page_says_what_the_trace_says(lstm: CharRNN) -> None:
+def test_a_page_contains_the_data_of_the_trace(lstm: CharRNN) -> None:
     data, trace = _data(_page(lstm, TEXT)), lstm.trace(TEXT)
     assert "".join(data["characters"]) == TEXT
     np.testing.assert_allclose(data["bits"] / 100.0, trace.bits, atol=0.006)

@@ -24,7 +24,7 @@ def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
     assert all(entry.key.startswith("charrnn.") for entry in model.metadata_props)
 
 
-def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
+def test_only_what_the_kept_outputs_need_is_kept(small: Any) -> None:
     data = small.path.read_bytes()
     everything = proto.parse_model(data)
     outputs = [value.name for value in everything.graph.output]
@@ -43,7 +43,7 @@ def test_only_what_the_kept_outputs_need_stays(small: Any) -> None:
     assert list(everything.graph.node[: len(graph.node)]) == list(graph.node)
 
 
-def test_a_model_and_its_large_tensors_parted_are_the_same_model_together(small: Any) -> None:
+def test_a_model_and_its_separated_tensors_make_the_same_model(small: Any) -> None:
     data = small.path.read_bytes()
     everything = proto.parse_model(data)
     rest, large, names = proto.separate_tensors(data)
@@ -60,7 +60,7 @@ def test_a_model_and_its_large_tensors_parted_are_the_same_model_together(small:
     assert together == everything
 
 
-def test_a_model_in_several_parts_is_parted_just_so() -> None:
+def test_a_model_in_several_parts_is_separated_correctly() -> None:
     # A graph given twice is merged, and varints may be of any length.
     tensors = [field(5, field(8, name) + field(9, b"x" * 5000)) for name in ("a", "b")]
     other = [field(5, field(8, "c") + field(9, b"x" * 3)), field(2, "name")]
@@ -71,7 +71,7 @@ def test_a_model_in_several_parts_is_parted_just_so() -> None:
     assert b"".join(large) == field(7, tensors[0] + tensors[1])
 
 
-def test_what_was_parsed_before_can_only_lack_memory() -> None:
+def test_parsing_again_can_only_run_out_of_memory() -> None:
     with pytest.raises(MemoryError):
         proto.keep_outputs(LSTM[:-5], ("logits",))
 

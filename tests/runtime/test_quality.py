@@ -123,7 +123,7 @@ def test_windows_do_not_reach_over_the_ends_of_pieces() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[], [""], ["", ""], ["123 456\n!?"], ["\ud800"], ["short"]])
-def test_what_has_no_words_and_no_windows_has_no_shares(pieces: list[str]) -> None:
+def test_a_text_without_words_and_windows_has_no_shares(pieces: list[str]) -> None:
     found = Reference(TEXT).measure(pieces)
     assert (found.words, found.known_words, found.windows, found.copied_windows) == (0, None, 0, None)
     assert found.distinct == (None, None, None, None)
@@ -131,7 +131,7 @@ def test_what_has_no_words_and_no_windows_has_no_shares(pieces: list[str]) -> No
 
 
 @pytest.mark.parametrize("text", ["", "123", "short"])
-def test_a_training_text_without_words_or_windows_knows_none(text: str) -> None:
+def test_a_training_text_without_words_or_windows_matches_nothing(text: str) -> None:
     found = Reference(text).measure([TEXT])
     assert (found.known_words, found.copied_windows) == (0.0, 0.0)
 
@@ -222,7 +222,7 @@ def _error(done: subprocess.CompletedProcess[bytes], code: int) -> str:
     return done.stderr.decode().splitlines()[-1]
 
 
-def test_models_are_measured_beside_the_text_that_training_kept(
+def test_models_are_compared_with_the_held_out_text(
     command: Command, text: Path, trained_on: Callable[..., Path], lstm: CharRNN
 ) -> None:
     whole = text.read_text()
@@ -295,7 +295,7 @@ def test_the_longest_training_part_of_all_models_counts(
     assert "--length 60 makes them comparable" in done.stderr.decode()
 
 
-def test_a_text_that_was_trained_on_to_its_end_has_nothing_held_out(
+def test_a_text_used_entirely_for_training_has_nothing_held_out(
     command: Command, text: Path, trained_on: Callable[..., Path]
 ) -> None:
     done = command(trained_on(text, len(text.read_text())), "--text", text, "-n", 50, "-s", 1, "--json")
@@ -308,7 +308,7 @@ def test_a_text_that_was_trained_on_to_its_end_has_nothing_held_out(
 
 
 @pytest.mark.parametrize("end", [-1, "x", None, 1.5, [1]])
-def test_metadata_that_says_nothing_of_use_leaves_nine_tenths(
+def test_useless_metadata_leave_nine_tenths_as_training_text(
     text: Path, trained_on: Callable[..., Path], end: Any
 ) -> None:
     model = CharRNN.load(trained_on(text, end), device="cpu")
@@ -344,7 +344,7 @@ def test_a_training_text_may_be_short_or_empty(command: Command, tmp_path: Path,
     assert _records(done)[0]["copied_windows"] == 0.0
 
 
-def test_what_has_no_share_is_a_dash_in_the_table(command: Command, text: Path) -> None:
+def test_an_undefined_share_is_a_dash_in_the_table(command: Command, text: Path) -> None:
     done = command(MODEL, "--text", text, "-n", 60, "-s", 1, "-q")  # streams of 2 characters have no windows
     assert done.stdout.decode().splitlines()[1].split()[-5] == "-"
 
@@ -412,7 +412,7 @@ def test_of_models_of_lines_whole_items_are_measured(command: Command, of_lines:
     assert "lines from all over" in done.stderr.decode()
 
 
-def test_other_texts_have_their_lines_counted_beside_models_of_lines(
+def test_other_texts_are_measured_by_line_with_models_of_lines(
     command: Command, of_lines: Path, listed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other").write_text("Emma\nAda\n\nEmma\nLio and more\n")

@@ -161,7 +161,7 @@ def test_a_request_that_is_invalid_is_one_error(fields: dict[str, Any], message:
         asyncio.run(_text_of(service, **fields))
 
 
-def test_without_ray_a_deployment_says_in_one_line_which_extra_is_missing(
+def test_without_ray_a_deployment_names_the_missing_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -193,7 +193,7 @@ def answer(service: TextService, body: bytes) -> tuple[int, bytes]:
     return asyncio.run(run())
 
 
-def test_http_answers_with_the_text_or_says_what_is_wrong(lstm: CharRNN) -> None:
+def test_http_responds_with_the_text_or_an_error(lstm: CharRNN) -> None:
     pytest.importorskip("starlette", reason="needs the extra ray")
     service = TextService(MODEL, max_length=50)
     expected = lstm.generate("LORD ", 30, seed=4, temperature=0.5, echo=False)

@@ -52,7 +52,7 @@ def _marked(text: str, inside: NDArray[np.bool_]) -> str:
         ("", ""),
     ],
 )
-def test_quotes_are_told_from_apostrophes(text: str, inside: str) -> None:
+def test_quotes_are_distinguished_from_apostrophes(text: str, inside: str) -> None:
     assert _marked(text, in_quotes(text)) == inside
 
 
@@ -70,7 +70,7 @@ def test_brackets_nest_and_end_with_their_paragraph(text: str, inside: str) -> N
     assert _marked(text, in_brackets(text)) == inside
 
 
-def test_lines_and_capitals_are_told() -> None:
+def test_lines_and_capitals_are_recognized() -> None:
     assert line_position("ab\n\ncde").tolist() == [0, 1, 2, 0, 0, 1, 2]
     assert _marked("ab\n\ncde\n", before_line_end("ab\n\ncde\n")) == ".b....e."
     assert _marked("aBÉ1", uppercase("aBÉ1")) == ".BÉ."
@@ -135,7 +135,7 @@ def test_what_follows_nothing_scores_as_chance() -> None:
         assert abs(each.score - (0.5 if each.measure == "AUC" else 0.0)) < 0.1, each
 
 
-def test_the_best_comes_first_and_what_a_text_lacks_is_left_out() -> None:
+def test_the_best_unit_comes_first_and_missing_properties_are_omitted() -> None:
     text = "No brackets and no quotes are in these lines.\nThey have Capitals, and they have an END.\n" * 20
     found = _found(text, Vocabulary.from_text(text), _planted(text, np.random.RandomState(2)), 300)
     assert {each.follows for each in found} == {"line position", "uppercase", "line end next"}
@@ -144,7 +144,7 @@ def test_the_best_comes_first_and_what_a_text_lacks_is_left_out() -> None:
     assert _found("a", Vocabulary.from_text("a"), np.zeros((1, 16), np.float32), 10) == []
 
 
-def test_bytes_of_a_character_are_told_together() -> None:
+def test_bytes_of_a_character_are_merged() -> None:
     text = ('Она сказала "я иду" и ушла. Потом пришла.\n' * 40).encode()
     characters = text.decode()
     inside = np.repeat(in_quotes(characters), [len(each.encode()) for each in characters])

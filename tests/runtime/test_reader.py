@@ -32,7 +32,7 @@ from hostile_files import (
 from make_models import SYMBOLS, SmallModel
 
 
-def test_a_good_file_says_what_it_is(small: SmallModel) -> None:
+def test_the_metadata_of_a_good_file_are_read(small: SmallModel) -> None:
     data = small.path.read_bytes()
     info = read_model_file(small.path).info
     assert (info.cell, info.layers, info.hidden_size) == (small.cell, small.layers, small.hidden_size)
@@ -50,7 +50,7 @@ def test_a_good_file_says_what_it_is(small: SmallModel) -> None:
     assert info.path == str(small.path)
 
 
-def test_what_a_file_says_is_json(small: SmallModel) -> None:
+def test_metadata_can_be_written_as_json(small: SmallModel) -> None:
     info = read_model_file(small.path).info
     found = json.loads(json.dumps(info.as_dict()))
     assert found == info.as_dict()
@@ -80,7 +80,7 @@ def test_no_metadata_key_may_be_there_twice(key: str) -> None:
     assert f"'charrnn.{key}' appears twice" in refusal(changed(twice))
 
 
-def test_other_programs_may_add_metadata_of_their_own() -> None:
+def test_other_programs_may_add_metadata() -> None:
     data = changed(lambda model: model.metadata_props.add(key="author", value="somebody"))
     assert check_model_bytes(data, "x").info.cell == "lstm"
 
@@ -187,7 +187,7 @@ def test_a_symbol_more_in_the_byte_vocabulary_is_refused() -> None:
     assert "give no others" in refusal(changed(metadata("vocabulary", '["a"]'), BYTE))
 
 
-def test_what_was_given_instead_of_a_model_is_named(tmp_path: Path) -> None:
+def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
     checkpoint = tmp_path / "lstm step2.safetensors"
     checkpoint.write_bytes((16).to_bytes(8, "little") + b'{"a":"b"}       ')
     with pytest.raises(
@@ -200,7 +200,7 @@ def test_what_was_given_instead_of_a_model_is_named(tmp_path: Path) -> None:
         read_model_file(tmp_path / "text.gz")
 
 
-def test_another_onnx_file_is_told_apart_from_a_broken_one() -> None:
+def test_another_onnx_file_is_distinguished_from_a_broken_one() -> None:
     def forget(model: Any) -> None:
         del model.metadata_props[:]
 

@@ -87,7 +87,7 @@ def test_the_sampler_for_some_settings_gives_what_the_file_gives(
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 8.0, 10_000.0])
 @pytest.mark.parametrize("size", [2 * FEW, 300, 1500])
-def test_ranking_few_symbols_gives_what_ranking_all_gives(temperature: float, size: int) -> None:
+def test_ranking_few_symbols_gives_the_same_as_ranking_all(temperature: float, size: int) -> None:
     draw = np.random.RandomState(0)
     logits = draw.normal(0, 3, (400, size)).astype(np.float32)
     logits[200:] = logits[200:].round()  # many ties, also at the edge of the kept symbols
@@ -149,7 +149,7 @@ def test_names_in_the_file_do_not_matter() -> None:
         _session(_with_sampler(data, cuts))
 
 
-def test_settings_say_what_they_cut() -> None:
+def test_settings_determine_the_truncation() -> None:
     assert [sampling.cuts(65) for sampling in SETTINGS] == [
         *("none", "none", "min_p", "min_p", "greedy", "greedy", "any", "any", "none")
     ]
@@ -164,7 +164,7 @@ def test_settings_say_what_they_cut() -> None:
     assert Sampling(min_p=1e-60).cuts(65) == "none"  # 0 in float32
 
 
-def test_a_batch_takes_the_sampler_that_serves_all_of_its_rows() -> None:
+def test_a_batch_uses_the_sampler_that_supports_all_of_its_rows() -> None:
     assert sampler_for(["none"]) == "none"
     assert sampler_for(["greedy", "greedy"]) == "greedy"
     assert sampler_for(["min_p", "none"]) == "min_p"

@@ -28,7 +28,7 @@ def test_a_top_k_below_one_is_refused(top_k: int) -> None:
 
 
 @pytest.mark.parametrize("top_k", [2.5, 2.0, NAN, "3"])
-def test_a_top_k_that_is_not_a_whole_number_is_refused(top_k: object) -> None:
+def test_a_top_k_that_is_not_an_integer_is_refused(top_k: object) -> None:
     with pytest.raises(SettingError, match="top_k must be a whole number"):
         Sampling(top_k=top_k)  # type: ignore[arg-type]
 
@@ -62,7 +62,7 @@ def test_a_min_p_out_of_range_is_refused(min_p: float) -> None:
         {"min_p": 1.0 - 2.0**-24},
     ],
 )
-def test_settings_in_range_are_taken(settings: dict[str, float]) -> None:
+def test_settings_in_range_are_accepted(settings: dict[str, float]) -> None:
     sampling = Sampling(**settings)  # type: ignore[arg-type]
     for name, value in settings.items():
         assert getattr(sampling, name) == value

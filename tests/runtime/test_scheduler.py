@@ -52,7 +52,7 @@ def test_a_stream_gives_the_same_whatever_runs_beside_it(
     assert together == _alone(model, prompts, length, seed=5, stop=stop)
 
 
-def test_all_models_keep_streams_apart(small: SmallModel, load: Load) -> None:
+def test_all_models_keep_streams_independent(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     draw = random.Random(1)
     prompts = ["".join(draw.choices("ABCabc xyz", k=draw.randrange(40))) for _ in range(40)]
@@ -80,7 +80,7 @@ def test_states_and_logits_are_equal_to_the_bit_however_many_streams_run(
         assert np.array_equal(some.tokens, all_at_once.tokens[streams])
 
 
-def test_lengths_and_stops_end_streams_apart(lstm: CharRNN) -> None:
+def test_lengths_and_stop_texts_end_streams_independently(lstm: CharRNN) -> None:
     prompts = ["", "LORD ", "x" * 150, "a", "bb", "the quick brown fox", "?"] * 9
     free = lstm.generate(prompts, 120, seed=1)
     stopped = lstm.generate(prompts, 120, seed=1, stop="j", max_batch_size=5)
@@ -113,7 +113,7 @@ def test_streams_run_only_so_far_ahead_of_the_first(lstm: CharRNN) -> None:
     assert drawn <= 1000 // 33 + 2
 
 
-def test_many_short_requests_all_come_out(lstm: CharRNN) -> None:
+def test_many_short_requests_all_finish(lstm: CharRNN) -> None:
     texts = lstm.generate(["a"] * 3000, 2, seed=1, max_batch_size=64)
     assert len(texts) == 3000
     assert all(len(text) == 3 for text in texts)

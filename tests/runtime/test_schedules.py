@@ -315,7 +315,7 @@ def test_the_queue_is_bounded_and_says_so(lstm: CharRNN) -> None:
     assert ended <= 3
 
 
-def test_each_request_is_told_of_when_it_gets_its_row(lstm: CharRNN) -> None:
+def test_on_start_is_called_when_a_request_gets_its_row(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=1)
     started: list[Request] = []
     scheduler.on_start = started.append
@@ -342,7 +342,7 @@ def test_there_is_room_for_as_many_as_could_join_at_once(lstm: CharRNN) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, 2**40, "3"])
-def test_a_scheduler_has_a_batch_size_that_makes_sense(lstm: CharRNN, size: Any) -> None:
+def test_a_scheduler_checks_its_batch_size(lstm: CharRNN, size: Any) -> None:
     with pytest.raises(SettingError, match="max_batch_size must be"):
         lstm.scheduler(max_batch_size=size)
 
@@ -360,7 +360,7 @@ def test_a_cancelled_request_frees_its_row_within_one_block(lstm: CharRNN) -> No
     assert not scheduler.busy
 
 
-def test_cancelling_what_waits_has_ended_or_never_came_is_harmless(lstm: CharRNN) -> None:
+def test_cancelling_queued_finished_or_unknown_requests_is_harmless(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=1)
     first, waiting, stranger = (lstm.request("", 2, number=n) for n in range(3))
     scheduler.submit(first, waiting)
@@ -476,12 +476,12 @@ def test_many_streams_run_in_several_threads_and_one_stays_in_one(
         assert len(names - {threading.current_thread().name}) == 3
 
 
-def test_all_cores_of_the_process_are_used_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_cores_of_the_process_are_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 4}, raising=False)
     assert CharRNN.load(FOLDER / "lstm-2x12-int8.onnx", device="cpu")._engine.threads == 3
 
 
-def test_streams_are_parted_evenly_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_are_divided_evenly_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model("lstm-2x12-int8", 3)
     asked = []
     buffers = type(model._engine).buffers
@@ -495,7 +495,9 @@ def test_streams_are_parted_evenly_among_threads(monkeypatch: pytest.MonkeyPatch
     assert asked == [20, 20, 20]
 
 
-def test_an_error_in_a_thread_comes_out_and_the_model_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_thread_propagates_and_the_model_remains_usable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = _model("lstm-2x12-int8", 3)
     expected = model.generate([""] * 60, 40, seed=1)
 
@@ -540,7 +542,7 @@ def test_a_scheduler_that_was_closed_half_way_gives_its_buffers_back(lstm: CharR
     scheduler.close()
 
 
-def test_a_long_stream_beside_short_ones_gives_its_whole_text(lstm: CharRNN) -> None:
+def test_a_long_stream_among_short_ones_gives_its_whole_text(lstm: CharRNN) -> None:
     # Longer than the shared arrays, so that it is copied out now and then.
     scheduler = lstm.scheduler(max_batch_size=3)
     long = lstm.request("", 3000, seed=1)

@@ -63,7 +63,7 @@ def _model() -> CharRNN:
     st.integers(1, 40),
     st.sampled_from([1, 60, 10**6]),
 )
-def test_a_text_scores_the_same_whatever_is_scored_beside_it(texts: list[str], rows: int, held: int) -> None:
+def test_a_texts_score_does_not_depend_on_other_texts(texts: list[str], rows: int, held: int) -> None:
     model = _model()
     alone = [model.score(text).per_character.tolist() for text in texts]
     tokens = [model.vocabulary.encode(text) for text in texts]
@@ -124,7 +124,7 @@ def test_short_texts_of_different_lengths_share_blocks_of_several_steps(
     assert sum(blocks) * CPU_ROWS < 1.3 * read + 8 * CPU_ROWS  # few rows are idle
 
 
-def test_what_waits_for_a_long_text_is_bounded(lstm: CharRNN) -> None:
+def test_waiting_scores_are_bounded(lstm: CharRNN) -> None:
     drawn = 0
 
     def texts() -> Iterator[NDArray[np.int64]]:
@@ -165,7 +165,7 @@ def test_a_large_vocabulary_is_scored_in_shorter_blocks(monkeypatch: pytest.Monk
 
 @settings(max_examples=30)
 @given(st.text("abc XYZ\n", max_size=200), st.lists(st.integers(0, 200)))
-def test_a_text_in_pieces_scores_as_the_whole(text: str, cuts: list[int]) -> None:
+def test_a_text_in_pieces_scores_the_same_as_the_whole(text: str, cuts: list[int]) -> None:
     model = _model()
     edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
     pieces = [text[begin:end] for begin, end in pairwise(edges)]
@@ -174,7 +174,7 @@ def test_a_text_in_pieces_scores_as_the_whole(text: str, cuts: list[int]) -> Non
     assert [loss for part in parts for loss in part] == model.score(text).per_character.tolist()
 
 
-def test_a_piece_is_scored_before_the_next_is_asked_for(lstm: CharRNN) -> None:
+def test_a_piece_is_scored_before_the_next_is_read(lstm: CharRNN) -> None:
     asked = 0
 
     def pieces() -> Iterator[str]:
@@ -204,7 +204,7 @@ def test_empty_texts_score_nothing(lstm: CharRNN) -> None:
     assert [len(losses) for losses in lstm.score_stream(["", ""])] == [0, 0]
 
 
-def test_texts_are_drawn_as_they_are_scored(lstm_path: Path) -> None:
+def test_texts_are_read_as_they_are_scored(lstm_path: Path) -> None:
     model = CharRNN.load(
         lstm_path, device="cpu", threads=1
     )  # with more, others may finish before the first text

@@ -40,7 +40,7 @@ def _check_alike(data: bytes, other: bytes) -> None:
 
 
 @pytest.mark.parametrize(("data", "gates"), [(INT8, 4 + 4), (GRU, 3 + 4)], ids=["lstm", "gru"])
-def test_products_are_parted_where_what_comes_of_them_is_split(data: bytes, gates: int) -> None:
+def test_products_are_separated_if_their_results_are_split(data: bytes, gates: int) -> None:
     parted = separate_gates(data)
     assert _operators(parted)["QGemm"] == gates + 1  # plus the output layer's
     assert _operators(parted)["Split"] == 1  # for the state
@@ -79,11 +79,11 @@ def test_other_graphs_give_the_same_too(change: Callable[[Any], None], data: byt
     _check_alike(other, separate_gates(other))
 
 
-def test_products_that_somebody_else_reads_stay_whole() -> None:
+def test_products_with_other_readers_are_unchanged() -> None:
     for change in (_gives_the_sums, _adds_the_rows_twice):
         other = changed(change, INT8)
         assert _operators(separate_gates(other))["QGemm"] == _operators(other)["QGemm"] + 3
 
 
-def test_models_of_other_precisions_stay_as_they_are() -> None:
+def test_models_of_other_precisions_are_unchanged() -> None:
     assert parse_model(separate_gates(LSTM)) == parse_model(LSTM)

@@ -99,7 +99,7 @@ def test_echo_gives_the_prompt_before_the_text(server: Served, lstm: CharRNN) ->
     assert server.complete(prompt="LORD ", max_tokens=0).texts == [""]
 
 
-def test_a_stop_text_is_not_part_of_the_text_and_says_so(server: Served, lstm: CharRNN) -> None:
+def test_a_stop_text_is_not_part_of_the_text_and_is_the_finish_reason(server: Served, lstm: CharRNN) -> None:
     whole = lstm.generate("LORD ", 200, seed=1, temperature=1.0, echo=False)
     stop = whole[20:22]
     choice = server.complete(prompt="LORD ", max_tokens=200, seed=1, stop=stop).json["choices"][0]
@@ -215,7 +215,7 @@ def test_a_prompt_of_one_character_or_none_has_no_log_probability(server: Served
     }
 
 
-def test_a_byte_that_is_no_character_has_a_name_of_its_own(server: Served) -> None:
+def test_a_byte_that_is_not_a_character_has_a_separate_name(server: Served) -> None:
     said = server.complete(model=BYTES, prompt="né", max_tokens=0, echo=True, logprobs=0)
     assert said.json["choices"][0]["logprobs"]["tokens"] == ["n", "bytes:\\xc3", "bytes:\\xa9"]
     assert said.json["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1]
@@ -341,7 +341,7 @@ def test_a_model_that_is_not_there_is_a_404_that_names_those_that_are(server: Se
     assert BYTES in reply.error["message"]
 
 
-def test_chat_is_a_404_that_says_why(server: Served) -> None:
+def test_chat_is_a_404_with_an_explanation(server: Served) -> None:
     reply = server.ask("/v1/chat/completions", {"model": LSTM, "messages": []})
     assert (reply.status, reply.error["code"]) == (404, "chat_not_supported")
     assert "/v1/completions" in reply.error["message"]
@@ -358,7 +358,7 @@ def test_paths_and_methods_that_are_not_there_are_errors_of_the_same_shape(serve
 # --- models, tokens, health --------------------------------------------------------------------------------
 
 
-def test_models_are_listed_with_what_they_are(server: Served, lstm: CharRNN) -> None:
+def test_models_are_listed_with_their_properties(server: Served, lstm: CharRNN) -> None:
     listed = server.ask("/v1/models").json
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == [LSTM, BYTES]
@@ -402,7 +402,7 @@ def test_tokens_that_are_none_are_refused(server: Served, path: str, body: Any, 
     assert (reply.status, reply.error["param"]) == (400, param)
 
 
-def test_metrics_count_what_was_done(server: Served) -> None:
+def test_metrics_count_requests_and_characters(server: Served) -> None:
     def value(name: str) -> float:
         lines = server.ask("/metrics").body.decode().splitlines()
         return float(next(line for line in lines if line.startswith(f"charrnn:{name}")).split()[-1])

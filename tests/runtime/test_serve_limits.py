@@ -68,7 +68,7 @@ def test_a_prompt_that_is_too_long_is_refused(server: Served, prompt: Any) -> No
     assert "100" in reply.error["message"]
 
 
-def test_unknown_characters_are_dropped_where_the_server_was_told_so(server: Served, lstm: CharRNN) -> None:
+def test_unknown_characters_are_dropped_if_the_server_is_configured_to(server: Served, lstm: CharRNN) -> None:
     reply = server.complete(prompt="LO\u2603RD ", max_tokens=9, seed=1, temperature=0.8, echo=True)
     assert reply.texts == [lstm.generate("LORD ", 9, seed=1)]
 
@@ -217,7 +217,7 @@ def test_the_key_is_needed_where_the_server_is_a_part_of_another_application(lst
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/openapi.json"])
-def test_what_watches_over_the_server_needs_no_key(guarded: Served, path: str) -> None:
+def test_monitoring_needs_no_key(guarded: Served, path: str) -> None:
     assert guarded.ask(path).status == 200
 
 
@@ -342,7 +342,7 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path) -> None:
         ("log_prompts", 1),
     ],
 )  # fmt: skip
-def test_a_setting_that_is_none_is_refused_by_its_name(name: str, value: Any) -> None:
+def test_an_invalid_setting_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(SettingError, match=name):
         ServeSettings(**{name: value})
 
@@ -546,7 +546,7 @@ def test_clients_that_neither_read_nor_send_are_left_without_a_traceback(lstm_pa
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
-def test_without_the_extra_the_command_says_what_to_install(lstm_path: Path, missing: str) -> None:
+def test_without_the_extra_the_command_gives_install_advice(lstm_path: Path, missing: str) -> None:
     program = (
         f"import sys; sys.modules[{missing!r}] = None; import charrnn_runtime.cli.serve as it; it.main()"
     )
@@ -559,7 +559,7 @@ def test_without_the_extra_the_command_says_what_to_install(lstm_path: Path, mis
     )
 
 
-def test_what_the_command_cannot_do_is_one_line(lstm_path: Path, tmp_path: Path) -> None:
+def test_errors_of_the_command_are_one_line(lstm_path: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -156,7 +156,7 @@ def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
     assert not hasattr(ort, "print")  # print is restored
 
 
-def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
+def test_a_process_forked_from_one_with_cuda_gets_advice_on_how_to_start_it(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("charrnn_runtime.backends.device._began_cuda_in", set())
@@ -170,7 +170,7 @@ def test_a_process_that_was_forked_from_one_with_cuda_is_told_how_to_start_it(
 
 
 @pytest.mark.usefixtures("lost_libraries")
-def test_auto_takes_the_cpu_and_says_why_where_cuda_might_be_expected(lstm_path: Path) -> None:
+def test_auto_uses_the_cpu_and_explains_why_where_cuda_might_be_expected(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path, device="auto")
     assert model.device == "cpu"
     assert "cannot load CUDA's libraries" in model.device_note
@@ -235,7 +235,7 @@ _TOLD_BY_CUDA = (
 )
 
 
-def test_why_cuda_cannot_start_is_told_without_the_place_in_onnxruntimes_source(
+def test_cuda_errors_are_reported_without_source_locations(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
@@ -288,7 +288,7 @@ def test_a_driver_that_is_too_old_is_named_before_anything_is_tried(
 
 
 @pytest.mark.usefixtures("no_driver")
-def test_auto_says_nothing_where_no_one_expects_cuda(lstm_path: Path) -> None:
+def test_auto_is_silent_where_cuda_is_not_expected(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path)
     assert (model.device, model.device_note) == ("cpu", "")
 
@@ -390,7 +390,7 @@ def test_a_gpu_that_rounds_otherwise_passes_the_trial_step(card: Callable[..., N
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 10**30, float("nan"), 1.5, "2"])
-def test_threads_are_a_whole_number_from_1_to_1024(lstm_path: Path, threads: Any) -> None:
+def test_threads_are_an_integer_from_1_to_1024(lstm_path: Path, threads: Any) -> None:
     with pytest.raises(SettingError, match="threads must be"):
         CharRNN.load(lstm_path, device="cpu", threads=threads)
 
@@ -557,7 +557,7 @@ def test_each_variant_of_the_graph_is_made_once(engine: Engine, monkeypatch: pyt
     assert len(made) == len(samplers)
 
 
-def test_too_many_streams_for_the_memory_are_an_error_that_says_what_to_lower(
+def test_too_many_streams_for_the_memory_are_an_error_with_advice(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
@@ -600,7 +600,7 @@ with engine.buffers(10_000) as buffers:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's here")
-def test_what_did_not_fit_is_free_again(lstm_path: Path) -> None:
+def test_memory_is_freed_after_a_failed_allocation(lstm_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, lstm_path], check=True, capture_output=True, text=True
     )
@@ -610,7 +610,7 @@ def test_what_did_not_fit_is_free_again(lstm_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", ["_allocate", "_run_bound"])
-def test_what_did_not_fit_is_free_at_once_however_long_the_error_is_kept(
+def test_memory_is_freed_even_if_the_error_is_kept(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     model = CharRNN.load(lstm_path, device="cpu")
@@ -759,7 +759,7 @@ def _good(**changes: Any) -> dict[str, Any]:
         ({"next_token": np.array([-1, 0])}, r"gave the tokens \[-1, 0\]"),
     ],
 )
-def test_the_trial_step_refuses_nonsense(
+def test_the_trial_step_rejects_invalid_results(
     file: ModelFile, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr(Engine, "_create_session", lambda *_, **__: _Fake(**_good(**changes)))
@@ -767,12 +767,12 @@ def test_the_trial_step_refuses_nonsense(
         Engine(file, "cpu")
 
 
-def test_the_trial_step_takes_what_is_right(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_step_accepts_valid_results(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_create_session", lambda *_, **__: _Fake(**_good()))
     assert Engine(file, "cpu").device == "cpu"
 
 
-def test_what_onnxruntime_says_is_given_in_one_line(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntimes_message_is_given_in_one_line(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Callable[..., Any]:
         raise RuntimeError("  first\x1b[31m line\nsecond line")
 

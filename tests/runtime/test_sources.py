@@ -42,7 +42,7 @@ def test_bytes_that_change_afterwards_change_nothing(data: bytes, lstm: CharRNN)
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "models/lstm.onnx", Path("models/lstm.onnx"), [1], io.BytesIO()])
-def test_what_is_not_bytes_is_refused_with_the_other_way(wrong: Any) -> None:
+def test_other_data_than_bytes_is_refused_with_advice(wrong: Any) -> None:
     with pytest.raises(
         SettingError, match=r"data must be the bytes of a model, not \w+; CharRNN.load takes a path"
     ):
@@ -65,7 +65,7 @@ def test_bytes_of_a_huge_file_are_refused_without_a_copy(monkeypatch: pytest.Mon
     assert file.tell() == 100
 
 
-def test_a_model_is_loaded_from_a_file_that_is_open_and_stays_so(lstm_path: Path, lstm: CharRNN) -> None:
+def test_a_model_is_loaded_from_an_open_file_that_is_not_closed(lstm_path: Path, lstm: CharRNN) -> None:
     for buffering in (-1, 0):
         with lstm_path.open("rb", buffering=buffering) as file:
             model = CharRNN.load(file, device="cpu")
@@ -123,7 +123,7 @@ def test_a_file_that_is_open_as_text_is_refused_with_the_mode(lstm_path: Path) -
 
 
 @pytest.mark.parametrize("wrong", [None, 5, b"models/lstm.onnx", [], object(), CharRNN])
-def test_what_is_neither_a_path_nor_a_file_is_refused(wrong: Any) -> None:
+def test_other_sources_than_paths_and_files_are_refused(wrong: Any) -> None:
     with pytest.raises(
         SettingError, match=r"path must be a path, or an open binary file, not .* CharRNN.from_bytes"
     ):

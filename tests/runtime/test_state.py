@@ -43,7 +43,7 @@ def test_its_arrays_cannot_be_written(name: str) -> None:
         setattr(_state(), name, array)
 
 
-def test_it_keeps_copies_of_what_it_is_given() -> None:
+def test_it_copies_its_arguments() -> None:
     rows = np.zeros((1, 2), np.float32)
     state = State(rows, np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64))
     rows[:] = 7
@@ -68,7 +68,7 @@ def test_selecting_keeps_the_numbers() -> None:
         state[3]
 
 
-def test_concatenating_parts_gives_the_whole() -> None:
+def test_concatenating_parts_restores_the_whole() -> None:
     state = _state()
     assert _values(State.concatenate([state[0], state[1:]])) == _values(state)
 
@@ -82,7 +82,7 @@ def test_forks_are_numbered_again_in_order() -> None:
 
 
 @pytest.mark.parametrize(("copies", "first"), [(0, 0), (-1, 0), (1, -1)])
-def test_forks_that_make_no_sense_are_refused(copies: int, first: int) -> None:
+def test_invalid_forks_are_refused(copies: int, first: int) -> None:
     with pytest.raises(SettingError, match="copies must be between 1 and"):
         _state().fork(copies, first)
 

@@ -135,14 +135,14 @@ def test_bytes_that_are_not_utf_8_are_replaced_at_once() -> None:
     assert TextStream(BYTES).push([0xFF, 0x61]) == "\ufffda"
 
 
-def test_what_may_begin_the_stop_text_comes_out_at_the_end() -> None:
+def test_a_possible_beginning_of_the_stop_text_is_output_at_the_end() -> None:
     stream = TextStream(ABC, "abc")
     assert stream.push(ABC.encode("cab")) == "c"
     assert stream.finish() == "ab"
     assert not stream.stopped
 
 
-def test_what_comes_after_the_stop_text_is_dropped() -> None:
+def test_output_after_the_stop_text_is_dropped() -> None:
     stream = TextStream(ABC, "b")
     assert stream.push(ABC.encode("abc")) == "a"
     assert stream.stopped

@@ -18,7 +18,7 @@ LONG = "error-like words with --learning-rate 0.0017 and more of them, " * 4
 @given(
     st.lists(st.text("ab-/.é春", min_size=1, max_size=30), min_size=1), st.integers(0, 6), st.integers(10, 90)
 )
-def test_a_line_is_broken_between_words_that_stay_whole(words: list[str], indent: int, columns: int) -> None:
+def test_lines_are_wrapped_between_words(words: list[str], indent: int, columns: int) -> None:
     line = " " * indent + " ".join(words)
     rows = line_breaks.broken(line, columns).split("\n")
     assert " ".join(rows).split() == words
@@ -26,7 +26,7 @@ def test_a_line_is_broken_between_words_that_stay_whole(words: list[str], indent
     assert rows[0].startswith(" " * indent + words[0][:1]) or len(" " * indent + words[0]) >= columns
 
 
-def test_a_line_that_fits_is_left_as_it_is() -> None:
+def test_a_line_that_fits_is_unchanged() -> None:
     assert line_breaks.broken("  | two  spaces   kept", 80) == "  | two  spaces   kept"
 
 
@@ -61,7 +61,7 @@ def test_lines_are_broken_on_a_terminal_alone(
     assert " ".join(rows).split() == LONG.split()
 
 
-def test_what_draws_on_a_terminal_is_given_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_live_display_receives_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[str] = []
     with terminal.speaking_through(shown.append):
         terminal.say("one")

@@ -55,7 +55,9 @@ def test_a_text_is_read_in_its_encoding_over_any_seam(text: str, encoding: str, 
 @pytest.mark.parametrize("size", [4, 5, 1 << 16])
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("little", [True, False])
-def test_a_mark_says_the_encoding_and_is_not_part_of_the_text(encoding: str, little: bool, size: int) -> None:
+def test_a_byte_order_mark_determines_the_encoding_and_is_not_part_of_the_text(
+    encoding: str, little: bool, size: int
+) -> None:
     order = "le" if little else "be"
     data = WESTERN.encode(encoding)
     if encoding != "utf-8-sig":
@@ -89,7 +91,7 @@ def test_blocks_of_any_size_give_the_same_text_or_the_same_error(data: bytes, si
 
 
 @given(st.text(st.characters(exclude_categories=["C"], include_characters="\n\t"), max_size=200))
-def test_no_text_is_taken_for_something_else(text: str) -> None:
+def test_no_text_is_mistaken_for_another_kind_of_file(text: str) -> None:
     assert file_kind(text.encode()) == ""
     assert wide_encoding(text.encode()) == ""
     said: list[str] = []
@@ -115,7 +117,7 @@ def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_
             "".join(decoded([data], "my.txt", None, said.append))
 
 
-def test_a_text_with_many_nuls_of_no_encoding_is_noticed() -> None:
+def test_a_text_with_many_nuls_in_no_known_encoding_is_reported() -> None:
     said: list[str] = []
     assert "".join(decoded([b"abc\0\0" * 100], "my.txt", None, said.append)) == "abc\0\0" * 100
     unusual = "which is unusual for text; charrnn-train --level byte reads any bytes unchanged"
@@ -217,7 +219,7 @@ def test_other_binary_data_are_not_called_a_text_in_another_encoding() -> None:
     "encoding",
     ["", "latin-8", "hex", "rot13", "zlib", "undefined", "a\0b", "é", 5, None, b"utf-8", ["x"], True],
 )
-def test_what_is_not_an_encoding_is_refused(encoding: object) -> None:
+def test_invalid_encodings_are_refused(encoding: object) -> None:
     with pytest.raises(SettingError, match="encoding must be one that Python supports") as caught:
         check_encoding(encoding)  # type: ignore[arg-type]
     assert caught.value.parameters == ("encoding",)

@@ -71,7 +71,7 @@ def test_chunks_together_are_the_trace_of_the_whole(text: str, cuts: list[int]) 
     np.testing.assert_array_equal(parts[-1].state.rows, whole.state.rows)
 
 
-def test_a_trace_goes_on_from_a_state(lstm: CharRNN) -> None:
+def test_a_trace_continues_from_a_state(lstm: CharRNN) -> None:
     whole = lstm.trace("LORD of all")
     begun = lstm.trace("LORD ")
     rest = lstm.trace("of all", state=begun.state)
@@ -94,7 +94,7 @@ def test_each_line_may_be_read_from_a_fresh_state(lstm: CharRNN, chunks: list[st
     assert [len(part) for part in parts] == [len(chunk) for chunk in chunks]
 
 
-def test_a_chunk_is_traced_before_the_next_is_asked_for(lstm: CharRNN) -> None:
+def test_a_chunk_is_traced_before_the_next_is_read(lstm: CharRNN) -> None:
     asked: list[int] = []
 
     def chunks() -> Iterator[str]:
@@ -107,7 +107,7 @@ def test_a_chunk_is_traced_before_the_next_is_asked_for(lstm: CharRNN) -> None:
     assert asked == [0]
 
 
-def test_an_unknown_character_is_named_by_its_place_in_the_whole_text(lstm: CharRNN) -> None:
+def test_an_unknown_character_is_reported_with_its_position_in_the_whole_text(lstm: CharRNN) -> None:
     with pytest.raises(UnknownCharacterError, match="at position 6"):
         list(lstm.trace_stream(["LORD", "of☃"]))
     assert lstm.trace("LO☃RD", unknown="skip").text == "LORD"
@@ -134,7 +134,7 @@ def test_units_are_named_by_the_state_layout(lstm: CharRNN, load: Load) -> None:
 @pytest.mark.parametrize(
     "name", ["2:0", "0:12", "c2:0", "h0", "h0:", ":1", "0:-1", "0:1.0", "0:²", "x0:1", ""]
 )
-def test_a_unit_that_is_not_there_is_an_error_that_says_which_are(lstm: CharRNN, name: str) -> None:
+def test_an_unknown_unit_is_an_error_that_lists_the_valid_ones(lstm: CharRNN, name: str) -> None:
     with pytest.raises(SettingError, match="a layer from 0 to 1 and an index from 0 to 11"):
         lstm.trace("a").unit(name)
 

@@ -36,7 +36,7 @@ def ask(load: Callable[[str], CharRNN]) -> Iterator[Ask]:
         yield asking(served)
 
 
-def test_it_gives_what_the_model_gives(ask: Ask, lstm: CharRNN) -> None:
+def test_it_gives_the_same_as_the_model(ask: Ask, lstm: CharRNN) -> None:
     text = "To be, or not to be:\nthat is " * 60  # more than one chunk
     status, answer = ask(model="chars", text=text, top=3, units=["h1:3", "0:11"])
     assert status == 200
@@ -106,14 +106,14 @@ def test_ids_are_a_text_too(ask: Ask, lstm: CharRNN) -> None:
         ({"text": "a", "model": "none"}, "model"),
     ],
 )
-def test_what_is_wrong_is_named(ask: Ask, body: dict[str, Any], param: str) -> None:
+def test_invalid_fields_are_named(ask: Ask, body: dict[str, Any], param: str) -> None:
     status, answer = ask(**body)
     assert status == (404 if param == "model" else 400)
     assert answer["error"]["param"] == param
     assert param in answer["error"]["message"]
 
 
-def test_a_trace_that_no_one_waits_for_ends(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_that_nobody_waits_for_is_cancelled(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread checks before each chunk; here it is cancelled while the first one runs."""
     service = Service({"m": lstm}, ServeSettings())
     asyncio.run(service.load())

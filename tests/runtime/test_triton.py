@@ -161,7 +161,7 @@ def test_in_the_step_form_no_shape_is_empty_and_sequences_begin_with_zeros(small
         ("lstm-2x12-int8", "auto", "KIND_CPU"),
     ],
 )
-def test_the_step_form_runs_where_it_is_told_and_int8_on_a_cpu(
+def test_the_step_form_runs_on_the_given_device_and_int8_on_a_cpu(
     load: Load, name: str, device: str, kind: str
 ) -> None:
     service = Service("x", backend="onnxruntime", device=device, instances=3, threads=2)
@@ -170,7 +170,7 @@ def test_the_step_form_runs_where_it_is_told_and_int8_on_a_cpu(
     assert {each.key: each.value.string_value for each in served.parameters} == {"intra_op_thread_count": "2"}
 
 
-def test_the_text_form_takes_what_a_stream_takes(load: Load) -> None:
+def test_the_text_form_accepts_the_options_of_a_stream(load: Load) -> None:
     served = parsed(config(load("lstm-2x12-fp32").info, Service("x", device="cpu", threads=2)))
     assert (served.backend, served.max_batch_size, served.model_transaction_policy.decoupled) == (
         "python",
@@ -190,7 +190,7 @@ def test_the_text_form_takes_what_a_stream_takes(load: Load) -> None:
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_copied_as_it_is_beside_its_configuration(
+def test_a_model_is_copied_unchanged_next_to_its_configuration(
     triton: Command, lstm_path: Path, tmp_path: Path
 ) -> None:
     for backend, more in (("python", {"1/model.py"}), ("onnxruntime", set())):
@@ -249,7 +249,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_served_is_refused(options: dict[str, Any], said: str) -> None:
+def test_invalid_services_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=said):
         Service("a", **options)
 
@@ -259,7 +259,7 @@ def test_wrong_options_are_one_line_and_write_nothing(
 ) -> None:
     said = refused(triton(lstm_path, tmp_path / "models", "--max-batch-size", "8"), 2)
     assert "--max-batch-size requires --backend onnxruntime" in said
-    assert "--name must be" in refused(triton(lstm_path, tmp_path / "models", "--name", "a/b"), 2)
+    assert "--name must consist of" in refused(triton(lstm_path, tmp_path / "models", "--name", "a/b"), 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -292,7 +292,7 @@ def test_an_empty_repository_is_refused(triton: Command, lstm_path: Path, in_fol
     assert list(in_folder.iterdir()) == []
 
 
-def test_what_a_link_leads_to_is_not_replaced(lstm_path: Path, tmp_path: Path) -> None:
+def test_the_target_of_a_symlink_is_not_replaced(lstm_path: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "a").symlink_to("elsewhere")
     for force in (False, True):
@@ -322,7 +322,7 @@ def test_help_names_the_devices_of_triton(triton: Command) -> None:
     assert "webgpu" not in said
 
 
-def test_a_disk_that_fills_up_leaves_nothing_and_what_was_there(
+def test_a_full_disk_leaves_the_old_files_and_nothing_else(
     lstm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = write_repository(lstm_path, tmp_path, Service("a"))

@@ -118,7 +118,7 @@ def test_numbers_are_spread_evenly() -> None:
     assert abs(float(u.mean()) - 0.5) < 0.005
 
 
-def test_streams_and_positions_and_seeds_have_numbers_of_their_own() -> None:
+def test_streams_positions_and_seeds_have_different_numbers() -> None:
     base = uniforms_at(stream_keys(1, [0]), np.arange(50))
     assert not np.array_equal(base, uniforms_at(stream_keys(1, [1]), np.arange(50)))
     assert not np.array_equal(base, uniforms_at(stream_keys(2, [0]), np.arange(50)))
@@ -132,7 +132,7 @@ def test_seeds_out_of_range_are_refused(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [1.5, "1", None, float("nan"), 1e3])
-def test_seeds_that_are_not_whole_numbers_are_refused(seed: object) -> None:
+def test_seeds_that_are_not_integers_are_refused(seed: object) -> None:
     with pytest.raises(SettingError, match="seed must be a whole number"):
         check_seed(seed)  # type: ignore[arg-type]
 

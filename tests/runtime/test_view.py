@@ -70,7 +70,7 @@ def test_a_pipe_gets_digits_under_the_text(lstm: CharRNN) -> None:
     assert rows[3:6] == ["who reads it?", "".join(digits[18:]), ""]
 
 
-def test_units_and_the_most_likely_have_rows_of_their_own(lstm: CharRNN) -> None:
+def test_units_and_the_most_likely_have_separate_rows(lstm: CharRNN) -> None:
     done = view(MODEL, "-", "--unit", "1:3", "--unit", "o0:2", "--top", "2", input=b"LORD of")
     trace = lstm.trace("LORD of")
     ids, _ = trace.most_likely(2)
@@ -228,7 +228,7 @@ def test_bits_are_those_of_charrnn_score(score: Command) -> None:
 LONG = 'He said "I go", (as HE did).\nThen the others "went" (all of them), too.\n' * 40
 
 
-def test_units_are_found_and_said_with_their_scores() -> None:
+def test_units_are_found_and_reported_with_their_scores() -> None:
     done = view(
         MODEL, "-", "--units", "2", "--json", "--length", "5", "--unknown", "skip", input=LONG.encode()
     )
@@ -277,7 +277,7 @@ def test_a_page_that_is_there_is_noticed_before_anything_is_read(in_folder: Path
 
 
 @pytest.mark.parametrize("input_name", ["model", "text", "other"])
-def test_a_page_never_replaces_what_is_read(in_folder: Path, input_name: str) -> None:
+def test_a_page_never_replaces_an_input_file(in_folder: Path, input_name: str) -> None:
     (in_folder / "model").write_bytes(MODEL.read_bytes())
     for name in ("text", "other"):
         (in_folder / name).write_text(TEXT)
@@ -315,7 +315,7 @@ def test_a_dash_is_stdout_and_dot_slash_dash_a_file(in_folder: Path) -> None:
     assert page.startswith("<!doctype html>")
 
 
-def test_it_is_said_which_units_a_page_has(lstm: CharRNN, tmp_path: Path) -> None:
+def test_the_units_of_a_page_are_reported(lstm: CharRNN, tmp_path: Path) -> None:
     gates = ("--unit", "o0:2", "--unit", "o1:2")
     done = view(MODEL, "-", *gates, "--html", tmp_path / "page", input=TEXT.encode())
     assert "the page shows all 48 numbers of the state, and 2 output gates; open" in done.stderr.decode()
@@ -327,7 +327,7 @@ def test_it_is_said_which_units_a_page_has(lstm: CharRNN, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--html", "page"]], ids=str)
-def test_what_is_skipped_is_said(in_folder: Path, options: list[str]) -> None:
+def test_skipped_characters_are_reported(in_folder: Path, options: list[str]) -> None:
     text = "LORD ☃ of ☃☂\n".encode()
     done = view(MODEL, "-", "--unknown", "skip", *options, input=text, cwd=in_folder)
     _ok(done)
@@ -410,7 +410,7 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(
 # --- errors and exits --------------------------------------------------------------------------------------
 
 
-def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
+def test_errors_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     assert "has no text to show" in _error(view(MODEL, tmp_path / "empty"), 1)
     assert "has no text to show" in _error(view(MODEL, tmp_path / "empty", "--html", tmp_path / "x"), 1)

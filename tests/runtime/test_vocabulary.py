@@ -92,14 +92,14 @@ def test_a_byte_prompt_is_utf_8() -> None:
 
 
 @given(st.binary())
-def test_the_byte_level_takes_any_bytes_as_they_are(data: bytes) -> None:
+def test_the_byte_level_accepts_any_bytes_unchanged(data: bytes) -> None:
     vocabulary = Vocabulary.of_bytes()
     assert vocabulary.encode(data).tolist() == list(data)
     assert vocabulary.decode_bytes(vocabulary.encode(data, "skip", np.uint8)) == data
     assert vocabulary.unknown_characters(data) == []
 
 
-def test_the_character_level_takes_no_bytes() -> None:
+def test_the_character_level_rejects_bytes() -> None:
     with pytest.raises(CharRNNError, match="reads characters, not bytes"):
         Vocabulary("abc").encode(b"abc")
 
@@ -125,7 +125,7 @@ def test_the_byte_level_starts_with_a_newline() -> None:
     assert Vocabulary.of_bytes().start_token == 10
 
 
-def test_ids_have_the_type_that_is_asked_for() -> None:
+def test_ids_have_the_requested_type() -> None:
     assert Vocabulary("ab").encode("ba", dtype=np.uint8).dtype == np.uint8
     assert Vocabulary.of_bytes().encode("ba", dtype=np.uint16).dtype == np.uint16
 

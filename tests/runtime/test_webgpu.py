@@ -109,7 +109,7 @@ def test_texts_are_as_likely(pair: tuple[CharRNN, CharRNN]) -> None:
         np.testing.assert_allclose(one.per_character, other.per_character, atol=1e-4)
 
 
-def test_forks_of_a_state_go_on_apart_and_as_on_the_cpu(pair: tuple[CharRNN, CharRNN]) -> None:
+def test_forks_of_a_state_continue_independently_and_as_on_the_cpu(pair: tuple[CharRNN, CharRNN]) -> None:
     texts = [model.generate(model.prime("LORD ").fork(3), 60, seed=5) for model in pair]
     assert len({*texts[0]}) == 3
     assert texts[0] == texts[1]
@@ -182,7 +182,7 @@ def test_threads_may_share_models(pair: tuple[CharRNN, CharRNN]) -> None:
         assert list(texts) == expected
 
 
-def test_what_nobody_needs_is_freed(gpu: None) -> None:
+def test_unused_objects_are_freed(gpu: None) -> None:
     model = CharRNN.load(LSTM, device="webgpu")
     model.generate(["A", "B"], 5, seed=1)
     engine = model._engine
@@ -195,7 +195,7 @@ def test_what_nobody_needs_is_freed(gpu: None) -> None:
     assert not webgpu._turns.gone
 
 
-def test_what_is_freed_while_another_thread_uses_webgpu_waits_for_it(gpu: None) -> None:
+def test_freeing_waits_while_another_thread_uses_webgpu(gpu: None) -> None:
     freed = []
 
     class Thing:
@@ -352,7 +352,9 @@ def test_a_missing_loader_of_vulkan_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("plugin")
-def test_a_plugin_that_onnxruntime_refuses_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_onnxruntime_rejects_is_reported_with_its_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(name: str, path: str) -> None:
         raise RuntimeError(f"{path}: version too old\nand more")
 
@@ -361,16 +363,16 @@ def test_a_plugin_that_onnxruntime_refuses_is_told_in_its_words(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("plugin")
-def test_a_machine_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: None, raising=False)
     assert "onnxruntime finds no GPU; use device=" in _error()
 
 
-def test_int8_models_are_told_what_works() -> None:
+def test_int8_models_get_an_error_with_the_alternatives() -> None:
     assert "this model is int8, which runs on the CPU only; use device=" in _error("lstm-2x12-int8")
 
 
-def test_a_gpu_without_16_bit_numbers_is_told_for_models_that_need_them(gpu: None) -> None:
+def test_a_gpu_without_16_bit_floats_is_reported_for_models_that_need_them(gpu: None) -> None:
     assert "does not support 16-bit floats, which fp16 models need; export the model with" in _error(
         "lstm-2x12-fp16"
     )
@@ -389,7 +391,7 @@ def test_a_gpu_that_computes_something_else_is_refused(gpu: None, monkeypatch: p
     assert "a trial step of this model gave logits on this GPU that differ by 1" in _error()
 
 
-def test_auto_never_takes_it(gpu: None) -> None:
+def test_auto_never_chooses_it(gpu: None) -> None:
     assert CharRNN.load(LSTM).device != "webgpu"
 
 
@@ -410,7 +412,7 @@ def test_too_little_memory_is_an_error_of_ours(said: str) -> None:
     assert str(error).startswith("out of memory on webgpu in a batch of 64 streams: lower max_batch_size")
 
 
-def test_a_batch_that_does_not_fit_is_freed_and_the_model_goes_on(
+def test_a_batch_that_does_not_fit_is_freed_and_the_model_remains_usable(
     pair: tuple[CharRNN, CharRNN], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:

@@ -72,7 +72,7 @@ class Parser {
       this.spend(1, 0);
       this.varint(end);
       const tag = this.number;
-      if (tag < 8 || tag >= TWO_32) throw new ParseError("a field has a number that fields cannot have");
+      if (tag < 8 || tag >= TWO_32) throw new ParseError("a field has an invalid number");
       const number = Math.floor(tag / 8);
       const field = Object.hasOwn(known, number) ? known[number] : undefined;
       if (!this.value(into, field, tag % 8, end)) {
@@ -99,7 +99,9 @@ class Parser {
       return true;
     }
     const size = wireType === LENGTH_DELIMITED ? this.length(end) : { 1: 8, 5: 4 }[wireType];
-    if (size === undefined) throw new ParseError(`a field has the wire type ${wireType}, which is not used here`);
+    if (size === undefined) {
+      throw new ParseError(`a field has the wire type ${wireType}, which is not used in step models`);
+    }
     if (size > end - this.at) throw new ParseError("a field continues past the end");
     const stop = this.at + size;
     const known = wireType === LENGTH_DELIMITED && this.delimited(into, field, stop);

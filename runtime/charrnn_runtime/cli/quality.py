@@ -126,16 +126,16 @@ def quality(
     if encoding is not None:
         check_encoding(encoding)
     data = texts.read_bytes(text_path)
-    beside_data = None if held_out is None else texts.read_bytes(held_out)
+    comparison_data = None if held_out is None else texts.read_bytes(held_out)
     models = [CharRNN.load(path, device=device, threads=threads) for path in model_paths]
     of_lines = any(model.info.lines for model in models)
     byte_level = all(model.vocabulary.level == "byte" for model in models)
-    in_bytes = byte_level and encoding is None and not all(map(_is_utf_8, (data, beside_data or b"")))
+    in_bytes = byte_level and encoding is None and not all(map(_is_utf_8, (data, comparison_data or b"")))
     if in_bytes:
         terminal.say("not all of the text is valid UTF-8, so bytes are measured instead of characters")
     reading = _Reading(encoding, in_bytes=in_bytes, of_lines=of_lines)
     text, digest = reading.text(data, text_path), hashlib.sha256(data).hexdigest()
-    other = None if held_out is None or beside_data is None else reading.text(beside_data, held_out)
+    other = None if held_out is None or comparison_data is None else reading.text(comparison_data, held_out)
     terminal.say(f"seed {chosen}, running on {models[0].device}")
     split = _trained_on(models, text, digest, text_path, in_bytes=in_bytes)
     reference = Reference(text[:split], window=window)
@@ -180,16 +180,16 @@ def quality(
             in_bytes=in_bytes,
         )
         report(model.info.path, pieces, None, about)
-    beside = text[split:] if other is None else other
-    if beside:
+    comparison = text[split:] if other is None else other
+    if comparison:
         name = f"held out: {text_path}" if held_out is None else str(held_out)
-        if len(beside) < length:
+        if len(comparison) < length:
             terminal.warn(
-                f"{name} has {len(beside):,} characters, but each model generates {length:,}; distinct-n is "
-                f"higher for shorter texts (--length {len(beside)} makes them comparable)"
+                f"{name} has {len(comparison):,} characters, but each model generates {length:,}; distinct-n "
+                f"is higher for shorter texts (--length {len(comparison)} makes them comparable)"
             )
-        beside = _whole_lines(beside, length) if of_lines else beside[:length]
-        report(name, [beside], _items_of(beside) if of_lines else None, {})
+        comparison = _whole_lines(comparison, length) if of_lines else comparison[:length]
+        report(name, [comparison], _items_of(comparison) if of_lines else None, {})
     elif of_lines:
         terminal.say(f"training held out lines from all over {text_path}; see --held-out")
     else:

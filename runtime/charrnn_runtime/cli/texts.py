@@ -2,7 +2,6 @@
 
 `compressed` decompresses and `text_files` decodes the files, as in training. Byte-level models read the raw
 bytes of a file, unless ``--encoding`` is given: then the text is decoded and read as UTF-8.
-UTF-8 of that.
 """
 
 from __future__ import annotations

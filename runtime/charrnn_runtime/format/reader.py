@@ -1,4 +1,6 @@
-"""Read and validate a step model file. Anything that export does not write is rejected before onnxruntime.
+"""Read and validate a step model file.
+
+Anything that export does not write is rejected before onnxruntime sees a byte.
 
 A model file may come from anywhere. onnxruntime loads external data from outside the model's folder, runs any
 operator and allocates whatever a graph requests. So the file is parsed here with only the messages that

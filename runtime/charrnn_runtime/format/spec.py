@@ -1,6 +1,7 @@
 """The specification of the step model: all names, numbers and limits, defined only here.
 
 Both export and the reader use this module.
+
 Shapes are written with these letters throughout the project:
 
     B  batch: the number of independent streams, one row each

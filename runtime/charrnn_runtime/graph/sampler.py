@@ -132,7 +132,7 @@ class _Sampler:
         size = constant("k", np.array([k], np.int64))
         ranked = self._nodes("TopK", p, size, outputs=2, axis=1)[0]  # (B, V) -> (B, K), largest first
         # Does this rank end the kept symbols? A top_k of K is off, so the K-th rank ends nothing that the
-        # one before it does not. Rounding may bring the sums to 1 early; a top_p of 1 is off all the same.
+        # one before it does not. Rounding may bring the sums to 1 early; a top_p of 1 is still off.
         ranks = np.arange(1, k + 1, dtype=np.int64)
         if cuts == "any":
             ranks[-1] = k - 1

@@ -60,9 +60,7 @@ class History:
         return taken
 
     def has_news(self) -> NDArray[np.bool_]:
-        """Whether each row has pending tokens in the newest
-        array.
-        """
+        """Whether each row has pending tokens in the newest array."""
         return self._first < self._filled
 
     def forget(self, rows: Sequence[int]) -> None:
