@@ -181,6 +181,14 @@ MODELS = {
 """The models that ship, by the name of their file in models/: the settings that train each, and the
 precisions in which it is exported (any but fp32 is part of the file's name)."""
 
+COMPARED = (
+    *("--layers", "1", "--hidden-size", "256", "--embedding-size", "65"),
+    *("--batch-size", "16", "--seq-length", "64", "--steps", "10000", "--random-start"),
+    *("--schedule", "cosine", "--warmup-steps", "300", "--save-every", "5000"),
+    *("--precision", "fp32", "--threads", "1"),
+)
+"""The settings of the runs in docs/compare."""
+
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
@@ -477,8 +485,21 @@ def models(session: nox.Session) -> None:
     if not session.posargs:
         commands = [f"{name}={' '.join(settings)}" for name, (settings, _) in MODELS.items()]
         full.run("python", "tests/benchmarks/models_page.py", *commands)
-        runs = [f"ckpt/models/{cell}" for cell in ("lstm", "gru", "rnn")]
-        full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
+
+
+@nox.session(venv_backend="none")
+def comparison(session: nox.Session) -> None:
+    """Train an LSTM, a GRU and an RNN with the same settings, and compare them in docs/compare.
+
+    It takes about ten minutes on one core, and resumes where it was stopped.
+    """
+    full = FullEnvironment(session, project=WITH_EXTRAS)
+    runs = [f"ckpt/compared/{cell}" for cell in ("lstm", "gru", "rnn")]
+    for run in runs:
+        begun = (ROOT / run / "config.toml").is_file()
+        start = ["--resume", run] if begun else ["--out", run, "--cell", Path(run).name, *COMPARED]
+        full.run("charrnn-train", *start)
+    full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
 
 
 PICTURES = {"train": "tests/terminal_picture.py", "page": "tests/page_picture.py"}
