@@ -25,8 +25,8 @@ from charrnn_runtime.scheduling.scheduler import Scheduler
 from charrnn_runtime.vocabulary import Unknown, Vocabulary
 
 _TOGETHER: Final = 8
-"""Texts are padded to a multiple of this many characters, so that their rows become free together: a block of
-steps ends where any row does, which among many short lines would be at nearly every step."""
+"""Texts are padded to a multiple of this many characters, so that rows become free together: a block of steps
+ends when any row does, which with many short lines would be after nearly every step."""
 
 
 class Score(Record):
