@@ -16,6 +16,7 @@ from charrnn_runtime.files import shell_word
 from charrnn_trainer.cli.live import LiveDisplay, cut, printable
 from charrnn_trainer.cli.region import has_terminal, terminal_size
 from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.counting import counted
 from charrnn_trainer.data.split import ROWS, split_text
 from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.events import with_bits
@@ -166,13 +167,17 @@ class Display:
         self._of = f"/{self._steps}" if limited else ""
         self._width = len(self._of) - 1 if limited else 5
         if event.done >= 1.0:
-            what = f"all {event.step:,} steps" if event.step >= self._steps else f"its {minutes:g} minutes"
-            terminal.say(f"{event.run} is finished: {what} are done")
+            by_steps = event.step >= self._steps
+            done = counted(event.step, "step") if by_steps else counted(minutes, "minute")
+            one = (event.step if by_steps else minutes) == 1
+            whose = "all" if by_steps and not one else "its"
+            terminal.say(f"{event.run} is finished: {whose} {done} {'is' if one else 'are'} done")
             self._finished = True
             return
         where = f" from step {event.step:,}" if event.step else ""
         length = " or ".join(
-            [f"{minutes:g} minutes"] * bool(minutes) + [f"{self._steps:,} steps"] * (limited or not minutes)
+            [counted(minutes, "minute")] * bool(minutes)
+            + [counted(self._steps, "step")] * (limited or not minutes)
         )
         size = f"{config.data.batch_size} x {config.data.seq_length} {self._unit}"
         if config.data.lines:
@@ -199,7 +204,8 @@ class Display:
         if minutes < 1.0:
             return
         about = f"{minutes:,.0f} minutes" if round(minutes) > 1 else "a minute"
-        line = f"the {left:,} steps that are left take about {about} here"
+        steps = f"the {left:,} steps that are left take" if left > 1 else "the step that is left takes"
+        line = f"{steps} about {about} here"
         if self._course and minutes > _MINUTES:
             line += f"; --minutes {_MINUTES:g} makes a better model in less"
         terminal.say(line)
