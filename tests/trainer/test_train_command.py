@@ -527,7 +527,17 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
         ((".",), 2, ". is a folder"),
         (("my.txt", "--layers", "0"), 2, "--layers must be a whole number from 1 to 32, not 0"),
         (("my.txt", "--cell", "cnn"), 2, "--cell must be one of lstm, gru, rnn, not 'cnn'"),
-        (("my.txt", "--steps", "many"), 2, "--steps"),
+        (
+            ("my.txt", "--steps", "many"),
+            2,
+            "from 1 to 2,147,483,647, not 'many'",
+        ),
+        (
+            ("my.txt", "--steps", "1.5"),
+            2,
+            "--steps must be a whole number from 1 to ",
+        ),
+        (("my.txt", "--lr", "abc"), 2, "--learning-rate must be a number above 0 to 1000, not 'abc'"),
         (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
         (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
         (("my.txt", "--sleeps", "3"), 2, "--sleeps"),
