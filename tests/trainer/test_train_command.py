@@ -670,7 +670,8 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, numbe
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert out == "ckpt/lstm\n"
-    assert "stopping after this step to save a checkpoint" in err
+    again = {signal.SIGINT: "press Ctrl-C again", signal.SIGTERM: "send SIGTERM again"}[number]
+    assert f"stopping after this step to save a checkpoint; {again} to quit without saving\n" in err
     assert err.splitlines()[-1].endswith("checkpoint saved; to resume: charrnn-train --resume ckpt/lstm")
     step = load_checkpoint(find_checkpoint(tmp_path / "ckpt", "last")).step
     lines = (tmp_path / "ckpt" / "lstm" / "history.jsonl").read_text().splitlines()
