@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
 
 import pytest
 
@@ -13,10 +14,10 @@ from tiny_runs import run_program
 
 NAMES = {
     "CharNetwork", "CharRNNError", "Checkpoint", "CheckpointError", "Corpus", "DataConfig", "DivergedError",
-    "Event", "Logged", "NetworkConfig", "Notice", "OptimizationConfig", "RunConfig", "Saved", "SettingError",
-    "Started", "Stepped", "TrainConfig", "TrainResult", "Validated", "ValidatedWhole", "Vocabulary",
-    "__version__", "export_checkpoint", "find_checkpoint", "get_batches", "list_checkpoints",
-    "load_checkpoint", "resume", "train",
+    "Event", "ExportReport", "Logged", "NetworkConfig", "Notice", "OptimizationConfig", "ProcessGroup", "RunConfig", "Saved",
+    "SettingError", "Started", "Stepped", "TrainConfig", "TrainResult", "Validated", "ValidatedWhole",
+    "Vocabulary", "__version__", "export_checkpoint", "find_checkpoint", "get_batches", "join",
+    "list_checkpoints", "load_checkpoint", "resume", "run_worker", "train",
 }  # fmt: skip
 
 
@@ -31,6 +32,13 @@ def test_the_public_names_are_these() -> None:
 @pytest.mark.parametrize("name", sorted(NAMES - {"__version__", "Event"}))
 def test_a_public_name_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(charrnn_trainer, name))
+
+
+@pytest.mark.parametrize("name", ["export_checkpoint", "join", "resume", "run_worker", "train"])
+def test_a_signature_names_types_that_are_public(name: str) -> None:
+    words = re.findall(r"\b[A-Z]\w+", str(inspect.signature(getattr(charrnn_trainer, name))))
+    known = {"Any", "Callable", "False", "Iterator", "Mapping", "None", "Path"}
+    assert set(words) <= NAMES | known
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

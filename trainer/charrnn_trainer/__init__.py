@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, RunConfig
     from charrnn_trainer.data.batches import get_batches
     from charrnn_trainer.data.corpus import Corpus
-    from charrnn_trainer.export.api import export_checkpoint
+    from charrnn_trainer.export.api import ExportReport, export_checkpoint
     from charrnn_trainer.nn.network import CharNetwork
     from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
     from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
     from charrnn_trainer.runs.header import CheckpointError
     from charrnn_trainer.train_config import TrainConfig
-    from charrnn_trainer.training.api import resume, train
+    from charrnn_trainer.training.api import resume, run_worker, train
+    from charrnn_trainer.training.distributed import ProcessGroup, join
     from charrnn_trainer.training.divergence import DivergedError
     from charrnn_trainer.training.events import (
         Event,
@@ -50,10 +51,12 @@ __all__ = [
     "DataConfig",
     "DivergedError",
     "Event",
+    "ExportReport",
     "Logged",
     "NetworkConfig",
     "Notice",
     "OptimizationConfig",
+    "ProcessGroup",
     "RunConfig",
     "Saved",
     "SettingError",
@@ -68,9 +71,11 @@ __all__ = [
     "export_checkpoint",
     "find_checkpoint",
     "get_batches",
+    "join",
     "list_checkpoints",
     "load_checkpoint",
     "resume",
+    "run_worker",
     "train",
 ]
 
@@ -89,7 +94,7 @@ _HOMES = {
     ),
     "charrnn_trainer.train_config": ("TrainConfig",),
     "charrnn_trainer.data.corpus": ("Corpus",),
-    "charrnn_trainer.export.api": ("export_checkpoint",),
+    "charrnn_trainer.export.api": ("ExportReport", "export_checkpoint"),
     "charrnn_trainer.training.events": (
         "Validated",
         "ValidatedWhole",
@@ -101,7 +106,8 @@ _HOMES = {
         "Stepped",
         "TrainResult",
     ),
-    "charrnn_trainer.training.api": ("resume", "train"),
+    "charrnn_trainer.training.api": ("resume", "run_worker", "train"),
+    "charrnn_trainer.training.distributed": ("ProcessGroup", "join"),
     "charrnn_trainer.training.divergence": ("DivergedError",),
     "charrnn_trainer.nn.network": ("CharNetwork",),
 }
