@@ -1,9 +1,13 @@
 """charrnn-trainer: trains character-level RNNs with PyTorch, and exports each as one ONNX file.
 
+    import tempfile
+    from pathlib import Path
+
     from charrnn_trainer import Corpus, TrainConfig, train
 
-    corpus = Corpus.from_text(open("my.txt", encoding="utf-8").read())
-    result = train(TrainConfig(), corpus, on_event=print, out="ckpt/mine")
+    corpus = Corpus.from_text(Path("my.txt").read_text(encoding="utf-8"))
+    folder = tempfile.mkdtemp()  # the run's folder must be new or empty
+    result = train(TrainConfig(), corpus, on_event=print, out=folder)
 
 Names are imported when they are first used, so that what needs no PyTorch does not wait for it.
 """
