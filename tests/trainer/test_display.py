@@ -160,3 +160,8 @@ def test_more_minutes_are_as_many_again_as_a_run_had_and_at_least_one(
     budget: float, spent: float, expected: float
 ) -> None:
     assert display_module._more_minutes(budget, spent) == pytest.approx(expected)
+
+
+def test_an_event_that_is_none_is_not_overlooked() -> None:
+    with pytest.raises(AssertionError):
+        Display()(cast(Any, object()))
