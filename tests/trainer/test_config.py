@@ -149,18 +149,38 @@ def test_a_value_that_is_not_allowed_is_refused_by_its_name_and_in_commands_by_i
 def test_no_two_settings_share_a_name() -> None:
     names = [item.name for section in SECTIONS.values() for item in dataclasses.fields(section)]
     assert len(names) == len(set(names))
-    with pytest.raises(SettingError, match="unknown setting: hidden"):
-        TrainConfig().replace(hidden=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("hiden_size", "hidden_size"), ("lr", "learning_rate"), ("seq_len", "seq_length")]
+)
+def test_an_unknown_setting_is_told_the_likely_one_and_all_others(name: str, meant: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        TrainConfig().replace(**{name: 3})
+    assert str(caught.value).startswith(
+        f"unknown setting: {name!r} (did you mean {meant}?); allowed are cell, "
+    )
+    assert str(caught.value).endswith(", threads")
+    with pytest.raises(SettingError, match=r"unknown setting: 'xyz'; allowed are cell, layers, "):
+        TrainConfig().replace(xyz=3)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[network]\nhiden_size = 3", r"unknown setting in \[network\]: 'hiden_size'; allowed are cell, "),
+        (
+            "[network]\nhiden_size = 3",
+            r"'hiden_size' \(did you mean hidden_size\?\); allowed are cell, ",
+        ),
+        (
+            "[optimization]\nlr = 3",
+            r"\[optimization\]: 'lr' \(did you mean learning_rate\?",
+        ),
+        ("[network]\nlr = 3", r"unknown setting in \[network\]: 'lr'; allowed are cell, layers, "),
         ("[model]\n", "unknown section or key: 'model'; allowed are text, init_from, network, "),
         ("network = 3", r"\[network\] must be a section"),
         ("text = 3", "text must be a path"),
-        ("[network]\nlayers = 0", "layers must be"),
+        ("[network]\nlayers = 0", r"\[network\] layers must be"),
         ("[network", "is not a TOML file"),
         ("\0", "is not a TOML file"),
         ("a=" + "[" * 10_000, "is not a TOML file"),
@@ -172,6 +192,7 @@ def test_a_wrong_file_of_settings_is_refused(tmp_path: Path, content: str, messa
     with pytest.raises(CharRNNError, match=message) as caught:
         RunFile.read(path)
     assert str(path) in str(caught.value)
+    assert "--" not in in_options(caught.value)  # a file has keys, and no options
     assert "\n" not in str(caught.value)
 
 

@@ -119,6 +119,40 @@ def test_a_number_of_steps_that_the_minutes_may_not_leave_room_for_gets_no_word(
 
 
 @pytest.mark.parametrize(
+    ("minutes", "steps", "words"),
+    [
+        (1.0, 1, "1 minute or 1 step, whichever is less"),
+        (0.5, 2, "0.5 minutes or 2 steps, whichever is less"),
+        (1.0, MOST_STEPS, "1 minute, in batches"),
+        (0.0, 1, "1 step, in batches"),
+    ],
+)
+def test_minutes_and_steps_are_plural_but_for_one(
+    capsys: pytest.CaptureFixture[str], minutes: float, steps: int, words: str
+) -> None:
+    config = COURSE.replace(minutes=minutes, steps=steps)
+    Display()(Started(config, 0, 0.0, 1, 900, 100, "cpu", Path("run"), lambda _: ""))
+    assert f"training: {words}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "words"),
+    [
+        ({"steps": 1}, 1, "its 1 step is done"),
+        ({"steps": 2}, 2, "all 2 steps are done"),
+        ({"minutes": 1.0}, 1, "its 1 minute is done"),
+        ({"minutes": 0.5}, 1, "its 0.5 minutes are done"),
+    ],
+)
+def test_what_a_finished_run_has_done_is_plural_but_for_one(
+    capsys: pytest.CaptureFixture[str], settings: dict[str, float], step: int, words: str
+) -> None:
+    config = COURSE.replace(**settings)
+    Display()(Started(config, step, 1.0, 1, 900, 100, "cpu", Path("run"), lambda _: ""))
+    assert f"run is finished: {words}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("budget", "spent", "expected"),
     [(3.0, 3.0, 6.0), (3.0, 3.2, 6.0), (3.0, 4.0, 6.7), (0.1, 0.4, 1.4), (0.1, 0.1, 1.1)],
 )
@@ -126,3 +160,8 @@ def test_more_minutes_are_as_many_again_as_a_run_had_and_at_least_one(
     budget: float, spent: float, expected: float
 ) -> None:
     assert display_module._more_minutes(budget, spent) == pytest.approx(expected)
+
+
+def test_an_event_that_is_none_is_not_overlooked() -> None:
+    with pytest.raises(AssertionError):
+        Display()(cast(Any, object()))

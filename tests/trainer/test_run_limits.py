@@ -16,9 +16,10 @@ from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.nn.network import CharNetwork, State
 from charrnn_trainer.runs.checkpoint import load_checkpoint
 from charrnn_trainer.runs.finding import checkpoint_files, find_checkpoint
+from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.training import pace, resolving, saving, validator
-from charrnn_trainer.training.api import resume, train
+from charrnn_trainer.training.api import resume, train, train_in
 from charrnn_trainer.training.events import Event, Logged, Notice, Saved, Started, Stepped, Validated
 from charrnn_trainer.training.held_out import ReadingTimes
 from charrnn_trainer.training.rule import Task
@@ -202,7 +203,8 @@ def test_a_plan_that_was_made_anew_is_what_the_run_goes_on_with(
     config = TINY.replace(minutes=0.03, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)
     plan = Plan(config, "", 100.0, 1, frozenset({"layers"}), Task(1_530, 22), 0)
     events: list[Event] = []
-    result = train(config, CORPUS, events.append, out=tmp_path / "run", plan=plan)
+    with Run.create(tmp_path / "run") as run:
+        result = train_in(run, config, CORPUS, events.append, plan=plan)
     assert any("s were planned: about" in event.message for event in events if isinstance(event, Notice))
     assert result.config.network.dropout > 0.0
     assert result.network.config.dropout == result.config.network.dropout

@@ -182,6 +182,10 @@ def test_a_list_is_measured_in_batches_of_whole_lines(monkeypatch: pytest.Monkey
     [
         (3, {}, f"3 minutes are about {180 / 0.1:,.0f} steps: LSTM, "),
         (3, {"steps": 10**6}, f"3 minutes are about {180 / 0.1:,.0f} of the 1,000,000 steps given: LSTM, "),
+        (1, {}, f"1 minute is about {60 / 0.1:,.0f} steps: LSTM, "),
+        (0.001, {}, "0.001 minutes are about 1 step: LSTM, "),
+        (0.001, {"steps": 1}, "0.001 minutes are about the 1 step given: LSTM, "),
+        (1, {"steps": 1}, "the 1 step given takes about 0.0017 of the 1 minute: LSTM, "),
         (3, {"steps": 60}, f"the 60 steps given take about {60 * 0.1 / 60:g} of the 3 minutes: LSTM, "),
         (
             900,

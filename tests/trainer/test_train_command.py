@@ -532,7 +532,17 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
         ((".",), 2, ". is a folder"),
         (("my.txt", "--layers", "0"), 2, "--layers must be a whole number from 1 to 32, not 0"),
         (("my.txt", "--cell", "cnn"), 2, "--cell must be one of lstm, gru, rnn, not 'cnn'"),
-        (("my.txt", "--steps", "many"), 2, "--steps"),
+        (
+            ("my.txt", "--steps", "many"),
+            2,
+            "from 1 to 2,147,483,647, not 'many'",
+        ),
+        (
+            ("my.txt", "--steps", "1.5"),
+            2,
+            "--steps must be a whole number from 1 to ",
+        ),
+        (("my.txt", "--lr", "abc"), 2, "--learning-rate must be a number above 0 to 1000, not 'abc'"),
         (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
         (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
         (("my.txt", "--sleeps", "3"), 2, "--sleeps"),
@@ -660,7 +670,8 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, numbe
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert out == "ckpt/lstm\n"
-    assert "stopping after this step to save a checkpoint" in err
+    again = {signal.SIGINT: "press Ctrl-C again", signal.SIGTERM: "send SIGTERM again"}[number]
+    assert f"stopping after this step to save a checkpoint; {again} to quit without saving\n" in err
     assert err.splitlines()[-1].endswith("checkpoint saved; to resume: charrnn-train --resume ckpt/lstm")
     step = load_checkpoint(find_checkpoint(tmp_path / "ckpt", "last")).step
     lines = (tmp_path / "ckpt" / "lstm" / "history.jsonl").read_text().splitlines()

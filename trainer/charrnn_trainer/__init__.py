@@ -1,9 +1,13 @@
 """charrnn-trainer: trains character-level RNNs with PyTorch, and exports each as one ONNX file.
 
+    import tempfile
+    from pathlib import Path
+
     from charrnn_trainer import Corpus, TrainConfig, train
 
-    corpus = Corpus.from_text(open("my.txt", encoding="utf-8").read())
-    result = train(TrainConfig(), corpus, on_event=print, out="ckpt/mine")
+    corpus = Corpus.from_text(Path("my.txt").read_text(encoding="utf-8"))
+    folder = tempfile.mkdtemp()  # the run's folder must be new or empty
+    result = train(TrainConfig(), corpus, on_event=print, out=folder)
 
 Names are imported when they are first used, so that what needs no PyTorch does not wait for it.
 """
@@ -21,13 +25,14 @@ if TYPE_CHECKING:
     from charrnn_trainer.config import DataConfig, NetworkConfig, OptimizationConfig, RunConfig
     from charrnn_trainer.data.batches import get_batches
     from charrnn_trainer.data.corpus import Corpus
-    from charrnn_trainer.export.api import export_checkpoint
+    from charrnn_trainer.export.api import ExportReport, export_checkpoint
     from charrnn_trainer.nn.network import CharNetwork
     from charrnn_trainer.runs.checkpoint import Checkpoint, load_checkpoint
     from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
     from charrnn_trainer.runs.header import CheckpointError
     from charrnn_trainer.train_config import TrainConfig
-    from charrnn_trainer.training.api import resume, train
+    from charrnn_trainer.training.api import resume, run_worker, train
+    from charrnn_trainer.training.distributed import ProcessGroup, join
     from charrnn_trainer.training.divergence import DivergedError
     from charrnn_trainer.training.events import (
         Event,
@@ -50,10 +55,12 @@ __all__ = [
     "DataConfig",
     "DivergedError",
     "Event",
+    "ExportReport",
     "Logged",
     "NetworkConfig",
     "Notice",
     "OptimizationConfig",
+    "ProcessGroup",
     "RunConfig",
     "Saved",
     "SettingError",
@@ -68,9 +75,11 @@ __all__ = [
     "export_checkpoint",
     "find_checkpoint",
     "get_batches",
+    "join",
     "list_checkpoints",
     "load_checkpoint",
     "resume",
+    "run_worker",
     "train",
 ]
 
@@ -89,7 +98,7 @@ _HOMES = {
     ),
     "charrnn_trainer.train_config": ("TrainConfig",),
     "charrnn_trainer.data.corpus": ("Corpus",),
-    "charrnn_trainer.export.api": ("export_checkpoint",),
+    "charrnn_trainer.export.api": ("ExportReport", "export_checkpoint"),
     "charrnn_trainer.training.events": (
         "Validated",
         "ValidatedWhole",
@@ -101,7 +110,8 @@ _HOMES = {
         "Stepped",
         "TrainResult",
     ),
-    "charrnn_trainer.training.api": ("resume", "train"),
+    "charrnn_trainer.training.api": ("resume", "run_worker", "train"),
+    "charrnn_trainer.training.distributed": ("ProcessGroup", "join"),
     "charrnn_trainer.training.divergence": ("DivergedError",),
     "charrnn_trainer.nn.network": ("CharNetwork",),
 }

@@ -11,8 +11,9 @@ its completion, the key in a ``config.toml``, and the entry in docs/settings.md.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -214,15 +215,25 @@ class Section:
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name)))
 
 
-def check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+def check_names(
+    what: str, given: Iterable[str], allowed: Sequence[str], short: Mapping[str, str] | None = None
+) -> None:
     """Check that names are known.
 
+    Args:
+        what: what they are names of.
+        given: the names.
+        allowed: those that are known.
+        short: which of them other names may stand for, such as lr.
+
     Raises:
-        SettingError: one is not.
+        SettingError: one is not; the message names the one that it may stand for, and all that are known.
     """
     for name in given:
         if name not in allowed:
-            raise SettingError(f"unknown {what}: {name!r}; allowed are {', '.join(allowed)}")
+            close = [(short or {}).get(name), *difflib.get_close_matches(name, allowed, 1)]
+            meant = next((f" (did you mean {each}?)" for each in close if each in allowed), "")
+            raise SettingError(f"unknown {what}: {name!r}{meant}; allowed are {', '.join(allowed)}")
 
 
 def _is_text(value: str, longest: float) -> bool:

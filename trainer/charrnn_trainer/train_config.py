@@ -71,22 +71,27 @@ class TrainConfig:
             given = values.get(name, {})
             if not isinstance(given, Mapping):
                 raise SettingError(f"[{name}] must be a section of settings, not {given!r}")
-            check_names(
-                f"setting in [{name}]", given, tuple(item.name for item in dataclasses.fields(section))
-            )
-            sections[name] = section(**given)
+            names = tuple(setting.name for setting in settings_of(section))
+            check_names(f"setting in [{name}]", given, names, _SHORT)
+            try:
+                sections[name] = section(**given)
+            except SettingError as error:
+                raise SettingError(f"[{name}] {error}", *error.parameters) from error
         return cls(**sections)
 
     def replace(self, **settings: Any) -> TrainConfig:
-        """The same with some settings changed, named without their section: ``replace(layers=1)``."""
+        """The same with some settings changed, named without their section: ``replace(layers=1)``.
+
+        Raises:
+            SettingError: an unknown setting, or a value that is not allowed.
+        """
+        check_names("setting", settings, tuple(SETTINGS), _SHORT)
         changed: dict[str, Any] = {}
         for section in dataclasses.fields(self):
             old = getattr(self, section.name)
             names = {item.name for item in dataclasses.fields(old)}
             new = {name: settings.pop(name) for name in tuple(settings) if name in names}
             changed[section.name] = dataclasses.replace(old, **new)
-        if settings:
-            raise SettingError(f"unknown setting: {next(iter(settings))}")
         return TrainConfig(**changed)
 
 
@@ -101,6 +106,13 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     setting.name: setting for section in SECTIONS.values() for setting in settings_of(section)
 }
 """Every setting by its name, which no two of them share."""
+
+_SHORT: Final = {
+    option.lstrip("-").replace("-", "_"): setting.name
+    for setting in SETTINGS.values()
+    for option in setting.short
+}
+"""The setting that each short form of an option stands for."""
 
 CHANGEABLE: Final = tuple(name for name, setting in SETTINGS.items() if setting.on_resume)
 """The settings that may be changed when a run is resumed; all others would make it another run."""

@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
@@ -16,23 +16,24 @@ from charrnn_runtime.files import shell_word
 from charrnn_trainer.cli.live import LiveDisplay, cut, printable
 from charrnn_trainer.cli.region import has_terminal, terminal_size
 from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.counting import counted
 from charrnn_trainer.data.split import ROWS, split_text
 from charrnn_trainer.train_config import TrainConfig
-from charrnn_trainer.training.events import with_bits
+from charrnn_trainer.training.events import (
+    Event,
+    Logged,
+    Notice,
+    Saved,
+    Started,
+    Stepped,
+    TrainResult,
+    Validated,
+    ValidatedWhole,
+    with_bits,
+)
 
 if TYPE_CHECKING:
     from charrnn_trainer.data.scanning import ScannedText
-    from charrnn_trainer.training.events import (
-        Event,
-        Logged,
-        Notice,
-        Saved,
-        Started,
-        Stepped,
-        TrainResult,
-        Validated,
-        ValidatedWhole,
-    )
 
 _LINES_SHOWN = 5
 _LINE_SHOWN = 76
@@ -81,9 +82,24 @@ class Display:
         """Show an event."""
         if terminal.is_quiet():
             return
-        handler = getattr(self, f"_on_{type(event).__name__.lower()}", None)
-        if handler is not None:
-            handler(event)
+        match event:
+            case Notice():
+                terminal.say(terminal.with_options(event.message, event.parameters))
+            case Started():
+                self._show_started(event)
+            case Stepped():
+                self._show_step(event)
+            case Logged():
+                self._show_logged(event)
+            case Validated():
+                self._show_validated(event)
+            case ValidatedWhole():
+                self._show_whole(event)
+            case Saved():
+                if self._live is not None:
+                    terminal.say(f"saved {event.path.name}")
+            case _:
+                assert_never(event)
 
     # --- before and after ----------------------------------------------------------------------------------
 
@@ -139,10 +155,7 @@ class Display:
 
     # --- events --------------------------------------------------------------------------------------------
 
-    def _on_notice(self, event: Notice) -> None:
-        terminal.say(terminal.with_options(event.message, event.parameters))
-
-    def _on_started(self, event: Started) -> None:
+    def _show_started(self, event: Started) -> None:
         config = event.config
         network = config.network
         self._course = is_course(config) and event.step == 0  # a resumed run keeps its network
@@ -166,13 +179,17 @@ class Display:
         self._of = f"/{self._steps}" if limited else ""
         self._width = len(self._of) - 1 if limited else 5
         if event.done >= 1.0:
-            what = f"all {event.step:,} steps" if event.step >= self._steps else f"its {minutes:g} minutes"
-            terminal.say(f"{event.run} is finished: {what} are done")
+            by_steps = event.step >= self._steps
+            done = counted(event.step, "step") if by_steps else counted(minutes, "minute")
+            one = (event.step if by_steps else minutes) == 1
+            whose = "all" if by_steps and not one else "its"
+            terminal.say(f"{event.run} is finished: {whose} {done} {'is' if one else 'are'} done")
             self._finished = True
             return
         where = f" from step {event.step:,}" if event.step else ""
         length = " or ".join(
-            [f"{minutes:g} minutes"] * bool(minutes) + [f"{self._steps:,} steps"] * (limited or not minutes)
+            [counted(minutes, "minute")] * bool(minutes)
+            + [counted(self._steps, "step")] * (limited or not minutes)
         )
         size = f"{config.data.batch_size} x {config.data.seq_length} {self._unit}"
         if config.data.lines:
@@ -184,7 +201,7 @@ class Display:
         if self._console is not None:
             self._live = LiveDisplay(self._console, event)
 
-    def _on_stepped(self, event: Stepped) -> None:
+    def _show_step(self, event: Stepped) -> None:
         if self._live is not None:
             self._live.step(event)
         if self._of and not self._timed and len(self._measured) < _MEASURED_STEPS:
@@ -199,12 +216,13 @@ class Display:
         if minutes < 1.0:
             return
         about = f"{minutes:,.0f} minutes" if round(minutes) > 1 else "a minute"
-        line = f"the {left:,} steps that are left take about {about} here"
+        steps = f"the {left:,} steps that are left take" if left > 1 else "the step that is left takes"
+        line = f"{steps} about {about} here"
         if self._course and minutes > _MINUTES:
             line += f"; --minutes {_MINUTES:g} makes a better model in less"
         terminal.say(line)
 
-    def _on_logged(self, event: Logged) -> None:
+    def _show_logged(self, event: Logged) -> None:
         if self._live is not None:
             self._live.log(event)
         else:
@@ -213,7 +231,7 @@ class Display:
                 f"{event.seconds_per_batch:.3f} s/batch"
             )
 
-    def _on_validated(self, event: Validated) -> None:
+    def _show_validated(self, event: Validated) -> None:
         line = f"step {event.step}: validation loss {with_bits(event.validation_loss, self._level)}"
         line += f" on {event.characters:,} {self._unit}" if self._samples else ""
         line += ", the best so far" if event.best else ""
@@ -221,15 +239,11 @@ class Display:
         if self._live is not None:
             self._live.validated(event)
 
-    def _on_validatedwhole(self, event: ValidatedWhole) -> None:
+    def _show_whole(self, event: ValidatedWhole) -> None:
         loss = with_bits(event.validation_loss, self._level)
         line = f"step {event.step}: validation loss {loss} on {event.characters:,} {self._unit}, "
         whole = event.characters >= self._validation_tokens - ROWS
         terminal.say(line + ("all of the held-out text" if whole else "as many as there was time for"))
-
-    def _on_saved(self, event: Saved) -> None:
-        if self._live is not None:
-            terminal.say(f"saved {event.path.name}")
 
 
 @contextlib.contextmanager

@@ -126,6 +126,18 @@ def completed_from(words: Iterable[str]) -> Callable[[str], list[str]]:
     return complete
 
 
+def _number_parser(setting: Setting) -> Callable[[str], Any]:
+    """What makes a number of a word of the command line; other words stay, for the setting's own check."""
+
+    def parse(word: str) -> Any:
+        try:
+            return setting.kind(word)
+        except ValueError:
+            return word
+
+    return parse
+
+
 def _option(setting: Setting) -> Any:
     """A setting's option; its default is None, which stands for what was not given."""
     names = [setting.option, *setting.short]
@@ -136,6 +148,7 @@ def _option(setting: Setting) -> Any:
         *names,
         help=f"{setting.help} [default: {setting.default_words}]",
         show_default=False,
+        parser=_number_parser(setting) if setting.kind in (int, float) else None,
         metavar="|".join(setting.choices) or setting.unit.upper() or None,
         autocompletion=completed_from(setting.choices) if setting.choices else None,
         rich_help_panel=setting.group,

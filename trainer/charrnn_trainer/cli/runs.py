@@ -72,7 +72,7 @@ def begin_run(
             newline_of(scanned.vocabulary, scanned.name)  # before anything is measured
 
         # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
-        from charrnn_trainer.training.api import train as train_network
+        from charrnn_trainer.training.api import train_in
 
         plan: Plan | None = None
         if plans:
@@ -86,11 +86,11 @@ def begin_run(
             with texts.reading(scanned.size, "preparing the text") as progress:
                 corpus = scanned.encode_to(run.tokens_path, source=source, on_progress=progress)
             with stop, _listeners(config, run.folder, display) as listener:
-                return train_network(
+                return train_in(
+                    run,
                     config,
                     corpus,
                     listener,
-                    out=run,
                     init_from=init_from,
                     should_stop=stop,
                     group=group,

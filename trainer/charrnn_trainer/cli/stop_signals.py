@@ -38,8 +38,9 @@ class StopSignals:
         self.number = number
         self._restore()
         if self._verbose:
+            again = "press Ctrl-C" if number == signal.SIGINT else f"send {signal.Signals(number).name}"
             terminal.say_at_once(
-                "stopping after this step to save a checkpoint; press Ctrl-C again to quit without saving"
+                f"stopping after this step to save a checkpoint; {again} again to quit without saving"
             )
 
     def _restore(self) -> None:

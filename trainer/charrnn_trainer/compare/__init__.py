@@ -2,7 +2,7 @@
 
 It needs matplotlib and Jinja2, which the extra ``compare`` of charrnn-trainer installs.
 
-    from charrnn_trainer.compare.report import compare_runs
+    from charrnn_trainer.compare import compare_runs
 
     comparison = compare_runs(["ckpt/lstm", "ckpt/gru"], prompt="LORD ")
     print(comparison.text())

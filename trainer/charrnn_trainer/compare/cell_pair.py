@@ -63,7 +63,7 @@ def compare_cells(runs: Sequence[RunRecord], models: Sequence[ModelMeasures]) ->
         if not found:
             return None
         best[cell] = min(found, key=lambda pair: _rank(pair[0]))
-    (lstm, lstm_model), (gru, gru_model) = best["lstm"], best["gru"]
+    (lstm, lstm_model), (gru, gru_model) = (best[cell] for cell in COMPARED)
     rows = [*_losses(lstm, gru, noise_of(runs)), *_costs(lstm, lstm_model, gru, gru_model)]
     return CellPair(lstm, gru, tuple(rows))
 

@@ -32,6 +32,8 @@ class Cell:
         candidate_apart: whether the last gate's recurrent product has a bias of its own, which may not be
             added to its input's: the reset gate applies in between.
         rate: what share of the learning rate of other cells suits it.
+        taken_below: where the cell is open, a plan takes this one and not the first of the table if its step
+            takes at most this share of that one's time; 0 for never.
         cpu_training: layers that train faster on a CPU than torch's own, if there are any.
     """
 
@@ -40,6 +42,7 @@ class Cell:
     function: Callable[..., tuple[Tensor, ...]]
     candidate_apart: bool = False
     rate: float = 1.0
+    taken_below: float = 0.0
     cpu_training: TrainingLayers | None = None
 
     @property
@@ -68,7 +71,7 @@ CELLS: Final[Mapping[str, Cell]] = {
     cell.name: cell
     for cell in (
         Cell("lstm", nn.LSTM, torch.lstm),
-        Cell("gru", nn.GRU, torch.gru, candidate_apart=True, cpu_training=gru),
+        Cell("gru", nn.GRU, torch.gru, candidate_apart=True, taken_below=0.85, cpu_training=gru),
         Cell("rnn", nn.RNN, torch.rnn_tanh, rate=0.25),
     )
 }

@@ -75,7 +75,8 @@ class RunFile:
                 TrainConfig.from_dict(values), _given(places["text"]), _given_path(places["init_from"])
             )
         except SettingError as error:
-            raise SettingError(f"{path}: {error}", *error.parameters) from error
+            # By their keys, as in the file, and not by the options that a command would name.
+            raise SettingError(f"{path}: {error}") from error
 
 
 def _is_path(value: object) -> bool:

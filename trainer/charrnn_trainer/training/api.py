@@ -17,6 +17,7 @@ from charrnn_trainer.runs.run_file import RunFile
 from charrnn_trainer.train_config import CHANGEABLE, TrainConfig, check_changes
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import (
+    Event,
     Listener,
     TrainResult,
     ignore,
@@ -34,30 +35,28 @@ from charrnn_trainer.training.trainer import Trainer
 def train(
     config: TrainConfig,
     tokens: Corpus,
-    on_event: Listener | None = None,
+    on_event: Callable[[Event], None] | None = None,
     *,
-    out: str | Path | Run | None = None,
+    out: str | Path | None = None,
     init_from: str | Path | None = None,
     should_stop: Callable[[], bool] | None = None,
     group: ProcessGroup | None = None,
     began: float | None = None,
-    plan: Plan | None = None,
 ) -> TrainResult:
     """Train a network.
 
     Args:
-        config: the settings. Batches are shrunk where the text does not fill two (`fit_batch`).
+        config: the settings. Batches are shrunk where the text does not fill two.
         tokens: the text.
         on_event: is called with every event.
         out: the folder of the run, new or empty, for checkpoints and all that `resume` needs; None writes
             nothing.
         init_from: a checkpoint to take the weights from; its network must be the same, and its vocabulary may
-            lack symbols of the text's (`grow_weights`).
+            lack symbols of the text's.
         should_stop: is asked after every step; True ends the run, with a checkpoint.
         group: the processes that train together, of which this is the first; the others call `run_worker`.
             The run then needs a folder, which all of them can read.
         began: what `time.perf_counter` gave when the time of ``minutes`` began to count; None is now.
-        plan: where ``config`` comes from; it is revised if the machine turns out faster or slower.
 
     Raises:
         CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
@@ -81,13 +80,35 @@ def train(
         stack.enter_context(memory_errors())
         stack.enter_context(group.watch())
         check_precision(config.run.precision, group.device(config.run.device))
-        run = out if out is None or isinstance(out, Run) else stack.enter_context(Run.create(out))
-        return _begin(config, tokens, on_event, run, init_from, should_stop, group, clock, plan)
+        run = None if out is None else stack.enter_context(Run.create(out))
+        return _begin(config, tokens, on_event, run, init_from, should_stop, group, clock)
+
+
+def train_in(
+    run: Run,
+    config: TrainConfig,
+    corpus: Corpus,
+    on_event: Listener,
+    *,
+    init_from: Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    group: ProcessGroup | None = None,
+    began: float | None = None,
+    plan: Plan | None = None,
+) -> TrainResult:
+    """Like `train`, into a folder that is claimed already.
+
+    With ``plan``, where ``config`` comes from, that is revised if the machine turns out faster or slower.
+    """
+    group = group or ProcessGroup()
+    with memory_errors(), group.watch():
+        clock = RunClock(began)
+        return _begin(config, corpus, on_event, run, init_from, should_stop, group, clock, plan)
 
 
 def resume(
     folder: str | Path,
-    on_event: Listener | None = None,
+    on_event: Callable[[Event], None] | None = None,
     *,
     changes: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -103,8 +124,8 @@ def resume(
     Args:
         folder: the run's folder.
         on_event: is called with every event.
-        changes: settings to change, of those in `charrnn_trainer.config.CHANGEABLE`; more ``steps`` train a
-            finished run further. What was changed stays changed when the run is resumed again.
+        changes: settings to change, of those that ``charrnn-train --help`` lists at ``--resume``; more
+            ``steps`` train a finished run further. What was changed stays changed when it is resumed again.
         should_stop: as for `train`.
         group: as for `train`.
         began: as for `train`.

@@ -179,6 +179,7 @@ class Saved:
 
 
 Event = Notice | Started | Stepped | Logged | Validated | ValidatedWhole | Saved
+"""What `train` and `resume` call ``on_event`` with."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from charrnn_trainer.counting import counted
 from charrnn_trainer.data.batches import fit_batch
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import split_characters
@@ -107,14 +108,10 @@ def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainC
         Notice(
             f"the text is short: its {train_tokens:,} characters for training do not fill two "
             f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
-            f"they do: {_count(fitting[0], 'stream')} of {_count(fitting[1], 'character')}"
+            f"they do: {counted(fitting[0], 'stream')} of {counted(fitting[1], 'character')}"
         )
     )
     return config.replace(batch_size=fitting[0], seq_length=fitting[1])
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def warn_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:

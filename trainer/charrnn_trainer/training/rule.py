@@ -42,9 +42,6 @@ LEARNED_BY_HEART: Final = 200.0
 MOST_PASSES: Final = 150.0
 """A text is read so often at most: what time is left after that would only make the loss rise."""
 
-GRU_FASTER: Final = 0.85
-"""Where the cell is open, a GRU is taken if its step takes at most this share of an LSTM's time."""
-
 IDENTITY_LIMIT: Final = 96
 EMBEDDING: Final = 64
 TIED_EMBEDDING: Final = 256
@@ -105,8 +102,8 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
     """The settings that give the best network in the time that a machine has.
 
     The rule, where a setting is not fixed: one layer, of GRU cells where these are clearly faster than
-    LSTM's (`GRU_FASTER`), else of LSTM cells; batches of 16 rows by 64 characters, of 8 for a `SHORT_TEXT`;
-    the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units (for many symbols
+    LSTM's (`Cell.taken_below`), else of LSTM cells; batches of 16 rows by 64 characters, of 8 for a
+    `SHORT_TEXT`; the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units (for many symbols
     `STEPS_A_UNIT_OF_MANY_SYMBOLS`), and whose square is not above the number of characters (a short text
     teaches no large network, but one of `SMALL_SIZE`); at most `MOST_PASSES` passes over the text; AdamW's
     weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %.
@@ -137,9 +134,8 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
     if "hidden_size" in fixed:
         sizes = [config.network.hidden_size]
     if "cell" not in fixed:
-        usual = _with_size(config, sizes[len(sizes) // 2], fixed, task)
-        lstm, gru = (machine.seconds_a_step(usual.replace(cell=cell)) for cell in ("lstm", "gru"))
-        config = config.replace(cell="gru" if gru <= GRU_FASTER * lstm else "lstm")
+        middle = _with_size(config, sizes[len(sizes) // 2], fixed, task)
+        config = config.replace(cell=_cell(middle, machine))
     config = _largest_that_fits(sizes, config, fixed, task, machine)
     steps = _steps(config, task, machine)
     if steps < config.optimization.steps:
@@ -205,6 +201,18 @@ def passes_over_text(config: TrainConfig, steps: float, task: Task) -> float:
 def replace_open(config: TrainConfig, fixed: Collection[str], values: dict[str, Any]) -> TrainConfig:
     """The settings with ``values`` put in, but for those that are fixed."""
     return config.replace(**{name: value for name, value in values.items() if name not in fixed})
+
+
+def _cell(config: TrainConfig, machine: Machine) -> str:
+    """The first cell of the table, or one that is fast enough to be taken instead (`Cell.taken_below`)."""
+    usual, *others = CELLS.values()
+    seconds = machine.seconds_a_step(config.replace(cell=usual.name))
+    for cell in others:
+        if cell.taken_below:
+            taken = machine.seconds_a_step(config.replace(cell=cell.name))
+            if taken <= cell.taken_below * seconds:
+                return cell.name
+    return usual.name
 
 
 def _largest_that_fits(

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from charrnn_trainer.config import MOST_STEPS
+from charrnn_trainer.counting import counted
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training.held_out import (
@@ -89,7 +90,7 @@ class Plan:
         network = config.network
         words = (
             f"a step takes {seconds_a_step:.3g} s now, and {self.seconds_a_step:.3g} s were planned: about "
-            f"{steps - step:,.0f} more steps, dropout {network.dropout:g}, "
+            f"{counted(round(steps - step), 'more step')}, dropout {network.dropout:g}, "
             f"weight drop {network.weight_drop:g}, learning rate {config.optimization.learning_rate:g}"
         )
         return Plan(config, words, seconds_a_step, self.threads, self.fixed, self.task, self.validations)
@@ -148,18 +149,24 @@ def plan_for_minutes(
 def _words(choice: Choice, fixed: Collection[str], task: Task, machine: Measured) -> str:
     """What was chosen, and whether the time or the number of steps ends the run."""
     config, network, optimization = choice.config, choice.config.network, choice.config.optimization
-    minutes, steps, given = optimization.minutes, f"{choice.steps:,.0f}", "steps" in fixed
+    minutes, steps, given = optimization.minutes, max(1, round(choice.steps)), "steps" in fixed
     in_time = machine.seconds_for_steps(config) / machine.seconds_a_step(config)
     if choice.steps < in_time:
-        taken = f"about {minutes * choice.steps / in_time:.2g} of the {minutes:g} minutes"
+        taken = f"about {minutes * choice.steps / in_time:.2g} of the {counted(minutes, 'minute')}"
+        take, are = ("takes", "is") if steps == 1 else ("take", "are")
         length = (
-            f"the {steps} steps given take {taken}"
+            f"the {counted(steps, 'step')} given {take} {taken}"
             if given
-            else f"{steps} steps are enough, and take {taken}"
+            else f"{counted(steps, 'step')} {are} enough, and {take} {taken}"
         )
     else:
-        share = f"of the {optimization.steps:,} steps given" if given else "steps"
-        length = f"{minutes:g} minutes are about {steps} {share}"
+        length = f"{counted(minutes, 'minute')} {'is' if minutes == 1 else 'are'} about "
+        if not given:
+            length += counted(steps, "step")
+        elif optimization.steps == 1:
+            length += "the 1 step given"
+        else:
+            length += f"{steps:,} of the {optimization.steps:,} steps given"
     return (
         f"{length}: {network.cell.upper()}, {network.layers} x {network.hidden_size}, "
         f"{passes_over_text(config, choice.steps, task):.1f} passes over the text, "

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 
 from charrnn_runtime.format.spec import DEFAULT_TEMPERATURE
+from charrnn_trainer.counting import counted
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.line_batches import LineBatches
 from charrnn_trainer.data.lines import LineSplit
@@ -276,7 +277,7 @@ class Trainer:
             context.emit(
                 Notice(
                     f"starting and measuring took {context.clock.spent():.0f} s, and left nothing of the "
-                    f"{optimization.minutes:g} minutes: the run takes one step, and ends late"
+                    f"{counted(optimization.minutes, 'minute')}: the run takes one step, and ends late"
                 )
             )
 
