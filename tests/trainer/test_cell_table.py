@@ -54,10 +54,8 @@ def test_the_function_of_a_cell_computes_what_its_module_does(name: str) -> None
 @pytest.mark.parametrize("source", SOURCES, ids=[f"{path.parent.name}/{path.stem}" for path in SOURCES])
 def test_no_module_compares_with_the_name_of_a_cell(source: Path) -> None:
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        looked_up = isinstance(node, ast.Subscript) and ast.unparse(node.value) in (
-            "spec.GATES",
-            "spec.STATES",
-        )
-        if isinstance(node, ast.Compare) or looked_up:
+        tables = ("spec.GATES", "spec.STATES")
+        looked_up = isinstance(node, ast.Subscript) and ast.unparse(node.value) in tables
+        if looked_up or isinstance(node, ast.Compare):
             values = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
-            assert not values & set(CELLS), f"{source}:{node.lineno}"
+            assert not values & set(CELLS), f"{source}: {ast.unparse(node)}"
