@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import typer
 import typer.core
 
+from charrnn_runtime.cli.option_names import check_names
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.files import shell_word
-
-_KNOWN_ELSEWHERE: Final = {
-    "--batch-size": ("--batch",),
-    "--beams": ("--beam",),
-    "--chars": ("--length",),
-    "--max-length": ("--length",),
-    "--max-new-tokens": ("--length",),
-    "--max-tokens": ("--length",),
-    "--num-beams": ("--beam",),
-    "--num-samples": ("--streams", "--lines"),
-    "--num-steps": ("--steps",),
-    "--epochs": ("--steps",),
-    "--prompt": ("--prime",),
-    "--samples": ("--streams", "--lines"),
-    "--tokens": ("--length",),
-}
-"""Common names of these options in other programs; only options that a command has are suggested."""
 
 
 class App(typer.Typer):
@@ -42,11 +26,9 @@ class Command(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse a command line into ``ctx``."""
-        try:
-            _, extra, given = self.make_parser(ctx).parse_args(args=list(args))
-        except Exception as error:  # typer's own, of a class that it does not export
-            self._suggest(ctx, error)
-            raise
+        if not ctx.resilient_parsing:  # as for completion
+            check_names(ctx.command_path, self.options(ctx), args)
+        _, extra, given = self.make_parser(ctx).parse_args(args=list(args))
         self._refuse_repeated(ctx, given)
         self._refuse_a_bare_prompt(ctx, extra)
         rest: list[str] = super().parse_args(ctx, args)
@@ -55,13 +37,10 @@ class Command(typer.core.TyperCommand):
                 ctx.params[each.name] = _file_called_dash(ctx.params[each.name])
         return rest
 
-    def _suggest(self, ctx: Any, error: Exception) -> None:
-        """Add the options that an unknown option may stand for to its error."""
-        name = getattr(error, "option_name", "")
-        if getattr(error, "possibilities", None) is not None and name in _KNOWN_ELSEWHERE:
-            options = {option for each in self.get_params(ctx) for option in each.opts}
-            meant = [option for option in _KNOWN_ELSEWHERE[name] if option in options]
-            error.possibilities = meant or error.possibilities  # type: ignore[attr-defined]
+    def options(self, ctx: Any) -> dict[str, Any]:
+        """The command's options by each of their names."""
+        options = [each for each in self.get_params(ctx) if each.param_type_name == "option"]
+        return {name: each for each in options for name in [*each.opts, *each.secondary_opts]}
 
     def _refuse_repeated(self, ctx: Any, given: list[Any]) -> None:
         """Reject an option that is given more than once if only the last value would count."""

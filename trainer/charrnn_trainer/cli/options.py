@@ -11,7 +11,6 @@ from typing import Any, Final
 import typer
 
 from charrnn_runtime.cli.command_line import Command, without_escapes
-from charrnn_runtime.errors import SettingError
 from charrnn_trainer.setting import Group, Setting
 from charrnn_trainer.train_config import SETTINGS
 
@@ -22,36 +21,9 @@ OTHER: Final = "Other options"
 _COLUMN: Final = 30
 """All groups of the help have their second column at the same place."""
 
-_ELSEWHERE: Final = {
-    "--epochs": "--steps",
-    "--max-iters": "--steps",
-    "--iterations": "--steps",
-    "--time": "--minutes",
-    "--hours": "--minutes",
-    "--model": "--cell",
-    "--rnn-type": "--cell",
-    "--num-layers": "--layers",
-    "--nlayers": "--layers",
-    "--rnn-size": "--hidden-size",
-    "--nhid": "--hidden-size",
-    "--units": "--hidden-size",
-    "--emsize": "--embedding-size",
-    "--tied": "--tie-weights",
-    "--block-size": "--seq-length",
-    "--bptt": "--seq-length",
-    "--eval-interval": "--eval-every",
-    "--log-interval": "--log-every",
-    "--output": "--out",
-    "--continue": "--resume",
-    "--gpu": "--device",
-    "--cuda": "--device",
-    "--dtype": "--precision",
-}
-"""What options are called in other programs for the same purpose, where spelling alone does not tell."""
-
 
 class GroupedCommand(Command):
-    """A command whose help lists its options by group, and which knows what a wrong option may have meant."""
+    """A command whose help lists its options by group."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in (*Group, FILES, OTHER)}
@@ -64,17 +36,6 @@ class GroupedCommand(Command):
                 with formatter.section(group):
                     for names, about in records:
                         formatter.write(_entry(names, about, formatter.current_indent, formatter.width))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            option = getattr(error, "option_name", None)
-            if option is None or not hasattr(error, "possibilities"):
-                raise  # another mistake than an unknown option
-            meant = _ELSEWHERE.get(option) or next(iter(error.possibilities or ()), None)  # the closest first
-            advice = f"; did you mean {meant}?" if meant else ""
-            raise SettingError(f"No such option: {option}{advice} (see {ctx.command_path} --help)") from error
 
 
 def _entry(names: str, about: str, indent: int, width: int) -> str:
