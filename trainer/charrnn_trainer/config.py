@@ -254,7 +254,7 @@ class RunConfig(Section):
     seed: int = whole(
         0, 0, 2**63 - 1, "integer", TRAINING,
         "Random seed. To repeat a run exactly, give the same --precision, --onednn and --threads, too; see "
-        "--deterministic.",
+        "--deterministic.", short=("-s",),
     )
     deterministic: bool = switch(
         False, MACHINE,

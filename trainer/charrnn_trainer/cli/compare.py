@@ -36,15 +36,18 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of the report; with --reference a Markdown page. [default: report, reference.md]"
+            "--out",
+            "-o",
+            help="The folder of the report; with --reference a Markdown page. "
+            "[default: report, reference.md]",
         ),
     ] = None,
     # --- samples
     prompt: Annotated[str, typer.Option("--prime", "-p", help="Prompt of all samples.")] = "",
-    length: Annotated[int, typer.Option(help="Characters per sample.")] = 300,
-    seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 1,
+    length: Annotated[int, typer.Option("--length", "-n", help="Characters per sample.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", "-s", help="Random seed of the samples.")] = 1,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="Sampling temperature of the samples.")
+        float, typer.Option("--temperature", "--temp", "-t", help="Sampling temperature of the samples.")
     ] = spec.DEFAULT_TEMPERATURE,
     checkpoints: Annotated[
         int, typer.Option(help="Checkpoints per run to generate samples from, in addition to the best.")
