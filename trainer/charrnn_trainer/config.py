@@ -139,6 +139,7 @@ class DataConfig(Section):
     )
     encoding: str = words(
         "auto", 40, TEXT, "Encoding of the text, such as latin-1, cp1252 or gb18030; any that Python knows.",
+        unit="name",
         details="auto reads UTF-8, or what a byte-order mark says. The run's config.toml has what was read.",
     )
     separator: str = words(

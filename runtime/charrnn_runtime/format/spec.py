@@ -119,6 +119,8 @@ MAX_NODES: Final = 2_048
 MAX_STREAMS: Final = 1_048_576
 """How many streams one call may ask for."""
 
+MAX_THREADS: Final = 1_024
+
 TOP_K_LIMIT: Final = 1_024
 """The sampler sorts at most this many symbols; what would keep more of them by rank or mass keeps all."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import typer
 
 from charrnn_runtime.cli.command_line import Command, without_escapes
+from charrnn_runtime.cli.option_values import Number
 from charrnn_trainer.setting import Group, Setting
 from charrnn_trainer.train_config import SETTINGS
 
@@ -18,36 +18,19 @@ FILES: Final = "Runs and files"
 OTHER: Final = "Other options"
 """The groups of options that are not settings."""
 
-_COLUMN: Final = 30
-"""All groups of the help have their second column at the same place."""
-
 
 class GroupedCommand(Command):
     """A command whose help lists its options by group."""
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
+    column = 32
+
+    def listed(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in (*Group, FILES, OTHER)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 groups[getattr(parameter, "rich_help_panel", None) or OTHER].append(record)
-        for group, records in groups.items():
-            if records:
-                with formatter.section(group):
-                    for names, about in records:
-                        formatter.write(_entry(names, about, formatter.current_indent, formatter.width))
-
-
-def _entry(names: str, about: str, indent: int, width: int) -> str:
-    """The lines of one option in the help; an option's name and a default are not broken over two."""
-    column = indent + _COLUMN + 2
-    kept = about.replace("[default: ", "[default:\N{NO-BREAK SPACE}")
-    lines = textwrap.wrap(kept, max(10, width - column), break_on_hyphens=False) or [""]
-    if len(names) > _COLUMN:
-        lines.insert(0, "")
-    heads = [f"{'':{indent}}{names}", *[""] * (len(lines) - 1)]
-    written = [f"{head:{column}}{line}".rstrip() for head, line in zip(heads, lines, strict=True)]
-    return "".join(f"{line}\n" for line in written).replace("\N{NO-BREAK SPACE}", " ")
+        return groups
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -78,15 +61,6 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return with_those_given
 
 
-def completed_from(words: Iterable[str]) -> Callable[[str], list[str]]:
-    """What the shell asks for the words that an option can have."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
-
-    return complete
-
-
 def _option(setting: Setting) -> Any:
     """A setting's option; its default is None, which stands for what was not given."""
     names = [setting.option, *setting.short]
@@ -97,7 +71,8 @@ def _option(setting: Setting) -> Any:
         *names,
         help=f"{setting.help} [default: {setting.default_words}]",
         show_default=False,
-        metavar="|".join(setting.choices) or setting.unit.upper() or None,
-        autocompletion=completed_from(setting.choices) if setting.choices else None,
+        metavar="|".join(setting.choices) or setting.unit.upper() or "TEXT",
+        autocompletion=(lambda: list(setting.choices)) if setting.choices else None,
+        parser=Number(setting.kind, None, None, setting.allowed) if setting.kind in (int, float) else None,
         rich_help_panel=setting.group,
     )
