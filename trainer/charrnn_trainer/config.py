@@ -139,6 +139,7 @@ class DataConfig(Section):
     )
     encoding: str = words(
         "auto", 40, TEXT, "Encoding of the text, such as latin-1, cp1252 or gb18030; any that Python knows.",
+        unit="name",
         details="auto reads UTF-8, or what a byte-order mark says. The run's config.toml has what was read.",
     )
     separator: str = words(
@@ -254,7 +255,7 @@ class RunConfig(Section):
     seed: int = whole(
         0, 0, 2**63 - 1, "integer", TRAINING,
         "Random seed. To repeat a run exactly, give the same --precision, --onednn and --threads, too; see "
-        "--deterministic.",
+        "--deterministic.", short=("-s",),
     )
     deterministic: bool = switch(
         False, MACHINE,

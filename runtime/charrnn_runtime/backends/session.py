@@ -43,7 +43,6 @@ from charrnn_runtime.graph.separate_gates import separate_gates
 from charrnn_runtime.sampling import Sampling
 
 _KEPT_SESSIONS: Final = 8
-_MOST_THREADS: Final = 1024
 
 _NEAR: Final = 1e-3
 _NEAR_FP16: Final = 0.05
@@ -90,7 +89,7 @@ class Engine:
             ModelFormatError: the graph does not run, or gives invalid results.
         """
         self.threads = (
-            usable_cores() if threads is None else whole_number_from("threads", threads, 1, _MOST_THREADS)
+            usable_cores() if threads is None else whole_number_from("threads", threads, 1, spec.MAX_THREADS)
         )
         self.info = model.info
         self.file = model

@@ -10,7 +10,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from charrnn_runtime.cli import gen_beam, gen_inputs, gen_items, gen_texts, outputs, terminal, texts
-from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.cli.option_values import (
+    MIN_P,
+    SEED,
+    STREAMS,
+    TEMPERATURE,
+    THREADS,
+    TOP_K,
+    TOP_P,
+    number,
+    one_of,
+)
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.version import __version__
@@ -32,14 +42,24 @@ Examples:
 @app.command(epilog=EXAMPLES)
 def generate(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to run.")],
-    prompt: Annotated[str | None, typer.Option("--prime", "-p", help="Prompt: the text to continue.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prime", "-p", metavar="TEXT", help="Prompt: the text to continue.")
+    ] = None,
     prompt_file: Annotated[
         Path | None,
-        typer.Option("--prime-file", help="Read the prompt from a file, verbatim (- for standard input)."),
+        typer.Option(
+            "--prime-file",
+            metavar="FILE",
+            help="Read the prompt from a file, verbatim (- for standard input).",
+        ),
     ] = None,
     prompts_file: Annotated[
         Path | None,
-        typer.Option("--primes-file", help="Read one prompt per line from a file (- for standard input)."),
+        typer.Option(
+            "--primes-file",
+            metavar="FILE",
+            help="Read one prompt per line from a file (- for standard input).",
+        ),
     ] = None,
     length: Annotated[
         int,
@@ -47,6 +67,7 @@ def generate(
             "--length",
             "-n",
             help="Characters to generate, not counting the prompt. Longer items are discarded.",
+            **number(int, "CHARACTERS", 0),
         ),
     ] = spec.DEFAULT_LENGTH,
     temperature: Annotated[
@@ -56,34 +77,42 @@ def generate(
             "--temp",
             "-t",
             help="Sampling temperature; below 1, likely characters become more likely.",
+            **TEMPERATURE,
         ),
     ] = spec.DEFAULT_TEMPERATURE,
-    top_k: Annotated[int | None, typer.Option(help="Sample from the K most likely characters only.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Sample from the K most likely characters only.", **TOP_K)
+    ] = None,
     top_p: Annotated[
         float,
         typer.Option(
             help="Sample from the most likely characters that together have this probability (nucleus "
-            "sampling)."
+            "sampling).",
+            **TOP_P,
         ),
     ] = 1.0,
     min_p: Annotated[
         float,
         typer.Option(
-            help="Sample from characters with at least this fraction of the most likely one's probability."
+            help="Sample from characters with at least this fraction of the most likely one's probability.",
+            **MIN_P,
         ),
     ] = 0.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely character.")] = False,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", "-s", help="Random seed, for reproducible texts. [default: random]"),
+        typer.Option("--seed", "-s", help="Random seed, for reproducible texts. [default: random]", **SEED),
     ] = None,
-    streams: Annotated[int | None, typer.Option(help="Number of texts to generate. [default: 1]")] = None,
+    streams: Annotated[
+        int | None, typer.Option(help="Number of texts to generate. [default: 1]", **STREAMS)
+    ] = None,
     lines: Annotated[
         int | None,
         typer.Option(
             help="Number of items to write, one per line; each stream generates one item and ends at a "
             f"newline. [default: {spec.DEFAULT_ITEMS} for models trained with --lines, and with --unique "
             "or --new]",
+            **number(int, "ITEMS", allowed="a whole number from 1"),
         ),
     ] = None,
     unique: Annotated[bool, typer.Option("--unique", help="Skip items that were already written.")] = False,
@@ -94,6 +123,7 @@ def generate(
     stop: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="TEXT",
             help="Stop before this text; may be repeated. \\n stands for a newline, \\t for a tab and \\r "
             "for a carriage return, unless the model's vocabulary has a backslash: then the text is taken "
             "literally.",
@@ -103,7 +133,8 @@ def generate(
         int | None,
         typer.Option(
             help="Search for the most likely text with this many beams instead of sampling. With --json, "
-            "print every text found, most likely first."
+            "print every text found, most likely first.",
+            **number(int, "BEAMS", 1, spec.MAX_STREAMS),
         ),
     ] = None,
     unknown: Annotated[
@@ -111,22 +142,24 @@ def generate(
         typer.Option(
             help="How to handle unknown characters in a prompt: error, skip (drop them), or normalize "
             "(use the Unicode form that the model knows).",
-            autocompletion=among(spec.UNKNOWN),
+            **one_of(spec.UNKNOWN),
         ),
     ] = "error",
     encoding: texts.EncodingOption = None,
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; a single stream uses one. [default: the number of cores]"),
+        typer.Option(help="CPU threads; a single stream uses one. [default: the number of cores]", **THREADS),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Streams to run at once. [default: depends on the device]"),
+        typer.Option(help="Streams to run at once. [default: depends on the device]", **STREAMS),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write to a file instead of stdout (-), atomically."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to a file instead of stdout (-), atomically."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace an existing file.")] = False,
     as_json: Annotated[
@@ -136,7 +169,8 @@ def generate(
         int | None,
         typer.Option(
             help="With --json: include the log probability of each character and of the N most likely "
-            "characters at its position."
+            "characters at its position.",
+            **number(int, "N", allowed="a whole number from 0"),
         ),
     ] = None,
     no_prompt: Annotated[bool, typer.Option("--no-prime", help="Do not print the prompt.")] = False,
@@ -163,7 +197,6 @@ def generate(
     and counted on stderr. Generation stops early if 10,000 streams in a row, or streams with a million
     characters in all, yield no new item. --streams 1 gives running text with any model.
     """
-    check_choice("--unknown", unknown, spec.UNKNOWN)
     if greedy:
         gen_inputs.check_greedy(temperature, top_k, top_p, min_p)
     if sum(given is not None for given in (prompt, prompt_file, prompts_file)) > 1:
@@ -203,10 +236,6 @@ def generate(
             },
         )
     streams = 1 if streams is None else streams
-    if streams < 1 or streams > spec.MAX_STREAMS:
-        raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
-    if batch is not None and not 1 <= batch <= spec.MAX_STREAMS:
-        raise SettingError(f"--batch must be between 1 and {spec.MAX_STREAMS:,}, not {batch:,}")
     if prompts_file is not None and streams != 1:
         raise SettingError("--primes-file runs one stream per line, so it excludes --streams")
     one_stream = streams == 1 and prompts_file is None
@@ -248,8 +277,6 @@ def generate(
         as_json=as_json,
         logprobs=logprobs,
     )
-    if length < 0:
-        raise SettingError(f"--length must be 0 or more, not {length}")
     known = None if new is None else texts.read_bytes(new)
     begin = time.perf_counter()
     model = CharRNN.load(model_path, device=device, threads=threads)

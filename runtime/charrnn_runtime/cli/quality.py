@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime.cli import terminal, texts
+from charrnn_runtime.cli.option_values import SEED, STREAMS, TEMPERATURE, THREADS, TOP_K, TOP_P, number
 from charrnn_runtime.cli.quality_rows import record_of, table
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
@@ -51,13 +52,23 @@ def quality(
         ),
     ] = None,
     length: Annotated[
-        int, typer.Option("--length", "-n", help="Characters to generate with each model, over all streams.")
+        int,
+        typer.Option(
+            "--length",
+            "-n",
+            help="Characters to generate with each model, over all streams.",
+            **number(int, "CHARACTERS", 1),
+        ),
     ] = 100_000,
-    streams: Annotated[int, typer.Option(help="Number of streams to generate.")] = 50,
-    window: Annotated[int, typer.Option(help="Length of a copied passage, in characters.")] = 50,
+    streams: Annotated[int, typer.Option(help="Number of streams to generate.", **STREAMS)] = 50,
+    window: Annotated[
+        int, typer.Option(help="Length of a copied passage, in characters.", **number(int, "CHARACTERS", 1))
+    ] = 50,
     prompt: Annotated[
         str,
-        typer.Option("--prime", "-p", help="Prompt of every stream; excluded from the measurements."),
+        typer.Option(
+            "--prime", "-p", metavar="TEXT", help="Prompt of every stream; excluded from the measurements."
+        ),
     ] = "",
     temperature: Annotated[
         float,
@@ -66,26 +77,32 @@ def quality(
             "--temp",
             "-t",
             help="Sampling temperature; below 1, likely characters become more likely.",
+            **TEMPERATURE,
         ),
     ] = spec.DEFAULT_TEMPERATURE,
-    top_k: Annotated[int | None, typer.Option(help="Sample from the K most likely characters only.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Sample from the K most likely characters only.", **TOP_K)
+    ] = None,
     top_p: Annotated[
         float,
         typer.Option(
             help="Sample from the most likely characters that together have this probability (nucleus "
-            "sampling)."
+            "sampling).",
+            **TOP_P,
         ),
     ] = 1.0,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", "-s", help="Random seed, for reproducible texts. [default: random]"),
+        typer.Option("--seed", "-s", help="Random seed, for reproducible texts. [default: random]", **SEED),
     ] = None,
     encoding: texts.EncodingOption = None,
     device: terminal.DeviceOption = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: the number of cores]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. [default: the number of cores]", **THREADS)
+    ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Streams to run at once. [default: depends on the device]"),
+        typer.Option(help="Streams to run at once. [default: depends on the device]", **STREAMS),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, for each text.")
@@ -107,12 +124,6 @@ def quality(
 
     For byte-level models, text that is not valid UTF-8 is measured in bytes instead of characters.
     """
-    if length < 1:
-        raise SettingError(f"--length must be 1 or more, not {length}")
-    if not 1 <= streams <= spec.MAX_STREAMS:
-        raise SettingError(f"--streams must be between 1 and {spec.MAX_STREAMS:,}, not {streams:,}")
-    if window < 1:
-        raise SettingError(f"--window must be 1 or more, not {window}")
     if str(text_path) == str(held_out) == "-":
         raise SettingError("--text and --held-out cannot both be read from stdin: name a file for one")
 

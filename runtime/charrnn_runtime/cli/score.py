@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime.cli import outputs, score_rows, terminal, texts
-from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.cli.option_values import STREAMS, THREADS, one_of
 from charrnn_runtime.cli.score_rows import EachLine, Sum, nothing_in
 from charrnn_runtime.cli.score_rows import Options as _Options
 from charrnn_runtime.compressed import Unpacked
@@ -65,18 +65,20 @@ def score(
         typer.Option(
             help="How to handle unknown characters: error, skip (ignore them), or normalize (use the "
             "Unicode form that the model knows).",
-            autocompletion=among(spec.UNKNOWN),
+            **one_of(spec.UNKNOWN),
         ),
     ] = "error",
     encoding: texts.EncodingOption = None,
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; a single text uses one. [default: the number of cores]"),
+        typer.Option(help="CPU threads; a single text uses one. [default: the number of cores]", **THREADS),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Lines to read at once. [default: depends on the device]"),
+        typer.Option(
+            help="Lines to read at once. [default: depends on the device]", **{**STREAMS, "metavar": "LINES"}
+        ),
     ] = None,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
@@ -90,7 +92,6 @@ def score(
     For models trained with --lines, each line is scored from a fresh state and with its newline, as in
     training: Windows line endings are read as newlines, and empty lines are skipped.
     """
-    check_choice("--unknown", unknown, spec.UNKNOWN)
     if encoding is not None:
         from charrnn_runtime.text_files import check_encoding
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime.cli import terminal
-from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.cli.option_values import STREAMS, THREADS, number, one_of
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.version import __version__
@@ -30,6 +30,7 @@ Examples:
   charrnn-serve models/lstm.onnx --host 0.0.0.0 --api-key-file keys.txt
 """
 
+_SECONDS = number(float, "SECONDS", allowed="a number above 0, and at most 1,000,000")
 _LOOPBACK = ("127.", "localhost", "::1")
 
 
@@ -39,8 +40,13 @@ def serve(
         list[Path],
         typer.Argument(metavar="MODEL.onnx...", help="The models to serve; the file name is the model name."),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one and prints it.")] = 8000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            help="Port to listen on; 0 picks a free one and prints it.", **number(int, "PORT", 0, 65_535)
+        ),
+    ] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -61,32 +67,70 @@ def serve(
         typer.Option(
             help="How to handle unknown characters in a prompt: error, skip (ignore them), or normalize "
             "(use the Unicode form that the model knows).",
-            autocompletion=among(spec.UNKNOWN),
+            **one_of(spec.UNKNOWN),
         ),
     ] = "error",
     device: terminal.DeviceOption = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads per model. [default: the number of cores]")
+        int | None, typer.Option(help="CPU threads per model. [default: the number of cores]", **THREADS)
     ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Include prompts in the log.")] = False,
     max_body: Annotated[
-        int, typer.Option(help="Maximum size of a request body, in bytes; at least 1,024.")
+        int,
+        typer.Option(
+            help="Maximum size of a request body, in bytes; at least 1,024.",
+            **number(int, "BYTES", allowed="a whole number from 1,024"),
+        ),
     ] = 1 << 20,
-    max_prompt: Annotated[int, typer.Option(help="Maximum length of a prompt, in characters.")] = 100_000,
-    max_length: Annotated[int, typer.Option(help="Maximum value of max_tokens.")] = 100_000,
-    max_logprobs: Annotated[int, typer.Option(help="Maximum value of logprobs.")] = 20,
-    max_choices: Annotated[int, typer.Option(help="Maximum number of choices per request.")] = 128,
+    max_prompt: Annotated[
+        int,
+        typer.Option(
+            help="Maximum length of a prompt, in characters.",
+            **number(int, "CHARACTERS", allowed="a whole number from 1"),
+        ),
+    ] = 100_000,
+    max_length: Annotated[
+        int,
+        typer.Option(
+            help="Maximum value of max_tokens.", **number(int, "CHARACTERS", allowed="a whole number from 0")
+        ),
+    ] = 100_000,
+    max_logprobs: Annotated[
+        int,
+        typer.Option(help="Maximum value of logprobs.", **number(int, "N", allowed="a whole number from 0")),
+    ] = 20,
+    max_choices: Annotated[
+        int,
+        typer.Option(
+            help="Maximum number of choices per request.",
+            **number(int, "CHOICES", allowed="a whole number from 1"),
+        ),
+    ] = 128,
     max_running: Annotated[
         int | None,
-        typer.Option(help="Maximum number of running streams per model. [default: depends on the device]"),
+        typer.Option(
+            help="Maximum number of running streams per model. [default: depends on the device]", **STREAMS
+        ),
     ] = None,
-    max_waiting: Annotated[int, typer.Option(help="Maximum number of queued streams per model.")] = 1024,
-    max_seconds: Annotated[float, typer.Option(help="Maximum duration of a request, in seconds.")] = 300.0,
+    max_waiting: Annotated[
+        int,
+        typer.Option(
+            help="Maximum number of queued streams per model.",
+            **number(int, "STREAMS", allowed="a whole number from 1"),
+        ),
+    ] = 1024,
+    max_seconds: Annotated[
+        float, typer.Option(help="Maximum duration of a request, in seconds.", **_SECONDS)
+    ] = 300.0,
     idle_seconds: Annotated[
-        float, typer.Option(help="Close connections that are idle for this many seconds.")
+        float, typer.Option(help="Close connections that are idle for this many seconds.", **_SECONDS)
     ] = 60.0,
     grace: Annotated[
-        float, typer.Option(help="Seconds to let requests finish after SIGTERM or Ctrl-C.")
+        float,
+        typer.Option(
+            help="Seconds to let requests finish after SIGTERM or Ctrl-C.",
+            **number(float, "SECONDS", allowed="a number from 0 to 1,000,000"),
+        ),
     ] = 10.0,
     version: Annotated[bool, terminal.version_option("charrnn-runtime", __version__)] = False,
     debug: terminal.DebugOption = False,
@@ -96,10 +140,6 @@ def serve(
 
     The server is reachable from this machine only, unless --host says otherwise.
     """
-    check_choice("--unknown", unknown, spec.UNKNOWN)
-    check_choice("--device", device, spec.DEVICES)
-    if not 0 <= port <= 65535:
-        raise SettingError(f"--port must be between 0 and 65535, not {port}")
     try:
         from charrnn_runtime.serve.app import create_app
         from charrnn_runtime.serve.running import address_of, listening, run

@@ -19,8 +19,9 @@ from typing import Annotated, Any, BinaryIO, NoReturn, TextIO
 
 import typer
 
-from charrnn_runtime.cli.command_line import App, among
+from charrnn_runtime.cli.command_line import App
 from charrnn_runtime.cli.line_breaks import fitted
+from charrnn_runtime.cli.option_values import one_of
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import written_whole
 from charrnn_runtime.format import spec
@@ -49,7 +50,8 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors to stderr.")
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="Device: auto, cpu, cuda or webgpu.", autocompletion=among(spec.DEVICES))
+    str,
+    typer.Option(help="Device to run on; auto uses a GPU if there is one.", **one_of(spec.DEVICES)),
 ]
 
 

@@ -8,10 +8,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from charrnn_runtime.cli import terminal
-from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.cli.option_values import STREAMS, number, one_of
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.files import shell_word
-from charrnn_runtime.triton import BACKENDS, DEFAULT_MAX_BATCH_SIZE, DEVICES, Service, write_repository
+from charrnn_runtime.triton import (
+    BACKENDS,
+    DEFAULT_MAX_BATCH_SIZE,
+    DEVICES,
+    MAX_INSTANCES,
+    MAX_THREADS,
+    Service,
+    write_repository,
+)
 from charrnn_runtime.version import __version__
 
 app = terminal.new_app()
@@ -30,30 +38,35 @@ def write(
     repository: Annotated[
         str, typer.Argument(metavar="REPOSITORY", help="The folder with all models of the server.")
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the model. [default: the file name]")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the model. [default: the file name]")
+    ] = None,
     backend: Annotated[
         str,
         typer.Option(
             help="python: requests are texts; the server's Python needs charrnn-runtime. "
             "onnxruntime: requests are single characters of a sequence; the server needs nothing else.",
-            autocompletion=among(BACKENDS),
+            **one_of(BACKENDS),
         ),
     ] = BACKENDS[0],
-    device: Annotated[
-        str, typer.Option(help="Device: auto, cpu or cuda.", autocompletion=among(DEVICES))
-    ] = "auto",
-    instances: Annotated[int, typer.Option(help="Number of model instances to run.")] = 1,
+    device: Annotated[str, typer.Option(help="Where the server runs the model.", **one_of(DEVICES))] = "auto",
+    instances: Annotated[
+        int,
+        typer.Option(help="Number of model instances to run.", **number(int, "INSTANCES", 1, MAX_INSTANCES)),
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="CPU threads per instance. [default: the number of cores; 1 with --backend onnxruntime]"
+            help="CPU threads per instance. [default: the number of cores; 1 with --backend onnxruntime]",
+            **number(int, "THREADS", 1, MAX_THREADS),
         ),
     ] = None,
     max_batch_size: Annotated[
         int | None,
         typer.Option(
             help="With --backend onnxruntime: maximum number of concurrent sequences. "
-            f"[default: {DEFAULT_MAX_BATCH_SIZE}]"
+            f"[default: {DEFAULT_MAX_BATCH_SIZE}]",
+            **STREAMS,
         ),
     ] = None,
     force: Annotated[
@@ -67,8 +80,6 @@ def write(
 
     Prints the path of the model's folder to stdout. docs/triton.md describes clients for both backends.
     """
-    check_choice("--backend", backend, BACKENDS)
-    check_choice("--device", device, DEVICES)
     if not repository:
         raise SettingError("REPOSITORY must not be empty; for the current folder, give .")
     service = Service(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn_runtime.cli import outputs, terminal, texts
-from charrnn_runtime.cli.command_line import among, check_choice
+from charrnn_runtime.cli.option_values import number, one_of
 from charrnn_runtime.cli.view_rows import View, rounded
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format import spec
@@ -38,6 +38,7 @@ _FIND_IN = 100_000  # the same for a text given with --find-in
 _PAGE = 20_000  # characters that a page shows
 _LONGEST_PAGE = 200_000
 _MOST_TOP = 10
+_MOST_UNITS = 5
 
 
 class _Options(Record):
@@ -81,10 +82,9 @@ def view(
     units: Annotated[
         int | None,
         typer.Option(
-            min=0,
-            max=5,
             help="Find the units that best track quotes, brackets, uppercase and lines, and colour by this "
-            "many. [default: 5 with --html, otherwise 0]",
+            f"many, up to {_MOST_UNITS}. [default: 5 with --html, otherwise 0]",
+            **number(int, "UNITS", 0, _MOST_UNITS),
         ),
     ] = None,
     find_in: Annotated[
@@ -96,16 +96,19 @@ def view(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(min=1, max=_MOST_TOP, help="Show this many of the most likely characters below each."),
+        typer.Option(
+            help=f"Show this many of the most likely characters, up to {_MOST_TOP}, below each.",
+            **number(int, "CHARACTERS", 1, _MOST_TOP),
+        ),
     ] = None,
     length: Annotated[
         int | None,
         typer.Option(
             "--length",
             "-n",
-            min=1,
             help="Characters to read (bytes, for byte-level models). [default: all; with "
             "--html 20,000, at most 200,000]",
+            **number(int, "CHARACTERS", 1),
         ),
     ] = None,
     html: Annotated[
@@ -121,7 +124,7 @@ def view(
         typer.Option(
             help="How to handle unknown characters: error, skip (ignore them), or normalize (use the "
             "Unicode form that the model knows).",
-            autocompletion=among(spec.UNKNOWN),
+            **one_of(spec.UNKNOWN),
         ),
     ] = "error",
     encoding: texts.EncodingOption = None,
@@ -134,7 +137,6 @@ def view(
 
     Terminals show the text in colour; otherwise, and with NO_COLOR, digits below the text show the values.
     """
-    check_choice("--unknown", unknown, spec.UNKNOWN)
     if html is not None and (as_json or top is not None):
         raise SettingError(f"--html includes everything: omit {'--json' if as_json else '--top'}")
     if force and html is None:

@@ -119,6 +119,8 @@ MAX_NODES: Final = 2_048
 MAX_STREAMS: Final = 1_048_576
 """The maximum number of streams per call."""
 
+MAX_THREADS: Final = 1_024
+
 TOP_K_LIMIT: Final = 1_024
 """The maximum number of symbols that the sampler sorts; a top_k or top_p that reaches beyond keeps all."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from charrnn_runtime.cli import outputs, terminal
+from charrnn_runtime.cli.option_values import SEED, TEMPERATURE, number
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_trainer.cli.torch_installed import need_torch
@@ -36,18 +37,31 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of the report; with --reference a Markdown page. [default: report, reference.md]"
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="The folder of the report; with --reference a Markdown page. "
+            "[default: report, reference.md]",
         ),
     ] = None,
     # --- samples
-    prompt: Annotated[str, typer.Option("--prime", "-p", help="Prompt of all samples.")] = "",
-    length: Annotated[int, typer.Option(help="Characters per sample.")] = 300,
-    seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 1,
+    prompt: Annotated[str, typer.Option("--prime", "-p", metavar="TEXT", help="Prompt of all samples.")] = "",
+    length: Annotated[
+        int, typer.Option("--length", "-n", help="Characters per sample.", **number(int, "CHARACTERS", 0))
+    ] = 300,
+    seed: Annotated[int, typer.Option("--seed", "-s", help="Random seed of the samples.", **SEED)] = 1,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="Sampling temperature of the samples.")
+        float,
+        typer.Option(
+            "--temperature", "--temp", "-t", help="Sampling temperature of the samples.", **TEMPERATURE
+        ),
     ] = spec.DEFAULT_TEMPERATURE,
     checkpoints: Annotated[
-        int, typer.Option(help="Checkpoints per run to generate samples from, in addition to the best.")
+        int,
+        typer.Option(
+            help="Checkpoints per run to generate samples from, in addition to the best.",
+            **number(int, "CHECKPOINTS", allowed="a whole number from 1 to 50"),
+        ),
     ] = 3,
     # --- a reference
     reference: Annotated[
@@ -59,9 +73,10 @@ def compare(
         ),
     ] = None,
     reference_name: Annotated[
-        str | None, typer.Option(help="The name of the reference on the page. [default: its file name]")
+        str | None,
+        typer.Option(metavar="NAME", help="The name of the reference on the page. [default: its file name]"),
     ] = None,
-    title: Annotated[str | None, typer.Option(help="The heading of the page.")] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="The heading of the page.")] = None,
     # ---
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that charrnn-compare did not write, too.")

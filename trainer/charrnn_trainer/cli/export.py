@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from charrnn_runtime.cli import outputs, terminal
-from charrnn_runtime.cli.command_line import check_choice
+from charrnn_runtime.cli.option_values import one_of
 from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
-from charrnn_trainer.cli.options import completed_from
 from charrnn_trainer.cli.torch_installed import need_torch
 from charrnn_trainer.version import __version__
 
@@ -52,15 +51,14 @@ def export(
         typer.Option(
             metavar="best|last|STEP",
             help="Checkpoint of the run: best (by validation loss), last, or a step number.",
-            autocompletion=completed_from(("best", "last")),
+            autocompletion=lambda: ["best", "last"],
         ),
     ] = "best",
     precision: Annotated[
         str,
         typer.Option(
-            metavar="|".join(spec.PRECISIONS),
             help="fp32 (everywhere), int8 (fastest on a CPU) or fp16 (for the GPU).",
-            autocompletion=completed_from(spec.PRECISIONS),
+            **one_of(spec.PRECISIONS),
         ),
     ] = "fp32",
     list_them: Annotated[bool, typer.Option("--list", help="List the run's checkpoints instead.")] = False,
@@ -77,7 +75,6 @@ def export(
     """
     if checkpoint not in ("best", "last") and not re.fullmatch("[0-9]{1,18}", checkpoint):
         raise SettingError(f"--checkpoint must be best, last or a step number, not {checkpoint!r}")
-    check_choice("--precision", precision, spec.PRECISIONS)
     if not list_them and destination is None:
         raise SettingError("give the file to write, such as my.onnx; or --list to list the run's checkpoints")
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import typer
 
 from charrnn_runtime.cli.command_line import Command, without_escapes
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.cli.option_values import Number
 from charrnn_trainer.setting import Group, Setting
 from charrnn_trainer.train_config import SETTINGS
 
@@ -19,74 +18,19 @@ FILES: Final = "Runs and files"
 OTHER: Final = "Other options"
 """The groups of options that are not settings."""
 
-_COLUMN: Final = 30
-"""All groups of the help have their second column at the same place."""
-
-_ELSEWHERE: Final = {
-    "--epochs": "--steps",
-    "--max-iters": "--steps",
-    "--iterations": "--steps",
-    "--time": "--minutes",
-    "--hours": "--minutes",
-    "--model": "--cell",
-    "--rnn-type": "--cell",
-    "--num-layers": "--layers",
-    "--nlayers": "--layers",
-    "--rnn-size": "--hidden-size",
-    "--nhid": "--hidden-size",
-    "--units": "--hidden-size",
-    "--emsize": "--embedding-size",
-    "--tied": "--tie-weights",
-    "--block-size": "--seq-length",
-    "--bptt": "--seq-length",
-    "--eval-interval": "--eval-every",
-    "--log-interval": "--log-every",
-    "--output": "--out",
-    "--continue": "--resume",
-    "--gpu": "--device",
-    "--cuda": "--device",
-    "--dtype": "--precision",
-}
-"""What options are called in other programs for the same purpose, where spelling alone does not tell."""
-
 
 class GroupedCommand(Command):
-    """A command whose help lists its options by group, and which knows what a wrong option may have meant."""
+    """A command whose help lists its options by group."""
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
+    column = 32
+
+    def listed(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in (*Group, FILES, OTHER)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 groups[getattr(parameter, "rich_help_panel", None) or OTHER].append(record)
-        for group, records in groups.items():
-            if records:
-                with formatter.section(group):
-                    for names, about in records:
-                        formatter.write(_entry(names, about, formatter.current_indent, formatter.width))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            option = getattr(error, "option_name", None)
-            if option is None or not hasattr(error, "possibilities"):
-                raise  # another mistake than an unknown option
-            meant = _ELSEWHERE.get(option) or next(iter(error.possibilities or ()), None)  # the closest first
-            advice = f"; did you mean {meant}?" if meant else ""
-            raise SettingError(f"No such option: {option}{advice} (see {ctx.command_path} --help)") from error
-
-
-def _entry(names: str, about: str, indent: int, width: int) -> str:
-    """The lines of one option in the help; an option's name and a default are not broken over two."""
-    column = indent + _COLUMN + 2
-    kept = about.replace("[default: ", "[default:\N{NO-BREAK SPACE}")
-    lines = textwrap.wrap(kept, max(10, width - column), break_on_hyphens=False) or [""]
-    if len(names) > _COLUMN:
-        lines.insert(0, "")
-    heads = [f"{'':{indent}}{names}", *[""] * (len(lines) - 1)]
-    written = [f"{head:{column}}{line}".rstrip() for head, line in zip(heads, lines, strict=True)]
-    return "".join(f"{line}\n" for line in written).replace("\N{NO-BREAK SPACE}", " ")
+        return groups
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -117,27 +61,6 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return with_those_given
 
 
-def completed_from(words: Iterable[str]) -> Callable[[str], list[str]]:
-    """What the shell asks for the words that an option can have."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
-
-    return complete
-
-
-def _number_parser(setting: Setting) -> Callable[[str], Any]:
-    """What makes a number of a word of the command line; other words stay, for the setting's own check."""
-
-    def parse(word: str) -> Any:
-        try:
-            return setting.kind(word)
-        except ValueError:
-            return word
-
-    return parse
-
-
 def _option(setting: Setting) -> Any:
     """A setting's option; its default is None, which stands for what was not given."""
     names = [setting.option, *setting.short]
@@ -148,8 +71,8 @@ def _option(setting: Setting) -> Any:
         *names,
         help=f"{setting.help} [default: {setting.default_words}]",
         show_default=False,
-        parser=_number_parser(setting) if setting.kind in (int, float) else None,
-        metavar="|".join(setting.choices) or setting.unit.upper() or None,
-        autocompletion=completed_from(setting.choices) if setting.choices else None,
+        metavar="|".join(setting.choices) or setting.unit.upper() or "TEXT",
+        autocompletion=(lambda: list(setting.choices)) if setting.choices else None,
+        parser=Number(setting.kind, None, None, setting.allowed) if setting.kind in (int, float) else None,
         rich_help_panel=setting.group,
     )

@@ -16,7 +16,7 @@ import typer
 from charrnn_runtime.cli import terminal
 from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.files import shell_word
-from charrnn_trainer.cli.options import FILES, GroupedCommand, completed_from, with_settings
+from charrnn_trainer.cli.options import FILES, GroupedCommand, with_settings
 from charrnn_trainer.cli.runs import RUNS_FOLDER, begin_run, resume_run
 from charrnn_trainer.cli.stop_signals import StopSignals
 from charrnn_trainer.cli.text import find as find_texts
@@ -80,7 +80,7 @@ def train(
         typer.Option(
             metavar="|".join(RECIPES),
             help="Start from the settings of a recipe instead of the defaults (course); options override it.",
-            autocompletion=completed_from(RECIPES),
+            autocompletion=lambda: list(RECIPES),
             rich_help_panel=Group.TRAINING,
         ),
     ] = None,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from charrnn_runtime.errors import SettingError
+from charrnn_runtime.arguments import wrong
 from charrnn_trainer.compare.cell_pair import LEVEL_SHARE, CellPair, compare_cells
 from charrnn_trainer.compare.comparable import WINDOW, same_split
 from charrnn_trainer.compare.figures import batch_time, bits, duration, listed, nats, shortened, size
@@ -139,7 +139,7 @@ def compare_runs(
         CharRNNError: a run cannot be read, or does not know a character of the prompt.
     """
     if not 1 <= checkpoints <= _MOST_ROWS:
-        raise SettingError(f"--checkpoints must be from 1 to {_MOST_ROWS}, not {checkpoints}")
+        raise wrong("checkpoints", f"between 1 and {_MOST_ROWS}", checkpoints)
     records = read_runs(runs)
     settings = SampleSettings(prompt, length, seed, temperature)
     samples = write_samples(records, settings, checkpoints, report)
