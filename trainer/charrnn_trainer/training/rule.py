@@ -104,9 +104,9 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
     The rule, where a setting is not fixed: one layer, of GRU cells where these are clearly faster than
     LSTM's (`Cell.taken_below`), else of LSTM cells; batches of 16 rows by 64 characters, of 8 for a
     `SHORT_TEXT`; the largest of `HIDDEN_SIZES` that leaves `STEPS_A_UNIT` steps for each of its units (for
-    many symbols `STEPS_A_UNIT_OF_MANY_SYMBOLS`), and whose square is not above the number of characters (a short text
-    teaches no large network, but one of `SMALL_SIZE`); at most `MOST_PASSES` passes over the text; AdamW's
-    weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %.
+    many symbols `STEPS_A_UNIT_OF_MANY_SYMBOLS`), and whose square is not above the number of characters (a
+    short text teaches no large network, but one of `SMALL_SIZE`); at most `MOST_PASSES` passes over the text;
+    AdamW's weight decay 0.05, the clip 1; passes start anywhere, and a stream forgets with a chance of 0.2 %.
     `derived` tells what follows from the number of steps.
 
     Args:
