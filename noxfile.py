@@ -181,6 +181,14 @@ MODELS = {
 """The pretrained models by name: the settings that train each, and the precisions in which it is exported
 (any except fp32 is part of the file's name)."""
 
+COMPARED = (
+    *("--layers", "1", "--hidden-size", "256", "--embedding-size", "65"),
+    *("--batch-size", "16", "--seq-length", "64", "--steps", "10000", "--random-start"),
+    *("--schedule", "cosine", "--warmup-steps", "300", "--save-every", "5000"),
+    *("--precision", "fp32", "--threads", "1"),
+)
+"""The settings of the runs in docs/compare."""
+
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
@@ -477,8 +485,21 @@ def models(session: nox.Session) -> None:
     if not session.posargs:
         commands = [f"{name}={' '.join(settings)}" for name, (settings, _) in MODELS.items()]
         full.run("python", "tests/benchmarks/models_page.py", *commands)
-        runs = [f"ckpt/models/{cell}" for cell in ("lstm", "gru", "rnn")]
-        full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
+
+
+@nox.session(venv_backend="none")
+def comparison(session: nox.Session) -> None:
+    """Train an LSTM, a GRU and an RNN with the same settings, and compare them in docs/compare.
+
+    This takes about ten minutes on one core. An interrupted run is resumed.
+    """
+    full = FullEnvironment(session, project=WITH_EXTRAS)
+    runs = [f"ckpt/compared/{cell}" for cell in ("lstm", "gru", "rnn")]
+    for run in runs:
+        begun = (ROOT / run / "config.toml").is_file()
+        start = ["--resume", run] if begun else ["--out", run, "--cell", Path(run).name, *COMPARED]
+        full.run("charrnn-train", *start)
+    full.run("charrnn-compare", *runs, "--prime", PROMPT, "--out", "docs/compare")
 
 
 PICTURES = {"train": "tests/terminal_picture.py", "page": "tests/page_picture.py"}
@@ -518,7 +539,7 @@ BENCHMARKS = {
 }
 """The benchmarks by name."""
 
-COMPARED = {"texts": "pyppmd", "serve": "fastapi", "ray_data": "ray[data,serve]"}
+BASELINES = {"texts": "pyppmd", "serve": "fastapi", "ray_data": "ray[data,serve]"}
 """The packages that some benchmarks compare with if they can be installed."""
 
 
@@ -532,8 +553,8 @@ def bench(session: nox.Session) -> None:
         known = "; ".join(f"{name}: {about}" for name, about in BENCHMARKS.items())
         session.error(f"unknown benchmark: {chosen}; choose from {known}")
     full = FullEnvironment(session, project=WITH_EXTRAS if chosen == "serve" else EVERYTHING)
-    if chosen in COMPARED:
-        full.try_to_install(COMPARED[chosen])
+    if chosen in BASELINES:
+        full.try_to_install(BASELINES[chosen])
     if chosen == "javascript":
         install_npm_packages(session)
     script = {"long": "long_runs", "big": "big_text", "train": "training"}.get(chosen, chosen)

@@ -8,9 +8,10 @@ text as a prompt without generation.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ from charrnn_runtime.scheduling.in_order import HELD, in_order
 from charrnn_runtime.scheduling.request import Output, Request
 from charrnn_runtime.scheduling.scheduler import Scheduler
 from charrnn_runtime.vocabulary import Unknown, Vocabulary
+
+_TOGETHER: Final = 8
+"""Texts are padded to a multiple of this many characters, so that rows become free together: a block of steps
+ends when any row does, which with many short lines would be after nearly every step."""
 
 
 class Score(Record):
@@ -74,10 +79,19 @@ def score_tokens(
     Raises:
         OutOfMemoryError: the device has too little memory.
     """
+    lengths: deque[int] = deque()
+
+    def requests() -> Iterator[Request]:
+        for text in texts:
+            lengths.append(len(text))
+            prompt = np.zeros(1 + -(-len(text) // _TOGETHER) * _TOGETHER, np.int64)
+            prompt[0] = engine.info.start_token
+            prompt[1 : 1 + len(text)] = text
+            yield Request(prompt, 0, prompt_logprobs=True)
+
     scheduler = Scheduler(engine, max_batch_size=max_batch_size)
-    start = np.array([engine.info.start_token])
-    requests = (Request(np.concatenate([start, text]), 0, prompt_logprobs=True) for text in texts)
-    return map(_losses, in_order(scheduler, requests, held=held))
+    for output in in_order(scheduler, requests(), held=held):
+        yield _losses(output)[: lengths.popleft()]
 
 
 def score_stream(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:

@@ -159,6 +159,7 @@ def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
     assert set(jobs) == {
         *("demo", "tests", "runtime_tests", "lint", "docs", "build", "models", "bench"),
         *("mutations", "fuzz", "kills", "minimums", "platforms", "container", "picture", "nightly"),
+        "comparison",
         *("cpp", "triton"),
         "gpu_software",
         *("serve_clients", "serve_fuzz"),

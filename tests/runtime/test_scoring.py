@@ -106,6 +106,24 @@ def _watch_buffers(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[dict
     return asked
 
 
+def test_short_texts_of_different_lengths_share_blocks_of_several_steps(
+    monkeypatch: pytest.MonkeyPatch, lstm: CharRNN
+) -> None:
+    blocks: list[int] = []
+    run = Buffers.run
+
+    def counted(self: Buffers, steps: int, *rest: Any) -> int:
+        blocks.append(steps)
+        return run(self, steps, *rest)
+
+    monkeypatch.setattr(Buffers, "run", counted)
+    lines = ["LORD of the text, who reads it all"[: 1 + number % 33] for number in range(600)]
+    lstm.score(lines)
+    assert all(steps % 8 == 0 for steps in blocks)
+    read = sum(8 * math.ceil(len(line) / 8) for line in lines)
+    assert sum(blocks) * CPU_ROWS < 1.3 * read + 8 * CPU_ROWS  # few rows are idle
+
+
 def test_waiting_scores_are_bounded(lstm: CharRNN) -> None:
     drawn = 0
 

@@ -310,7 +310,7 @@ def _write_page(
 
     held = list(first(source, options.most or _PAGE))
     if options.most is None and next(source, None) is not None:
-        terminal.say(f"the page shows the first {_PAGE:,}; for more give --length, up to {_LONGEST_PAGE:,}")
+        terminal.say(f"the page shows the first {_PAGE:,}; give --length for more, up to {_LONGEST_PAGE:,}")
     shown = [(view.unit, view.follows) for view in views if view.unit is not None]
     page = Page(model.info, texts.name_of(path), shown, symbols=sum(map(len, held)))
     if not held:
