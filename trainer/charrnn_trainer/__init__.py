@@ -1,11 +1,11 @@
-"""charrnn-trainer: trains character-level RNNs with PyTorch, and exports each as one ONNX file.
+"""charrnn-trainer: trains character-level RNNs with PyTorch and exports each as one ONNX file.
 
     from charrnn_trainer import Corpus, TrainConfig, train
 
     corpus = Corpus.from_text(open("my.txt", encoding="utf-8").read())
     result = train(TrainConfig(), corpus, on_event=print, out="ckpt/mine")
 
-Names are imported when they are first used, so that what needs no PyTorch does not wait for it.
+Public names are imported on first use, so that code that does not need PyTorch does not wait for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options that the table of settings gives to a command: with their help, short forms and completion."""
+"""Builds a command's options from the table of settings, with help, short forms and completion."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from charrnn_trainer.train_config import SETTINGS
 
 FILES: Final = "Runs and files"
 OTHER: Final = "Other options"
-"""The groups of options that are not settings."""
+"""Groups of options that are not settings."""
 
 _COLUMN: Final = 30
-"""All groups of the help have their second column at the same place."""
+"""The second column starts at the same place in all groups of the help."""
 
 _ELSEWHERE: Final = {
     "--epochs": "--steps",
@@ -47,11 +47,11 @@ _ELSEWHERE: Final = {
     "--cuda": "--device",
     "--dtype": "--precision",
 }
-"""What options are called in other programs for the same purpose, where spelling alone does not tell."""
+"""Names of the same options in other programs, where similar spelling would not find them."""
 
 
 class GroupedCommand(Command):
-    """A command whose help lists its options by group, and which knows what a wrong option may have meant."""
+    """A command whose help lists options by group, and which suggests the right one for an unknown option."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in (*Group, FILES, OTHER)}
@@ -71,14 +71,14 @@ class GroupedCommand(Command):
         except Exception as error:
             option = getattr(error, "option_name", None)
             if option is None or not hasattr(error, "possibilities"):
-                raise  # another mistake than an unknown option
+                raise  # not an unknown option
             meant = _ELSEWHERE.get(option) or next(iter(error.possibilities or ()), None)  # the closest first
             advice = f"; did you mean {meant}?" if meant else ""
             raise SettingError(f"No such option: {option}{advice} (see {ctx.command_path} --help)") from error
 
 
 def _entry(names: str, about: str, indent: int, width: int) -> str:
-    """The lines of one option in the help; an option's name and a default are not broken over two."""
+    """The help lines of one option; option names and defaults are never wrapped."""
     column = indent + _COLUMN + 2
     kept = about.replace("[default: ", "[default:\N{NO-BREAK SPACE}")
     lines = textwrap.wrap(kept, max(10, width - column), break_on_hyphens=False) or [""]
@@ -90,20 +90,20 @@ def _entry(names: str, about: str, indent: int, width: int) -> str:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes ``**settings`` an option for each setting of the table.
+    """Add an option for each setting of the table to a command that takes ``**settings``.
 
-    It gets those that were given on the command line, by name.
+    The command receives the settings given on the command line, by name.
     """
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
 
     @functools.wraps(command)
-    def with_those_given(**values: Any) -> None:
-        left_out = [name for name in SETTINGS if values[name] is None]
+    def with_given_settings(**values: Any) -> None:
+        omitted = [name for name in SETTINGS if values[name] is None]
         for name, setting in SETTINGS.items():
             if values[name] is not None and setting.kind is str and not setting.choices:
                 values[name] = without_escapes(values[name])
-        command(**{name: value for name, value in values.items() if name not in left_out})
+        command(**{name: value for name, value in values.items() if name not in omitted})
 
     options = [
         inspect.Parameter(
@@ -111,14 +111,14 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         )
         for setting in SETTINGS.values()
     ]
-    with_those_given.__signature__ = signature.replace(  # type: ignore[attr-defined]
+    with_given_settings.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + options
     )
-    return with_those_given
+    return with_given_settings
 
 
 def completed_from(words: Iterable[str]) -> Callable[[str], list[str]]:
-    """What the shell asks for the words that an option can have."""
+    """A shell completion function for an option with these values."""
 
     def complete(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]
@@ -127,7 +127,7 @@ def completed_from(words: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def _option(setting: Setting) -> Any:
-    """A setting's option; its default is None, which stands for what was not given."""
+    """A setting's option; the default None marks an option that was not given."""
     names = [setting.option, *setting.short]
     if setting.kind is bool:
         names = [f"{setting.option}/--no{setting.option[1:]}"]
