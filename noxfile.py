@@ -504,7 +504,7 @@ def models(session: nox.Session) -> None:
 def comparison(session: nox.Session) -> None:
     """Train an LSTM, a GRU and an RNN with the same settings, and compare them in docs/compare.
 
-    It takes about ten minutes on one core, and resumes where it was stopped.
+    This takes about ten minutes on one core. An interrupted run is resumed.
     """
     full = FullEnvironment(session, project=WITH_EXTRAS)
     runs = [f"ckpt/compared/{cell}" for cell in ("lstm", "gru", "rnn")]
@@ -554,7 +554,7 @@ BENCHMARKS = {
 }
 """The benchmarks by name."""
 
-COMPARED = {"texts": "pyppmd", "serve": "fastapi", "ray_data": "ray[data,serve]"}
+BASELINES = {"texts": "pyppmd", "serve": "fastapi", "ray_data": "ray[data,serve]"}
 """The packages that some benchmarks compare with if they can be installed."""
 
 
@@ -568,8 +568,8 @@ def bench(session: nox.Session) -> None:
         known = "; ".join(f"{name}: {about}" for name, about in BENCHMARKS.items())
         session.error(f"unknown benchmark: {chosen}; choose from {known}")
     full = FullEnvironment(session, project=WITH_EXTRAS if chosen == "serve" else EVERYTHING)
-    if chosen in COMPARED:
-        full.try_to_install(COMPARED[chosen])
+    if chosen in BASELINES:
+        full.try_to_install(BASELINES[chosen])
     if chosen == "javascript":
         install_npm_packages(session)
     if chosen == "hosts" and "--program" not in options:

@@ -80,7 +80,7 @@ def test_training_is_kept_from_the_internet_by_the_kernel_and_does_not_mind(worl
 def test_the_network_is_asked_for_the_default_text_alone_and_that_is_said(world: World) -> None:
     done = world.run("-m", TRAIN, *FLAGS)
     assert done.returncode == 1
-    assert "downloading it from https://" in done.stderr.decode()
+    assert "downloading tinyshakespeare from https://" in done.stderr.decode()
     assert world.refused[0].startswith("socket.")
     assert "Traceback" not in done.stderr.decode()
 

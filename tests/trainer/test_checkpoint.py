@@ -154,16 +154,16 @@ def test_without_validation_the_last_is_the_best(tmp_path: Path) -> None:
 
 def test_a_file_is_its_own_answer(path: Path) -> None:
     assert find_checkpoint(path) == find_checkpoint(path, "last") == find_checkpoint(path, 12) == path
-    with pytest.raises(CheckpointError, match="no checkpoint of step 6; it has 12"):
+    with pytest.raises(CheckpointError, match="no checkpoint at step 6; its checkpoints are at 12"):
         find_checkpoint(path, 6)
 
 
 def test_what_cannot_be_found_is_told(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; it has 6, .*12"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at step 7; its checkpoints are at 6, .*12"):
         find_checkpoint(run, 7)
     with pytest.raises(CheckpointError, match=r"missing does not exist"):
         find_checkpoint(tmp_path / "missing")
-    with pytest.raises(CheckpointError, match="has no runs"):
+    with pytest.raises(CheckpointError, match="contains no run"):
         find_checkpoint(tmp_path)
     (tmp_path / "config.toml").touch()
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
@@ -229,10 +229,10 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.M
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     foreign = safetensors.torch.save({"weight": torch.zeros(3)})
-    assert "something else wrote" in refusal(tmp_path, foreign)
+    assert "written by another program" in refusal(tmp_path, foreign)
     foreign = safetensors.torch.save({"weight": torch.zeros(3)}, {"charrnn": "hello"})
     assert "truncated or damaged" in refusal(tmp_path, foreign)
-    assert "does not begin as safetensors" in refusal(tmp_path, b"To be, or not to be")
+    assert "it is not a safetensors file" in refusal(tmp_path, b"To be, or not to be")
     assert "not a charrnn checkpoint" in refusal(tmp_path, (10**5).to_bytes(8, "little") + b"[" * 10**5)
     with pytest.raises(CheckpointError, match="cannot read"):
         load_checkpoint(tmp_path)

@@ -180,7 +180,7 @@ def test_what_is_no_run_is_refused(runs: Path) -> None:
     (runs / "empty").mkdir()
     for path, words in [
         (runs / "nowhere", "does not exist"),
-        (runs / "empty", "has no runs"),
+        (runs / "empty", "contains no run"),
         (runs / "lstm" / "config.toml", "is a file; give a run's folder"),
     ]:
         with pytest.raises(CharRNNError, match=words):

@@ -210,7 +210,7 @@ def test_symbols_are_read_one_hot_until_there_are_many() -> None:
 
 
 def test_weights_cannot_be_tied_to_an_embedding_that_is_not_there() -> None:
-    with pytest.raises(SettingError, match=r"tie_weights .* embedding_size=0 means none; omit one"):
+    with pytest.raises(SettingError, match=r"tie_weights .* embedding_size=0 means no embedding; omit one"):
         NetworkConfig(embedding_size=0, tie_weights=True)
 
 

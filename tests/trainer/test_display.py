@@ -30,36 +30,34 @@ def told(
     return capsys.readouterr().err
 
 
-def test_the_course_preset_says_how_long_it_takes_and_what_does_better(
+def test_the_course_preset_gets_an_estimate_and_a_faster_alternative(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = (
-        "the 5,995 steps that are left take about 40 minutes here; --minutes 3 makes a better model in less"
-    )
+    line = "5,995 steps remain, about 40 minutes on this machine; --minutes 3 trains a better model in less"
     assert told(capsys, COURSE, 0.4).count(line) == 1
-    assert "5,995 steps that are left" in told(capsys, COURSE.replace(cell="gru"), 0.4)
-    assert "the 995 steps that are left" in told(capsys, COURSE, 0.4, step=5_000)
-    assert "the 995 steps that are left take about a minute here" in told(capsys, COURSE, 0.08, step=5_000)
+    assert "5,995 steps remain" in told(capsys, COURSE.replace(cell="gru"), 0.4)
+    assert "\n995 steps remain" in told(capsys, COURSE, 0.4, step=5_000)
+    assert "\n995 steps remain, about a minute on this machine" in told(capsys, COURSE, 0.08, step=5_000)
     resumed = told(capsys, COURSE, 0.4, step=1_000)
-    assert "the 4,995 steps that are left" in resumed
-    assert "--minutes" not in resumed  # which would plan no other network for it
+    assert "4,995 steps remain" in resumed
+    assert "--minutes" not in resumed  # it would not plan another network
 
 
-def test_other_settings_say_how_long_they_take_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_get_an_estimate_without_advice(capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, COURSE.replace(hidden_size=512, schedule="cosine"), 0.4)
-    assert "take about 40 minutes here\n" in said
+    assert "about 40 minutes on this machine\n" in said
     assert "--minutes" not in said
 
 
 @pytest.mark.parametrize("settings", [{"steps": 100}, {"minutes": 3.0, "steps": MOST_STEPS}])
-def test_what_is_over_soon_or_has_its_minutes_needs_no_word(
+def test_short_runs_and_runs_with_a_time_limit_get_no_estimate(
     capsys: pytest.CaptureFixture[str], settings: dict[str, Any]
 ) -> None:
-    assert "steps that are left" not in told(capsys, COURSE.replace(**settings), 0.4)
+    assert "steps remain" not in told(capsys, COURSE.replace(**settings), 0.4)
 
 
 @pytest.mark.parametrize(("step", "late"), [(1_000, True), (5_500, False)])
-def test_a_best_that_was_long_before_the_end_is_pointed_out(
+def test_overfitting_after_an_early_best_checkpoint_is_pointed_out(
     capsys: pytest.CaptureFixture[str], step: int, late: bool
 ) -> None:
     best = Evaluation(step, 1.2, 1.5)
@@ -69,19 +67,21 @@ def test_a_best_that_was_long_before_the_end_is_pointed_out(
     Display().show_result(result)
     said = capsys.readouterr().err
     assert f"best: validation loss 1.5000 (2.164 bits per character) at step {step:,}\n" in said
-    assert ("of 6,000: after that it overfitted" in said) == late
+    assert (
+        "  the 5,000 steps after it overfitted; charrnn-export uses the best checkpoint\n" in said
+    ) == late
 
 
 @pytest.mark.parametrize(
-    ("characters", "words"), [(96, "all of the held-out text"), (20, "as many as there was time for")]
+    ("characters", "words"), [(96, "(all of the held-out text)"), (20, "(as many as time allowed)")]
 )
-def test_the_loss_at_the_end_says_how_much_it_is_of(
+def test_the_final_validation_loss_says_how_much_text_it_covers(
     capsys: pytest.CaptureFixture[str], characters: int, words: str
 ) -> None:
     config = COURSE.replace(val_sample=50)
     said = told(capsys, config, 0.1, ValidatedWhole(7, 1.5, characters))
     assert (
-        f"step 7: validation loss 1.5000 (2.164 bits per character) on {characters} characters, {words}"
+        f"step 7: validation loss 1.5000 (2.164 bits per character) on {characters} characters {words}"
         in said
     )
 
@@ -97,12 +97,12 @@ def test_the_loss_at_the_end_says_how_much_it_is_of(
         (
             {"split": "spread", "level": "byte"},
             (9_000, 1_000),
-            "9,000 bytes for training, 1,000 in 15 blocks all over the text for validation",
+            "9,000 bytes for training, 1,000 in 15 blocks spread over the text for validation",
         ),
-        ({"lines": True}, (900, 100), "900 characters for training, 100 in lines that were held back for"),
+        ({"lines": True}, (900, 100), "900 characters for training, 100 in held-out lines for validation"),
     ],
 )
-def test_it_is_said_which_part_of_the_text_validates(
+def test_the_split_into_training_and_validation_text_is_shown(
     capsys: pytest.CaptureFixture[str], settings: dict[str, Any], tokens: tuple[int, int], words: str
 ) -> None:
     config = COURSE.replace(**settings)
@@ -110,12 +110,12 @@ def test_it_is_said_which_part_of_the_text_validates(
     assert f"\nsplit: {words}" in capsys.readouterr().err
 
 
-def test_a_number_of_steps_that_the_minutes_may_not_leave_room_for_gets_no_word(
+def test_a_number_of_steps_with_a_time_limit_gets_no_estimate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     said = told(capsys, COURSE.replace(minutes=3.0), 0.4)
-    assert "training: 3 minutes or 6,000 steps, whichever is less, in" in said
-    assert "steps that are left" not in said
+    assert "training: 3 minutes or 6,000 steps, whichever comes first, in batches of" in said
+    assert "steps remain" not in said
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_a_finished_run_has_done_is_plural_but_for_one(
     ("budget", "spent", "expected"),
     [(3.0, 3.0, 6.0), (3.0, 3.2, 6.0), (3.0, 4.0, 6.7), (0.1, 0.4, 1.4), (0.1, 0.1, 1.1)],
 )
-def test_more_minutes_are_as_many_again_as_a_run_had_and_at_least_one(
+def test_the_advised_time_limit_doubles_the_budget_and_adds_at_least_a_minute(
     budget: float, spent: float, expected: float
 ) -> None:
     assert display_module._more_minutes(budget, spent) == pytest.approx(expected)

@@ -152,7 +152,7 @@ def test_all_stop_after_the_same_step_whichever_is_asked_to(pair: Pair, tmp_path
     assert saved.tensors["state.h"].shape == (2, 8, 8)
 
 
-ENDED = "WorkerLostError: another process of this training has ended"
+ENDED = "WorkerLostError: another process of this run has ended"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_rows_are_shared_out_without_gap_or_overlap() -> None:
 def test_several_processes_need_a_folder() -> None:
     group = ProcessGroup()
     group.size = 2
-    with pytest.raises(SettingError, match="several processes need a run's folder"):
+    with pytest.raises(SettingError, match="training in several processes needs a folder"):
         train(TINY, CORPUS, group=group)
 
 

@@ -1,4 +1,4 @@
-"""Events: printed, each is a line; what a listener asks for changes nothing."""
+"""Events: each prints as one line, and samples that a listener takes do not change the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CORPUS = Corpus.from_text(TEXT)
 
 
 class Sampler:
-    """Lets the network write after every step, as a display may at any time."""
+    """Takes a sample after every step, as a display may at any time."""
 
     def __init__(self) -> None:
         self.samples: list[str] = []
@@ -38,7 +38,7 @@ def files(run: Path) -> dict[str, bytes]:
     [TINY, TINY.replace(cell="gru"), TINY.replace(tie_weights=True, cell="rnn"), TINY.replace(lines=True)],
     ids=["lstm", "gru", "tied", "lines"],
 )
-def test_samples_at_any_moment_change_no_byte_of_a_run_and_none_that_is_resumed(
+def test_samples_at_any_time_change_no_byte_of_a_run_or_of_a_resumed_run(
     tmp_path: Path, config: TrainConfig
 ) -> None:
     train(config, CORPUS, out=tmp_path / "plain")
@@ -69,6 +69,6 @@ def test_printed_events_are_one_readable_line_each(
     for kind in ("training from step 0: LSTM, 2 x 8,", "step 12: loss ", "step 12: training loss ", "saved "):
         assert kind in text, kind
     assert any(
-        line.startswith("step 3: validation loss ") and "bits per character), the best so far" in line
+        line.startswith("step 3: validation loss ") and "bits per character), best so far" in line
         for line in lines
     )

@@ -170,7 +170,7 @@ def test_a_model_that_is_replaced_is_named(export: Export, work: Path) -> None:
     assert export(work, "ckpt", "m.onnx", "--checkpoint", "last").returncode == 0
     done = export(work, "ckpt", "m.onnx")
     assert done.returncode == 0, done.stderr
-    assert "replaced m.onnx, which was a charrnn model (gru 1x12 fp32, step 30)" in done.stderr
+    assert "replaced m.onnx, previously a charrnn model (gru 1x12 fp32, step 30)" in done.stderr
     assert read_model_file(work / "m.onnx").info.training["step"] == 10
 
 
@@ -286,7 +286,7 @@ def test_an_option_that_makes_no_sense_is_told_with_exit_code_2(
 
 def test_a_step_that_is_not_there_is_told_with_those_that_are(export: Export, folder: Path) -> None:
     _fails(
-        export(folder, "ckpt", "m.onnx", "--checkpoint", "15"), 1, "no checkpoint of step 15", "10, 20, 30"
+        export(folder, "ckpt", "m.onnx", "--checkpoint", "15"), 1, "no checkpoint at step 15", "10, 20, 30"
     )
 
 
@@ -298,7 +298,7 @@ def test_sources_that_are_none_are_told(export: Export, work: Path) -> None:
     (work / "pickle.safetensors").write_bytes(b"\x80\x04K\x01.")
     for source, *words in [
         ("nowhere", "nowhere does not exist", "train first"),
-        ("empty", "has no runs", "train first"),
+        ("empty", "contains no run", "train first"),
         ("notes.txt", "is not a charrnn checkpoint"),
         ("cut.safetensors", "is truncated or damaged"),
         ("pickle.safetensors", "pickle"),

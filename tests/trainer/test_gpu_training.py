@@ -166,10 +166,10 @@ def captured_not_at_all(run: Play) -> Play:
 @pytest.mark.parametrize(
     ("capture", "words"),
     [
-        (captured_rightly, "measured as faster"),
-        (captured_twice, "they learned something else"),
-        (captured_nothing, "they learned something else"),
-        (captured_not_at_all, "as a graph they failed: operation not permitted when stream is capturing"),
+        (captured_rightly, "faster here ("),
+        (captured_twice, "its results differed"),
+        (captured_nothing, "its results differed"),
+        (captured_not_at_all, "capturing one failed (operation not permitted when stream is capturing"),
     ],
 )
 @pytest.mark.parametrize("begun", [False, True])
@@ -214,7 +214,7 @@ def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() 
     quick.train_step.learn = slowly  # type: ignore[assignment, method-assign]
     choice = choose(quick, capture)
     assert isinstance(choice.learn, StaticStep)
-    assert "every step runs as one CUDA graph, measured as faster" in choice.words
+    assert "each training step runs as one CUDA graph, which is faster here" in choice.words
     torch.manual_seed(7)
     expected = plain.steps(plain.train_step.learn, 8)
     torch.manual_seed(7)
@@ -245,7 +245,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
         train_step: TrainStep, network: CharNetwork, batches: Batches, first: int, state: State
     ) -> cuda_graph.StepChoice:
         choice = choose_step(train_step, network, batches, first, state, capture=captured_rightly)
-        assert "measured as faster" in choice.words
+        assert "faster here (" in choice.words
         assert isinstance(batches, ResidentBatches)
         step = StaticStep(train_step.learn, *batches.batch(first), state)
         return cuda_graph.StepChoice(step if captured else train_step.learn, choice.words)
@@ -306,9 +306,9 @@ def test_a_graph_that_gives_the_losses_and_learns_something_else_is_refused_wher
 
     learning.train_step.optimizer.set_rate(1e-4)
     choice = choose(learning, capture)
-    assert "they learned something else" in choice.words
+    assert "its results differed" in choice.words
     assert choice.learn == learning.train_step.learn
-    assert "something else" not in choose(learning, captured_rightly).words
+    assert "differed" not in choose(learning, captured_rightly).words
 
 
 @pytest.mark.usefixtures("make_believe")
@@ -318,7 +318,7 @@ def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> Non
         TINY, CORPUS, lambda event: notes.append(event.message) if isinstance(event, Notice) else None
     )
     assert result.step == 12
-    assert any("since as a graph they failed" in note for note in notes)
+    assert any("capturing one failed" in note for note in notes)
 
 
 class _Generator:
@@ -407,7 +407,7 @@ def test_a_capture_that_fails_in_the_middle_leaves_stream_and_generator_as_they_
     result = train(config, CORPUS, listen)
     assert len(cuda.captures) == 1
     assert cuda.captures != [cuda.usual]
-    assert any("since as a graph they failed" in note for note in notes)
+    assert any("capturing one failed" in note for note in notes)
     assert cuda.current is cuda.usual
     assert not cuda.generator.in_capture
     with mock.patch.object(gpu, "choose_step", _plainly):
@@ -443,13 +443,14 @@ def test_weights_that_are_cast_are_dropped_too() -> None:
     network = CharNetwork(NetworkConfig(layers=1, hidden_size=8, weight_drop=0.5), 9)
     shares = {
         name: float((left == 0).float().mean())
-        for (name, _), left in zip(network.rnn.named_parameters(), network._weights_left(), strict=True)
+        for (name, _), left in zip(network.rnn.named_parameters(), network._dropped_weights(), strict=True)
     }
     assert 0.2 < shares["weight_hh_l0"] < 0.8
     assert shares["weight_ih_l0"] == 0.0
     network.eval()
     assert all(
-        left is weight for left, weight in zip(network._weights_left(), network.rnn.parameters(), strict=True)
+        left is weight
+        for left, weight in zip(network._dropped_weights(), network.rnn.parameters(), strict=True)
     )
 
 
@@ -513,7 +514,7 @@ def test_a_step_can_be_captured_and_learns_the_same(
     def captured(train_step: TrainStep, *rest: object) -> cuda_graph.StepChoice:
         choice = real(train_step, *rest)  # type: ignore[arg-type]
         assert "failed" not in choice.words
-        assert "something else" not in choice.words
+        assert "differed" not in choice.words
         return choice
 
     with monkeypatch.context() as patch:
@@ -541,7 +542,7 @@ def test_after_a_capture_that_fails_in_the_middle_a_gpu_learns_as_without_one(
     def try_it(*given: Any) -> cuda_graph.StepChoice:
         stream = torch.cuda.current_stream()
         choice = choose_step(*given, capture=fail_in_the_middle)
-        assert "since as a graph they failed" in choice.words
+        assert "capturing one failed" in choice.words
         assert torch.cuda.current_stream() == stream
         return choice
 
@@ -577,7 +578,7 @@ def test_the_text_lies_on_the_gpu_or_comes_from_the_host_all_the_same(
     monkeypatch.setattr(device_batches, "RESIDENT_SHARE", 0.0)
     seen, notes = losses_and_notes(config)
     assert seen == pytest.approx(expected, rel=1e-3)
-    assert any("batches come from the host" in note for note in notes)
+    assert any("batches are copied from the host" in note for note in notes)
 
 
 @pytest.mark.gpu

@@ -111,10 +111,10 @@ def test_a_huge_sparse_file_is_refused_without_being_read(content: bytes, path: 
         file.truncate(3 * 2**30)
     if path.stat().st_blocks > 10_000:
         pytest.skip("this file system has no sparse files")
-    assert "bytes, but behind its header are 3,22" in refusal(path)
+    assert " follow its header" in refusal(path)
     with path.open("wb") as file:
         file.truncate(3 * 2**30)
-    assert "does not begin as safetensors files do" in refusal(path)
+    assert "it is not a safetensors file" in refusal(path)
 
 
 @needs_posix
@@ -288,7 +288,7 @@ NUMBERS: dict[str, tuple[Callable[[Tensors], None], str]] = {
         replaced("optimizer.output.bias.step", float32(-1)),
         "optimizer.output.bias.step is not zero or more",
     ),
-    "no random state": (replaced("random.cpu", b"\xff"), "random.cpu is not a state of a random generator"),
+    "no random state": (replaced("random.cpu", b"\xff"), "random.cpu is not a valid generator state"),
 }
 
 

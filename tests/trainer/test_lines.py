@@ -69,8 +69,8 @@ def test_all_copies_of_a_line_are_on_one_side_and_no_line_is_lost(
         {line: count for line, count in expected.items() if line not in validation}
     )
     assert set(validation) <= expected.keys()
-    assert (found.total, found.different) == (sum(expected.values()), len(expected))
-    assert found.held_back == found.total - len(training)
+    assert (found.total, found.distinct) == (sum(expected.values()), len(expected))
+    assert found.held_out == found.total - len(training)
     assert found.empty == text.removesuffix("\n").split("\n").count("")
     assert found.validation_tokens == sum(len(line) + 1 for line in validation)
     assert found.train_tokens == min(len(text), sum(len(line) + 1 for line in training))
@@ -93,16 +93,16 @@ def test_the_seed_draws_what_validates_and_the_order_of_the_lines_does_not_matte
 def test_bytes_have_lines_too() -> None:
     corpus = Corpus.from_text("ä\n" * 20 + "ö\nü", level="byte")
     found = split_lines(corpus, DataConfig(lines=True, level="byte", val_lines=1), 0)
-    assert (found.total, found.different) == (22, 3)
+    assert (found.total, found.distinct) == (22, 3)
 
 
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
         ("abc" * 20, {}, "text has no newline"),
-        ("abc\n" * 20, {}, "val_fraction=0.1 holds back 1 different line, and text has 1"),
-        ("abc\nab\n" * 20, {"val_lines": 2}, "val_lines=2 holds back 2 different lines, and text has 2"),
-        ("\n" * 40 + "a", {"val_lines": 1}, "val_lines=1 holds back 1 different line, and text has 1"),
+        ("abc\n" * 20, {}, "val_fraction=0.1 holds out 1 distinct line, but text has only 1"),
+        ("abc\nab\n" * 20, {"val_lines": 2}, "val_lines=2 holds out 2 distinct lines, but text has only 2"),
+        ("\n" * 40 + "a", {"val_lines": 1}, "val_lines=1 holds out 1 distinct line, but text has only 1"),
     ],
 )
 def test_a_text_that_is_no_list_is_refused(text: str, settings: dict[str, int], message: str) -> None:
@@ -113,18 +113,18 @@ def test_a_text_that_is_no_list_is_refused(text: str, settings: dict[str, int], 
 
 def test_a_list_of_empty_lines_is_refused_even_where_none_are_held_back() -> None:
     corpus = Corpus.from_text("\n" * 40, level="byte")
-    with pytest.raises(SettingError, match="those of text are all empty"):
+    with pytest.raises(SettingError, match="all lines of text are empty"):
         split_lines(corpus, DataConfig(lines=True, level="byte", val_lines=0), 0)
 
 
 def test_what_was_found_is_said() -> None:
-    assert split("ab\nc\nd\n" * 12, val_lines=0).words == "lines: 36, 3 of them different"
+    assert split("ab\nc\nd\n" * 12, val_lines=0).words == "lines: 36, 3 distinct"
     assert split("ab\n\n\nc\nd\n" * 12, val_lines=1).words == (
-        "lines: 36, 3 of them different; 1 held back for validation (their repetitions are omitted: "
-        "11 lines); 24 empty lines skipped"
+        "lines: 36, 3 distinct; 1 held out for validation (and 11 lines that repeat them); "
+        "24 empty lines skipped"
     )
     assert split("\n".join(sorted(set(NAMES))), val_lines=9).words == (
-        f"lines: {len(set(NAMES))}, all of them different; 9 held back for validation"
+        f"lines: {len(set(NAMES))}, all distinct; 9 held out for validation"
     )
 
 

@@ -230,7 +230,7 @@ def test_the_shortest_text_trains() -> None:
     events: list[Event] = []
     assert train(TINY.replace(val_fraction=0.9), corpus, events.append).step == 12
     assert isinstance(events[0], Notice)
-    assert events[0].message.endswith("halved until they do: 1 stream of 1 character")
+    assert events[0].message.endswith("batches are reduced to 1 stream of 1 character")
 
 
 def test_bytes_train_too() -> None:
@@ -256,7 +256,7 @@ def test_weights_of_another_network_or_text_are_refused(tmp_path: Path) -> None:
         train(TINY.replace(hidden_size=9), CORPUS, init_from=start)
     with pytest.raises(CharRNNError, match="absent"):
         train(TINY.replace(layers=1), CORPUS, init_from=start)
-    with pytest.raises(CharRNNError, match="vocabulary lacks"):
+    with pytest.raises(CharRNNError, match="vocabulary of the text lacks"):
         train(TINY, Corpus.from_text(TEXT.upper()), init_from=start)
 
 
@@ -277,16 +277,16 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_that_it_stopped(tmp_path: Pa
 
 
 @pytest.mark.parametrize("rate", [900.0, 30.0])
-def test_a_run_that_diverges_ends_before_its_last_step(tmp_path: Path, rate: float) -> None:
+def test_a_diverging_run_ends_before_its_last_step(tmp_path: Path, rate: float) -> None:
     config = PLAIN.replace(cell="rnn", steps=2_000, learning_rate=rate, clip=0.0)
     # a third of such rates would diverge again; no rate above the default is advised
-    advice = re.escape("try a lower rate (learning_rate=0.005), clip=1, or warmup_steps")
+    advice = re.escape("try a lower learning rate (learning_rate=0.005), clip=1, or warmup_steps")
     with pytest.raises(DivergedError, match=rf"diverged at step .* {advice}$"):
         train(config, CORPUS, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(("factor", "loss"), [(math.nan, "nan"), (1e3, r"\d+(\.\d+)?(e\+\d+)?")])
-def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(
+def test_a_diverging_run_keeps_its_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, loss: str
 ) -> None:
     config = TINY.replace(save_every=1, schedule="constant")
@@ -300,8 +300,8 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(
 
     monkeypatch.setattr(network_module, "next_token_loss", spoiled)
     said = (
-        rf"step 8: the loss is {loss}; try .*; the last good checkpoint is .*step7\.safetensors, to start "
-        "from with init_from"
+        rf"step 8: the loss is {loss}; try .*; to start from the last good checkpoint, .*step7\.safetensors, "
+        "use init_from"
     )
     with pytest.raises(DivergedError, match=said):
         train(config, CORPUS, out=tmp_path / "run")
@@ -311,7 +311,7 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint_kept(
         assert torch.equal(kept.tensors[f"model.{name}"], weight)
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
-    assert max(steps) == 7  # the history shows how it came to this
+    assert max(steps) == 7  # the history shows the course of the losses
 
 
 def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole(
@@ -341,15 +341,15 @@ def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole(
     [
         ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to", "^out of memory"),
         ("DefaultCPUAllocator: not enough memory: you tried to Allocate 5 bytes", "^out of memory"),
-        ("CUDA error: out of memory", "the GPU has too little memory"),
+        ("CUDA error: out of memory", "out of GPU memory"),
         (
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-            "the GPU has too little",
+            "out of GPU memory",
         ),
-        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "the GPU has too little memory"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "out of GPU memory"),
         (
             "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-            "the GPU has too little memory",
+            "out of GPU memory",
         ),
     ],
 )
@@ -409,7 +409,7 @@ def test_a_processor_that_is_slow_at_bf16_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resolving, "has_fast_bf16", lambda: False)
     events: list[Event] = []
     train(TINY.replace(steps=1, precision="bf16", onednn=True), CORPUS, events.append)
-    assert Notice("this processor is slow at bf16; precision=fp32 would be faster", ("precision",)) in events
+    assert Notice("bf16 is slow on this processor; precision=fp32 would be faster", ("precision",)) in events
 
 
 def test_measuring_changes_no_random_numbers() -> None:
@@ -423,7 +423,7 @@ def test_what_was_measured_is_said_and_kept(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(TINY.replace(precision="auto", onednn=None), CORPUS, events.append, out=tmp_path / "run")
     notes = [event.message for event in events if isinstance(event, Notice)]
-    assert any("measured as the fastest" in note and result.config.run.precision in note for note in notes)
+    assert any("the fastest here" in note and result.config.run.precision in note for note in notes)
     assert load_checkpoint(find_checkpoint(tmp_path / "run", "last")).config == result.config
     assert replace(result.config.run, precision="auto", onednn=None) == replace(
         TINY.run, precision="auto", onednn=None

@@ -106,7 +106,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
     monkeypatch.setattr(precision, "is_gpu", lambda device: True)
     monkeypatch.setattr(precision, "capture_graph", capture_graph)
-    monkeypatch.setattr(precision, "aside", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(precision, "side_stream", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(precision, "_candidates", lambda config, device: [WAYS[0], WAYS[1]])
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(CharNetwork, "forward", slow_forward)

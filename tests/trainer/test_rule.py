@@ -28,7 +28,7 @@ class Machine:
     gru: float = 0.65
     minutes: float = 3.0
 
-    def seconds_a_step(self, config: TrainConfig) -> float:
+    def seconds_per_step(self, config: TrainConfig) -> float:
         work = (
             (config.network.hidden_size / 256) ** 2 * config.data.batch_size * config.data.seq_length / 1_024
         )

@@ -78,7 +78,7 @@ def test_a_run_that_patience_ended_says_so_and_reports_its_last_step(
     config = TINY.replace(eval_every=1, save_every=100, steps=50, patience=2)
     assert train(config, CORPUS, events.append, out=tmp_path / "run").step == 4
     assert [event.step for event in events if isinstance(event, Logged)][-1] == 4
-    told = "the run has ended: 2 validations in a row without a new best; to continue, give a larger patience"
+    told = "stopped early: 2 validations in a row without a new best; to continue, give a larger patience"
     assert [event.message for event in events if isinstance(event, Notice)][-1].startswith(told)
     events.clear()
     assert resume(tmp_path / "run", events.append).step == 4
@@ -86,7 +86,7 @@ def test_a_run_that_patience_ended_says_so_and_reports_its_last_step(
 
 
 def test_patience_needs_validations() -> None:
-    with pytest.raises(SettingError, match=r"patience=2 waits for validations, and val_fraction=0"):
+    with pytest.raises(SettingError, match=r"patience=2 needs validations, but val_fraction=0"):
         TINY.replace(patience=2, val_fraction=0.0)
 
 
@@ -205,7 +205,7 @@ def test_a_plan_that_was_made_anew_is_what_the_run_goes_on_with(
     events: list[Event] = []
     with Run.create(tmp_path / "run") as run:
         result = train_in(run, config, CORPUS, events.append, plan=plan)
-    assert any("s were planned: about" in event.message for event in events if isinstance(event, Notice))
+    assert any("instead of the planned" in event.message for event in events if isinstance(event, Notice))
     assert result.config.network.dropout > 0.0
     assert result.network.config.dropout == result.config.network.dropout
     assert result.network.rnn.dropout == result.config.network.dropout
@@ -278,9 +278,9 @@ def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
     told = [event.message for event in events if isinstance(event, Notice)]
     again = "--precision fp32 --no-onednn --threads 1"
     assert told == [
-        "measuring how this machine computes fastest",
-        "computing with 1 of 2 threads, measured as the fastest",
-        f"to repeat this run exactly, give it the same seed and {again}, or its config.toml",
+        "measuring the fastest way to train on this machine",
+        "using 1 thread of 2, the fastest here",
+        f"to repeat this run exactly, use the same seed and {again}, or its config.toml",
     ]
     assert RunFile.read(tmp_path / "run" / "config.toml").config.run.threads == 1
     assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).config.run.threads == 1

@@ -55,9 +55,9 @@ def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"^\S*notes is not empty; give a new folder"):
         Run.create(tmp_path / "notes")
     assert [entry.name for entry in (tmp_path / "notes").iterdir()] == ["todo.txt"]
-    with pytest.raises(CharRNNError, match="cannot make the folder"):
+    with pytest.raises(CharRNNError, match="cannot create the folder"):
         Run.create(tmp_path / "notes" / "todo.txt" / "run")
-    with pytest.raises(CharRNNError, match="cannot make the folder"):
+    with pytest.raises(CharRNNError, match="cannot create the folder"):
         Run.create_in(tmp_path / "notes" / "todo.txt", "lstm")
 
 

@@ -83,19 +83,19 @@ def test_equal_content_has_one_form_and_what_is_not_finite_has_none() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "does not begin as"),
-        (b"To be, or not to be", "does not begin as"),
+        (b"", "it is not a safetensors file"),
+        (b"To be, or not to be", "it is not a safetensors file"),
         (b"PK\x03\x04 and more", "pickle"),
         (b"\x80\x04 and more than eight bytes", "pickle"),
-        ((1 << 40).to_bytes(8, "little"), "does not begin as"),
-        (with_length(b"{"), "does not begin as"),
+        ((1 << 40).to_bytes(8, "little"), "it is not a safetensors file"),
+        (with_length(b"{"), "it is not a safetensors file"),
         (with_length(b"[]"), "is not a table"),
         (with_length(b"[" * 100_000), "."),
         (with_length(b'{"a": 1, "a": 2}'), "twice"),
-        (with_length(b"{}"), "something else wrote"),
-        (with_length(b'{"__metadata__": {"format": "pt"}}'), "something else wrote"),
-        (with_length(b'{"__metadata__": {"charrnn": 5}}'), "something else wrote"),
-        (with_length(b'{"__metadata__": ["charrnn"]}'), "something else wrote"),
+        (with_length(b"{}"), "written by another program"),
+        (with_length(b'{"__metadata__": {"format": "pt"}}'), "written by another program"),
+        (with_length(b'{"__metadata__": {"charrnn": 5}}'), "written by another program"),
+        (with_length(b'{"__metadata__": ["charrnn"]}'), "written by another program"),
     ],
 )
 def test_other_files_are_told_from_ours(content: bytes, why: str) -> None:

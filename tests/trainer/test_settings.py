@@ -102,7 +102,7 @@ def test_a_plan_for_a_time_budget_changes_what_is_marked_so_and_nothing_else(
         def seconds(_: object, config: TrainConfig, speed: float = speed) -> float:
             return speed * (0.5 if config.network.cell == "gru" else 1.0)
 
-        monkeypatch.setattr(time_budget.Measured, "seconds_a_step", seconds)
+        monkeypatch.setattr(time_budget.Measured, "seconds_per_step", seconds)
         monkeypatch.setattr(time_budget.Measured, "seconds_for_steps", lambda *_: 300.0)
         before = TrainConfig().replace(minutes=5)
         after = plan_for_minutes(before, {"minutes"}, text, symbols).config.flat()
@@ -224,7 +224,7 @@ def test_the_shell_completes_options_and_their_choices(
         (
             ("--device", "webgpu"),
             2,
-            "--device must be one of auto, cpu, cuda, not 'webgpu', which is for",
+            "--device must be one of auto, cpu, cuda, not 'webgpu', which cannot train",
         ),
         (("--recipe", "bets"), 2, "--recipe must be one of course, best, not 'bets'"),
         (("--out", "full"), 2, "--out full is not empty; give a new folder"),
@@ -232,7 +232,7 @@ def test_the_shell_completes_options_and_their_choices(
         (("--config", "run"), 1, f"run is a folder; give run{os.sep}config.toml"),
         (("--config", "full"), 1, "full is a folder; give a run's config.toml"),
         (("--out", "run"), 2, "--out run already contains a run; give a new folder\n"),
-        (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU here"),
+        (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU"),
         (("--out", "text/run/deep"), 1, f"cannot make the folder text{os.sep}run{os.sep}deep: "),
         (("--precision", "tf32"), 1, "--precision tf32 is for GPUs, and this run computes on"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),

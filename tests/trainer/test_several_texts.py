@@ -108,7 +108,7 @@ def test_one_text_that_is_given_twice_is_refused_under_any_name(tmp_path: Path) 
     (tmp_path / "link").symlink_to(paths[0])
     with pytest.raises(SettingError, match=r"link was given twice"):
         scan_texts([*paths, str(tmp_path / "link")])
-    with pytest.raises(SettingError, match="no text was given"):
+    with pytest.raises(SettingError, match="no text given"):
         scan_texts([])
 
 

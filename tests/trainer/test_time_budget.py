@@ -15,7 +15,7 @@ from charrnn_trainer.recipes import RECIPES, recipe
 from charrnn_trainer.train_config import TrainConfig
 from charrnn_trainer.training import time_budget
 from charrnn_trainer.training.held_out import SAMPLE, read_characters, sample_rows
-from charrnn_trainer.training.rule import SMALL_SIZE, STEPS_A_UNIT, Task
+from charrnn_trainer.training.rule import SMALL_SIZE, STEPS_PER_UNIT, Task
 from charrnn_trainer.training.run_clock import RunClock
 from charrnn_trainer.training.time_budget import plan_for_minutes
 
@@ -30,7 +30,7 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def seconds(_: object, config: TrainConfig) -> float:
         return machine["seconds"] * (config.network.hidden_size / 512) ** 2
 
-    monkeypatch.setattr(time_budget.Measured, "seconds_a_step", seconds)
+    monkeypatch.setattr(time_budget.Measured, "seconds_per_step", seconds)
     monkeypatch.setattr(time_budget.Measured, "threads", lambda *_: 1)
     monkeypatch.setattr(
         time_budget.Measured, "seconds_for_steps", lambda _, config: 60 * config.optimization.minutes
@@ -72,8 +72,8 @@ def test_more_time_gives_larger_networks_that_drop_more_and_learn_more_slowly() 
 def test_the_network_is_the_largest_that_leaves_enough_steps(speed: dict[str, float], minutes: float) -> None:
     hidden = plan(minutes).network.hidden_size
     steps = {size: 60 * minutes / (speed["seconds"] * (size / 512) ** 2) for size in (hidden, hidden + 64)}
-    assert steps[hidden] >= STEPS_A_UNIT * hidden
-    assert steps[hidden + 64] < STEPS_A_UNIT * (hidden + 64)
+    assert steps[hidden] >= STEPS_PER_UNIT * hidden
+    assert steps[hidden + 64] < STEPS_PER_UNIT * (hidden + 64)
 
 
 @pytest.mark.usefixtures("speed")
@@ -126,8 +126,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], time_b
     """A machine of a given speed, a given time after the command began, for a text of 5 MB."""
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
 
-    def machine(seconds_a_step: float, spent: float) -> time_budget.Measured:
-        monkeypatch.setattr(time_budget, "time_steps", lambda *_, **__: (1, seconds_a_step))
+    def machine(seconds_per_step: float, spent: float) -> time_budget.Measured:
+        monkeypatch.setattr(time_budget, "time_steps", lambda *_, **__: (1, seconds_per_step))
         return time_budget.Measured(Task(4_500_000, 65), ROWS, RunClock(-spent))
 
     return machine
@@ -137,13 +137,13 @@ Machine = Callable[[float, float], time_budget.Measured]
 
 
 @pytest.mark.parametrize("minutes", [1.0, 3.0, 10.0])
-@pytest.mark.parametrize("seconds_a_step", [0.05, 0.5])
+@pytest.mark.parametrize("seconds_per_step", [0.05, 0.5])
 def test_steps_validations_and_what_was_spent_fill_the_time(
-    measured: Machine, minutes: float, seconds_a_step: float
+    measured: Machine, minutes: float, seconds_per_step: float
 ) -> None:
     config = SIZED.replace(minutes=minutes, val_sample=SAMPLE, precision="fp32", onednn=False, device="cpu")
-    machine = measured(seconds_a_step, 9.0)
-    a_character = seconds_a_step / (32 * 64)
+    machine = measured(seconds_per_step, 9.0)
+    a_character = seconds_per_step / (32 * 64)
     sample = a_character * read_characters(sample_rows(ROWS, SAMPLE))
     whole = min(a_character * read_characters(ROWS), 0.1 * 60 * minutes)
     on_the_way = machine.validations(config)
@@ -156,10 +156,10 @@ def test_steps_validations_and_what_was_spent_fill_the_time(
 def test_without_time_to_measure_speed_is_reckoned_by_the_work(measured: Machine) -> None:
     config = SIZED.replace(minutes=0.5, precision="fp32", onednn=False, device="cpu")
     machine = measured(0.6, 0.0)
-    assert machine.seconds_a_step(config) == 0.6  # and four steps of it are all the time there is
+    assert machine.seconds_per_step(config) == 0.6  # and four steps of it are all the time there is
     wide = config.replace(hidden_size=1024)
-    assert 3.0 < machine.seconds_a_step(wide) / 0.6 < 4.0
-    assert machine.seconds_a_step(config.replace(batch_size=64)) == pytest.approx(1.2)
+    assert 3.0 < machine.seconds_per_step(wide) / 0.6 < 4.0
+    assert machine.seconds_per_step(config.replace(batch_size=64)) == pytest.approx(1.2)
 
 
 def test_a_list_is_measured_in_batches_of_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,28 +173,32 @@ def test_a_list_is_measured_in_batches_of_whole_lines(monkeypatch: pytest.Monkey
     config = SIZED.replace(minutes=1, precision="fp32", onednn=False, device="cpu", hidden_size=8)
     for length in (0, 8, 63, 64, 500):
         task = Task(4_500_000, 65, line_length=length)
-        time_budget.Measured(task, None, RunClock()).seconds_a_step(config)
+        time_budget.Measured(task, None, RunClock()).seconds_per_step(config)
     assert shapes == [(32, 64), (256, 8), (32, 63), (32, 64), (32, 64)]
 
 
 @pytest.mark.parametrize(
     ("minutes", "settings", "words"),
     [
-        (3, {}, f"3 minutes are about {180 / 0.1:,.0f} steps: LSTM, "),
-        (3, {"steps": 10**6}, f"3 minutes are about {180 / 0.1:,.0f} of the 1,000,000 steps given: LSTM, "),
-        (1, {}, f"1 minute is about {60 / 0.1:,.0f} steps: LSTM, "),
-        (0.001, {}, "0.001 minutes are about 1 step: LSTM, "),
-        (0.001, {"steps": 1}, "0.001 minutes are about the 1 step given: LSTM, "),
-        (1, {"steps": 1}, "the 1 step given takes about 0.0017 of the 1 minute: LSTM, "),
-        (3, {"steps": 60}, f"the 60 steps given take about {60 * 0.1 / 60:g} of the 3 minutes: LSTM, "),
+        (3, {}, f"3 minutes allow about {180 / 0.1:,.0f} steps: LSTM, "),
+        (
+            3,
+            {"steps": 10**6},
+            f"3 minutes allow about {180 / 0.1:,.0f} of the 1,000,000 requested steps: LSTM, ",
+        ),
+        (1, {}, f"1 minute allows about {60 / 0.1:,.0f} steps: LSTM, "),
+        (0.001, {}, "0.001 minutes allow about 1 step: LSTM, "),
+        (0.001, {"steps": 1}, "0.001 minutes allow about the 1 requested step: LSTM, "),
+        (1, {"steps": 1}, "the 1 requested step takes about 0.0017 of the 1 minute: LSTM, "),
+        (3, {"steps": 60}, f"the 60 requested steps take about {60 * 0.1 / 60:g} of the 3 minutes: LSTM, "),
         (
             900,
             {"batch_size": 100, "seq_length": 100},
-            f"{150 * MILLION / 10_000:,.0f} steps are enough, and take about 25 of the 900 minutes: LSTM, ",
+            f"{150 * MILLION / 10_000:,.0f} steps are enough and take about 25 of the 900 minutes: LSTM, ",
         ),
     ],
 )
-def test_it_is_said_whether_the_time_or_the_steps_end_the_run(
+def test_the_plan_says_whether_time_or_steps_end_the_run(
     speed: dict[str, float], minutes: float, settings: dict[str, Any], words: str
 ) -> None:
     speed["seconds"] = 0.1  # of 512 units

@@ -130,11 +130,11 @@ def test_a_list_is_learned_line_by_line(program: Program) -> None:
     Path("names.txt").write_bytes("\r\n".join([*names, "", "anna"]).encode())
     done = program("names.txt", "--lines", "--val-lines", "3", *TRAIN, *TINY_FLAGS)
     assert done.code == 0, done.err
-    assert "  (Windows line ends are read as newlines)\n" in done.err
-    assert "lines: 13, 12 of them different; 3 held back for validation" in done.err
+    assert "  (Windows line endings are read as newlines)\n" in done.err
+    assert "lines: 13, 12 distinct; 3 held out for validation" in done.err
     assert "; 1 empty line skipped\n" in done.err
-    assert "in lines that were held back for validation\n" in done.err
-    assert "in batches of lines, up to 64 characters, into ckpt/lstm\n" in done.err
+    assert "in held-out lines for validation\n" in done.err
+    assert "in batches of whole lines, up to 64 characters; saving to ckpt/lstm\n" in done.err
     checkpoint = load_checkpoint(find_checkpoint("ckpt/lstm", "last"))
     assert (checkpoint.config.data.lines, checkpoint.config.data.val_lines) == (True, 3)
     assert "\r" not in checkpoint.vocabulary.symbols
@@ -150,9 +150,9 @@ def test_only_newlines_end_the_lines_that_are_shown(program: Program) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--val-lines", "3"], "--val-lines 3 is for lists; give --lines with it"),
-        (["--lines", "--split", "spread"], "with --lines, which holds back items from all over"),
-        (["--lines", "--val-lines", "0", "--patience", "2"], "--val-lines 0 keeps no text"),
+        (["--val-lines", "3"], "--val-lines 3 requires --lines; give both"),
+        (["--lines", "--split", "spread"], "with --lines, which already holds out lines from all over"),
+        (["--lines", "--val-lines", "0", "--patience", "2"], "--val-lines 0 holds out no text"),
         (["--deterministic", "--minutes", "1"], "--deterministic cannot be given with --minutes"),
     ],
 )
@@ -167,8 +167,8 @@ def test_settings_that_contradict_each_other_are_refused(
 def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -> None:
     done = program("my.txt", "--minutes", "50", "--cell", "lstm", *TRAIN, *TINY_FLAGS)
     assert (done.code, done.out) == (0, "ckpt/lstm\n")
-    assert "measuring how fast this machine learns\n" in done.err
-    assert "\nthe 6 steps given take about " in done.err
+    assert "measuring the training speed of this machine\n" in done.err
+    assert "\nthe 6 requested steps take about " in done.err
     assert " of the 50 minutes: LSTM, 1 x 8, " in done.err
     config = load_checkpoint(find_checkpoint("ckpt/lstm", "last")).config
     assert (config.optimization.schedule, config.data.random_start) == ("cosine", True)
@@ -179,7 +179,7 @@ def test_a_time_budget_from_a_networks_weights_plans_what_is_dropped_anew(progra
     program("my.txt", *TRAIN, *TINY_FLAGS)
     done = program("my.txt", "--minutes", "50", "--init-from", "ckpt", "--steps", "60", *TINY_FLAGS[4:])
     assert done.code == 0, done.err
-    assert "\nthe 60 steps given take about " in done.err
+    assert "\nthe 60 requested steps take about " in done.err
     assert " of the 50 minutes: LSTM, 1 x 8, 2.5 passes over the text, dropout 0" in done.err
     assert "learning rate 0.002" in done.err  # a third of what starting anew takes
     config = load_checkpoint(find_checkpoint("ckpt/lstm-2", "last")).config
@@ -237,9 +237,9 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 9
     again = program("--resume", "ckpt/lstm")
     assert (again.code, again.out) == (0, "ckpt/lstm\n")
-    assert "\nckpt/lstm is finished: all 9 steps are done\n" in again.err
-    assert f"\nits best checkpoint: {find_checkpoint('ckpt/lstm')}\n" in again.err
-    assert "\nto continue: charrnn-train --resume ckpt/lstm --steps 18\n" in again.err
+    assert "\nckpt/lstm is already finished: all 9 steps are done\n" in again.err
+    assert f"\nbest checkpoint: {find_checkpoint('ckpt/lstm')}\n" in again.err
+    assert "\nto train further: charrnn-train --resume ckpt/lstm --steps 18\n" in again.err
     assert program("--resume", "ckpt/lstm", "--steps", "18").code == 0
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 18
 
@@ -250,16 +250,16 @@ def test_a_run_whose_minutes_are_over_says_where_its_best_is_and_how_to_train_on
     first = program("my.txt", "--minutes", "0.001", *TINY_FLAGS)
     assert first.code == 0, first.err
     assert re.search(
-        r"\nstarting and measuring took \d+ s, and left nothing of the 0.001 minutes: the run takes one step",
+        r"\nstartup and measuring took \d+ s and left no time of the 0.001 minutes; the run takes one step",
         first.err,
     )
     last = list_checkpoints("ckpt")[-1]
     again = program("--resume", "ckpt")
     assert again.code == 0
     run = last.path.parent
-    assert f"\n{run} is finished: its 0.001 minutes are done\n" in again.err
-    assert f"\nits best checkpoint: {last.path}\n" in again.err
-    advice = re.search(rf"\nto continue: charrnn-train (--resume {run} --minutes [\d.]+)\n", again.err)
+    assert f"\n{run} is already finished: its 0.001 minutes are used up\n" in again.err
+    assert f"\nbest checkpoint: {last.path}\n" in again.err
+    advice = re.search(rf"\nto train further: charrnn-train (--resume {run} --minutes [\d.]+)\n", again.err)
     assert advice is not None, again.err
     # For a minute: the clock is at its end soon.
     monkeypatch.setattr(train_module, "_BEGAN", time.perf_counter() - 59.0)
@@ -275,16 +275,16 @@ def test_bytes_are_not_called_characters(program: Program) -> None:
     assert "character" not in done.err
 
 
-def test_a_run_with_tf32_that_is_resumed_on_a_cpu_is_said_to_compute_in_fp32(program: Program) -> None:
+def test_a_tf32_run_resumed_on_a_cpu_reports_that_it_computes_in_fp32(program: Program) -> None:
     assert program("my.txt", *TRAIN, *TINY_FLAGS).code == 0
-    # As a GPU leaves it when the run is killed before its first checkpoint.
+    # As a run on a GPU that was killed before its first checkpoint.
     for checkpoint in list_checkpoints("ckpt"):
         checkpoint.path.unlink()
     settings = Path("ckpt/lstm/config.toml")
     settings.write_text(settings.read_text().replace('precision = "fp32"', 'precision = "tf32"'))
     done = program("--resume", "ckpt")
     assert done.code == 0, done.err
-    assert "tf32 is for GPUs, and this is a CPU: computing in fp32\n" in done.err
+    assert "tf32 needs a GPU; using fp32 on this CPU\n" in done.err
     assert load_checkpoint(find_checkpoint("ckpt")).config.run.precision == "fp32"
 
 
@@ -313,7 +313,8 @@ def test_what_resuming_cannot_change_a_new_run_from_the_weights_can(program: Pro
     done = program("--resume", "ckpt/lstm", "--learning-rate", "0.001")
     assert (done.code, done.out) == (2, "")
     assert (
-        "to train its network on with another --learning-rate, start a new run with --init-from" in done.err
+        "to continue training its network with another --learning-rate, start a new run with --init-from"
+        in done.err
     )
     done = program("my.txt", "--init-from", "ckpt/lstm", "--learning-rate", "0.001", *TRAIN, *TINY_FLAGS)
     assert done.code == 0, done.err
@@ -332,9 +333,7 @@ def test_deterministic_runs_measure_nothing_and_give_the_same_model(program: Pro
 
 def test_what_was_measured_is_told_with_what_repeats_it(program: Program) -> None:
     done = program("my.txt", "--cell", "gru", "--steps", "6", "--layers", "1")
-    found = re.search(
-        r"to repeat this run exactly, give it the same seed and (.*), or its config.toml", done.err
-    )
+    found = re.search(r"to repeat this run exactly, use the same seed and (.*), or its config.toml", done.err)
     assert found, done.err
     again = program("my.txt", "--cell", "gru", "--steps", "6", "--layers", "1", *found[1].split())
     assert "measur" not in again.err
@@ -358,10 +357,10 @@ def test_a_network_learns_on_from_another_run(program: Program) -> None:
         assert path.read_bytes() == (Path("ckpt/lstm-2") / path.name).read_bytes()
     refused = program("more.txt", "--init-from", "ckpt/lstm", "--hidden-size", "9")
     assert refused.code == 2
-    assert "--hidden-size 9 does not fit --init-from" in refused.err
+    assert "--hidden-size 9 does not match --init-from" in refused.err
     refused = program("more.txt", "--init-from", "ckpt/lstm", "--tie-weights")
     assert refused.code == 2
-    assert "--tie-weights does not fit --init-from ckpt/lstm" in refused.err
+    assert "--tie-weights does not match --init-from ckpt/lstm" in refused.err
     assert "which was trained with --no-tie-weights; omit it" in refused.err
 
 
@@ -383,7 +382,7 @@ def test_characters_that_a_network_to_start_from_lacks_are_added_and_told(
     Path("more.txt").write_text(TEXT.lower().replace("o", "ö") + "!", encoding="utf-8")
     done = program("more.txt", "--init-from", "ckpt", *minutes, *TRAIN, *TINY_FLAGS[4:])
     assert done.code == 0, done.err
-    assert "more.txt has 2 characters that the network does not know, now added: '!', 'ö'\n" in done.err
+    assert "more.txt has 2 new characters, added to the vocabulary: '!', 'ö'\n" in done.err
     first, second = (load_checkpoint(find_checkpoint(f"ckpt/{run}")) for run in ("lstm", "lstm-2"))
     assert second.vocabulary.symbols == tuple(sorted({*first.vocabulary.symbols, "!", "ö"}))
     assert second.config.network.embedding_size == first.config.network.embedding_size
@@ -435,7 +434,7 @@ def test_an_empty_text_among_others_is_told(program: Program, monkeypatch: pytes
     Path("empty.txt").touch()
     done = program("my.txt", "empty.txt", *TRAIN, *TINY_FLAGS)
     assert done.code == 0
-    assert "warning: empty.txt is empty, so it adds nothing" in done.err
+    assert "warning: empty.txt is empty and is skipped" in done.err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     done = program("my.txt", "-", *TRAIN, *TINY_FLAGS)
     assert (done.code, done.out) == (1, "")
@@ -450,7 +449,7 @@ def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
     begin = ("my.txt", "more", "--glob", "**/*.txt*", "--separator", "|", *TRAIN, *TINY_FLAGS)
     done = program(*begin)
     assert done.code == 0, done.err
-    assert 'texts: 3, read as one with "|" between them, the last 10 % of each held out' in done.err
+    assert 'texts: 3, joined with "|" between them, the last 10 % of each held out' in done.err
     assert "text: my.txt, b.txt, a.txt.gz, " in done.err
     assert re.search(r"split: [\d,]+ characters for training, [\d,]+ at the ends of the texts for", done.err)
     file = RunFile.read(Path("ckpt/lstm/config.toml"))
@@ -552,8 +551,8 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
         (("my.txt", "--init-from", "missing"), 1, "missing does not exist"),
         (("my.txt", "--init-from", "my.txt"), 1, "my.txt is not a charrnn checkpoint"),
         (("--resume", "missing"), 1, "missing does not exist"),
-        (("--resume", "."), 1, "has no runs"),
-        (("my.txt", "--out", "my.txt/run"), 1, "cannot make the folder"),
+        (("--resume", "."), 1, "contains no run"),
+        (("my.txt", "--out", "my.txt/run"), 1, "cannot create the folder"),
         (("my.txt", "--out", "."), 2, "--out . is not empty"),
     ],
 )
@@ -628,7 +627,7 @@ def test_a_text_from_standard_input_is_not_named_in_the_advice_after_divergence(
     )
     done = program("-", *words, *TINY_FLAGS)
     assert done.code == 1
-    assert "try a lower rate (--learning-rate 0.005), --clip 1, or --warmup-steps" in done.err
+    assert "try a lower learning rate (--learning-rate 0.005), --clip 1, or --warmup-steps" in done.err
     assert "--config" not in done.err
 
 
@@ -645,7 +644,7 @@ def test_a_full_disk_is_told_with_the_way_to_go_on(program: Program, monkeypatch
         done = program("my.txt", *TRAIN, *TINY_FLAGS, "--out", "my run")
     assert (done.code, done.out) == (1, "")
     *_, hint, error = done.err.splitlines()
-    assert "when there is space again" in hint
+    assert "after freeing disk space" in hint
     assert error.endswith("step6.safetensors: No space left on device")
     assert program(*shlex.split(hint.partition("charrnn-train ")[2])).code == 0
 
@@ -746,7 +745,7 @@ def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: 
         "characters/s",
         "validation",
         "rate 0.005",
-        "step 6 it writes:",
+        "sample at step 6:",
     ):
         assert expected in words, expected
     assert "next: charrnn-export ckpt/lstm" in words

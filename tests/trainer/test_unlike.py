@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.data.unlike import SAMPLE, part_bits, what_is_unlike
+from charrnn_trainer.data.unlike import SAMPLE, part_bits, warning_if_unlike
 from charrnn_trainer.training.api import train
 from charrnn_trainer.training.events import Event, Notice
 from tiny_runs import TINY
@@ -61,7 +61,7 @@ def shuffled(lines: list[str]) -> list[str]:
 
 def said_of(text: str, fraction: float = 0.1) -> str | None:
     corpus = Corpus.from_text(text)
-    return what_is_unlike(corpus.ids, int((1 - fraction) * len(corpus)), corpus.vocabulary)
+    return warning_if_unlike(corpus.ids, int((1 - fraction) * len(corpus)), corpus.vocabulary)
 
 
 UNLIKE = {

@@ -70,10 +70,10 @@ def test_one_that_lacks_nothing_stays_as_it_is_whatever_its_order() -> None:
 def test_what_is_added_is_told_in_one_line() -> None:
     assert words_on_growth("more.txt", KNOWN, KNOWN) is None
     one = words_on_growth("more.txt", Vocabulary("ab"), Vocabulary("a\nb"))
-    assert one == "more.txt has 1 character that the network does not know, now added: '\\n'"
+    assert one == "more.txt has 1 new character, added to the vocabulary: '\\n'"
     many = words_on_growth("more.txt", KNOWN, grow_vocabulary(KNOWN, map(chr, range(0x4E00, 0x4E00 + 3_000))))
     assert many is not None
-    assert many.startswith("more.txt has 3,000 characters that the network does not know, now added: '一', ")
+    assert many.startswith("more.txt has 3,000 new characters, added to the vocabulary: '一', ")
     assert many.endswith(" and 2,980 more")
 
 
@@ -129,7 +129,9 @@ def test_the_checkpoint_itself_is_left_alone(trained: dict[str, Checkpoint]) -> 
 def test_a_text_whose_vocabulary_lacks_what_the_network_knows_is_refused(
     trained: dict[str, Checkpoint], vocabulary: Vocabulary
 ) -> None:
-    with pytest.raises(CheckpointError, match="characters that the text's vocabulary lacks; encode the text"):
+    with pytest.raises(
+        CheckpointError, match=r"vocabulary of the text lacks characters of .*; encode the text"
+    ):
         grow_weights(trained["one-hot"], vocabulary, seed=0)
 
 

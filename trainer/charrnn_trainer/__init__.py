@@ -1,4 +1,4 @@
-"""charrnn-trainer: trains character-level RNNs with PyTorch, and exports each as one ONNX file.
+"""charrnn-trainer: trains character-level RNNs with PyTorch and exports each as one ONNX file.
 
     import tempfile
     from pathlib import Path
@@ -9,7 +9,7 @@
     folder = tempfile.mkdtemp()  # the run's folder must be new or empty
     result = train(TrainConfig(), corpus, on_event=print, out=folder)
 
-Names are imported when they are first used, so that what needs no PyTorch does not wait for it.
+Public names are imported on first use, so that code that does not need PyTorch does not wait for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings by name, for `charrnn-train --recipe NAME`."""
+"""Named settings for `charrnn-train --recipe NAME`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
         "save_every": 4_000,
     },
 }
-"""Settings that differ from the defaults, by the recipe's name."""
+"""The settings of each recipe that differ from the defaults."""
 
 
 def recipe(name: str) -> TrainConfig:
     """The settings of a recipe.
 
     Raises:
-        SettingError: there is none of that name.
+        SettingError: there is no recipe of that name.
     """
     if name not in RECIPES:
         raise SettingError(f"recipe must be one of {', '.join(RECIPES)}, not {name!r}", "recipe")

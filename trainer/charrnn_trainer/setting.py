@@ -1,11 +1,11 @@
-"""What is known about a setting of a training run, and the checks that follow from it.
+"""The description of a setting of a training run, and the checks derived from it.
 
 A setting is a field of one of the dataclasses in `charrnn_trainer.config`:
 
-    layers: int = whole(2, 1, 32, "layers", NETWORK, "Number of stacked recurrent layers.")
+    layers: int = whole(2, 1, 32, "layers", NETWORK, "Number of recurrent layers.")
 
-Everything else is made from that one place: the check of its value, the command's option with its help and
-its completion, the key in a ``config.toml``, and the entry in docs/settings.md.
+Everything else is derived from this declaration: the check of its value, the command's option with its help
+and completion, the key in ``config.toml``, and the entry in docs/settings.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from charrnn_runtime.errors import SettingError
 
 
 class Group(StrEnum):
-    """Where a setting is listed, in the order of ``charrnn-train --help`` and of docs/settings.md."""
+    """The groups of settings, in the order of ``charrnn-train --help`` and of docs/settings.md."""
 
     TEXT = "Text"
     TRAINING = "Training"
@@ -35,29 +35,27 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known about a setting.
+    """The description of a setting.
 
     Attributes:
         kind: its type: bool, int, float or str.
         default: its default value.
-        group: where it is listed, a `Group`.
+        group: the group that lists it.
         help: what it does, in a sentence or two, for ``--help``.
-        details: what docs/settings.md adds, such as the source.
-        choices: the values that are allowed, for text; none for any text of at most ``high`` characters.
-        elsewhere: values that are not allowed here but that users know, and what each is for, as the error
-            says it.
-        low: the lowest value that is allowed, for numbers.
-        high: the highest.
-        above_low: whether ``low`` itself is not allowed.
-        below_high: whether ``high`` itself is not allowed.
-        unit: what a number counts or measures.
-        unset: what a default of None stands for, in words; None is then allowed, and leaves the choice to the
-            program.
-        short: shorter names that the command accepts for the option, such as ``--lr``.
+        details: additions for docs/settings.md, such as the source.
+        choices: the allowed values of a text; if empty, any text of at most ``high`` characters.
+        elsewhere: values that other commands accept, with the hint that the error gives for each.
+        low: the lowest allowed number.
+        high: the highest allowed number, or text length.
+        above_low: whether ``low`` itself is excluded.
+        below_high: whether ``high`` itself is excluded.
+        unit: the unit of a number.
+        unset: the meaning of the default None, in words; None leaves the choice to the program.
+        short: shorter names of the command's option, such as ``--lr``.
         on_resume: whether it may be changed when a run is resumed.
-        planned: whether a plan for a time budget chooses it where it is not given.
-        from_weights: whether a network that starts from a checkpoint takes it from there.
-        name: the field's name, which `settings_of` fills in.
+        planned: whether the plan for a time budget chooses it if it is not given.
+        from_weights: whether a run that starts from a checkpoint takes it from there.
+        name: the field's name, set by `settings_of`.
     """
 
     kind: type
@@ -86,7 +84,7 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """Which values are allowed, in words that follow "must be"."""
+        """The allowed values, in words that follow "must be"."""
         if self.kind is bool:
             return "true or false"
         if self.kind is str:
@@ -110,10 +108,10 @@ class Setting:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
     def checked(self, value: Any) -> Any:
-        """The value, if it is allowed; a number as a float where the setting is one, so that 5 is 5.0.
+        """Return the value if it is allowed; an int given for a float setting becomes a float.
 
         Raises:
-            SettingError: it is not; the message names the setting, the value and what is allowed.
+            SettingError: it is not allowed; the message names the setting, the value and the allowed values.
         """
         if value is None and self.default is None:
             return None
@@ -136,14 +134,14 @@ class Setting:
 
 
 def option_of(name: str, value: object = None) -> str:
-    """The option of a setting, as the command line gives it: ``--layers``, ``--layers 2``, ``--no-lines``."""
+    """A setting as a command-line option: ``--layers``, ``--layers 2``, ``--no-lines``."""
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{option}" if value else f"--no-{option}"
     return f"--{option}" if value is None else f"--{option} {value}"
 
 
-# --- what fields are declared with: each gives a dataclass field, and ``more`` goes to `Setting` -----------
+# --- declarations: each returns a dataclass field, and passes ``more`` on to `Setting` ---------------------
 
 
 def whole(default: int | None, low: int, high: int, unit: str, group: Group, what: str, **more: Any) -> Any:
@@ -159,7 +157,7 @@ def number(default: float, low: float, high: float, unit: str, group: Group, wha
 
 
 def choice(default: str, choices: tuple[str, ...], group: Group, what: str, **more: Any) -> Any:
-    """A field for one of some words."""
+    """A field for one of several words."""
     return _field(Setting(kind=str, default=default, choices=choices, group=group, help=what, **more))
 
 
@@ -177,14 +175,14 @@ def _field(setting: Setting) -> Any:
     return dataclasses.field(default=setting.default, metadata={"setting": setting})
 
 
-# --- what is made of them ----------------------------------------------------------------------------------
+# --- dataclasses of settings -------------------------------------------------------------------------------
 
 
 _FOUND: dict[type, tuple[Setting, ...]] = {}
 
 
 def settings_of(section: type[Any]) -> tuple[Setting, ...]:
-    """The settings that the fields of a dataclass declare, in their order."""
+    """The settings declared by the fields of a dataclass, in order."""
     if section not in _FOUND:
         _FOUND[section] = tuple(
             dataclasses.replace(item.metadata["setting"], name=item.name)
@@ -194,10 +192,10 @@ def settings_of(section: type[Any]) -> tuple[Setting, ...]:
 
 
 class Section:
-    """The base of dataclasses of settings: checks each field by what it declares, and documents it.
+    """The base of dataclasses of settings: validates and documents each field from its declaration.
 
     Raises:
-        SettingError: on construction, where a value is not allowed.
+        SettingError: on construction, if a value is not allowed.
     """
 
     def __init_subclass__(cls) -> None:
@@ -211,7 +209,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for setting in settings_of(type(self)):
-            # Numbers are kept as floats where the setting is one.
+            # checked() may convert an int to a float.
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name)))
 
 
@@ -227,7 +225,7 @@ def check_names(
         short: which of them other names may stand for, such as lr.
 
     Raises:
-        SettingError: one is not; the message names the one that it may stand for, and all that are known.
+        SettingError: one is unknown; the message suggests a name, and lists all of them.
     """
     for name in given:
         if name not in allowed:

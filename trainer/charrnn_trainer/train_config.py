@@ -1,4 +1,4 @@
-"""All settings of a training run together, by section and by name; the table of them is `config`."""
+"""All settings of a training run, by section and by name; `config` has the table of settings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.run.deterministic and self.optimization.minutes:
             raise SettingError(
-                "deterministic=True cannot be given with minutes, whose steps depend on the clock; give "
-                "steps instead of minutes",
+                "deterministic=True cannot be given with minutes, since the steps would depend on the clock; "
+                "give steps instead of minutes",
                 "deterministic",
                 "minutes",
                 "steps",
@@ -33,14 +33,14 @@ class TrainConfig:
         if self.run.patience and not self.data.validates:
             name = "val_fraction" if self.data.val_lines is None else "val_lines"
             raise SettingError(
-                f"patience={self.run.patience} waits for validations, and {name}=0 keeps no text for "
-                "them; omit one of the two",
+                f"patience={self.run.patience} needs validations, but {name}=0 holds out no text; omit one "
+                "of the two",
                 "patience",
                 name,
             )
 
     def flat(self) -> dict[str, Any]:
-        """All settings by name, without their section."""
+        """All settings by name, without their sections."""
         return {
             name: value
             for section in dataclasses.fields(self)
@@ -48,7 +48,7 @@ class TrainConfig:
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values by section and name, without those that are None."""
+        """Plain values by section and name, without None values."""
         return {
             section.name: {
                 key: value
@@ -60,10 +60,10 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The settings in ``values``, and the defaults of those that it does not name.
+        """Build the settings from ``values`` by section and name; the others keep their defaults.
 
         Raises:
-            SettingError: an unknown section or key, or a value that is not allowed.
+            SettingError: a section or key is unknown, or a value is not allowed.
         """
         check_names("section", values, tuple(SECTIONS))
         sections: dict[str, Any] = {}
@@ -80,7 +80,7 @@ class TrainConfig:
         return cls(**sections)
 
     def replace(self, **settings: Any) -> TrainConfig:
-        """The same with some settings changed, named without their section: ``replace(layers=1)``.
+        """A copy with some settings changed, named without their section: ``replace(layers=1)``.
 
         Raises:
             SettingError: an unknown setting, or a value that is not allowed.
@@ -105,7 +105,7 @@ SECTIONS: Final = {
 SETTINGS: Final[Mapping[str, Setting]] = {
     setting.name: setting for section in SECTIONS.values() for setting in settings_of(section)
 }
-"""Every setting by its name, which no two of them share."""
+"""Every setting by name; names are unique across sections."""
 
 _SHORT: Final = {
     option.lstrip("-").replace("-", "_"): setting.name
@@ -115,20 +115,22 @@ _SHORT: Final = {
 """The setting that each short form of an option stands for."""
 
 CHANGEABLE: Final = tuple(name for name, setting in SETTINGS.items() if setting.on_resume)
-"""The settings that may be changed when a run is resumed; all others would make it another run."""
+"""The settings that may be changed when a run is resumed; changing any other would make it another run."""
 
 
 def check_changes(names: Iterable[str]) -> None:
     """Check that settings may be changed when a run is resumed.
 
     Raises:
-        SettingError: one may not.
+        SettingError: one may not be changed.
     """
     for name in names:
         if name not in CHANGEABLE:
             advice = ""
             if name in SETTINGS and not SETTINGS[name].from_weights:
-                advice = f"; to train its network on with another {name}, start a new run with init_from"
+                advice = (
+                    f"; to continue training its network with another {name}, start a new run with init_from"
+                )
             raise SettingError(
                 f"{name} cannot be changed when a run is resumed; only {', '.join(CHANGEABLE)} can{advice}",
                 name,

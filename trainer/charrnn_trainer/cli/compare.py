@@ -1,4 +1,4 @@
-"""charrnn-compare: runs side by side, in a report."""
+"""charrnn-compare: compares runs in a report."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _page(
 
 
 def _print(path: Path) -> None:
-    if sys.stdout is not None:  # it is None where it was closed
+    if sys.stdout is not None:  # None if it was closed
         terminal.write_path(path)
 
 

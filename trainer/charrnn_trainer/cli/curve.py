@@ -1,4 +1,4 @@
-"""Losses drawn as a curve of characters: braille dots where a terminal can show them, ASCII elsewhere."""
+"""Draws losses as a text curve: in braille dots if the terminal can show them, else in ASCII."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALIDATION_MARK: Final = "o"
 
 _MOST_POINTS: Final = 512
 _WARM_UP: Final = 0.1
-"""The losses of the first steps, this share of them, fall fast: they do not stretch the scale."""
+"""Losses fall fast in this first share of the steps, which the scale therefore ignores."""
 
 _BRAILLE: Final = 0x2800
 _BRAILLE_DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -25,18 +25,18 @@ _ASCII_DOTS: Final = "'-."
 _ASCII_SEVERAL: Final = ":"
 
 Points = list[tuple[float, float]]
-"""Steps and losses, by step."""
+"""(step, loss) pairs, ordered by step."""
 
 
 class Series:
-    """Losses by step, at most 512 of them: where there are more, neighbours become one point, their mean."""
+    """Losses by step, reduced to at most 512 points by averaging neighbours."""
 
     def __init__(self) -> None:
-        self._stride = 1  # this many steps become a point
+        self._stride = 1  # steps per point
         self._points: list[_Mean] = []
 
     def add(self, step: int, loss: float) -> None:
-        """Add the loss at a step, which is later than all before it; non-finite ones are skipped."""
+        """Add the loss at a step later than all earlier ones; non-finite losses are skipped."""
         if not math.isfinite(loss):
             return
         _put(self._points, _Mean(step // self._stride, step, loss, 1))
@@ -48,7 +48,7 @@ class Series:
             self._points = merged
 
     def points(self) -> Points:
-        """The points, as means of steps and losses."""
+        """The points: mean step and mean loss."""
         return _points(self._points)
 
 
@@ -64,7 +64,7 @@ def _points(means: list[_Mean]) -> Points:
 
 
 def _put(points: list[_Mean], new: _Mean) -> None:
-    """Add a point at the end, or to the last one where they share a place."""
+    """Append a point, or merge it into the last one if they share a place."""
     if points and points[-1].place == new.place:
         last = points[-1]
         points[-1] = _Mean(
@@ -82,11 +82,11 @@ def draw_curve(training: Points, validation: Points, columns: int, rows: int, *,
         validation: any number of points.
         columns: the width, at least 16.
         rows: the height.
-        braille: draw with braille patterns, 2 x 4 dots a character; else with ASCII, 1 x 3.
+        braille: draw with braille patterns, 2 x 4 dots per character; else with ASCII, 1 x 3.
 
     Returns:
-        the rows, top first, of ``columns`` characters at most, with the highest and the lowest loss of the
-        scale before the first and the last.
+        The rows from the top, at most ``columns`` characters each. The first and the last start with the
+        highest and the lowest loss of the scale.
     """
     training = _means(training, columns)
     scale = _Scale.over(training, validation)
@@ -120,7 +120,7 @@ def draw_curve(training: Points, validation: Points, columns: int, rows: int, *,
 
 
 def _means(points: Points, most: int) -> Points:
-    """The means of points over at most ``most`` stretches of steps, since single losses scatter."""
+    """Average points over at most ``most`` ranges of steps, since single losses are noisy."""
     first, last = points[0][0], points[-1][0]
     means: list[_Mean] = []
     for step, loss in points:
@@ -130,7 +130,7 @@ def _means(points: Points, most: int) -> Points:
 
 
 class _Scale(NamedTuple):
-    """Which steps and losses the drawing spans."""
+    """The range of steps and losses shown."""
 
     first: float
     last: float
@@ -143,11 +143,11 @@ class _Scale(NamedTuple):
         first, last = min(step for step, _ in points), max(step for step, _ in points)
         late = [loss for step, loss in points if step >= first + _WARM_UP * (last - first)]
         top, bottom = max(late), min(late)
-        room = max(0.02 * (top - bottom), 1e-3)  # the labels differ, and nothing is divided by 0
+        room = max(0.02 * (top - bottom), 1e-3)  # labels differ, and no division by 0
         return cls(first, last, top + room, max(0.0, bottom - room))
 
     def place(self, point: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:
-        """Where a point lies on a canvas of so many dots; above it, y is negative."""
+        """The position of a point on a canvas of ``size`` dots; y is negative above the canvas."""
         step, loss = point
         x = (step - self.first) / max(self.last - self.first, 1.0) * (size[0] - 1)
         y = (self.top - loss) / (self.top - self.bottom) * (size[1] - 1)
@@ -155,7 +155,7 @@ class _Scale(NamedTuple):
 
 
 def _line(places: list[tuple[float, float]], size: tuple[int, int]) -> set[tuple[int, int]]:
-    """The dots of a line through some places: one in each column, the mean there, and what joins them."""
+    """The dots of a line through some places: the mean in each column, and the dots that join them."""
     heights: dict[int, list[float]] = {}
     for x, y in places:
         heights.setdefault(round(x), []).append(y)
@@ -179,7 +179,7 @@ def _between(before: int, now: int) -> range:
 def _cells(
     dots: set[tuple[int, int]], across: int, down: int
 ) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """The characters that some dots are in, by column and row, and where in each they are."""
+    """Group dots by character: yields column, row and the dots' positions within the character."""
     cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for x, y in dots:
         cells.setdefault((x // across, y // down), []).append((x % across, y % down))
@@ -188,7 +188,7 @@ def _cells(
 
 
 def _character(dots: list[tuple[int, int]], *, braille: bool) -> str:
-    """The character that shows some dots, given by column and row."""
+    """The character that shows the given dots, each a (column, row) within it."""
     if braille:
         return chr(_BRAILLE + sum(_BRAILLE_DOTS[x][y] for x, y in dots))
     return _ASCII_DOTS[dots[0][1]] if len(dots) == 1 else _ASCII_SEVERAL

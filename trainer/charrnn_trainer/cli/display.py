@@ -1,4 +1,4 @@
-"""What charrnn-train shows while it trains: a live display on a terminal, plain lines elsewhere."""
+"""The output of charrnn-train during training: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _EARLY = 0.7
 
 
 class Display:
-    """Shows the events of a training. Use it in a ``with`` statement, and as the training's listener."""
+    """Shows the events of a run. Use it in a ``with`` statement, and pass it as the run's listener."""
 
     def __init__(self, *, several_texts: bool = False) -> None:
-        """A display of a training on one text, or on several (where `show_text` is not to find out)."""
+        """Set ``several_texts`` for a run on several texts; `show_text` sets it itself."""
         console = Console(stderr=True)
         self._several_texts = several_texts
         self._live: LiveDisplay | None = None
@@ -64,7 +64,7 @@ class Display:
         self._course = False
         self._samples = False
         self._validation_tokens = 0
-        self._measured: list[float] = []  # the first steps' seconds, until it is told how long the run takes
+        self._measured: list[float] = []  # seconds of the first steps, until the estimate is shown
 
     def __enter__(self) -> Display:
         return self
@@ -73,7 +73,7 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """End the live display, and leave its last state on the screen."""
+        """Stop the live display, leaving its last state on the screen."""
         if self._live is not None:
             self._live.close()
             self._live = None
@@ -104,7 +104,7 @@ class Display:
     # --- before and after ----------------------------------------------------------------------------------
 
     def show_text(self, text: ScannedText) -> None:
-        """Show what was read: its length, its symbols, its first lines."""
+        """Show the text's length, symbols and first lines."""
         self._several_texts = len(text.files) > 1
         columns = _ANY_WIDTH if self._console is None else terminal_size()[0] - 1
         unit = "bytes" if text.vocabulary.level == "byte" else "characters"
@@ -112,8 +112,8 @@ class Display:
         if text.had_bom:
             terminal.say("  (skipped a byte-order mark at the start)")
         if text.had_crlf:
-            terminal.say("  (Windows line ends are read as newlines)")
-        # A carriage return, say, ends no line of --lines either.
+            terminal.say("  (Windows line endings are read as newlines)")
+        # As with --lines, a lone carriage return does not end a line.
         lines = text.beginning.replace("\r\n", "\n").removesuffix("\n").split("\n")[:_LINES_SHOWN]
         for line in lines:
             shown = printable(line[:_LINE_SHOWN])
@@ -122,7 +122,7 @@ class Display:
             terminal.say(f"ids: {_mapping(text.vocabulary.symbols, columns - len('ids: '))}")
 
     def show_result(self, result: TrainResult) -> None:
-        """Show the result of a run that has ended."""
+        """Show the result of a finished run."""
         level = result.config.data.level
         if result.best is not None:
             best = result.best
@@ -130,7 +130,8 @@ class Display:
             terminal.say(f"best: validation loss {with_bits(loss, level)} at step {best.step:,}")
             if best.step < _EARLY * result.step:
                 terminal.say(
-                    f"  of {result.step:,}: after that it overfitted; the best checkpoint is what is exported"
+                    f"  the {result.step - best.step:,} steps after it overfitted; charrnn-export uses the "
+                    "best checkpoint"
                 )
         elif result.train_loss is not None:
             terminal.say(f"last: training loss {with_bits(result.train_loss, level)}")
@@ -138,20 +139,20 @@ class Display:
         terminal.say(f"next: charrnn-export {shell_word(str(result.run))} my.onnx")
 
     def show_finished(self, result: TrainResult) -> None:
-        """Say of a run that was finished before where its best checkpoint is, and how to train on."""
+        """For a run that was already finished, print its best checkpoint and how to train it further."""
         if not self._finished or result.run is None:
             return
         from charrnn_trainer.runs.checkpoint import read_header
         from charrnn_trainer.runs.finding import find_checkpoint
 
-        terminal.say(f"its best checkpoint: {find_checkpoint(result.run)}")
+        terminal.say(f"best checkpoint: {find_checkpoint(result.run)}")
         optimization = result.config.optimization
         by_steps = result.step >= optimization.steps
         more = f" --steps {min(2 * result.step, MOST_STEPS)}" if by_steps else ""
         if optimization.minutes:
             spent = read_header(find_checkpoint(result.run, "last")).seconds or 0.0
             more += f" --minutes {_more_minutes(optimization.minutes, spent / 60.0):g}"
-        terminal.say(f"to continue: charrnn-train --resume {shell_word(str(result.run))}{more}")
+        terminal.say(f"to train further: charrnn-train --resume {shell_word(str(result.run))}{more}")
 
     # --- events --------------------------------------------------------------------------------------------
 
@@ -165,11 +166,11 @@ class Display:
         self._steps = config.optimization.steps
         self._level = config.data.level
         self._unit = "bytes" if self._level == "byte" else "characters"
-        reads = f"an embedding of {network.embedding_size}" if network.embedding_size else "one-hot"
+        inputs = f"embedding size {network.embedding_size}" if network.embedding_size else "one-hot input"
         if network.tie_weights:
-            reads += " tied to the output"
+            inputs += " (tied to the output)"
         terminal.say(
-            f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, input {reads}, "
+            f"network: {network.cell.upper()}, {network.layers} x {network.hidden_size}, {inputs}, "
             f"{event.parameters:,} parameters, on {event.device} in {config.run.precision}"
         )
         terminal.say(f"split: {_split(event, self._unit, several_texts=self._several_texts)}")
@@ -180,10 +181,8 @@ class Display:
         self._width = len(self._of) - 1 if limited else 5
         if event.done >= 1.0:
             by_steps = event.step >= self._steps
-            done = counted(event.step, "step") if by_steps else counted(minutes, "minute")
-            one = (event.step if by_steps else minutes) == 1
-            whose = "all" if by_steps and not one else "its"
-            terminal.say(f"{event.run} is finished: {whose} {done} {'is' if one else 'are'} done")
+            trained = counted(event.step, "step") if by_steps else counted(minutes, "minute")
+            terminal.say(f"{event.run} is already finished: it has trained for {trained}")
             self._finished = True
             return
         where = f" from step {event.step:,}" if event.step else ""
@@ -193,10 +192,10 @@ class Display:
         )
         size = f"{config.data.batch_size} x {config.data.seq_length} {self._unit}"
         if config.data.lines:
-            size = f"lines, up to {config.data.batch_size * config.data.seq_length:,} {self._unit}"
+            size = f"whole lines, up to {config.data.batch_size * config.data.seq_length:,} {self._unit}"
         terminal.say(
-            f"training{where}: {length}, {'whichever is less, ' if minutes and limited else ''}in batches of "
-            f"{size}, into {event.run}"
+            f"training{where}: {length}, {'whichever comes first, ' if minutes and limited else ''}"
+            f"in batches of {size}; saving to {event.run}"
         )
         if self._console is not None:
             self._live = LiveDisplay(self._console, event)
@@ -207,19 +206,18 @@ class Display:
         if self._of and not self._timed and len(self._measured) < _MEASURED_STEPS:
             self._measured.append(event.seconds)
             if len(self._measured) == _MEASURED_STEPS:
-                self._say_how_long(event)
+                self._say_estimate(event)
 
-    def _say_how_long(self, event: Stepped) -> None:
-        """Say how long the run will take, where that is known by its steps and worth a word."""
+    def _say_estimate(self, event: Stepped) -> None:
+        """Print how long the remaining steps will take, if that is a minute or more."""
         left = self._steps - event.step
         minutes = left * statistics.median(self._measured) / 60.0
         if minutes < 1.0:
             return
         about = f"{minutes:,.0f} minutes" if round(minutes) > 1 else "a minute"
-        steps = f"the {left:,} steps that are left take" if left > 1 else "the step that is left takes"
-        line = f"{steps} about {about} here"
+        line = f"remaining: {counted(left, 'step')}, about {about} on this machine"
         if self._course and minutes > _MINUTES:
-            line += f"; --minutes {_MINUTES:g} makes a better model in less"
+            line += f"; --minutes {_MINUTES:g} trains a better model in less time"
         terminal.say(line)
 
     def _show_logged(self, event: Logged) -> None:
@@ -234,21 +232,21 @@ class Display:
     def _show_validated(self, event: Validated) -> None:
         line = f"step {event.step}: validation loss {with_bits(event.validation_loss, self._level)}"
         line += f" on {event.characters:,} {self._unit}" if self._samples else ""
-        line += ", the best so far" if event.best else ""
+        line += ", best so far" if event.best else ""
         terminal.say(line)
         if self._live is not None:
             self._live.validated(event)
 
     def _show_whole(self, event: ValidatedWhole) -> None:
         loss = with_bits(event.validation_loss, self._level)
-        line = f"step {event.step}: validation loss {loss} on {event.characters:,} {self._unit}, "
+        line = f"step {event.step}: validation loss {loss} on {event.characters:,} {self._unit} "
         whole = event.characters >= self._validation_tokens - ROWS
-        terminal.say(line + ("all of the held-out text" if whole else "as many as there was time for"))
+        terminal.say(line + ("(all of the held-out text)" if whole else "(as many as time allowed)"))
 
 
 @contextlib.contextmanager
 def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
-    """A bar for a download, which appears with its first bytes; None where no terminal shows it."""
+    """A progress bar for a download, shown from the first bytes on; None without a terminal."""
     console = Console(stderr=True)
     if terminal.is_quiet() or not has_terminal(console):
         yield None
@@ -267,35 +265,35 @@ def download_progress() -> Iterator[Callable[[int, int | None], None] | None]:
 
 
 def _more_minutes(budget: float, spent: float) -> float:
-    """A time budget that gives a run whose time is over as much time again, and at least a minute."""
+    """A time budget that doubles that of a run whose time is used up, adding at least a minute."""
     return max(2.0 * budget, math.ceil(10.0 * (spent + max(budget, 1.0) - 0.1 * budget)) / 10.0)
 
 
 def is_course(config: TrainConfig) -> bool:
-    """Whether settings are those of the course exercise, but for the cell and the number of steps."""
+    """Whether the settings are those of the course exercise, except for the cell and the number of steps."""
     given, course = config.flat(), TrainConfig().flat()
     names = ("layers", "hidden_size", "dropout", "weight_drop", "batch_size", "seq_length", "learning_rate")
     return given["schedule"] == "constant" and all(given[name] == course[name] for name in names)
 
 
 def _split(event: Started, unit: str, *, several_texts: bool) -> str:
-    """Which part of the text is for what."""
+    """The split into training and validation text, in words."""
     train, validation = f"{event.train_tokens:,} {unit} for training", f"{event.validation_tokens:,}"
     data = event.config.data
     if not event.validation_tokens:
         return f"all {train}"
     if data.lines:
-        return f"{train}, {validation} in lines that were held back for validation"
+        return f"{train}, {validation} in held-out lines for validation"
     blocks = split_text(event.train_tokens + event.validation_tokens, data).blocks
     if data.split == "spread" and blocks > 1:
-        return f"{train}, {validation} in {blocks} blocks all over the text for validation"
+        return f"{train}, {validation} in {blocks} blocks spread over the text for validation"
     if several_texts and data.split == "end":
         return f"{train}, {validation} at the ends of the texts for validation"
     return f"the first {train}, the last {validation} for validation"
 
 
 def _mapping(symbols: tuple[str, ...], columns: int) -> str:
-    """Which symbol has which id, shortened."""
+    """The symbols with their ids, abbreviated."""
     pairs = [f"{symbol!r} {index}" for index, symbol in enumerate(symbols)]
     shown = pairs if len(pairs) <= _SYMBOLS_SHOWN else [*pairs[: _SYMBOLS_SHOWN - 3], "...", *pairs[-2:]]
     while len(shown) > _FEWEST_SHOWN and len(", ".join(shown)) > columns:

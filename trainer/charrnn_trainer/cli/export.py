@@ -40,7 +40,7 @@ def export(
         Path,
         typer.Argument(
             metavar="CKPT",
-            help="A checkpoint file, a run's folder, or a folder of runs, of which the newest is taken.",
+            help="A checkpoint file, a run's folder, or a folder of runs (the newest run is used).",
         ),
     ],
     destination: Annotated[
@@ -61,7 +61,7 @@ def export(
             **one_of(spec.PRECISIONS),
         ),
     ] = "fp32",
-    list_them: Annotated[bool, typer.Option("--list", help="List the run's checkpoints instead.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="List the run's checkpoints and exit.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a file that is not a charrnn model.")
     ] = False,
@@ -71,12 +71,13 @@ def export(
 ) -> None:
     """Export a checkpoint as one ONNX file, which charrnn-gen runs without PyTorch.
 
-    The graph is compared with torch before it is written. A charrnn model at the destination is replaced.
+    The model is verified against PyTorch before it is written. A charrnn model at the destination is
+    replaced.
     """
     if checkpoint not in ("best", "last") and not re.fullmatch("[0-9]{1,18}", checkpoint):
         raise SettingError(f"--checkpoint must be best, last or a step number, not {checkpoint!r}")
-    if not list_them and destination is None:
-        raise SettingError("give the file to write, such as my.onnx; or --list to list the run's checkpoints")
+    if not list_only and destination is None:
+        raise SettingError("give the file to write, such as my.onnx, or --list to list the run's checkpoints")
 
     if destination is not None and outputs.is_stdout(destination) and terminal.stdout().isatty():
         raise SettingError(
@@ -86,7 +87,7 @@ def export(
     from charrnn_trainer.runs.checkpoint import load_checkpoint
     from charrnn_trainer.runs.finding import find_checkpoint, list_checkpoints
 
-    if list_them:
+    if list_only:
         _show(list_checkpoints(source))
         return
     assert destination is not None
@@ -102,7 +103,7 @@ def export(
     with _file_for(destination) as file:
         report = export_checkpoint(loaded, file, precision=precision, force=force, report=terminal.say)
     if report.replaced:
-        terminal.say(f"replaced {destination}, which was {report.replaced}")
+        terminal.say(f"replaced {destination}, previously {report.replaced}")
     info = report.info
     share = "" if precision == "fp32" else f" ({info.file_bytes / report.fp32_bytes:.0%} of fp32)"
     written = "stdout" if outputs.is_stdout(destination) else destination

@@ -1,4 +1,4 @@
-"""The live display of a training: a bar, the figures of now, the curve so far, and a sample."""
+"""The live display of a run: progress bar, current figures, loss curve and a sample."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _FIRST_SAMPLE: Final = 10.0
 _NEXT_SAMPLE: Final = 60.0
-"""So many seconds after the start the first sample is taken; further ones come with every validation, and so
-many seconds after the last where that is rare."""
+"""Seconds from the start to the first sample. Each validation takes another; if validations are rare, so do
+this many seconds after the last sample."""
 
 _SAMPLE_LENGTH: Final = 240
 _SAMPLE_ROWS: Final = 4
@@ -39,15 +39,16 @@ _CURVE_ROWS: Final = 5
 _FEWEST_CURVE_ROWS: Final = 3
 _NARROWEST_CURVE: Final = 30
 _WIDEST: Final = 59
-"""So narrow, a terminal breaks no row, of which a part might stay behind, when it shrinks to 60 columns."""
+"""Rows this narrow do not wrap when the terminal shrinks to 60 columns; wrapped rows could leave
+fragments."""
 
 _SHORTEST_BAR: Final = 10
 _MEANS: Final = 0.95
-"""Figures are means over about the last 20 steps, so that they can be read."""
+"""Figures are moving averages over about the last 20 steps, so that they are steady enough to read."""
 
 
 class LiveDisplay:
-    """Shows a training at the bottom of a terminal, from its first step on until `close`."""
+    """Shows a run at the bottom of a terminal, from its first step until `close`."""
 
     def __init__(
         self, console: Console, started: Started, clock: Callable[[], float] = time.monotonic
@@ -66,7 +67,7 @@ class LiveDisplay:
         self._batch_characters = config.data.batch_size * config.data.seq_length
         self._unit = "bytes" if config.data.level == "byte" else "characters"
         self._loss: float | None = None
-        self._knows_every_loss = False  # on a GPU only reports have one
+        self._knows_every_loss = False  # on a GPU, only reports have losses
         self._seconds: float | None = None
         self._rate = config.optimization.learning_rate
         self._validation: float | None = None
@@ -82,10 +83,10 @@ class LiveDisplay:
         with self._open:
             self._region.stop()
 
-    # --- what happens --------------------------------------------------------------------------------------
+    # --- events --------------------------------------------------------------------------------------------
 
     def step(self, event: Stepped) -> None:
-        """Take a step's figures, and the first sample when it is time."""
+        """Record a step's figures, and take a sample when one is due."""
         self._step, self._done, self._rate = event.step, event.done, event.learning_rate
         if event.loss is not None:
             self._loss = _mean(self._loss, event.loss)
@@ -96,13 +97,13 @@ class LiveDisplay:
             self._take_sample()
 
     def log(self, event: Logged) -> None:
-        """Take the means since the last report."""
+        """Record the means since the last report."""
         if not self._knows_every_loss:
             self._training_curve.add(event.step, event.train_loss)
         self._loss, self._seconds = event.train_loss, event.seconds_per_batch
 
     def validated(self, event: Validated) -> None:
-        """Take a validation's loss, and a sample of the network that has it."""
+        """Record a validation loss, and take a sample of the network as validated."""
         self._validation = event.validation_loss
         self._validation_curve.add(event.step, event.validation_loss)
         self._take_sample()
@@ -111,7 +112,7 @@ class LiveDisplay:
         self._sample = (self._step, self._write(_SAMPLE_LENGTH))
         self._next_sample = self._clock() + _NEXT_SAMPLE
 
-    # --- what is shown -------------------------------------------------------------------------------------
+    # --- rendering -----------------------------------------------------------------------------------------
 
     def _render(self, columns: int, rows: int) -> list[Text]:
         columns = min(columns, _WIDEST)
@@ -128,7 +129,7 @@ class LiveDisplay:
         return [*lines, *sample][:rows]
 
     def _progress(self, columns: int) -> list[Text]:
-        """A bar between the step and the time; without it where there is no room."""
+        """The step, a progress bar and the time; without the bar if there is no room."""
         now = self._clock() - self._began
         left = "-:--:--"
         if self._done > self._done_before:
@@ -146,7 +147,7 @@ class LiveDisplay:
         ]
 
     def _losses(self) -> list[Text]:
-        """The losses of now, with the marks that they have in the curve."""
+        """The current losses, with their marks in the curve."""
         if self._loss is None:
             return []
         mark = "⠒" if self._braille else "-"
@@ -158,7 +159,7 @@ class LiveDisplay:
         return losses
 
     def _speeds(self) -> list[Text]:
-        """How fast it learns."""
+        """Speed and learning rate."""
         figures = []
         if self._seconds is not None:
             figures.append(Text(f"{self._seconds:.3f} s/batch"))
@@ -169,23 +170,23 @@ class LiveDisplay:
         if self._sample is None:
             return []
         step, written = self._sample
-        header = f"at step {step} it writes:"
+        header = f"sample at step {step}:"
         shown = [Text(row, "dim") for row in _folded(header, columns)]
         for line in written.strip("\n").split("\n"):
             encoding = self._console.encoding
-            # What the terminal's encoding lacks would be written as longer codes.
+            # Characters that the terminal's encoding lacks would be written as longer codes.
             line = printable(line, "·" if self._braille else "?").encode(encoding, "replace").decode(encoding)
             shown += [Text(f"  {row}", "dim") for row in _folded(line, columns - 2)]
         return shown[: _SAMPLE_ROWS + 1]
 
 
 def printable(line: str, instead: str = "·") -> str:
-    """A line without what would move the cursor or change colours."""
+    """A line without characters that move the cursor or change colours."""
     return "".join(character if character.isprintable() else instead for character in line.expandtabs(4))
 
 
 def cut(line: str, columns: int) -> str:
-    """As much of a line as has room in some columns, of which some characters take two."""
+    """Truncate a line to some columns, of which some characters take two."""
     if cell_len(line) <= columns:
         return line
     while cell_len(line) > columns:
@@ -194,7 +195,7 @@ def cut(line: str, columns: int) -> str:
 
 
 def _folded(line: str, columns: int) -> list[str]:
-    """A line in rows, broken between words where there are any."""
+    """Wrap a line, between words if possible."""
     rows = []
     while cell_len(line) > columns:
         row = cut(line, columns)
@@ -208,7 +209,7 @@ def _folded(line: str, columns: int) -> list[str]:
 
 
 def _flow(figures: list[Text], columns: int) -> list[Text]:
-    """Figures beside one another in rows, of which each figure is in one if it fits."""
+    """Lay out figures in rows, without breaking a figure that fits into a row."""
     lines: list[Text] = []
     for figure in figures:
         if lines and cell_len(lines[-1].plain) + 2 + cell_len(figure.plain) <= columns:
@@ -234,7 +235,7 @@ def _clock(seconds: float) -> str:
 
 
 def _shows_braille(console: Console) -> bool:
-    """Whether the terminal shows braille patterns; Linux's console lacks them in its fonts."""
+    """Whether the terminal can show braille patterns; the fonts of the Linux console lack them."""
     try:
         "⠿━─·".encode(console.encoding)
     except (UnicodeEncodeError, LookupError):

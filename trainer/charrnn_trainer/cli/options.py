@@ -1,4 +1,4 @@
-"""The options that the table of settings gives to a command: with their help, short forms and completion."""
+"""Builds a command's options from the table of settings, with help, short forms and completion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from charrnn_trainer.train_config import SETTINGS
 
 FILES: Final = "Runs and files"
 OTHER: Final = "Other options"
-"""The groups of options that are not settings."""
+"""Groups of options that are not settings."""
 
 
 class GroupedCommand(Command):
@@ -34,20 +34,20 @@ class GroupedCommand(Command):
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes ``**settings`` an option for each setting of the table.
+    """Add an option for each setting of the table to a command that takes ``**settings``.
 
-    It gets those that were given on the command line, by name.
+    The command receives the settings given on the command line, by name.
     """
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
 
     @functools.wraps(command)
-    def with_those_given(**values: Any) -> None:
-        left_out = [name for name in SETTINGS if values[name] is None]
+    def with_given_settings(**values: Any) -> None:
+        omitted = [name for name in SETTINGS if values[name] is None]
         for name, setting in SETTINGS.items():
             if values[name] is not None and setting.kind is str and not setting.choices:
                 values[name] = without_escapes(values[name])
-        command(**{name: value for name, value in values.items() if name not in left_out})
+        command(**{name: value for name, value in values.items() if name not in omitted})
 
     options = [
         inspect.Parameter(
@@ -55,14 +55,14 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         )
         for setting in SETTINGS.values()
     ]
-    with_those_given.__signature__ = signature.replace(  # type: ignore[attr-defined]
+    with_given_settings.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + options
     )
-    return with_those_given
+    return with_given_settings
 
 
 def _option(setting: Setting) -> Any:
-    """A setting's option; its default is None, which stands for what was not given."""
+    """A setting's option; the default None marks an option that was not given."""
     names = [setting.option, *setting.short]
     if setting.kind is bool:
         names = [f"{setting.option}/--no{setting.option[1:]}"]

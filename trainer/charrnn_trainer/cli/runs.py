@@ -1,4 +1,4 @@
-"""Starts and resumes runs, for charrnn-train."""
+"""Starts and resumes runs for charrnn-train."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def begin_run(
     began: float,
     plans: bool,
 ) -> TrainResult:
-    """Begin a run.
+    """Start a run.
 
     Args:
-        text: the path of the text, or "-", or the paths of several texts; None is the default one.
+        text: the path of the text, or "-", or the paths of several texts; None for the default text.
         config: the settings.
-        given: those that were given on the command line.
-        out: the run's folder; None makes one.
-        init_from: the checkpoint that the weights come from.
-        stop: asks the training to stop.
+        given: the settings from the command line.
+        out: the run's folder; None creates one.
+        init_from: the checkpoint to load the weights from.
+        stop: requests the training to stop.
         group: the processes that train together, if there are several.
-        began: what `time.perf_counter` gave when the command began.
-        plans: whether to choose what was not given for the best network in the time.
+        began: the value of `time.perf_counter` at the start of the command.
+        plans: whether to choose the settings that were not given for the best network within the time.
     """
     from charrnn_trainer.cli.display import Display
 
@@ -69,9 +69,9 @@ def begin_run(
         if config.data.lines:
             from charrnn_trainer.data.lines import newline_of
 
-            newline_of(scanned.vocabulary, scanned.name)  # before anything is measured
+            newline_of(scanned.vocabulary, scanned.name)  # fail before measuring anything
 
-        # Only now, so that a mistake in the command line or the text is told without waiting for PyTorch.
+        # Imported late, so that errors in the command line or the text do not wait for PyTorch.
         from charrnn_trainer.training.api import train_in
 
         plan: Plan | None = None
@@ -81,7 +81,7 @@ def begin_run(
                 config, given, scanned, processes=processes, fine_tunes=init_from is not None, began=began
             )
             config = plan.config
-        with _claim(out, config) as run, _word_on_write_errors(run.folder):
+        with _claim(out, config) as run, _advice_on_write_errors(run.folder):
             source = None if text is None else scanned.source
             with texts.reading(scanned.size, "preparing the text") as progress:
                 corpus = scanned.encode_to(run.tokens_path, source=source, on_progress=progress)
@@ -116,7 +116,7 @@ def resume_run(
     with (
         Display(several_texts=isinstance(file.text, tuple)) as display,
         stop,
-        _word_on_write_errors(folder),
+        _advice_on_write_errors(folder),
         _listeners(config, folder, display) as listener,
     ):
         result = resume_network(folder, listener, changes=changes, should_stop=stop, group=group, began=began)
@@ -125,10 +125,10 @@ def resume_run(
 
 
 def _check_machine(config: TrainConfig, out: Path | None) -> None:
-    """Find what cannot work here before a text is read, which may take long.
+    """Fail early, before reading a text, which may take long.
 
     Raises:
-        CharRNNError: a device or a package is missing, or the run's folder is not free or cannot be made.
+        CharRNNError: a device or a package is missing, or the run's folder is in use or cannot be made.
     """
     if config.run.device == "cuda" or config.run.precision == "tf32":
         from charrnn_trainer.training.precision import check_precision
@@ -143,7 +143,7 @@ def _check_machine(config: TrainConfig, out: Path | None) -> None:
 
 
 def _check_out(out: Path | None) -> None:
-    """Check that a run could begin in a folder; None is a new one in `RUNS_FOLDER`."""
+    """Check that a run can start in a folder; None is a new one in `RUNS_FOLDER`."""
     from charrnn_trainer.runs.finding import checkpoint_files, is_run
     from charrnn_trainer.runs.folder import check_can_make, check_free
 
@@ -155,7 +155,7 @@ def _check_out(out: Path | None) -> None:
         return
 
     if is_run(out):
-        # A run without a checkpoint may have diverged, and would again.
+        # A run without a checkpoint may have diverged, and would diverge again.
         advice = f", or resume it: --resume {shell_word(out)}" if checkpoint_files(out) else ""
         raise SettingError(f"--out {out} already contains a run; give a new folder{advice}")
     try:
@@ -174,14 +174,14 @@ def _plan(
     fine_tunes: bool,
     began: float,
 ) -> Plan:
-    """Choose what is not fixed for the best network in the time, and say what was chosen."""
+    """Choose the open settings for the best network within the time, and print the choice."""
     from charrnn_trainer.data.split import split_text
     from charrnn_trainer.training.time_budget import plan_for_minutes
 
     fixed = set(given)
     if fine_tunes:
         fixed |= {name for name, setting in SETTINGS.items() if setting.from_weights}
-    terminal.say("measuring how fast this machine learns")
+    terminal.say("measuring the training speed of this machine")
     data = config.data if config.data.validates else dataclasses.replace(config.data, val_fraction=0.0)
     split = split_text(text.length, data, text.train_length)
     plan = plan_for_minutes(
@@ -200,7 +200,7 @@ def _plan(
 
 
 def _line_length(text: ScannedText) -> int:
-    """How many characters a line at the text's beginning has in the mean, with its newline."""
+    """The mean length of the lines at the start of the text, in characters, including the newline."""
     lines = [line for line in text.beginning.split("\n") if line]
     return round(sum(map(len, lines)) / max(1, len(lines))) + 1
 
@@ -216,7 +216,7 @@ def _claim(out: Path | None, config: TrainConfig) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[Listener]:
-    """Who listens to the training: the display, and TensorBoard's log where it is wanted."""
+    """The listener of the run: the display, and the TensorBoard log if enabled."""
     if not config.run.tensorboard:
         yield display
         return
@@ -235,14 +235,14 @@ def _listeners(config: TrainConfig, folder: Path, display: Display) -> Iterator[
 
 
 @contextlib.contextmanager
-def _word_on_write_errors(folder: Path) -> Iterator[None]:
-    """Say how to resume when a disk is full and there is a checkpoint to resume from."""
+def _advice_on_write_errors(folder: Path) -> Iterator[None]:
+    """If the disk is full and there is a checkpoint, print how to resume."""
     try:
         yield
     except WriteError:
         if any(folder.glob("*.safetensors")):
             terminal.say(
-                "earlier checkpoints are intact; when there is space again, resume with: "
+                "earlier checkpoints are intact; after freeing disk space, resume with: "
                 f"charrnn-train --resume {shell_word(folder)}"
             )
         raise

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals that ask a training to stop."""
+"""Ctrl-C and other signals that stop a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from charrnn_runtime.cli import terminal
 
 
 class StopSignals:
-    """Asks the training to stop after its step when Ctrl-C, SIGTERM or SIGHUP comes; for ``with``.
+    """A context manager that stops training after the current step on Ctrl-C, SIGTERM or SIGHUP.
 
-    The first one is acknowledged at once, and a second one ends the process. Signals that were ignored before
-    (by nohup, say) stay so.
+    The first signal is acknowledged immediately; a second one ends the process. Signals that were already
+    ignored (for example under nohup) stay ignored.
     """
 
     def __init__(self, *, verbose: bool = True) -> None:

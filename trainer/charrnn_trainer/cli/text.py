@@ -1,4 +1,4 @@
-"""The text that a run reads, and the checkpoint that it may start from: what is known before it begins."""
+"""Reads the text of a run, and the checkpoint that it may start from, before training starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def reading(size: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar for a text that takes its time."""
+    """A progress bar, shown only if reading takes long."""
     bar = terminal.LateBar(size, what)
     try:
         yield bar.advance
@@ -35,10 +35,10 @@ def reading(size: int, what: str) -> Iterator[Callable[[int], None]]:
 
 
 def find(given: Sequence[str], pattern: str | None) -> Source:
-    """The paths of the texts that were given: files as they are, and of folders what the pattern finds.
+    """Resolve the given paths to text files: files stay, folders become the files that match the pattern.
 
     Raises:
-        SettingError: a folder was given without a pattern or has no such file, or a pattern without a folder.
+        SettingError: a folder without a pattern or without a match, or a pattern without a folder.
     """
     paths: list[str] = []
     for path in given:
@@ -62,7 +62,7 @@ def find(given: Sequence[str], pattern: str | None) -> Source:
 
 
 def _files_in(folder: str, pattern: str) -> list[str]:
-    """The files in a folder that a pattern finds, in the order of their paths; hidden ones only by name."""
+    """The files in a folder that match a pattern, sorted by path; hidden files must match explicitly."""
     try:
         found = glob.glob(pattern, root_dir=folder, recursive=True)
     except (ValueError, OSError) as error:
@@ -72,7 +72,7 @@ def _files_in(folder: str, pattern: str) -> list[str]:
 
 
 def scan(text: Source | None, config: TrainConfig, vocabulary: Vocabulary | None) -> ScannedText:
-    """Read the text, or several, or the default one, once."""
+    """Scan the given text or texts, or the default text."""
     from charrnn_trainer.data.scanning import scan_text, scan_texts
 
     data = config.data
@@ -92,7 +92,7 @@ def scan(text: Source | None, config: TrainConfig, vocabulary: Vocabulary | None
                 encoding=None if data.encoding == "auto" else data.encoding,
                 on_notice=say_notice,
                 separator=data.separator,
-                # Lines, and blocks all over the text, are drawn from all texts alike.
+                # Held-out lines, and blocks spread over the text, come from the joined text.
                 val_fraction=0.0 if data.lines or data.split == "spread" else data.val_fraction,
             )
         if len(scanned.files) > 1:
@@ -109,7 +109,7 @@ def scan(text: Source | None, config: TrainConfig, vocabulary: Vocabulary | None
 
 
 def _refuse_settings(paths: Sequence[str]) -> None:
-    """Refuse a ``config.toml`` that was given as a text; other TOML files are texts like any."""
+    """Reject a ``config.toml`` given as the text; any other TOML file is accepted as text."""
     for path in paths:
         if path.endswith(".toml"):
             with contextlib.suppress(CharRNNError):
@@ -122,19 +122,19 @@ def _refuse_settings(paths: Sequence[str]) -> None:
 
 
 def _about_texts(scanned: ScannedText, config: TrainConfig) -> str:
-    """How several texts are read as one, in one line."""
+    """One line about how several texts are joined."""
     separator = config.data.separator.encode("unicode_escape").decode("ascii")
     between = f'"{separator}" between them' if separator else "nothing between them"
     held_out = ""
     if scanned.train_length is not None:
         held_out = f", the last {config.data.val_fraction * 100:g} % of each held out for validation"
-    return f"texts: {len(scanned.files):,}, read as one with {between}{held_out}"
+    return f"texts: {len(scanned.files):,}, joined with {between}{held_out}"
 
 
 def start_from(
     path: Path, config: TrainConfig, given: dict[str, Any]
 ) -> tuple[TrainConfig, Path, Vocabulary]:
-    """The settings that the network of a checkpoint asks for, its file, and its vocabulary."""
+    """The settings with a checkpoint's network in them, the checkpoint's file, and its vocabulary."""
     from charrnn_trainer.runs.checkpoint import read_header
     from charrnn_trainer.runs.finding import find_checkpoint
 
@@ -145,7 +145,7 @@ def start_from(
     for name, value in fixed.items():
         if name in given and given[name] != value:
             raise SettingError(
-                f"{option_of(name, given[name])} does not fit --init-from {path}, which was trained with "
+                f"{option_of(name, given[name])} does not match --init-from {path}, which was trained with "
                 f"{option_of(name, value)}; omit it"
             )
     terminal.say(f"starting from {path}")
@@ -153,7 +153,7 @@ def start_from(
 
 
 def say_what_is_added(text: ScannedText, known: Vocabulary) -> None:
-    """Say which characters a network to start from does not know."""
+    """Print the characters that the vocabulary of the checkpoint lacks."""
     from charrnn_trainer.data.vocabulary_growth import words_on_growth
 
     words = words_on_growth(text.name, known, text.vocabulary)

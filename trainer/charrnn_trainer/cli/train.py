@@ -51,7 +51,7 @@ Examples:
 """
 
 _BEGAN: Final = time.perf_counter()
-"""When the command began: the time of --minutes counts from here, and not from when PyTorch has come."""
+"""The start of the command: --minutes counts from here, including the time to import PyTorch."""
 
 
 @app.command(cls=GroupedCommand, epilog=EXAMPLES)
@@ -62,8 +62,8 @@ def train(
         typer.Argument(
             metavar="TEXT...",
             show_default=False,
-            help="UTF-8 text files, which may be compressed with gzip, xz or zstd, or - for standard input. "
-            "Of a folder, the files that --glob matches. [default: tinyshakespeare]",
+            help="UTF-8 text files, optionally compressed with gzip, xz or zstd; - for standard input; or "
+            "folders, with --glob. [default: tinyshakespeare]",
             rich_help_panel=Group.TEXT,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def train(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Which files of a folder to read, such as '*.txt', or '**/*.txt' to include its subfolders.",
+            help="The files of a folder to read, such as '*.txt', or '**/*.txt' to include subfolders.",
             rich_help_panel=Group.TEXT,
         ),
     ] = None,
@@ -106,7 +106,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Resume a run where it stopped. What may be changed: "
+            help="Resume a run where it stopped. Options that may be changed: "
             f"{', '.join(map(option_of, CHANGEABLE))}.",
             rich_help_panel=FILES,
         ),
@@ -126,7 +126,7 @@ def train(
 ) -> None:
     """Train a character-level network on a text.
 
-    Without TEXT, tinyshakespeare is used. Checkpoints and everything else go to the run's folder, whose path
+    Without TEXT, tinyshakespeare is used. Checkpoints and all other files go to the run's folder, whose path
     is printed at the end. Ctrl-C saves a checkpoint, from which --resume continues.
     """
     need_torch()
@@ -146,40 +146,42 @@ def train(
             for flag, value in others.items():
                 if value is not None:
                     raise SettingError(
-                        f"{flag} cannot be given with --resume, which keeps the run's settings"
+                        f"{flag} cannot be given with --resume, which uses the run's settings; omit one of "
+                        "the two"
                     )
             result = resume_run(resume, settings, stop=stop, group=group, began=_BEGAN)
         else:
             if glob is not None and not text:
                 raise SettingError("--glob selects files in a folder; give a folder as TEXT, or omit --glob")
-            file = _settings_to_begin_with(config, recipe)
-            wanted = file.config.replace(**settings)
+            file = _base_settings(config, recipe)
             result = begin_run(
                 find_texts(text, glob) if text else file.text,
-                wanted,
+                file.config.replace(**settings),
                 settings,
                 out=out,
                 init_from=init_from or (Path(file.init_from) if file.init_from else None),
                 stop=stop,
                 group=group,
                 began=_BEGAN,
-                # A recipe or a file of settings leaves nothing open.
+                # A recipe or a config.toml leaves no setting open.
                 plans=bool(settings.get("minutes")) and not (config or recipe),
             )
     _finish(result, stop, verbose=group is None or group.is_main)
 
 
-def _settings_to_begin_with(config: Path | None, recipe: str | None) -> RunFile:
-    """The settings of a file, or of a recipe, or the defaults."""
+def _base_settings(config: Path | None, recipe: str | None) -> RunFile:
+    """The settings of a file or of a recipe, or the defaults."""
     if config is not None and recipe is not None:
-        raise SettingError("--recipe cannot be given with --config, which has all settings already")
+        raise SettingError(
+            "--recipe cannot be given with --config, which already has all settings; omit one of the two"
+        )
     if config is not None:
         return RunFile.read(config)
     return RunFile(TrainConfig() if recipe is None else named_recipe(recipe))
 
 
 def _run_worker(group: ProcessGroup, stop: StopSignals) -> TrainResult:
-    """Take part in what the first process does; it alone reads the settings and prints messages."""
+    """Train as a worker. The main process alone reads the settings and prints messages."""
     from charrnn_trainer.training.api import run_worker
 
     with stop:
@@ -188,11 +190,11 @@ def _run_worker(group: ProcessGroup, stop: StopSignals) -> TrainResult:
 
 @contextlib.contextmanager
 def _joined() -> Iterator[ProcessGroup | None]:
-    """The processes that torchrun started with this one; None where there are none.
+    """The process group that torchrun started; None for a single process.
 
-    Of what they all run into, only the first one tells.
+    An error that all processes run into is reported by the main process only.
     """
-    if not _has_company():
+    if not _is_distributed():
         yield None
         return
     from charrnn_trainer.training.distributed import WorkerLostError, join
@@ -212,13 +214,13 @@ def _joined() -> Iterator[ProcessGroup | None]:
             raise CharRNNError(f"process {group.rank} of {group.size}: {error}", *error.parameters) from error
 
 
-def _has_company() -> bool:
-    """Whether torchrun, or what sets the same variables, started several processes."""
+def _is_distributed() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started several processes."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
 
 
 def _finish(result: TrainResult, stop: StopSignals, *, verbose: bool) -> NoReturn:
-    """Say how the run ended, print its folder, and end with the exit code of what ended it."""
+    """Print how the run ended and its folder, and exit: with 0, or the code for the signal that ended it."""
     from charrnn_trainer.cli.display import Display
 
     code = 128 + (stop.number or signal.SIGTERM) if result.stopped else 0
@@ -231,7 +233,7 @@ def _finish(result: TrainResult, stop: StopSignals, *, verbose: bool) -> NoRetur
         )
     else:
         Display().show_result(result)
-    if sys.stdout is not None and result.run is not None:  # where it is closed, the path was not asked for
+    if sys.stdout is not None and result.run is not None:  # None if it was closed
         terminal.write_path(result.run)
     raise typer.Exit(code)
 
@@ -239,8 +241,8 @@ def _finish(result: TrainResult, stop: StopSignals, *, verbose: bool) -> NoRetur
 def main() -> NoReturn:
     """The entry point of charrnn-train."""
     limit_spinning(os.environ)
-    if _has_company() and os.environ["RANK"] != "0":
-        sys.stdout = sys.stderr = None  # until it knows more than the first process, which says the same
+    if _is_distributed() and os.environ["RANK"] != "0":
+        sys.stdout = sys.stderr = None  # until the group has started, the main process reports all errors
     terminal.run(app, "charrnn-train", dies_of_closed_pipe=False)
 
 

@@ -1,1 +1,1 @@
-"""Text: from any file to tokens, splits and batches."""
+"""Text: reading files, tokenizing, splitting and batching."""

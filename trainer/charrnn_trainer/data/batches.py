@@ -1,7 +1,7 @@
-"""The streams that training reads: a text cut into rows that are read side by side, batch after batch.
+"""Training batches of contiguous text: the text is cut into rows that are read in parallel.
 
-The text is cut into B rows of equal length. Every batch holds the next T characters of every row, so that
-the state that a row ends with is the state that the row's next batch starts from.
+The text is cut into B rows of equal length. Every batch holds the next T characters of every row, so the
+final state of a row in one batch is its initial state in the next.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from charrnn_runtime.errors import SettingError
 from charrnn_trainer.data.split import Places, Split
 
 IGNORED: Final = -100
-"""The target of a place at which nothing is predicted."""
+"""The target of positions without a prediction."""
 
 
 def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Batches of inputs and targets, without end.
+    """Yield batches of inputs and targets endlessly.
 
-    Only full batches are kept: the text's end is dropped where it fills none. The rest is cut into
-    ``n_seqs`` rows. A pass stops one batch short of the rows' end, so that targets never run out, and the
-    next pass starts from the rows' beginning.
+    Only full batches are kept: a remainder at the end of the text is dropped. The rest is cut into ``n_seqs``
+    rows. A pass ends one batch before the end of the rows, so that targets never run out, and the next pass
+    starts again from the beginning of the rows.
 
     Args:
-        tokens: integers ``[N]``: an array, or a corpus.
-        n_seqs: B, the rows of a batch.
-        n_steps: T, the characters of a row in a batch.
+        tokens: integers ``[N]``: an array or a corpus.
+        n_seqs: B, the number of rows of a batch.
+        n_steps: T, the number of characters per row.
 
     Yields:
         ``x [B, T]`` and ``y [B, T]``, of the type of ``tokens``; ``y`` is ``x`` shifted by one.
@@ -44,7 +44,7 @@ def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[
         >>> y.tolist()
         [[1, 2, 3], [10, 11, 12]]
     """
-    streams = Streams(np.asarray(tokens), n_seqs, n_steps)  # before the first batch is asked for
+    streams = Streams(np.asarray(tokens), n_seqs, n_steps)  # raises here, not at the first batch
 
     def batches() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         index = 0
@@ -56,16 +56,16 @@ def get_batches(tokens: ArrayLike, n_seqs: int, n_steps: int) -> Iterator[tuple[
 
 
 class Streams:
-    """The batches of `get_batches` by their number, so that training can resume from any of them.
+    """The batches of `get_batches` by index, so that training can resume at any of them.
 
-    With a seed, every pass begins at a place of its own that the seed and the pass decide, and reads on from
-    the text's beginning where it ends.
+    With a seed, every pass starts at a random position, which the seed and the pass determine, and wraps
+    around at the end of the text.
 
     Attributes:
         ids: the text, ``[N]``.
-        places: where batch 0 of a pass that begins at the text's start lies, ``int64 [B, T + 1]``: each row's
-            inputs, and the character after them.
-        batches_per_pass: how many batches a pass has.
+        places: the positions of batch 0 of a pass from the start of the text, ``int64 [B, T + 1]``: each
+            row's inputs, and the character after them.
+        batches_per_pass: the number of batches in a pass.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class Streams:
         rows: slice = slice(None),
         split: Split | None = None,
     ) -> None:
-        """Cut ``ids [N]`` into ``n_seqs`` rows, of which batches hold those in ``rows``.
+        """Cut ``ids [N]`` into ``n_seqs`` rows; batches contain only those in ``rows``.
 
-        With a ``split``, only what it leaves for training is read.
+        With a ``split``, only its training text is read.
 
         Raises:
             SettingError: the text does not fill two batches.
@@ -103,12 +103,12 @@ class Streams:
         self.places = starts + np.arange(n_steps + 1)  # [B, T + 1]: a batch and the character after it
 
     def batch(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """``x [B, T]`` and ``y [B, T]`` of the batch with this number, counted from 0 over all passes."""
+        """``x [B, T]`` and ``y [B, T]`` of a batch; ``index`` counts from 0 over all passes."""
         window = self.ids[self.locate(self.places, index)]  # [B, T + 1]
         return window[:, :-1], window[:, 1:]
 
     def locate(self, places: Places, index: int) -> Places:
-        """Where in the text the batch with this number lies: `places`, or a tensor of them, moved on."""
+        """The positions of a batch in the text, given `places` (or a tensor of them)."""
         number, place = divmod(index, self.batches_per_pass)
         where = places + (self._shift(number) + place * self._steps)
         if self._seed is not None:
@@ -116,20 +116,20 @@ class Streams:
         return where if self._split is None else self._split.places(where)
 
     def starts_anew(self, index: int) -> bool:
-        """Whether the batch with this number is the first of a pass, which no state carries into."""
+        """Whether a batch is the first of a pass, which starts from a zero state."""
         return index % self.batches_per_pass == 0
 
     def _shift(self, number: int) -> int:
-        """Where the pass with this number begins."""
+        """The start position of a pass."""
         if self._seed is None:
             return 0
         return int(np.random.default_rng((self._seed, number)).integers(self._tokens))
 
 
 def fit_batch(tokens: int, batch_size: int, seq_length: int) -> tuple[int, int]:
-    """Shrink a batch until a text of ``tokens`` tokens fills two: the larger of the two sizes is halved.
+    """Reduce the batch until a text of ``tokens`` tokens fills two, by repeatedly halving the larger size.
 
-    Where both are the same, the batch size is halved first.
+    If both are equal, the batch size is halved first.
 
     Examples:
         >>> fit_batch(1_003_854, 100, 100), fit_batch(5_000, 100, 100), fit_batch(28, 100, 100)

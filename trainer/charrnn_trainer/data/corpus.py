@@ -1,5 +1,5 @@
-"""A text as token ids. They are in a file (`token_file`) and are mapped into memory, so that a text may be
-larger than the memory; `scanning` makes that file.
+"""A text as token ids. The ids are memory-mapped from a file (`token_file`, written by `scanning`), so a text
+may be larger than memory.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from charrnn_runtime.vocabulary import Level, Vocabulary
 from charrnn_trainer.data.token_file import Source, TokensInfo, id_type, open_tokens, windows, write_tokens
 
 MIN_LENGTH: Final = 32
-"""The shortest text that can be trained on, in characters (at the byte level, in bytes)."""
+"""The minimum length of a text in characters (at the byte level, in bytes)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text as token ids, and what is known of it.
+    """A text as token ids, with its vocabulary and origin.
 
     Attributes:
-        ids: ``uint8 or uint16 [N]``, perhaps mapped from a file.
-        vocabulary: which id is which symbol.
-        name: what the text is called.
-        sha256: the hash of the text's bytes as they were read.
-        source: the path that it was read from, or the paths of several texts; None for the default corpus and
-            for texts in memory.
-        train_length: how many tokens at the start are for training, where that was settled when the text was
-            read (of several texts, each keeps a part for validation); None otherwise.
+        ids: ``uint8 or uint16 [N]``, possibly memory-mapped.
+        vocabulary: the symbols by id.
+        name: the name of the text.
+        sha256: the hash of the text's original bytes.
+        source: the path of the text, or the paths of several texts; None for the default corpus and for texts
+            in memory.
+        train_length: the number of tokens at the start for training, if the split was decided when the text
+            was read (the end of each of several texts is held out); else None.
 
     Examples:
         >>> corpus = Corpus.from_text("to be, or not to be, that is the question")
@@ -51,11 +51,11 @@ class Corpus:
 
     @classmethod
     def from_text(cls, text: str, *, level: Level = "char", name: str = "text") -> Corpus:
-        """The corpus of a text in memory.
+        """Build a corpus from a text in memory.
 
         Raises:
             CharRNNError: the text is shorter than 32 characters, has one distinct character or too many, or
-                holds half a surrogate pair.
+                contains a lone surrogate.
         """
         vocabulary = Vocabulary.of_bytes() if level == "byte" else Vocabulary.from_text(text or "?")
         ids = vocabulary.encode(text, dtype=id_type(vocabulary))
@@ -64,9 +64,9 @@ class Corpus:
 
     @classmethod
     def from_ids(cls, ids: NDArray[Any], vocabulary: Vocabulary, *, name: str = "tokens") -> Corpus:
-        """The corpus of a text that is encoded already: ``ids`` is an integer array ``[N]``.
+        """Build a corpus from an encoded text: ``ids`` is an integer array ``[N]``.
 
-        It is copied, unless it cannot be written to and is of the type that the vocabulary asks for.
+        The array is copied, unless it is read-only and already of the vocabulary's id type.
 
         Raises:
             CharRNNError: there are fewer than 32 ids, or one is not in the vocabulary.
@@ -83,16 +83,16 @@ class Corpus:
 
     @classmethod
     def open(cls, path: Path) -> Corpus:
-        """Map a file of ids into memory, which `scanning` or `save` wrote, after checking all its bytes.
+        """Memory-map a file of ids that `scanning` or `save` wrote, after checking all its bytes.
 
         Raises:
-            CharRNNError: the file is missing, cut, altered or something else.
+            CharRNNError: the file is missing, truncated, altered or not a file of tokens.
         """
         info, ids = open_tokens(path)
         return cls(ids, info.vocabulary, info.name, info.sha256, info.source, info.train_length)
 
     def save(self, path: Path) -> Corpus:
-        """Write the ids to a file, whole or not at all; gives the same corpus mapped from there."""
+        """Write the ids to a file atomically; return the same corpus memory-mapped from it."""
         info = TokensInfo(self.vocabulary, self.name, self.sha256, self.source, self.train_length)
         ids = write_tokens(path, info, len(self), windows(self.ids))
         return dataclasses.replace(self, ids=ids)
@@ -105,14 +105,14 @@ class Corpus:
         return np.array(self.ids, dtype=dtype, copy=copy)
 
     def train_tokens(self, val_fraction: float) -> int:
-        """How many tokens are trained on: validation is the rest, the last ``val_fraction`` of the text."""
+        """The number of tokens for training; the rest, the last ``val_fraction``, is for validation."""
         if self.train_length is not None and val_fraction:
             return self.train_length
         return int((1.0 - val_fraction) * len(self))
 
 
 def _distinct(ids: NDArray[Any], size: int) -> int:
-    """How many different ones there are of ``ids [N]``, each below ``size``."""
+    """The number of distinct values in ``ids [N]``, each below ``size``."""
     seen = np.zeros(size, dtype=np.bool_)
     for window in windows(ids):
         seen[window] = True
@@ -120,10 +120,10 @@ def _distinct(ids: NDArray[Any], size: int) -> int:
 
 
 def check_text(name: str, level: str, length: int, distinct: int) -> None:
-    """Check that there is something to learn in a text of this length, with ``distinct`` distinct symbols.
+    """Check that a text of this length, with ``distinct`` distinct symbols, can be trained on.
 
     Raises:
-        CharRNNError: it is too short, or has too few symbols or too many.
+        CharRNNError: it is too short, or has too few or too many symbols.
     """
     unit = "bytes" if level == "byte" else "characters"
     if length < MIN_LENGTH:
@@ -131,12 +131,12 @@ def check_text(name: str, level: str, length: int, distinct: int) -> None:
         raise CharRNNError(f"{name} is {found}; at least {MIN_LENGTH} {unit} are needed to train on")
     if distinct < 2 and level == "char":
         raise CharRNNError(
-            f"{name} repeats one and the same character, so there is nothing to learn; give a text with at "
-            "least two different characters"
+            f"{name} repeats a single character, so there is nothing to learn; give a text with at least two "
+            "distinct characters"
         )
     if distinct > spec.MAX_VOCABULARY:
         raise CharRNNError(
-            f"{name} has {distinct:,} distinct characters, but a model holds at most "
+            f"{name} has {distinct:,} distinct characters, but a model supports at most "
             f"{spec.MAX_VOCABULARY:,}; train on its bytes instead (level=byte)",
             "level",
         )

@@ -1,17 +1,17 @@
-"""Batches of whole lines, each a row that is read from a zero state.
+"""Batches of whole lines: each line is a row that starts from a zero state.
 
-A batch is a rectangle of about as many characters as one of streams has (B x T): the shorter its lines, the
-more rows. Little of it is padding, since a batch's lines are of similar length; and it is not all of the same
-length, since a pass is dealt out to several pools before lines are sorted:
+A batch is a rectangle of about B x T characters, as for streams: the shorter its lines, the more rows. There
+is little padding, since the lines of a batch have similar lengths. Lengths still vary within a batch, since
+lines are distributed over several pools:
 
-- The lines, sorted by length, are dealt out to M pools, M lines that follow one another to one pool each. So
-  all pools hold the same mixture of lengths, and a pool's lines are about `POOL` batches.
-- A pool is cut into batches, from its longest lines on. Lines of up to T characters (with their newline) fill
-  as many rows as fit. Longer ones fill B rows, which are read in steps of T characters: the state is carried
-  from one to the next, and errors flow back through T characters, as in streams.
+- The lines, sorted by length, are dealt to M pools: of M consecutive lines, each pool gets one. All pools
+  therefore have the same mixture of lengths. A pool has the lines of about `POOL` batches.
+- A pool is cut into batches, longest lines first. Lines of up to T characters (including the newline) fill as
+  many rows as fit. Longer lines fill B rows, which are read T characters at a time: the state is carried
+  over, and back-propagation is truncated to T characters, as for streams.
 
-Which lines of about the same length meet in a batch, and in which order batches come, is drawn anew for every
-pass, by the seed and the pass's number. How many steps a pass has is always the same.
+Which lines of about the same length share a batch, and the order of batches, are drawn anew for every pass,
+from the seed and the pass's number. The number of steps in a pass is constant.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from numpy.typing import NDArray
 from charrnn_trainer.data.lines import Lines
 
 POOL: Final = 16
-"""About how many batches a pool has. More leave less padding, and make the batches more alike in length."""
+"""The approximate number of batches in a pool. More reduce padding, but also variation of length in a
+batch."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Lines of a pool that are read side by side.
+    """Lines of a pool that are read in parallel.
 
     Attributes:
-        places: which of the pool's lines, the shortest first.
-        rows: how many rows the batch has; those that no line fills are empty.
-        width: the characters of its longest line in any pool, with the newline.
+        places: the indices of the lines in the pool, shortest first.
+        rows: the number of rows of the batch; rows without a line are empty.
+        width: the length of its longest line in any pool, including the newline.
     """
 
     places: slice
@@ -44,12 +45,12 @@ class _Group:
 
 
 class LineBatches:
-    """The batches of some lines by their number, so that training can resume from any of them.
+    """Batches of lines by index, so that training can resume at any of them.
 
     Attributes:
         ids: the whole text, ``[N]``.
-        batches_per_pass: how many batches a pass has.
-        characters_per_batch: how many characters a batch predicts, as a mean over a pass.
+        batches_per_pass: the number of batches in a pass.
+        characters_per_batch: the mean number of characters that a batch predicts.
     """
 
     def __init__(
@@ -58,29 +59,27 @@ class LineBatches:
         """Plan batches of about ``batch_size`` x ``seq_length`` characters.
 
         Args:
-            lines: at least one.
-            batch_size: B, the rows of a batch of lines that are longer than T.
-            seq_length: T, the characters of a row that a batch has at most.
-            seed: what their order is drawn by.
-            share: which process this is of how many; each has its part of a batch's rows.
+            lines: at least one line.
+            batch_size: B, the number of rows of a batch of lines longer than T.
+            seq_length: T, the maximum number of characters per row.
+            seed: the seed of their order.
+            share: rank and number of processes; each reads its part of a batch's rows.
         """
         self.ids = lines.ids
         self._lines, self._seed, self._share = lines, seed, share
         self._steps = seq_length
         self._pools = max(1, round(lines.characters / (POOL * batch_size * seq_length)))
-        self._absent = -len(lines) % self._pools  # lines that are missing for pools of equal size
+        self._absent = -len(lines) % self._pools  # lines missing for pools of equal size
         lengths = np.concatenate([np.zeros(self._absent, np.int64), np.sort(lines.lengths) + 1])
-        widths = lengths.reshape(-1, self._pools)[
-            :, -1
-        ]  # (lines of a pool): the longest of what is dealt out
+        widths = lengths.reshape(-1, self._pools)[:, -1]  # (lines of a pool): the longest of each deal
         self._groups = _groups(widths, batch_size, seq_length, share[1])
         self._chunks = np.array([-(-group.width // seq_length) for group in self._groups])
         self.batches_per_pass = int(self._chunks.sum()) * self._pools
         self.characters_per_batch = lines.characters / self.batches_per_pass
-        self._number = -1  # of the pass that is prepared
+        self._number = -1  # of the prepared pass
 
     def batch(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Inputs and targets, ``int64 [R, T]`` each, of the batch with this number (see `Lines.window`)."""
+        """Inputs and targets of a batch, ``int64 [R, T]`` each (see `Lines.window`)."""
         pool, number, chunk = self._find(index)
         group = self._groups[number]
         chosen = self._dealt[group.places, pool]
@@ -91,11 +90,11 @@ class LineBatches:
         return self._lines.window(own, first, min(first + self._steps, group.width))
 
     def starts_anew(self, index: int) -> bool:
-        """Whether the lines of the batch with this number begin there, which no state carries into."""
+        """Whether a batch contains the start of its lines, and so starts from a zero state."""
         return self._find(index)[2] == 0
 
     def _find(self, index: int) -> tuple[int, int, int]:
-        """The pool, the group and the chunk of the batch with this number."""
+        """The pool, the group and the chunk of a batch."""
         number, place = divmod(index, self.batches_per_pass)
         if number != self._number:
             self._prepare(number)
@@ -117,14 +116,14 @@ class LineBatches:
 
 
 def _groups(widths: NDArray[np.int64], batch_size: int, seq_length: int, processes: int) -> list[_Group]:
-    """Cut a pool, whose lines have up to ``widths [n]`` characters, ascending, into batches."""
+    """Cut a pool into batches; its lines have up to ``widths [n]`` characters, in ascending order."""
     groups, stop = [], len(widths)
     while stop:
         width = int(widths[stop - 1])
         rows = batch_size if width > seq_length else batch_size * seq_length // width
         start = max(0, stop - rows)
         if width <= seq_length:
-            rows = max(stop - start, processes)  # the last batch may be small, but every process has a row
+            rows = max(stop - start, processes)  # a small last batch still has a row for every process
         groups.append(_Group(slice(start, stop), rows, width))
         stop = start
     return groups

@@ -1,9 +1,9 @@
-"""The header of the safetensors files that this package writes: read, and made, here alone.
+"""Reads and writes the header of this package's safetensors files.
 
-Such a file is eight bytes that give the header's length (little-endian), the header, and the tensors' bytes.
-The header is a JSON object: for each tensor its type, shape and place, and under ``__metadata__`` strings by
-name, of which ours have one, ``charrnn``. It holds canonical JSON, so that the same content is the same
-bytes, which with several keys it would not be: the library writes them in another order every time.
+A file consists of eight bytes with the header's length (little-endian), the header, and the tensors' bytes.
+The header is a JSON object: type, shape and offsets of each tensor, and a ``__metadata__`` map of strings.
+Ours has a single key, ``charrnn``, with canonical JSON, so that equal content gives equal bytes; the library
+would write several keys in varying order.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 KEY: Final = "charrnn"
-"""The metadata key that holds all of a file's description."""
+"""The metadata key of a file's description."""
 
 MAX_HEADER: Final = 16 * 1024 * 1024
-"""JSON can take some 30 times its length once it is parsed."""
+"""Parsed JSON can take about 30 times its length in memory."""
 
 _SIZE_BYTES: Final = 8
 _METADATA: Final = "__metadata__"
@@ -25,11 +25,11 @@ _PICKLES: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\
 
 
 class ForeignFileError(ValueError):
-    """A file is not a safetensors file, or one that something else wrote."""
+    """A file is not a safetensors file, or was written by another program."""
 
 
 class AlteredFileError(ValueError):
-    """A file is one of ours that is truncated or damaged."""
+    """A file of ours is truncated or damaged."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class SafetensorsHeader:
     """The header before the tensors' bytes.
 
     Attributes:
-        table: for each tensor what the file says of its type, shape and place, unchecked.
-        about: the file's description, unchecked but for being a JSON object.
-        size: where the tensors' bytes begin.
+        table: type, shape and offsets of each tensor, not validated.
+        about: the file's description, a JSON object, not validated.
+        size: the offset of the tensors' bytes.
     """
 
     table: dict[str, Any]
@@ -48,7 +48,7 @@ class SafetensorsHeader:
 
 
 def read_header(file: BinaryIO) -> SafetensorsHeader:
-    """Read the header of a file that is open at its beginning, and leave it open behind that.
+    """Read the header of a file, from its start to the tensors' bytes.
 
     Raises:
         ForeignFileError: the file is something else.
@@ -58,12 +58,12 @@ def read_header(file: BinaryIO) -> SafetensorsHeader:
     start = file.read(_SIZE_BYTES)
     length = int.from_bytes(start, "little")
     if len(start) < _SIZE_BYTES or not 2 <= length <= MAX_HEADER:
-        if start.startswith(_PICKLES):  # a header of 640 bytes begins as a pickle does, too
+        if start.startswith(_PICKLES):  # a header of 640 bytes also begins like a pickle
             raise ForeignFileError(
-                "it is a pickle, as torch.save writes, and pickles are never loaded here, since they can run "
-                "any code"
+                "it is a pickle, as written by torch.save; pickles are never loaded, since they can run "
+                "arbitrary code"
             )
-        raise ForeignFileError("it does not begin as safetensors files do")
+        raise ForeignFileError("it is not a safetensors file")
     content = file.read(length)
     if len(content) < length:
         raise AlteredFileError("it ends within its header")
@@ -73,7 +73,7 @@ def read_header(file: BinaryIO) -> SafetensorsHeader:
         raise ForeignFileError(str(error)) from error
     metadata = table.pop(_METADATA, None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
-        raise ForeignFileError("it is a safetensors file that something else wrote")
+        raise ForeignFileError("it is a safetensors file written by another program")
     try:
         about = _object(metadata[KEY])
     except (ValueError, RecursionError) as error:
@@ -82,12 +82,12 @@ def read_header(file: BinaryIO) -> SafetensorsHeader:
 
 
 def header_size(content: bytes) -> int:
-    """Where the tensors' bytes begin in a whole file."""
+    """The offset of the tensors' bytes in a file."""
     return _SIZE_BYTES + int.from_bytes(content[:_SIZE_BYTES], "little")
 
 
 def encode_header(table: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
-    """A header as it is in a file, padded so that tensors begin at a multiple of 8 bytes.
+    """Encode a header, padded so that the tensors' bytes start at a multiple of 8.
 
     Args:
         table: each tensor's ``dtype``, ``shape`` and ``data_offsets``.
@@ -99,28 +99,28 @@ def encode_header(table: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
 
 
 def metadata(about: Mapping[str, Any]) -> dict[str, str]:
-    """The strings by name that the library writes into a header."""
+    """The metadata map of a header, for the safetensors library."""
     return {KEY: canonical(about)}
 
 
 def canonical(about: Mapping[str, Any]) -> str:
-    """JSON in the one form that a content has.
+    """Canonical JSON.
 
     Raises:
-        ValueError: it has none, with a number that is not finite.
+        ValueError: a number is not finite.
     """
     return json.dumps(about, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _object(content: str | bytes) -> dict[str, Any]:
-    value = json.loads(content, object_pairs_hook=_without_doubles)
+    value = json.loads(content, object_pairs_hook=_without_duplicates)
     if not isinstance(value, dict):
         raise ValueError("its header is not a table")
     return value
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which no key may occur twice: another reader might take the other value."""
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without duplicate keys, of which readers might choose different values."""
     made = dict(pairs)
     if len(made) < len(pairs):
         raise ValueError("a key occurs twice in its header")

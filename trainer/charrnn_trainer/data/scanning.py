@@ -1,9 +1,9 @@
-"""Texts -> token ids on disk.
+"""Converts texts to token ids on disk.
 
-A text is read twice, in pieces: once to learn its symbols (`scan_texts`), once to encode it
-(`ScannedText.encode_to`). Several texts become one, with a separator between them. Where the end of a text is
-for validation, the end of each of them is: first come the parts of all texts that are for training, then
-their parts for validation, which takes a third reading.
+A text is read twice, in pieces: once to collect its symbols (`scan_texts`), and once to encode it
+(`ScannedText.encode_to`). Several texts are joined, with a separator between them. If the end of the text is
+for validation, the end of each text is held out: the training parts of all texts come first, then their
+validation parts, which takes a third pass.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from charrnn_trainer.data.vocabulary_growth import grow_vocabulary
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """One of the texts that were read.
+    """One scanned text.
 
     Attributes:
-        name: what it is called.
-        sha256: the hash of its bytes as they were read.
-        length: its characters (at the byte level, its bytes).
-        train_length: how many of them, from the first, are for training.
-        ended: whether it ends with the separator already, so that none is added.
-        encoding: which encoding it has, at level "char".
+        name: its name.
+        sha256: the hash of its original bytes.
+        length: the number of its characters (at the byte level, bytes).
+        train_length: the number of characters at the start that are for training.
+        ended: whether it already ends with the separator, so that none is added.
+        encoding: its encoding, at level "char".
     """
 
     name: str
@@ -53,24 +53,23 @@ class ScannedFile:
 
 @dataclass(frozen=True)
 class ScannedText:
-    """A text, or several, that were read once to learn what they hold.
+    """One or several texts after the first pass.
 
-    Close it, or use it in a ``with`` statement: what was kept aside of a pipe then goes away.
+    Close it, or use it in a ``with`` statement, to delete buffered pipes.
 
     Attributes:
-        name: what it is called.
-        sha256: the hash of its bytes as they were read; of several texts, that of their hashes.
-        vocabulary: its symbols, and those that were given to begin with.
-        length: N, its characters (at the byte level, its bytes), separators included.
-        train_length: how many of them, from the first, are for training; None where that is not settled yet.
-        distinct: how many different ones there are.
-        beginning: its first characters, to show them.
+        name: its name.
+        sha256: the hash of its original bytes; for several texts, of their hashes.
+        vocabulary: its symbols, together with those of the initial vocabulary.
+        length: N, the number of its characters (at the byte level, bytes), including separators.
+        train_length: the number of characters at the start that are for training; None if not yet decided.
+        distinct: the number of distinct characters.
+        beginning: its first characters, for display.
         had_bom: whether a byte-order mark was removed from its start.
-        had_crlf: whether Windows line ends were replaced.
-        source: the path that it was read from, as an absolute one; "-" for standard input. Of several texts,
-            all their paths.
-        size: its bytes as they are in the files.
-        encoding: which encoding it has; None at the byte level, or if there are several.
+        had_crlf: whether Windows line endings were replaced.
+        source: its absolute path; "-" for standard input; for several texts, all paths.
+        size: the size of the files in bytes.
+        encoding: its encoding; None at the byte level, or if the files differ.
         files: the texts that it consists of.
     """
 
@@ -97,32 +96,32 @@ class ScannedText:
         self.close()
 
     def close(self) -> None:
-        """Let go of what was kept aside; the text cannot be encoded any more."""
+        """Delete buffered pipes; the text can no longer be encoded."""
         for file in self.files:
             file._text.close()
 
     def encode_to(self, path: Path, *, source: Source | None, on_progress: Progress | None = None) -> Corpus:
-        """Encode the text into a file of ids, whole or not at all, and map that into memory.
+        """Encode the text into a file of ids, atomically, and memory-map it.
 
         Args:
             path: the file to write.
-            source: what the corpus says of where it came from.
-            on_progress: is called with the number of bytes that were read since the last call.
+            source: the source to record in the corpus.
+            on_progress: called with the number of bytes read since the last call.
 
         Raises:
-            CharRNNError: the text cannot be read any more or has changed, or the file cannot be written.
+            CharRNNError: the text can no longer be read or has changed, or the file cannot be written.
         """
         info = TokensInfo(self.vocabulary, self.name, self.sha256, source, self.train_length)
         ids = write_tokens(path, info, self.length, self._encoded(on_progress))
         return Corpus(ids, self.vocabulary, self.name, self.sha256, source, self.train_length)
 
     def _encoded(self, on_progress: Progress | None) -> Iterator[NDArray[Any]]:
-        """The ids of everything in the order of the corpus, ``[n]`` at a time."""
+        """The ids in the order of the corpus, in arrays ``[n]``."""
         id_of = id_of_codes(self.vocabulary)
         separator = np.take(id_of, codes_of(self._separator))
         training = [(file, 0, file.train_length) for file in self.files]
-        held_back = [(file, file.train_length, file.length) for file in self.files]
-        parts = [*training, *(held_back if self.train_length is not None else ())]
+        held_out = [(file, file.train_length, file.length) for file in self.files]
+        parts = [*training, *(held_out if self.train_length is not None else ())]
         for number, (file, first, last) in enumerate(parts):
             yield from self._part(file, first, last, id_of, on_progress if first == 0 else None)
             at_end = number + 1 == len(parts)
@@ -132,7 +131,7 @@ class ScannedText:
     def _part(
         self, file: ScannedFile, first: int, last: int, id_of: NDArray[Any], on_progress: Progress | None
     ) -> Iterator[NDArray[Any]]:
-        """The ids of a text from one place to another."""
+        """The ids of a text between two positions."""
         with file._text.opened() as opened:
             level = self.vocabulary.level
             unix, encoding = self._unix_lines, file.encoding
@@ -143,7 +142,7 @@ class ScannedText:
                 begin = pieces.length
                 if len(wanted):
                     yield np.take(id_of, wanted, mode="clip")
-            # The hash also covers what has no id: the scan has seen every symbol of the text.
+            # The hash also detects symbols without an id: the scan has seen all symbols of the text.
             if pieces.sha256 != file.sha256:
                 raise CharRNNError(f"{file.name} changed while it was being read; start again")
 
@@ -157,7 +156,7 @@ def scan_text(
     on_progress: Progress | None = None,
     unix_lines: bool = False,
 ) -> ScannedText:
-    """Read one text once, to learn what it holds; see `scan_texts`."""
+    """Scan one text; see `scan_texts`."""
     return scan_texts(
         [path],
         level=level,
@@ -181,34 +180,32 @@ def scan_texts(
     encoding: str | None = None,
     on_notice: Notice | None = None,
 ) -> ScannedText:
-    """Read texts once, to learn what they hold.
+    """Read texts once, to collect symbols, lengths and hashes.
 
     Args:
-        paths: files, or "-" for standard input; gzip, xz and zstd are unpacked. What can be read only once (a
-            pipe) is kept aside.
-        level: "char" for UTF-8 text, "byte" for anything.
-        vocabulary: the symbols to begin with, to which those that the texts have besides are added; None
-            takes the texts' own.
-        name: what the whole is called; None makes a name of the files' names.
-        on_progress: is called with the number of bytes that were read since the last call.
-        unix_lines: read Windows line ends, CR LF, as LF alone; a text that ends with the separator gets no
-            other one.
-        separator: what is put between texts.
-        val_fraction: the share of the end of each text that is kept for validation; of one text, and with 0
-            of several, where the text is split is settled later.
-        encoding: one of Python's encodings, at level "char"; None reads UTF-8, or what a byte-order mark
-            says.
-        on_notice: is told, in a line each, of texts that may be other than they seem.
+        paths: files, or "-" for standard input; gzip, xz and zstd are decompressed. Pipes are buffered, since
+            they can be read only once.
+        level: "char" for text, "byte" for any file.
+        vocabulary: an initial vocabulary, which is extended by the texts' other symbols; None for none.
+        name: the name of the whole; None derives one from the files' names.
+        on_progress: called with the number of bytes read since the last call.
+        unix_lines: read Windows line endings (CR LF) as LF, and add no separator to texts that end with it.
+        separator: the text between two texts.
+        val_fraction: the share at the end of each of several texts to hold out for validation. For a single
+            text, or with 0, the split is decided later.
+        encoding: one of Python's encodings, at level "char"; None for UTF-8, or the encoding of a byte-order
+            mark.
+        on_notice: called with a line about each text that may be in a different encoding than it seems.
 
     Raises:
-        CharRNNError: one cannot be read, or is not text in that encoding (the message names the byte); all
-            together have less than 32 characters, or one distinct character, or too many; or they are of
-            another level than ``vocabulary``.
-        SettingError: two of the paths are of the same file.
+        CharRNNError: a text cannot be read, or is not valid in the encoding (the message names the byte); the
+            texts together have fewer than 32 characters, one distinct character, or too many; or their level
+            differs from that of ``vocabulary``.
+        SettingError: two paths lead to the same file.
     """
     if not paths:
-        raise SettingError("no text was given; give the path of a text file")
-    _check_paths(paths)  # all of them, before one is read, which may take long
+        raise SettingError("no text given; give the path of a text file")
+    _check_paths(paths)  # all of them first, since reading one may take long
     codes: NDArray[np.intp] = np.zeros(0, np.intp)
     files: list[ScannedFile] = []
     beginning, had_bom, had_crlf = "", False, False
@@ -231,10 +228,10 @@ def scan_texts(
                 )
                 codes = np.union1d(codes, distinct_codes(pieces, level))
             if not pieces.length and len(paths) > 1:
-                if path == "-":  # most likely nothing was piped into the command
+                if path == "-":  # most likely, nothing was piped into the command
                     raise CharRNNError("standard input is empty; pipe a text into it, or omit -")
                 if on_notice is not None:
-                    on_notice(f"{own_name} is empty, so it adds nothing")
+                    on_notice(f"{own_name} is empty and is skipped")
             trained = int((1.0 - val_fraction) * pieces.length)
             ended = unix_lines and pieces.ending in (separator, separator.encode())
             files[-1] = ScannedFile(
@@ -243,10 +240,10 @@ def scan_texts(
             beginning = beginning or pieces.beginning
             had_bom, had_crlf = had_bom or pieces.had_bom, had_crlf or pieces.had_crlf
         for file in [file for file in files if not file.length][: len(files) - 1]:
-            files.remove(file)  # an empty one adds nothing
+            files.remove(file)
             file._text.close()
         several = len(files) > 1
-        if not several:  # how it is split is settled later
+        if not several:  # its split is decided later
             files[0] = dataclasses.replace(files[0], train_length=files[0].length)
         between: str | bytes = separator if level == "char" else separator.encode()
         if several and separator:
@@ -283,7 +280,7 @@ def scan_texts(
 
 
 def _check_paths(paths: Sequence[str]) -> None:
-    """Check that every text can be read, and that none comes twice, as it would on both sides of a split."""
+    """Check that every text can be read, and reject duplicates, which would be on both sides of the split."""
     seen: set[str] = set()
     for path in paths:
         check_readable(path)
@@ -294,15 +291,15 @@ def _check_paths(paths: Sequence[str]) -> None:
 
 
 def _lengths(files: Sequence[ScannedFile], separator: int, *, parted: bool) -> tuple[int, int | None]:
-    """The length of all texts with the separators between their parts, and of that what is for training."""
+    """The length of all texts including separators, and the part of it that is for training."""
     whole = sum(file.length for file in files)
     if not parted:
         return whole + separator * sum(not file.ended for file in files[:-1]), None
-    # A text whose validation part is empty ends with its part for training.
+    # A text with an empty validation part ends with its training part.
     behind = [separator * (not file.ended or file.train_length < file.length) for file in files]
     training = sum(file.train_length for file in files) + sum(behind)
-    held_back = whole - sum(file.train_length for file in files)
-    return training + held_back + separator * sum(not file.ended for file in files[:-1]), training
+    held_out = whole - sum(file.train_length for file in files)
+    return training + held_out + separator * sum(not file.ended for file in files[:-1]), training
 
 
 def _joint_name(files: Sequence[ScannedFile]) -> str:
@@ -324,7 +321,7 @@ def _joint_hash(files: Sequence[ScannedFile], separator: str | bytes) -> str:
 
 
 def _as_text(path: str) -> str:
-    """A path as text that any file can hold: Python keeps what its locale cannot decode as surrogates."""
+    """A path as valid Unicode: Python keeps bytes that the locale cannot decode as surrogates."""
     try:
         path.encode()
         return path
@@ -335,7 +332,7 @@ def _as_text(path: str) -> str:
 def _check_level(name: str, own: Vocabulary, vocabulary: Vocabulary) -> None:
     if own.level != vocabulary.level:
         raise CharRNNError(
-            f"{name} was read at level {own.level}, but the network to start from works at level "
+            f"{name} was read at level {own.level}, but the network in the checkpoint has level "
             f"{vocabulary.level}; give level={vocabulary.level}",
             "level",
         )

@@ -1,8 +1,8 @@
-"""Which characters of a text validate: its end, or blocks spread over all of it.
+"""Splits a text into training and validation text: the end, or blocks spread over the text, are held out.
 
-The rest is for training, and is read as one text: where a block lies between two of its pieces, a stream
-reads on from one piece to the next. (To forget there would take from the streams what they remember, in the
-middle of a batch, and 64 cuts in a text are too few to teach a network anything.)
+The training text is read as one text: where a held-out block lies between two pieces, a stream continues from
+one piece to the next. (Resetting the state there would have to happen in the middle of a batch, and 64 cuts
+are too few to affect training.)
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from charrnn_trainer.data.token_file import windows
 ROWS: Final = 64
 MIN_ROW: Final = 64
 WARM_UP: Final = 512
-"""Validation text is cut into 64 rows (fewer for short texts: a row has at least 64 characters); each is read
-after the 512 characters before it, so that no row starts cold."""
+"""Validation text is cut into 64 rows (fewer for short texts: a row has at least 64 characters). Each is read
+after the 512 characters before it, so that no row starts from a zero state."""
 
 MAX_ROW: Final = 32_768
-"""Of a row, at most this many characters are read: two million in all, which say enough of any text."""
+"""The maximum number of characters read per row: two million in total, enough for an accurate loss."""
 
 Places = TypeVar("Places", NDArray[np.int64], Any)
-"""Integers of any shape: an array, or a tensor of torch."""
+"""Integers of any shape: a NumPy array or a torch tensor."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a text that are scored side by side.
+    """Rows of a text that are scored in parallel.
 
     Attributes:
-        begins: where each row's first scored character is, ``int64 [R]``.
-        length: how many characters of each row are scored.
-        warm_up: how many characters before them are read first.
+        begins: the position of each row's first scored character, ``int64 [R]``.
+        length: the number of scored characters per row.
+        warm_up: the number of characters read before them.
     """
 
     begins: NDArray[np.int64]
@@ -47,20 +47,20 @@ class Rows:
 
     @property
     def characters(self) -> int:
-        """How many characters are scored."""
+        """The number of scored characters."""
         return len(self.begins) * self.length
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which characters validate: blocks of equal length, each behind a piece of equal length for training.
+    """A split into alternating pieces of training text and blocks of validation text.
 
     Attributes:
         tokens: N, the length of the text.
-        blocks: K, how many blocks there are; 0 trains on the whole text.
-        block: how many characters a block has.
-        piece: how many characters for training stand before each block. What stands behind the last block is
-            for training, too.
+        blocks: K, the number of blocks; 0 trains on the whole text.
+        block: the length of a block.
+        piece: the length of the training piece before each block. Text after the last block is also for
+            training.
 
     Examples:
         >>> split = split_text(1_000, DataConfig(split="spread"))
@@ -75,33 +75,33 @@ class Split:
 
     @property
     def validation_tokens(self) -> int:
-        """How many characters validate."""
+        """The number of characters for validation."""
         return self.blocks * self.block
 
     @property
     def train_tokens(self) -> int:
-        """How many characters are trained on."""
+        """The number of characters for training."""
         return self.tokens - self.validation_tokens
 
     def places(self, where: Places) -> Places:
-        """Where in the text characters lie that stand at these places of the text for training."""
+        """Map positions in the training text to positions in the whole text."""
         if not self.blocks:
             return where
-        before = (where // self.piece).clip(0, self.blocks)  # how many blocks stand before each
+        before = (where // self.piece).clip(0, self.blocks)  # the number of blocks before each
         moved: Places = where + before * self.block
         return moved
 
     def training_windows(self, ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """The characters of a text ``[N]`` that are trained on, in views of some of them."""
+        """The training text of ``ids [N]``, in windows."""
         stretch = self.piece + self.block
         for block in range(self.blocks):
             yield from windows(ids[block * stretch : block * stretch + self.piece])
         yield from windows(ids[self.blocks * stretch :])
 
     def rows(self) -> Rows:
-        """The rows that are scored: each block is one, or the only block is cut into up to 64.
+        """The rows to score: each block is one; a single block is cut into up to 64.
 
-        A row may be warmed up on what validates in another; the remainder that fills no row is dropped.
+        A row's warm-up may overlap another row. A remainder that fills no row is dropped.
         """
         in_block = max(1, min(ROWS, self.block // MIN_ROW)) if self.blocks == 1 else 1
         begins = self.piece + np.arange(self.blocks)[:, np.newaxis] * (self.piece + self.block)  # (K, 1)
@@ -110,12 +110,12 @@ class Split:
 
 
 def split_text(tokens: int, data: DataConfig, train_length: int | None = None) -> Split:
-    """How a text of ``tokens`` characters is split.
+    """The split of a text of ``tokens`` characters.
 
-    "end" keeps the last ``val_fraction``, or all behind the first ``train_length`` characters, where that was
-    settled when several texts were read (`scanning.scan_texts`). "spread" cuts the text into up to 64
-    stretches of equal length, and keeps the same share of each one's end; a block has at least 64 characters,
-    or is the only one.
+    "end" holds out the last ``val_fraction``, or everything after the first ``train_length`` characters, if
+    that was decided when several texts were read (`scanning.scan_texts`). "spread" cuts the text into up to
+    64 sections of equal length, and holds out the same share at the end of each; a block has at least 64
+    characters, or is the only one.
     """
     end = int((1.0 - data.val_fraction) * tokens)
     if train_length is not None and data.split == "end" and data.val_fraction:
@@ -131,5 +131,5 @@ def split_text(tokens: int, data: DataConfig, train_length: int | None = None) -
 
 
 def split_characters(corpus: Corpus, data: DataConfig) -> Split:
-    """How a corpus is split; see `split_text`."""
+    """The split of a corpus; see `split_text`."""
     return split_text(len(corpus), data, corpus.train_length)

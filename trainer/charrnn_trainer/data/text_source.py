@@ -1,8 +1,8 @@
-"""Reads a text from its start in pieces, as often as is wanted, however long it is.
+"""Reads a text of any length in pieces, any number of times.
 
-A file that is compressed with gzip, xz or zstd is read as what it holds. A piece is small enough to stay in a
-processor's cache while it is decoded, hashed and encoded, and so that its buffers come from memory that the
-process has already: both count more than the number of calls.
+Files compressed with gzip, xz or zstd are decompressed. A piece is small enough to stay in the processor's
+cache while it is decoded, hashed and encoded, and for its buffers to reuse the process's memory: both matter
+more than the number of calls.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.text_files import Notice, TextDecoder
 
 PIECE: Final = 64 * 1024
-"""How many bytes are read at a time."""
+"""The number of bytes read at a time."""
 
 _BEGINNING: Final = 2_000
 _MEMORY: Final = 64 * 1024 * 1024
 
 Progress = Callable[[int], None]
-"""Takes the number of bytes that were read since the last call."""
+"""Called with the number of bytes read since the last call."""
 
 
 class TextSource:
-    """A file, or a pipe that is kept aside so that it can be read more than once.
+    """A file, or a pipe that is buffered so that it can be read more than once.
 
-    Close it, or use it in a ``with`` statement: what was kept aside then goes away.
+    Close it, or use it in a ``with`` statement, to delete the buffer.
 
     Attributes:
         path: the absolute path; "-" for standard input.
-        size: the bytes to read, as they are in the file.
+        size: the size of the file in bytes.
     """
 
     def __init__(self, path: str) -> None:
-        """Find a file, or read a pipe to its end ("-" is standard input).
+        """Find a file, or buffer a pipe ("-" for standard input).
 
         Raises:
             CharRNNError: there is no such file, it is a folder, or it cannot be read.
         """
         self.path = path if path == "-" else os.path.abspath(path)
-        self._kept = _keep_aside(path)
-        self.size = os.stat(path).st_size if self._kept is None else self._kept.tell()
+        self._buffer = _buffer_pipe(path)
+        self.size = os.stat(path).st_size if self._buffer is None else self._buffer.tell()
 
     def close(self) -> None:
-        """Let go of what was kept aside; the text cannot be read any more."""
-        if self._kept is not None:
-            self._kept.close()
+        """Delete the buffer of a pipe; it can no longer be read."""
+        if self._buffer is not None:
+            self._buffer.close()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Unpacked]:
         """The text from its start."""
         with contextlib.ExitStack() as opened:
-            if self._kept is not None:
-                self._kept.seek(0)
-                file = self._kept
+            if self._buffer is not None:
+                self._buffer.seek(0)
+                file = self._buffer
             else:
                 try:
                     file = opened.enter_context(open(self.path, "rb"))
@@ -73,18 +73,19 @@ class TextSource:
 
 
 class Pieces:
-    """The pieces of a text: str at level "char", bytes at level "byte"; counts and hashes as it goes.
+    """Iterates over the pieces of a text, str at level "char" and bytes at level "byte", counting and
+    hashing.
 
-    A character that a piece's end cuts comes whole with the next piece, and a byte-order mark at the start is
-    left out. All attributes are complete when the last piece was taken.
+    A character that crosses a boundary is part of the next piece. A byte-order mark at the start is skipped.
+    The attributes are complete after the last piece.
 
     Attributes:
-        length: the characters so far; at level "byte", the bytes.
-        beginning: the first characters, to show them.
-        ending: the last character, or the last byte.
+        length: the number of characters so far; at level "byte", of bytes.
+        beginning: the first characters, for display.
+        ending: the last character or byte.
         had_bom: whether a byte-order mark was skipped.
-        had_crlf: whether Windows line ends were replaced.
-        encoding: which encoding it has, at level "char".
+        had_crlf: whether Windows line endings were replaced.
+        encoding: the encoding, at level "char".
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Pieces:
         on_notice: Notice | None = None,
         unix_lines: bool = False,
     ) -> None:
-        """Read a text that is open at its start; with ``unix_lines``, its CR LF become LF."""
+        """Read an open text from its start; ``unix_lines`` replaces CR LF by LF."""
         self.encoding = encoding or "utf-8"
         self._encoding, self._on_notice = encoding, on_notice
         self.length = 0
@@ -112,12 +113,12 @@ class Pieces:
 
     @property
     def sha256(self) -> str:
-        """The hash of the bytes that were read, in hexadecimal."""
+        """The hash of the bytes read so far, in hexadecimal."""
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[str | bytes]:
         decoder = TextDecoder(self._name, self._encoding, self._on_notice)
-        cut = False  # whether the piece before ended with a CR that an LF may follow
+        cut = False  # whether the last piece ended with a CR that an LF may follow
         while True:
             try:
                 raw = self._file.read(PIECE)
@@ -129,7 +130,7 @@ class Pieces:
                 try:
                     piece = decoder.decode(raw, final=not raw)
                 except CharRNNError as error:
-                    advice = '; to train on its bytes as they are, give level="byte"'
+                    advice = '; to train on its raw bytes, give level="byte"'
                     raise CharRNNError(f"{error}{advice}", *error.parameters, "level") from error
                 self.had_bom, self.encoding = decoder.had_mark, decoder.encoding
             if self._unix_lines:
@@ -147,8 +148,8 @@ class Pieces:
                 self._on_progress(self._file.advanced())
 
     def _with_unix_lines(self, piece: str | bytes, cut: bool, *, at_end: bool) -> tuple[str | bytes, bool]:
-        """A piece without its CRs before LFs, and whether it ended with a CR, which waits for the next."""
-        if isinstance(piece, bytes):  # every byte as the character of its number, and back
+        """The piece with CR LF replaced by LF, and whether a final CR was held back for the next piece."""
+        if isinstance(piece, bytes):  # latin-1 maps each byte to one character, and back
             text, cut = self._with_unix_lines(piece.decode("latin-1"), cut, at_end=at_end)
             return str(text).encode("latin-1"), cut
         whole = "\r" * cut + piece
@@ -159,13 +160,13 @@ class Pieces:
 
 
 def check_readable(path: str) -> bool:
-    """Check that a text is there and may be read, without opening it.
+    """Check that a text exists and can be read, without opening it.
 
     Returns:
-        whether it can be read more than once, as files can.
+        whether it can be read more than once, like a regular file.
 
     Raises:
-        CharRNNError: there is no such file, it is a folder, or it may not be read.
+        CharRNNError: the file does not exist, is a folder, or cannot be read.
     """
     if path == "-":
         if sys.stdin is None:
@@ -182,8 +183,8 @@ def check_readable(path: str) -> bool:
     return stat.S_ISREG(mode)
 
 
-def _keep_aside(path: str) -> IO[bytes] | None:
-    """Copy what can be read only once to a temporary file; None where the path can be opened again."""
+def _buffer_pipe(path: str) -> IO[bytes] | None:
+    """Copy a pipe to a temporary file; None for a path that can be opened again."""
     if check_readable(path):
         return None
     kept = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - closed with the source

@@ -1,7 +1,7 @@
-"""The file of ids that training reads: written and checked in windows, and read through a memory map.
+"""The file of token ids that training reads: written and verified in windows, and memory-mapped.
 
-It is a safetensors file with one tensor, ``tokens [N]``, of the smallest unsigned type that holds the ids,
-and one metadata key, ``charrnn``: JSON with the text's name, hash and vocabulary, and the hash of the ids.
+It is a safetensors file with one tensor, ``tokens [N]``, of the smallest unsigned type that fits the ids, and
+one metadata key, ``charrnn``: JSON with the text's name, hash and vocabulary, and the hash of the ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.data.safetensors_header import encode_header, read_header
 
 WINDOW: Final = 64 * 1024
-"""How many ids are looked at, or written, at a time."""
+"""The number of ids processed at a time."""
 
 Source = str | tuple[str, ...]
 """The path of a text, or the paths of several."""
@@ -29,14 +29,14 @@ Source = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class TokensInfo:
-    """What a file of ids says of them.
+    """The metadata of a file of ids.
 
     Attributes:
-        vocabulary: which id is which symbol.
-        name: what the text is called.
-        sha256: the hash of the text's bytes as they were read.
-        source: the path that it was read from, if any, or the paths of several texts.
-        train_length: how many ids at the start are for training, where that is settled.
+        vocabulary: the symbols by id.
+        name: the name of the text.
+        sha256: the hash of the text's original bytes.
+        source: the path of the text, if any, or the paths of several texts.
+        train_length: the number of ids at the start for training, if decided.
     """
 
     vocabulary: Vocabulary
@@ -52,31 +52,31 @@ class TokensInfo:
 
 
 def id_type(vocabulary: Vocabulary) -> np.dtype[Any]:
-    """The smallest unsigned type that holds the ids, little-endian as files keep it."""
+    """The smallest unsigned type that fits the ids, little-endian as in files."""
     return np.dtype("u1") if len(vocabulary) <= 256 else np.dtype("<u2")
 
 
 def windows(ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """An array ``[N]`` in views of up to `WINDOW` numbers."""
+    """Views of up to `WINDOW` elements of an array ``[N]``."""
     return (ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW))
 
 
 def write_tokens(path: Path, info: TokensInfo, length: int, pieces: Iterable[NDArray[Any]]) -> NDArray[Any]:
-    """Write ids to a file, whole or not at all, and map them into memory.
+    """Write ids to a file atomically, and memory-map them.
 
     Args:
         path: the file to write.
-        info: what it says of the ids.
-        length: N, how many there will be.
-        pieces: the ids, ``[n]`` each, of the type that ``info`` asks for.
+        info: its metadata.
+        length: N, the number of ids.
+        pieces: the ids, ``[n]`` each, of the type ``info.id_type``.
 
     Raises:
-        CharRNNError: there are not ``length`` of them, or the file cannot be written.
+        CharRNNError: there are not exactly ``length`` ids, or the file cannot be written.
     """
     digest = hashlib.sha256()
     written = 0
     with written_whole(path) as file:
-        # The hash is known at the end only, and every hash is as long: write the header twice.
+        # The hash is known only at the end, but its length is fixed: write the header twice.
         header = _header(info, length, digest.hexdigest())
         file.write(header)
         for piece in pieces:
@@ -95,13 +95,13 @@ def write_tokens(path: Path, info: TokensInfo, length: int, pieces: Iterable[NDA
 
 
 def open_tokens(path: Path) -> tuple[TokensInfo, NDArray[Any]]:
-    """Map the ids of a file into memory, after checking all its bytes.
+    """Memory-map the ids of a file, after checking all its bytes.
 
     Returns:
-        what the file says, and the ids ``[N]``, each of which the vocabulary has.
+        The metadata, and the ids ``[N]``, all within the vocabulary.
 
     Raises:
-        CharRNNError: the file is missing, cut, altered or something else.
+        CharRNNError: the file is missing, truncated, altered or not a file of tokens.
     """
     try:
         with path.open("rb") as file:
@@ -111,16 +111,16 @@ def open_tokens(path: Path) -> tuple[TokensInfo, NDArray[Any]]:
         length = int(table["tokens"]["shape"][0])
         trained = about.get("train_length")
         if trained is not None and not 0 < int(trained) <= length:
-            raise ValueError("more of it is for training than there is")
+            raise ValueError("its training part is longer than the text")
         source = about.get("source")
         source = tuple(map(str, source)) if isinstance(source, list) else source
         info = TokensInfo(vocabulary, str(about["name"]), str(about["sha256"]), source, trained)
         if table["tokens"] != _tensor(info, length) or length < 1:
-            raise ValueError("its size is not what its header says")
+            raise ValueError("its size does not match its header")
         if path.stat().st_size != header.size + length * info.id_type.itemsize:
-            raise ValueError("its size is not what its header says")
+            raise ValueError("its size does not match its header")
         if _digest(path, header.size, info) != about["tokens_sha256"]:
-            raise ValueError("its bytes were altered")
+            raise ValueError("its hash does not match its content")
         return info, _mapped(path, info, header.size, length)
     except OSError as error:
         raise _cannot_read(path, error) from error
@@ -131,9 +131,9 @@ def open_tokens(path: Path) -> tuple[TokensInfo, NDArray[Any]]:
 
 
 def _digest(path: Path, start: int, info: TokensInfo) -> str:
-    """The hash of the ids in a file, each of which is checked.
+    """The hash of the ids in a file, all of which are checked.
 
-    They are read rather than mapped: pages of a map that were touched count as the process's memory.
+    The file is read rather than mapped: touched pages of a mapping count as the process's memory.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

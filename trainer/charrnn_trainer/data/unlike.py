@@ -1,20 +1,21 @@
-"""Notices a validation part that is unlike the rest of a text, before hours are spent on training.
+"""Detects validation text that is unlike the training text, before hours are spent on training.
 
-Such as code behind prose, or the last letters of a sorted list: the validation loss then says little of what
-was learned, and the best checkpoint by it may be the least trained one.
+Examples are code after prose, or the last letters of a sorted list. The validation loss then says little
+about what was learned, and the best checkpoint by it may be the least trained one.
 
-Two things are looked at, both on samples of fixed size, so that a long text costs no more than one of a few
+There are two checks, both on samples of fixed size, so that a long text costs no more than one of a few
 hundred thousand characters:
 
-1. The training text is cut into as many parts as it holds validation parts (2 to 9). Of each, and of the
-   validation part, up to 32,768 characters are taken, in 16 stretches. An order-2 model of all training parts
-   but one says how many bits a character of the omitted one takes, and an order-2 model of all
-   training parts how many a character of the validation part. That is unlike the rest if it takes more than
-   1.25 times as many as the worst of the training parts, and 0.25 bits more.
-2. Up to 64 stretches of the training text and 16 of the validation part, of 4,096 characters each. They are
-   of a sorted list if at least 95 % of the lines that follow one another are in order, and at least half of
-   the validation part's lines begin with two characters that no line of the others begins with; both either
-   with or without regard to case. (A log, which is sorted by time, continues with the same characters.)
+1. The training text is cut into parts of about the length of the validation text (2 to 9 parts). From each
+   part, and from the validation text, up to 32,768 characters are sampled, in 16 stretches. For each training
+   part, an order-2 model of the other parts gives its bits per character; for the validation text, an order-2
+   model of all training parts does. The validation text is unlike the rest if it needs more than 1.25 times
+   the bits of the worst training part, and at least 0.25 bits more.
+2. Up to 64 stretches of the training text and 16 of the validation text, of 4,096 characters each, are
+checked
+   for a sorted list: at least 95 % of consecutive lines are in order, and at least half of the validation
+   lines begin with two characters that no training line begins with; both either with or without regard to
+   case. (A log, which is sorted by time, continues with the same characters.)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.vocabulary import Vocabulary
 
 LEAST: Final = 1_000
-"""Of fewer characters for validation, nothing can be said."""
+"""With fewer characters for validation, nothing is checked."""
 
 PARTS: Final = 9
 SAMPLE: Final = 32_768
@@ -45,19 +46,19 @@ IN_ORDER: Final = 0.95
 BEGINNING: Final = 2
 NEW: Final = 0.5
 LEAST_LINES: Final = 100
-"""See 2. above; of fewer lines than these, nothing is said."""
+"""See 2. above; with fewer than `LEAST_LINES` lines, nothing is reported."""
 
 
-def what_is_unlike(ids: NDArray[Any], train_tokens: int, vocabulary: Vocabulary) -> str | None:
-    """What is unlike the rest in the text behind its first ``train_tokens`` characters, and what to do.
+def warning_if_unlike(ids: NDArray[Any], train_tokens: int, vocabulary: Vocabulary) -> str | None:
+    """Check the validation text, and return a warning with advice.
 
     Args:
-        ids: the text, ``[N]``, perhaps mapped from a file.
-        train_tokens: how many characters are trained on; the rest validates.
-        vocabulary: which id is which symbol.
+        ids: the text, ``[N]``, possibly memory-mapped.
+        train_tokens: the number of characters for training; the rest is for validation.
+        vocabulary: the symbols by id.
 
     Returns:
-        one line; None where nothing was found.
+        The warning in one line; None if nothing was found.
     """
     train, validation = ids[:train_tokens], ids[train_tokens:]
     if len(validation) < LEAST or train_tokens < LEAST:
@@ -65,22 +66,23 @@ def what_is_unlike(ids: NDArray[Any], train_tokens: int, vocabulary: Vocabulary)
     share = len(validation) / len(ids)
     if _is_sorted_list(train, validation, vocabulary):
         return (
-            f"warning: the text is a sorted list, whose last {share:.0%}, which validates, begins with other "
-            "letters than the rest; lines=True mixes the lines first, split=spread takes blocks all over it"
+            f"warning: the text is a sorted list, and its last {share:.0%}, held out for validation, begins "
+            "with other letters than the rest; lines=True shuffles the lines first, split=spread holds out "
+            "blocks from all over the text"
         )
     *others, own = part_bits(train, validation, len(vocabulary))
     unit = "byte" if vocabulary.level == "byte" else "character"
     if own > SHARE * max(others) and own > max(others) + BITS:
         return (
-            f"warning: the last {share:.0%} of the text, which validates, is unlike the rest: by letter "
-            f"triples of the rest it takes {own:.1f} bits per {unit}, and no other part more than "
-            f"{max(others):.1f}; split=spread validates on blocks all over the text"
+            f"warning: the last {share:.0%} of the text, held out for validation, is unlike the rest: a "
+            f"trigram model of the rest needs {own:.1f} bits per {unit} for it, and at most "
+            f"{max(others):.1f} for any other part; split=spread holds out blocks from all over the text"
         )
     return None
 
 
 def part_bits(train: NDArray[Any], validation: NDArray[Any], symbols: int) -> list[float]:
-    """Bits per character of each training part, and at last of the validation part: see 1. above."""
+    """Bits per character of each training part, then of the validation text: see 1. above."""
     count = max(2, min(PARTS, round(len(train) / len(validation))))
     parts = [_sample(part) for part in np.array_split(train, count)] + [_sample(validation)]
     grams = [np.concatenate([_trigrams(piece, symbols) for piece in part]) for part in parts]
@@ -88,7 +90,7 @@ def part_bits(train: NDArray[Any], validation: NDArray[Any], symbols: int) -> li
 
 
 def _sample(part: NDArray[Any]) -> list[NDArray[Any]]:
-    """Stretches spread over a part, from its start to its end; of a short part, all of it."""
+    """Stretches spread over a part, from its start to its end; all of a short part."""
     if len(part) <= SAMPLE:
         return [part]
     size = SAMPLE // PIECES
@@ -97,17 +99,16 @@ def _sample(part: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _trigrams(piece: NDArray[Any], symbols: int) -> NDArray[np.int64]:
-    """Three characters that follow one another as one number, for each place: ``[n] -> [n - 2]``."""
+    """The trigram at each position, as one number: ``[n] -> [n - 2]``."""
     wide = piece.astype(np.int64)  # 65,536^3 is less than 2^63
     return (wide[:-2] * symbols + wide[1:-1]) * symbols + wide[2:]
 
 
 def _bits(grams: Sequence[NDArray[np.int64]], symbols: int) -> list[float]:
-    """Bits per character of each part, by the others (of which the last one is never learned from).
+    """Bits per character of each part under a model of the others, without the last part.
 
-    The model is Witten and Bell's (1991): an order's estimate gets the weight of the characters that were
-    seen after the context, the lower order's that of how many different ones there were; the lowest is
-    uniform.
+    The model is Witten and Bell's (1991): an order's estimate is weighted by the number of characters seen
+    after the context, the lower order's by the number of distinct ones; the lowest order is uniform.
     """
     distinct, place = np.unique(np.concatenate(grams), return_inverse=True)  # (U)
     ends = np.cumsum([len(part) for part in grams])[:-1]
@@ -117,7 +118,7 @@ def _bits(grams: Sequence[NDArray[np.int64]], symbols: int) -> list[float]:
     known = counts[:-1].sum(axis=0)
     chance = np.full(counts.shape, 1.0 / symbols)
     for order in range(3):
-        # What is predicted with its context, and the context alone, numbered in the order of ``distinct``.
+        # The n-gram and its context alone, numbered in the order of ``distinct``.
         _, gram = np.unique(distinct % symbols ** (order + 1), return_inverse=True)
         _, context = np.unique(distinct % symbols ** (order + 1) // symbols, return_inverse=True)
         context_of_gram = np.zeros(gram.max() + 1, np.int64)
@@ -127,14 +128,14 @@ def _bits(grams: Sequence[NDArray[np.int64]], symbols: int) -> list[float]:
             seen = np.bincount(gram, learned)  # (grams)
             total = np.bincount(context_of_gram, seen)  # (contexts)
             kinds = np.bincount(context_of_gram, seen > 0)
-            kinds[total == 0] = 1  # nothing is known after it: the lower order's estimate stands
+            kinds[total == 0] = 1  # unseen context: use the lower order's estimate
             weight = (total + kinds)[context]
             chance[part] = (seen[gram] + kinds[context] * chance[part]) / weight
     return [float(-(own @ np.log(chance[part])) / own.sum() / math.log(2)) for part, own in enumerate(counts)]
 
 
 def _is_sorted_list(train: NDArray[Any], validation: NDArray[Any], vocabulary: Vocabulary) -> bool:
-    """Whether the lines are in order, and those of the validation part begin otherwise: see 2. above."""
+    """Whether the lines are sorted, and the validation lines begin differently: see 2. above."""
     before, after = _lines(train, STRETCHES, vocabulary), _lines(validation, STRETCHES // 4, vocabulary)
     if min(sum(map(len, lines)) for lines in (before, after)) < LEAST_LINES:
         return False
@@ -150,7 +151,7 @@ def _is_sorted_list(train: NDArray[Any], validation: NDArray[Any], vocabulary: V
 
 
 def _lines(part: NDArray[Any], count: int, vocabulary: Vocabulary) -> list[list[str]]:
-    """The whole lines in stretches of a part; empty ones are skipped."""
+    """The complete lines in stretches of a part; empty lines are skipped."""
     count = max(1, min(count, len(part) // STRETCH))
     size = min(STRETCH, len(part))
     begins = [(len(part) - size) * number // max(1, count - 1) for number in range(count)]

@@ -1,6 +1,6 @@
-"""A network whose vocabulary lacks characters of a new text: they are added.
+"""Extends the vocabulary of a network by the characters of a new text.
 
-The larger vocabulary is in code-point order as all are; characters that the new text lacks are kept.
+Like every vocabulary, the extended one is in code-point order. Characters that the new text lacks are kept.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _SHOWN: Final = 20
 
 
 def grow_vocabulary(vocabulary: Vocabulary, symbols: Iterable[str]) -> Vocabulary:
-    """A vocabulary and the symbols that it lacks, in code-point order; itself where it lacks none.
+    """Add missing symbols to a vocabulary, in code-point order; return it unchanged if none are missing.
 
     Raises:
-        CharRNNError: they are more than a model can hold.
+        CharRNNError: there are more symbols than a model supports.
 
     Examples:
         >>> grow_vocabulary(Vocabulary("ac"), "cab").symbols
@@ -30,11 +30,11 @@ def grow_vocabulary(vocabulary: Vocabulary, symbols: Iterable[str]) -> Vocabular
 
 
 def words_on_growth(name: str, before: Vocabulary, after: Vocabulary) -> str | None:
-    """What is told of the characters that a text called ``name`` adds, in one line; None if none."""
+    """A line about the characters that the text ``name`` adds; None if it adds none."""
     added = sorted(set(after.symbols) - set(before.symbols))
     if not added:
         return None
     shown = ", ".join(repr(symbol) for symbol in added[:_SHOWN])
     more = f" and {len(added) - _SHOWN:,} more" if len(added) > _SHOWN else ""
     characters = "character" if len(added) == 1 else "characters"
-    return f"{name} has {len(added):,} {characters} that the network does not know, now added: {shown}{more}"
+    return f"{name} has {len(added):,} new {characters}, added to the vocabulary: {shown}{more}"

@@ -1,1 +1,1 @@
-"""From a checkpoint to a step model in ONNX."""
+"""Exports checkpoints as ONNX step models."""

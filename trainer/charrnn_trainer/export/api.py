@@ -1,6 +1,7 @@
-"""Exports a checkpoint: builds the step model, verifies it, and writes it.
+"""Exports a checkpoint: builds the step model, verifies it and writes it.
 
-Nothing is written that was not read back by the runtime's own loader and compared with torch, step by step.
+A model is written only after the runtime's own loader has read it back and it has been compared with torch,
+step by step.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from charrnn_trainer.runs.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         info: the metadata of the written file.
-        logit_difference: the largest difference of a logit to torch's, over all verified steps.
-        bits_per_character: of the file and of fp32 on the same text, where the precision is another.
-        compared_on: what that text was.
+        logit_difference: the largest logit difference from torch, over all verified steps.
+        bits_per_character: of the file and of fp32 on the same text; None for fp32.
+        compared_on: a description of that text.
         fp32_bytes: the size of the same model in fp32.
-        replaced: what was there before, if anything.
+        replaced: a description of the replaced file, if any.
     """
 
     info: ModelInfo
@@ -55,25 +56,26 @@ def export_checkpoint(
     force: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> ExportReport:
-    """Write a checkpoint's network as a step model.
+    """Export a checkpoint's network as a step model.
 
     Args:
-        checkpoint: what to export.
-        destination: the file to write. A charrnn model there is replaced; anything else only with ``force``.
+        checkpoint: the checkpoint.
+        destination: the file to write. An existing charrnn model is replaced; any other file only with
+            ``force``.
         precision: "fp32", "fp16" (for the GPU) or "int8" (for the CPU).
-        force: replace whatever file is there.
-        report: called with a line for each thing that was done.
+        force: replace any existing file.
+        report: called with a line for each step of the export.
 
     Returns:
         What was written, and how much it differs from torch.
 
     Raises:
-        SettingError: the precision is none of these.
-        ExportError: the graph differs from torch by more than it may; nothing was written.
-        CharRNNError: the file is something else, or cannot be written.
+        SettingError: the precision is unknown.
+        ExportError: the graph differs from torch by more than the bound; nothing was written.
+        CharRNNError: the destination is another kind of file, or cannot be written.
 
     Examples:
-        Export the best checkpoint of a run, and let the model write::
+        Export the best checkpoint of a run, and generate text with it::
 
             from charrnn_runtime import CharRNN
             from charrnn_trainer import export_checkpoint, find_checkpoint, load_checkpoint
@@ -85,7 +87,7 @@ def export_checkpoint(
     if precision not in spec.PRECISIONS:
         raise SettingError(f"precision must be {' or '.join(spec.PRECISIONS)}, not {precision!r}")
     destination = Path(destination)
-    replaced = _what_is_there(destination, force=force)
+    replaced = _describe_existing(destination, force=force)
     fp32 = build(checkpoint, "fp32")
     difference = verify(checkpoint, fp32).logits
     report(
@@ -106,7 +108,7 @@ def export_checkpoint(
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CharRNNError(f"cannot make the folder {destination.parent}: {error.strerror}") from error
+        raise CharRNNError(f"cannot create the folder {destination.parent}: {error.strerror}") from error
     write_whole(destination, model.data)
     return ExportReport(
         info=read_model_file(destination).info,
@@ -118,8 +120,8 @@ def export_checkpoint(
     )
 
 
-def _what_is_there(destination: Path, *, force: bool) -> str | None:
-    """What an export would replace; None if nothing.
+def _describe_existing(destination: Path, *, force: bool) -> str | None:
+    """Describe the file that an export would replace; None if there is none.
 
     Raises:
         CharRNNError: it may not be replaced.
@@ -131,7 +133,7 @@ def _what_is_there(destination: Path, *, force: bool) -> str | None:
     if not destination.exists():
         return None
     if not destination.is_file():
-        raise CharRNNError(f"{destination} is not a regular file but a device or a pipe; give another name")
+        raise CharRNNError(f"{destination} is a device or a pipe, not a regular file; give another name")
     try:
         info = read_model_file(destination).info
     except CharRNNError:
@@ -141,6 +143,6 @@ def _what_is_there(destination: Path, *, force: bool) -> str | None:
                 "to replace it",
                 "force",
             ) from None
-        return "not a charrnn model"
+        return "another kind of file"
     step = info.training.get("step", "?")
     return f"a charrnn model ({info.cell} {info.layers}x{info.hidden_size} {info.precision}, step {step})"

@@ -1,4 +1,4 @@
-"""From a checkpoint to a step model in memory: fold the weights, write the graph, read it back."""
+"""Builds the step model of a checkpoint in memory: fold the weights, build the graph, read it back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from charrnn_trainer.export.graph.weights import check_step_model_fits, fold_wei
 from charrnn_trainer.runs.checkpoint import Checkpoint
 
 FP16_LARGEST: Final = 65_504.0
-"""The largest number that half precision holds."""
+"""The largest finite number in half precision."""
 
 
 class ExportError(CharRNNError):
@@ -34,15 +34,15 @@ class BuiltModel:
 
 
 def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
-    """The step model of a checkpoint, read back by the loader that users' programs have."""
+    """Build the step model of a checkpoint, and read it back with the runtime's loader."""
     network = checkpoint.config.network
-    check_step_model_fits(network, len(checkpoint.vocabulary))  # before folding takes twice as much memory
+    check_step_model_fits(network, len(checkpoint.vocabulary))  # before folding, which doubles the memory
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     folded = fold_weights(network.cell, network.layers, weights, network.tie_weights)
     if precision == "fp16" and folded.largest_factor > FP16_LARGEST:
         raise ExportError(
-            f"the network has weights of up to {folded.largest_factor:,.0f}, and fp16 holds at most "
-            f"{FP16_LARGEST:,.0f}; nothing was written: export it as fp32"
+            f"the network has weights of up to {folded.largest_factor:,.0f}, but fp16 holds at most "
+            f"{FP16_LARGEST:,.0f}; nothing was written; export it as fp32"
         )
     model = build_step_model(
         folded,
@@ -54,7 +54,7 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
     data = model.SerializeToString(deterministic=True)
     if len(data) > spec.MAX_FILE_BYTES:
         raise ExportError(
-            f"the model would have {len(data):,} bytes, and at most {spec.MAX_FILE_BYTES:,} can be "
+            f"the model would have {len(data):,} bytes, but at most {spec.MAX_FILE_BYTES:,} can be "
             "loaded; train with a smaller hidden_size, or with level=byte",
             "hidden_size",
             "level",
@@ -63,7 +63,7 @@ def build(checkpoint: Checkpoint, precision: str) -> BuiltModel:
 
 
 def training_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a model comes from, for its metadata. Nothing in it derives from a clock or a path."""
+    """The provenance of a model, for its metadata. Nothing in it depends on a clock or a path."""
     corpus, config = checkpoint.corpus, checkpoint.config
     return {
         "corpus": {

@@ -1,4 +1,4 @@
-"""Whether a step model computes what the network computes: against torch, and fp16 and int8 against fp32."""
+"""Verifies step models: against torch, and fp16 and int8 also against fp32."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from charrnn_trainer.train_config import TrainConfig
 VERIFY_STREAMS: Final = 4
 VERIFY_STEPS: Final = 256
 FP32_BOUND: Final = 1e-4
-"""The largest difference of a logit to torch's that an fp32 export may have."""
+"""The largest allowed logit difference between an fp32 export and torch."""
 
 LOSS_BOUND: Final = 0.01
-"""How much more bits per character, as a share, an fp16 or int8 export may need than fp32."""
+"""The largest allowed relative increase in bits per character of an fp16 or int8 export over fp32."""
 LOSS_FLOOR: Final = 1e-3
-"""How much more bits per character it may need in any case: of next to nothing, a share is nothing."""
+"""The increase that is always allowed, for losses close to zero."""
 
 _COMPARED_CHARACTERS: Final = 1_000
-"""How many characters of each of 64 rows the precisions are compared on, at most."""
+"""Precisions are compared on at most this many characters of each of 64 rows."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences of a step model to torch, over all verified steps; NaN where one is NaN.
+    """The largest differences between a step model and torch, over all verified steps; NaN if one is NaN.
 
     Attributes:
-        logits: of a logit.
-        state: of a number of the next state.
+        logits: the largest logit difference.
+        state: the largest difference in the next state.
     """
 
     logits: float
@@ -54,23 +54,23 @@ def verify(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
     """Compare an fp32 step model with torch.
 
     Raises:
-        ExportError: a logit or a state differs by more than it may.
+        ExportError: a logit or a state differs by more than the bound.
     """
     difference = compare_with_torch(checkpoint, model)
     for what, largest in (("logits", difference.logits), ("states", difference.state)):
         if not largest <= FP32_BOUND:  # "not" catches a NaN too
             raise ExportError(
-                f"the graph's {what} differ from torch's by up to {largest:.2e}, and at most "
+                f"the graph's {what} differ from torch's by up to {largest:.2e}, but at most "
                 f"{FP32_BOUND:.0e} is allowed; nothing was written"
             )
     return difference
 
 
 def compare_with_torch(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
-    """Compare a step model with torch on random characters, from zero state on.
+    """Compare a step model with torch on random characters, starting from a zero state.
 
-    Every step of the graph begins with the state that torch has there. A network may be chaotic, above all
-    one of plain RNN cells: left to themselves, two right computations of it would drift apart by rounding.
+    Every step of the graph starts from torch's state. Networks, above all of plain RNN cells, may be chaotic:
+    without this, rounding would make two correct computations diverge.
     """
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, len(checkpoint.vocabulary), (VERIFY_STEPS, VERIFY_STREAMS))  # (T, B)
@@ -90,7 +90,7 @@ def compare_with_torch(checkpoint: Checkpoint, model: BuiltModel) -> Difference:
 
 
 def _rows(state: State) -> NDArray[np.float32]:
-    """A network's state as the rows of a step model: ``[L, B, H]`` each -> ``[B, S]``."""
+    """Convert a network's state to rows of a step model: ``[L, B, H]`` each -> ``[B, S]``."""
     rows: NDArray[np.float32] = torch.cat([part.transpose(0, 1).flatten(1) for part in state], dim=1).numpy()
     return rows
 
@@ -98,7 +98,7 @@ def _rows(state: State) -> NDArray[np.float32]:
 def _larger(largest: float, found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     with np.errstate(invalid="ignore"):  # infinity - infinity
         difference = np.abs(found - expected).max()
-    return float(np.maximum(largest, difference))  # a NaN stays, which Python's max() would lose
+    return float(np.maximum(largest, difference))  # keeps NaN, unlike Python's max()
 
 
 # --- the precisions ----------------------------------------------------------------------------------------
@@ -106,12 +106,12 @@ def _larger(largest: float, found: NDArray[np.float32], expected: NDArray[np.flo
 
 @dataclass(frozen=True)
 class PrecisionLoss:
-    """What a precision costs.
+    """The loss in quality of a precision.
 
     Attributes:
         precision: "fp16" or "int8".
         bits: bits per character of the model, and of its fp32 form, on the same text.
-        compared_on: what that text was.
+        compared_on: a description of that text.
         unit: "character", or at the byte level "byte".
     """
 
@@ -122,27 +122,27 @@ class PrecisionLoss:
 
     @property
     def share(self) -> str:
-        """How much more bits the model needs, as a share where there is one."""
+        """The increase in bits, relative if fp32 needs any."""
         loss = self.bits[0] - self.bits[1]
         return f"{loss / self.bits[1]:+.2%}" if self.bits[1] else f"{loss:+.4f} bits"
 
     def check(self) -> None:
-        """Check that it costs no more than it may.
+        """Check that the loss in quality is within the bound.
 
         Raises:
-            ExportError: it does.
+            ExportError: it is not.
         """
         model, fp32 = self.bits
         if not model - fp32 <= max(LOSS_BOUND * fp32, LOSS_FLOOR):  # "not" catches a NaN too
             raise ExportError(
                 f"the {self.precision} model needs {model:.4f} bits per {self.unit} and fp32 {fp32:.4f} "
-                f"({self.share}), and at most {LOSS_BOUND:.0%} more is allowed; nothing was written: export "
+                f"({self.share}), but at most {LOSS_BOUND:.0%} more is allowed; nothing was written; export "
                 "it as fp32"
             )
 
 
 def compare_precisions(checkpoint: Checkpoint, model: BuiltModel, fp32: BuiltModel) -> PrecisionLoss:
-    """Compare a model in fp16 or int8 with its fp32 form, on the run's validation text where it is there."""
+    """Compare an fp16 or int8 model with its fp32 form, on the run's validation text if available."""
     texts, warm_up, what = _comparison_text(checkpoint, fp32)
     bits = []
     for each in (model, fp32):
@@ -154,10 +154,10 @@ def compare_precisions(checkpoint: Checkpoint, model: BuiltModel, fp32: BuiltMod
 
 
 def _comparison_text(checkpoint: Checkpoint, fp32: BuiltModel) -> tuple[list[NDArray[np.int64]], int, str]:
-    """Rows of text, how many characters of each only warm up, and what the text is.
+    """Rows of text, the number of warm-up characters in each, and a description of the text.
 
-    It is the run's validation text where the run's tokens still lie beside the checkpoint, else text that the
-    network writes itself.
+    It is the run's validation text if the run's tokens are still next to the checkpoint, else text generated
+    by the network itself.
     """
     path = checkpoint.path.parent / TOKENS_FILE
     if path.is_file():
@@ -179,11 +179,11 @@ def _comparison_text(checkpoint: Checkpoint, fp32: BuiltModel) -> tuple[list[NDA
             return texts, rows.warm_up, what
     engine = Engine(fp32.file, "cpu")
     generated = _write_text(engine, streams=16, length=512)
-    return generated, 0, "text that the network wrote (the run's own text is gone)"
+    return generated, 0, "text generated by the network (the run's own text is missing)"
 
 
 def _comparison_lines(corpus: Corpus, config: TrainConfig) -> tuple[list[NDArray[np.int64]], int, str]:
-    """The same for a run on lines: those that were held back, each with its newline."""
+    """The same for a run on lines: the held-out lines, each with its newline."""
     split = split_lines(corpus, config.data, config.run.seed)
     lines, what = split.validation, "the run's validation lines"
     if not len(lines):

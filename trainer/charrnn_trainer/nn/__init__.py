@@ -1,1 +1,1 @@
-"""The network: cells, dropout, loss, and what its weights start from."""
+"""The network: cells, dropout, loss and weight initialization."""

@@ -1,7 +1,7 @@
-"""The cells: all that the trainer knows of each, in one table.
+"""The table of recurrent cells, with all properties that the trainer needs.
 
-What their names are in the format, how many gates they have and how their states lie in a row, the format
-says (`charrnn_runtime.format.spec`); how a step of each is written as a graph, `export.graph.cells`.
+`charrnn_runtime.format.spec` defines their names, their gates and the layout of their states in the format;
+`export.graph.cells` writes their steps as graphs.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from charrnn_runtime.format import spec
 from charrnn_trainer.nn.gru import gru
 
 TrainingLayers = Callable[[Tensor, Tensor, Sequence[Tensor], float], tuple[Tensor, Tensor]]
-"""Layers as `gru` is: from inputs, state, weights and the share that is dropped between layers to the hidden
-states and the state after."""
+"""A function like `gru`: takes inputs, state, weights and dropout between layers; returns the hidden states
+and the final state."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A kind of recurrent layer.
+    """A type of recurrent cell.
 
     Attributes:
-        name: what the format, settings and files call it.
-        layers: torch's module of such layers.
-        function: the same as a function of its weights, which torch calls with all states or its only one.
-        candidate_apart: whether the last gate's recurrent product has a bias of its own, which may not be
-            added to its input's: the reset gate applies in between.
-        rate: what share of the learning rate of other cells suits it.
-        taken_below: where the cell is open, a plan takes this one and not the first of the table if its step
-            takes at most this share of that one's time; 0 for never.
-        cpu_training: layers that train faster on a CPU than torch's own, if there are any.
+        name: its name in the format, in settings and in file names.
+        layers: torch's module for stacked layers of it.
+        function: torch's functional form, which takes a tuple of states, or the state if there is only one.
+        candidate_apart: whether the last gate's recurrent product has a separate bias, which cannot be folded
+            into the input's bias, since the reset gate applies in between.
+        rate: its learning rate, relative to that of other cells.
+        taken_below: if the cell is not fixed, a plan uses this one instead of the first in the table if its
+            step takes at most this share of the first one's time; 0 for never.
+        cpu_training: an implementation that trains faster on a CPU than torch's, if there is one.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def gates(self) -> int:
-        """How many blocks of H rows a layer's weights have."""
+        """The number of gates: blocks of H rows in a layer's weights."""
         return spec.GATES[self.name]
 
     @property
@@ -58,10 +58,10 @@ class Cell:
     def recur(
         self, inputs: Tensor, state: tuple[Tensor, ...], *options: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """torch's layers with weights that are given; ``options`` are those of torch's functions.
+        """Apply torch's functional form; ``options`` are its weights and other arguments.
 
         Returns:
-            the hidden states of the last layer, ``[B, T, H]``, and the state after the last character.
+            The hidden states of the last layer, ``[B, T, H]``, and the state after the last character.
         """
         hidden, *after = self.function(inputs, state if len(state) > 1 else state[0], *options)
         return hidden, tuple(after)
@@ -75,4 +75,4 @@ CELLS: Final[Mapping[str, Cell]] = {
         Cell("rnn", nn.RNN, torch.rnn_tanh, rate=0.25),
     )
 }
-"""Every cell by its name."""
+"""The cells by name."""

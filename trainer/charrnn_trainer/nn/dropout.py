@@ -1,7 +1,7 @@
-"""Dropout (Srivastava et al. 2014) whose random numbers cost a CPU little.
+"""Dropout (Srivastava et al. 2014) with cheap random numbers on a CPU.
 
-PyTorch draws a number for each element with a routine that takes 10 ns on a CPU: for the recurrent weights of
-a layer of 952, a ninth of a training step. Here one draw of 64 bits decides on four elements.
+PyTorch draws one number per element, at 10 ns on a CPU: for the recurrent weights of a layer of 952 units, a
+ninth of a training step. Here one draw of 64 bits serves four elements.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _LEVELS = 2**16
 
 
 def dropout(values: Tensor, share: float) -> Tensor:
-    """Set a share of the elements to zero, each by chance, and scale up the others.
+    """Set each element to zero with probability ``share``, and scale up the others.
 
-    On a CPU the share is rounded to a multiple of 2^-16, and the random numbers come from torch's global
-    generator.
+    On a CPU, the probability is rounded to a multiple of 2^-16, and the random numbers come from torch's
+    global generator.
 
     Args:
-        values: numbers of any shape.
+        values: a tensor of any shape.
         share: from 0 to below 1.
     """
     if values.device.type != "cpu":

@@ -1,8 +1,8 @@
-"""GRU layers for training on a CPU: their steps written out, with the gradients by hand.
+"""GRU layers for training on a CPU, with hand-written gradients.
 
-PyTorch trains a GRU on a CPU as a graph of small operations: a dozen tensors are made for every character,
-kept, and differentiated one by one. Here a layer's steps work in place in a few large tensors. (LSTM layers
-are left to oneDNN, which has them whole.)
+PyTorch trains a GRU on a CPU as a graph of small operations: it allocates a dozen tensors for every
+character, keeps them, and differentiates them one by one. Here, a layer's steps work in place in a few large
+tensors. (LSTM layers use oneDNN, which implements whole layers.)
 
 Shapes: T characters, B streams, I inputs, H hidden size.
 """
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from charrnn_trainer.nn.dropout import dropout
 
 _PART: Final = 10
-"""How many steps' tensors are computed at a time: 1.5 MB of gates at the default sizes in bf16."""
+"""The number of time steps computed at a time: 1.5 MB of gates at the default sizes in bf16."""
 
 _by_sigmoid = torch.ops.aten.sigmoid_backward.grad_input  # x, y: x y (1 - y)
 _by_tanh = torch.ops.aten.tanh_backward.grad_input  # x, y: x (1 - y^2)
@@ -29,19 +29,19 @@ _by_tanh = torch.ops.aten.tanh_backward.grad_input  # x, y: x (1 - y^2)
 def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor], drop: float) -> tuple[Tensor, Tensor]:
     """Stacked GRU layers, in training mode.
 
-    They are PyTorch's: the reset gate applies after the recurrent product (Cho et al. 2014, version 1). Under
-    autocast all is computed in its type, but for sums within a product.
+    They match PyTorch's: the reset gate applies after the recurrent product (Cho et al. 2014, version 1).
+    Under autocast, everything but sums within a product is computed in its type.
 
     Args:
         inputs: ``[B, T, I]``.
-        state: ``[L, B, H]``; no gradient flows into it.
+        state: ``[L, B, H]``; it receives no gradient.
         weights: for each layer ``[3H, I]`` and ``[3H, H]`` for inputs and hidden state, and two biases
             ``[3H]``; the gates are r, z and n.
-        drop: the share of the activations that is dropped between layers.
+        drop: the dropout probability between layers.
 
     Returns:
-        the hidden states of the last layer, ``[B, T, H]``, and of all layers after the last character,
-        ``[L, B, H]``, which are in the type of ``state`` and carry no gradient.
+        The hidden states of the last layer, ``[B, T, H]``, and of all layers after the last character,
+        ``[L, B, H]``, in the type of ``state`` and without gradient.
     """
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else inputs.dtype
@@ -76,18 +76,18 @@ class _Layer(Function):
         """The hidden states ``[T, B, H]``.
 
         Args:
-            ctx: takes what the backward pass needs.
+            ctx: stores tensors for the backward pass.
             inputs: ``[T, B, I]``.
             start: ``[B, H]``, the hidden state before the first character.
             input_weight: ``[3H, I]``.
-            weight: ``[3H, H]``, which multiplies hidden states.
+            weight: ``[3H, H]``, the recurrent weights.
             input_bias: ``[3H]``, added to the inputs' products.
             bias: ``[3H]``, added to the hidden states' products.
         """
         steps, batch, size = len(inputs), *start.shape
-        # r and z add up both biases; n's of the hidden state is added where r scales the product.
+        # r and z use the sum of both biases; n's recurrent bias is added where r scales the product.
         both = torch.cat([bias[: 2 * size], torch.zeros_like(bias[2 * size :])]).add_(input_bias)
-        gates = inputs.new_empty(steps, batch, 3 * size)  # r, z, and the inner sum, which r scales
+        gates = inputs.new_empty(steps, batch, 3 * size)  # r, z, and the inner sum scaled by r
         n, hidden = (inputs.new_empty(steps, batch, size) for _ in range(2))
         h = start
         for part in _parts(steps):
@@ -109,15 +109,15 @@ class _Layer(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The loss's gradients by what `forward` took, from ``grad [T, B, H]`` by the hidden states.
+        """The gradients of the inputs of `forward`, from ``grad [T, B, H]``, that of the hidden states.
 
-        The gradients by a step's sums are the one by its new hidden state times what the forward pass left,
-        which is computed for many steps at a time.
+        The gradient of a step's sums is that of its new hidden state times a factor that depends only on the
+        forward pass and is computed for many steps at a time.
         """
         inputs, start, input_weight, weight, gates, n, hidden = ctx.saved_tensors
         steps, batch, size = n.shape
-        by_sums = torch.empty_like(gates)  # by r's, z's and the inner sums
-        by_n = torch.empty_like(n)  # by the sums that n is the tanh of
+        by_sums = torch.empty_like(gates)  # gradients of r's, z's and the inner sums
+        by_n = torch.empty_like(n)  # gradient of n's sum, before tanh
         one, by_h = n.new_ones(()), grad[-1]
         for part in reversed(_parts(steps)):
             r, z, inner = gates[part].split(size, dim=2)  # (P, B, H) each
@@ -128,7 +128,7 @@ class _Layer(Function):
             else:
                 torch.sub(start, n[0], out=by_z[0])
                 torch.sub(hidden[: part.stop - 1], n[1 : part.stop], out=by_z[1:])
-            _by_sigmoid(by_z, z, grad_input=by_z)  # (h - n) z (1 - z), h the one before
+            _by_sigmoid(by_z, z, grad_input=by_z)  # (h - n) z (1 - z), with the previous h
             for_n = torch.sub(one, z, out=by_n[part])
             _by_tanh(for_n, n[part], grad_input=for_n)  # (1 - z) (1 - n^2)
             torch.mul(for_n, r, out=by_inner)
@@ -144,18 +144,18 @@ class _Layer(Function):
         by_weight = rows[:batch].t() @ start
         by_weight.addmm_(rows[batch:].t(), hidden[:-1].flatten(0, 1))
         by_bias = _sum(rows)
-        by_sums[:, :, 2 * size :] = by_n  # from here on these are the gradients by the inputs' products
+        by_sums[:, :, 2 * size :] = by_n  # from here on: the gradients of the inputs' products
         by_input_weight = rows.t() @ inputs.flatten(0, 1)
         by_inputs = by_sums @ input_weight if ctx.needs_input_grad[0] else None
         return by_inputs, None, by_input_weight, by_weight, _sum(rows), by_bias
 
 
 def _parts(steps: int) -> list[slice]:
-    """The steps in parts, so short that a part is still in the processor's cache when it is read again."""
+    """Split the steps into parts short enough to stay in the processor's cache."""
     return [slice(start, min(start + _PART, steps)) for start in range(0, steps, _PART)]
 
 
 def _sum(rows: Tensor) -> Tensor:
-    """``[N, K] -> [K]``, as a product: it sums in fp32 whatever the type, and is faster."""
+    """``[N, K] -> [K]``, as a matrix product, which sums in fp32 for any type, and is faster."""
     total: Tensor = (rows.new_ones(1, len(rows)) @ rows)[0]
     return total

@@ -1,7 +1,7 @@
-"""The network: symbols -> recurrent layers -> logits, as a torch module.
+"""The network as a torch module: symbols -> recurrent layers -> logits.
 
-Shapes are written with the letters of the format: B streams, T characters, V symbols, L layers, H hidden
-size, and E for the numbers that a symbol is read as.
+Shapes use the letters of the format: B streams, T characters, V symbols, L layers, H hidden size, and E for
+the embedding size.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from charrnn_trainer.nn.dropout import dropout
 from charrnn_trainer.nn.output_loss import output_loss
 
 State = tuple[Tensor, ...]
-"""What a stream remembers: ``(h,)``, for an LSTM ``(h, c)``, each ``[L, B, H]``."""
+"""The recurrent state: ``(h,)``, for an LSTM ``(h, c)``, each ``[L, B, H]``."""
 
 LARGE_VOCABULARY = 256
-"""With more symbols, a loss on the CPU is computed together with its gradients (`output_loss`), and training
-begins with a guess by frequency (`guess_by_frequency`)."""
+"""With more symbols, the loss on a CPU is computed together with its gradients (`output_loss`), and the
+output bias is initialized from frequencies (`init_output_bias`)."""
 
 
 class CharNetwork(nn.Module):
     """A character-level recurrent network.
 
-    The weights are ``embedding.weight [V, E]`` (absent where symbols are read one-hot), torch's own names
-    under ``rnn.``, ``output.weight [V, H]`` and ``output.bias [V]``. Where weights are tied, symbols are read
-    by the rows of ``output.weight``, which is then ``[V, E]``, times the root of E; there is no
-    ``embedding.weight``, and unless E is H, ``projection.weight [E, H]`` comes before the output.
+    The weights are ``embedding.weight [V, E]`` (absent for one-hot inputs), torch's own names under ``rnn.``,
+    ``output.weight [V, H]`` and ``output.bias [V]``. With tied weights, the embedding is ``output.weight``,
+    then ``[V, E]``, times the square root of E; there is no ``embedding.weight``, and unless E equals H,
+    ``projection.weight [E, H]`` comes before the output.
 
     Examples:
         >>> network = CharNetwork(NetworkConfig(cell="gru", layers=1, hidden_size=8), vocabulary_size=5)
@@ -44,17 +44,17 @@ class CharNetwork(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig, vocabulary_size: int) -> None:
-        """A network with new weights, drawn from torch's global random generator.
+        """Initialize a network from torch's global random generator.
 
-        Weights are torch's defaults but for one: an embedding of V numbers or more starts as the identity,
-        which reads symbols as one-hot reading does. An LSTM's forget gates start half open, as torch has
-        them: with the bias of 1 that is often advised (Jozefowicz et al. 2015), 1,000 steps of 512 units on
-        tinyshakespeare ended at a loss of 1.696, and without it at 1.637.
+        Initialization is torch's default with one exception: an embedding of size V or more starts as the
+        identity, which is equivalent to one-hot inputs. An LSTM's forget gates start half open, torch's
+        default: with the often recommended bias of 1 (Jozefowicz et al. 2015), 1,000 steps of 512 units on
+        tinyshakespeare ended at a loss of 1.696, without it at 1.637.
 
-        Tied weights are drawn small, with a standard deviation of E^-0.5, and read E^0.5 times as large, as
-        in Vaswani et al. (2017), section 3.4. After 300 steps of 128 units on a Chinese text of 6,128
-        symbols, the validation loss was 5.27 nats; read as they are, 5.41, drawn as embeddings are, of size
-        1, 5.60, and without ties 5.37.
+        Tied weights are drawn with a standard deviation of E^-0.5, and scaled by E^0.5 as inputs, as in
+        Vaswani et al. (2017), section 3.4. After 300 steps of 128 units on a Chinese text of 6,128 symbols,
+        the validation loss was 5.27 nats; without the scaling 5.41, with a standard deviation of 1, as for
+        embeddings, 5.60, and without tying 5.37.
         """
         super().__init__()
         self.config = config.resolve(vocabulary_size)
@@ -82,14 +82,14 @@ class CharNetwork(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def load_weights(self, weights: Mapping[str, Tensor], source: object) -> None:
-        """Take over the weights of the same network, named as ``state_dict`` names them.
+        """Load the weights of an identical network, named as in ``state_dict``.
 
         Args:
             weights: the weights.
-            source: where they come from, for the error's message.
+            source: their origin, for the error message.
 
         Raises:
-            CharRNNError: they are another network's.
+            CharRNNError: they belong to a different network.
         """
         own = self.state_dict()
         for name in sorted(own.keys() | weights.keys()):
@@ -100,21 +100,21 @@ class CharNetwork(nn.Module):
         self.load_state_dict(weights)
 
     def drop_as(self, config: NetworkConfig) -> None:
-        """Drop from now on what these settings of the same network say."""
+        """Change the dropout settings of the network."""
         self.config = config.resolve(self.vocabulary_size)
         self.rnn.dropout = config.dropout if config.layers > 1 else 0.0
 
     def forward(self, tokens: Tensor, state: State, targets: Tensor | None = None) -> tuple[Tensor, State]:
-        """Read tokens and predict, after each of them, the next.
+        """Read tokens, and predict the next one after each.
 
         Args:
             tokens: ``int64 [B, T]``.
-            state: what the streams remember, ``[L, B, H]`` each.
-            targets: ``int64 [B, T]``, the tokens that follow; asks for the loss in place of the logits.
+            state: the recurrent state, ``[L, B, H]`` each.
+            targets: ``int64 [B, T]``, the next tokens; if given, the loss is returned instead of the logits.
 
         Returns:
-            logits ``float32 [B, T, V]``, or the mean loss in nats per character, and the state after the last
-            token.
+            The logits ``float32 [B, T, V]``, or the mean loss in nats per character; and the state after the
+            last token.
         """
         hidden, after = self._recur(tokens, state)  # (B, T) -> (B, T, H)
         if self.training and self.config.dropout:
@@ -128,34 +128,36 @@ class CharNetwork(nn.Module):
         return logits if targets is None else next_token_loss(logits, targets), after
 
     def initial_state(self, batch: int) -> State:
-        """The state that streams start from: zeros, ``float32 [L, B, H]`` each."""
+        """The initial state: zeros, ``float32 [L, B, H]`` each."""
         weight = self.output.weight
         shape = (self.config.layers, batch, self.config.hidden_size)
         return tuple(weight.new_zeros(shape) for _ in self.cell.states)
 
     def parameter_count(self) -> int:
-        """How many numbers are learned."""
+        """The number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def _projects(self) -> bool:
-        """Whether a matrix stands between the recurrent layers and the tied output."""
+        """Whether there is a projection between the recurrent layers and the tied output."""
         return self.config.tie_weights and self.config.embedding_size != self.config.hidden_size
 
     def _recur(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """What the last recurrent layer makes of ``tokens [B, T]``, ``[B, T, H]``, and the state after."""
+        """The hidden states of the last layer for ``tokens [B, T]``, ``[B, T, H]``, and the final state."""
         inputs = self._read(tokens)  # (B, T) -> (B, T, E or V)
         if self.training and self.config.input_dropout:
-            inputs = inputs * self._some_left(tokens, self.config.input_dropout)
+            inputs = inputs * self._input_mask(tokens, self.config.input_dropout)
         if inputs.is_cuda and torch.is_autocast_enabled("cuda"):
-            # Left to itself, autocast runs cuDNN's recurrent layers in fp16, where small gradients vanish.
+            # By default, autocast runs cuDNN's recurrent layers in fp16, where small gradients vanish.
             with torch.autocast("cuda", enabled=False):
                 return self._recur_in(torch.get_autocast_dtype("cuda"), inputs, state)
         if self.training and self.cell.cpu_training is not None and not inputs.is_cuda:
-            hidden, last = self.cell.cpu_training(inputs, state[0], self._weights_left(), self.config.dropout)
+            hidden, last = self.cell.cpu_training(
+                inputs, state[0], self._dropped_weights(), self.config.dropout
+            )
             return hidden, (last,)
         if self.training and self.config.weight_drop:
-            return self._recur_with(self._weights_left(), inputs, state)
+            return self._recur_with(self._dropped_weights(), inputs, state)
         hidden, rest = self.rnn(inputs, state if len(state) > 1 else state[0])  # -> (B, T, H)
         return hidden, rest if isinstance(rest, tuple) else (rest,)
 
@@ -168,16 +170,16 @@ class CharNetwork(nn.Module):
         one_hot = self.output.weight.new_zeros((*tokens.shape, self.vocabulary_size))
         return one_hot.scatter_(2, tokens.unsqueeze(2), 1.0)
 
-    def _some_left(self, tokens: Tensor, dropped: float) -> Tensor:
-        """For each of ``tokens [B, T]``, 1 where it is read and 0 where it is dropped: ``[B, T, 1]``.
+    def _input_mask(self, tokens: Tensor, dropped: float) -> Tensor:
+        """A mask for ``tokens [B, T]``: 1 to keep and 0 to drop a token, ``[B, T, 1]``.
 
-        What is left is not scaled up, since the other symbols do not stand in for the one that is missing.
+        The kept inputs are not scaled up, since other symbols do not replace a missing one.
         """
         chances = torch.rand(tokens.shape, device=tokens.device)
         return (chances >= dropped).unsqueeze(2).to(self.output.weight.dtype)
 
-    def _weights_left(self) -> list[Tensor]:
-        """The recurrent layers' weights; training sets a share of the hidden-to-hidden ones to zero."""
+    def _dropped_weights(self) -> list[Tensor]:
+        """The recurrent layers' weights; in training, with dropout on the hidden-to-hidden matrices."""
         drop = self.config.weight_drop if self.training else 0.0
         return [
             dropout(weight, drop) if drop and name.startswith("weight_hh") else weight
@@ -185,12 +187,12 @@ class CharNetwork(nn.Module):
         ]
 
     def _recur_in(self, dtype: torch.dtype, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """The recurrent layers in another type of number, which the results have, too."""
-        weights = [weight.to(dtype) for weight in self._weights_left()]
+        """Run the recurrent layers in another dtype, which is also that of the results."""
+        weights = [weight.to(dtype) for weight in self._dropped_weights()]
         return self._recur_with(weights, inputs.to(dtype), tuple(part.to(dtype) for part in state))
 
     def _recur_with(self, weights: list[Tensor], inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """The recurrent layers with weights that take the place of their own for all T steps."""
+        """Run the recurrent layers with these weights in place of their own for all T steps."""
         between = self.config.dropout if self.config.layers > 1 else 0.0
         options = (weights, True, self.config.layers, between, self.training, False, True)
         return self.cell.recur(inputs, state, *options)
@@ -204,7 +206,7 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def masked_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of the cross-entropies, in nats, and their mean, ignoring targets of -100.
 
-    Shapes as for `next_token_loss`. Where all targets are ignored, both are 0. The mean carries no gradient.
+    Shapes as for `next_token_loss`. If all targets are ignored, both are 0. The mean has no gradient.
     """
     logits, targets = logits.flatten(0, 1), targets.flatten()  # (B, T, V) -> (B * T, V)
     total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -221,11 +223,11 @@ def write_sample(
     seed: int,
     lines: bool = False,
 ) -> list[int]:
-    """Let a network write: the ids of ``length`` symbols after ``start_token``.
+    """Sample the ids of ``length`` symbols after ``start_token``.
 
-    With ``lines``, it starts from a zero state after every ``start_token``, as each line did in training.
+    With ``lines``, the state is reset to zero after every ``start_token``, as in training.
 
-    The random numbers are the function's own, so that a sample never changes a training in progress.
+    The function has its own random generator, so that a sample never affects a training in progress.
     """
     generator = torch.Generator().manual_seed(seed)
     training = network.training

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW (Loshchilov and Hutter 2019), and what checkpoints keep of it."""
+"""The optimizer, AdamW (Loshchilov and Hutter 2019), and its state in checkpoints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from charrnn_trainer.config import OptimizationConfig
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that the optimizer remembers of each weight, ``float32``.
+    """A part of the optimizer's state for each weight, ``float32``.
 
     Attributes:
-        name: what torch calls it.
+        name: torch's name for it.
         scalar: whether it is a single number; else it has the weight's shape.
-        positive: whether it is never below zero.
+        positive: whether it is never negative.
     """
 
     name: str
@@ -32,21 +32,21 @@ MOMENTS: Final = (
     Moment("exp_avg"),
     Moment("exp_avg_sq", positive=True),
 )
-"""The optimizer's state, in addition to its settings."""
+"""The parts of the optimizer's state for each weight."""
 
 
 class Optimizer:
-    """Changes a network's weights by their gradients."""
+    """AdamW for a network, with named state."""
 
     def __init__(self, network: nn.Module, config: OptimizationConfig, *, capturable: bool) -> None:
-        """An optimizer for a network.
+        """Create the optimizer of a network.
 
         Args:
             network: the network.
             config: learning rate and weight decay.
-            capturable: whether steps may be captured as a graph of a GPU.
+            capturable: whether steps may be captured as a CUDA graph.
         """
-        # Matrices decay, and biases do not.
+        # Weight decay applies to matrices, not to biases.
         named = sorted(network.named_parameters(), key=lambda item: item[1].ndim == 1)
         self._names = [name for name, _ in named]
         groups = [
@@ -58,12 +58,12 @@ class Optimizer:
         ]
         rate: float | Tensor = config.learning_rate
         if capturable:
-            # On the device, so that a step that was captured as a graph reads the rate of the moment.
+            # On the device, so that a captured step reads the current learning rate.
             rate = torch.tensor(config.learning_rate, device=named[0][1].device)
         self._torch = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=capturable)
 
     def set_rate(self, rate: float) -> None:
-        """Learn at this rate from now on."""
+        """Set the learning rate."""
         for group in self._torch.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -71,15 +71,15 @@ class Optimizer:
                 group["lr"] = rate
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of the last step."""
+        """Clear the gradients of the last step."""
         self._torch.zero_grad()
 
     def step(self) -> None:
-        """Change the weights by their gradients."""
+        """Update the weights from their gradients."""
         self._torch.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is remembered, by weight and moment: ``output.bias.exp_avg``."""
+        """The state by weight and moment, such as ``output.bias.exp_avg``."""
         state = self._torch.state_dict()["state"]
         return {
             f"{name}.{moment.name}": state[index][moment.name]
@@ -89,7 +89,7 @@ class Optimizer:
         }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the state from `tensors`."""
         state = {
             index: {moment.name: saved[f"{name}.{moment.name}"] for moment in MOMENTS}
             for index, name in enumerate(self._names)

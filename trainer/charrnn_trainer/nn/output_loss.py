@@ -1,11 +1,11 @@
-"""The loss of a large vocabulary on a CPU: logits, cross-entropy and their gradients, some rows at a time.
+"""The loss of a large vocabulary on a CPU: logits, cross-entropy and gradients, some rows at a time.
 
-PyTorch holds the logits of a batch four times over on the way to their gradient. Here the rows' logits turn
-into their gradient in place, so that a small piece of memory serves the whole batch: for 100 x 100 characters
-of 6,128 symbols, training an LSTM of 256 takes 0.6 GB in place of 1.9, its first steps a third of the time,
-and all others 4 % less.
+PyTorch keeps four copies of a batch's logits in memory to compute their gradient. Here, logits are turned
+into their gradient in place, so that a small buffer serves the whole batch: for 100 x 100 characters of 6,128
+symbols, training an LSTM of 256 takes 0.6 GB instead of 1.9, its first steps a third of the time, and all
+others 4 % less.
 
-Shapes: N predictions, E numbers that each is made from, V symbols.
+Shapes: N predictions, E features per prediction, V symbols.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 _LOGITS: Final = 2**22
-"""How many logits are in memory at a time: 16 MB, of a size that the allocator keeps for the next rows."""
+"""The number of logits in memory at a time: 16 MB, a size that the allocator reuses for the next rows."""
 
 
 def output_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """The mean cross-entropy of ``hidden weight^T + bias`` for ``targets``, in nats: ``float32 []``.
 
-    Under autocast, products are computed in its type, and the rest in fp32. The gradients are computed along
-    with the loss, so that it is for training alone.
+    Under autocast, products are computed in its type, the rest in fp32. Gradients are computed together with
+    the loss, so it is for training only.
 
     Args:
         hidden: ``[N, E]``.
@@ -41,7 +41,7 @@ def output_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -
 
 
 class _OutputLoss(Function):
-    """`output_loss` with products in a type of their own."""
+    """`output_loss` with products in a given dtype."""
 
     @staticmethod
     def forward(

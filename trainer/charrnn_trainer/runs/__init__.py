@@ -1,1 +1,1 @@
-"""What a training leaves on disk: a run's folder and its checkpoints."""
+"""The files of a run: its folder and its checkpoints."""

@@ -1,10 +1,10 @@
-"""Checkpoints: one safetensors file each, with all that a run needs to resume exactly where it stopped.
+"""Checkpoints: one safetensors file each, with everything needed to resume a run exactly where it stopped.
 
-Tensors: ``model.*`` as torch names the network's weights, ``optimizer.<weight>.exp_avg``, ``.exp_avg_sq``
-and ``.step`` (AdamW's), ``state.h`` and ``state.c`` (what the streams remember), ``random.cpu`` and, where
-one ran there, ``random.cuda``. The header (`runs.header`) holds settings, vocabulary, corpus, step and
-losses, and a hash over itself and all tensors. Nothing in a file derives from a clock, so that the same
-training writes the same bytes (but for a run with a time budget, which notes the time that it has spent).
+Tensors: ``model.*`` (the network's weights under torch's names), ``optimizer.<weight>.exp_avg``,
+``.exp_avg_sq`` and ``.step`` (AdamW's state), ``state.h`` and ``state.c`` (the hidden state of the streams),
+``random.cpu`` and, on a GPU, ``random.cuda``. The header (`runs.header`) contains settings, vocabulary,
+corpus, step and losses, and a hash over itself and all tensors. Nothing depends on a clock, so that the same
+run writes the same bytes (except for runs with a time budget, which record the time spent).
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ class Checkpoint(CheckpointHeader):
     tensors: dict[str, Tensor] = field(repr=False)
 
     def with_whole_loss(self, loss: float) -> CheckpointHeader:
-        """Its header, with the loss over the whole validation text."""
+        """Its header, with the loss on the whole validation text."""
         values = {item.name: getattr(self, item.name) for item in fields(CheckpointHeader)}
         return CheckpointHeader(**{**values, "whole_loss": loss})
 
     def network(self) -> CharNetwork:
-        """The network as it was then, on the CPU."""
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
+        """The checkpoint's network, on the CPU."""
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced immediately
             network = CharNetwork(self.config.network, len(self.vocabulary))
         network.load_weights(self.weights, self.path)
         return network
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The network's weights, named as its ``state_dict`` names them."""
+        """The network's weights, named as in its ``state_dict``."""
         return self.part("model.")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with ``prefix``, without it."""
+        """The tensors whose names begin with ``prefix``, by name without the prefix."""
         return {
             name.removeprefix(prefix): tensor
             for name, tensor in self.tensors.items()
@@ -89,7 +89,7 @@ def checkpoint_name(network: NetworkConfig, step: int) -> str:
 
 
 def save_checkpoint(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint to ``header.path``, whole or not at all.
+    """Write a checkpoint to ``header.path`` atomically.
 
     Raises:
         CharRNNError: it cannot be written.
@@ -108,7 +108,7 @@ def _digest(about: Mapping[str, Any], content: bytes) -> str:
 
 
 def _digest_of_file(about: Mapping[str, Any], file: BinaryIO) -> str | None:
-    """The same for a file that is open behind its header; None for a header that has no canonical form."""
+    """The same for a file positioned after its header; None for a header without canonical form."""
     try:
         digest = hashlib.sha256(safetensors_header.canonical(about).encode())
     except (ValueError, RecursionError):  # NaN somewhere
@@ -122,13 +122,13 @@ def _digest_of_file(about: Mapping[str, Any], file: BinaryIO) -> str | None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint and check all of it. Nothing in it is ever executed.
+    """Read and fully validate a checkpoint. Nothing in it is ever executed.
 
-    Names, types and shapes of the tensors, the file's length and the hash are compared with what the header
-    says before any tensor is read, so that no file takes more memory than its network has a use for.
+    Names, types and shapes of the tensors, the file's length and the hash are checked against the header
+    before any tensor is read, so that no file takes more memory than its network needs.
 
     Raises:
-        CheckpointError: the file cannot be read, is something else, or is truncated or damaged.
+        CheckpointError: the file cannot be read, is not a checkpoint, or is truncated or damaged.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -145,17 +145,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise altered(path, error) from error
     del content
-    # Copies are aligned as torch likes, and do not keep the file's bytes alive.
+    # Copies are aligned for torch, and do not keep the file's bytes in memory.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     _check_numbers(header, tensors)
     return Checkpoint(**vars(header), tensors=tensors)
 
 
 def read_header(path: str | Path) -> CheckpointHeader:
-    """Read a checkpoint's metadata, without its tensors (and so without checking its hash).
+    """Read a checkpoint's metadata, without its tensors and without checking its hash.
 
     Raises:
-        CheckpointError: as `load_checkpoint`.
+        CheckpointError: as for `load_checkpoint`.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -164,9 +164,9 @@ def read_header(path: str | Path) -> CheckpointHeader:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A checkpoint's file, open for reading; whatever the system refuses becomes a `CheckpointError`."""
+    """A checkpoint's file, open for reading; operating-system errors become `CheckpointError`."""
     try:
-        # A FIFO would be waited for, and a device read without end.
+        # Opening a FIFO would block, and reading a device might never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"cannot read the checkpoint {path}: it is not a regular file")
         with path.open("rb") as file:
@@ -178,7 +178,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _read(path: Path, file: BinaryIO) -> tuple[SafetensorsHeader, CheckpointHeader]:
-    """The start of a file, raw and checked."""
+    """The header of a file, raw and validated."""
     try:
         raw = safetensors_header.read_header(file)
     except ForeignFileError as error:
@@ -192,7 +192,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[SafetensorsHeader, CheckpointHead
 
 
 def _check_table(header: CheckpointHeader, table: Mapping[str, Any], content_bytes: int) -> None:
-    """Check the tensors' names, types, shapes and places against the settings, without the tensors."""
+    """Check the tensors' names, types, shapes and total size against the settings, without reading them."""
     expected = _expected_tensors(header)
     if "random.cuda" in table:
         expected["random.cuda"] = (("U8",), [16])
@@ -207,14 +207,14 @@ def _check_table(header: CheckpointHeader, table: Mapping[str, Any], content_byt
     needed = sum(_ITEM_BYTES[entry["dtype"]] * math.prod(entry["shape"]) for entry in table.values())
     if needed != content_bytes:
         raise altered(
-            header.path, f"its tensors need {needed:,} bytes, but behind its header are {content_bytes:,}"
+            header.path, f"its tensors need {needed:,} bytes, but {content_bytes:,} follow its header"
         )
 
 
 def _expected_tensors(header: CheckpointHeader) -> dict[str, tuple[tuple[str, ...], list[int]]]:
-    """The types, as safetensors names them, and the shape of every tensor that a header's settings need."""
+    """The types (safetensors' names) and shape of every tensor that a header's settings require."""
     network = header.config.network
-    with torch.device("meta"):  # shapes without memory, whatever sizes a header claims
+    with torch.device("meta"):  # shapes only: no memory, whatever sizes a header claims
         weights = CharNetwork(network, len(header.vocabulary)).state_dict()
     expected: dict[str, tuple[tuple[str, ...], list[int]]] = {}
     for name, weight in weights.items():
@@ -230,7 +230,7 @@ def _expected_tensors(header: CheckpointHeader) -> dict[str, tuple[tuple[str, ..
 
 
 def _check_numbers(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> None:
-    """Check that every number is finite, and that the optimizer and the random generator can take theirs."""
+    """Check that all numbers are finite, and valid for the optimizer and the random generator."""
     positive = tuple(f".{moment.name}" for moment in MOMENTS if moment.positive)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
@@ -240,7 +240,7 @@ def _check_numbers(header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> N
     try:
         torch.Generator().set_state(tensors["random.cpu"])
     except RuntimeError:
-        raise altered(header.path, "random.cpu is not a state of a random generator") from None
+        raise altered(header.path, "random.cpu is not a valid generator state") from None
 
 
 def _require_tensor(header: CheckpointHeader, name: str, right: bool, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Finds runs and their checkpoints on the disk."""
+"""Finds runs and their checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from charrnn_trainer.runs.checkpoint import read_header
 from charrnn_trainer.runs.header import CheckpointError
 
 CONFIG_FILE: Final = "config.toml"
-"""Every run's folder has one."""
+"""The settings file in every run's folder."""
 
 _PATTERN: Final = "*-step*.safetensors"
 
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """One line of a run's list of checkpoints.
+    """An entry in a run's list of checkpoints.
 
     Attributes:
         path: the file.
-        step: how many steps were done.
+        step: the number of steps done.
         train_loss: see `CheckpointHeader`.
         validation_loss: see `CheckpointHeader`.
-        best: whether it is the best of its run by validation loss (without one, the last).
+        best: whether it is the best of its run by validation loss (if none was measured, the last).
         last: whether it is the last of its run.
-        level: "char", or "byte" where losses are per byte.
+        level: "char", or "byte", where losses are per byte.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class CheckpointEntry:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run."""
+    """Whether a folder contains a run."""
     return (folder / CONFIG_FILE).is_file() or any(folder.glob(_PATTERN))
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files in a folder that are named as checkpoints are, by step."""
+    """The files in a folder with names of checkpoints, by step."""
 
     def step(path: Path) -> int:
         found = re.search(r"-step(\d+)\.safetensors$", path.name)
@@ -55,10 +55,10 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def newest_run(folder: str | Path) -> Path:
-    """The run that a path means: a run's folder itself, or in a folder of runs the one that saved last.
+    """The run at a path: a run's folder itself, or in a folder of runs, the one that saved last.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no run.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -69,7 +69,9 @@ def newest_run(folder: str | Path) -> Path:
         return folder
     runs = [entry for entry in folder.iterdir() if entry.is_dir() and is_run(entry)]
     if not runs:
-        raise CheckpointError(f"{folder} has no runs; train first (charrnn-train), or give a run's folder")
+        raise CheckpointError(
+            f"{folder} contains no run; train first (charrnn-train), or give a run's folder"
+        )
 
     def saved(run: Path) -> tuple[bool, float, str]:
         files = checkpoint_files(run)
@@ -83,10 +85,10 @@ def list_checkpoints(path: str | Path) -> list[CheckpointEntry]:
     """The checkpoints of a run, by step.
 
     Args:
-        path: a checkpoint's file, a run's folder, or a folder of runs, of which the newest is meant.
+        path: a checkpoint's file, a run's folder, or a folder of runs (the newest run is used).
 
     Raises:
-        CheckpointError: there are none, or one of them is broken.
+        CheckpointError: there are none, or one is broken.
     """
     path = Path(path)
     files = [path] if path.is_file() else checkpoint_files(newest_run(path))
@@ -111,12 +113,11 @@ def list_checkpoints(path: str | Path) -> list[CheckpointEntry]:
 
 
 def find_checkpoint(path: str | Path, which: Literal["best", "last"] | int = "best") -> Path:
-    """The file of one checkpoint.
+    """Find the file of a checkpoint.
 
     Args:
-        path: a checkpoint's file (which is then the answer), a run's folder, or a folder of runs, of which
-            the newest is meant.
-        which: "best" by validation loss (where none was measured, the last), "last", or a step.
+        path: a checkpoint's file, a run's folder, or a folder of runs (the newest run is used).
+        which: "best" by validation loss (if none was measured, the last), "last", or a step.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -127,4 +128,6 @@ def find_checkpoint(path: str | Path, which: Literal["best", "last"] | int = "be
         if (which == "best" and entry.best) or (which == "last" and entry.last) or which == entry.step:
             return entry.path
     steps = ", ".join(str(entry.step) for entry in entries)
-    raise CheckpointError(f"{entries[0].path.parent} has no checkpoint of step {which}; it has {steps}")
+    raise CheckpointError(
+        f"{entries[0].path.parent} has no checkpoint at step {which}; its checkpoints are at {steps}"
+    )

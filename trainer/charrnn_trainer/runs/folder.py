@@ -1,7 +1,7 @@
-"""Runs and their folders: who may write there, what is there, and what is kept.
+"""The folder of a run: locking, files and retention of checkpoints.
 
-A run's folder holds ``config.toml`` (which repeats the run), ``tokens.safetensors`` (the text as ids, so that
-it can resume when its text is gone), ``history.jsonl`` (one line per step), the checkpoints, and ``.lock``.
+It contains ``config.toml`` (to repeat the run), ``tokens.safetensors`` (the text as ids, so that the run can
+resume without its text), ``history.jsonl`` (one line per step), the checkpoints, and ``.lock``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ _MOST_RUNS: Final = 100_000
 
 
 class Run:
-    """A run's folder that this process, and no other, may write to.
+    """A run's folder, locked for this process.
 
-    Use it in a ``with`` statement, whose end ends the claim; so does the end of the process, however it ends.
-    Where no ``config.toml`` was written until then, the run did not begin, and what it left is removed.
+    Use it in a ``with`` statement, which releases the lock at its end; so does the end of the process,
+    however it ends. If no ``config.toml`` was written by then, the run did not start, and its files are
+    removed.
     """
 
     def __init__(self, folder: Path, lock: IO[bytes], *, made: bool = False) -> None:
@@ -50,11 +51,11 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path) -> Run:
-        """Claim a new folder, or one that is empty but for what a killed preparation left.
+        """Lock a new folder, or one that is empty except for leftovers of a killed start.
 
         Raises:
-            SettingError: there is something in it.
-            CharRNNError: it cannot be made.
+            SettingError: it is not empty.
+            CharRNNError: it cannot be created.
         """
         folder = Path(folder)
         try:
@@ -62,10 +63,10 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             _check_empty(folder)
         except OSError as error:
-            raise _cannot_make(folder, error) from error
+            raise _cannot_create(folder, error) from error
         run = cls(folder, _lock(folder), made=made)
         try:
-            _check_empty(folder)  # another process may have used it in between
+            _check_empty(folder)  # another process may have used it in the meantime
         except SettingError:
             run.close()
             raise
@@ -74,29 +75,29 @@ class Run:
 
     @classmethod
     def create_in(cls, parent: str | Path, name: str) -> Run:
-        """Claim a new folder for a run: ``parent/name``, or where that is taken ``name-2``, and so on.
+        """Create and lock a new folder for a run: ``parent/name``, or ``name-2`` and so on if that exists.
 
         Raises:
-            CharRNNError: it cannot be made.
+            CharRNNError: it cannot be created.
         """
         parent = Path(parent)
         for number in range(1, _MOST_RUNS):
             folder = parent / (name if number == 1 else f"{name}-{number}")
             try:
-                folder.mkdir(parents=True)  # fails where it exists, also when two processes try at once
+                folder.mkdir(parents=True)  # fails if it exists, even if two processes try at once
             except FileExistsError:
                 continue
             except OSError as error:
-                raise _cannot_make(folder, error) from error
+                raise _cannot_create(folder, error) from error
             return cls(folder, _lock(folder), made=True)
         raise CharRNNError(f"{parent} has too many runs named {name}; remove some, or give out=FOLDER", "out")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Claim the folder of a run to resume it.
+        """Lock the folder of a run to resume it.
 
         Raises:
-            CharRNNError: it is not a run, or another process trains there.
+            CharRNNError: it is not a run, or another process is training in it.
         """
         folder = Path(folder)
         if not (folder / CONFIG_FILE).is_file():
@@ -114,11 +115,11 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Let others write to the folder."""
+        """Release the lock."""
         self._lock.close()
 
     def remove_leftovers(self) -> None:
-        """Remove what a run that did not begin leaves: its text, or a part of it."""
+        """Remove the leftovers of a run that did not start: its text, or a part of it."""
         remove_parts(self.folder)
         with contextlib.suppress(OSError):
             self.tokens_path.unlink()
@@ -134,7 +135,7 @@ class Run:
     # --- settings ------------------------------------------------------------------------------------------
 
     def write_config(self, file: RunFile) -> None:
-        """Write ``config.toml``: from then on the folder is a run."""
+        """Write ``config.toml``, which makes the folder a run."""
         write_whole(self.config_path, file.to_toml().encode())
 
     def read_config(self) -> RunFile:
@@ -148,10 +149,9 @@ class Run:
         return checkpoint_files(self.folder)
 
     def remove_superseded(self, best_step: int | None, keep: int = 0) -> None:
-        """Remove checkpoints that are not needed any more.
+        """Remove checkpoints that are no longer needed.
 
-        The best and the last stay, and in addition the newest ``keep`` of those that were due by their step,
-        or with 0 all of them.
+        The best and the last are kept, and the newest ``keep`` scheduled ones (0 for all).
         """
         headers = list(self._headers(self.checkpoints()))
         due = [header.step for header in headers if header.kind == "scheduled"]
@@ -169,11 +169,11 @@ class Run:
     # --- history -------------------------------------------------------------------------------------------
 
     def note(self, **values: Any) -> None:
-        """Add a line to the history; it is on the disk after the next `flush_history`."""
+        """Add a line to the history; the next `flush_history` writes it to disk."""
         self._history.append(json.dumps(values) + "\n")
 
     def flush_history(self) -> None:
-        """Write what was recorded to ``history.jsonl``.
+        """Append the recorded lines to ``history.jsonl``.
 
         Raises:
             WriteError: it cannot be written.
@@ -191,7 +191,7 @@ class Run:
         self._history.clear()
 
     def cut_history(self, step: int) -> None:
-        """Cut ``history.jsonl`` after the last whole line of step ``step`` or before.
+        """Truncate ``history.jsonl`` after the last complete line of a step up to ``step``.
 
         Raises:
             WriteError: it cannot be written.
@@ -201,7 +201,7 @@ class Run:
             with path.open("r+b") as file:
                 kept = 0
                 for line in file:
-                    if not line.endswith(b"\n") or not _is_until(line, step):
+                    if not line.endswith(b"\n") or not _is_up_to(line, step):
                         break
                     kept += len(line)
                 file.truncate(kept)
@@ -212,10 +212,11 @@ class Run:
 
 
 def check_free(folder: Path) -> None:
-    """Check that a run could begin in a folder: that it is new, or empty but for what a killed one left.
+    """Check that a run can start in a folder: that it is new, or empty except for leftovers of a killed
+    start.
 
     Raises:
-        SettingError: there is something in it.
+        SettingError: it is not empty.
     """
     if folder.is_dir():
         _check_empty(folder)
@@ -262,7 +263,7 @@ def _check_empty(folder: Path) -> None:
         raise SettingError(f"{folder} is not empty; give a new folder")
 
 
-def _is_until(line: bytes, step: int) -> bool:
+def _is_up_to(line: bytes, step: int) -> bool:
     try:
         return int(json.loads(line)["step"]) <= step
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -270,7 +271,7 @@ def _is_until(line: bytes, step: int) -> bool:
 
 
 def _lock(folder: Path) -> IO[bytes]:
-    """Lock a folder for this process; however the process ends, the system then lets go of the lock."""
+    """Lock a folder for this process. The system releases the lock when the process ends, however it ends."""
     path = folder / _LOCK_FILE
     try:
         file = path.open("ab")
@@ -286,11 +287,11 @@ def _lock(folder: Path) -> IO[bytes]:
         file.close()
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
             raise CharRNNError(
-                f"another process is training in {folder}; wait until it ends, or train into another folder"
+                f"another process is training in {folder}; wait until it ends, or use another folder"
             ) from error
         raise CharRNNError(f"cannot lock {folder}: {error.strerror or error}") from error
     return file
 
 
-def _cannot_make(folder: Path, error: OSError) -> CharRNNError:
-    return CharRNNError(f"cannot make the folder {folder}: {error.strerror or error}")
+def _cannot_create(folder: Path, error: OSError) -> CharRNNError:
+    return CharRNNError(f"cannot create the folder {folder}: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""A checkpoint's metadata, as values and as the JSON in its file, every part of which is checked."""
+"""A checkpoint's metadata, as values and as JSON, which is fully validated."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from charrnn_trainer.train_config import TrainConfig
 FORMAT_VERSION: Final = 1
 
 Kind = Literal["scheduled", "best", "last", "interrupted", "timed"]
-"""Why a checkpoint was saved: its step was due, it was the best so far, the run ended, or was stopped, or
-some time had gone by."""
+"""The reason for saving a checkpoint: on schedule, as the best so far, at the end of the run, when the run
+was stopped, or after some time without a checkpoint."""
 
 _KINDS: Final = ("scheduled", "best", "last", "interrupted", "timed")
 
 
 class CheckpointError(CharRNNError):
-    """A checkpoint cannot be found, or a file is none, or is truncated or damaged."""
+    """A checkpoint was not found, or a file is not a checkpoint, or is truncated or damaged."""
 
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """The text that a run trains on.
+    """The text of a run.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         sha256: the hash of its bytes.
-        characters: N, its tokens: characters, or at the byte level bytes.
-        train_tokens: how many of them are trained on; validation is the rest.
+        characters: N, the number of its tokens: characters, or bytes at the byte level.
+        train_tokens: the number of tokens for training; the rest is for validation.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Evaluation:
     """The losses at a step, in nats per character.
 
     Attributes:
-        step: how many steps were done.
+        step: the number of steps done.
         train_loss: the mean over the steps since the last report.
         validation_loss: the loss on the validation text.
     """
@@ -63,20 +63,20 @@ class CheckpointHeader:
 
     Attributes:
         path: the file.
-        kind: why it was saved.
-        config: all settings, with what "auto" chose in its place.
-        vocabulary: which id is which symbol.
+        kind: the reason for saving it.
+        config: all settings, with "auto" resolved.
+        vocabulary: the symbols by id.
         corpus: the text.
-        step: how many steps were done.
-        batches_per_pass: how many batches a pass over the text has; ``step`` tells the place in it.
+        step: the number of steps done.
+        batches_per_pass: the number of batches in a pass over the text; with ``step``, the position in it.
         train_loss: the mean loss since the last report, in nats per character.
-        validation_loss: the validation loss at this step, where it was measured.
-        whole_loss: the same over the whole validation text, where validations on the way read a sample of it,
-            and this was the best checkpoint when the run ended; else None.
+        validation_loss: the validation loss at this step, if measured.
+        whole_loss: the loss on the whole validation text, if validations used a sample of it and this was the
+            best checkpoint at the end of the run; else None.
         window: the sum and the number of the losses since the last report.
         evaluations: all validation losses so far.
-        seconds: the time that was spent so far, where the run has a time budget; else None.
-        prepared: how much of it went before steps; else None.
+        seconds: the time spent so far, if the run has a time budget; else None.
+        prepared: the part of it before the first step; else None.
         trainer_version: the version of charrnn-trainer that wrote it.
     """
 
@@ -101,7 +101,7 @@ class CheckpointHeader:
 
 
 def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
-    """A header as its file has it, but for the hash."""
+    """A header as JSON, without the hash."""
     return {
         "batches_per_pass": header.batches_per_pass,
         "config": header.config.to_dict(),
@@ -125,14 +125,14 @@ def header_from_json(path: Path, about: Mapping[str, Any]) -> CheckpointHeader:
     """A header from the metadata of the file ``path``.
 
     Raises:
-        CheckpointError: it lacks something, or says what cannot be.
+        CheckpointError: it is incomplete or invalid.
     """
     try:
         version = about["version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path} is a checkpoint of version {harmless(repr(version), 40)}, but this charrnn reads "
-                f"version {FORMAT_VERSION}; use the charrnn that wrote it, or train again"
+                f"version {FORMAT_VERSION}; use the charrnn version that wrote it, or train again"
             )
         return _header(path, about)
     except CheckpointError:
@@ -201,7 +201,7 @@ def _loss(value: object) -> float | None:
     return None if value is None else _real(value)
 
 
-# --- what is said of broken files --------------------------------------------------------------------------
+# --- errors for broken files -------------------------------------------------------------------------------
 
 
 def altered(path: Path, why: object) -> CheckpointError:
@@ -210,5 +210,5 @@ def altered(path: Path, why: object) -> CheckpointError:
 
 
 def harmless(what: object, most: int = 200) -> str:
-    """What may hold anything from a file, as one line of harmless length."""
+    """Untrusted content of a file, as one line of limited length."""
     return one_line(" ".join(str(what)[: 2 * most].split()), most)

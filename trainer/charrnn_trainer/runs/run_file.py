@@ -1,4 +1,4 @@
-"""The ``config.toml`` of a run: all that is needed to make it again."""
+"""The ``config.toml`` of a run: everything needed to repeat it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _URI: Final = "file:///"
 
 @dataclass(frozen=True)
 class RunFile:
-    """What a ``config.toml`` holds: all that is needed to make a run again.
+    """The content of a ``config.toml``: everything needed to repeat a run.
 
     Attributes:
         config: the settings.
         text: the path of the text, or the paths of several; None for the default corpus.
-        init_from: the path of the checkpoint that the weights come from; None starts at random.
+        init_from: the path of the checkpoint that provides the initial weights; None for random weights.
     """
 
     config: TrainConfig
@@ -34,7 +34,7 @@ class RunFile:
 
     def to_toml(self) -> str:
         """The file's text."""
-        lines = ["# Trains the same model again: charrnn-train --config THIS_FILE"]
+        lines = ["# To train the same model again: charrnn-train --config THIS_FILE"]
         for key in ("text", "init_from"):
             place = getattr(self, key)
             if place is not None:
@@ -72,7 +72,7 @@ class RunFile:
                 if not (place is None or isinstance(place, tuple) or _is_path(place)):
                     raise SettingError(f"{key} must be a path, not {place!r}")
             return cls(
-                TrainConfig.from_dict(values), _given(places["text"]), _given_path(places["init_from"])
+                TrainConfig.from_dict(values), _read_source(places["text"]), _read_path(places["init_from"])
             )
         except SettingError as error:
             # By their keys, as in the file, and not by the options that a command would name.
@@ -84,7 +84,7 @@ def _is_path(value: object) -> bool:
 
 
 def _written(path: str) -> str:
-    """A path as TOML can hold it: one that is not Unicode (surrogates in Python) as a URI of its bytes."""
+    """A path for TOML; one that is not Unicode (has surrogates in Python) becomes a URI of its bytes."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -92,28 +92,28 @@ def _written(path: str) -> str:
     return path
 
 
-def _given_path(written: str | None) -> str | None:
-    """The path that was written."""
+def _read_path(written: str | None) -> str | None:
+    """The inverse of `_written`."""
     if written is None or not written.startswith(_URI):
         return written
     return os.fsdecode(unquote_to_bytes(written[len(_URI) - 1 :]))
 
 
-def _given(written: Source | None) -> Source | None:
-    """The path of a text, or the paths of several, that were written."""
+def _read_source(written: Source | None) -> Source | None:
+    """The inverse of `_written` for the path of a text, or the paths of several."""
     if isinstance(written, tuple):
-        return tuple(str(_given_path(each)) for each in written)
-    return _given_path(written)
+        return tuple(str(_read_path(each)) for each in written)
+    return _read_path(written)
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it."""
+    """A value in TOML syntax."""
     if isinstance(value, tuple):
         return "[" + "".join(f"\n    {_toml(each)}," for each in value) + "\n]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         value = value.encode(errors="replace").decode()  # paths never need it (see _written)
-        # TOML's escapes in a basic string are JSON's, but it wants DEL escaped as well.
+        # TOML's escapes in a basic string are JSON's, but TOML also requires DEL to be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

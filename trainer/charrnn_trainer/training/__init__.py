@@ -1,1 +1,1 @@
-"""Training: settings made whole, the loop, its steps, its clock and its reports."""
+"""Training: resolving settings, the loop, its steps, its clock and its reports."""

@@ -1,4 +1,4 @@
-"""Train a network, resume a run, and take part in both as one of several processes."""
+"""Entry points: train a network, resume a run, and do either as a worker of several processes."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def train(
     """Train a network.
 
     Args:
-        config: the settings. Batches are shrunk where the text does not fill two.
+        config: the settings. Batches are reduced if the text does not fill two.
         tokens: the text.
-        on_event: is called with every event.
-        out: the folder of the run, new or empty, for checkpoints and all that `resume` needs; None writes
-            nothing.
-        init_from: a checkpoint to take the weights from; its network must be the same, and its vocabulary may
-            lack symbols of the text's.
-        should_stop: is asked after every step; True ends the run, with a checkpoint.
-        group: the processes that train together, of which this is the first; the others call `run_worker`.
-            The run then needs a folder, which all of them can read.
-        began: what `time.perf_counter` gave when the time of ``minutes`` began to count; None is now.
+        on_event: called with every event.
+        out: the run's folder, new or empty, for checkpoints and all other files that `resume` needs; None
+            writes nothing.
+        init_from: a checkpoint to load the weights from. It must have the same network; its vocabulary may
+            lack symbols of the text.
+        should_stop: called after every step; True saves a checkpoint and ends the run.
+        group: the processes that train together, with this one as the main process; the others call
+            `run_worker`. The run then needs a folder that all of them can read.
+        began: the value of `time.perf_counter` from which ``minutes`` count; None for now.
 
     Raises:
-        CharRNNError: the settings do not fit the text, the loss diverges, a file cannot be written, ...
+        CharRNNError: the settings do not suit the text, the loss diverges, a file cannot be written, ...
 
     Examples:
         >>> from charrnn_trainer import Corpus, TrainConfig, train
@@ -75,7 +75,7 @@ def train(
         )
     group, clock = group or ProcessGroup(), RunClock(began)
     if group.size > 1 and out is None:
-        raise SettingError("several processes need a run's folder to train together; give out=FOLDER", "out")
+        raise SettingError("training in several processes needs a folder for the run; give out=FOLDER", "out")
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_errors())
         stack.enter_context(group.watch())
@@ -115,23 +115,24 @@ def resume(
     group: ProcessGroup | None = None,
     began: float | None = None,
 ) -> TrainResult:
-    """Resume a run exactly at its last checkpoint (or from the start if it has none).
+    """Resume a run exactly at its last checkpoint, or from the start if it has none.
 
-    On a CPU and with the same number of threads, the checkpoints that follow are byte for byte those of a
-    run that was not interrupted. (With several processes, or another number of them than before, sums are
-    rounded otherwise, and all but the first draw new random numbers.)
+    On a CPU and with the same number of threads, all later checkpoints are byte for byte those of an
+    uninterrupted run. (With several processes, or a different number of them than before, sums are rounded
+    differently, and all processes but the main one draw new random numbers.)
 
     Args:
         folder: the run's folder.
-        on_event: is called with every event.
+        on_event: called with every event.
         changes: settings to change, of those that ``charrnn-train --help`` lists at ``--resume``; more
-            ``steps`` train a finished run further. What was changed stays changed when it is resumed again.
+            ``steps`` train a finished run further. Changes are kept when the run is resumed again.
         should_stop: as for `train`.
         group: as for `train`.
         began: as for `train`.
 
     Raises:
-        CharRNNError: the folder holds no run, its files do not belong together, another process trains there.
+        CharRNNError: the folder contains no run, its files do not match, or another process is training in
+            it.
     """
     check_changes(changes or {})
     group, clock = group or ProcessGroup(), RunClock(began)
@@ -141,14 +142,14 @@ def resume(
         checkpoint = load_checkpoint(files[-1]) if files else None
         config = file.config
         if checkpoint is not None:
-            # Of what may be changed the file knows more: a run may be killed before its next checkpoint.
+            # For changeable settings config.toml is newer: a run may be killed before its next checkpoint.
             held = file.config.flat()
             config = checkpoint.config.replace(**{name: held[name] for name in CHANGEABLE})
         config = config.replace(**changes or {})
         steps = config.optimization.steps
         if checkpoint is not None and steps < checkpoint.step:
             raise SettingError(
-                f"steps={steps}: {checkpoint.step} steps are done already; give at least as many",
+                f"steps={steps} is less than the {checkpoint.step} steps already done; give at least as many",
                 "steps",
             )
         corpus = Corpus.open(run.tokens_path)
@@ -166,14 +167,14 @@ def resume(
 
 
 def run_worker(group: ProcessGroup, *, should_stop: Callable[[], bool] | None = None) -> TrainResult:
-    """Take part in what the first process of a group begins with `train` or resumes with `resume`.
+    """Train as a worker of a group whose main process calls `train` or `resume`.
 
     Args:
-        group: the processes that train together, of which this is not the first.
-        should_stop: as for `train`; True ends the run for all.
+        group: the processes that train together; this is not the main process.
+        should_stop: as for `train`; True ends the run in all processes.
 
     Raises:
-        CharRNNError: the run's folder cannot be read from here, another process has ended, ...
+        CharRNNError: this process cannot read the run's folder, another process has ended, ...
     """
     with memory_errors(), group.watch():
         call: dict[str, Any] = group.first(dict)
@@ -213,7 +214,7 @@ def _begin(
 def _start_workers(
     group: ProcessGroup, config: TrainConfig, run: Run, checkpoint: Checkpoint | None = None
 ) -> None:
-    """Tell the processes that call `run_worker` what to do."""
+    """Send the workers, which call `run_worker`, their task."""
     if group.size > 1:
         call = {
             "config": config.to_dict(),
@@ -226,7 +227,7 @@ def _start_workers(
 def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:
     if checkpoint.corpus.sha256 != corpus.sha256 or checkpoint.vocabulary != corpus.vocabulary:
         raise CheckpointError(
-            f"{checkpoint.path} was trained on another text than the run's folder holds; put the run's own "
-            "files back, or start a new run with init_from",
+            f"{checkpoint.path} was trained on a different text from the one in the run's folder; restore "
+            "the run's own files, or start a new run with init_from",
             "init_from",
         )

@@ -1,4 +1,4 @@
-"""Captures work as a CUDA graph, which a single call replays."""
+"""Captures GPU work as a CUDA graph, which a single call replays."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Play = Callable[[], None]
 
 
 @contextlib.contextmanager
-def aside(device: torch.device) -> Iterator[None]:
-    """Work on another stream than the usual one, as PyTorch's notes on CUDA graphs ask for beforehand."""
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Work on a side stream, as PyTorch's notes on CUDA graphs require for warm-up."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -21,10 +21,10 @@ def aside(device: torch.device) -> Iterator[None]:
 
 
 def capture_graph(run: Play) -> Play:
-    """Capture what ``run`` does as a CUDA graph; gives what replays it.
+    """Capture the work of ``run`` as a CUDA graph; return a function that replays it.
 
-    Where that fails, stream and random generator are as before. `torch.cuda.graph` leaves the stream of the
-    capture as the current one then, and the generator, of which dropout draws, in capture.
+    If the capture fails, stream and random generator are restored: `torch.cuda.graph` would leave the
+    capture's stream current, and the generator that dropout uses in capture mode.
     """
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.current_stream()
@@ -35,7 +35,7 @@ def capture_graph(run: Play) -> Play:
             run()
     except BaseException:
         torch.cuda.set_stream(stream)
-        generator.graphsafe_set_state(before)  # not its numbers alone, which a capture refuses to change
+        generator.graphsafe_set_state(before)  # set_state() is refused during a capture
         raise
     replay: Play = graph.replay
     return replay

@@ -1,4 +1,4 @@
-"""What all parts of a training share: what it was given, and how far it has come."""
+"""The state shared by all parts of a training run: its inputs and its progress."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from charrnn_trainer.training.run_clock import RunClock
 
 @dataclass(eq=False)
 class RunContext:
-    """A run as the parts of its training see it.
+    """A run, as shared by the parts of its training.
 
     Attributes:
-        config: all settings, with nothing left open; a revised plan replaces them.
+        config: all settings, fully resolved; a revised plan replaces them.
         corpus: the text.
-        split: which part of it is trained on, and which validates.
-        run: the folder, if anything is written.
-        emit: is called with every event.
+        split: its split into training and validation text.
+        run: the run's folder; None if nothing is written.
+        emit: called with every event.
         group: the processes that train together.
-        clock: the time of the run.
-        device: where it computes.
-        network: what is trained, on the device.
-        step: how many steps are done.
-        done: how much of the run is done, from 0 to 1, by its steps or its time.
+        clock: the clock of the run.
+        device: the device that it runs on.
+        network: the network in training, on the device.
+        step: the number of steps done.
+        done: the fraction of the run that is done, by its steps or its time.
     """
 
     config: TrainConfig
@@ -51,19 +51,19 @@ class RunContext:
 
     @property
     def compute_mode(self) -> ComputeMode:
-        """How steps are computed."""
+        """The compute mode of training steps."""
         return ComputeMode(self.config.run.precision, bool(self.config.run.onednn))
 
     @property
     def exact_mode(self) -> ComputeMode:
-        """How losses for validation are computed: in fp32, as exported models compute."""
+        """The compute mode of validation losses: fp32, as in exported models."""
         return ComputeMode("fp32", bool(self.config.run.onednn))
 
-    def look_at_clock(self) -> None:
-        """Find how much of the run is done, by the clock of the first process for all."""
+    def update_progress(self) -> None:
+        """Update ``done``; the main process's clock decides for all processes."""
         optimization = self.config.optimization
         done = self.clock.progress(optimization, self.step)
-        done = max(self.done, done)  # less time for the end than was kept for it does not wind back the rate
+        done = max(self.done, done)  # reserving less time for the end must not rewind the schedule
         self.done = self.group.first(lambda: done) if optimization.minutes else done
 
     def note(self, **values: Any) -> None:
@@ -72,6 +72,6 @@ class RunContext:
             self.run.note(**values)
 
     def flush_history(self) -> None:
-        """Write what was recorded to the disk."""
+        """Write the recorded history to disk."""
         if self.run is not None:
             self.run.flush_history()

@@ -1,7 +1,7 @@
-"""A whole step as one CUDA graph: forward, backward, clipping and optimizer are started by a single call.
+"""A whole training step as one CUDA graph: a single call launches forward, backward, clipping and optimizer.
 
-A step of a small network is thousands of small kernels, which a host starts more slowly than a GPU runs them.
-Whether a graph does the same, and faster, is tried out before it is used.
+A step of a small network consists of thousands of small kernels, which the host launches more slowly than the
+GPU runs them. The graph is used only after a trial has shown that it gives the same results, faster.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ import torch
 from torch import Tensor
 
 from charrnn_trainer.nn.network import CharNetwork, State
-from charrnn_trainer.training.capture import Play, aside, capture_graph
+from charrnn_trainer.training.capture import Play, capture_graph, side_stream
 from charrnn_trainer.training.device_batches import Batches
 from charrnn_trainer.training.step import StepFunction, TrainStep
 from charrnn_trainer.training.torch_settings import is_gpu
 
 TRIAL_STEPS: Final = 4
 _TOLERANCE: Final = 2e-3
-_OTHER_DRAWS_TOLERANCE: Final = 0.05
+_DIFFERENT_DRAWS_TOLERANCE: Final = 0.05
 _UPDATE_TOLERANCE: Final = 0.1
-_OTHER_DRAWS_UPDATE_TOLERANCE: Final = 0.25
-"""How far apart two ways of taking the same steps may be, as a share: in their losses (a rough check where
-they draw other random numbers), and in the gradients' norms and the way that the weights went. Where they
-draw other numbers, only how far they went counts: 6 % between seeds, with half of the activations dropped."""
+_DIFFERENT_DRAWS_UPDATE_TOLERANCE: Final = 0.25
+"""How far two runs of the same steps may differ, relatively: in their losses (a rough check if they draw
+different random numbers), and in gradient norms and weight updates. If they draw different numbers, only the
+size of the update is compared: it differs by 6 % between seeds, with half of the activations dropped."""
 
-_PLAIN: Final = "steps run one kernel after the other"
+_PLAIN: Final = "training steps run without a CUDA graph"
 
 
 class StaticStep:
-    """A step whose inputs and results are always at the same addresses; called as `TrainStep.learn` is.
+    """A step whose inputs and results keep the same addresses; called like `TrainStep.learn`.
 
-    The state that it gives is its own memory, and holds until its next call.
+    The state it returns is its own buffer, valid until the next call.
     """
 
     def __init__(self, learn: StepFunction, inputs: Tensor, targets: Tensor, state: State) -> None:
-        """Prepare for inputs, targets and states of these shapes and types."""
+        """Allocate buffers for inputs, targets and states of these shapes and types."""
         self._learn = learn
         self._inputs, self._targets = inputs.clone(), targets.clone()
         self._state: State = tuple(part.clone() for part in state)
@@ -48,14 +48,14 @@ class StaticStep:
         self._play: Play = self.run
 
     def run(self) -> None:
-        """Take a step from what lies at the inputs' places."""
+        """Take a step on the contents of the input buffers."""
         loss, norm, after = self._learn(self._inputs, self._targets, self._state)
         for held, new in zip(self._state, after, strict=True):
             held.copy_(new)
         self._results.copy_(torch.stack([loss, norm]))
 
     def play_by(self, capture: Callable[[Play], Play]) -> None:
-        """From now on, step by what ``capture`` makes of `run`."""
+        """Replace `run` with its captured form."""
         self._play = capture(self.run)
 
     def __call__(self, inputs: Tensor, targets: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
@@ -65,17 +65,17 @@ class StaticStep:
             if held is not given:
                 held.copy_(given)
         self._play()
-        loss, norm = self._results.clone()  # (2,) -> () and (): the next step writes over the results
+        loss, norm = self._results.clone()  # (2,) -> () and (): the next step overwrites the results
         return loss, norm, self._state
 
 
 @dataclass(frozen=True)
 class StepChoice:
-    """Which step was taken.
+    """The step function that was chosen.
 
     Attributes:
-        learn: takes the steps.
-        words: why, in one line.
+        learn: the step function.
+        words: the reason, in one line.
     """
 
     learn: StepFunction
@@ -91,17 +91,17 @@ def choose_step(
     *,
     capture: Callable[[Play], Play] = capture_graph,
 ) -> StepChoice:
-    """Take a few steps both ways; take the captured one if it does the same as the plain one, and faster.
+    """Try a few steps both ways, and choose the captured step if it gives the same results faster.
 
-    Loss, gradient and weights are compared. Afterwards weights, optimizer and random numbers are as before.
+    Loss, gradient and weights are compared. Weights, optimizer and random generators are restored afterwards.
 
     Args:
-        train_step: what learns, with its rate set.
-        network: the network that it learns, in training mode.
+        train_step: the step to try, with its learning rate set.
+        network: its network, in training mode.
         batches: the batches.
-        first: the number of the batch that the steps begin with.
+        first: the index of the first batch.
         state: the state before that batch.
-        capture: makes a function faster that is called again and again with the same memory.
+        capture: turns a function on fixed memory into its captured form.
     """
     trial = _Trial(train_step, network, batches, first, state)
     try:
@@ -109,22 +109,22 @@ def choose_step(
         plain = trial.steps(train_step.learn)
         step = StaticStep(train_step.learn, *batches.batch(first), state_after)
         step.play_by(capture)
-        trial.go_back()
+        trial.undo()
         captured = trial.steps(step)
     except RuntimeError as error:
-        trial.go_back()
+        trial.undo()
         reason = " ".join(str(error).split())[:120]
-        return StepChoice(train_step.learn, f"{_PLAIN}, since as a graph they failed: {reason}")
-    times = f"{plain.milliseconds:.2f} ms as kernels, {captured.milliseconds:.2f} ms as a graph"
+        return StepChoice(train_step.learn, f"{_PLAIN}: capturing one failed ({reason})")
+    times = f"{captured.milliseconds:.2f} ms with, {plain.milliseconds:.2f} ms without"
     if not trial.alike(plain, captured):
         return StepChoice(
             train_step.learn,
-            f"{_PLAIN}, since as a graph they learned something else (loss {captured.losses[-1]:.5g}, not "
+            f"{_PLAIN}: its results differed (loss {captured.losses[-1]:.5g} instead of "
             f"{plain.losses[-1]:.5g})",
         )
     if captured.milliseconds >= plain.milliseconds:
-        return StepChoice(train_step.learn, f"{_PLAIN}, measured as faster ({times})")
-    return StepChoice(step, f"every step runs as one CUDA graph, measured as faster ({times})")
+        return StepChoice(train_step.learn, f"{_PLAIN}, which is no faster here ({times})")
+    return StepChoice(step, f"each training step runs as one CUDA graph, which is faster here ({times})")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class _Steps:
 
 
 class _Trial:
-    """Steps that are taken back."""
+    """Trial steps, which are undone afterwards."""
 
     def __init__(
         self, train_step: TrainStep, network: CharNetwork, batches: Batches, first: int, state: State
@@ -150,21 +150,21 @@ class _Trial:
         self._random = self._random_state()
 
     def warm_up(self) -> State:
-        """Let libraries choose their ways and the optimizer make its memory; gives a state after a step."""
+        """Let libraries choose algorithms and the optimizer allocate; return a state after a step."""
         if not is_gpu(self._device):
             return self._warm_up()
-        with aside(self._device):
+        with side_stream(self._device):
             return self._warm_up()
 
     def _warm_up(self) -> State:
         state = self._state
         for inputs, targets in self._batches:
             _, _, state = self._train_step.learn(inputs, targets, state)
-        self.go_back()
+        self.undo()
         return state
 
     def steps(self, learn: StepFunction) -> _Steps:
-        """Take the steps, and go back."""
+        """Take the steps and undo them."""
         results: list[tuple[float, float]] = []
         milliseconds = math.inf
         state = self._state
@@ -176,12 +176,12 @@ class _Trial:
             milliseconds = min(milliseconds, 1e3 * (time.perf_counter() - begin))
             results.append((float(loss), float(norm)))
         weights = self._flat_weights()
-        self.go_back()
+        self.undo()
         losses, norms = (list(values) for values in zip(*results, strict=True))
         return _Steps(losses, norms, weights, milliseconds)
 
-    def go_back(self) -> None:
-        """Put all back, at its place in memory."""
+    def undo(self) -> None:
+        """Restore everything in place."""
         with torch.no_grad():
             for weight, before in zip(self._network.parameters(), self._weights, strict=True):
                 weight.copy_(before)
@@ -193,19 +193,19 @@ class _Trial:
         self._set_random_state(self._random)
 
     def alike(self, one: _Steps, other: _Steps) -> bool:
-        """Whether two ways of taking the steps did the same, but for how sums are rounded."""
+        """Whether two runs of the steps agree up to rounding."""
         config = self._network.config
-        # cuDNN drops activations between layers by random numbers of its own, which cannot be put back.
-        other_draws = config.layers > 1 and config.dropout > 0.0 and is_gpu(self._device)
-        near = _OTHER_DRAWS_TOLERANCE if other_draws else _TOLERANCE
+        # cuDNN's dropout between layers has its own random state, which cannot be restored.
+        different_draws = config.layers > 1 and config.dropout > 0.0 and is_gpu(self._device)
+        near = _DIFFERENT_DRAWS_TOLERANCE if different_draws else _TOLERANCE
         pairs = zip(one.losses, other.losses, strict=True)
         if not all(abs(a - b) <= near * abs(a) for a, b in pairs):  # also where one is NaN
             return False
         start = torch.cat([weight.flatten() for weight in self._weights])
         update = float((one.weights - start).norm())
-        if other_draws:
+        if different_draws:
             apart = abs(update - float((other.weights - start).norm()))
-            return apart <= _OTHER_DRAWS_UPDATE_TOLERANCE * update
+            return apart <= _DIFFERENT_DRAWS_UPDATE_TOLERANCE * update
         pairs = zip(one.norms, other.norms, strict=True)
         norms_agree = all(abs(a - b) <= _UPDATE_TOLERANCE * abs(a) for a, b in pairs)
         apart = float((one.weights - other.weights).norm())

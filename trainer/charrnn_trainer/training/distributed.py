@@ -1,12 +1,11 @@
-"""Several processes that train one network together, started by ``torchrun`` or anything else that sets its
+"""Data-parallel training in several processes, started by ``torchrun`` or another launcher that sets its
 environment variables (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``).
 
-Every process holds the whole network and reads its own rows of each batch; the gradients are averaged, so
-that all of them take the same steps. What must be the same everywhere, such as a learning rate that depends
-on the clock, is decided by the first process, which alone writes files.
+Every process holds the whole network and reads its own rows of each batch. Gradients are averaged, so all
+processes take the same steps. The main process alone writes files, and decides values that must agree, such
+as a learning rate that depends on the clock.
 
-A process that fails must end. The others notice that by the connections it leaves, and end with a
-`WorkerLostError`.
+A process that fails must exit. The others notice the closed connections, and fail with `WorkerLostError`.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from charrnn_trainer.training.torch_settings import choose_device
 T = TypeVar("T")
 
 _WAIT: Final = datetime.timedelta(hours=6)
-"""How long a process waits for the others: as long as the first may prepare a text, or validate on it. One
-that has ended is not waited for."""
+"""The timeout of collective operations: as long as the main process may prepare a text, or validate on it. A
+process that has exited is noticed at once."""
 
 
 class WorkerLostError(CharRNNError):
-    """Another process of the training has ended."""
+    """Another process of the run has ended."""
 
 
 class ProcessGroup:
-    """A single-process group. `WorkerGroup` is what several processes that train together have.
+    """A group of one process; for several processes, see `WorkerGroup`.
 
     Attributes:
         rank: this process's number, from 0; 0 is the main process.
-        size: how many processes there are.
+        size: the number of processes.
     """
 
     rank: int = 0
@@ -48,43 +47,43 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the main process, which decides and writes."""
+        """Whether this is the main process."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
         """The rows of a batch that this process reads.
 
         Raises:
-            SettingError: there are not as many for each process.
+            SettingError: the rows cannot be shared equally.
         """
         rows, rest = divmod(batch_size, self.size)
         if rest:
             fitting = f"{rows * self.size} or {(rows + 1) * self.size}" if rows else f"{self.size}"
             raise SettingError(
                 f"batches of {batch_size} rows cannot be shared equally by {self.size} processes; give "
-                f"batch_size={fitting}, or start another number of processes",
+                f"batch_size={fitting}, or start a different number of processes",
                 "batch_size",
             )
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
     def device(self, wanted: str) -> torch.device:
-        """The device for "auto", "cpu" or "cuda"; of several GPUs each process has its own.
+        """The device for "auto", "cpu" or "cuda"; each process has a GPU to itself.
 
         Raises:
-            DeviceError: a GPU was asked for, and there is none for this process.
+            DeviceError: a GPU was requested, and there is none for this process.
         """
         return choose_device(wanted)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """A network whose gradients are the means over all processes; weights become the first one's."""
+        """Wrap a network to average gradients over all processes, starting from rank 0's weights."""
         return network
 
     def first(self, work: Callable[[], T]) -> T:
-        """Let the first process do something, and give its result (as JSON can hold it) to all."""
+        """Call ``work`` in the main process, and broadcast its JSON-serializable result to all."""
         return work()
 
     def agree(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         return flag
 
     def mean(self, values: Tensor) -> Tensor:
@@ -92,12 +91,12 @@ class ProcessGroup:
         return values
 
     def gather(self, part: Tensor, dim: int) -> Tensor:
-        """The parts of all processes, joined along an axis, for the first; the others get their own back."""
+        """Concatenate the parts of all processes in the main process; the others get their own part back."""
         return part
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Tell the loss of another process from other failures of torch.
+        """Translate torch's errors about lost processes.
 
         Raises:
             WorkerLostError: another process has ended.
@@ -106,7 +105,7 @@ class ProcessGroup:
 
 
 class WorkerGroup(ProcessGroup):
-    """A group of several processes, as one of them sees it; `join` makes it."""
+    """A group of several processes, created by `join`."""
 
     def __init__(self) -> None:
         self.rank = distributed.get_rank()
@@ -116,11 +115,11 @@ class WorkerGroup(ProcessGroup):
         device = choose_device(wanted)
         if device.type == "cpu":
             return device
-        number, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
-        if number >= there:
+        number, gpus = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
+        if number >= gpus:
             raise DeviceError(
-                f"this machine has {there} GPU(s) for {number + 1} processes or more; start one process per "
-                f"GPU (--nproc-per-node {there}), or train on the CPU (device=cpu)",
+                f"this machine has {gpus} GPU(s) for {number + 1} processes or more; start one process per "
+                f"GPU (--nproc-per-node {gpus}), or train on the CPU (device=cpu)",
                 "device",
             )
         torch.cuda.set_device(number)
@@ -133,7 +132,7 @@ class WorkerGroup(ProcessGroup):
         )
 
     def first(self, work: Callable[[], T]) -> T:
-        # As JSON, and not as torch would send objects: nothing that comes over a network is unpickled.
+        # JSON instead of torch's object collectives: nothing received over a network is unpickled.
         value = work() if self.is_main else None
         content = bytearray(json.dumps(value).encode())
         length = torch.tensor([len(content)])
@@ -155,7 +154,7 @@ class WorkerGroup(ProcessGroup):
 
     def gather(self, part: Tensor, dim: int) -> Tensor:
         own = part.detach().cpu().contiguous()
-        raw = own.view(torch.uint8)  # gloo does not know every type of number
+        raw = own.view(torch.uint8)  # gloo does not support every dtype
         parts = [torch.empty_like(raw) for _ in range(self.size)] if self.is_main else None
         distributed.gather(raw, parts)
         return part if parts is None else torch.cat([item.view(own.dtype) for item in parts], dim)
@@ -168,34 +167,34 @@ class WorkerGroup(ProcessGroup):
             if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
                 raise
             raise WorkerLostError(
-                "another process of this training has ended, and the others end with it; its messages say "
-                "why, and resume continues from the last checkpoint",
+                "another process of this run has ended, so the run stops; see its messages for the cause, "
+                "and continue from the last checkpoint with resume",
                 "resume",
             ) from error
 
 
 @contextlib.contextmanager
 def join() -> Iterator[ProcessGroup]:
-    """Meet the other processes that were started with this one, for a ``with`` statement.
+    """Join the group of processes that the environment describes, for a ``with`` statement.
 
-    Where the environment names no others, it is a group of one.
+    Without such variables, it is a group of one.
 
     Raises:
-        WorkerLostError: they cannot be reached.
+        WorkerLostError: the other processes cannot be reached.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ProcessGroup()
         return
-    # Numbers on the host, such as what the first process decides, never wait for the GPU.
+    # Values on the host, such as decisions of the main process, use gloo and never wait for the GPU.
     on_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_WAIT)
     except (RuntimeError, ValueError) as error:
         raise WorkerLostError(
-            f"the other processes of this training cannot be reached: {' '.join(str(error).split())}"
+            f"the other processes of this run cannot be reached: {' '.join(str(error).split())}"
         ) from error
     yield WorkerGroup()
-    # After a failure, the connections are left to the end of the process, which comes when it has told why.
+    # After a failure, connections stay open until this process exits, once it has printed the cause.
     distributed.destroy_process_group()
 
 

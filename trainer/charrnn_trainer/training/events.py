@@ -1,4 +1,4 @@
-"""What a training tells whoever listens to it. Printed, each event is one line."""
+"""The events of a training run, passed to its listener. ``str(event)`` is one line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Notice:
-    """A setting was chosen or adjusted.
+    """A message, for example that a setting was chosen or adjusted.
 
     Attributes:
-        message: what, and why.
-        parameters: the settings that it names, as `CharRNNError.parameters`.
+        message: the message, in one line.
+        parameters: the settings that it names, as in `CharRNNError.parameters`.
     """
 
     message: str
@@ -33,18 +33,18 @@ class Notice:
 
 @dataclass(frozen=True)
 class Started:
-    """The steps begin.
+    """Training starts or resumes.
 
     Attributes:
-        config: all settings, with what "auto" chose in its place.
-        step: how many steps were done before.
-        done: how much of the run is done, from 0 to 1.
-        parameters: how many numbers the network learns.
-        train_tokens: how many characters of the text are trained on.
-        validation_tokens: how many are kept for validation.
-        device: where it computes.
+        config: all settings, with "auto" resolved.
+        step: the number of steps done before.
+        done: the fraction of the run that is done.
+        parameters: the number of the network's parameters.
+        train_tokens: the number of characters for training.
+        validation_tokens: the number of characters held out for validation.
+        device: the device that the run trains on.
         run: the run's folder, if it has one.
-        write: lets the network, as it is when this is called, write this many characters.
+        write: generates this many characters with the current state of the network.
     """
 
     config: TrainConfig
@@ -62,20 +62,20 @@ class Started:
         shape = f"{network.cell.upper()}, {network.layers} x {network.hidden_size}"
         return (
             f"training from step {self.step}: {shape}, {self.parameters:,} parameters, on {self.device}, "
-            f"into {self.run or 'no folder'}"
+            f"{f'saving to {self.run}' if self.run else 'not saved'}"
         )
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step is done.
+    """A training step is done.
 
     Attributes:
-        step: how many steps are done.
-        loss: its loss in nats per character; None on a GPU, where asking at every step would cost time.
+        step: the number of steps done.
+        loss: its loss in nats per character; None on a GPU, where reading it at every step would cost time.
         learning_rate: its learning rate.
-        seconds: the time that it took.
-        done: how much of the run is done, from 0 to 1, by steps or by its time budget.
+        seconds: its duration.
+        done: the fraction of the run that is done, by steps or by its time budget.
     """
 
     step: int
@@ -94,12 +94,12 @@ class Logged:
     """A report, every ``log_every`` steps and at the end.
 
     Attributes:
-        step: how many steps are done.
+        step: the number of steps done.
         train_loss: the mean loss since the last report, in nats per character.
-        learning_rate: the learning rate now.
-        seconds_per_batch: the mean time of a step since the last report (or since the start).
-        characters_per_second: how fast the text is read.
-        level: "char", or "byte" where bytes stand for characters.
+        learning_rate: the current learning rate.
+        seconds_per_batch: the mean duration of a step since the last report (or since the start).
+        characters_per_second: the training throughput.
+        level: "char", or "byte", where losses and counts are of bytes.
     """
 
     step: int
@@ -112,7 +112,7 @@ class Logged:
     def __str__(self) -> str:
         loss = with_bits(self.train_loss, self.level)
         speed = f"{self.seconds_per_batch:.3f} s/batch"
-        return f"step {self.step}: training loss {loss} since the last report, {speed}"
+        return f"step {self.step}: training loss {loss}, {speed}"
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ class Validated:
     """The validation loss was measured.
 
     Attributes:
-        step: how many steps are done.
+        step: the number of steps done.
         validation_loss: in nats per character.
         best: whether it is the lowest so far.
-        characters: how many characters it is the mean over.
-        level: "char", or "byte" where bytes stand for characters.
+        characters: the number of characters that it is the mean over.
+        level: "char", or "byte", where losses and counts are of bytes.
     """
 
     step: int
@@ -134,19 +134,19 @@ class Validated:
     level: str = "char"
 
     def __str__(self) -> str:
-        best = ", the best so far" if self.best else ""
+        best = ", best so far" if self.best else ""
         return f"step {self.step}: validation loss {with_bits(self.validation_loss, self.level)}{best}"
 
 
 @dataclass(frozen=True)
 class ValidatedWhole:
-    """At the end of a run that validated on a sample, the best network has read the whole validation text.
+    """At the end of a run that validated on a sample: the best network's loss on the whole validation text.
 
     Attributes:
         step: the best network's step.
         validation_loss: in nats per character.
-        characters: how many characters it is the mean over.
-        level: "char", or "byte" where bytes stand for characters.
+        characters: the number of characters that it is the mean over.
+        level: "char", or "byte", where losses and counts are of bytes.
     """
 
     step: int
@@ -165,9 +165,9 @@ class Saved:
     """A checkpoint was written.
 
     Attributes:
-        step: how many steps are done.
+        step: the number of steps done.
         path: its file.
-        kind: why.
+        kind: the reason.
     """
 
     step: int
@@ -188,13 +188,13 @@ class TrainResult:
 
     Attributes:
         network: the network after the last step, in evaluation mode.
-        config: all settings, with what "auto" chose in its place.
-        step: how many steps are done.
-        stopped: whether it was stopped before its last step.
+        config: all settings, with "auto" resolved.
+        step: the number of steps done.
+        stopped: whether the run was stopped before its end.
         train_loss: the mean loss since the last report, in nats per character.
         evaluations: all validation losses.
-        whole_loss: the best network's loss over the whole validation text, where ``evaluations`` are of a
-            sample of it and the run has come to its end now; else None.
+        whole_loss: the best network's loss on the whole validation text, if ``evaluations`` are of a sample
+            and this call finished the run; else None.
         run: the run's folder, if it has one.
     """
 
@@ -214,16 +214,16 @@ class TrainResult:
 
 
 def with_bits(loss: float, level: str = "char") -> str:
-    """A loss in nats per character, and in bits, such as ``1.5000 (2.164 bits per character)``.
+    """Format a loss in nats and in bits per character: ``1.5000 (2.164 bits per character)``.
 
-    At level "byte" both are per byte.
+    At level "byte", both are per byte.
     """
     return f"{loss:.4f} ({loss / math.log(2):.3f} bits per {'byte' if level == 'byte' else 'character'})"
 
 
 Listener = Callable[[Event], None]
-"""Is called with every event."""
+"""A callable that receives every event."""
 
 
 def ignore(event: Event) -> None:
-    """Listens to nothing."""
+    """A listener that ignores all events."""

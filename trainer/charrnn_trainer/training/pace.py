@@ -1,6 +1,6 @@
-"""The speed of a run, watched step by step: how many threads pay, and whether a plan still holds.
+"""Follows the speed of a run: which number of threads is fastest, and whether the plan still holds.
 
-Nothing here reads a clock or sets anything: times of steps go in, and decisions come out.
+This module neither reads clocks nor changes settings: it turns step times into decisions.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 TRIAL_STEPS: Final = 4
-"""After a change of threads, this many steps show whether it pays."""
+"""A new number of threads is tried for this many steps."""
 
 HOPELESS: Final = 1.5
-"""A trial whose step takes this many times the usual one's time ends at once."""
+"""A trial ends immediately if a step takes this many times the usual time."""
 
 BETTER: Final = 0.95
-"""Another number of threads must reduce the time to this fraction."""
+"""A new number of threads is kept if it reduces the time to this fraction."""
 
 SLOW: Final = 1.5
-"""Two steps in a row of this many times the usual time are taken as a sign that others need the cores."""
+"""Two consecutive steps of this many times the usual time suggest that other processes need the cores."""
 
 FIRST_WAIT: Final = 10.0
 LONGEST_WAIT: Final = 120.0
-"""Seconds from one trial to the next: doubled where it did not pay."""
+"""Seconds between trials: doubled after each unsuccessful one."""
 
 WINDOW: Final = 4.0
-"""The mean of the steps of this many seconds (and at least three) is compared with what was planned."""
+"""The mean step time over this many seconds (at least three steps) is compared with the plan."""
 
 OFF: Final = 2.0
-"""A mean this many times above what was planned, or below it, asks for another plan."""
+"""A mean that differs from the plan by this factor in either direction triggers a new plan."""
 
 
 def thread_counts(most: int) -> tuple[int, ...]:
-    """The numbers of threads that are tried: powers of two, and the most.
+    """The numbers of threads to try: powers of two, and the maximum.
 
     Examples:
         >>> thread_counts(2), thread_counts(12)
@@ -47,11 +47,11 @@ def thread_counts(most: int) -> tuple[int, ...]:
 
 
 def fastest_count(counts: Sequence[int], time_step: Callable[[int], float]) -> tuple[int, float]:
-    """The number of threads with which a step is fastest, and its time.
+    """The number of threads with the fastest step, and the step's time.
 
     Args:
-        counts: numbers of threads, ascending. From where more of them no longer help, none is tried.
-        time_step: gives a step's time with a number of threads.
+        counts: numbers of threads, ascending. The search ends at the first that brings no gain.
+        time_step: returns the step time for a number of threads.
     """
     best, seconds = counts[0], time_step(counts[0])
     for count in counts[1:]:
@@ -63,19 +63,19 @@ def fastest_count(counts: Sequence[int], time_step: Callable[[int], float]) -> t
 
 
 class ThreadPace:
-    """Decides after every step with how many threads the next one is computed.
+    """Chooses the number of threads for the next step after every step.
 
-    Now and then, and at once where steps have become slow, the next smaller or larger number is tried for
-    `TRIAL_STEPS` steps, and kept if they were faster. So fewer threads compute while other processes need the
-    cores, and more when they do not.
+    From time to time, and immediately if steps have become slow, the next smaller or larger number is tried
+    for `TRIAL_STEPS` steps, and kept if those are faster. The run thus uses fewer threads while other
+    processes need the cores.
 
     Attributes:
-        count: how many threads compute the next step.
-        home: the number that was found fastest; another one is on trial.
+        count: the number of threads for the next step.
+        home: the fastest number so far; differs from ``count`` during a trial.
     """
 
     def __init__(self, counts: Sequence[int], start: int) -> None:
-        """Choose among ``counts``, ascending, from ``start`` on."""
+        """Choose among ``counts``, in ascending order, beginning with ``start``."""
         self._counts = tuple(counts)
         self._place = self._counts.index(start)
         self.count = start
@@ -92,12 +92,12 @@ class ThreadPace:
         return self._counts[self._place]
 
     def step_done(self, seconds: float) -> bool:
-        """Take note of a step's time; gives whether `count` has changed."""
+        """Record a step's time; return whether `count` has changed."""
         before = self.count
         for way in self._since:
             self._since[way] += seconds
         if self._trial is not None:
-            self._go_on_with_trial(seconds)
+            self._continue_trial(seconds)
         else:
             self._stay_or_try(seconds)
         return self.count != before
@@ -127,7 +127,7 @@ class ThreadPace:
         self._way, self._trial = way, []
         self.count = self._counts[self._place + way]
 
-    def _go_on_with_trial(self, seconds: float) -> None:
+    def _continue_trial(self, seconds: float) -> None:
         assert self._trial is not None
         self._trial.append(seconds)
         usual = statistics.median(self._recent)
@@ -144,24 +144,24 @@ class ThreadPace:
             self._usual = None
         else:
             self._waits[way] = min(LONGEST_WAIT, 2.0 * self._waits[way])
-            if self._slow >= 2:  # so slow it is with any number; what was usual is so no more
+            if self._slow >= 2:  # slow with any number of threads: learn the usual time anew
                 self._usual = None
         self._slow, self._trial = 0, None
         self.count = self.home
 
 
 class SpeedWatch:
-    """Notices that steps take far longer, or far less long, than a plan counts on."""
+    """Detects that steps take far more or far less time than planned."""
 
     def __init__(self, planned: float) -> None:
-        """Watch for steps that take anything but about ``planned`` seconds."""
+        """Compare step times with ``planned`` seconds."""
         self.planned = planned
         self._recent: deque[float] = deque()
 
     def step_done(self, seconds: float) -> bool:
-        """Take note of a step's time; gives whether the plan is off, and then counts on the time of now.
+        """Record a step's time; return whether the plan is off.
 
-        `planned` is then the mean of the last steps.
+        If so, `planned` becomes the mean of the recent steps.
         """
         self._recent.append(seconds)
         while len(self._recent) > 3 and sum(self._recent) - self._recent[0] >= WINDOW:

@@ -1,10 +1,11 @@
-"""Which number format a machine trains fastest in: measured, not guessed.
+"""Measures which number format trains fastest on this machine.
 
-On a CPU, bf16 pays through oneDNN on processors with AVX-512 or AMX, and is many times slower elsewhere; for
-fp32 it depends on the cell and the processor whether oneDNN's recurrent layers are faster than PyTorch's own.
+On a CPU, bf16 is faster through oneDNN on processors with AVX-512 BF16 or AMX, and many times slower
+elsewhere. For fp32, the cell and the processor decide whether oneDNN's recurrent layers are faster than
+PyTorch's own.
 
-On a GPU fp32 means fp32: PyTorch's default of letting cuDNN round to tf32 is switched off, and tf32 is a way
-of its own.
+On a GPU, fp32 means fp32: PyTorch's default of letting cuDNN round to tf32 is switched off, and tf32 is a
+separate mode.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ import torch
 from charrnn_runtime.errors import DeviceError
 from charrnn_trainer.nn.network import CharNetwork
 from charrnn_trainer.train_config import TrainConfig
-from charrnn_trainer.training.capture import Play, aside, capture_graph
+from charrnn_trainer.training.capture import Play, capture_graph, side_stream
 from charrnn_trainer.training.torch_settings import is_gpu, own_random, quiet_about_weights
 
 _LENGTH: Final = 32
-_TURNS: Final = 4
-_SURE: Final = 2
-"""After this many turns (the first also prepares what the others reuse), only near ways are tried further."""
+_ROUNDS: Final = 4
+_SURE_ROUNDS: Final = 2
+"""After this many rounds (the first of which is also a warm-up), only close candidates are timed further."""
 _HOPELESS: Final = 8.0
 _NEAR: Final = 1.25
-"""A way that took this many times the fastest's time is not tried again: before and after the sure turns."""
+"""A candidate this many times slower than the fastest is dropped: within those rounds, and after them."""
 
 
 @dataclass(frozen=True)
 class ComputeMode:
-    """How a step is computed.
+    """The arithmetic of a training step.
 
     Attributes:
-        precision: "fp32", "bf16" (products in bf16, weights and sums in fp32), or on a GPU "tf32" (the
-            factors of products rounded to 10 bits).
-        onednn: whether oneDNN computes on the CPU.
+        precision: "fp32", "bf16" (products in bf16, weights and sums in fp32), or on a GPU "tf32" (operands
+            of products rounded to 10-bit mantissas).
+        onednn: whether the CPU uses oneDNN.
     """
 
     precision: str
@@ -53,7 +54,7 @@ class ComputeMode:
 
     @contextlib.contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Compute so within a ``with`` statement."""
+        """Use this mode within a ``with`` statement."""
         with contextlib.ExitStack() as stack:
             if device.type == "cpu":
                 stack.enter_context(_onednn(self.onednn))
@@ -65,11 +66,11 @@ class ComputeMode:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was taken, and after which measurement.
+    """The chosen compute mode, and the measurement behind it.
 
     Attributes:
-        compute_mode: what was taken.
-        milliseconds: the time of a short step in each way that was tried; empty where there was no choice.
+        compute_mode: the chosen mode.
+        milliseconds: the time of a short step in each mode; empty if there was only one candidate.
     """
 
     compute_mode: ComputeMode
@@ -79,11 +80,11 @@ class Choice:
 def choose_compute_mode(
     config: TrainConfig, vocabulary_size: int, device: torch.device, *, processes: int = 1
 ) -> Choice:
-    """Measure the ways of computing that the settings leave open, and take the fastest.
+    """Time the compute modes that the settings leave open, and choose the fastest.
 
-    The time that one step of (at most) 32 characters takes decides; on a CPU, the time for which this thread
-    computes, so that it does not matter what else the machine is busy with; on a GPU, that of a captured
-    step where the training of so many processes will replay such. Random generators are left as they were.
+    A step of at most 32 characters is timed: on a CPU in this thread's CPU time, which other load on the
+    machine does not affect; on a GPU as a CUDA graph, if training with this many processes will use one.
+    Random generators are left unchanged.
     """
     candidates = _candidates(config, device)
     if len(candidates) == 1:
@@ -93,22 +94,22 @@ def choose_compute_mode(
     with own_random(device), quiet_about_weights(device):
         network = CharNetwork(config.network, vocabulary_size).to(device)
         steps: dict[ComputeMode, Play] = {}
-        # Turn by turn, so that a moment in which the machine is busy does not fall on one way alone.
-        for turn in range(_TURNS):
-            limit = (_HOPELESS if turn < _SURE else _NEAR) * min(times.values())
-            near = [way for way in candidates if times[way] <= limit]
-            if turn >= _SURE and len(near) == 1:
+        # Interleaved, so that a moment of load does not affect one candidate only.
+        for round_ in range(_ROUNDS):
+            limit = (_HOPELESS if round_ < _SURE_ROUNDS else _NEAR) * min(times.values())
+            near = [mode for mode in candidates if times[mode] <= limit]
+            if round_ >= _SURE_ROUNDS and len(near) == 1:
                 break
-            for way in near:
-                if way not in steps:
-                    steps[way] = _short_step(network, config, way, device, captured=captured)
-                times[way] = min(times[way], _time_step(steps[way], device))
+            for mode in near:
+                if mode not in steps:
+                    steps[mode] = _short_step(network, config, mode, device, captured=captured)
+                times[mode] = min(times[mode], _time_step(steps[mode], device))
     fastest = min(times, key=times.__getitem__)
-    return Choice(fastest, {way: seconds * 1e3 for way, seconds in times.items()})
+    return Choice(fastest, {mode: seconds * 1e3 for mode, seconds in times.items()})
 
 
 def is_open(config: TrainConfig, device: torch.device) -> bool:
-    """Whether the settings leave more than one way of computing."""
+    """Whether the settings leave more than one compute mode."""
     return len(_candidates(config, device)) > 1
 
 
@@ -127,40 +128,40 @@ def check_precision(precision: str, device: torch.device) -> None:
 def _candidates(config: TrainConfig, device: torch.device) -> list[ComputeMode]:
     wanted, onednn = config.run.precision, config.run.onednn
     if device.type != "cpu":
-        return [ComputeMode(way, True) for way in ("fp32", "tf32", "bf16") if wanted in ("auto", way)]
+        return [ComputeMode(name, True) for name in ("fp32", "tf32", "bf16") if wanted in ("auto", name)]
     have_onednn = torch.backends.mkldnn.is_available()
-    ways = []
+    modes = []
     if wanted in ("auto", "fp32", "tf32"):  # a run with tf32 is resumed in fp32 on a CPU
         choices = (True, False) if have_onednn else (False,)
-        ways += [ComputeMode("fp32", choice) for choice in choices if onednn in (None, choice)]
+        modes += [ComputeMode("fp32", choice) for choice in choices if onednn in (None, choice)]
     if wanted == "bf16" or (wanted == "auto" and have_onednn and onednn is not False and has_fast_bf16()):
-        ways.append(ComputeMode("bf16", have_onednn if onednn is None else onednn))
-    return ways or [ComputeMode("fp32", False)]
+        modes.append(ComputeMode("bf16", have_onednn if onednn is None else onednn))
+    return modes or [ComputeMode("fp32", False)]
 
 
 def has_fast_bf16() -> bool:
-    """Whether oneDNN says that this processor has what its bf16 products need."""
+    """Whether oneDNN reports that this processor supports its bf16 products."""
     probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return probe is not None and bool(probe())
 
 
 def _short_step(
-    network: CharNetwork, config: TrainConfig, way: ComputeMode, device: torch.device, *, captured: bool
+    network: CharNetwork, config: TrainConfig, mode: ComputeMode, device: torch.device, *, captured: bool
 ) -> Play:
-    """A short step, forward and backward; as a CUDA graph if it is to be, and can be, captured."""
+    """A short step, forward and backward; as a CUDA graph if requested and possible."""
     length = min(config.data.seq_length, _LENGTH)
     tokens = torch.zeros((config.data.batch_size, length), dtype=torch.int64, device=device)
     state = network.initial_state(config.data.batch_size)
 
     def step() -> None:
-        with way.on(device):
+        with mode.on(device):
             loss, _after = network(tokens, state, tokens)
             loss.backward()
         network.zero_grad()
 
     if not captured:
         return step
-    with aside(device):
+    with side_stream(device):
         step()
     try:
         return capture_graph(step)
@@ -169,9 +170,9 @@ def _short_step(
 
 
 def _time_step(step: Play, device: torch.device) -> float:
-    """The time in seconds that a step takes."""
-    # Threads share a product's work equally, so this one's time stands for all of them. (Windows counts it in
-    # sixty-fourths of a second.)
+    """The time of a step in seconds."""
+    # Threads share a product's work equally, so this one's CPU time represents all of them. (On Windows its
+    # resolution is only 1/64 s.)
     clock = time.thread_time if not is_gpu(device) and os.name == "posix" else time.perf_counter
     start = clock()
     step()
@@ -183,7 +184,7 @@ def _time_step(step: Play, device: torch.device) -> float:
 @contextlib.contextmanager
 def _onednn(enabled: bool) -> Iterator[None]:
     with warnings.catch_warnings():
-        # Reading the flags back asks about TF32 on Intel GPUs, and warns that there are none.
+        # Reading the flags back queries TF32 on Intel GPUs, and warns if there are none.
         warnings.simplefilter("ignore", UserWarning)
         flags = torch.backends.mkldnn.flags(enabled=enabled)
         flags.__enter__()
@@ -197,7 +198,7 @@ def _onednn(enabled: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fp32_products(precision: str) -> Iterator[None]:
-    """Let a GPU multiply fp32 numbers as "ieee" or as "tf32", in cuBLAS and in cuDNN's recurrent layers."""
+    """Set the GPU's fp32 products to "ieee" or "tf32", in cuBLAS and in cuDNN's recurrent layers."""
     users: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)
     before = [user.fp32_precision for user in users]
     for user in users:

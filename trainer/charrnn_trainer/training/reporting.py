@@ -1,4 +1,4 @@
-"""Losses of steps: kept on the device until they are asked for, recorded, and reported as means."""
+"""Losses of steps: kept on the device until they are needed, recorded, and reported as means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from charrnn_trainer.training.events import Logged
 
 
 class _Step(NamedTuple):
-    """A step whose loss was not asked for yet."""
+    """A step whose loss is still on the device."""
 
     step: int
     loss: Tensor
@@ -24,11 +24,11 @@ class _Step(NamedTuple):
 
 
 class Reporter:
-    """Takes the losses of steps, and reports them at regular steps.
+    """Collects the losses of steps, and reports them at intervals.
 
     Attributes:
         window: the sum and the number of the losses since the last report.
-        last_loss: the last step's, where it is known already.
+        last_loss: the last loss read from the device.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -46,16 +46,16 @@ class Reporter:
         self._reported_loss = checkpoint.train_loss
 
     def step_done(self, loss: Tensor, norm: Tensor, rate: float, seconds: float) -> None:
-        """Take a step's loss and its gradient's norm, ``float32 []`` on the device, and its rate and time."""
+        """Record a step's loss and gradient norm, ``float32 []`` on the device, learning rate and time."""
         self._rate = rate
         self._seconds.append(seconds)
         self._pending.append(_Step(self._context.step, loss, norm, rate, seconds))
 
     def flush_losses(self) -> None:
-        """Ask the device for the losses since the last time, and note them in the history.
+        """Read the pending losses from the device, and record them in the history.
 
         Raises:
-            DivergedError: one is not finite, or has exploded.
+            DivergedError: a loss is not finite, or has exploded.
         """
         if not self._pending:
             return
@@ -75,10 +75,10 @@ class Reporter:
             )
 
     def report(self, *, close: bool) -> None:
-        """Emit the mean loss and the speed since the last report; ``close`` begins a new mean."""
+        """Emit the mean loss and the speed since the last report; ``close`` starts a new mean."""
         self.flush_losses()
         loss = self.train_loss
-        assert loss is not None  # a step was done
+        assert loss is not None  # at least one step is done
         if close:
             self._reported_loss, self.window = loss, (0.0, 0)
         mean = sum(self._seconds) / len(self._seconds)
@@ -90,6 +90,6 @@ class Reporter:
 
     @property
     def train_loss(self) -> float | None:
-        """The mean loss since the last report, in nats per character; just after one, what it reported."""
+        """The mean loss since the last report, in nats per character; right after a report, its mean."""
         total, count = self.window
         return total / count if count else self._reported_loss

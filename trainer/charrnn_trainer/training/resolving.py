@@ -1,4 +1,4 @@
-"""Settings made whole: what is left open in them is decided for a text and a machine."""
+"""Resolves settings: those left open are decided for a text and a machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from charrnn_trainer.counting import counted
 from charrnn_trainer.data.batches import fit_batch
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.split import split_characters
-from charrnn_trainer.data.unlike import what_is_unlike
+from charrnn_trainer.data.unlike import warning_if_unlike
 from charrnn_trainer.export.graph.weights import check_step_model_fits
 from charrnn_trainer.setting import option_of
 from charrnn_trainer.train_config import TrainConfig
@@ -33,17 +33,17 @@ def resolve_settings(
     *,
     batches_fit: bool = False,
 ) -> TrainConfig:
-    """The settings with all that is left open in them decided for this text and this machine.
+    """Decide all settings that are left open, for this text and this machine.
 
     Args:
         config: the settings.
         corpus: the text.
-        emit: is told what was decided, and why.
+        emit: receives a notice of each decision and its reason.
         group: the processes that train together.
         batches_fit: whether the text is known to fill the batches.
 
     Raises:
-        CharRNNError: the step model would be too large, or the device is not there, ...
+        CharRNNError: the step model would be too large, the device is missing, ...
     """
     device = group.device(config.run.device)
     config = config.replace(
@@ -51,46 +51,46 @@ def resolve_settings(
         embedding_size=config.network.resolve(len(corpus.vocabulary)).embedding_size,
         device=device.type,
     )
-    check_step_model_fits(config.network, len(corpus.vocabulary))  # hours of training must not end in vain
+    check_step_model_fits(config.network, len(corpus.vocabulary))  # before hours of training
     if not batches_fit and not config.data.lines:
         config = _fit_batch(config, split_characters(corpus, config.data).train_tokens, emit)
     if config.run.deterministic:
         config = _with_fixed_arithmetic(config, device)
     rows = group.rows(config.data.batch_size)
     measured = config.replace(batch_size=rows.stop - rows.start)
-    # Under a time budget the number of threads changes with the machine, and stays open.
+    # Under a time budget, the number of threads adapts to the load and stays open.
     open_threads = not config.optimization.minutes and threads_are_open(config, device, group.size)
     if open_threads or is_open(measured, device):
-        emit(Notice("measuring how this machine computes fastest"))
+        emit(Notice("measuring the fastest way to train on this machine"))
     with threads(config.run.threads):
         choice = choose_compute_mode(measured, len(corpus.vocabulary), device, processes=group.size)
     if choice.milliseconds:
-        times = ", ".join(f"{way} {time:.1f} ms" for way, time in choice.milliseconds.items())
-        emit(Notice(f"computing in {choice.compute_mode}, measured as the fastest ({times})"))
+        times = ", ".join(f"{mode} {time:.1f} ms" for mode, time in choice.milliseconds.items())
+        emit(Notice(f"using {choice.compute_mode}, the fastest here (step times: {times})"))
     elif choice.compute_mode.precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
-        emit(Notice("this processor is slow at bf16; precision=fp32 would be faster", ("precision",)))
+        emit(Notice("bf16 is slow on this processor; precision=fp32 would be faster", ("precision",)))
     if config.run.precision == "tf32" != choice.compute_mode.precision:
-        emit(Notice("tf32 is for GPUs, and this is a CPU: computing in fp32"))
+        emit(Notice("tf32 needs a GPU; using fp32 on this CPU"))
     config = config.replace(precision=choice.compute_mode.precision, onednn=choice.compute_mode.onednn)
     if open_threads:
         most = torch.get_num_threads()
         config = config.replace(threads=choose_threads(config, len(corpus.vocabulary), device))
         if config.run.threads != most:
-            emit(Notice(f"computing with {config.run.threads} of {most} threads, measured as the fastest"))
+            emit(Notice(f"using {counted(config.run.threads or 1, 'thread')} of {most}, the fastest here"))
     elif not (config.run.threads or config.optimization.minutes or is_gpu(device) or group.size > 1):
-        config = config.replace(threads=torch.get_num_threads())  # a repeat needs as many
+        config = config.replace(threads=torch.get_num_threads())  # repeating the run needs the same number
     if (choice.milliseconds or open_threads) and not config.optimization.minutes:
         needed = " ".join(
             option_of(name, value)
             for name, value in config.flat().items()
             if name in ("precision", "onednn", "threads") and value is not None
         )
-        emit(Notice(f"to repeat this run exactly, give it the same seed and {needed}, or its config.toml"))
+        emit(Notice(f"to repeat this run exactly, use the same seed and {needed}, or its config.toml"))
     return config
 
 
 def _with_fixed_arithmetic(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """The settings with what would be measured chosen alike on every machine, where it was not given."""
+    """The settings with fixed defaults in place of those that are otherwise chosen by measuring speed."""
     run = config.run
     return config.replace(
         precision="fp32" if run.precision == "auto" else run.precision,
@@ -107,18 +107,18 @@ def _fit_batch(config: TrainConfig, train_tokens: int, emit: Listener) -> TrainC
     emit(
         Notice(
             f"the text is short: its {train_tokens:,} characters for training do not fill two "
-            f"batches of {wanted[0]} x {wanted[1]}, so the larger of the two numbers was halved until "
-            f"they do: {counted(fitting[0], 'stream')} of {counted(fitting[1], 'character')}"
+            f"batches of {wanted[0]} x {wanted[1]}; batches are reduced to "
+            f"{counted(fitting[0], 'stream')} of {counted(fitting[1], 'character')}"
         )
     )
     return config.replace(batch_size=fitting[0], seq_length=fitting[1])
 
 
 def warn_if_unlike(config: TrainConfig, corpus: Corpus, emit: Listener) -> None:
-    """Say so where the text that validates is unlike the text that is trained on."""
+    """Warn if the validation text is unlike the training text."""
     if config.data.split == "end" and not config.data.lines:
         train_tokens = split_characters(corpus, config.data).train_tokens
-        warning = what_is_unlike(corpus.ids, train_tokens, corpus.vocabulary)
+        warning = warning_if_unlike(corpus.ids, train_tokens, corpus.vocabulary)
         if warning is not None:
             named = tuple(name for name in ("lines", "split") if f"{name}=" in warning)
             emit(Notice(warning, named))

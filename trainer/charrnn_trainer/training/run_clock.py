@@ -1,4 +1,4 @@
-"""The time of a run under a budget: what was spent, what preparing took, and what is kept for the end."""
+"""The clock of a run under a time budget: time spent, preparation time, and time reserved for the end."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from charrnn_trainer.training.schedule import progress
 
 
 class RunClock:
-    """Counts a run's seconds, over all processes that worked on it.
+    """Counts the seconds of a run, including those before it was resumed.
 
     Attributes:
-        prepared: the seconds that were spent before steps, reading, measuring and planning.
-        reserved: the seconds that are kept for the last validation and for saving.
+        prepared: seconds spent before the first step, on reading, measuring and planning.
+        reserved: seconds reserved for the last validation and for saving.
     """
 
     def __init__(self, began: float | None = None) -> None:
-        """Count from now on, or from what `time.perf_counter` gave when the command began."""
+        """Count from now, or from ``began``, an earlier value of `time.perf_counter`."""
         self._began = time.perf_counter() if began is None else began
         self._earlier = 0.0
         self.prepared = 0.0
         self.reserved = 0.0
 
-    def go_on_from(self, seconds: float, prepared: float) -> None:
-        """Count what earlier processes spent, too."""
+    def resume_from(self, seconds: float, prepared: float) -> None:
+        """Include the seconds spent before the run was resumed."""
         self._earlier, self.prepared = seconds, prepared
 
     def spent(self) -> float:
-        """All seconds so far."""
+        """The seconds spent so far."""
         return self._earlier + time.perf_counter() - self._began
 
     def left_for_steps(self, optimization: OptimizationConfig) -> float:
-        """The seconds that are left of a budget, without what is kept for the end."""
+        """The seconds left of the budget, without those reserved for the end."""
         return 60.0 * optimization.minutes - self.reserved - self.spent()
 
     def begin_steps(self) -> None:
-        """What this process has spent so far was preparation."""
+        """End the preparation: count the time that this process has spent so far as prepared."""
         self.prepared += self.spent() - self._earlier
 
     def progress(self, optimization: OptimizationConfig, step: int) -> float:
-        """How much of the run is done, from 0 to 1; before the first step never all of it."""
+        """The fraction of the run that is done; below 1 before the first step."""
         if not optimization.minutes:
             return progress(optimization, step, 0.0)
         left_for_steps = 60.0 * optimization.minutes - self.prepared - self.reserved

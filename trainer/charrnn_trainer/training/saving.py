@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when one is written, and what goes into it."""
+"""Decides when a run saves a checkpoint, and assembles its content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from charrnn_trainer.training.validator import Validator
 from charrnn_trainer.version import __version__
 
 _SAVE_AFTER: Final = 120.0
-"""This many seconds after the last checkpoint, another one is saved, which the next replaces."""
+"""After this many seconds without a checkpoint, one is saved, which the next checkpoint replaces."""
 
 
 class Saver:
@@ -40,13 +40,13 @@ class Saver:
         self._train_step, self._streams = train_step, streams
         self._saved_at = time.perf_counter()
 
-    def why_now(self, *, due: bool, ended: bool, best: bool) -> Kind | None:
-        """Why a checkpoint is to be saved now, if at all.
+    def reason_to_save(self, *, due: bool, ended: bool, best: bool) -> Kind | None:
+        """The reason to save a checkpoint now; None if there is none.
 
         Args:
-            due: whether the step is one of those after which a checkpoint is due.
+            due: whether a checkpoint is scheduled at this step.
             ended: whether the run has ended.
-            best: whether the network was just validated as the best so far.
+            best: whether the network has just been validated as the best so far.
         """
         if due:
             return "scheduled"
@@ -59,11 +59,11 @@ class Saver:
         return None
 
     def save(self, kind: Kind, state: State) -> None:
-        """Write a checkpoint, unless this step's is there already, and remove what it supersedes.
+        """Write a checkpoint, unless this step already has one, and remove those that it supersedes.
 
         Args:
-            kind: why it is written.
-            state: what the streams of this process remember.
+            kind: the reason to save it.
+            state: the hidden state of this process's streams.
         """
         context, reporter = self._context, self._reporter
         reporter.flush_losses()
@@ -71,7 +71,7 @@ class Saver:
         whole_state = tuple(context.group.gather(part, dim=1) for part in state)  # (L, B, H) -> (L, all B, H)
         if context.run is None:
             return
-        context.run.flush_history()  # a checkpoint never knows of steps that the history lacks
+        context.run.flush_history()  # the history must not lag behind a checkpoint
         path = context.run.folder / checkpoint_name(context.config.network, context.step)
         if kind == "interrupted" and path.exists():
             return
@@ -92,7 +92,7 @@ class Saver:
             whole_loss=whole[1] if whole and whole[0] == context.step else None,
             window=reporter.window,
             evaluations=tuple(evaluations),
-            seconds=round(self._seconds_to_note(), 3) if timed else None,
+            seconds=round(self._seconds_to_record(), 3) if timed else None,
             prepared=round(context.clock.prepared, 3) if timed else None,
             trainer_version=__version__,
         )
@@ -101,12 +101,12 @@ class Saver:
         context.emit(Saved(context.step, path, kind))
 
     def remove_superseded(self) -> None:
-        """Remove the checkpoints that are not needed any more."""
+        """Remove the checkpoints that are no longer needed."""
         if self._context.run is not None:
             self._context.run.remove_superseded(self._validator.best_step, self._context.config.run.keep)
 
-    def _seconds_to_note(self) -> float:
-        """The time that was spent; where the run is over, all that it had, some of which was for its end."""
+    def _seconds_to_record(self) -> float:
+        """The time spent; at the end of a run its whole budget, part of which was reserved for the end."""
         context = self._context
         spent = context.clock.spent()
         return max(spent, 60.0 * context.config.optimization.minutes) if context.done >= 1.0 else spent
@@ -124,6 +124,6 @@ class Saver:
 
 
 def saved_state(checkpoint: Checkpoint) -> State:
-    """What the streams of all processes remembered when a checkpoint was saved, ``[L, B, H]`` each."""
+    """The hidden state of all processes' streams in a checkpoint, ``[L, B, H]`` each."""
     states = CELLS[checkpoint.config.network.cell].states
     return tuple(checkpoint.tensors[f"state.{name}"] for name in states)

@@ -1,4 +1,4 @@
-"""The learning rate of every step."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ FACTORS: Final[Mapping[str, Callable[[float], float]]] = {
     "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
     "linear": lambda done: 1.0 - done,
 }
-"""The share of the learning rate that each schedule leaves, by how much of the run is done."""
+"""Each schedule's factor of the learning rate, as a function of the fraction of the run that is done."""
 
 
 def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
     """The learning rate of a step.
 
-    It rises in a straight line over the warm-up, then stays, or falls to zero at the end of the run: along
-    half a cosine (Loshchilov and Hutter 2017, without restarts), or in a straight line.
+    It rises linearly during the warm-up, then stays constant, or decays to zero at the end of the run: along
+    half a cosine (Loshchilov and Hutter 2017, without restarts), or linearly.
 
     Args:
         config: the settings.
         step: the step, counted from 0.
-        done: how much of the run is done, from 0 to 1 (`progress`).
+        done: the fraction of the run that is done (`progress`).
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -35,16 +35,16 @@ def learning_rate(config: OptimizationConfig, step: int, done: float) -> float:
 def progress(
     config: OptimizationConfig, step: int, seconds: float, seconds_for_steps: float | None = None
 ) -> float:
-    """How much of a run is done before a step, from 0 to 1.
+    """The fraction of a run that is done before a step.
 
-    Under a time budget the time counts, and all of it; else the steps do, without the warm-up, so that the
-    learning rate falls from its highest point.
+    It counts time under a time budget, else steps. The warm-up steps are not counted, so that the learning
+    rate decays from its peak; under a time budget, all time counts.
 
     Args:
         config: the settings.
-        step: how many steps are done.
+        step: the number of steps done.
         seconds: the time that they took.
-        seconds_for_steps: of a time budget, what is for steps; None is all of it.
+        seconds_for_steps: the part of a time budget that is for steps; None for all of it.
     """
     if step >= config.steps:
         return 1.0

@@ -1,4 +1,4 @@
-"""A training step: forward, loss, backward, clipping, and the optimizer's change of the weights."""
+"""A training step: forward, loss, backward, gradient clipping and weight update."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from charrnn_trainer.training.precision import ComputeMode
 from charrnn_trainer.training.torch_settings import is_gpu
 
 StepFunction = Callable[[Tensor, Tensor, State], tuple[Tensor, Tensor, State]]
-"""Learns from inputs and targets, ``int64 [B, T]`` each, and the state before them; gives the loss and the
-norm of the gradient, both ``float32 []`` and on the device, and the state after them."""
+"""Takes inputs and targets, ``int64 [B, T]`` each, and the state before them. Returns the loss and the
+gradient norm, both ``float32 []`` on the device, and the state after them."""
 
 
 class TrainStep:
     """A network and its optimizer.
 
     Attributes:
-        model: what computes the network's loss: the network, or what a `ProcessGroup` has wrapped around it.
-        optimizer: what changes the weights.
+        model: the network, possibly wrapped by a `ProcessGroup`.
+        optimizer: the optimizer.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class TrainStep:
         device: torch.device,
         characters: float | None = None,
     ) -> None:
-        """Prepare to learn.
+        """Set up the optimizer.
 
         Args:
             network: the network.
             optimization: the settings.
-            compute_mode: how a step is computed.
-            device: where.
-            characters: how many characters a batch predicts in the mean, where they differ in that: every
-                character then counts as much as any other, and a batch by how many it has.
+            compute_mode: the arithmetic of a step.
+            device: the device.
+            characters: the mean number of characters that a batch predicts, if batches differ in it. Every
+                character then has the same weight, and a batch counts by its number of characters.
         """
         self._characters = characters
         self.model: nn.Module = network

@@ -1,4 +1,4 @@
-"""Times steps on this machine, and finds the number of CPU threads that makes them fastest."""
+"""Times training steps, and finds the fastest number of CPU threads."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from charrnn_trainer.training.torch_settings import (
 
 TIMED_STEPS: Final = 4
 _ENOUGH: Final = 0.3
-"""So many steps are timed at least, the first of which prepares, and as many as take so many seconds."""
+"""At least this many steps are timed (the first is a warm-up), and at least this many seconds."""
 
 _SHORT: Final = 32
-"""Where the number of threads alone is measured, steps of this many characters show it."""
+"""The sequence length of steps that only serve to choose the number of threads."""
 
 
 def threads_are_open(config: TrainConfig, device: torch.device, processes: int) -> bool:
-    """Whether the number of threads was left open, and there is more than one to choose from."""
+    """Whether the number of threads is open, and more than one is available."""
     return (
         config.run.threads is None and not is_gpu(device) and processes == 1 and torch.get_num_threads() > 1
     )
 
 
 def choose_threads(config: TrainConfig, vocabulary_size: int, device: torch.device) -> int:
-    """The number of CPU threads that makes (short) steps fastest now; random generators stay as they were."""
+    """The fastest number of CPU threads for short steps. Random generators are left unchanged."""
     short = config.replace(seq_length=min(config.data.seq_length, _SHORT))
     compute_mode = ComputeMode(config.run.precision, bool(config.run.onednn))
     with own_random(device), freed_memory_kept():
@@ -55,15 +55,15 @@ def time_steps(
     open_: bool,
     limit: float = math.inf,
 ) -> tuple[int, float]:
-    """The number of CPU threads that makes steps fastest, and the seconds that a step then takes.
+    """The fastest number of CPU threads, and the step time in seconds with it.
 
     Args:
-        network: takes the steps, and is of no use afterwards.
-        config: how it learns, and the size of the batches.
-        compute_mode: what it computes in.
-        device: where it computes.
-        open_: whether the number of threads is open; if not, the number that is set is timed alone.
-        limit: after this many seconds, what was measured by then decides.
+        network: the network to train; its weights are not usable afterwards.
+        config: the optimizer's settings and the size of the batches.
+        compute_mode: the arithmetic of a step.
+        device: the device.
+        open_: whether to try several numbers of threads; else only the current number is timed.
+        limit: stop measuring after this many seconds, and use the results so far.
     """
     train_step = TrainStep(network, config.optimization, compute_mode, device)
     shape = (config.data.batch_size, config.data.seq_length)
@@ -84,7 +84,7 @@ def time_steps(
         if least < math.inf and time.perf_counter() > end:
             return math.inf
         with threads(count):
-            times = [step()]  # which also prepares what the others reuse
+            times = [step()]  # warm-up
             while len(times) < TIMED_STEPS or sum(times[1:]) < _ENOUGH:
                 if times[-1] > HOPELESS * least or time.perf_counter() > end:
                     break

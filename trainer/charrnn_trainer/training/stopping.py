@@ -1,4 +1,4 @@
-"""When a run has come to its end."""
+"""Decides whether a run has ended."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from charrnn_trainer.train_config import TrainConfig
 
 
 def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence[Evaluation]) -> str | None:
-    """Why a run is at its end, in words; None if it is not.
+    """The reason why a run has ended, in words; None if it has not.
 
     Args:
         config: its settings.
-        step: how many steps are done.
-        done: how much of the run is done, by its steps or its time (`schedule.progress`).
+        step: the number of steps done.
+        done: the fraction of the run that is done, by its steps or its time (`schedule.progress`).
         evaluations: its validations so far.
     """
     if step >= config.optimization.steps:
         return f"all {step:,} steps are done"
     if done >= 1.0:
-        return f"its {config.optimization.minutes:g} minutes are over"
+        return f"its {config.optimization.minutes:g} minutes are used up"
     patience = config.run.patience
     waited = _since_best(evaluations)
     if 0 < patience <= waited:
@@ -29,6 +29,6 @@ def why_ended(config: TrainConfig, step: int, done: float, evaluations: Sequence
 
 
 def _since_best(evaluations: Sequence[Evaluation]) -> int:
-    """How many validations there were since the best one."""
+    """The number of validations since the best one."""
     best = min(evaluations, key=lambda item: item.validation_loss, default=None)
     return 0 if best is None else sum(item.step > best.step for item in evaluations)

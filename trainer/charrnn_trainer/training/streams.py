@@ -1,4 +1,4 @@
-"""Which part of a run's text is for what, and the batches that this process reads of it."""
+"""The split of a run's text, and this process's training batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from charrnn_trainer.training.distributed import ProcessGroup
 
 
 def split_corpus(corpus: Corpus, config: TrainConfig) -> Split | LineSplit:
-    """Which part of a text is trained on, and which validates."""
+    """The split of a text into training and validation text."""
     if config.data.lines:
         return split_lines(corpus, config.data, config.run.seed)
     return split_characters(corpus, config.data)
@@ -21,7 +21,7 @@ def split_corpus(corpus: Corpus, config: TrainConfig) -> Split | LineSplit:
 def training_streams(
     corpus: Corpus, split: Split | LineSplit, config: TrainConfig, group: ProcessGroup
 ) -> Streams | LineBatches:
-    """The batches of this process."""
+    """The training batches of this process."""
     data, seed = config.data, config.run.seed
     if isinstance(split, LineSplit):
         share = (group.rank, group.size)

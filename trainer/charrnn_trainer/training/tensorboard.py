@@ -1,4 +1,4 @@
-"""Logs of a run for TensorBoard, which the extra ``tensorboard`` brings."""
+"""TensorBoard logs of a run; needs the extra ``tensorboard``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER: Final = "tensorboard"
-"""Where the logs are in a run's folder."""
+"""The folder of the logs in a run's folder."""
 
 _SAMPLE_LENGTH: Final = 500
 
@@ -29,15 +29,15 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise CharRNNError(
-            "tensorboard=True needs the package tensorboard, which is not installed; pip install tensorboard",
+            "tensorboard=True needs the package tensorboard, which is not installed: pip install tensorboard",
             "tensorboard",
         )
 
 
 class TensorBoardLog:
-    """Writes the losses, the learning rate, the speed and samples of a run; a training's listener.
+    """A listener that logs the losses, the learning rate, the speed and samples of a run.
 
-    The steps after the one that a run resumes from are dropped from what was logged before.
+    When a run is resumed, steps logged after its checkpoint are dropped.
     """
 
     def __init__(self, run: Path) -> None:
@@ -80,7 +80,7 @@ class TensorBoardLog:
             writer.flush()
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Flush and close the log."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

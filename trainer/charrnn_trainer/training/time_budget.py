@@ -1,4 +1,4 @@
-"""A plan for a time budget: measures how fast this machine learns, and lets the `rule` choose by that."""
+"""The plan for a time budget: measures this machine's training speed, and applies the `rule`."""
 
 from __future__ import annotations
 
@@ -42,58 +42,58 @@ from charrnn_trainer.training.torch_settings import (
 )
 
 _STARTING: Final = 2.0
-"""The seconds that are counted on between a plan and the first step, and for saving at the end."""
+"""Seconds allowed between the plan and the first step, and for saving at the end."""
 
 _MEASURING: Final = 0.08
-"""Of a time budget, measuring takes about this share at most; the rest is reckoned from what was measured."""
+"""Measuring takes at most about this share of a time budget; further speeds are estimated."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen, and by which figures.
+    """The settings chosen for a time budget, and the figures behind them.
 
     Attributes:
         config: all settings.
-        words: what was chosen and why, in one line.
-        seconds_a_step: the time that a step takes, as measured.
-        threads: the CPU threads with which it was the least.
+        words: the choice and its reason, in one line.
+        seconds_per_step: the measured step time.
+        threads: the number of CPU threads with which it was measured.
         fixed: the names of the settings that were given.
-        task: what there is to learn.
-        validations: how many validations there is time for on the way.
+        task: the training task.
+        validations: the number of validations during training that the time allows.
     """
 
     config: TrainConfig
     words: str
-    seconds_a_step: float
+    seconds_per_step: float
     threads: int
     fixed: frozenset[str]
     task: Task
     validations: int
 
-    def anew(self, config: TrainConfig, step: int, seconds_a_step: float, seconds: float) -> Plan:
-        """The plan for the rest of a run whose steps take another time than was planned.
+    def anew(self, config: TrainConfig, step: int, seconds_per_step: float, seconds: float) -> Plan:
+        """Revise the plan for the rest of a run whose steps take more or less time than planned.
 
-        What follows from the number of steps is chosen again; what shapes the network stays. (To start over
-        with a smaller network would give away what was learned, for a load that may end the next minute.)
+        Settings that follow from the number of steps are chosen anew; the architecture stays. (Starting over
+        with a smaller network would discard what was learned, for a load that may soon end.)
 
         Args:
             config: the run's settings.
-            step: how many steps are done.
-            seconds_a_step: the time that a step takes now.
-            seconds: the time that is left for steps.
+            step: the number of steps done.
+            seconds_per_step: the current step time.
+            seconds: the time left for steps.
         """
-        steps = min(step + seconds / seconds_a_step, config.optimization.steps)
+        steps = min(step + seconds / seconds_per_step, config.optimization.steps)
         values = derived(config, steps, self.task)
         if step >= config.optimization.warmup_steps:
-            values.pop("warmup_steps", None)  # the rate would fall, and rise again
-        config = replace_open(config, self.fixed, {**values, **_looks(steps, self.validations)})
+            values.pop("warmup_steps", None)  # the learning rate would drop and rise again
+        config = replace_open(config, self.fixed, {**values, **_intervals(steps, self.validations)})
         network = config.network
         words = (
-            f"a step takes {seconds_a_step:.3g} s now, and {self.seconds_a_step:.3g} s were planned: about "
-            f"{counted(round(steps - step), 'more step')}, dropout {network.dropout:g}, "
+            f"steps now take {seconds_per_step:.3g} s instead of the planned {self.seconds_per_step:.3g} s; "
+            f"about {counted(round(steps - step), 'step')} left: dropout {network.dropout:g}, "
             f"weight drop {network.weight_drop:g}, learning rate {config.optimization.learning_rate:g}"
         )
-        return Plan(config, words, seconds_a_step, self.threads, self.fixed, self.task, self.validations)
+        return Plan(config, words, seconds_per_step, self.threads, self.fixed, self.task, self.validations)
 
 
 def plan_for_minutes(
@@ -108,37 +108,38 @@ def plan_for_minutes(
     fine_tunes: bool = False,
     line_length: int = 0,
 ) -> Plan:
-    """The settings that give the best network that ``config.optimization.minutes`` can give on this machine.
+    """Choose the settings for the best network that this machine can train in
+    ``config.optimization.minutes``.
 
-    From the time go what was spent before, what validating at the end takes (on all of the validation text,
-    where that is at most `WHOLE_SHARE` of the time), and `SHARE` of it for validations on the way, on a
-    sample of `SAMPLE` characters.
+    The time for steps excludes the time already spent, the validation at the end (on the whole validation
+    text, if that takes at most `WHOLE_SHARE` of the time), and `SHARE` of the time for validations during
+    training, on a sample of `SAMPLE` characters.
 
     Args:
-        config: settings, of which those named in ``fixed`` stay, and the time above 0.
-        fixed: the names of settings that were given.
-        train_tokens: how many characters the text has for training.
+        config: settings, of which those named in ``fixed`` stay; ``minutes`` must be above 0.
+        fixed: the names of the settings that were given.
+        train_tokens: the number of characters for training.
         vocabulary_size: V.
-        validation: the rows of the validation text, if it has one.
-        processes: how many train together; what their exchange of gradients takes is not measured.
-        began: what `time.perf_counter` gave when the command began; None is now.
-        fine_tunes: whether the network has learned another text before.
-        line_length: of a list, the mean length of a line, with its newline; 0 for other texts.
+        validation: the rows of the validation text, if there is one.
+        processes: the number of processes that train together; their exchange of gradients is not timed.
+        began: the value of `time.perf_counter` at the start of the command; None for now.
+        fine_tunes: whether the network was trained on another text before.
+        line_length: for a list, the mean length of a line, including its newline; 0 for other texts.
     """
     task = Task(train_tokens, vocabulary_size, processes, fine_tunes, line_length)
     if "val_sample" not in fixed:
         config = config.replace(val_sample=SAMPLE)
     machine = Measured(task, validation, RunClock(began))
     choice = choose(config, fixed, task, machine)
-    looks = _looks(choice.steps, machine.validations(choice.config))
-    planned = replace_open(choice.config, fixed, looks)
+    intervals = _intervals(choice.steps, machine.validations(choice.config))
+    planned = replace_open(choice.config, fixed, intervals)
     if machine.compute_mode is not None and machine.seconds_to_measure(config) <= 0.0:
         settled = {"precision": machine.compute_mode.precision, "onednn": machine.compute_mode.onednn}
-        planned = replace_open(planned, fixed, settled)  # measuring it again would take time that is short
+        planned = replace_open(planned, fixed, settled)  # no time left to measure again
     return Plan(
         planned,
         _words(choice, fixed, task, machine),
-        machine.seconds_a_step(choice.config),
+        machine.seconds_per_step(choice.config),
         machine.threads(choice.config),
         frozenset(fixed),
         task,
@@ -147,26 +148,26 @@ def plan_for_minutes(
 
 
 def _words(choice: Choice, fixed: Collection[str], task: Task, machine: Measured) -> str:
-    """What was chosen, and whether the time or the number of steps ends the run."""
+    """The choice, and whether time or steps end the run, in words."""
     config, network, optimization = choice.config, choice.config.network, choice.config.optimization
     minutes, steps, given = optimization.minutes, max(1, round(choice.steps)), "steps" in fixed
-    in_time = machine.seconds_for_steps(config) / machine.seconds_a_step(config)
+    in_time = machine.seconds_for_steps(config) / machine.seconds_per_step(config)
     if choice.steps < in_time:
         taken = f"about {minutes * choice.steps / in_time:.2g} of the {counted(minutes, 'minute')}"
         take, are = ("takes", "is") if steps == 1 else ("take", "are")
         length = (
-            f"the {counted(steps, 'step')} given {take} {taken}"
+            f"the {counted(steps, 'requested step')} {take} {taken}"
             if given
-            else f"{counted(steps, 'step')} {are} enough, and {take} {taken}"
+            else f"{counted(steps, 'step')} {are} enough and {take} {taken}"
         )
     else:
-        length = f"{counted(minutes, 'minute')} {'is' if minutes == 1 else 'are'} about "
+        length = f"{counted(minutes, 'minute')} {'allows' if minutes == 1 else 'allow'} about "
         if not given:
             length += counted(steps, "step")
         elif optimization.steps == 1:
-            length += "the 1 step given"
+            length += "the 1 requested step"
         else:
-            length += f"{steps:,} of the {optimization.steps:,} steps given"
+            length += f"{steps:,} of the {optimization.steps:,} requested steps"
     return (
         f"{length}: {network.cell.upper()}, {network.layers} x {network.hidden_size}, "
         f"{passes_over_text(config, choice.steps, task):.1f} passes over the text, "
@@ -175,8 +176,8 @@ def _words(choice: Choice, fixed: Collection[str], task: Task, machine: Measured
     )
 
 
-def _looks(steps: float, validations: int) -> dict[str, Any]:
-    """How often a run of ``steps`` steps validates, saves and reports."""
+def _intervals(steps: float, validations: int) -> dict[str, Any]:
+    """The intervals at which a run of ``steps`` steps validates, saves and reports."""
     every = round(steps / (validations + 1)) if validations else MOST_STEPS
     return {
         "eval_every": max(1, every),
@@ -187,20 +188,20 @@ def _looks(steps: float, validations: int) -> dict[str, Any]:
 
 @dataclass
 class _Speed:
-    """What was measured of one network."""
+    """The measured speed of one network."""
 
-    seconds_a_step: float
+    seconds_per_step: float
     threads: int
     work: float
     reading: ReadingTimes = field(default_factory=ReadingTimes)
 
 
 class Measured:
-    """How fast steps and validations run on this machine (`rule.Machine`).
+    """The measured speed of steps and validations on this machine (`rule.Machine`).
 
-    A step is timed as PyTorch runs it by itself and with nothing dropped. So a plan counts on a few more
-    steps than dropping leaves on a CPU, and on fewer than a CUDA graph gives on a GPU; the schedule follows
-    the clock, and ends with the time in any case.
+    Steps are timed without CUDA graphs and without dropout. A plan therefore assumes a few more steps than
+    dropout allows on a CPU, and fewer than a CUDA graph allows on a GPU; the schedule follows the clock and
+    always ends on time.
     """
 
     def __init__(self, task: Task, validation: HeldOut | None, clock: RunClock) -> None:
@@ -211,34 +212,36 @@ class Measured:
         self._known: dict[tuple[Any, ...], _Speed] = {}
         self._began = clock.spent()
 
-    def seconds_a_step(self, config: TrainConfig) -> float:
-        """The median of three steps, after one that prepares what the others reuse."""
-        return self._speed(config).seconds_a_step
+    def seconds_per_step(self, config: TrainConfig) -> float:
+        """The median step time after one warm-up step."""
+        return self._speed(config).seconds_per_step
 
     def threads(self, config: TrainConfig) -> int:
-        """The CPU threads with which that was the least; those that were given, where they were."""
+        """The fastest number of CPU threads, or the number that was given."""
         return self._speed(config).threads
 
     def seconds_to_measure(self, config: TrainConfig) -> float:
-        """The time that is left for measuring."""
+        """The time left for measuring."""
         return _MEASURING * 60.0 * config.optimization.minutes - (self._clock.spent() - self._began)
 
     def seconds_for_steps(self, config: TrainConfig) -> float:
-        """The time, without what is spent already, and what validating takes."""
+        """The budget without the time already spent and the time for validations."""
         seconds = 60.0 * config.optimization.minutes
         share = SHARE if self.validations(config) else 0.0
-        left = seconds * (1.0 - share) - self._clock.spent() - _STARTING - self._at_end(config)
+        left = (
+            seconds * (1.0 - share) - self._clock.spent() - _STARTING - self._final_validation_seconds(config)
+        )
         return max(left, 0.1 * seconds)
 
     def validations(self, config: TrainConfig) -> int:
-        """How many validations on the way fit into their share of the time."""
+        """The number of validations during training that fit into their share of the time."""
         if self._validation is None:
             return 0
         rows = sample_rows(self._validation, config.data.val_sample)
         once = self._speed(config).reading.expected(rows)
         return min(MOST, int(SHARE * 60.0 * config.optimization.minutes / once))
 
-    def _at_end(self, config: TrainConfig) -> float:
+    def _final_validation_seconds(self, config: TrainConfig) -> float:
         """The time for the validation at the end."""
         if self._validation is None:
             return 0.0
@@ -252,29 +255,29 @@ class Measured:
     def _speed(self, config: TrainConfig) -> _Speed:
         key = (config.network, config.data.batch_size, config.data.seq_length)
         if key not in self._known:
-            self._known[key] = self._reckoned(config) or self._measured(config)
+            self._known[key] = self._estimated(config) or self._measured(config)
         return self._known[key]
 
-    def _reckoned(self, config: TrainConfig) -> _Speed | None:
-        """What the network that is nearest in work lets expect, where no time is left to measure this one."""
+    def _estimated(self, config: TrainConfig) -> _Speed | None:
+        """An estimate from the measured network of the most similar cost, if there is no time to measure."""
         if not self._known:
             return None
         work = self._work(config)
         known = min(self._known.values(), key=lambda speed: abs(math.log(speed.work / work)))
-        seconds = known.seconds_a_step * work / known.work
+        seconds = known.seconds_per_step * work / known.work
         if TIMED_STEPS * seconds < self.seconds_to_measure(config):
             return None
         return self._speed_of(config, seconds, known.threads)
 
     def _work(self, config: TrainConfig) -> float:
-        """How many numbers a step multiplies, but for a factor."""
+        """The cost of a step: its multiplications, up to a constant factor."""
         network, data = config.network, config.data
         weights = recurrent_weights(network, self._vocabulary_size)
         weights += network.hidden_size * self._vocabulary_size
         return weights * data.batch_size * data.seq_length
 
     def _speed_of(self, config: TrainConfig, seconds: float, count: int) -> _Speed:
-        """A speed, with validations that take as long for a character as steps do."""
+        """A speed that assumes that validations take as long per character as steps."""
         speed = _Speed(seconds, count, self._work(config))
         if self._validation is not None:
             several = (self._validation, sample_rows(self._validation, config.data.val_sample))
@@ -289,7 +292,7 @@ class Measured:
     def _measure(self, whole: TrainConfig, device: torch.device) -> _Speed:
         config = whole.replace(batch_size=max(1, whole.data.batch_size // self._processes))
         if 0 < self._line_length < config.data.seq_length:
-            # Batches of a list are as large and take fewer turns, for which a GRU above all takes less time.
+            # Batches of lines have the same size but fewer time steps, which speeds up above all a GRU.
             rows = config.data.batch_size * config.data.seq_length // self._line_length
             config = config.replace(batch_size=rows, seq_length=self._line_length)
         if self.compute_mode is None:

@@ -1,4 +1,4 @@
-"""torch's devices and global settings: what is changed is changed for a ``with`` statement only."""
+"""torch's devices and global settings, which are changed only within ``with`` statements."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEEP_ALL: Final = 2**30
 _GLIBC_DEFAULT: Final = 128 * 1024
-"""glibc's options (mallopt(3)): from how many bytes on an allocation is a mapping of its own, how much free
-memory at the heap's end is given back; what is as good as never; and what they are at first."""
+"""glibc's options (mallopt(3)): the free memory at the heap's end that is returned to the system, the size
+from which an allocation is a separate mapping, a value that means almost never, and the default of both."""
 
 _SIZES: Final = ("batch_size", "seq_length", "hidden_size")
 _ADVICE: Final = "lower batch_size, seq_length or hidden_size"
@@ -30,18 +30,18 @@ def choose_device(wanted: str) -> torch.device:
     """The device for "auto", "cpu" or "cuda".
 
     Raises:
-        DeviceError: a GPU was asked for, and there is none.
+        DeviceError: a GPU was requested, and there is none.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise DeviceError(
-            "device=cuda: PyTorch finds no GPU here; install a PyTorch with CUDA, or use the CPU", "device"
+            "device=cuda: PyTorch finds no GPU; install a PyTorch build with CUDA, or use the CPU", "device"
         )
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether a device works on its own while the host continues, as GPUs do."""
+    """Whether a device runs asynchronously, as GPUs do."""
     return device.type == "cuda"
 
 
@@ -58,10 +58,10 @@ def threads(count: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Let the C library keep freed memory for the next step, within a ``with`` statement.
+    """Let glibc keep freed memory for the next step, within a ``with`` statement.
 
-    glibc maps every large tensor again and gives it back when it is freed, so each step faults it in page by
-    page: 41,326 faults a step of the default LSTM, about 80 ms of 370. Other C libraries are left alone.
+    glibc maps each large tensor and unmaps it when it is freed, so every step page-faults it in again: 41,326
+    faults per step of the default LSTM, about 80 ms of 370. Other C libraries are left unchanged.
     """
     try:
         library = ctypes.CDLL(None)
@@ -80,7 +80,7 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def own_random(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Leave torch's global random generators as they were after a ``with`` statement."""
+    """Restore torch's global random generators after a ``with`` statement."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
@@ -93,14 +93,14 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def seeded_states(seed: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-    """The states that torch's global random generators have after they are seeded with some numbers."""
+    """The states of torch's global random generators after seeding them with some numbers."""
     with own_random(device):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
         return random_states(device)
 
 
 def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put torch's global random generators back into states that `random_states` gave."""
+    """Restore torch's global random generators to states from `random_states`."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -108,11 +108,11 @@ def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> Non
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Tell a lack of memory from other failures of torch."""
+    """Translate torch's out-of-memory errors."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(f"the GPU has too little memory: {_ADVICE}", *_SIZES) from error
+        raise DeviceError(f"out of GPU memory: {_ADVICE}", *_SIZES) from error
     except RuntimeError as error:
         said = str(error)
         if (
@@ -121,13 +121,13 @@ def memory_errors() -> Iterator[None]:
         ):
             raise
         if re.search("cuda|cublas|cudnn", said, re.IGNORECASE):
-            raise DeviceError(f"the GPU has too little memory: {_ADVICE}", *_SIZES) from error
+            raise DeviceError(f"out of GPU memory: {_ADVICE}", *_SIZES) from error
         raise CharRNNError(f"out of memory: {_ADVICE}", *_SIZES) from error
 
 
 @contextlib.contextmanager
 def quiet_about_weights(device: torch.device) -> Iterator[None]:
-    """Let cuDNN gather weights that are dropped, or cast, again in every step without a warning."""
+    """Silence cuDNN's warning that dropped or cast weights are compacted at every step."""
     if not is_gpu(device):
         yield
         return

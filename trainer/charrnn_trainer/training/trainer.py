@@ -1,6 +1,6 @@
 """The training loop: truncated back-propagation through time over streams of text.
 
-It reports what happens as events to whoever listens, and never prints.
+It reports its progress as events to a listener, and never prints.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from charrnn_trainer.counting import counted
 from charrnn_trainer.data.corpus import Corpus
 from charrnn_trainer.data.line_batches import LineBatches
 from charrnn_trainer.data.lines import LineSplit
-from charrnn_trainer.nn.first_guess import guess_by_frequency
 from charrnn_trainer.nn.network import CharNetwork, State, write_sample
+from charrnn_trainer.nn.output_bias import init_output_bias
 from charrnn_trainer.runs.checkpoint import Checkpoint
 from charrnn_trainer.runs.folder import Run
 from charrnn_trainer.runs.header import CheckpointError, Kind
@@ -29,7 +29,7 @@ from charrnn_trainer.training.context import RunContext
 from charrnn_trainer.training.device_batches import batches_on
 from charrnn_trainer.training.distributed import ProcessGroup
 from charrnn_trainer.training.events import Listener, Notice, Started, Stepped, TrainResult, ignore
-from charrnn_trainer.training.gpu import StepsUnderway, choose_gpu_step
+from charrnn_trainer.training.gpu import StepQueue, choose_gpu_step
 from charrnn_trainer.training.reporting import Reporter
 from charrnn_trainer.training.run_clock import RunClock
 from charrnn_trainer.training.saving import Saver, saved_state
@@ -52,11 +52,11 @@ from charrnn_trainer.training.validator import Validator
 from charrnn_trainer.training.watch import Watch
 
 _TOO_LATE: Final = 0.9
-"""When this fraction of a run is over, its plan stays what it is."""
+"""After this fraction of a run, its plan is no longer revised."""
 
 
 class Trainer:
-    """A network that is being trained, and all that its next step depends on."""
+    """A network in training, and all state that its next step depends on."""
 
     def __init__(
         self,
@@ -68,32 +68,32 @@ class Trainer:
         clock: RunClock,
         plan: Plan | None = None,
     ) -> None:
-        """Prepare for settings in which nothing is left open."""
+        """Set up the training; all settings must be resolved."""
         device = group.device(config.run.device)
         split = split_corpus(corpus, config)
-        # Every random number of the training comes from the seed, and the caller's generators stay theirs.
+        # All random numbers come from the seed; the caller's generators are left unchanged.
         with own_random(device):
             torch.manual_seed(config.run.seed)
             network = CharNetwork(config.network, len(corpus.vocabulary)).to(device)
-            guess_by_frequency(network, split.training_windows(corpus.ids))
+            init_output_bias(network, split.training_windows(corpus.ids))
             self._random = random_states(device)
         self._context = RunContext(
             config, corpus, split, run, on_event or ignore, group, clock, device, network
         )
         self._on_gpu = is_gpu(device)
-        self._draw_apart()
+        self._separate_random()
         self._rows = group.rows(config.data.batch_size)
         self._streams = training_streams(corpus, split, config, group)
         self._batches = batches_on(device, self._streams)
         self._state: State = network.initial_state(self._rows.stop - self._rows.start)
         characters = None
-        if isinstance(self._streams, LineBatches):  # the mean over all processes counts
+        if isinstance(self._streams, LineBatches):  # of one process
             characters = self._streams.characters_per_batch / group.size
         self._train_step = TrainStep(
             network, config.optimization, self._context.compute_mode, device, characters
         )
         self._learn: StepFunction = self._train_step.learn
-        self._underway = StepsUnderway()
+        self._queue = StepQueue()
         self._watch = Watch(config, plan, device, group.size)
         self._reporter = Reporter(self._context)
         self._validator = Validator(self._context)
@@ -102,10 +102,10 @@ class Trainer:
     # --- the loop ------------------------------------------------------------------------------------------
 
     def run(self, should_stop: Callable[[], bool] | None) -> TrainResult:
-        """Train up to the end of the run, or until ``should_stop`` says so."""
+        """Train to the end of the run, or until ``should_stop`` returns True."""
         context, reporter, validator, saver = self._context, self._reporter, self._validator, self._saver
         self._begin()
-        with self._torch_set_up():
+        with self._torch_settings():
             ended, stopped = self._why_ended() is not None, False
             if not ended and self._on_gpu and not isinstance(self._streams, LineBatches):
                 self._learn = choose_gpu_step(context, self._train_step, self._batches, self._state)
@@ -123,15 +123,15 @@ class Trainer:
                 best = False
                 if validator.is_due(ended=ended, save_due=save_due):
                     best = validator.validate(reporter, ended=ended)
-                    context.look_at_clock()
-                    if not ended and self._why_ended() is not None:  # by its time, or by --patience
+                    context.update_progress()
+                    if not ended and self._why_ended() is not None:  # by time or patience
                         ended = True
                         if not report_due:
                             reporter.report(close=False)
                 if ended:
                     validator.validate_whole()
 
-                why_save = saver.why_now(due=save_due, ended=ended, best=best)
+                why_save = saver.reason_to_save(due=save_due, ended=ended, best=best)
                 if why_save is not None:
                     self._save(why_save)
                 stopped = not ended and context.group.agree(should_stop is not None and should_stop())
@@ -143,38 +143,38 @@ class Trainer:
         return self._end(stopped=stopped)
 
     def _take_step(self, rate: float) -> None:
-        """Learn from the next batch."""
+        """Train on the next batch."""
         context = self._context
         begin = time.perf_counter()
         inputs, targets = self._batches.batch(context.step)  # (B, T)
-        self._forget_some(len(inputs))
+        self._reset_states(len(inputs))
         self._train_step.optimizer.set_rate(rate)
         loss, norm, self._state = self._learn(inputs, targets, self._state)
         context.step += 1
         if self._on_gpu:
-            self._underway.step_begun()
+            self._queue.step_queued()
         seconds = time.perf_counter() - begin
         self._reporter.step_done(loss, norm, rate, seconds)
-        if not self._on_gpu:  # there, asking for a loss waits for the device
+        if not self._on_gpu:  # on a GPU, reading a loss waits for the device
             self._reporter.flush_losses()
-        context.look_at_clock()
+        context.update_progress()
         known = None if self._on_gpu else self._reporter.last_loss
         context.emit(Stepped(context.step, known, rate, seconds, context.done))
-        self._follow_speed(seconds)
+        self._adapt_to_speed(seconds)
 
-    def _forget_some(self, rows: int) -> None:
-        """Reset the states of streams that start again with the next batch, of ``rows`` rows."""
+    def _reset_states(self, rows: int) -> None:
+        """Reset the states of streams that start anew with the next batch, of ``rows`` rows."""
         context = self._context
         if self._streams.starts_anew(context.step):
             self._state = context.network.initial_state(rows)
         if isinstance(self._streams, LineBatches):
             return
         if context.config.data.reset_chance:
-            stays = torch.rand(rows, device=context.device) >= context.config.data.reset_chance
-            self._state = tuple(part * stays[:, None] for part in self._state)  # (L, B, H) * (B, 1)
+            keep = torch.rand(rows, device=context.device) >= context.config.data.reset_chance
+            self._state = tuple(part * keep[:, None] for part in self._state)  # (L, B, H) * (B, 1)
 
-    def _follow_speed(self, seconds: float) -> None:
-        """Let threads and plan follow what steps take."""
+    def _adapt_to_speed(self, seconds: float) -> None:
+        """Adapt threads and plan to the step time."""
         context = self._context
         if self._watch.step_done(seconds):
             context.note(step=context.step, threads=self._watch.threads)
@@ -187,7 +187,7 @@ class Trainer:
         context.emit(Notice(plan.words))
         context.config = plan.config
         context.network.drop_as(plan.config.network)
-        self._keep_time_for_the_end()
+        self._reserve_time()
         if context.run is not None:
             context.run.write_config(dataclasses.replace(context.run.read_config(), config=plan.config))
 
@@ -201,11 +201,11 @@ class Trainer:
         context = self._context
         return why_ended(context.config, context.step, context.done, self._validator.evaluations)
 
-    # --- before and after it -------------------------------------------------------------------------------
+    # --- before and after the loop -------------------------------------------------------------------------
 
     @property
     def config(self) -> TrainConfig:
-        """All settings, as they are now."""
+        """All current settings."""
         return self._context.config
 
     def take_weights(self, checkpoint: Checkpoint) -> None:
@@ -214,12 +214,12 @@ class Trainer:
         self._context.network.load_weights(grown.weights, checkpoint.path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to where a checkpoint was saved."""
+        """Restore the state of a checkpoint."""
         context = self._context
         if checkpoint.batches_per_pass != self._streams.batches_per_pass:
-            raise CheckpointError(f"{checkpoint.path} was trained on a text of another length")
+            raise CheckpointError(f"{checkpoint.path} was trained on a text of a different length")
         context.step = checkpoint.step
-        context.clock.go_on_from(checkpoint.seconds or 0.0, checkpoint.prepared or 0.0)
+        context.clock.resume_from(checkpoint.seconds or 0.0, checkpoint.prepared or 0.0)
         context.network.load_weights(checkpoint.weights, checkpoint.path)
         self._reporter.restore(checkpoint)
         self._validator.restore(checkpoint)
@@ -229,15 +229,15 @@ class Trainer:
             for part in saved_state(checkpoint)
         )
         self._random = {**self._random, **checkpoint.part("random.")}
-        self._draw_apart()
+        self._separate_random()
         if context.run is not None:
             context.run.cut_history(checkpoint.step)
             self._saver.remove_superseded()
 
-    def _draw_apart(self) -> None:
-        """Let all processes but the first draw random numbers of their own, by their number and the step.
+    def _separate_random(self) -> None:
+        """Give each worker its own random numbers, derived from its rank and the step.
 
-        What the first one draws is what a process alone would, and what checkpoints keep.
+        The main process draws the same numbers as a single process would; checkpoints keep its generators.
         """
         context = self._context
         if not context.group.is_main:
@@ -245,13 +245,13 @@ class Trainer:
             self._random = seeded_states(place, context.device)
 
     def _begin(self) -> None:
-        """Start the clock of the steps, and say so."""
+        """Start the clock for steps, and emit `Started`."""
         context, split = self._context, self._context.split
         if context.config.optimization.minutes:
-            self._keep_time_for_the_end()
+            self._reserve_time()
         context.clock.begin_steps()
-        context.look_at_clock()
-        self._say_if_out_of_time()
+        context.update_progress()
+        self._warn_if_out_of_time()
         if isinstance(split, LineSplit):
             context.emit(Notice(split.words))
         context.emit(
@@ -270,36 +270,36 @@ class Trainer:
         context.network.train()
         self._train_step.model = context.group.wrap(context.network)
 
-    def _say_if_out_of_time(self) -> None:
-        """Say so where starting and measuring took all the time of a run; it still takes one step."""
+    def _warn_if_out_of_time(self) -> None:
+        """Emit a notice if startup and measuring used up all the time; the run still takes one step."""
         context, optimization = self._context, self.config.optimization
         if optimization.minutes and not context.step and context.clock.left_for_steps(optimization) <= 0.0:
             context.emit(
                 Notice(
-                    f"starting and measuring took {context.clock.spent():.0f} s, and left nothing of the "
-                    f"{counted(optimization.minutes, 'minute')}: the run takes one step, and ends late"
+                    f"startup and measuring took {context.clock.spent():.0f} s and left no time of the "
+                    f"{counted(optimization.minutes, 'minute')}; the run takes one step and ends late"
                 )
             )
 
-    def _keep_time_for_the_end(self) -> None:
-        self._validator.keep_time_for_the_end(self._watch.seconds_a_step, self._watch.threads)
+    def _reserve_time(self) -> None:
+        self._validator.reserve_time(self._watch.seconds_per_step, self._watch.threads)
 
     @contextlib.contextmanager
-    def _torch_set_up(self) -> Iterator[None]:
-        """torch's random numbers, threads and memory as the steps need them, for a ``with`` statement."""
+    def _torch_settings(self) -> Iterator[None]:
+        """Set torch's random generators, threads and memory for the steps, within a ``with`` statement."""
         device, count = self._context.device, self._watch.threads
         with own_random(device), threads(count), freed_memory_kept(), quiet_about_weights(device):
             set_random_states(self._random, device)
             yield
 
     def _end(self, *, stopped: bool) -> TrainResult:
-        """Say so where a run is over though neither its steps nor its time are; gives what it came to."""
+        """Return the result; emit a notice if the run ended before its last step and its time."""
         context, validator = self._context, self._validator
         why = self._why_ended()
         if why is not None and context.done < 1.0:
             context.emit(
                 Notice(
-                    f"the run has ended: {why}; to continue, give a larger patience, or 0 for none",
+                    f"stopped early: {why}; to continue, give a larger patience, or 0 for none",
                     ("patience",),
                 )
             )
@@ -316,7 +316,7 @@ class Trainer:
         )
 
     def _write(self, length: int) -> str:
-        """What the network writes now, from a random generator of its own."""
+        """A sample of the network's text, drawn with a separate random generator."""
         context = self._context
         vocabulary = context.corpus.vocabulary
         ids = write_sample(

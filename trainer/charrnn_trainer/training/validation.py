@@ -1,8 +1,8 @@
-"""The validation loss: how well a network predicts the end of a text, which it never learned from.
+"""The validation loss: how well a network predicts held-out text.
 
-`validation_loss` is the one that training reports: every character after all that comes before it, or nearly
-so. `cold_loss` reads short windows from a zero state, as models that cannot carry a state are measured; it is
-higher, and comparable with theirs.
+Training reports `validation_loss`, which predicts each character from all, or nearly all, of the text before
+it. `cold_loss` reads short windows from a zero state. It is higher, and comparable to losses of models that
+carry no state.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from charrnn_trainer.data.split import ROWS, Rows, Split
 from charrnn_trainer.nn.network import CharNetwork, masked_loss
 
 COLD_WINDOW: Final = 256
-"""What `cold_loss` reads at a time."""
+"""The window of `cold_loss`, in characters."""
 _CHUNK: Final = 256
-_LOGITS: Final = 2**24  # how many logits may be in memory at a time
-_LINE_CHARACTERS: Final = 2**14  # how many characters of lines are read at a time
+_LOGITS: Final = 2**24  # the maximum number of logits in memory
+_LINE_CHARACTERS: Final = 2**14  # the number of characters of lines read at a time
 
 
 def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
-    """How the text from ``start`` to the end of ``tokens`` tokens is cut: rows, characters a row, warm-up.
+    """The rows, characters per row and warm-up of the validation text from ``start`` to ``tokens``.
 
     Examples:
         >>> validation_rows(1_115_394, 1_003_854)
@@ -38,22 +38,22 @@ def validation_rows(tokens: int, start: int) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Rows | Lines) -> float:
-    """The mean loss in nats per character over validation text.
+    """The mean loss on validation text, in nats per character.
 
-    Every character of every row is predicted once, from what comes before it; the remainder that fills no
-    row is dropped. Computed in fp32, in evaluation mode.
+    Every character of every row is predicted once, from the text before it; a remainder that fills no row is
+    dropped. Computed in fp32, in evaluation mode.
 
     Args:
-        network: the network; it is left in the mode that it was in.
+        network: the network; its training mode is restored.
         ids: the whole text, ``[N]``.
-        held_out: the rows or lines that are scored, or where the text's end begins that is, from 1 to N - 1.
+        held_out: the rows or lines to score, or the position from which the text is scored, 1 to N - 1.
     """
     if isinstance(held_out, Lines):
         return lines_loss(network, held_out)
     if isinstance(held_out, int):
         held_out = Split(len(ids), 1, len(ids) - held_out, held_out).rows()
     rows, length, warm_up = len(held_out.begins), held_out.length, held_out.warm_up
-    # A row's first input is its warm-up's first character, its last the one before its own last: (rows, 1)
+    # A row's inputs run from the first character of its warm-up to the one before its last: (rows, 1)
     begins = (held_out.begins - warm_up)[:, np.newaxis]
     steps = warm_up + length - 1
     chunk = max(1, min(_CHUNK, _LOGITS // (rows * network.vocabulary_size)))
@@ -67,7 +67,7 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Row
         window = ids[begins + np.arange(first, last + 1)].astype(np.int64)  # (rows, chunk + 1)
         tokens = torch.from_numpy(window).to(device)
         logits, state = network(tokens[:, :-1], state)
-        # The warm-up's predictions do not count, but that of the row's first character does.
+        # Predictions within the warm-up do not count; that of the row's first character does.
         unscored = min(max(warm_up - 1 - first, 0), last - first)
         if unscored < last - first:
             scored = logits[:, unscored:].flatten(0, 1)
@@ -79,13 +79,13 @@ def validation_loss(network: CharNetwork, ids: NDArray[Any], held_out: int | Row
 
 @torch.no_grad()
 def lines_loss(network: CharNetwork, lines: Lines) -> float:
-    """The mean loss in nats per character over lines that are each read from a zero state.
+    """The mean loss over lines, each read from a zero state, in nats per character.
 
-    A line's characters and the newline behind it are predicted. Computed in fp32, in evaluation mode.
+    Each line's characters and the newline after it are predicted. Computed in fp32, in evaluation mode.
 
     Args:
-        network: the network; it is left in the mode that it was in.
-        lines: at least one.
+        network: the network; its training mode is restored.
+        lines: at least one line.
     """
     device = network.output.weight.device
     training = network.training
@@ -93,7 +93,7 @@ def lines_loss(network: CharNetwork, lines: Lines) -> float:
     total = torch.zeros((), dtype=torch.float64, device=device)
     order = np.argsort(lines.lengths, kind="stable")
     stop = len(order)
-    while stop:  # from the longest on, lines of similar length side by side
+    while stop:  # longest first, lines of similar length together
         width = int(lines.lengths[order[stop - 1]]) + 1
         chunk = min(width, _CHUNK)
         rows = max(1, min(_LINE_CHARACTERS, _LOGITS // network.vocabulary_size) // chunk)
@@ -111,24 +111,24 @@ def lines_loss(network: CharNetwork, lines: Lines) -> float:
 
 @torch.no_grad()
 def cold_loss(network: CharNetwork, ids: NDArray[Any], start: int, window: int = COLD_WINDOW) -> float:
-    """The mean loss in nats per character over windows that are each read from a zero state.
+    """The mean loss over windows, each read from a zero state, in nats per character.
 
-    The text from ``start`` on is cut into windows that follow one another; in each, ``window`` characters are
-    read, and after each of them the next is predicted. The remainder that fills no window is dropped. This
-    is how nanoGPT measures a context of 256, but for its windows' random places.
+    The text from ``start`` on is cut into consecutive windows. In each, ``window`` characters are read, and
+    the character after each of them is predicted. A remainder that fills no window is dropped. nanoGPT
+    measures a context of 256 in the same way, but with windows at random positions.
 
     Args:
-        network: the network; it is left in the mode that it was in.
+        network: the network; its training mode is restored.
         ids: the whole text, ``[N]``.
-        start: where the validation text begins.
-        window: the characters that are read.
+        start: the start of the validation text.
+        window: the number of characters read per window.
 
     Raises:
-        ValueError: the validation text is shorter than a window and the character after it.
+        ValueError: the validation text is shorter than a window plus one character.
     """
     count = (len(ids) - start - 1) // window
     if count < 1:
-        raise ValueError(f"{len(ids) - start} characters do not fill a window of {window} and one more")
+        raise ValueError(f"{len(ids) - start} characters do not fill a window of {window} plus one")
     training = network.training
     network.eval()
     device = network.output.weight.device

@@ -1,4 +1,4 @@
-"""Validation of a run: when it is due, what it measures, and the time that is kept for it."""
+"""The validations of a run: when they are due, what they measure, and the time reserved for them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from charrnn_trainer.training.torch_settings import threads
 from charrnn_trainer.training.validation import validation_loss
 
 _LATE: Final = 0.03
-"""The validation at the end may take the time that is left of a budget, and this share of it more."""
+"""The validation at the end may take the time left of a budget, plus this share of it."""
 
 
 class Validator:
-    """Measures the validation loss on the way, and at the end that of the best network over the whole text.
+    """Measures validation losses during training, and at the end the best network's on the whole text.
 
     Attributes:
         evaluations: all validations so far.
-        whole: the best step, and its loss over the whole validation text, once that was measured.
+        whole: the best step, and its loss on the whole validation text, once measured.
     """
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._all_rows = context.split.rows()
-        self._rows_on_the_way = sample_rows(self._all_rows, context.config.data.val_sample)
+        self._sample_rows = sample_rows(self._all_rows, context.config.data.val_sample)
         self._reading = ReadingTimes()
-        self._seconds = 0.0  # what validations on the way took
+        self._seconds = 0.0  # spent on validations during training
         self.evaluations: list[Evaluation] = []
         self.whole: tuple[int, float] | None = None
 
@@ -48,9 +48,9 @@ class Validator:
         return best.step if best else None
 
     def is_due(self, *, ended: bool, save_due: bool) -> bool:
-        """Whether the network is to be validated as it is now.
+        """Whether to validate the network now.
 
-        Under a time budget, validations on the way take no more than their share of it.
+        Under a time budget, validations during training take no more than their share of it.
         """
         if not self._context.split.validation_tokens:
             return False
@@ -63,11 +63,11 @@ class Validator:
             return due or save_due
         if not due:
             return False
-        seconds = self._seconds + self._reading.expected(self._rows_on_the_way)
+        seconds = self._seconds + self._reading.expected(self._sample_rows)
         return self._context.group.agree(seconds <= SHARE * 60.0 * minutes)
 
     def validate(self, reporter: Reporter, *, ended: bool) -> bool:
-        """Measure the validation loss; gives whether it is the best so far.
+        """Measure the validation loss; return whether it is the best so far.
 
         Raises:
             DivergedError: it is not finite.
@@ -75,7 +75,7 @@ class Validator:
         context = self._context
         reporter.flush_losses()
         begin = time.perf_counter()
-        rows = self._rows_on_the_way
+        rows = self._sample_rows
         loss = context.group.first(lambda: self._loss(context.network, rows))
         seconds = time.perf_counter() - begin
         self._seconds += 0.0 if ended else seconds
@@ -96,16 +96,16 @@ class Validator:
     # --- at the end ----------------------------------------------------------------------------------------
 
     def validate_whole(self) -> None:
-        """Let the best network read the whole validation text, where a sample of it has chosen that one."""
+        """Measure the best network's loss on the whole validation text, if validations used a sample."""
         best = self.best_step
-        if best is None or self._rows_on_the_way is self._all_rows:
+        if best is None or self._sample_rows is self._all_rows:
             return
         loss = self._context.group.first(lambda: self._whole_loss(best))
         if loss is not None:
             self.whole = (best, loss)
 
     def _whole_loss(self, best: int) -> float | None:
-        """The loss of the best network over all rows, or as much of them as there is time for."""
+        """The best network's loss on all rows, or on as much of them as time allows."""
         context = self._context
         network, checkpoint = context.network, None
         if best != context.step:
@@ -118,8 +118,8 @@ class Validator:
             left = max(0.0, 60.0 * minutes - context.clock.spent())
             rows = self._reading.within(rows, left + _LATE * 60.0 * minutes)
         characters = rows.characters
-        if characters <= self._rows_on_the_way.characters:
-            return None  # the sample says more
+        if characters <= self._sample_rows.characters:
+            return None  # the sample is more accurate
         begin = time.perf_counter()
         loss = self._loss(network, rows)
         seconds = round(time.perf_counter() - begin, 6)
@@ -131,32 +131,32 @@ class Validator:
         context.emit(ValidatedWhole(best, loss, characters, context.config.data.level))
         return loss
 
-    # --- time for the end ----------------------------------------------------------------------------------
+    # --- time reserved for the end -------------------------------------------------------------------------
 
-    def keep_time_for_the_end(self, seconds_a_step: float | None, count: int | None) -> None:
-        """Reserve the time for the validations at the end, of a run with a time budget.
+    def reserve_time(self, seconds_per_step: float | None, count: int | None) -> None:
+        """Reserve time for the validations at the end of a run with a time budget.
 
         Args:
-            seconds_a_step: the time of a step as a plan has it, from which that of reading follows; None
-                measures how fast the network reads.
-            count: with how many threads it reads.
+            seconds_per_step: the planned step time, from which the validation time is derived; None measures
+                the validation speed.
+            count: the number of threads to measure with.
         """
         context = self._context
         if not context.split.validation_tokens:
             return
-        if seconds_a_step is None:
+        if seconds_per_step is None:
             with threads(count), context.exact_mode.on(context.device):
-                for rows in (self._rows_on_the_way, self._all_rows):
+                for rows in (self._sample_rows, self._all_rows):
                     self._reading.measure(context.network, rows)
         else:
             data = context.config.data
-            seconds = seconds_a_step / (data.batch_size * data.seq_length)
-            self._reading.assume(seconds, self._rows_on_the_way, self._all_rows)
+            seconds = seconds_per_step / (data.batch_size * data.seq_length)
+            self._reading.assume(seconds, self._sample_rows, self._all_rows)
         self._reserve()
 
     def _reserve(self) -> None:
         reading, budget = self._reading, 60.0 * self._context.config.optimization.minutes
-        seconds = reading.expected(self._rows_on_the_way)
-        if self._rows_on_the_way is not self._all_rows:
+        seconds = reading.expected(self._sample_rows)
+        if self._sample_rows is not self._all_rows:
             seconds += min(reading.expected(self._all_rows), WHOLE_SHARE * budget)
         self._context.clock.reserved = min(seconds, 2.0 * WHOLE_SHARE * budget)

@@ -1,4 +1,4 @@
-"""Watches the steps of a run under a time budget: changes the number of threads, and revises plans."""
+"""Monitors step times under a time budget: adapts the number of threads, and revises the plan."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from charrnn_trainer.training.torch_settings import is_gpu
 
 
 class Watch:
-    """Takes note of the time of every step.
+    """Records the time of every step.
 
-    Threads change on a CPU, in a process that trains alone, and where their number was not given. (A run
-    without a time budget keeps to one number, with which it repeats byte for byte.) A plan is revised where
-    there is one, and steps are not captured as a GPU's graph.
+    The number of threads adapts only on a CPU, in a single process, and if it was not given. (A run without a
+    time budget keeps its number, so that it can be repeated byte for byte.) Plans are revised only on a CPU,
+    in a single process.
 
     Attributes:
-        threads: with how many threads the next step is computed; None leaves PyTorch's number.
+        threads: the number of threads for the next step; None for PyTorch's default.
     """
 
     def __init__(self, config: TrainConfig, plan: Plan | None, device: torch.device, processes: int) -> None:
@@ -29,19 +29,19 @@ class Watch:
         if not config.optimization.minutes or is_gpu(device) or processes > 1:
             return
         if plan is not None:
-            self._speed = SpeedWatch(plan.seconds_a_step)
+            self._speed = SpeedWatch(plan.seconds_per_step)
         most = torch.get_num_threads()
         if self.threads is None and most > 1:
             self.threads = plan.threads if plan is not None and plan.threads <= most else most
             self._pace = ThreadPace(thread_counts(most), self.threads)
 
     @property
-    def seconds_a_step(self) -> float | None:
-        """The time that the plan counts on, if there is one."""
-        return None if self._plan is None else self._plan.seconds_a_step
+    def seconds_per_step(self) -> float | None:
+        """The planned step time, if there is a plan."""
+        return None if self._plan is None else self._plan.seconds_per_step
 
     def step_done(self, seconds: float) -> bool:
-        """Take note of a step's time, and set the threads for the next; gives whether they changed."""
+        """Record a step's time, and set the threads for the next step; return whether they changed."""
         if self._pace is None or not self._pace.step_done(seconds):
             return False
         self.threads = self._pace.count
@@ -49,13 +49,14 @@ class Watch:
         return True
 
     def plan_anew(self, seconds: float, config: TrainConfig, step: int, seconds_left: float) -> Plan | None:
-        """A plan for the rest of the run, if steps have come to take half or twice the time that was planned.
+        """A revised plan for the rest of the run, if steps now take less than half or more than twice the
+        planned time; else None.
 
         Args:
             seconds: the time of the last step.
             config: the run's settings.
-            step: how many steps are done.
-            seconds_left: the time that is left for steps.
+            step: the number of steps done.
+            seconds_left: the time left for steps.
         """
         if self._speed is None or self._plan is None or not self._speed.step_done(seconds):
             return None

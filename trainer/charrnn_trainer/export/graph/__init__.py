@@ -1,5 +1,5 @@
-"""Weights to step graph: the ONNX graph of one character, built node by node.
+"""Builds the step graph from weights: the ONNX graph of one character, node by node.
 
-The graph is small and known, so it is written down here rather than traced: torch.onnx unrolls nn.RNN and
+The graph is small and fixed, so it is built explicitly rather than traced: torch.onnx unrolls nn.RNN, and
 leaves shape computations in nn.LSTM's graph, which onnxruntime then runs on the CPU.
 """

@@ -1,4 +1,4 @@
-"""Writes the nodes and weights of an ONNX graph, giving every value a name."""
+"""Collects the nodes and weights of an ONNX graph, and names every value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from charrnn_runtime.format import spec
 class GraphBuilder:
     """Collects nodes and initializers in the order in which they are added.
 
-    Names are made from a prefix and a counter, so the same calls give the same bytes.
+    Names consist of a prefix and a counter, so the same calls give the same bytes.
     """
 
     def __init__(self) -> None:
@@ -24,18 +24,18 @@ class GraphBuilder:
         self._counts: dict[str, int] = {}
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
-        """Add an initializer; gives its name, made unique."""
+        """Add an initializer; return its name, made unique."""
         unique = self._unique(name)
         self._initializers.append(numpy_helper.from_array(np.asarray(values, order="C"), unique))
         return unique
 
     def node(self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output; gives the output's name.
+        """Add a node with one output; return the output's name.
 
         Args:
             operator: the ONNX operator.
-            inputs: the names of its inputs; "" for an optional one that is omitted.
-            name: the output's name where it matters, such as an output of the graph.
+            inputs: the names of its inputs; "" for an omitted optional one.
+            name: the output's name if it matters, as for an output of the graph.
             domain: the operator's domain, "" for the standard one.
             attributes: the node's attributes.
         """
@@ -50,7 +50,7 @@ class GraphBuilder:
         domain: str = "",
         **attributes: Any,
     ) -> list[str]:
-        """Add a node with several outputs; gives their names."""
+        """Add a node with several outputs; return their names."""
         base = self._unique(operator)
         given = list(names) + [""] * (outputs - len(names))
         made = [given[i] or (base if outputs == 1 else f"{base}_{i}") for i in range(outputs)]
@@ -60,19 +60,19 @@ class GraphBuilder:
         return made
 
     def rename(self, value: str, name: str) -> str:
-        """Give the value that the last node made another name, such as that of an output of the graph."""
+        """Rename the output of the last node, for example to an output of the graph."""
         outputs = self._nodes[-1].output
         assert list(outputs) == [value]
         outputs[0] = name
         return name
 
     def model(self, sizes: dict[str, int], metadata: dict[str, str], *, contrib: bool) -> onnx.ModelProto:
-        """The model of all that was added, with the format's inputs, outputs and versions.
+        """Build the model, with the format's inputs, outputs and versions.
 
         Args:
-            sizes: the size of each named axis but the batch: ``state_size`` and ``vocab``.
+            sizes: the size of each named axis except the batch: ``state_size`` and ``vocab``.
             metadata: the metadata, keys without their prefix.
-            contrib: whether onnxruntime's own operators are used.
+            contrib: whether onnxruntime's contrib operators are used.
         """
         graph = helper.make_graph(
             self._nodes,

@@ -1,7 +1,8 @@
 """One step of each cell as graph nodes: (input, h, c) -> (h, c).
 
-Equations as in torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN. The first layer's input is a token, whose share
-of all gates is a row of a table (see `weights`); the input of the others is the h of the layer below.
+The equations are those of torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN. The first layer's input is a token,
+whose contribution to all gates is a row of a table (see `weights`); the input of the others is the h of the
+layer below.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from charrnn_trainer.export.graph.weights import LayerWeights, Matrix, StepWeigh
 
 @dataclass(frozen=True)
 class LayerState:
-    """The names of a layer's state values, float32 ``[B, H]``; c is there for an LSTM alone."""
+    """The names of a layer's state values, float32 ``[B, H]``; only an LSTM has c."""
 
     h: str
     c: str | None = None
@@ -27,11 +28,11 @@ class LayerState:
 def stack(
     builder: GraphBuilder, products: Products, weights: StepWeights, token: str, states: list[LayerState]
 ) -> tuple[str, list[LayerState]]:
-    """All layers on one character.
+    """Build all layers for one character.
 
     Args:
-        builder: where the nodes go.
-        products: how to multiply.
+        builder: receives the nodes.
+        products: the precision's matrix products.
         weights: the folded weights.
         token: the name of the tokens, int64 ``[B]``.
         states: the layers' states before the step.
@@ -52,7 +53,7 @@ def stack(
 
 @dataclass(frozen=True)
 class _Layer:
-    """What a cell needs to write one layer."""
+    """The context for building one layer."""
 
     builder: GraphBuilder
     products: Products
@@ -62,7 +63,7 @@ class _Layer:
     token: str
 
     def gates(self, below: str | None, h: str) -> str:
-        """The sums that go into all gates: the first layer's input is looked up, the others' multiplied."""
+        """The pre-activations of all gates: the first layer's input is a lookup, the others' a product."""
         weights, products = self.weights, self.products
         if below is None:
             return products.affine_lookup(
@@ -91,7 +92,7 @@ def _rnn(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
 def _lstm(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
     """c' = f c + i g, h' = o tanh(c'), with i, f, o = sigmoid and g = tanh of their sums.
 
-    Hochreiter and Schmidhuber, "Long short-term memory", 1997; the forget gate is of Gers et al., 2000.
+    Hochreiter and Schmidhuber, "Long short-term memory", 1997; the forget gate is from Gers et al., 2000.
     """
     node = layer.builder.node
     assert state.c is not None
@@ -104,17 +105,17 @@ def _lstm(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
 
 
 def _gru(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
-    """h' = n + z (h - n), with n = tanh(input's share + r (U h + b)): torch's GRU.
+    """h' = n + z (h - n), with n = tanh(input product + r (U h + b)): torch's GRU.
 
     The reset gate is applied after the recurrent product (Cho et al., 2014, version 1 of the paper), so the
-    candidate's recurrent product must stay apart from the input's.
+    candidate's recurrent product must be kept separate from the input's.
     """
     builder, products, weights = layer.builder, layer.products, layer.weights
     node, size = builder.node, layer.hidden_size
     assert weights.candidate_bias is not None
     h = products.activation(state.h)
     if below is None:
-        # The reset and update gates' rows come with their sums; in the candidate's place stands its bias.
+        # The table rows of the reset and update gates are added to the sums; the candidate's are its bias.
         apart = np.broadcast_to(weights.candidate_bias, (len(layer.table), size))
         rows = np.concatenate([layer.table[:, : 2 * size], apart], axis=1)  # (V, 3H)
         sums = products.affine_lookup(h, weights.recurrent, rows, layer.token, f"{layer.name}_recurrent")
@@ -140,4 +141,4 @@ def _gru(layer: _Layer, below: str | None, state: LayerState) -> LayerState:
 
 
 _STEPS: Final = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}
-"""What writes one layer's step, by the cell's name."""
+"""The builder of a layer's step, by cell name."""

@@ -1,8 +1,8 @@
 """Affine maps in the precision of the file: x times a weight matrix plus a bias, in fp32, fp16 or int8.
 
-They take and give float32 values; what happens between is the precision's own business. int8 is static:
-activations have one fixed scale and each weight matrix one scale, so that nothing is computed from the batch
-and one stream never depends on another.
+Inputs and outputs are float32; the arithmetic in between depends on the precision. int8 is static:
+activations have one fixed scale and each weight matrix has one scale, so that nothing is computed from the
+batch and streams never affect each other.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from charrnn_trainer.export.graph.weights import Matrix
 
 _SCALES_TRIED: Final = 41
 _LARGEST_ADDED: Final = 2**30
-"""The largest number that is added to a product's sums in int32; the sums themselves need the rest."""
+"""The largest number added to a product's int32 sums, which need the rest of the range."""
 
 
 class Products(Protocol):
-    """How a precision multiplies."""
+    """The matrix products of a precision."""
 
     def activation(self, value: str) -> str:
-        """Prepare a float32 ``[B, H]`` value in [-1, 1] for products; done once, used by many."""
+        """Prepare a float32 ``[B, H]`` value in [-1, 1] for products; done once for all uses."""
 
     def concatenate(self, first: str, second: str) -> str:
-        """Put two prepared values side by side: ``[B, H], [B, H] -> [B, 2H]``."""
+        """Concatenate two prepared values: ``[B, H], [B, H] -> [B, 2H]``."""
 
     def affine(self, activation: str, weight: Matrix, bias: Matrix, name: str) -> str:
         """A prepared ``[B, n]`` value times ``weight [n, m]`` plus ``bias [m]``: float32 ``[B, m]``."""
@@ -78,11 +78,11 @@ class Fp16Products(Fp32Products):
 
 
 class Int8Products:
-    """uint8 activations at a fixed scale times int8 weights at one scale a matrix, summed in int32.
+    """uint8 activations at a fixed scale times int8 weights at one scale per matrix, summed in int32.
 
-    onnxruntime's QGemm does a product, the addition and the scaling in one operator; the bias and the rows of
-    the table are int32 at the product's own scale. One scale a matrix and not one a column, since with one
-    the operator takes a quarter less time at one stream, and the loss in quality stays far below the bound.
+    onnxruntime's QGemm combines product, addition and scaling in one operator; the bias and the rows of the
+    table are int32 at the product's scale. There is one scale per matrix rather than per column, since this
+    makes the operator a quarter faster at one stream, and the loss in quality stays far below the bound.
     """
 
     def __init__(self, builder: GraphBuilder) -> None:
@@ -125,16 +125,16 @@ class Int8Products:
 
 
 def quantize_matrix(weight: Matrix, smallest: float = 0.0) -> tuple[NDArray[np.int8], float]:
-    """Round a matrix to int8 with one scale, that of the least mean squared error.
+    """Quantize a matrix to int8 with one scale, chosen for the least mean squared error.
 
-    The largest weights are few; a scale that clips them rounds all others more finely.
+    Large weights are few; a scale that clips them rounds all others more finely.
 
     Args:
         weight: ``[n, m]``.
-        smallest: the smallest scale that is allowed.
+        smallest: the smallest allowed scale.
 
     Returns:
-        ``int8 [n, m]`` in the format's range, and the scale: their product is near ``weight``.
+        ``int8 [n, m]`` in the format's range, and the scale: their product approximates ``weight``.
     """
     smallest = max(smallest, float(np.finfo(np.float32).tiny))
     largest = float(np.abs(weight).max())
@@ -147,13 +147,13 @@ def quantize_matrix(weight: Matrix, smallest: float = 0.0) -> tuple[NDArray[np.i
 
     shares = np.linspace(1.0, 0.2, _SCALES_TRIED)
     scale = min((max(largest / spec.WEIGHT_MAX * share, smallest) for share in shares), key=error)
-    # The file holds the scale in float32, so the weights are rounded at the scale that it holds.
+    # The file stores the scale in float32, so the weights are rounded at that value.
     scale = float(np.float32(scale))
     return rounded(scale).astype(np.int8), scale
 
 
 def _smallest_scale(added: Matrix) -> float:
-    """The scale below which what is added to the sums would not fit: a matrix may be next to zero."""
+    """The smallest scale at which the added values fit into int32, for matrices close to zero."""
     return float(np.abs(added).max()) / (spec.ACTIVATION_SCALE * _LARGEST_ADDED)
 
 

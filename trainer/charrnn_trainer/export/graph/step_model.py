@@ -1,4 +1,4 @@
-"""The whole step graph of a network, in one precision."""
+"""Builds the complete step graph of a network in one precision."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def build_step_model(
     *,
     lines: bool = False,
 ) -> onnx.ModelProto:
-    """The step model of a network.
+    """Build the step model of a network.
 
     Args:
         weights: the folded weights.
-        vocabulary: what the ids mean.
-        training: where the model comes from; written into the metadata as JSON.
+        vocabulary: the symbols by id.
+        training: the model's provenance, written into the metadata as JSON.
         precision: "fp32", "fp16" or "int8".
-        lines: whether the model learned from independent lines, each read from a zero state.
+        lines: whether the model was trained on independent lines, each from a zero state.
     """
     cell, layers, hidden_size = weights.cell, len(weights.layers), weights.hidden_size
     layout = spec.state_layout(cell, layers, hidden_size)

@@ -1,7 +1,7 @@
-"""Folds torch's weights into the matrices that the step graph multiplies with.
+"""Folds torch's weights into the matrices of the step graph.
 
 Everything is folded in float64 and rounded once. The embedding and the first layer's input weights become one
-table, so the first layer's input product is a lookup: ``table[token]`` is the input's share of all gates.
+table, so the first layer's input product is a lookup: ``table[token]`` is its contribution to all gates.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer, with columns in torch's order of gates (G of them: i f g o, r z n, or just one).
+    """One layer, with columns in torch's order of its G gates: i f g o, r z n, or a single one.
 
     Attributes:
-        recurrent: ``[H, G*H]``, what h is multiplied with.
-        input: ``[H, G*H]``, what the layer below is multiplied with; None for the first layer, whose input
-            is a lookup.
-        bias: ``[G*H]``, all that is added to the input's share; the first layer has it in the table.
-        candidate_bias: ``[H]``, for a GRU the bias of the recurrent product of its n gate, which the reset
-            gate multiplies and which therefore stays apart; else None.
+        recurrent: ``[H, G*H]``, the recurrent weights.
+        input: ``[H, G*H]``, the weights for the layer below; None for the first layer, whose input is a
+            lookup.
+        bias: ``[G*H]``, the bias of the input product; for the first layer, it is part of the table.
+        candidate_bias: ``[H]``, for a GRU the bias of the recurrent product of its n gate, which is kept
+            separate because the reset gate multiplies it; else None.
     """
 
     recurrent: Matrix
@@ -46,7 +46,7 @@ class StepWeights:
 
     Attributes:
         cell: "lstm", "gru" or "rnn".
-        table: ``[V, G*H]``, the input's share of the first layer's gates, for each symbol.
+        table: ``[V, G*H]``, each symbol's contribution to the first layer's gates.
         layers: the layers from the input up.
         output: ``[H, V]``.
         output_bias: ``[V]``.
@@ -77,15 +77,15 @@ class StepWeights:
 
 
 def step_model_bytes(network: NetworkConfig, vocabulary_size: int) -> int:
-    """The size of the weights of a network's step model in fp32, which are nearly all of its file.
+    """The size of the weights of a network's step model in fp32, which make up nearly all of its file.
 
-    The table grows with the vocabulary times the gates: 82 MB for 20,000 symbols and an LSTM of 256. It takes
-    as much in the other precisions.
+    The table grows with the vocabulary times the gates: 82 MB for 20,000 symbols and an LSTM of 256. It has
+    the same size in the other precisions.
     """
     hidden = network.hidden_size
     cell = CELLS[network.cell]
     gates = cell.gates
-    looked_up = gates + cell.candidate_apart  # candidates that stay apart have a bias of their own there
+    looked_up = gates + cell.candidate_apart  # a separate candidate has its own bias there
     table = vocabulary_size * looked_up * hidden
     recurrent = network.layers * hidden * gates * hidden
     above = (network.layers - 1) * (hidden + 1) * looked_up * hidden
@@ -93,15 +93,15 @@ def step_model_bytes(network: NetworkConfig, vocabulary_size: int) -> int:
 
 
 def check_step_model_fits(network: NetworkConfig, vocabulary_size: int) -> None:
-    """Check that a network can be exported, which training can ask before it begins.
+    """Check that a network can be exported; training checks it before it starts.
 
     Raises:
-        CharRNNError: its step model would be larger than a file that is loaded may be.
+        CharRNNError: its step model would exceed the size limit of the loader.
     """
     size = step_model_bytes(network, vocabulary_size)
     if size > spec.MAX_FILE_BYTES:
         raise CharRNNError(
-            f"the model of {network.label} with {vocabulary_size:,} symbols would have {size:,} bytes, and "
+            f"the model of {network.label} with {vocabulary_size:,} symbols would have {size:,} bytes, but "
             f"at most {spec.MAX_FILE_BYTES:,} can be loaded; give a smaller hidden_size, or train on "
             "bytes (level=byte)",
             "hidden_size",
@@ -112,15 +112,15 @@ def check_step_model_fits(network: NetworkConfig, vocabulary_size: int) -> None:
 def fold_weights(
     cell: str, layers: int, tensors: Mapping[str, NDArray[np.float32]], tied: bool = False
 ) -> StepWeights:
-    """Fold a network's weights, named as torch names them, without the prefix ``model.``.
+    """Fold a network's weights, given under torch's names without the prefix ``model.``.
 
     Args:
         cell: "lstm", "gru" or "rnn".
         layers: the number of layers.
         tensors: ``rnn.weight_ih_l0 [G*H, I]`` and so on, ``output.weight [V, H]``, ``output.bias [V]``, and
-            ``embedding.weight [V, E]`` unless the input is one-hot or tied; ``projection.weight [E, H]``
-            where one stands before a tied output.
-        tied: whether ``output.weight [V, E]`` is the embedding, too.
+            ``embedding.weight [V, E]`` unless the input is one-hot or tied; ``projection.weight [E, H]`` if
+            there is one before a tied output.
+        tied: whether ``output.weight [V, E]`` is also the embedding.
     """
 
     def tensor(name: str) -> Matrix:
@@ -146,7 +146,7 @@ def fold_weights(
     first_input = tensor("rnn.weight_ih_l0").T  # (I, G*H), I = V if one-hot, else E
     output = tensor("output.weight")
     if tied or "embedding.weight" in tensors:
-        # Tied weights are read as large as embeddings usually are (see `CharNetwork`).
+        # Tied weights are scaled to the usual size of embeddings (see `CharNetwork`).
         embedding = output * math.sqrt(output.shape[1]) if tied else tensor("embedding.weight")
         first_input = embedding @ first_input  # (V, E) x (E, G*H) -> (V, G*H)
     if "projection.weight" in tensors:

@@ -10,8 +10,8 @@ from charrnn_runtime.vocabulary import Vocabulary
 from charrnn_trainer.config import NetworkConfig
 from charrnn_trainer.data import token_file
 from charrnn_trainer.data.corpus import Corpus
-from charrnn_trainer.nn.first_guess import guess_by_frequency
 from charrnn_trainer.nn.network import CharNetwork
+from charrnn_trainer.nn.output_bias import init_output_bias
 from charrnn_trainer.training.api import train
 from tiny_runs import TINY
 
@@ -23,7 +23,7 @@ def test_symbols_are_guessed_as_often_as_the_text_has_them(
     monkeypatch.setattr(token_file, "WINDOW", 100)
     network = CharNetwork(NetworkConfig("lstm", 1, 4, 4, tie_weights=tied), 300)
     ids = np.concatenate([np.zeros(640, np.uint16), np.full(320, 7, np.uint16)])
-    guess_by_frequency(network, token_file.windows(ids))
+    init_output_bias(network, token_file.windows(ids))
     shares = network.output.bias.detach().softmax(0)
     assert float(shares[0]) == pytest.approx(641 / 1_260)
     assert float(shares[7]) == pytest.approx(321 / 1_260)
@@ -33,7 +33,7 @@ def test_symbols_are_guessed_as_often_as_the_text_has_them(
 def test_a_small_vocabulary_begins_as_it_is_drawn() -> None:
     network = CharNetwork(NetworkConfig("lstm", 1, 4), 256)
     before = network.output.bias.detach().clone()
-    guess_by_frequency(network, [np.zeros(100, np.uint8)])
+    init_output_bias(network, [np.zeros(100, np.uint8)])
     assert torch.equal(network.output.bias.detach(), before)
 
 
