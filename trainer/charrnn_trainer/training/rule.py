@@ -104,8 +104,8 @@ def choose(config: TrainConfig, fixed: Collection[str], task: Task, machine: Mac
     cells (`Cell.taken_below`), else of LSTM cells; batches of 16 rows by 64 characters, 8 rows for a
     `SHORT_TEXT`; the largest of `HIDDEN_SIZES` that leaves `STEPS_PER_UNIT` steps for each unit (for many
     symbols `STEPS_PER_UNIT_OF_MANY_SYMBOLS`), and whose square does not exceed the number of characters (up
-    to `SMALL_SIZE` units are always allowed); at most `MOST_PASSES` passes over the text; weight decay 0.05 and
-    gradient norm 1; passes start anywhere, and a stream's state is reset with a probability of 0.2 %.
+    to `SMALL_SIZE` units are always allowed); at most `MOST_PASSES` passes over the text; weight decay 0.05
+    and gradient norm 1; passes start anywhere, and a stream's state is reset with a probability of 0.2 %.
     `derived` gives the settings that follow from the number of steps.
 
     Args:
