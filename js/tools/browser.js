@@ -6,7 +6,7 @@ import { extname, join, normalize } from "node:path";
 
 import { chromium } from "playwright-core";
 
-import { ROOT } from "./fixtures.js";
+import { ROOT, quick } from "./fixtures.js";
 
 const TYPES = {
   ".html": "text/html; charset=utf-8",
@@ -61,9 +61,12 @@ export async function serveFolder(folder, prefix = "/", pages = {}) {
   return { origin: `http://127.0.0.1:${port}${prefix}`, close: () => server.close() };
 }
 
+/** What the quick form spares: compiling onnxruntime anew, with the optimizing compiler, for each page that loads it. */
+const faster = quick ? ["--js-flags=--liftoff-only"] : [];
+
 /** Start Chromium. @param {string[]} more */
 export function startBrowser(...more) {
-  return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage", ...more] });
+  return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage", ...faster, ...more] });
 }
 
 /** The folder that tests in browsers see: the repository. */
