@@ -53,7 +53,9 @@ export async function serveFolder(folder, prefix = "/", pages = {}) {
       return;
     }
     const type = TYPES[/** @type {keyof typeof TYPES} */ (extname(file))] ?? "application/octet-stream";
-    response.writeHead(200, { ...headers, "content-type": type, "content-length": statSync(file).size });
+    const size = statSync(file).size; // of onnxruntime 14 MB, which pages need not fetch again
+    const kept = { "content-length": size, "cache-control": "max-age=600" };
+    response.writeHead(200, { ...headers, ...kept, "content-type": type });
     createReadStream(file).pipe(response);
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(undefined)));
