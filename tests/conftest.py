@@ -45,9 +45,10 @@ def tinyshakespeare() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_torch_thread() -> None:
+def one_torch_thread(request: pytest.FixtureRequest) -> None:
     """Tiny networks run fastest on one thread, and give the same sums on every machine."""
-    if find_spec("torch"):
+    without = ROOT / "tests" / "runtime"  # these tests pass where torch is not installed
+    if find_spec("torch") and not all(item.path.is_relative_to(without) for item in request.session.items):
         import torch
 
         torch.set_num_threads(1)

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { load } from "../src/index.js";
 import { SERVED, noBrowser, serveFolder, startBrowser } from "../tools/browser.js";
-import { SMALL, expectedJson, skip } from "../tools/fixtures.js";
+import { SMALL, quick, skip } from "../tools/fixtures.js";
 
 const ORT = "/js/node_modules/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs";
 const PAGES = {
@@ -15,7 +15,7 @@ const PAGES = {
   `,
 };
 
-const left = skip || (expectedJson("texts.json").quick ? "left out of the quick form" : noBrowser);
+const left = skip || (quick ? "left out of the quick form" : noBrowser);
 
 test("on WebGPU the same file gives the same text, and an int8 file is refused", { skip: left }, async (context) => {
   const server = await serveFolder(SERVED, "/", PAGES);

@@ -6,7 +6,7 @@ import { extname, join, normalize } from "node:path";
 
 import { chromium } from "playwright-core";
 
-import { ROOT } from "./fixtures.js";
+import { ROOT, quick } from "./fixtures.js";
 
 const TYPES = {
   ".html": "text/html; charset=utf-8",
@@ -53,7 +53,9 @@ export async function serveFolder(folder, prefix = "/", pages = {}) {
       return;
     }
     const type = TYPES[/** @type {keyof typeof TYPES} */ (extname(file))] ?? "application/octet-stream";
-    response.writeHead(200, { ...headers, "content-type": type, "content-length": statSync(file).size });
+    const size = statSync(file).size; // of onnxruntime 14 MB, which pages need not fetch again
+    const kept = { "content-length": size, "cache-control": "max-age=600" };
+    response.writeHead(200, { ...headers, ...kept, "content-type": type });
     createReadStream(file).pipe(response);
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(undefined)));
@@ -61,9 +63,12 @@ export async function serveFolder(folder, prefix = "/", pages = {}) {
   return { origin: `http://127.0.0.1:${port}${prefix}`, close: () => server.close() };
 }
 
+/** What the quick form spares: compiling onnxruntime anew, with the optimizing compiler, for each page that loads it. */
+const faster = quick ? ["--js-flags=--liftoff-only"] : [];
+
 /** Start Chromium. @param {string[]} more */
 export function startBrowser(...more) {
-  return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage", ...more] });
+  return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage", ...faster, ...more] });
 }
 
 /** The folder that tests in browsers see: the repository. */

@@ -84,7 +84,7 @@ def main() -> None:
     models = {}
     for path in paths:
         model = CharRNN.load(ROOT / path, device="cpu", threads=1)
-        models[path] = {"cases": cases(model, 200 if arguments.quick else 1000), "states": states(model)}
+        models[path] = {"cases": cases(model, 80 if arguments.quick else 1000), "states": states(model)}
     positions = [0, 1, 2, 1000, 2**31 - 2, 2**31, 2**32 - 2, 2**32, 2**45 + 3]
     uniforms = [
         {"seed": str(seed), "stream": stream, "position": position, "value": value}

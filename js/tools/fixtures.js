@@ -22,3 +22,6 @@ export function expected(name) {
 export function expectedJson(name) {
   return JSON.parse(expected(name).toString());
 }
+
+/** Whether the session was asked for less, with --quick. */
+export const quick = !skip && expectedJson("texts.json").quick;
