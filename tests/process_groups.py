@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,8 +28,7 @@ from charrnn_trainer.training import torch_settings, trainer, validator
 from charrnn_trainer.training.api import resume, run_worker, train
 from charrnn_trainer.training.distributed import ProcessGroup, join
 from charrnn_trainer.training.events import Event, Stepped, TrainResult
-from forked import forked
-from tiny_runs import TEXT, environment
+from tiny_runs import TEXT
 
 _SECONDS = 240.0
 
@@ -53,20 +50,15 @@ class Pair:
     """Two processes; call it to let them train together, or one of them fail."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="charrnn-pair-")
-        script = Path(self._folder.name) / "take_part.py"
-        script.write_text("import sys, process_groups; process_groups.serve(*map(int, sys.argv[1:]))")
+        context = multiprocessing.get_context("spawn")
         self._processes = []
         self._pipes: list[Connection] = []
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(_SECONDS)
-            for rank in range(2):
-                words = [sys.executable, script, str(listener.getsockname()[1]), str(rank)]
-                command = forked(words, environment(), package="charrnn_trainer")
-                self._processes.append(subprocess.Popen(command, env=environment()))
-                accepted, _ = listener.accept()
-                accepted.setblocking(True)
-                self._pipes.append(Connection(accepted.detach()))
+        for rank in range(2):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank), daemon=True)
+            process.start()
+            self._processes.append(process)
+            self._pipes.append(ours)
 
     def __call__(self, config: TrainConfig | None, folder: Path, **options: Any) -> tuple[Outcome, Outcome]:
         """Train into a folder, or go on there where ``config`` is None; see `_take_part` for the options."""
@@ -83,8 +75,7 @@ class Pair:
         for pipe in self._pipes:
             pipe.close()  # which ends the process behind it
         for process in self._processes:
-            process.wait(30)
-        self._folder.cleanup()
+            process.join(30)
 
 
 def free_port() -> int:
@@ -99,11 +90,10 @@ def environment_of(rank: int, port: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address}
 
 
-def serve(port: int, rank: int) -> None:
-    """What one of the processes does until its pipe ends."""
+def _serve(pipe: Connection, rank: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    with contextlib.suppress(EOFError), Client(("127.0.0.1", port)) as pipe:
+    with contextlib.suppress(EOFError):
         while True:
             port, config, folder, options = pipe.recv()
             os.environ.update(environment_of(rank, port))

@@ -23,7 +23,6 @@ from charrnn_trainer.training.api import resume, train
 from charrnn_trainer.training.distributed import ProcessGroup, join
 from charrnn_trainer.training.events import Event, Stepped
 from charrnn_trainer.training.time_budget import plan_for_minutes
-from forked import forked
 from process_groups import Pair, environment_of, free_port
 from tiny_runs import TEXT, TINY, TINY_FLAGS, environment
 
@@ -236,11 +235,11 @@ def test_a_plan_for_several_processes_has_rows_for_all() -> None:
 def test_torchrun_trains_with_the_same_command_and_ctrl_c_saves_once(tmp_path: Path) -> None:
     (tmp_path / "my.txt").write_text(TEXT)
     words = ("my.txt", "--steps", "1000000", "--log-every", "20", "--eval-every", "1000000", *TINY_FLAGS)
-    (tmp_path / "torchrun.py").write_text("from torch.distributed.run import main; main()")
-    torchrun = (sys.executable, tmp_path / "torchrun.py")
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    program += "from torch.distributed.run import main; main()"
     launcher = ("--nproc-per-node", "2", "--master-port", str(free_port()), "-m", "charrnn_trainer.cli.train")
     process = subprocess.Popen(
-        forked([*torchrun, *launcher, *words], environment(), package="charrnn_trainer"),
+        [sys.executable, "-c", program, *launcher, *words],
         cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
