@@ -269,6 +269,15 @@ def test_the_text_form_holds_the_tables_and_the_findings(comparison: Comparison)
         assert f"{finding.title}: {finding.text}" in words
 
 
+def test_what_is_said_of_the_best_lies_on_no_curve() -> None:
+    picture = draw_gaps([record("lstm", [3.0, 2.0, 1.0, 0.5], {2: 2.5, 4: 1.5})])
+    assert picture is not None
+    for svg in (picture.wide, picture.narrow):
+        (place,) = re.findall(r'<text [^>]*\by="([\d.]+)"[^>]*>best 1\.5000 at step 4</text>', svg)
+        panels = re.findall(r'<rect class="values" x="[\d.]+" y="([\d.]+)"', svg)
+        assert float(place) < min(map(float, panels))  # above the panel
+
+
 def test_the_page_holds_the_tables_and_the_findings(comparison: Comparison, page: Page) -> None:
     assert comparison.cells is not None
     for row in comparison.cells.rows:
