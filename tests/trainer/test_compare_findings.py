@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charrnn_trainer.compare.budget import Table
 from charrnn_trainer.compare.cell_pair import CellPair, compare_cells
 from charrnn_trainer.compare.comparable import NOISE, noise_of
 from charrnn_trainer.compare.figures import listed, nats, shortened, signed
@@ -31,6 +32,12 @@ def findings(*runs: RunRecord) -> dict[str, str]:
     texts = {finding.title: finding.text for finding in found}
     assert len(texts) == len(found)
     return texts
+
+
+def budgets(*runs: RunRecord) -> Table:
+    """The table of budgets."""
+    (table,) = (found.table for found in find(runs, cells_of(*runs)) if found.title == "Training budget")
+    return table
 
 
 def better(*runs: RunRecord, speeds: tuple[float, ...] = ()) -> dict[str, str]:
@@ -174,11 +181,14 @@ def test_unequal_budgets_are_named_and_compared_at_equal_steps_and_equal_time() 
     gru = record("gru", [4.0, 3.5, 3.0, 2.0] + [1.5] * 4, {2: 3.0, 4: 2.0, 8: 1.6}, seconds=0.5)
     said = findings(lstm, gru)
     budget = said["Training budget"]
-    assert "budgets are unequal (lstm: 4 steps in 8 s and gru: 8 steps in 4 s)" in budget
-    assert "After 4 steps each, lstm has the lowest validation loss so far, 1.9000." in budget
-    assert "gru (2.0000, +0.1000) is higher" in budget
-    assert "After 4 s each, gru has the lowest validation loss so far, 1.6000." in budget
-    assert "lstm (2.1000, +0.5000) is higher" in budget
+    assert "budgets are unequal" in budget
+    assert "After 4 steps each, lstm has the lowest validation loss." in budget
+    assert "After 4 s each, gru has the lowest validation loss." in budget
+    assert budgets(lstm, gru) == (
+        ("run", "steps", "time", "validation loss after 4 steps", "validation loss after 4 s"),
+        ("lstm", "4", "8 s", "1.9000", "2.1000"),
+        ("gru", "8", "4 s", "2.0000", "1.6000"),
+    )
     assert "gru has the lowest validation loss, 1.6000" in said["Validation loss"]
 
 
@@ -189,15 +199,34 @@ def test_equal_steps_in_unequal_times_are_compared_after_the_shorter() -> None:
     assert "same number of steps in different times" in budget
     assert "unequal" not in budget
     # After 4 seconds the LSTM has done two steps, the GRU four; without validation the training loss tells.
-    assert "After 4 s each, gru has the lowest training loss, 3.4000. lstm (3.5000, +0.1000)" in budget
+    assert "After 4 s each, gru has the lowest training loss." in budget
+    assert budgets(lstm, gru)[0][3:] == ("training loss after 4 s",)
+    assert [row[-1] for row in budgets(lstm, gru)[1:]] == ["3.5000", "3.4000"]
 
 
 def test_equal_time_with_unequal_steps_is_one_budget() -> None:
     lstm = record("lstm", [2.0] * 50, {50: 1.8}, seconds=0.2)
     gru = record("gru", [2.0] * 100, {100: 1.7}, seconds=0.1)
     budget = findings(lstm, gru)["Training budget"]
-    assert "about the same time (lstm: 50 steps in 10 s and gru: 100 steps in 10 s)" in budget
+    assert "about the same time" in budget
     assert "After" not in budget
+    assert budgets(lstm, gru)[1:] == (("lstm", "50", "10 s"), ("gru", "100", "10 s"))
+
+
+@pytest.mark.parametrize("others", [3, 40])
+def test_the_budgets_of_many_runs_are_a_table_and_few_words(others: int) -> None:
+    runs = [
+        record("gru", [2.0] * (number + 2), {2: 1.9}, name=f"run{number}", seconds=number + 1)
+        for number in range(others)
+    ]
+    runs.append(record("lstm", [2.0] * 9, {2: 1.5}))
+    budget = findings(*runs)["Training budget"]
+    assert len(budget.split()) < 60
+    assert "After 2 steps each, lstm has the lowest validation loss." in budget
+    assert len(budgets(*runs)) == len(runs) + 1
+    level = findings(*runs[:-1])["Training budget"]
+    assert ("run2 are level with it" in level) == (others == 3)
+    assert ("33 more are level with it" in level) == (others == 40)
 
 
 def test_equal_budgets_need_no_word() -> None:

@@ -17,7 +17,7 @@ from charrnn_runtime.errors import CharRNNError, SettingError
 from charrnn_runtime.format.reader import check_model_bytes
 from charrnn_trainer.compare import measure, report
 from charrnn_trainer.compare.figures import bits, nats
-from charrnn_trainer.compare.findings import find
+from charrnn_trainer.compare.findings import Finding, find
 from charrnn_trainer.compare.pictures import CELL_COLOURS, run_styles
 from charrnn_trainer.compare.plots import draw_curves, draw_gaps, draw_reference
 from charrnn_trainer.compare.reference import beside_reference
@@ -267,6 +267,22 @@ def test_the_text_form_holds_the_tables_and_the_findings(comparison: Comparison)
         assert f"{row.figure} {row.lstm} {row.gru} {row.better} {row.change}" in words
     for finding in comparison.findings:
         assert f"{finding.title}: {finding.text}" in words
+
+
+def test_a_findings_table_is_in_the_page_and_in_the_text(comparison: Comparison) -> None:
+    finding = Finding("Budget", "They differ.", (("run", "steps"), ("<a>", "1,234")))
+    shown = dataclasses.replace(comparison, findings=(finding,))
+    assert re.search(r'<th scope="row">&lt;a&gt;</th><td>1,234</td>', shown.html())
+    assert shown.text().endswith("Budget: They differ.\n\nrun  steps\n<a>  1,234")
+
+
+def test_what_is_said_of_the_best_lies_on_no_curve() -> None:
+    picture = draw_gaps([record("lstm", [3.0, 2.0, 1.0, 0.5], {2: 2.5, 4: 1.5})])
+    assert picture is not None
+    for svg in (picture.wide, picture.narrow):
+        (place,) = re.findall(r'<text [^>]*\by="([\d.]+)"[^>]*>best 1\.5000 at step 4</text>', svg)
+        panels = re.findall(r'<rect class="values" x="[\d.]+" y="([\d.]+)"', svg)
+        assert float(place) < min(map(float, panels))  # above the panel
 
 
 def test_the_page_holds_the_tables_and_the_findings(comparison: Comparison, page: Page) -> None:

@@ -121,6 +121,6 @@ def test_nothing_sticks_out_and_the_validation_loss_is_in_sight(
     assert found["forms"] == [form] * 2
     for box in (*found["pictures"], *found["losses"]):
         assert 0 <= box["left"] < box["right"] <= width
-    assert min(found["fonts"]) >= 10  # pixels: labels can be read
+    assert min(found["fonts"]) >= 14  # pixels from line to line: labels can be read
     assert found["outside"] == []
     assert set(found["lines"]) == {1}  # no figure and no "LSTM 2 x 256" is broken over lines

@@ -7,23 +7,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from charrnn_runtime.files import shell_word
+from charrnn_trainer.compare.budget import Table, compare_budgets
 from charrnn_trainer.compare.cell_pair import COMPARED, CellPair
 from charrnn_trainer.compare.comparable import (
     WINDOW,
     Noise,
-    busy,
-    computing_differences,
     differences,
     diverged,
     noise_of,
-    same_batches,
     same_split,
-    same_steps,
     same_text,
-    same_time,
-    step_after,
 )
-from charrnn_trainer.compare.figures import bits, duration, listed, nats, shortened, signed
+from charrnn_trainer.compare.figures import bits, listed, nats, shortened, signed
 from charrnn_trainer.compare.records import RunRecord
 from charrnn_trainer.nn.cells import CELLS
 from charrnn_trainer.runs.finding import CONFIG_FILE
@@ -41,10 +36,12 @@ class Finding:
     Attributes:
         title: what it is about, in a few words.
         text: the finding, in whole sentences.
+        table: the figures that it is about, if they are many.
     """
 
     title: str
     text: str
+    table: Table = ()
 
 
 def find(runs: Sequence[RunRecord], cells: CellPair | None) -> tuple[Finding, ...]:
@@ -56,17 +53,19 @@ def find(runs: Sequence[RunRecord], cells: CellPair | None) -> tuple[Finding, ..
     """
     noise = noise_of(runs)
     several = len(runs) > 1
+    budget, table = compare_budgets(runs, noise) if several else ("", ())
     found = {
         "Validation loss": _validation(runs, noise) if several else _alone(runs[0]),
         "GRU against LSTM": _gru_against_lstm(cells, noise) if cells is not None else None,
         "Divergence": _divergence(runs),
-        "Training budget": _budget(runs, noise) if several else None,
+        "Training budget": budget,
         "Overfitting": _overfitting(runs),
         "Still improving": _improving(runs),
         "Settings": _settings(runs) if several else None,
         "Unfinished": _unfinished(runs),
     }
-    return tuple(Finding(title, text) for title, text in found.items() if text)
+    tables = {"Training budget": table}
+    return tuple(Finding(title, text, tables.get(title, ())) for title, text in found.items() if text)
 
 
 # --- which loss is lower -----------------------------------------------------------------------------------
@@ -163,49 +162,6 @@ def _divergence(runs: Sequence[RunRecord]) -> str:
 
 
 # --- budgets and settings -----------------------------------------------------------------------------------
-
-
-def _budget(runs: Sequence[RunRecord], noise: Noise) -> str:
-    """How the runs compare after equal steps and equal time, if their budgets differ."""
-    step, seconds = min(run.step for run in runs), min(run.total_seconds for run in runs)
-    spent = _names([f"{run.name}: {run.step:,} steps in {duration(run.total_seconds)}" for run in runs])
-    at_equal = []
-    if same_time(runs):
-        if same_steps(runs):
-            return ""
-        text = f"All runs trained for about the same time ({spent})."
-    elif same_steps(runs):
-        text = f"All runs did the same number of steps in different times ({spent})."
-    else:
-        text = f"The budgets are unequal ({spent}), so the final losses do not depend on the networks alone."
-        if same_batches(runs):
-            at_equal.append((f"After {step:,} steps each", [step for _ in runs]))
-    if not same_time(runs):
-        at_equal.append((f"After {duration(seconds)} each", [step_after(run, seconds) for run in runs]))
-    if same_text(runs):
-        for when, steps in at_equal:
-            text += _ranking_at(when, list(zip(runs, steps, strict=True)), noise)
-        cut = any(run.step > min(steps) for _, steps in at_equal for run in runs)
-        if cut and any(run.config.optimization.schedule != "constant" for run in runs):
-            text += " (A run whose learning rate has not yet decayed is at a disadvantage there.)"
-    computed, slowed = computing_differences(runs), busy(runs)
-    if computed:
-        text += f" The times also depend on {'; '.join(computed)}."
-    if slowed:
-        text += f" Other programs slowed some runs down ({_names(slowed)}), so the times are approximate."
-    return text
-
-
-def _ranking_at(when: str, limits: Sequence[tuple[RunRecord, int]], noise: Noise) -> str:
-    """The ranking of the runs when each had done a number of steps; empty if unknown."""
-    what = "validation loss so far"
-    losses = [(run, found.loss) for run, step in limits if (found := run.best_until(step)) is not None]
-    if len(losses) < len(limits) or not same_split([run for run, _ in limits]):
-        what = "training loss"
-        losses = [(run, loss) for run, step in limits if (loss := run.train_loss(step, WINDOW)) is not None]
-    if len(losses) < 2:
-        return ""
-    return f" {when}, {_ranking(losses, f'{what}, {nats(min(loss for _, loss in losses))}', noise)}"
 
 
 def _settings(runs: Sequence[RunRecord]) -> str:

@@ -24,7 +24,7 @@ from charrnn_runtime.format import spec
 from charrnn_trainer.compare.records import RunRecord
 
 WIDE: Final = 9.0
-NARROW: Final = 3.9
+NARROW: Final = 3.4
 """The widths of the two SVG forms in inches: for pages of about 1,000 and of about 400 pixels."""
 
 CELL_COLOURS: Final = ("#1f6fc4", "#c8500a", "#1d7d46", "#8435b8", "#8a6a00", "#bf2c74")

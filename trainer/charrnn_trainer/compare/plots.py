@@ -34,6 +34,8 @@ _PLACES: Final = 40
 """A panel has tooltips at most at this many positions."""
 _LABEL: Final = 34
 """A picture shows at most this many characters of a run's name."""
+_BELOW_TITLE: Final = 18.0
+"""How many points the title of a panel leaves for a line below it."""
 _DASHED: Final = (0, (4, 2))
 _PANEL: Final = 2.9
 _NARROW_PANEL: Final = 2.3
@@ -162,16 +164,16 @@ def _draw_gap(axes: Axes, run: RunRecord, colour: str, ink: str) -> None:
     best = run.best
     assert best is not None
     axes.plot([best.step], [best.loss], marker="o", markersize=5.5, color=colour)
+    # Above the panel: within it there is a curve everywhere.
+    axes.set_title(_label(run), pad=_BELOW_TITLE)
     axes.annotate(
-        f"best {nats(best.loss)}\nstep {best.step:,}",
-        (best.step, best.loss),
-        xytext=(0, 9),
+        f"best {nats(best.loss)} at step {best.step:,}",
+        (0, 1),
+        xytext=(0, 5),
+        xycoords="axes fraction",
         textcoords="offset points",
-        ha="right" if best.step > 0.7 * run.step else "center",
         color=ink,
-        fontsize=8,
     )
-    axes.set_title(_label(run))
 
 
 def draw_reference(tables: Sequence[ReferenceTable]) -> Picture:

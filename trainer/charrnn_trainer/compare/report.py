@@ -98,6 +98,8 @@ class Comparison:
         for finding in self.findings:
             text = f"{finding.title}: {finding.text}"
             parts.append(textwrap.fill(text, _TEXT_WIDTH, break_on_hyphens=False))
+            if finding.table:
+                parts.append(_columns(finding.table))
         return "\n\n".join(parts)
 
     def html(self) -> str:
