@@ -716,6 +716,21 @@ def test_help_and_version_go_to_stdout(command: str, request: pytest.FixtureRequ
     assert _ok(run("-h", env={"COLUMNS": "200"})).isascii()
 
 
+@pytest.mark.parametrize("command", ["gen", "quality", "score", "serve"])
+def test_help_waits_for_neither_numpy_nor_onnxruntime(command: str) -> None:
+    program = (
+        f"import sys, charrnn_runtime.cli.{command}; print({{'numpy', 'onnxruntime'}} & {{*sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=command_environment(), capture_output=True)
+    assert done.stdout.decode().strip() == "set()", done
+
+
+def test_help_is_shown_whatever_else_is_given(gen: Command, info: Command) -> None:
+    for run in (gen, info):
+        assert "Usage: " in _ok(run("one", "two", "three", "--help"))
+        assert "Usage: " in _ok(run("--help"))
+
+
 @posix
 @pytest.mark.parametrize("command", ["gen", "info", "score", "triton", "view"])
 def test_a_full_disk_behind_help_is_an_error(command: str, request: pytest.FixtureRequest) -> None:

@@ -55,7 +55,8 @@ class Command(typer.core.TyperCommand):
             check_names(ctx.command_path, self.options(ctx), args)
         _, extra, given = self.make_parser(ctx).parse_args(args=list(args))
         self._reject_repeated(ctx, given)
-        self._reject_surplus(ctx, extra)
+        if not any(each.is_eager for each in given):  # such as --help, which ends the command
+            self._reject_surplus(ctx, extra)
         try:
             rest: list[str] = super().parse_args(ctx, args)
         except InvalidValue as error:

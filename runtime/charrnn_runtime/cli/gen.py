@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from charrnn_runtime.cli import gen_beam, gen_inputs, gen_items, gen_texts, outputs, terminal, texts
+from charrnn_runtime.cli import gen_beam, gen_given, gen_items, gen_texts, outputs, terminal, texts
 from charrnn_runtime.cli.option_values import (
     MIN_P,
     SEED,
@@ -21,9 +22,12 @@ from charrnn_runtime.cli.option_values import (
     number,
     one_of,
 )
-from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.errors import CharRNNError
 from charrnn_runtime.format import spec
 from charrnn_runtime.version import __version__
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model import CharRNN
 
 app = terminal.new_app()
 
@@ -197,170 +201,118 @@ def generate(
     and counted on stderr. Generation stops early if 10,000 streams in a row, or streams with a million
     characters in all, yield no new item. --streams 1 gives running text with any model.
     """
-    if greedy:
-        gen_inputs.check_greedy(temperature, top_k, top_p, min_p)
-    if sum(given is not None for given in (prompt, prompt_file, prompts_file)) > 1:
-        raise SettingError("--prime, --prime-file and --primes-file exclude each other; give one of them")
-    gen_inputs.check_encoding(encoding, files=bool(prompt_file or prompts_file or new))
-    items_wanted = gen_items.are_wanted(
-        lines,
-        unique=unique,
-        new=new is not None,
+    given = gen_given.Given(
+        model_path=model_path,
+        prompt=prompt,
+        prompt_file=prompt_file,
+        prompts_file=prompts_file,
         length=length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
         greedy=greedy,
-        running_text={
-            "--streams": streams is not None,
-            "--prime-file": prompt_file is not None,
-            "--primes-file": prompts_file is not None,
-            "--stop": bool(stop),
-            "--logprobs": logprobs is not None,
-            "--raw": raw,
-            "--interactive": interactive,
-            "--beam": beam is not None,
-        },
+        seed=seed,
+        streams=streams,
+        lines=lines,
+        unique=unique,
+        new=new,
+        stop=tuple(stop or ()),
+        beam=beam,
+        unknown=unknown,  # type: ignore[arg-type]
+        encoding=encoding,
+        batch=batch,
+        output=output,
+        force=force,
+        as_json=as_json,
+        logprobs=logprobs,
+        with_prompt=not no_prompt,
+        raw=raw,
+        interactive=interactive,
     )
-    if beam is not None:
-        gen_beam.check(
-            beam,
-            {
-                "--temperature": temperature != spec.DEFAULT_TEMPERATURE,
-                "--top-k": top_k is not None,
-                "--top-p": top_p != 1.0,
-                "--min-p": min_p != 0.0,
-                "--greedy": greedy,
-                "--seed": seed is not None,
-                "--streams": streams is not None,
-                "--primes-file": prompts_file is not None,
-                "--logprobs": logprobs is not None,
-                "--interactive": interactive,
-            },
-        )
-    streams = 1 if streams is None else streams
-    if prompts_file is not None and streams != 1:
-        raise SettingError("--primes-file runs one stream per line, so it excludes --streams")
-    one_stream = streams == 1 and prompts_file is None
-    if items_wanted is False and one_stream:
-        _reject_batch(batch)
-    if interactive and (as_json or output or streams != 1 or prompt_file or prompts_file):
-        raise SettingError(
-            "--interactive streams one text to stdout; it excludes --json, --output, "
-            "--streams, --prime-file and --primes-file"
-        )
-    if raw and (as_json or interactive or streams != 1 or prompts_file):
-        raise SettingError(
-            "--raw writes only the bytes of one stream; it excludes --json, "
-            "--interactive, --streams and --primes-file"
-        )
-    if logprobs is not None and not as_json:
-        raise SettingError("--logprobs requires --json: add --json, or omit --logprobs")
-    if force and not output:
-        raise SettingError("--force requires --output")
-    outputs.refuse_to_replace("--output", output, model_path, prompt_file, prompts_file, new)
+    gen_given.check(given)
 
     # onnxruntime is slow to import, and neither --help nor usage errors need it.
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.sampling import Sampling
-    from charrnn_runtime.uniforms import check_seed, draw_seed
 
-    sampling = Sampling(temperature, 1 if greedy else top_k, top_p, min_p)
-    request = gen_texts.TextRequest(
-        prompts=gen_inputs.prompts(prompt, prompt_file, prompts_file, streams, encoding),
-        streams=streams if prompts_file is None else None,
-        length=length,
-        sampling=sampling,
-        stop=tuple(stop or ()),
-        seed=draw_seed() if seed is None else check_seed(seed),
-        unknown=unknown,  # type: ignore[arg-type]
-        batch=batch,
-        with_prompt=not no_prompt,
-        raw=raw,
-        as_json=as_json,
-        logprobs=logprobs,
-    )
+    request = gen_given.request_of(given)
     known = None if new is None else texts.read_bytes(new)
     begin = time.perf_counter()
     model = CharRNN.load(model_path, device=device, threads=threads)
     load_seconds = time.perf_counter() - begin
-    info = model.info
+    items_wanted = gen_given.wants_items(given)
     if items_wanted is None:
-        items_wanted = info.lines
+        items_wanted = model.info.lines
         if not items_wanted:
-            _reject_batch(batch)
-    how = f"{beam} beams" if beam is not None else f"seed {request.seed}"
-    terminal.say(
-        f"{model_path}: {info.cell} {info.layers}x{info.hidden_size} {info.precision} on {model.device}, "
-        f"{how}"
-    )
-    if model.device_note:
-        terminal.say(f"running on the CPU: {model.device_note}")
+            gen_given.check_batch(given)
+    _say_what_runs(model, given, request)
     begin = time.perf_counter()
     failure: CharRNNError | None = None
     clock = gen_texts.ReadingClock()
     if interactive:
         characters = gen_texts.converse(model, request, prompt)
     else:
-        with ExitStack() as stack:
-            if output is None or outputs.is_stdout(output):
-                stream = terminal.stdout(instead="; give --output FILE").buffer
-
-                def write(data: bytes) -> None:
-                    stream.write(data)
-                    stream.flush()
-
-                shown = gen_texts.how_shown(stream)
-            else:
-                file = stack.enter_context(terminal.new_file(output, force=force))
-
-                def write(data: bytes) -> None:
-                    file.write(data)
-
-                shown = gen_texts.Shown.not_at_all
+        with _writing(output, force=force) as (write, shown):
             if items_wanted:
-                items = gen_items.ItemsRequest(
-                    count=gen_items.default_count(greedy=greedy) if lines is None else lines,
-                    prompt=next(request.prompts(model)),
-                    length=length,
-                    unique=unique,
-                    new=frozenset()
-                    if new is None or known is None
-                    else gen_inputs.known_items(model, known, texts.name_of(new), encoding),
-                    new_name=None if new is None else texts.name_of(new),
-                    sampling=request.sampling,
-                    seed=request.seed,
-                    unknown=request.unknown,
-                    rows=batch,
-                    with_prompt=not no_prompt,
-                    as_json=as_json,
-                )
+                items = gen_given.items_of(given, request, model, known)
                 gen_texts.say_skipped(model, items.prompt, items.unknown)
-                characters, failure = gen_items.write_items(
-                    model, items, write, bar_wanted=shown is not gen_texts.Shown.now
-                )
+                bar_wanted = shown is not gen_texts.Shown.now
+                characters, failure = gen_items.write_items(model, items, write, bar_wanted=bar_wanted)
             elif beam is not None:
                 characters = gen_beam.write(model, request, beam, write)
             else:
                 single = request.streams == 1 and not as_json
                 work = gen_texts.write_one if single else gen_texts.write_many
                 characters = work(model, request, write, shown, clock)
-    seconds = time.perf_counter() - begin
     if stats:
-        seconds -= clock.seconds
-        read = f"; {clock.characters:,} prompt characters read in {clock.seconds:.3f} s"
-        terminal.say(
-            f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} "
-            f"characters per second on {model.device}; model loaded in {load_seconds * 1000:.0f} ms"
-            f"{read if clock.characters else ''}"
-        )
+        _say_speed(model, characters, time.perf_counter() - begin, load_seconds, clock)
     if failure is not None:
         raise failure
 
 
-def _reject_batch(batch: int | None) -> None:
-    """Reject ``--batch`` for a single stream."""
-    if batch is not None:
-        raise SettingError(
-            "--batch requires several streams: give --streams, --primes-file or --lines too, or omit it"
-        )
+def _say_what_runs(model: CharRNN, given: gen_given.Given, request: gen_texts.TextRequest) -> None:
+    info = model.info
+    how = f"seed {request.seed}" if given.beam is None else f"{given.beam} beams"
+    terminal.say(
+        f"{given.model_path}: {info.cell} {info.layers}x{info.hidden_size} {info.precision} on "
+        f"{model.device}, {how}"
+    )
+    if model.device_note:
+        terminal.say(f"running on the CPU: {model.device_note}")
+
+
+@contextmanager
+def _writing(
+    output: Path | None, *, force: bool
+) -> Iterator[tuple[Callable[[bytes], None], gen_texts.Shown]]:
+    """A function that writes to a file, or to stdout at once; and whether the user sees it."""
+    if output is not None and not outputs.is_stdout(output):
+        with terminal.new_file(output, force=force) as file:
+
+            def write_to_file(data: bytes) -> None:
+                file.write(data)
+
+            yield write_to_file, gen_texts.Shown.not_at_all
+        return
+    stream = terminal.stdout(instead="; give --output FILE").buffer
+
+    def write(data: bytes) -> None:
+        stream.write(data)
+        stream.flush()
+
+    yield write, gen_texts.how_shown(stream)
+
+
+def _say_speed(
+    model: CharRNN, characters: int, seconds: float, load_seconds: float, clock: gen_texts.ReadingClock
+) -> None:
+    seconds -= clock.seconds
+    read = f"; {clock.characters:,} prompt characters read in {clock.seconds:.3f} s"
+    terminal.say(
+        f"{characters:,} characters in {seconds:.3f} s: {characters / max(seconds, 1e-9):,.0f} "
+        f"characters per second on {model.device}; model loaded in {load_seconds * 1000:.0f} ms"
+        f"{read if clock.characters else ''}"
+    )
 
 
 def main() -> NoReturn:

@@ -10,25 +10,21 @@ from charrnn_runtime.cli import terminal
 from charrnn_runtime.cli.gen_inputs import stop_texts
 from charrnn_runtime.cli.gen_texts import TextRequest, as_given, say_skipped
 from charrnn_runtime.errors import SettingError
-from charrnn_runtime.format import spec
 
 if TYPE_CHECKING:
     from charrnn_runtime.beam import Continuation
     from charrnn_runtime.model import CharRNN
 
 
-def check(beams: int, others: Mapping[str, bool]) -> None:
-    """Reject an invalid number of beams, and options that do not apply to beam search.
+def check(others: Mapping[str, bool]) -> None:
+    """Reject options that do not apply to beam search.
 
     Args:
-        beams: ``--beam``.
-        others: options that do not apply, and whether they were given.
+        others: these options, and whether they were given.
 
     Raises:
-        SettingError: the number is out of range, or such an option was given.
+        SettingError: one was given.
     """
-    if not 1 <= beams <= spec.MAX_STREAMS:
-        raise SettingError(f"--beam must be between 1 and {spec.MAX_STREAMS:,}, not {beams:,}")
     surplus = [option for option, is_given in others.items() if is_given]
     if surplus:
         raise SettingError(

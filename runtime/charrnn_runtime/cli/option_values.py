@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import typer
 
-from charrnn_runtime.arguments import shown
 from charrnn_runtime.format import spec
 
 _THOUSANDS_FROM: Final = 10_000
@@ -46,7 +45,7 @@ class Number:
         try:
             number = self.kind(given)
         except ValueError:
-            raise InvalidValue(f"must be {self.allowed}, not {shown(given)}") from None
+            raise InvalidValue(f"must be {self.allowed}, not {_shown(given)}") from None
         above = self.least is None or number >= self.least
         if not (above and (self.most is None or number <= self.most)):
             limits = f"{_written(self.least)} or more"
@@ -70,7 +69,7 @@ class Choice:
         """
         if given not in self.choices:
             *others, last = self.choices
-            raise InvalidValue(f"must be {', '.join(others)} or {last}, not {shown(given)}")
+            raise InvalidValue(f"must be {', '.join(others)} or {last}, not {_shown(given)}")
         return given
 
 
@@ -99,11 +98,17 @@ def one_of(choices: Sequence[str]) -> dict[str, Any]:
     return {"metavar": "|".join(choices), "parser": Choice(choices), "autocompletion": lambda: list(choices)}
 
 
+def _shown(value: Any) -> str:
+    from charrnn_runtime.arguments import shown  # with numpy, which the help need not wait for
+
+    return shown(value)
+
+
 def _written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if abs(value) > spec.MAX_SEED:
-        return shown(value)
+        return _shown(value)
     return f"{value:,}" if abs(value) >= _THOUSANDS_FROM else str(value)
 
 

@@ -12,7 +12,8 @@ import typer
 from charrnn_runtime.cli import terminal, texts
 from charrnn_runtime.cli.option_values import SEED, STREAMS, TEMPERATURE, THREADS, TOP_K, TOP_P, number
 from charrnn_runtime.cli.quality_rows import record_of, table
-from charrnn_runtime.errors import CharRNNError, SettingError
+from charrnn_runtime.cli.quality_texts import Request, items_of, whole_lines, written, written_items
+from charrnn_runtime.errors import SettingError
 from charrnn_runtime.format import spec
 from charrnn_runtime.record import Record
 from charrnn_runtime.text_files import check_encoding
@@ -20,8 +21,7 @@ from charrnn_runtime.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.quality import ItemQuality, TextQuality
-    from charrnn_runtime.sampling import Sampling
+    from charrnn_runtime.quality import ItemQuality, Reference, TextQuality
 
 app = terminal.new_app()
 
@@ -128,7 +128,7 @@ def quality(
         raise SettingError("--text and --held-out cannot both be read from stdin: name a file for one")
 
     from charrnn_runtime.model import CharRNN
-    from charrnn_runtime.quality import Reference, measure_items
+    from charrnn_runtime.quality import Reference
     from charrnn_runtime.sampling import Sampling
     from charrnn_runtime.uniforms import check_seed, draw_seed
 
@@ -149,8 +149,10 @@ def quality(
     other = None if held_out is None or comparison_data is None else reading.text(comparison_data, held_out)
     terminal.say(f"seed {chosen}, running on {models[0].device}")
     split = _trained_on(models, text, digest, text_path, in_bytes=in_bytes)
-    reference = Reference(text[:split], window=window)
-    each = -(-length // streams)  # rounded up: the last stream is cut
+    listed = frozenset(items_of(text)) if of_lines else None
+    unit = "byte" if in_bytes else "character"
+    report = _Report(Reference(text[:split], window=window), listed, window, unit, as_json=as_json)
+    request = Request(prompt, length, streams, chosen, sampling, batch, in_bytes)
     settings = {
         "length": length,
         "streams": streams,
@@ -159,140 +161,72 @@ def quality(
         "seed": chosen,
         **sampling.as_dict(),
     }
-    stream = terminal.stdout()
-    unit = "byte" if in_bytes else "character"
-    rows: list[tuple[str, TextQuality, ItemQuality | None]] = []
-    listed = frozenset(_items_of(text)) if of_lines else frozenset()
-
-    def report(name: str, pieces: list[str], items: list[str] | None, about: dict[str, Any]) -> None:
-        found = reference.measure(pieces)
-        of_items = None if items is None else measure_items(items, listed)
-        if as_json:
-            record = {"text": name, **record_of(found, of_items, unit), **about}
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-            stream.flush()
-        rows.append((name, found, of_items))
-
     for model in models:
-        about = {"sha256": model.info.sha256, "settings": settings}
-        if model.info.lines:
-            items, pieces = _written_items(model, prompt, length, seed=chosen, sampling=sampling, batch=batch)
-            report(model.info.path, pieces, items, about)
-            continue
-        pieces = _written(
-            model,
-            prompt,
-            length,
-            each,
-            streams=streams,
-            seed=chosen,
-            sampling=sampling,
-            batch=batch,
-            in_bytes=in_bytes,
-        )
-        report(model.info.path, pieces, None, about)
-    comparison = text[split:] if other is None else other
-    if comparison:
+        pieces, items = written_items(model, request) if model.info.lines else (written(model, request), None)
+        report.add(model.info.path, pieces, items, {"sha256": model.info.sha256, "settings": settings})
+    beside = text[split:] if other is None else other
+    if beside:
         name = f"held out: {text_path}" if held_out is None else str(held_out)
-        if len(comparison) < length:
-            terminal.warn(
-                f"{name} has {len(comparison):,} characters, but each model generates {length:,}; distinct-n "
-                f"is higher for shorter texts (--length {len(comparison)} makes them comparable)"
-            )
-        comparison = _whole_lines(comparison, length) if of_lines else comparison[:length]
-        report(name, [comparison], _items_of(comparison) if of_lines else None, {})
+        report.add_held_out(name, beside, length)
     elif of_lines:
         terminal.say(f"training held out lines from all over {text_path}; see --held-out")
     else:
         terminal.warn(
             f"no part of {text_path} was held out: the models were trained on all of it; see --held-out"
         )
-    if not as_json:
-        for line in table(rows, window, unit):
-            stream.write(line + "\n")
+    report.end()
 
 
-def _written(
-    model: CharRNN,
-    prompt: str,
-    length: int,
-    each: int,
-    *,
-    streams: int,
-    seed: int,
-    sampling: Sampling,
-    batch: int | None,
-    in_bytes: bool,
-) -> list[str]:
-    """The text that a model generates: pieces of ``each`` characters, ``length`` in all."""
-    bar = terminal.LateBar(length, f"generating with {model.info.path}")
-    try:
-        generated = model.generate_each(
-            [prompt] * min(streams, -(-length // each)),
-            each,
-            seed=seed,
-            sampling=sampling,
-            max_batch_size=batch,
-            on_progress=bar.advance,
-        )
-        # In bytes, each character stands for one byte, as in the text to compare with.
-        pieces = [
-            each.data[len(prompt.encode()) :].decode("latin-1") if in_bytes else each.text
-            for each in generated
-        ]
-    finally:
-        bar.close()
-    left = length
-    for index, piece in enumerate(pieces):
-        pieces[index] = piece[:left]
-        left -= len(pieces[index])
-    return pieces
+class _Report:
+    """Measures texts and prints the results: at once as JSON, or all as a table at the end."""
 
+    def __init__(
+        self, reference: Reference, listed: frozenset[str] | None, window: int, unit: str, *, as_json: bool
+    ) -> None:
+        """Begin a report.
 
-def _written_items(
-    model: CharRNN, prompt: str, length: int, *, seed: int, sampling: Sampling, batch: int | None
-) -> tuple[list[str], list[str]]:
-    """Items with at least ``length`` characters in all, and what the model appended to the prompt in each."""
-    from charrnn_runtime.items import TooFewItemsError, draw_items
+        Args:
+            reference: the training text.
+            listed: its lines, if models were trained on lines.
+            window: the length of a copied passage, in characters.
+            unit: what texts are measured in.
+            as_json: whether to print JSON.
+        """
+        self._reference, self._listed = reference, listed
+        self._window, self._unit, self._as_json = window, unit, as_json
+        self._rows: list[tuple[str, TextQuality, ItemQuality | None]] = []
+        self._stream = terminal.stdout()
 
-    items: list[str] = []
-    pieces: list[str] = []
-    drawn = draw_items(
-        model,
-        None,
-        prompt=prompt,
-        seed=seed,
-        sampling=sampling,
-        max_batch_size=batch,
-    )
-    with terminal.LateBar(length, f"generating with {model.info.path}") as bar, drawn:
-        try:
-            for item in drawn:
-                items.append(item.text)
-                pieces.append(item.continuation + "\n")
-                bar.advance(len(pieces[-1]))
-                length -= len(pieces[-1])
-                if length <= 0:
-                    break
-        except TooFewItemsError:
-            raise CharRNNError(
-                f"{model.info.path} was trained on lines, but after {len(items):,} items no line ended "
-                f"within {spec.DEFAULT_LENGTH:,} characters; raise --temperature, or omit --top-k "
-                "and --top-p"
-            ) from None
-    return items, pieces
+    def add(self, name: str, pieces: list[str], items: list[str] | None, about: dict[str, Any]) -> None:
+        """Measure a text in pieces, and its items, if it is made of items."""
+        from charrnn_runtime.quality import measure_items
 
+        found = self._reference.measure(pieces)
+        of_items = None if items is None else measure_items(items, self._listed or frozenset())
+        if self._as_json:
+            record = {"text": name, **record_of(found, of_items, self._unit), **about}
+            self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._stream.flush()
+        self._rows.append((name, found, of_items))
 
-def _items_of(text: str) -> list[str]:
-    """The non-empty lines of a text."""
-    return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line]
+    def add_held_out(self, name: str, text: str, length: int) -> None:
+        """Measure as much of a text as each model generates."""
+        if len(text) < length:
+            terminal.warn(
+                f"{name} has {len(text):,} characters, but each model generates {length:,}; distinct-n is "
+                f"higher for shorter texts (--length {len(text)} makes them comparable)"
+            )
+        if self._listed is None:
+            self.add(name, [text[:length]], None, {})
+        else:
+            text = whole_lines(text, length)
+            self.add(name, [text], items_of(text), {})
 
-
-def _whole_lines(text: str, length: int) -> str:
-    """The complete lines within the first ``length`` characters of a text."""
-    if len(text) <= length:
-        return text
-    return text[: text.rfind("\n", 0, length) + 1]
+    def end(self) -> None:
+        """Print the table."""
+        if not self._as_json:
+            for line in table(self._rows, self._window, self._unit):
+                self._stream.write(line + "\n")
 
 
 def _trained_on(models: list[CharRNN], text: str, digest: str, path: Path, *, in_bytes: bool = False) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -169,20 +168,10 @@ def view(
         most = max(length, _SAMPLE) if searched and length is not None else length
         source: Iterator[str | bytes] = _pieces(model, file, text_path, options, most)
         found: list[FoundUnit] = []
-        if searched:
-            sample, source = _sample_of(source)
-            found = _find(model, sample, text_path, options)
-        elif units and find_in is not None:
-            with texts.opened(find_in) as other:
-                sample = list(_pieces(model, other, find_in, options, _FIND_IN))
-                found = _find(model, sample, find_in, options)
+        if units:
+            found, source = _search(model, source, text_path, find_in, options)
         source = first(source, length)
         named += [View(unit_of(model.info.state_layout, each.unit), str(each)) for each in found[:units]]
-        if units and not found:
-            terminal.warn(
-                "no units were found: the searched text has too few quotes, brackets, capitals and lines; "
-                "give a longer text with --find-in"
-            )
         named = list({view.name: view for view in named}.values())
         views = [View(), *named] if surprise or html is not None or not named else named
         if html is not None:
@@ -203,16 +192,24 @@ def _pieces(
     return pieces(model, file, path, encoding=options.encoding, normalize=normalize, most=most)
 
 
-def _sample_of(source: Iterator[str | bytes]) -> tuple[list[str | bytes], Iterator[str | bytes]]:
-    """The beginning of a text, to search for units, and the whole text."""
-    sample: list[str | bytes] = []
-    size = 0
-    for piece in source:
-        sample.append(piece)
-        size += len(piece)
-        if size >= _SAMPLE:
-            break
-    return sample, itertools.chain(sample, source)
+def _search(
+    model: CharRNN, source: Iterator[str | bytes], path: Path, find_in: Path | None, options: _Options
+) -> tuple[list[FoundUnit], Iterator[str | bytes]]:
+    """The units found in the beginning of a text, or in the text of ``--find-in``; and the whole text."""
+    if find_in is None:
+        from charrnn_runtime.cli.view_text import beginning
+
+        sample, source = beginning(source, _SAMPLE)
+        found = _find(model, sample, path, options)
+    else:
+        with texts.opened(find_in) as other:
+            found = _find(model, list(_pieces(model, other, find_in, options, _FIND_IN)), find_in, options)
+    if not found:
+        terminal.warn(
+            "no units were found: the searched text has too few quotes, brackets, capitals and lines; "
+            "give a longer text with --find-in"
+        )
+    return found, source
 
 
 def _traces(model: CharRNN, source: Iterable[str | bytes], options: _Options) -> Iterator[Trace]:

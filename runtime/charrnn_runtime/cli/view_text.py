@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -79,6 +80,16 @@ def first(chunks: Iterator[Any], most: int | None) -> Iterator[Any]:
             return
         yield chunk if left is None else chunk[:left]
         left = None if left is None else left - len(chunk)
+
+
+def beginning(chunks: Iterator[str | bytes], size: int) -> tuple[list[str | bytes], Iterator[str | bytes]]:
+    """The chunks of a text with its first ``size`` characters, and all chunks of the text."""
+    read: list[str | bytes] = []
+    left = size
+    while left > 0 and (chunk := next(chunks, None)) is not None:
+        read.append(chunk)
+        left -= len(chunk)
+    return read, itertools.chain(read, chunks)
 
 
 def _whole_characters(chunks: Iterator[bytes]) -> Iterator[bytes]:
