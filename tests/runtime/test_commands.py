@@ -371,10 +371,10 @@ def test_output_never_replaces_what_is_read(gen: Command, tmp_path: Path) -> Non
         with out.open("rb") as file:
             for name, options in ((out, {}), ("-", {"stdin": file})):
                 done = gen(MODEL, option, name, "-n", 5, "--output", out, "--force", **options)
-                assert f"--output {out} would replace what is read" in _error(done, 2)
+                assert f"--output {out} would replace an input file" in _error(done, 2)
         assert out.read_bytes() == content
     out.write_bytes(MODEL.read_bytes())
-    assert "would replace what is read" in _error(gen(out, "-n", 5, "--output", out, "--force"), 2)
+    assert "would replace an input file" in _error(gen(out, "-n", 5, "--output", out, "--force"), 2)
     assert out.read_bytes() == MODEL.read_bytes()
 
 
@@ -398,7 +398,7 @@ def test_a_text_to_whose_end_its_score_would_go_is_refused(score: Command, tmp_p
     with (tmp_path / "text").open("ab") as out:
         done = score(MODEL, tmp_path / "text", "--by-line", stdout=out)
     assert done.returncode == 1
-    assert b"is read, and the output is written to it, too; write to another file" in done.stderr
+    assert b"is both the input and the output; write to another file" in done.stderr
     assert (tmp_path / "text").read_bytes() == b"LORD\n"
 
 

@@ -273,7 +273,7 @@ def test_a_page_is_written_whole_and_over_nothing_without_force(in_folder: Path)
 def test_a_page_that_is_there_is_noticed_before_anything_is_read(in_folder: Path) -> None:
     (in_folder / "page").write_text("mine")
     done = view("no-model", "no-text", "--html", "page", cwd=in_folder)
-    assert "page already exists; give another name, or --force to replace it" in _error(done, 1)
+    assert "page already exists; choose another name, or use --force to replace it" in _error(done, 1)
 
 
 @pytest.mark.parametrize("input_name", ["model", "text", "other"])
@@ -292,7 +292,7 @@ def test_a_page_never_replaces_what_comes_as_stdin(in_folder: Path) -> None:
     (in_folder / "text").write_text(TEXT)
     with (in_folder / "text").open("rb") as file:
         done = view(MODEL, "-", "--html", "text", "--force", stdin=file, cwd=in_folder)
-    assert "--html text would replace what is read; give another name" in _error(done, 2)
+    assert "--html text would replace an input file; choose another name" in _error(done, 2)
     assert (in_folder / "text").read_text() == TEXT
 
 
@@ -302,7 +302,7 @@ def test_a_text_to_whose_end_the_output_goes_is_refused(in_folder: Path) -> None
         for name, options in (("text", {}), ("-", {"stdin": file})):
             done = view(MODEL, name, stdout=out, cwd=in_folder, **options)
             assert done.returncode == 1
-            assert b"is read, and the output is written to it, too" in done.stderr
+            assert b"is both the input and the output" in done.stderr
     assert (in_folder / "text").read_text() == TEXT
 
 

@@ -265,7 +265,7 @@ def test_charrnn_gen_writes_what_it_writes_on_the_cpu_and_a_child_is_told_that_i
     said = run_limited(COMMAND + FORKED, tmp_path, RNN, *options, "--output", tmp_path / "text")
     assert (tmp_path / "text").read_text() == load(RNN.stem).generate("LORD ", 40, seed=1)
     told, _, nothing = said.partition("The command has ended\n")
-    assert "characters a second on webgpu" in told
+    assert "characters per second on webgpu" in told
     assert "onnxruntime" not in told
     assert nothing == ""
 

@@ -220,7 +220,7 @@ def test_a_page_never_replaces_its_reference(compare: Compare, work: Path, writt
     (work / "losses.csv").rename(work / written)
     before = (work / written).read_bytes()
     fails(
-        compare("ckpt", "--reference", written, "--force"), 2, f"--out {written} would replace what is read"
+        compare("ckpt", "--reference", written, "--force"), 2, f"--out {written} would replace an input file"
     )
     assert (work / written).read_bytes() == before
 

@@ -250,7 +250,7 @@ def test_a_dash_is_stdout_and_dot_slash_dash_a_file(work: Path) -> None:
 def test_the_checkpoint_is_never_replaced_by_its_model(export: Export, work: Path) -> None:
     path = find_checkpoint(work / "ckpt")
     before = path.read_bytes()
-    _fails(export(work, "ckpt", path, "--force"), 2, "would replace what is read; give another name")
+    _fails(export(work, "ckpt", path, "--force"), 2, "would replace an input file; choose another name")
     assert path.read_bytes() == before
 
 

@@ -147,7 +147,7 @@ def _check_output(given: Given) -> None:
         raise SettingError("--logprobs requires --json: add --json, or omit --logprobs")
     if given.force and not given.output:
         raise SettingError("--force requires --output")
-    outputs.refuse_to_replace(
+    outputs.check_not_input(
         "--output", given.output, given.model_path, given.prompt_file, given.prompts_file, given.new
     )
 

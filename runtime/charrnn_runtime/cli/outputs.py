@@ -1,4 +1,4 @@
-"""Where commands write: a file that is none of those they read, or stdout where its name is ``-``."""
+"""Output files of commands: never one of the input files; ``-`` is stdout."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from charrnn_runtime.files import shell_word
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether a file to write is stdout; ``./-`` is a file (see `command_line.Command`)."""
+    """Whether an output file is stdout; ``./-`` is a file (see `command_line.Command`)."""
     return str(path) == "-"
 
 
 @contextmanager
 def output(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file to write, as `terminal.new_file` gives it; or stdout.
+    """A new output file (`terminal.new_file`), or stdout.
 
     Raises:
         CharRNNError: see `terminal.new_file`; or stdout is closed.
@@ -36,37 +36,37 @@ def output(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         yield file
 
 
-def refuse_to_replace(option: str, path: Path | None, *read: Path | None) -> None:
-    """Refuse to write a file that is read, under whatever name; where that is ``-``, it is stdin.
+def check_not_input(option: str, path: Path | None, *read: Path | None) -> None:
+    """Reject an output file that is one of the input files, under any name.
 
     Args:
-        option: what the message calls the file to write.
-        path: the file to write, if there is one.
-        read: the files that are read; None for those that were not given.
+        option: the name of the output file's option, for the message.
+        path: the output file, if any.
+        read: the input files; ``-`` is stdin, and None one that was not given.
 
     Raises:
-        SettingError: it is one of them.
+        SettingError: it is an input file.
     """
     if path is None or is_stdout(path):
         return
     written = _identity(path)
     if written is not None and any(each is not None and _identity(each) == written for each in read):
-        raise SettingError(f"{option} {shell_word(path)} would replace what is read; give another name")
+        raise SettingError(f"{option} {shell_word(path)} would replace an input file; choose another name")
 
 
-def refuse_own_output(path: Path, name: str) -> None:
-    """Refuse to read a file piece by piece to whose end stdout writes (``>> FILE``): it would never end.
+def check_not_output(path: Path, name: str) -> None:
+    """Reject an input that stdout is appended to (``>> FILE``): reading it would never end.
 
     Raises:
         CharRNNError: stdout is that file.
     """
     written = _identity(sys.stdout)
     if written is not None and _identity(path) == written and os.fstat(sys.stdout.fileno()).st_size:
-        raise CharRNNError(f"{name} is read, and the output is written to it, too; write to another file")
+        raise CharRNNError(f"{name} is both the input and the output; write to another file")
 
 
 def _identity(file: Path | TextIO | None) -> tuple[int, int] | None:
-    """The device and inode of a regular file that is there (stdin's, for ``-``), or of a stream's file."""
+    """The device and inode of a regular file (stdin's, for ``-``) or of a stream's file, if it exists."""
     try:
         if isinstance(file, Path):
             status = os.fstat(sys.stdin.fileno()) if str(file) == "-" else file.stat()

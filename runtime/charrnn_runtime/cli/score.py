@@ -122,7 +122,7 @@ def score(
             "and with its newline (--whole scores one running text)"
         )
     stream = terminal.stdout()
-    outputs.refuse_own_output(text_path, texts.name_of(text_path))
+    outputs.check_not_output(text_path, texts.name_of(text_path))
     with texts.opened(text_path) as file:
         if by_line or (of_lines and by_line is None):
             _score_lines(models, file, text_path, options, stream, stream.isatty())

@@ -27,9 +27,9 @@ def check_files(model: Path, text: Path, find_in: Path | None, html: Path | None
     """
     if str(text) == "-" and find_in is not None and str(find_in) == "-":
         raise SettingError("FILE and --find-in cannot both read stdin: give a file for one of them")
-    outputs.refuse_to_replace("--html", html, model, text, find_in)
+    outputs.check_not_input("--html", html, model, text, find_in)
     if html is None:
-        outputs.refuse_own_output(text, texts.name_of(text))
+        outputs.check_not_output(text, texts.name_of(text))
     elif not outputs.is_stdout(html):
         terminal.check_new_file(html, force=force)
 

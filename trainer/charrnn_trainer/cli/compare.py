@@ -142,7 +142,7 @@ def _page(
         raise SettingError(f"with --reference, --out must be a .md file, such as reference.md, not {out}")
     picture_name = f"{out.stem}.png"
     for written in (out, out.parent / picture_name):
-        outputs.refuse_to_replace("--out", written, reference)
+        outputs.check_not_input("--out", written, reference)
     check_output(out.parent, [out.name, picture_name], force=force)
     losses = read_reference(reference)
     tables = beside_reference(read_runs(runs), losses)

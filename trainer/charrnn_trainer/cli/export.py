@@ -94,7 +94,7 @@ def export(
     which: Literal["best", "last"] | int
     which = "best" if checkpoint == "best" else "last" if checkpoint == "last" else int(checkpoint)
     path = find_checkpoint(source, which)
-    outputs.refuse_to_replace("MODEL.onnx", destination, path)
+    outputs.check_not_input("MODEL.onnx", destination, path)
 
     from charrnn_trainer.export.api import export_checkpoint
 
