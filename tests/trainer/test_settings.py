@@ -166,7 +166,7 @@ def test_no_two_options_share_a_name() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--lr", "-1"), "--learning-rate must be a number above 0 to 1000, not -1.0"),
+        (("--lr", "-1"), "--learning-rate must be a number above 0 and at most 1000, not -1.0"),
         (("--hidden", "0"), "--hidden-size must be a whole number from 1 to 16,384, not 0"),
         (("--batch", "0"), "--batch-size must be"),
         (("--seq-len", "0"), "--seq-length must be"),

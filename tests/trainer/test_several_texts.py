@@ -106,7 +106,7 @@ def test_names_hashes_and_sizes_are_those_of_all_texts(tmp_path: Path) -> None:
 def test_one_text_that_is_given_twice_is_refused_under_any_name(tmp_path: Path) -> None:
     paths = written(tmp_path, TEXTS)
     (tmp_path / "link").symlink_to(paths[0])
-    with pytest.raises(SettingError, match=r"link was given twice"):
+    with pytest.raises(SettingError, match=r"link is given twice"):
         scan_texts([*paths, str(tmp_path / "link")])
     with pytest.raises(SettingError, match="no text given"):
         scan_texts([])

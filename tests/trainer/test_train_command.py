@@ -232,7 +232,7 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
     done = program("--resume", "ckpt", "--steps", "9", "--log-every", "3")
     assert (done.code, done.out) == (0, "ckpt/lstm\n")
     assert done.err.startswith("resuming ckpt/lstm\n")
-    assert "training from step 6: 9 steps" in done.err
+    assert "training from step 6: 9 steps in total" in done.err
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 9
     again = program("--resume", "ckpt/lstm")
     assert (again.code, again.out) == (0, "ckpt/lstm\n")
@@ -457,11 +457,11 @@ def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["more"], r"more is a folder; say which of its files to read, such as --glob '\*\.txt'"),
+        (["more"], r"more is a folder; choose the files to read, such as --glob '\*\.txt'"),
         (["more", "--glob", "*.md"], r"more has no file that matches --glob '\*\.md'"),
         (["my.txt", "--glob", "*.txt"], "--glob selects files in a folder; give a folder as TEXT"),
         (["--glob", "*.txt"], "--glob selects files in a folder; give a folder as TEXT"),
-        (["my.txt", "./my.txt"], "my.txt was given twice"),
+        (["my.txt", "./my.txt"], "my.txt is given twice"),
         (["my.txt", "--lines", "--separator", "|"], "--separator cannot be given with --lines"),
         (["--resume", "ckpt", "--glob", "*"], "--glob cannot be given with --resume"),
     ],
