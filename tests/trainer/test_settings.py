@@ -166,7 +166,7 @@ def test_no_two_options_share_a_name() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--lr", "-1"), "--learning-rate must be a number above 0 to 1000, not -1.0"),
+        (("--lr", "-1"), "--learning-rate must be a number above 0 and at most 1000, not -1.0"),
         (("--hidden", "0"), "--hidden-size must be a whole number from 1 to 16,384, not 0"),
         (("--batch", "0"), "--batch-size must be"),
         (("--seq-len", "0"), "--seq-length must be"),
@@ -191,7 +191,7 @@ def test_short_forms_are_known_and_a_wrong_option_is_told_the_right_one(
     assert err.count("\n") == 1
 
 
-def test_what_options_are_called_elsewhere_leads_to_options_that_exist(asked: Asked) -> None:
+def test_names_of_options_in_other_programs_lead_to_existing_options(asked: Asked) -> None:
     from charrnn_trainer.cli.options import _ELSEWHERE
 
     there = {name for option in options().values() for name in option.opts}
@@ -243,7 +243,7 @@ def test_the_shell_completes_options_and_their_choices(
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
     ],
 )
-def test_what_cannot_work_is_found_before_a_text_is_read(
+def test_errors_are_found_before_a_text_is_read(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, words: Sequence[str], code: int, message: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

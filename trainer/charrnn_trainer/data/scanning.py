@@ -286,7 +286,7 @@ def _check_new(text: TextSource, files: Sequence[ScannedFile]) -> None:
     for known in files:
         if os.path.realpath(known._text.path) == os.path.realpath(text.path):
             text.close()
-            raise SettingError(f"{text.path} was given twice; give each text once")
+            raise SettingError(f"{text.path} is given twice; give each text once")
 
 
 def _lengths(files: Sequence[ScannedFile], separator: int, *, parted: bool) -> tuple[int, int | None]:
