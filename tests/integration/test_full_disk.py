@@ -98,7 +98,7 @@ def checkpoint_bytes(program: Program) -> int:
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1, 2])
-def test_a_training_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
+def test_training_on_a_full_disk_fails_clearly_and_resumes_when_there_is_space(
     program: Program, disk: Path, checkpoints: int
 ) -> None:
     size = checkpoint_bytes(program)
@@ -130,7 +130,7 @@ def test_a_disk_that_is_too_small_for_the_text_is_left_as_it_was(program: Progra
 
 
 @pytest.mark.parametrize("old", first_daily([True, False]))
-def test_an_export_to_a_full_disk_leaves_what_was_there(program: Program, disk: Path, old: bool) -> None:
+def test_an_export_to_a_full_disk_leaves_the_existing_file(program: Program, disk: Path, old: bool) -> None:
     checkpoint_bytes(program)
     model = disk / "model.onnx"
     if old:
@@ -148,7 +148,7 @@ def test_an_export_to_a_full_disk_leaves_what_was_there(program: Program, disk: 
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("streams", [1, 4])
-def test_text_for_a_full_disk_leaves_what_was_there(
+def test_generation_to_a_full_disk_leaves_the_existing_file(
     program: Program, root: Path, disk: Path, old: bool, streams: int
 ) -> None:
     model, out = root / "tests" / "models" / "gru-2x12-fp32.onnx", disk / "out.txt"
@@ -167,7 +167,7 @@ def test_text_for_a_full_disk_leaves_what_was_there(
 
 
 @pytest.mark.nightly
-def test_nothing_is_written_to_a_read_only_disk_and_a_run_there_goes_on_when_it_is_none(
+def test_nothing_is_written_to_a_read_only_disk_and_its_run_resumes_once_it_is_writable(
     program: Program, root: Path, disk: Path
 ) -> None:
     checkpoint_bytes(program)

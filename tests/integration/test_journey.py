@@ -10,7 +10,7 @@ from pathlib import Path
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_train_export_generate_work_one_after_the_other_as_they_stand(clone: Path, shell: Shell) -> None:
+def test_the_commands_of_the_readme_work_in_sequence(clone: Path, shell: Shell) -> None:
     for model in (clone / "models").iterdir():
         model.unlink()
     trained = shell("charrnn-train --cell lstm", clone)
@@ -46,7 +46,7 @@ def test_a_second_training_never_touches_the_first(used_clone: Path, shell: Shel
     assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
 
 
-def test_a_text_of_ones_own_in_any_script_goes_the_same_way(tmp_path: Path, shell: Shell) -> None:
+def test_a_users_text_in_any_script_works_the_same_way(tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "my.txt").write_text("Здравствуй, мир! 你好世界。\n" * 200, encoding="utf-8")
     for line in (
         "charrnn-train my.txt --cell rnn",

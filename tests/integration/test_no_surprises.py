@@ -56,7 +56,7 @@ def run_all(world: World, *commands: tuple[str, ...], **options: Any) -> subproc
     return world.run("-c", ONE_AFTER_THE_OTHER, json.dumps(lines), **options)
 
 
-def test_a_text_of_ones_own_is_learned_and_exported_without_network_or_traces(world: World) -> None:
+def test_a_users_text_is_trained_and_exported_without_network_or_traces(world: World) -> None:
     done = run_all(
         world,
         (TRAIN, "my.txt", *FLAGS),
@@ -77,7 +77,7 @@ def test_training_is_kept_from_the_internet_by_the_kernel_and_does_not_mind(worl
     assert (done.returncode, world.refused, of_ours(world)) == (0, [], []), done.stderr.decode()
 
 
-def test_the_network_is_asked_for_the_default_text_alone_and_that_is_said(world: World) -> None:
+def test_the_network_is_used_only_for_the_default_text_and_this_is_announced(world: World) -> None:
     done = world.run("-m", TRAIN, *FLAGS)
     assert done.returncode == 1
     assert "downloading tinyshakespeare from https://" in done.stderr.decode()
@@ -107,7 +107,7 @@ def test_training_works_without_home_terminal_or_a_locale_that_knows_more_than_a
 @pytest.mark.parametrize(
     ("redirection", "out"), [(">&-", b""), ("2>&- <&-", b"ckpt/lstm\n"), (">&- 2>&- <&-", b"")]
 )
-def test_training_minds_no_closed_streams(redirection: str, out: bytes, tmp_path: Path) -> None:
+def test_training_works_with_closed_streams(redirection: str, out: bytes, tmp_path: Path) -> None:
     (tmp_path / "my.txt").write_text(TEXT)
     command = forked([sys.executable, "-m", TRAIN, "my.txt", *FLAGS], environment())
     done = subprocess.run(

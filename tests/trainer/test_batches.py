@@ -18,7 +18,7 @@ SIZES = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(2, 6), st.in
 
 
 @given(SIZES)
-def test_batches_are_those_of_the_plain_loop(sizes: tuple[int, int, int, int]) -> None:
+def test_batches_match_a_plain_loop(sizes: tuple[int, int, int, int]) -> None:
     n_seqs, n_steps, full, rest = sizes
     rest %= n_seqs * n_steps
     tokens = np.arange(full * n_seqs * n_steps + rest)
@@ -45,7 +45,7 @@ def test_the_first_batch_of_tinyshakespeare_is_the_known_one(tinyshakespeare: Pa
 @pytest.mark.parametrize(
     ("tokens", "n_seqs", "n_steps"), [(range(11), 2, 3), ([], 1, 1), (range(20), 0, 3), (range(20), 3, -1)]
 )
-def test_what_does_not_fill_two_batches_is_refused_at_once(
+def test_a_text_that_does_not_fill_two_batches_is_rejected_immediately(
     tokens: list[int], n_seqs: int, n_steps: int
 ) -> None:
     with pytest.raises(SettingError):
@@ -62,7 +62,7 @@ def test_batches_keep_the_type_of_the_tokens() -> None:
     assert x.dtype == y.dtype == np.uint16
 
 
-def test_a_batch_goes_on_where_the_one_before_stopped_until_the_pass_ends() -> None:
+def test_a_batch_continues_where_the_last_one_stopped_until_the_pass_ends() -> None:
     streams = Streams(np.arange(100), 4, 5)
     assert streams.batches_per_pass == 4
     for index in range(8):
@@ -76,7 +76,7 @@ def test_a_batch_goes_on_where_the_one_before_stopped_until_the_pass_ends() -> N
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 40))
-def test_random_starts_shift_whole_passes_and_can_be_had_again(seed: int, index: int) -> None:
+def test_random_starts_shift_whole_passes_reproducibly(seed: int, index: int) -> None:
     streams = Streams(np.arange(100), 4, 5, seed=seed)
     x, y = streams.batch(index)
     np.testing.assert_array_equal(y, (x + 1) % 100)

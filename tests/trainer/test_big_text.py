@@ -70,7 +70,7 @@ def test_preparing_a_long_text_takes_no_more_memory_than_a_short_one(
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_a_batch_is_all_that_is_read_for_a_batch(corpus: Corpus, seed: int | None) -> None:
+def test_a_batch_reads_only_its_own_characters(corpus: Corpus, seed: int | None) -> None:
     streams = Streams(corpus.ids, 10, 10, seed)
     assert peak(lambda: streams.batch(streams.batches_per_pass + 7)) < 100_000
     assert peak(lambda: next(get_batches(corpus, 10, 10))) < 100_000
@@ -83,7 +83,7 @@ def test_validation_reads_in_windows(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize(("random_start", "split"), [(False, "end"), (True, "end"), (True, "spread")])
-def test_training_and_going_on_never_hold_the_text(
+def test_training_and_resuming_never_load_the_whole_text(
     corpus: Corpus, tmp_path: Path, random_start: bool, split: str
 ) -> None:
     config = TINY.replace(

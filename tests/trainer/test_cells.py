@@ -77,7 +77,7 @@ def _torch_reads(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_carrying_the_state_is_the_same_as_reading_on(cell: str) -> None:
+def test_carrying_the_state_equals_reading_on(cell: str) -> None:
     network = Network(cell)
     stepper = Stepper(network.model())
     tokens, states = _random_tokens(network, 3, 40), network.random_states(3)
@@ -89,7 +89,7 @@ def test_carrying_the_state_is_the_same_as_reading_on(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_state_of_zeros_forgets_what_was_read(cell: str) -> None:
+def test_a_zero_state_forgets_earlier_input(cell: str) -> None:
     network = Network(cell)
     stepper = Stepper(network.model())
     zeros = np.zeros((1, network.state_size), np.float32)

@@ -43,7 +43,7 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_a_checkpoint_says_what_it_is(run: Path, path: Path) -> None:
+def test_a_checkpoint_describes_itself(run: Path, path: Path) -> None:
     checkpoint = load_checkpoint(path)
     corpus = Corpus.from_text(TEXT)
     assert path.name == "lstm-2x8-step12.safetensors"
@@ -86,7 +86,7 @@ def test_tensors_have_torchs_names_and_one_metadata_key_is_canonical_json(path: 
     assert json.dumps(values, sort_keys=True, separators=(",", ":")) == metadata["charrnn"]
 
 
-def test_a_network_comes_out_of_a_checkpoint_as_it_went_in(tmp_path: Path) -> None:
+def test_a_network_survives_a_checkpoint_unchanged(tmp_path: Path) -> None:
     result = train(TINY.replace(cell="gru"), Corpus.from_text(TEXT), out=tmp_path / "run")
     before = torch.get_rng_state()
     network = load_checkpoint(find_checkpoint(tmp_path / "run", "last")).network()
@@ -95,7 +95,7 @@ def test_a_network_comes_out_of_a_checkpoint_as_it_went_in(tmp_path: Path) -> No
         assert torch.equal(network.state_dict()[name], weight)
 
 
-def test_saving_what_was_loaded_gives_the_same_bytes(path: Path, content: bytes, tmp_path: Path) -> None:
+def test_saving_a_loaded_checkpoint_gives_the_same_bytes(path: Path, content: bytes, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(path)
     copy = Checkpoint(**{**vars(checkpoint), "path": tmp_path / "copy.safetensors"})
     save_checkpoint(copy, copy.tensors)
@@ -152,13 +152,13 @@ def test_without_validation_the_last_is_the_best(tmp_path: Path) -> None:
     assert all(entry.validation_loss is None for entry in entries)
 
 
-def test_a_file_is_its_own_answer(path: Path) -> None:
+def test_a_checkpoint_file_is_found_by_its_own_path(path: Path) -> None:
     assert find_checkpoint(path) == find_checkpoint(path, "last") == find_checkpoint(path, 12) == path
     with pytest.raises(CheckpointError, match="no checkpoint at step 6; its checkpoints are at 12"):
         find_checkpoint(path, 6)
 
 
-def test_what_cannot_be_found_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_an_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint at step 7; its checkpoints are at 6, .*12"):
         find_checkpoint(run, 7)
     with pytest.raises(CheckpointError, match=r"missing does not exist"):
@@ -186,7 +186,7 @@ def refusal(folder: Path, content: bytes) -> str:
     return message
 
 
-def test_a_checkpoint_that_was_cut_anywhere_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_checkpoint_truncated_anywhere_is_rejected(content: bytes, tmp_path: Path) -> None:
     size = 8 + int.from_bytes(content[:8], "little")
     for length in {0, 1, 7, 8, 9, size // 2, size - 1, size, size + 1, len(content) // 2, len(content) - 1}:
         refusal(tmp_path, content[:length])
@@ -219,7 +219,7 @@ class _Harmful:
         return os.mkdir, ("harm",)
 
 
-def test_a_pickle_is_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_is_rejected_and_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weights": torch.zeros(3)}, tmp_path / "saved.pt")
     for content in (pickle.dumps(_Harmful()), (tmp_path / "saved.pt").read_bytes()):
@@ -282,11 +282,11 @@ LIES: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lying_header_is_refused(content: bytes, tmp_path: Path, lie: str) -> None:
+def test_a_false_header_is_rejected(content: bytes, tmp_path: Path, lie: str) -> None:
     refusal(tmp_path, with_values(content, LIES[lie]))
 
 
-def test_the_same_header_written_again_is_taken(content: bytes, tmp_path: Path) -> None:
+def test_the_same_header_rewritten_is_accepted(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "same.safetensors"
     path.write_bytes(with_values(content, lambda about: None))
     assert load_checkpoint(path).step == 12

@@ -136,7 +136,7 @@ def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
         ({"threads": 0}, "--threads"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_by_its_name_and_in_commands_by_its_flag(
+def test_a_disallowed_value_is_rejected_by_name_and_in_commands_by_its_flag(
     settings: dict[str, Any], flag: str
 ) -> None:
     *_, name = settings
@@ -186,7 +186,7 @@ def test_an_unknown_setting_is_told_the_likely_one_and_all_others(name: str, mea
         ("a=" + "[" * 10_000, "is not a TOML file"),
     ],
 )
-def test_a_wrong_file_of_settings_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_an_invalid_settings_file_is_rejected(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "run.toml"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(CharRNNError, match=message) as caught:
@@ -196,7 +196,7 @@ def test_a_wrong_file_of_settings_is_refused(tmp_path: Path, content: str, messa
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_and_missing_files_are_no_settings(tmp_path: Path) -> None:
+def test_binary_and_missing_files_are_not_settings(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for name, message in (("bytes", "not a TOML"), ("missing", "cannot read"), (".", "is a folder")):
         with pytest.raises(CharRNNError, match=message):
@@ -209,7 +209,7 @@ def test_symbols_are_read_one_hot_until_there_are_many() -> None:
     assert NetworkConfig(embedding_size=7).resolve(65).embedding_size == 7
 
 
-def test_weights_cannot_be_tied_to_an_embedding_that_is_not_there() -> None:
+def test_weights_cannot_be_tied_without_an_embedding() -> None:
     with pytest.raises(SettingError, match=r"tie_weights .* embedding_size=0 means no embedding; omit one"):
         NetworkConfig(embedding_size=0, tie_weights=True)
 

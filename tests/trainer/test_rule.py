@@ -85,7 +85,7 @@ def test_cell_and_sizes_follow_text_and_machine(
         (SONNETS, 2_000, 192, 0.6, 0.35),
     ],
 )
-def test_what_is_dropped_is_near_what_was_measured_as_good(
+def test_dropout_is_close_to_the_best_measured_values(
     text: tuple[int, int], steps: int, hidden: int, dropout: float, weight_drop: float
 ) -> None:
     given = {"cell": "gru", "layers": 1, "hidden_size": hidden, "batch_size": 16, "seq_length": 64}
@@ -120,7 +120,7 @@ def test_more_time_never_gives_a_smaller_network_nor_drops_less() -> None:
         assert dropped == sorted(dropped)
 
 
-def test_what_has_learned_before_learns_at_a_lower_rate() -> None:
+def test_fine_tuning_uses_a_lower_learning_rate() -> None:
     given = {"cell": "gru", "layers": 1, "hidden_size": 256}
     config = TrainConfig().replace(embedding_size=65, **given)
     new, known = (

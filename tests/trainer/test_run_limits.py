@@ -59,7 +59,7 @@ def test_patience_ends_a_run_after_so_many_validations_without_a_new_best(
     assert steps_kept(tmp_path / "run") == [4, 6]
 
 
-def test_a_run_that_patience_ended_goes_on_when_more_is_given(
+def test_a_run_ended_by_patience_continues_with_more_patience(
     tmp_path: Path, validations: list[float]
 ) -> None:
     validations += [1.0, 2.0]
@@ -70,9 +70,7 @@ def test_a_run_that_patience_ended_goes_on_when_more_is_given(
     assert resume(tmp_path / "run", changes={"patience": 0}).step == 8
 
 
-def test_a_run_that_patience_ended_says_so_and_reports_its_last_step(
-    tmp_path: Path, validations: list[float]
-) -> None:
+def test_early_stopping_is_reported_with_the_last_step(tmp_path: Path, validations: list[float]) -> None:
     validations += [3.0, 2.0, 2.5, 2.1]
     events: list[Event] = []
     config = TINY.replace(eval_every=1, save_every=100, steps=50, patience=2)
@@ -195,9 +193,7 @@ def test_validations_on_the_way_take_a_twentieth_of_the_time_at_most(
     assert 3 <= validations <= 0.05 * 300 + 1
 
 
-def test_a_plan_that_was_made_anew_is_what_the_run_goes_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_continues_with_a_revised_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that take a hundredth of what was planned leave time for more passes, and more is dropped."""
     monkeypatch.setattr(pace, "WINDOW", 0.0)
     config = TINY.replace(minutes=0.03, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)

@@ -27,7 +27,7 @@ def test_runs_get_folders_of_their_own(tmp_path: Path) -> None:
             assert run.folder == tmp_path / "ckpt" / expected
 
 
-def test_a_folder_of_something_else_is_passed_over(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "lstm").write_text("not a folder")
     (tmp_path / "lstm-2").mkdir()
     with Run.create_in(tmp_path, "lstm") as run:
@@ -87,7 +87,7 @@ def test_not_even_root_can_make_a_folder_everywhere() -> None:
         check_can_make(Path("/proc/run"))
 
 
-def test_what_a_preparation_left_that_was_killed_gives_way_to_a_new_run(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_start_are_replaced_by_a_new_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     for name in (".lock", "tokens.safetensors", ".tokens.safetensors.7-ab.part"):
@@ -98,13 +98,13 @@ def test_what_a_preparation_left_that_was_killed_gives_way_to_a_new_run(tmp_path
     assert run.config_path.exists()
 
 
-def test_what_is_no_run_cannot_be_gone_on_with(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match="is not a run"):
         Run.open(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_process_is_refused_while_the_first_lives_and_welcome_after_it(tmp_path: Path) -> None:
+def test_a_second_process_is_rejected_while_the_first_runs_and_accepted_afterwards(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run") as run:
         run.write_config(FILE)
         with pytest.raises(CharRNNError, match=r"another process is training in .*run"):

@@ -166,7 +166,7 @@ def test_no_two_options_share_a_name() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--lr", "-1"), "--learning-rate must be a number above 0 to 1000, not -1.0"),
+        (("--lr", "-1"), "--learning-rate must be a number above 0 and at most 1000, not -1.0"),
         (("--hidden", "0"), "--hidden-size must be a whole number from 1 to 16,384, not 0"),
         (("--batch", "0"), "--batch-size must be"),
         (("--seq-len", "0"), "--seq-length must be"),
@@ -237,11 +237,11 @@ def test_the_shell_completes_options_and_their_choices(
         (("--precision", "tf32"), 1, "--precision tf32 is for GPUs, and this run computes on"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
         (("missing.txt",), 1, "missing.txt does not exist"),
-        (("text",), 2, "text was given twice"),
+        (("text",), 2, "text is given twice"),
         (("full",), 2, "full is a folder; say which of its files to read"),
     ],
 )
-def test_what_cannot_work_is_found_before_a_text_is_read(
+def test_errors_are_found_before_a_text_is_read(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, words: Sequence[str], code: int, message: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -47,7 +47,7 @@ def parts(scanned: ScannedText, folder: Path, data: DataConfig) -> tuple[str, st
     st.sampled_from([0.1, 0.25, 0.5]),
     st.sampled_from([1, 7, 4096]),
 )
-def test_the_end_of_each_text_validates_and_separators_stand_between(
+def test_the_end_of_each_text_is_held_out_with_separators_between(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], separator: str, fraction: float, piece: int
 ) -> None:
     folder = tmp_path_factory.mktemp("texts")
@@ -106,13 +106,13 @@ def test_names_hashes_and_sizes_are_those_of_all_texts(tmp_path: Path) -> None:
 def test_one_text_that_is_given_twice_is_refused_under_any_name(tmp_path: Path) -> None:
     paths = written(tmp_path, TEXTS)
     (tmp_path / "link").symlink_to(paths[0])
-    with pytest.raises(SettingError, match=r"link was given twice"):
+    with pytest.raises(SettingError, match=r"link is given twice"):
         scan_texts([*paths, str(tmp_path / "link")])
     with pytest.raises(SettingError, match="no text given"):
         scan_texts([])
 
 
-def test_what_is_wrong_with_one_of_several_is_told_by_its_name(tmp_path: Path) -> None:
+def test_an_error_in_one_of_several_texts_names_it(tmp_path: Path) -> None:
     paths = written(tmp_path, TEXTS)
     Path(paths[1]).write_bytes(b"caf\xe9" * 20)
     with pytest.raises(CharRNNError, match=r"1\.txt is not UTF-8"):

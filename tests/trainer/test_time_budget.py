@@ -153,7 +153,7 @@ def test_steps_validations_and_what_was_spent_fill_the_time(
     assert total > 0.9 * 60 * minutes - 2.0
 
 
-def test_without_time_to_measure_speed_is_reckoned_by_the_work(measured: Machine) -> None:
+def test_without_time_to_measure_speed_is_estimated(measured: Machine) -> None:
     config = SIZED.replace(minutes=0.5, precision="fp32", onednn=False, device="cpu")
     machine = measured(0.6, 0.0)
     assert machine.seconds_per_step(config) == 0.6  # and four steps of it are all the time there is

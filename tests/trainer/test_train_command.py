@@ -66,7 +66,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return run
 
 
-def test_a_training_says_what_it_does_and_prints_its_folder(program: Program) -> None:
+def test_a_run_reports_its_progress_and_prints_its_folder(program: Program) -> None:
     done = program("my.txt", "--cell", "gru", *TRAIN, *TINY_FLAGS)
     assert (done.code, done.out) == (0, "ckpt/gru\n")
     lines = done.err.splitlines()
@@ -233,7 +233,7 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
     done = program("--resume", "ckpt", "--steps", "9", "--log-every", "3")
     assert (done.code, done.out) == (0, "ckpt/lstm\n")
     assert done.err.startswith("resuming ckpt/lstm\n")
-    assert "training from step 6: 9 steps" in done.err
+    assert "training from step 6: 9 steps in total" in done.err
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 9
     again = program("--resume", "ckpt/lstm")
     assert (again.code, again.out) == (0, "ckpt/lstm\n")
@@ -244,7 +244,7 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 18
 
 
-def test_a_run_whose_minutes_are_over_says_where_its_best_is_and_how_to_train_on(
+def test_a_run_out_of_time_prints_its_best_checkpoint_and_how_to_train_further(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = program("my.txt", "--minutes", "0.001", *TINY_FLAGS)
@@ -308,7 +308,7 @@ def test_what_a_resumed_run_cannot_change_is_refused(program: Program, words: tu
     assert "cannot be" in done.err.splitlines()[-1]
 
 
-def test_what_resuming_cannot_change_a_new_run_from_the_weights_can(program: Program) -> None:
+def test_settings_fixed_on_resume_can_change_in_a_run_from_the_weights(program: Program) -> None:
     assert program("my.txt", *TRAIN, *TINY_FLAGS).code == 0
     done = program("--resume", "ckpt/lstm", "--learning-rate", "0.001")
     assert (done.code, done.out) == (2, "")
@@ -331,7 +331,7 @@ def test_deterministic_runs_measure_nothing_and_give_the_same_model(program: Pro
         assert tensor.equal(again.tensors[name]), name
 
 
-def test_what_was_measured_is_told_with_what_repeats_it(program: Program) -> None:
+def test_measured_choices_are_reported_with_the_options_that_repeat_them(program: Program) -> None:
     done = program("my.txt", "--cell", "gru", "--steps", "6", "--layers", "1")
     found = re.search(r"to repeat this run exactly, use the same seed and (.*), or its config.toml", done.err)
     assert found, done.err
@@ -342,7 +342,7 @@ def test_what_was_measured_is_told_with_what_repeats_it(program: Program) -> Non
         assert tensor.equal(second.tensors[name]), name
 
 
-def test_a_network_learns_on_from_another_run(program: Program) -> None:
+def test_training_starts_from_the_weights_of_another_run(program: Program) -> None:
     program("my.txt", *TRAIN, *TINY_FLAGS, "--level", "byte")
     Path("more.txt").write_text(TEXT.upper(), encoding="utf-8")
     flags = ("--steps", "2", "--precision", "fp32", "--no-onednn", "--batch-size", "4", "--seq-length", "16")
@@ -374,7 +374,7 @@ GROWN = [(), ("--tie-weights", "--embedding-size", "3"), ("--embedding-size", "3
         *(pytest.param(True, each, marks=[pytest.mark.nightly] * (each in GROWN[2:])) for each in GROWN),
     ],
 )
-def test_characters_that_a_network_to_start_from_lacks_are_added_and_told(
+def test_characters_new_to_the_network_are_added_and_reported(
     program: Program, network: tuple[str, ...], planned: bool
 ) -> None:
     minutes = ("--minutes", "50") if planned else ()
@@ -430,7 +430,7 @@ def test_settings_given_as_a_text_are_named_and_the_advice_works(program: Progra
     assert program("other.toml", *TRAIN, *TINY_FLAGS).code == 0
 
 
-def test_an_empty_text_among_others_is_told(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_text_among_others_is_reported(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("empty.txt").touch()
     done = program("my.txt", "empty.txt", *TRAIN, *TINY_FLAGS)
     assert done.code == 0
@@ -467,11 +467,11 @@ def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["more"], r"more is a folder; say which of its files to read, such as --glob '\*\.txt'"),
+        (["more"], r"more is a folder; choose the files to read, such as --glob '\*\.txt'"),
         (["more", "--glob", "*.md"], r"more has no file that matches --glob '\*\.md'"),
         (["my.txt", "--glob", "*.txt"], "--glob selects files in a folder; give a folder as TEXT"),
         (["--glob", "*.txt"], "--glob selects files in a folder; give a folder as TEXT"),
-        (["my.txt", "./my.txt"], "my.txt was given twice"),
+        (["my.txt", "./my.txt"], "my.txt is given twice"),
         (["my.txt", "--lines", "--separator", "|"], "--separator cannot be given with --lines"),
         (["--resume", "ckpt", "--glob", "*"], "--glob cannot be given with --resume"),
     ],
@@ -577,7 +577,7 @@ def test_a_byte_order_mark_and_a_short_text_are_told(program: Program) -> None:
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["before any checkpoint", "after one"])
-def test_what_is_advised_after_divergence_works(
+def test_the_advice_after_divergence_works(
     program: Program, monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
     real, calls = network_module.next_token_loss, 0
@@ -631,7 +631,9 @@ def test_a_text_from_standard_input_is_not_named_in_the_advice_after_divergence(
     assert "--config" not in done.err
 
 
-def test_a_full_disk_is_told_with_the_way_to_go_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_with_the_command_to_resume(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.replace
 
     def full(source: str, target: Path) -> None:
@@ -654,7 +656,7 @@ def test_a_full_disk_is_told_with_the_way_to_go_on(program: Program, monkeypatch
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "my.txt").write_text(TEXT)
     words = ("my.txt", "--steps", "1000000", "--log-every", "20", "--eval-every", "1000000", *TINY_FLAGS)
     process = subprocess.Popen(
@@ -755,7 +757,7 @@ def test_what_could_harm_a_terminal_is_replaced() -> None:
     assert printable("a\tb\x1b[1m\x07é\u202e") == "a   b·[1m·é·"
 
 
-def test_a_mapping_is_shortened() -> None:
+def test_the_list_of_ids_is_abbreviated() -> None:
     assert display_module._mapping(("\n", "a"), 100) == r"'\n' 0, 'a' 1"
     alphabet = tuple("abcdefghijklmnopqrstuvwxyz")
     assert display_module._mapping(alphabet, 100) == (

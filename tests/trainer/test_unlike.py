@@ -77,7 +77,7 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize("name", UNLIKE)
-def test_a_validation_part_that_is_unlike_the_rest_is_said(name: str) -> None:
+def test_unlike_validation_text_is_reported(name: str) -> None:
     text, expected = UNLIKE[name]
     said = said_of(text)
     assert said is not None
@@ -101,7 +101,7 @@ LIKE = {
 
 @pytest.mark.parametrize("name", LIKE)
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.1, 0.3])
-def test_of_a_validation_part_that_is_like_the_rest_nothing_is_said(name: str, fraction: float) -> None:
+def test_similar_validation_text_is_not_reported(name: str, fraction: float) -> None:
     if "too little" in name and fraction > 0.1:
         pytest.skip("this much is enough")
     assert said_of(LIKE[name], fraction) is None
@@ -133,7 +133,7 @@ def test_the_bits_are_those_of_the_stated_model() -> None:
     assert part_bits(ids[:1_600], ids[1_600:], 6) == pytest.approx(expected, rel=1e-9)
 
 
-def test_of_a_long_text_samples_of_fixed_size_are_read() -> None:
+def test_long_texts_are_sampled_at_fixed_size() -> None:
     class Watched(np.ndarray):
         read = 0
 
@@ -147,7 +147,7 @@ def test_of_a_long_text_samples_of_fixed_size_are_read() -> None:
 
 
 @pytest.mark.parametrize(("split", "warnings"), [("end", 1), ("spread", 0)])
-def test_a_training_says_it_before_its_first_step(split: str, warnings: int) -> None:
+def test_the_warning_comes_before_the_first_step(split: str, warnings: int) -> None:
     events: list[Event] = []
     corpus = Corpus.from_text(UNLIKE["code behind prose"][0])
     train(TINY.replace(steps=1, split=split, val_fraction=0.1), corpus, events.append)

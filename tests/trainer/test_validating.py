@@ -35,7 +35,7 @@ from tiny_runs import TINY
 
 
 @given(st.integers(1_000, 30_000_000), st.integers(1, 300_000), st.sampled_from(["end", "spread"]))
-def test_pieces_lie_apart_within_the_rows_and_cost_less_than_the_whole(
+def test_sample_pieces_are_disjoint_within_rows_and_cost_less_than_the_whole(
     tokens: int, characters: int, how: str
 ) -> None:
     rows = split_text(tokens, DataConfig(split=how)).rows()
@@ -56,7 +56,7 @@ def test_pieces_lie_apart_within_the_rows_and_cost_less_than_the_whole(
     assert (sample_rows(rows, characters).begins == sample.begins).all()
 
 
-def test_where_all_is_no_more_to_read_all_is_read() -> None:
+def test_if_the_whole_text_is_as_cheap_it_is_used() -> None:
     rows = split_text(1_115_394, DataConfig()).rows()
     assert sample_rows(rows, 131_072) is rows
     assert sample_rows(rows, 0) is rows

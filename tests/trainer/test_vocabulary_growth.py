@@ -67,7 +67,7 @@ def test_one_that_lacks_nothing_stays_as_it_is_whatever_its_order() -> None:
     assert grow_vocabulary(of_bytes, "é") is of_bytes
 
 
-def test_what_is_added_is_told_in_one_line() -> None:
+def test_added_symbols_are_reported_in_one_line() -> None:
     assert words_on_growth("more.txt", KNOWN, KNOWN) is None
     one = words_on_growth("more.txt", Vocabulary("ab"), Vocabulary("a\nb"))
     assert one == "more.txt has 1 new character, added to the vocabulary: '\\n'"

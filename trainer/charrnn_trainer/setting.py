@@ -93,8 +93,11 @@ class Setting:
             )
         if self.kind is int:
             return f"a whole number from {self.low:,} to {self.high:,}"
-        begin = "above" if self.above_low else "from"
-        return f"a number {begin} {self.low:g} {'to below' if self.below_high else 'to'} {self.high:g}"
+        if self.above_low:
+            return f"a number above {self.low:g} and at most {self.high:g}"
+        if self.below_high:
+            return f"a number from {self.low:g} to below {self.high:g}"
+        return f"a number from {self.low:g} to {self.high:g}"
 
     @property
     def default_words(self) -> str:

@@ -24,7 +24,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.run.deterministic and self.optimization.minutes:
             raise SettingError(
-                "deterministic=True cannot be given with minutes, since the steps would depend on the clock; "
+                "deterministic=True cannot be given with minutes, since training would depend on the clock; "
                 "give steps instead of minutes",
                 "deterministic",
                 "minutes",

@@ -193,10 +193,9 @@ class Display:
         size = f"{config.data.batch_size} x {config.data.seq_length} {self._unit}"
         if config.data.lines:
             size = f"whole lines, up to {config.data.batch_size * config.data.seq_length:,} {self._unit}"
-        terminal.say(
-            f"training{where}: {length}, {'whichever comes first, ' if minutes and limited else ''}"
-            f"in batches of {size}; saving to {event.run}"
-        )
+        length += ", whichever comes first," if minutes and limited else ""
+        total = " in total" if event.step else ""
+        terminal.say(f"training{where}: {length}{total} in batches of {size}; saving to {event.run}")
         if self._console is not None:
             self._live = LiveDisplay(self._console, event)
 

@@ -47,8 +47,8 @@ def find(given: Sequence[str], pattern: str | None) -> Source:
             continue
         if pattern is None:
             raise SettingError(
-                f"{path} is a folder; say which of its files to read, such as --glob '*.txt', or "
-                "--glob '**/*.txt' to include its subfolders"
+                f"{path} is a folder; choose the files to read, such as --glob '*.txt', or "
+                "--glob '**/*.txt' to include subfolders"
             )
         found = _files_in(path, pattern)
         if not found:

@@ -286,7 +286,7 @@ def _check_paths(paths: Sequence[str]) -> None:
         check_readable(path)
         place = path if path == "-" else os.path.realpath(path)
         if place in seen:
-            raise SettingError(f"{path} was given twice; give each text once")
+            raise SettingError(f"{path} is given twice; give each text once")
         seen.add(place)
 
 
