@@ -120,7 +120,7 @@ def _modulo(name: str, integers: ArrayLike) -> NDArray[np.uint64]:
     array = np.atleast_1d(np.asarray(integers))
     if array.dtype.kind in "iu":
         return array.astype(np.uint64)
-    # NumPy makes objects or floats of integers that no type of its own holds together.
+    # NumPy makes objects or floats of integers that do not fit one integer type.
     exact = np.atleast_1d(np.array(integers, dtype=object))
     each = [whole_number(name, value) % 2**64 for value in exact.flat]
     return np.array(each, np.uint64).reshape(exact.shape)

@@ -179,7 +179,7 @@ def _check_temperature(temperature: float) -> None:
     try:
         Sampling(temperature)
     except SettingError as error:
-        # Without the advice to take the likeliest character: a comparison has no top_k.
+        # Without the advice to use top_k 1, which a comparison does not have.
         raise SettingError(str(error).partition("; ")[0], "temperature") from error
 
 
