@@ -15,6 +15,8 @@ from hypothesis import settings
 # What a shell starts in the background ignores Ctrl-C, and so would the commands that tests send one to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGQUIT") and signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # Some tests import onnxruntime themselves, before charrnn_runtime can keep it from reporting on them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
