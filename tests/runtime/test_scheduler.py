@@ -207,7 +207,9 @@ def test_a_stop_text_is_seen_where_blocks_meet(
 ) -> None:
     prompt, text = never_stopped[0]
     stop = text[place : place + 3]
-    assert lstm.generate(prompt, 400, seed=2, stop=stop) == prompt + text.partition(stop)[0]
+    (found,) = lstm.generate_each([prompt], 400, seed=2, stop=stop)
+    assert found.text == text.partition(stop)[0]
+    assert found.state.positions.tolist() == [text.index(stop) + 3]  # and nothing more is sampled
 
 
 @given(st.integers(1, 10_000))
