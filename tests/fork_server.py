@@ -207,8 +207,7 @@ def run(command: list[str]) -> None:
     if words[0] == "-m":
         sys.argv = words[1:]
         sys.path[0] = os.getcwd()
-        if not hasattr(sys.modules.get(words[1]), "__path__"):  # of a package its __main__ is run
-            sys.modules.pop(words[1], None)
+        sys.modules.pop(words[1], None)
         runpy._run_module_as_main(words[1])  # type: ignore[attr-defined]
     else:
         sys.argv = words

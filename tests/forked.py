@@ -75,8 +75,7 @@ def package_of(command: list[str]) -> str | None:
     """The package of the command that a command line starts, as a module or by its installed script."""
     program = Path(command[0])
     if command[:2] == [sys.executable, "-m"]:
-        module = command[2]
-        return next((each for each in PACKAGES if module == each or module.startswith(f"{each}.cli.")), None)
+        return next((each for each in PACKAGES if command[2].startswith(f"{each}.cli.")), None)
     if program.parent != Path(sys.executable).parent or not program.name.startswith("charrnn-"):
         return None
     return "charrnn_trainer" if program.name in TRAINER else "charrnn_runtime"

@@ -237,6 +237,7 @@ def test_all_work_with_graphs_is_done_in_one_thread_whoever_asks_for_it(
     monkeypatch.setattr(cuda_buffers, "_both_options", lambda _=None: both())  # the CPU does not capture
     model = on_device(exact)
     expected = model.generate(["A"] * 3, 2 * BLOCK + 1, seed=1)
+    model = on_device(exact)  # one that keeps no buffers without graphs
     model._engine._cuda_graphs = True
     with ThreadPoolExecutor(4) as pool:
         texts = list(pool.map(lambda _: model.generate(["A"] * 3, 2 * BLOCK + 1, seed=1), range(8)))

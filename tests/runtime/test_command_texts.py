@@ -367,7 +367,7 @@ def test_the_package_runs_its_commands() -> None:
         shown = _ok(run_module("charrnn_runtime", name, "--help"))
         assert f"Usage: charrnn-{name} " in shown
     expected = _ok(run_module("charrnn_runtime.cli.gen", MODEL, "-n", 9, "-s", 1))
-    assert _ok(run_module("charrnn_runtime", "gen", MODEL, "-n", 9, "-s", 1, anew=True)) == expected
+    assert _ok(run_module("charrnn_runtime", "gen", MODEL, "-n", 9, "-s", 1)) == expected
     assert (
         "choose from gen, score, quality, view, serve, triton, info"
         in _said(run_module("charrnn_runtime", "train"), 2)[-1]

@@ -201,6 +201,17 @@ def test_a_stop_text_across_blocks_and_narrower_batches_is_seen(
     assert alone == expected[0]
 
 
+@pytest.mark.parametrize("place", range(BLOCK - 10, BLOCK + 3))  # blocks begin with the prompt
+def test_a_stop_text_is_seen_where_blocks_meet(
+    lstm: CharRNN, never_stopped: list[tuple[str, str]], place: int
+) -> None:
+    prompt, text = never_stopped[0]
+    stop = text[place : place + 3]
+    (found,) = lstm.generate_each([prompt], 400, seed=2, stop=stop)
+    assert found.text == text.partition(stop)[0]
+    assert found.state.positions.tolist() == [text.index(stop) + 3]  # and nothing more is sampled
+
+
 @given(st.integers(1, 10_000))
 def test_a_batch_is_as_wide_as_its_streams_or_little_wider(streams: int) -> None:
     wide = width(streams)

@@ -116,7 +116,7 @@ batches = given(st.lists(plans, min_size=1, max_size=14), st.integers(1, 9))
 
 
 @pytest.mark.parametrize(("name", "threads"), [("gru-2x12-fp32", 1), ("lstm-2x12-int8", 3)])
-@settings(max_examples=50)
+@settings(max_examples=40)
 @batches
 def test_each_request_gives_what_its_stream_gives_alone(
     name: str, threads: int, plans: list[Plan], max_batch_size: int
