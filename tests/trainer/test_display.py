@@ -126,8 +126,8 @@ def test_a_number_of_steps_with_a_time_limit_gets_no_estimate(
     [
         (1.0, 1, "1 minute or 1 step, whichever comes first"),
         (0.5, 2, "0.5 minutes or 2 steps, whichever comes first"),
-        (1.0, MOST_STEPS, "1 minute, in batches"),
-        (0.0, 1, "1 step, in batches"),
+        (1.0, MOST_STEPS, "1 minute in batches"),
+        (0.0, 1, "1 step in batches"),
     ],
 )
 def test_minutes_and_steps_are_plural_but_for_one(

@@ -238,7 +238,7 @@ def test_the_shell_completes_options_and_their_choices(
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
         (("missing.txt",), 1, "missing.txt does not exist"),
         (("text",), 2, "text is given twice"),
-        (("full",), 2, "full is a folder; say which of its files to read"),
+        (("full",), 2, "full is a folder; choose the files to read"),
     ],
 )
 def test_errors_are_found_before_a_text_is_read(
