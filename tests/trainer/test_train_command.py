@@ -541,7 +541,7 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
             2,
             "--steps must be a whole number from 1 to ",
         ),
-        (("my.txt", "--lr", "abc"), 2, "--learning-rate must be a number above 0 to 1000, not 'abc'"),
+        (("my.txt", "--lr", "abc"), 2, "must be a number above 0 and at most 1000, not 'abc'"),
         (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
         (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
         (("my.txt", "--sleeps", "3"), 2, "--sleeps"),
