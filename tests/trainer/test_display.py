@@ -33,13 +33,16 @@ def told(
 def test_the_course_preset_gets_an_estimate_and_a_faster_alternative(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = "5,995 steps remain, about 40 minutes on this machine; --minutes 3 trains a better model in less"
+    line = (
+        "remaining: 5,995 steps, about 40 minutes on this machine; --minutes 3 trains a better model in less "
+        "time\n"
+    )
     assert told(capsys, COURSE, 0.4).count(line) == 1
-    assert "5,995 steps remain" in told(capsys, COURSE.replace(cell="gru"), 0.4)
-    assert "\n995 steps remain" in told(capsys, COURSE, 0.4, step=5_000)
-    assert "\n995 steps remain, about a minute on this machine" in told(capsys, COURSE, 0.08, step=5_000)
+    assert "remaining: 5,995 steps" in told(capsys, COURSE.replace(cell="gru"), 0.4)
+    assert "\nremaining: 995 steps" in told(capsys, COURSE, 0.4, step=5_000)
+    assert "\nremaining: 995 steps, about a minute on this machine" in told(capsys, COURSE, 0.08, step=5_000)
     resumed = told(capsys, COURSE, 0.4, step=1_000)
-    assert "4,995 steps remain" in resumed
+    assert "remaining: 4,995 steps" in resumed
     assert "--minutes" not in resumed  # it would not plan another network
 
 
@@ -53,7 +56,7 @@ def test_other_settings_get_an_estimate_without_advice(capsys: pytest.CaptureFix
 def test_short_runs_and_runs_with_a_time_limit_get_no_estimate(
     capsys: pytest.CaptureFixture[str], settings: dict[str, Any]
 ) -> None:
-    assert "steps remain" not in told(capsys, COURSE.replace(**settings), 0.4)
+    assert "remaining" not in told(capsys, COURSE.replace(**settings), 0.4)
 
 
 @pytest.mark.parametrize(("step", "late"), [(1_000, True), (5_500, False)])
@@ -115,16 +118,16 @@ def test_a_number_of_steps_with_a_time_limit_gets_no_estimate(
 ) -> None:
     said = told(capsys, COURSE.replace(minutes=3.0), 0.4)
     assert "training: 3 minutes or 6,000 steps, whichever comes first, in batches of" in said
-    assert "steps remain" not in said
+    assert "remaining" not in said
 
 
 @pytest.mark.parametrize(
     ("minutes", "steps", "words"),
     [
-        (1.0, 1, "1 minute or 1 step, whichever is less"),
-        (0.5, 2, "0.5 minutes or 2 steps, whichever is less"),
-        (1.0, MOST_STEPS, "1 minute, in batches"),
-        (0.0, 1, "1 step, in batches"),
+        (1.0, 1, "1 minute or 1 step, whichever comes first"),
+        (0.5, 2, "0.5 minutes or 2 steps, whichever comes first"),
+        (1.0, MOST_STEPS, "1 minute in batches"),
+        (0.0, 1, "1 step in batches"),
     ],
 )
 def test_minutes_and_steps_are_plural_but_for_one(
@@ -138,10 +141,10 @@ def test_minutes_and_steps_are_plural_but_for_one(
 @pytest.mark.parametrize(
     ("settings", "step", "words"),
     [
-        ({"steps": 1}, 1, "its 1 step is done"),
-        ({"steps": 2}, 2, "all 2 steps are done"),
-        ({"minutes": 1.0}, 1, "its 1 minute is done"),
-        ({"minutes": 0.5}, 1, "its 0.5 minutes are done"),
+        ({"steps": 1}, 1, "1 step"),
+        ({"steps": 2}, 2, "2 steps"),
+        ({"minutes": 1.0}, 1, "1 minute"),
+        ({"minutes": 0.5}, 1, "0.5 minutes"),
     ],
 )
 def test_what_a_finished_run_has_done_is_plural_but_for_one(
@@ -149,7 +152,7 @@ def test_what_a_finished_run_has_done_is_plural_but_for_one(
 ) -> None:
     config = COURSE.replace(**settings)
     Display()(Started(config, step, 1.0, 1, 900, 100, "cpu", Path("run"), lambda _: ""))
-    assert f"run is finished: {words}\n" in capsys.readouterr().err
+    assert f"run is already finished: it has trained for {words}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_what_depends_on_the_steps_is_planned_anew_and_what_was_given_stays() ->
             break
     assert found is not None
     assert step < 6
-    assert "steps now take 1 s instead of the planned 0.1 s; about 150 steps remain" in found.words
+    assert "steps now take 1 s instead of the planned 0.1 s; about 150 steps left" in found.words
     assert found.config.network.dropout < 0.3
     assert found.config.network.hidden_size == 512
     assert found.config.network.weight_drop == config.network.weight_drop

@@ -72,10 +72,10 @@ def test_a_folder_that_cannot_be_made_is_found_so(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link"):
-        with pytest.raises(CharRNNError, match=rf"cannot make the folder .*run: .*{name} is not a folder"):
+        with pytest.raises(CharRNNError, match=rf"cannot create the folder .*run: .*{name} is not a folder"):
             check_can_make(tmp_path / name / "run")
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(CharRNNError, match=r"cannot make the folder .*run: .* is not writable"):
+    with pytest.raises(CharRNNError, match=r"cannot create the folder .*run: .* is not writable"):
         check_can_make(tmp_path / "new" / "run")
     with pytest.raises(CharRNNError, match=r"cannot write to .* is not writable"):
         check_can_make(tmp_path)
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_made_is_found_so(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nothing can be made")
 def test_not_even_root_can_make_a_folder_everywhere() -> None:
-    with pytest.raises(CharRNNError, match=r"cannot make the folder /proc/run: /proc is not writable"):
+    with pytest.raises(CharRNNError, match=r"cannot create the folder /proc/run: /proc is not writable"):
         check_can_make(Path("/proc/run"))
 
 

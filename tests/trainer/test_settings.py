@@ -233,12 +233,12 @@ def test_the_shell_completes_options_and_their_choices(
         (("--config", "full"), 1, "full is a folder; give a run's config.toml"),
         (("--out", "run"), 2, "--out run already contains a run; give a new folder\n"),
         (("--device", "cuda"), 1, "--device cuda: PyTorch finds no GPU"),
-        (("--out", "text/run/deep"), 1, f"cannot make the folder text{os.sep}run{os.sep}deep: "),
+        (("--out", "text/run/deep"), 1, f"cannot create the folder text{os.sep}run{os.sep}deep: "),
         (("--precision", "tf32"), 1, "--precision tf32 is for GPUs, and this run computes on"),
         (("--tensorboard",), 1, "--tensorboard needs the package tensorboard"),
         (("missing.txt",), 1, "missing.txt does not exist"),
         (("text",), 2, "text is given twice"),
-        (("full",), 2, "full is a folder; say which of its files to read"),
+        (("full",), 2, "full is a folder; choose the files to read"),
     ],
 )
 def test_errors_are_found_before_a_text_is_read(
@@ -263,6 +263,6 @@ def test_a_plain_file_where_runs_go_is_found_before_a_text_is_read(asked: Asked)
     code, _, err = asked("text")
     assert code == 1
     assert err == (
-        "charrnn-train: error: cannot make the folder ckpt: ckpt is not a folder; give another one with "
+        "charrnn-train: error: cannot create the folder ckpt: ckpt is not a folder; give another one with "
         "--out FOLDER\n"
     )

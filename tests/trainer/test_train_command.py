@@ -237,7 +237,7 @@ def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Pr
     assert [entry.step for entry in list_checkpoints("ckpt")][-1] == 9
     again = program("--resume", "ckpt/lstm")
     assert (again.code, again.out) == (0, "ckpt/lstm\n")
-    assert "\nckpt/lstm is already finished: all 9 steps are done\n" in again.err
+    assert "\nckpt/lstm is already finished: it has trained for 9 steps\n" in again.err
     assert f"\nbest checkpoint: {find_checkpoint('ckpt/lstm')}\n" in again.err
     assert "\nto train further: charrnn-train --resume ckpt/lstm --steps 18\n" in again.err
     assert program("--resume", "ckpt/lstm", "--steps", "18").code == 0
@@ -257,7 +257,7 @@ def test_a_run_out_of_time_prints_its_best_checkpoint_and_how_to_train_further(
     again = program("--resume", "ckpt")
     assert again.code == 0
     run = last.path.parent
-    assert f"\n{run} is already finished: its 0.001 minutes are used up\n" in again.err
+    assert f"\n{run} is already finished: it has trained for 0.001 minutes\n" in again.err
     assert f"\nbest checkpoint: {last.path}\n" in again.err
     advice = re.search(rf"\nto train further: charrnn-train (--resume {run} --minutes [\d.]+)\n", again.err)
     assert advice is not None, again.err
@@ -541,7 +541,7 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
             2,
             "--steps must be a whole number from 1 to ",
         ),
-        (("my.txt", "--lr", "abc"), 2, "--learning-rate must be a number above 0 to 1000, not 'abc'"),
+        (("my.txt", "--lr", "abc"), 2, "must be a number above 0 and at most 1000, not 'abc'"),
         (("my.txt", "--learning-rate", "nan"), 2, "--learning-rate"),
         (("my.txt", "--val-fraction", "1"), 2, "--val-fraction"),
         (("my.txt", "--sleeps", "3"), 2, "--sleeps"),

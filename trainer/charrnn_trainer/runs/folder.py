@@ -233,9 +233,9 @@ def check_can_make(folder: Path) -> None:
     places = (place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     nearest = next(places, folder)
     if not nearest.is_dir():
-        raise CharRNNError(f"cannot make the folder {folder}: {nearest} is not a folder")
+        raise CharRNNError(f"cannot create the folder {folder}: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK) or not _makes_folders(nearest):
-        what = "write to" if nearest == folder else "make the folder"
+        what = "write to" if nearest == folder else "create the folder"
         raise CharRNNError(f"cannot {what} {folder}: {nearest} is not writable")
 
 
