@@ -1,4 +1,4 @@
-"""Writes the page of the models that ship, models/README.md, from the runs and the files themselves.
+"""Writes models/README.md, the page of the bundled models, from their runs and files.
 
     python tests/benchmarks/models_page.py [--check] NAME=COMMAND ...
 

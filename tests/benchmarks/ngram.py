@@ -1,10 +1,10 @@
-"""A character n-gram model to measure against: interpolated modified Kneser-Ney smoothing, orders 1 to 10.
+"""A character n-gram baseline: interpolated modified Kneser-Ney smoothing, orders 1 to 10.
 
     python tests/benchmarks/ngram.py TEXT... [--orders N]
 
-For each text: bits per character on its last 10 %, order by order, of models that counted the first 90 %.
-The counts stay those of the training part (the model is static), while the context of a character is whatever
-stands before it, in the validation part too.
+For each text, it prints bits per character on its last 10 % for each order, of models that counted the first
+90 %. The counts are those of the training part only (the model is static); the context of a character is the
+text before it, including validation text.
 
 The smoothing is that of Chen and Goodman, "An empirical study of smoothing techniques for language modeling"
 (Computer Speech and Language 13, 1999), interpolated: three discounts an order, from the counts of counts.

@@ -1,11 +1,11 @@
-"""How fast training is on a CPU, beside the usual tutorial code, and how far from the limit.
+"""Measures the speed of training on a CPU, compared with the usual tutorial code and with the upper limit.
 
     python tests/benchmarks/training.py [--threads N] [--steps N] [--networks NAME ...] [--json FILE]
 
-For each network, in one run and turn by turn: a step of `train`; a step of a plain fp32 loop, in a process of
-its own, with PyTorch's own settings; and the limit: the matrix products of a step, forward and backward, of
-the same shapes and in the type that `train` computes in, each in the layout that is fastest. The medians of
-the rounds are compared. Then the validation loss after --steps steps, in the chosen type and in fp32.
+For each network, interleaved in one run: a step of `train`; a step of a plain fp32 loop in a separate
+process, with PyTorch's defaults; and the limit: the matrix products of a step, forward and backward, of the
+same shapes and in the type of `train`, each in the fastest layout. The medians of the rounds are compared.
+Then follows the validation loss after --steps steps, in the chosen type and in fp32.
 """
 
 from __future__ import annotations
