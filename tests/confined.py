@@ -1,4 +1,4 @@
-"""Runs a Python module where the kernel forbids what it must not do. Linux on x86-64 and Arm alone.
+"""Runs a Python module under kernel restrictions. Linux on x86-64 and Arm only.
 
     python -E -S tests/confined.py MODULE [ARGUMENT...]
 

@@ -1,4 +1,4 @@
-"""Makes model files that export never would: a good one is parsed, changed and written out again.
+"""Creates invalid model files: parses a valid one, changes it and writes it again.
 
 Fields that charrnn_runtime.format.proto leaves out on purpose are encoded by hand: a message keeps fields
 that it does not know and writes them out again.

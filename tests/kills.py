@@ -1,4 +1,4 @@
-"""Kills the commands while they work, and checks that nothing is half there and nothing earlier is lost.
+"""Kills the commands while they run, and checks that no file is incomplete and no earlier data is lost.
 
     python tests/kills.py                          200 kills
     python tests/kills.py --kills 20 --seed 7
@@ -55,7 +55,7 @@ FRESH_EVERY: Final = 6
 """One round of tries in so many starts processes anew, import and all."""
 
 MOST_AGAIN: Final = 3
-"""How often a command that was killed is begun again, and killed again, at most."""
+"""How often a killed command is restarted and killed again, at most."""
 
 MEMORY: Final = "/dev/shm"
 
@@ -85,7 +85,7 @@ PRELOADED: Final = (
 
 
 class Fault(Exception):
-    """A file that is half there, something that was lost, or a command that does not go on."""
+    """An incomplete file, lost data, or a command that does not continue."""
 
 
 # --- processes ---------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ class Workshop:
 
 
 def content(run: Path) -> Files:
-    """All that a run leaves, with the times taken out of its history."""
+    """All files of a run, with the times removed from its history."""
     files = {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
     lines = [json.loads(line) for line in files["history.jsonl"].splitlines()]
     files["history.jsonl"] = json.dumps([{**line, "seconds": 0} for line in lines]).encode()
@@ -411,7 +411,7 @@ def _fresh_folder(folder: Path) -> Path:
 
 
 def check_run(run: Path, shop: Workshop, saved_before: set[str]) -> None:
-    """What must hold for a run's folder after a kill at any moment."""
+    """Check the invariants of a run's folder after a kill."""
     from charrnn_trainer.runs.checkpoint import load_checkpoint
 
     if not (run / "config.toml").is_file():
@@ -479,7 +479,7 @@ Kills = Iterator[tuple[str, str | None]]
 
 
 def try_training(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
-    """Kill a training, and those that go on with it; the last goes on to the end."""
+    """Kill a training and those that resume it; the last one runs to the end."""
     run = folder / "run"
     yield "train", kill_somewhere(shop.training(folder, fresh=fresh), shop.paces["train"], random_)
     check_run(run, shop, set())

@@ -1,4 +1,4 @@
-"""Runs programs that may hang: with a limit in time, after which they are ended with all their children."""
+"""Runs programs that may hang: after a time limit, they are killed with all their children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tries many files on a reader, in processes of their own, so that a crash or a hang is seen and told.
+"""Tries many files on a reader in separate processes, so that crashes and hangs are reported.
 
     python tests/mutation_workers.py                     10,000 models and 10,000 checkpoints
     python tests/mutation_workers.py models --count 500 --first 20000

@@ -1,4 +1,4 @@
-"""Changes files at random, each change decided by a seed: any bytes, protobuf messages, JSON values.
+"""Mutates files at random, by a seed: raw bytes, protobuf messages, JSON values.
 
 A change of random bytes is found out by the outermost layer of a reader. So most of these changes keep a
 file well formed on the outside (lengths, hashes, JSON) and change one thing within.

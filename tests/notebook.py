@@ -1,4 +1,4 @@
-"""Runs a notebook's code without Jupyter, and keeps what its cells show.
+"""Runs a notebook's code without Jupyter, and stores the outputs of its cells.
 
 python tests/notebook.py docs/course.ipynb     runs it as it stands, and writes its outputs into it
 """

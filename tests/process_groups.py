@@ -1,4 +1,4 @@
-"""Two processes that wait for trainings to take part in, so that torch is imported once for many tests."""
+"""Two processes that take part in trainings on request, so that many tests share one import of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the commands for real, as modules of this very Python."""
+"""Runs the commands as modules of this Python."""
 
 from __future__ import annotations
 

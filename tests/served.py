@@ -1,4 +1,4 @@
-"""A server of charrnn-serve's in a thread of the tests, on a port that is free, and a plain client."""
+"""A charrnn-serve server in a thread of the tests, on a free port, and a plain client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""charrnn-serve as a process of its own, and clients that cost little: for load, and to look for leaks."""
+"""charrnn-serve in a separate process, and cheap clients, for load tests and leak checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings that take an instant, for the tests of training."""
+"""Very short trainings for the tests of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs run in a world of their own, where all is watched that Python code does to the world outside.
+"""Runs programs in an isolated environment, and records everything that Python code does outside of it.
 
 A `World` has an empty home, an empty folder for temporary files and an empty current folder; the environment
 holds nothing but what names them. In each Python process an audit hook refuses and writes down every socket,

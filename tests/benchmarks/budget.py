@@ -81,7 +81,7 @@ def measure(text: Path, minutes: float, options: list[str]) -> dict[str, Any]:
         )
         taken = time.perf_counter() - begin
         lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    plan = re.search(r"are about ([\d,]+) steps", done.stderr)
+    plan = re.search(r"allow about ([\d,]+) steps", done.stderr)
     last = max(line["step"] for line in lines)
     validations = [line for line in lines if "validation_loss" in line or "whole_loss" in line]
     at_end = [line for line in validations if line["step"] == last]

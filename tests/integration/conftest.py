@@ -18,16 +18,16 @@ TINY = (
     *("--steps", "6", "--eval-every", "3", "--save-every", "3", "--log-every", "3"),
     *("--precision", "fp32", "--no-onednn", "--threads", "1"),
 )
-"""What makes any training an instant."""
+"""Settings that make any training very short."""
 
 TINY_RESUME = ("--steps", "9", "--threads", "1")
-"""What lets a run that was done go on a little."""
+"""Settings that extend a finished run slightly."""
 
 NOT_A_USERS = {"PYTHONPATH", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"}
-"""What a test run may have in its environment, and a user has not."""
+"""Environment variables of a test run that users do not have."""
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
-"""Takes a line of bash, the folder to run it in, and what is typed at it."""
+"""Takes a line of bash, the folder to run it in, and its stdin."""
 
 
 SHIM = """\

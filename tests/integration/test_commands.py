@@ -1,4 +1,4 @@
-"""Every command that the READMEs and --help show runs as it stands, and so does every Python example."""
+"""Every command in the READMEs and --help runs unchanged, and so does every Python example."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ COMMANDS = sorted(
 )
 
 ELSEWHERE = ("git clone ", "cd ", "python3 -m venv ", ". ", "source ")
-"""Lines that bring a reader to a shell in a clone: the tests are there already."""
+"""Lines that lead to a shell in a clone, which the tests skip."""
 
 TYPED = "LORD \nKING\n"
-"""What a person types at a command that reads standard input."""
+"""The input for commands that read stdin."""
 
 
 def fenced(text: str, language: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Where the packages run: the container's file, the stated platforms, lower bounds, and advisories."""
+"""Environments: the container file, supported platforms, lower bounds, and advisories."""
 
 from __future__ import annotations
 

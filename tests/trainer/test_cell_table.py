@@ -1,4 +1,4 @@
-"""The table of cells: it agrees with the format and with torch, and nobody asks for a cell by its name."""
+"""The table of cells: it agrees with the format and with torch, and no other module compares cell names."""
 
 from __future__ import annotations
 

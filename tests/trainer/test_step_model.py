@@ -1,4 +1,4 @@
-"""The whole step graph: what it is made of, what it says of itself, and that it is always the same bytes."""
+"""The complete step graph: operators, metadata and determinism."""
 
 from __future__ import annotations
 
