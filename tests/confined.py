@@ -34,7 +34,7 @@ class _Program(ctypes.Structure):
 
 
 def confine() -> bool:
-    """Confine this process and what it becomes; gives whether that worked."""
+    """Confine this process and its successors; return whether that worked."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return False
     libc = ctypes.CDLL(None, use_errno=True)

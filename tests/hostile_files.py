@@ -44,7 +44,7 @@ def changed(change: Change, data: bytes = LSTM) -> bytes:
 
 
 def refusal(data: bytes) -> str:
-    """What the loader says of some bytes, which it must refuse in one line of readable length."""
+    """The loader's error for some bytes, which must be one line of readable length."""
     with pytest.raises(ModelFormatError) as caught:
         check_model_bytes(data, "model.onnx")
     message = str(caught.value)

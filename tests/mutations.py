@@ -316,7 +316,7 @@ def _move(fields: list[Field], _: bytes, draw: Draw) -> None:
 
 
 def _splice(fields: list[Field], donor: bytes, draw: Draw) -> None:
-    """A part of another model, in the place of this one's or beside it."""
+    """A part of another model, in place of this one's or in addition to it."""
     inside, index = pick(draw, list(all_fields(fields)))
     field = inside[index]
     given = [

@@ -15,7 +15,7 @@ Command = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def command_environment(**changes: str | None) -> dict[str, str]:
-    """The environment of a command: it finds charrnn_runtime beside these tests. None removes a variable."""
+    """The environment of a command that finds charrnn_runtime and these tests. None removes a variable."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = str(RUNTIME)
     for name, value in changes.items():

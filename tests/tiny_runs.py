@@ -46,7 +46,7 @@ TINY_FLAGS = (
 
 
 def environment() -> dict[str, str]:
-    """The environment of a program that is to find both distributions beside these tests."""
+    """The environment of a program that finds both distributions and these tests."""
     paths = os.pathsep.join(str(ROOT / part) for part in ("runtime", "trainer", "tests"))
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 

@@ -94,10 +94,10 @@ class World:
 
     @property
     def refused(self) -> list[str]:
-        """What was refused to the processes so far."""
+        """The operations denied to the processes so far."""
         return self._log.read_text().splitlines()
 
     @property
     def left_behind(self) -> list[str]:
-        """What lies where nothing should have been put."""
+        """The files in places where none should have been written."""
         return [str(path) for folder in (self.home, self.temporary) for path in folder.rglob("*")]

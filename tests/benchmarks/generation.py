@@ -148,7 +148,7 @@ def _busy_process() -> subprocess.Popen[bytes]:
 def measure_cores(
     folder: Path, cell: str, layers: int, hidden: int, streams: int, arguments: Any
 ) -> dict[str, Any]:
-    """Some streams of one network on one thread and on all cores, alone and beside a busy process."""
+    """Some streams of one network on one thread and on all cores, alone and with a busy process."""
     repeats, seconds = (3, 0.1) if arguments.quick else (7, 1.0)
     path = folder / f"{cell}-{layers}x{hidden}-int8.onnx"
     if not path.exists():

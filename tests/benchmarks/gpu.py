@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _missing() -> str | None:
-    """What stands in the way of measuring; None if nothing does."""
+    """The reason why nothing can be measured; None if there is none."""
     missing = cuda_missing()
     return missing or (None if torch.cuda.is_available() else "this torch is a build without CUDA")
 

@@ -113,7 +113,7 @@ def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], 
     notes: list[str] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, Logged):  # the losses were asked for, so all steps are done
+        if isinstance(event, Logged):  # the losses were read, so all steps are done
             marks.append(time.perf_counter())
         elif isinstance(event, Notice):
             notes.append(event.message)

@@ -106,7 +106,7 @@ class Meter:
         self._begin, self._begun_at = time.perf_counter(), self._done
 
     def verdict(self) -> bool:
-        """Say what became of memory and speed; gives whether both were flat in the second half."""
+        """Report memory and speed; return whether both were flat in the second half."""
         slower = statistics.median(self._speeds[1:4]) / statistics.median(self._speeds[-3:])
         steady = slower <= SLOWER
         print(f"  speed: the last tenths {slower:.2f} times slower than the first: {_verdict(steady)}")

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from charrnn_trainer import Corpus
 
 ORDERS = 10
-"""The longest n-grams that are counted, unless another number is asked for."""
+"""The default length of the longest n-grams."""
 VALIDATION = 0.1
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""What stands for a discount that the counts of counts do not give (KenLM's --discount_fallback)."""
+"""Fallback for discounts that the counts of counts do not give (KenLM's --discount_fallback)."""
 
 Integers = NDArray[np.int64]
 Probabilities = NDArray[np.float64]

@@ -104,7 +104,7 @@ Way = Callable[[], Callable[[], list[float]] | None]
 
 
 class PassOn:
-    """An actor that gives each batch back as it came."""
+    """An actor that returns each batch unchanged."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return batch
@@ -166,7 +166,7 @@ def ways_to_score(data: Any, model: Path, lines: list[str], path: Path, batch: i
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Any]:
-    """Ray on this machine, which leaves nothing behind; gives `ray.data`."""
+    """A local Ray that leaves no files behind; yields `ray.data`."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     os.environ |= {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"}
     import ray

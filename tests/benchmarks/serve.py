@@ -38,7 +38,7 @@ from server_process import Client, ServerProcess, charrnn_serve, free_port, post
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "LORD "
 TUTORIAL_LENGTH = 100
-"""How many characters the tutorial's server is asked for: it takes seconds for all clients."""
+"""The length of requests to the tutorial server, which takes seconds for all clients."""
 
 GROWTH_MB = 4.0
 """What the server's memory may gain in the second half of a soak: allocators keep pages as they like."""
@@ -211,7 +211,7 @@ async def asked(server: ServerProcess, clients: int) -> dict[str, float]:
 
 
 async def soak(server: ServerProcess, seconds: float) -> bool:
-    """Let clients come and go for some time; gives whether the server stayed as it was."""
+    """Let clients come and go for some time; return whether the server's resources stayed flat."""
     end = time.monotonic() + seconds
     counts = {"complete": 0, "left": 0, "characters": 0}
     visitors = [asyncio.create_task(visit(server, random.Random(i), end, counts)) for i in range(SOAKING)]

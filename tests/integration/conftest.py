@@ -85,7 +85,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shell(programs: Path) -> Shell:
-    """Runs a line of bash in a folder; the project's commands are at hand, and training is tiny."""
+    """Runs a line of bash in a folder, with the project's commands on PATH and tiny trainings."""
 
     def run(line: str, folder: Path, standard_input: str = "") -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(programs), str(PROGRAMS), os.environ["PATH"]])

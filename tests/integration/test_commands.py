@@ -48,7 +48,7 @@ def fenced(text: str, language: str) -> Iterator[str]:
 
 
 def shown_commands(text: str) -> list[str]:
-    """The command lines of a Markdown text: what stands behind ``$`` in its console blocks."""
+    """The command lines of a Markdown text: the lines after ``$`` in its console blocks."""
     joined = (block.replace("\\\n", " ") for block in fenced(text, "console"))
     return [line[2:].strip() for block in joined for line in block.splitlines() if line.startswith("$ ")]
 
@@ -62,7 +62,7 @@ def shown_examples(help_text: str) -> list[str]:
 def assert_it_ran(done: subprocess.CompletedProcess[str], line: str) -> None:
     told = f"$ {line}\n{done.stdout}\n{done.stderr}"
     assert done.returncode == 0, told
-    # bash gives the last exit code of a pipe alone.
+    # bash returns only the last exit code of a pipe.
     assert not re.search(r"^charrnn-\w+: error|^Traceback|command not found", done.stderr, re.MULTILINE), told
 
 

@@ -36,7 +36,7 @@ def model_of(shell: Shell, folder: Path, data: bytes, *options: str) -> None:
 
 
 def written(shell: Shell, folder: Path, options: str) -> bytes:
-    """What charrnn-gen writes, as it is: what the shell gives back has its line ends translated."""
+    """The raw output of charrnn-gen; the shell fixture would translate line endings."""
     done = shell(f"charrnn-gen model.onnx --seed 1 -o out --force {options}", folder)
     assert done.returncode == 0, done.stderr
     return (folder / "out").read_bytes()

@@ -199,7 +199,7 @@ def test_a_single_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> 
         assert group.rows(7) == slice(0, 7)
         assert group.agree(True)
         assert not group.agree(False)
-        assert group.first(lambda: 5) == 5
+        assert group.broadcast(lambda: 5) == 5
 
 
 def test_rows_are_shared_out_without_gap_or_overlap() -> None:

@@ -223,7 +223,7 @@ def test_checkpoints_by_time_replace_one_another_and_leave_what_a_run_ends_with(
 
     train(config, CORPUS, listen, out=tmp_path / "timed")
     assert [kind for kind, _ in seen[:6]] == ["timed"] * 4 + ["scheduled", "timed"]
-    # The best so far is kept besides: the first validation is the fifth step's.
+    # The best so far is also kept: the first validation is at step 5.
     assert [kept for _, kept in seen[:7]] == [[1], [2], [3], [4], [5], [5, 6], [5, 7]]
     assert steps_kept(tmp_path / "timed") == steps_kept(tmp_path / "plain")
     for path in checkpoint_files(tmp_path / "plain"):

@@ -52,7 +52,7 @@ ANYWHERE = {
 """The operators of fp32 and fp16 files."""
 
 CPU_ALONE = {"QGemm", "QuantizeLinear"}
-"""What int8 files may use besides; QGemm is one of onnxruntime's own."""
+"""Additional operators of int8 files; QGemm is an onnxruntime contrib operator."""
 
 _FLOAT, _HALF, _INT64, _BOOL = (
     onnx.TensorProto.FLOAT,

@@ -631,7 +631,7 @@ def test_a_full_disk_is_reported_with_the_command_to_resume(
     assert program(*shlex.split(hint.partition("charrnn-train ")[2])).code == 0
 
 
-# --- as a process of its own -------------------------------------------------------------------------------
+# --- in a separate process ---------------------------------------------------------------------------------
 
 MAIN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
