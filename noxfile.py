@@ -286,7 +286,7 @@ def nightly(session: nox.Session) -> None:
     Arguments after -- go to pytest, and run the slow tests alone. See tests/forked.py.
     """
     full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
-    session.env["CHARRNN_TESTS_ANEW"] = "1"
+    session.env["CHARRNN_TESTS_REAL_START"] = "1"
     full.run("pytest", "-m", "nightly", *session.posargs)
     if not session.posargs:
         full.run("pytest", "tests/integration")

@@ -1,4 +1,4 @@
-"""Makes checkpoints that training never would: a good one is taken apart, changed and put together again."""
+"""Creates invalid checkpoints: takes a valid one apart, changes it and reassembles it."""
 
 from __future__ import annotations
 

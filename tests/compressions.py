@@ -1,4 +1,4 @@
-"""What compresses a text for the tests, for each format that commands read."""
+"""Compressors for the tests, one for each format that commands read."""
 
 from __future__ import annotations
 

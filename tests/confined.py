@@ -1,4 +1,4 @@
-"""Runs a Python module where the kernel forbids what it must not do. Linux on x86-64 and Arm alone.
+"""Runs a Python module under kernel restrictions. Linux on x86-64 and Arm only.
 
     python -E -S tests/confined.py MODULE [ARGUMENT...]
 
@@ -34,7 +34,7 @@ class _Program(ctypes.Structure):
 
 
 def confine() -> bool:
-    """Confine this process and what it becomes; gives whether that worked."""
+    """Confine this process and its successors; return whether that worked."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return False
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""What all tests share. It holds where torch is not installed, too."""
+"""Fixtures of all tests; works without torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tinyshakespeare() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread(request: pytest.FixtureRequest) -> None:
-    """Tiny networks run fastest on one thread, and give the same sums on every machine."""
+    """Tiny networks run fastest on one thread, with the same sums on every machine."""
     without = ROOT / "tests" / "runtime"  # these tests pass where torch is not installed
     if find_spec("torch") and not all(item.path.is_relative_to(without) for item in request.session.items):
         import torch
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def cuda_device_is_there() -> bool:
-    """Asks the driver itself: neither torch nor a usable onnxruntime need be there."""
+    """Ask the driver directly, without torch or a usable onnxruntime."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(library)

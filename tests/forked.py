@@ -31,7 +31,7 @@ SERVER: Final = Path(__file__).with_name("fork_server.py")
 PACKAGES: Final = ("charrnn_runtime", "charrnn_trainer")
 TRAINER: Final = ("charrnn-train", "charrnn-export", "charrnn-compare")
 
-ANEW: Final = "CHARRNN_TESTS_ANEW"
+REAL_START: Final = "CHARRNN_TESTS_REAL_START"
 """The variable that, with the value 1, lets every command of the tests really start."""
 
 READ_LATER: Final = {"PATH", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "TERM", "NO_COLOR", "TMPDIR"}
@@ -54,7 +54,7 @@ def forked(
     unlike = {name for name in {*start, *own} if start.get(name) != own.get(name)}
     if package is None or sys.platform != "linux" or not unlike <= SET_FOR_ALL:
         return list(command)
-    if os.environ.get(ANEW) == "1":
+    if os.environ.get(REAL_START) == "1":
         return list(command)
     if package == "charrnn_trainer" and find_spec("torch") is None:
         return list(command)

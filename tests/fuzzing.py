@@ -1,4 +1,4 @@
-"""Looks for files that break the readers of models and of checkpoints, led by the code that files reach.
+"""Fuzzes the readers of models and checkpoints, guided by code coverage.
 
     python tests/fuzzing.py                        both, two minutes in all
     python tests/fuzzing.py models --minutes 30
@@ -7,9 +7,9 @@ It needs atheris (Google's fuzzer for Python: libFuzzer, with Python's bytecode 
 Linux on x86-64. Half of the new files come from libFuzzer itself, the other half from `mutations` and
 `checkpoint_files`, which keep a file's outer form.
 
-A file that breaks a reader (an exception that is not the reader's own, a crash, a minute, a gigabyte) is
-kept in tests/data/found/SUBJECT, from where tests read it for ever after. Files that reach new code are kept
-in the folder --corpus, so that the next search goes on from there.
+A file that breaks a reader (an unexpected exception, a crash, more than a minute or a gigabyte) is kept in
+tests/data/found/SUBJECT, where regression tests read it. Files that reach new code are kept in the folder
+--corpus, so that the next search continues from there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SUBJECTS: Final = ("models", "checkpoints")
 
 
 def main() -> int:
-    """Search for as long as was asked; gives 1 where something was found."""
+    """Search for the given time; return 1 if something was found."""
     if sys.argv[1:2] == ["search"]:
         search(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
         return 0
@@ -70,7 +70,7 @@ def _require_atheris() -> Any:
 
 
 def _searched(name: str, corpus: Path, seconds: float) -> bool:
-    """Search in a process of its own, which a find ends; gives whether there was one."""
+    """Search in a separate process, which ends at the first find; return whether there was one."""
     corpus.mkdir(parents=True, exist_ok=True)
     found = FOUND / name
     found.mkdir(parents=True, exist_ok=True)

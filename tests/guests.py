@@ -1,4 +1,4 @@
-"""What a process is like that imports the packages: looked at before and after, by a program of its own."""
+"""Compares a process before and after importing the packages, in a separate program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes model files that export never would: a good one is parsed, changed and written out again.
+"""Creates invalid model files: parses a valid one, changes it and writes it again.
 
 Fields that charrnn_runtime.format.proto leaves out on purpose are encoded by hand: a message keeps fields
 that it does not know and writes them out again.
@@ -44,7 +44,7 @@ def changed(change: Change, data: bytes = LSTM) -> bytes:
 
 
 def refusal(data: bytes) -> str:
-    """What the loader says of some bytes, which it must refuse in one line of readable length."""
+    """The loader's error for some bytes, which must be one line of readable length."""
     with pytest.raises(ModelFormatError) as caught:
         check_model_bytes(data, "model.onnx")
     message = str(caught.value)

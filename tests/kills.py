@@ -1,23 +1,23 @@
-"""Kills the commands while they work, and checks that nothing is half there and nothing earlier is lost.
+"""Kills the commands while they run, and checks that no file is incomplete and no earlier data is lost.
 
     python tests/kills.py                          200 kills
     python tests/kills.py --kills 20 --seed 7
     python tests/kills.py --seed 7 --only 31       one try again, with its folder kept
 
-The commands run as processes of their own and die of SIGKILL at a random moment: training, going on with a
-run, export, generation into a file, and the preparation of a text of some megabytes. Half of the kills come
-at a moment that is equally likely anywhere in the work; the other half wait until a file is being written,
-and strike within a millisecond.
+The commands run in separate processes and are killed with SIGKILL at a random moment: training, resuming,
+export, generation into a file, and the preparation of a text of some megabytes. Half of the kills come at a
+uniformly random moment of the work; the other half wait until a file is being written, and follow within a
+millisecond.
 
 PyTorch takes seconds to import, so most tries are forks of this process, which has imported everything: a
 child calls the command's own ``main()`` with a command line, as its console script does. (All files lie in
 memory where that can be; a fork waits 10 ms more at each flush, as it would for a disk.) One round in six
 starts fresh ones (``python -m ...``).
 
-After every kill, each file under its final name is compared byte for byte with what an undisturbed command
-writes. What was killed is begun again, and killed again up to three times; a training that was gone on with
-must end with the very bytes of one that nobody disturbed. Where a fault is found, the try's folder is kept
-and named, and the exit code is 1. Ctrl-C ends the tries early, and tells what was seen until then.
+After every kill, each file under its final name is compared byte for byte with the output of an undisturbed
+command. The killed command is started again, and killed again up to three times; a resumed training must end
+with exactly the bytes of an undisturbed one. If a fault is found, the try's folder is kept and printed, and
+the exit code is 1. Ctrl-C ends the tries early, and prints the results so far.
 A try's random numbers derive from the seed and its number alone; the moments are the machine's.
 """
 
@@ -55,7 +55,7 @@ FRESH_EVERY: Final = 6
 """One round of tries in so many starts processes anew, import and all."""
 
 MOST_AGAIN: Final = 3
-"""How often a command that was killed is begun again, and killed again, at most."""
+"""How often a killed command is restarted and killed again, at most."""
 
 MEMORY: Final = "/dev/shm"
 
@@ -85,14 +85,14 @@ PRELOADED: Final = (
 
 
 class Fault(Exception):
-    """A file that is half there, something that was lost, or a command that does not go on."""
+    """An incomplete file, lost data, or a command that does not continue."""
 
 
 # --- processes ---------------------------------------------------------------------------------------------
 
 
 class Child:
-    """A command in a process of its own, at work in a folder; what it says goes to two files beside it."""
+    """A command in a separate process, running in a folder; its output goes to two files next to it."""
 
     def __init__(self, module: str, words: tuple[str, ...], folder: Path, *, fresh: bool) -> None:
         self.folder = folder
@@ -118,7 +118,7 @@ class Child:
         return self._code is not None
 
     def kill(self) -> bool:
-        """Kill it; gives whether that came before its end."""
+        """Kill it; return whether it was still running."""
         if not self.has_ended():
             os.kill(self.pid, signal.SIGKILL)  # its number is its own until it has been waited for
             _, status = os.waitpid(self.pid, 0)
@@ -129,7 +129,7 @@ class Child:
         return self._said.read_text(encoding="utf-8", errors="replace")
 
     def finish(self) -> None:
-        """Wait for its end, which must be a good one."""
+        """Wait for its end, and check that it succeeded."""
         deadline = time.monotonic() + LONGEST
         while not self.has_ended():
             if time.monotonic() > deadline:
@@ -141,7 +141,7 @@ class Child:
 
 
 def _become(module: str, words: tuple[str, ...], folder: Path, out: int, said: int) -> None:
-    """Turn a child that was forked into the command; never returns."""
+    """Turn a forked child into the command; never returns."""
     code = 70
     try:
         os.chdir(folder)
@@ -183,7 +183,7 @@ def _preload() -> None:
 
 @dataclass
 class Pace:
-    """How long a command's work takes, and how many files it writes, as seen so far."""
+    """The duration of a command's work and the number of its files, as observed so far."""
 
     seconds: list[float] = field(default_factory=list)
     writes: int = 1
@@ -207,11 +207,11 @@ class Work:
         return Child(self.module, self.words, self.folder, fresh=self.fresh)
 
     def parts(self) -> set[str]:
-        """The files that are being written, or that were when somebody was killed."""
+        """The files being written, including those left by a kill."""
         return {name for name in _names(self.written) if name.endswith(".part")}
 
     def wait_until_it_works(self, child: Child) -> None:
-        """Wait until its imports are done, by what it says or writes first."""
+        """Wait until its imports are done, which its first output or file shows."""
         deadline = time.monotonic() + LONGEST
         before = _names(self.written)
         while not (child.has_ended() or child.said() or _names(self.written) - before):
@@ -256,7 +256,7 @@ def _wait_for_write(work: Work, child: Child, known: set[str], number: int) -> N
 
 
 def _stamps(work: Work) -> dict[str, tuple[int, int]]:
-    """What tells a file from the one that takes its place."""
+    """The stamps that distinguish a file from its replacement."""
     stamps = {}
     for name in _names(work.written):
         status = (work.written / name).stat()
@@ -284,7 +284,7 @@ class Workshop:
         self.long_text.write_text(_prose(words, LONG_TEXT_CHARACTERS), encoding="utf-8")
 
     def learn(self, kind: str) -> None:
-        """Find out what an undisturbed command writes, and how long it takes, unless that is known."""
+        """Run the undisturbed command once to learn its files and duration, unless known."""
         if kind not in self.paces:
             if kind in ("export", "generate"):
                 self.learn("train" if kind == "export" else "export")
@@ -389,7 +389,7 @@ class Workshop:
 
 
 def content(run: Path) -> Files:
-    """All that a run leaves, with the times taken out of its history."""
+    """All files of a run, with the times removed from its history."""
     files = {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
     lines = [json.loads(line) for line in files["history.jsonl"].splitlines()]
     files["history.jsonl"] = json.dumps([{**line, "seconds": 0} for line in lines]).encode()
@@ -411,7 +411,7 @@ def _fresh_folder(folder: Path) -> Path:
 
 
 def check_run(run: Path, shop: Workshop, saved_before: set[str]) -> None:
-    """What must hold for a run's folder after a kill at any moment."""
+    """Check the invariants of a run's folder after a kill."""
     from charrnn_trainer.runs.checkpoint import load_checkpoint
 
     if not (run / "config.toml").is_file():
@@ -479,7 +479,7 @@ Kills = Iterator[tuple[str, str | None]]
 
 
 def try_training(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
-    """Kill a training, and those that go on with it; the last goes on to the end."""
+    """Kill a training and those that resume it; the last one runs to the end."""
     run = folder / "run"
     yield "train", kill_somewhere(shop.training(folder, fresh=fresh), shop.paces["train"], random_)
     check_run(run, shop, set())
@@ -551,7 +551,7 @@ def _try_file(
 
 
 def try_preparation(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
-    """Kill the preparation of a long text; then go on with the run, or begin another where it is none."""
+    """Kill the preparation of a long text; then resume the run, or start another if there is none."""
     work = shop.preparing(folder, fresh=fresh)
     yield "prepare", kill_somewhere(work, shop.paces["prepare"], random_)
     run = work.written
@@ -579,7 +579,7 @@ TRIES: Final[dict[str, Callable[[Workshop, Path, random.Random, bool], Kills]]] 
 
 @dataclass
 class Tally:
-    """What came of many tries.
+    """The outcome of many tries.
 
     Attributes:
         kills: how many there were, by what was killed and where.
@@ -626,7 +626,7 @@ def kill_many(shop: Workshop, folder: Path, kills: int, seed: int, only: int | N
             tally.faults.append((number, f"{name}: {fault}"))
             print(f"FAULT in try {number} ({name}), kept in {place}: {fault}", flush=True)
         except KeyboardInterrupt:
-            break  # what was seen until now is told
+            break  # report the results so far
         else:
             if only is None:
                 shutil.rmtree(place)
@@ -639,7 +639,7 @@ def kill_many(shop: Workshop, folder: Path, kills: int, seed: int, only: int | N
 
 
 def main(words: list[str] | None = None) -> int:
-    """Do what the command line asks for; gives the exit code."""
+    """Run the command line; return the exit code."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="how many (default: 200)")
@@ -662,7 +662,7 @@ def main(words: list[str] | None = None) -> int:
     for number, fault in tally.faults:
         print(f"again: python tests/kills.py --seed {chosen.seed} --only {number}   ({fault})")
     if tally.faults or chosen.only is not None:
-        print(f"what was found lies in {folder}")
+        print(f"the faults are in {folder}")
     else:
         shutil.rmtree(folder)
     return 1 if tally.faults else 0

@@ -1,4 +1,4 @@
-"""Runs programs that may hang: with a limit in time, after which they are ended with all their children."""
+"""Runs programs that may hang: after a time limit, they are killed with all their children."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from run_commands import command_environment
 
 SECONDS = 120
-"""For what takes seconds where nothing is wrong, on a machine that has other work, too."""
+"""For programs that normally take seconds, on a busy machine."""
 
 
 def run_limited(program: str, folder: Path, *words: object, **environment: str | None) -> str:
-    """Run a program from a file of its own, and give what it wrote. The test fails if it fails or hangs.
+    """Run a program from a file, and return its output. The test fails if it fails or hangs.
 
     Args:
         program: its source.

@@ -1,4 +1,4 @@
-"""Small models that write short items, many of them alike, as models of names do."""
+"""Small models that generate short items with many repetitions, like models of names."""
 
 from __future__ import annotations
 

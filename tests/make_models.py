@@ -1,4 +1,4 @@
-"""Makes the small models in tests/models, which the runtime's tests run where onnx is not installed.
+"""Creates the small models in tests/models, with which the runtime's tests run without onnx.
 
     python tests/make_models.py
 

@@ -1,12 +1,12 @@
-"""Tries many files on a reader, in processes of their own, so that a crash or a hang is seen and told.
+"""Tries many files on a reader in separate processes, so that crashes and hangs are reported.
 
     python tests/mutation_workers.py                     10,000 models and 10,000 checkpoints
     python tests/mutation_workers.py models --count 500 --first 20000
     python tests/mutation_workers.py models --only 1234  one seed again, with its file kept
 
-A subject is a function that makes the file of a seed, reads it, and says what came of it: "refused" or
-"works". Whatever else happens is a fault, told with its seed: an exception, a crash, no answer within a
-minute, a byte on stdout, more than a gigabyte of memory.
+A subject is a function that creates the file of a seed, reads it, and returns the outcome: "refused" or
+"works". Anything else is a fault, reported with its seed: an exception, a crash, no answer within a minute, a
+byte on stdout, more than a gigabyte of memory.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 Subject = Callable[[Path, int], str]
-"""Writes the file of a seed to a path, reads it, and says what came of it. A function of the same module and
-name, with "prepare_" before it, does first what takes its time."""
+"""Writes the file of a seed to a path, reads it, and returns the outcome. A function of the same module with
+the prefix "prepare_" does slow preparation first."""
 
 SUBJECTS: Final = {
     "models": "subjects:try_model",
@@ -51,7 +51,7 @@ LONGEST_START: Final = 600.0
 
 @dataclass
 class Tally:
-    """What came of many files.
+    """The outcome of many files.
 
     Attributes:
         outcomes: how many were refused, and how many work.
@@ -105,7 +105,7 @@ def try_seeds(subject: str, first: int, count: int, *, workers: int = 1, longest
 
 
 class _Lane:
-    """Some seeds, and the process that works on them; when it dies, another goes on with the next seed."""
+    """Some seeds, and the process that works on them; if it dies, another continues with the next seed."""
 
     def __init__(self, subject: str, seeds: range, folder: Path) -> None:
         self.subject = subject
@@ -256,7 +256,7 @@ def _limit_memory() -> None:
 
 
 def main() -> int:
-    """Try the subjects that were asked for; gives 1 where there was a fault."""
+    """Try the requested subjects; return 1 if there was a fault."""
     if sys.argv[1:2] == ["worker"]:
         subject, first, stop, step, reports, folder = sys.argv[2:]
         work(subject, range(int(first), int(stop), int(step)), int(reports), Path(folder))

@@ -1,4 +1,4 @@
-"""Changes files at random, each change decided by a seed: any bytes, protobuf messages, JSON values.
+"""Mutates files at random, by a seed: raw bytes, protobuf messages, JSON values.
 
 A change of random bytes is found out by the outermost layer of a reader. So most of these changes keep a
 file well formed on the outside (lengths, hashes, JSON) and change one thing within.
@@ -316,7 +316,7 @@ def _move(fields: list[Field], _: bytes, draw: Draw) -> None:
 
 
 def _splice(fields: list[Field], donor: bytes, draw: Draw) -> None:
-    """A part of another model, in the place of this one's or beside it."""
+    """A part of another model, in place of this one's or in addition to it."""
     inside, index = pick(draw, list(all_fields(fields)))
     field = inside[index]
     given = [

@@ -1,4 +1,4 @@
-"""Runs a notebook's code without Jupyter, and keeps what its cells show.
+"""Runs a notebook's code without Jupyter, and stores the outputs of its cells.
 
 python tests/notebook.py docs/course.ipynb     runs it as it stands, and writes its outputs into it
 """
@@ -40,7 +40,7 @@ def is_parameters(cell: Cell) -> bool:
 
 
 def run_cells(notebook: dict[str, Any], parameters: str = "") -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
-    """Run the code cells one after the other in the current folder; gives each with its outputs.
+    """Run the code cells in order in the current folder; yield each with its outputs.
 
     Args:
         notebook: the notebook.
@@ -82,7 +82,7 @@ def _lines(text: str) -> list[str]:
 
 
 def main(path: Path) -> None:
-    """Run a notebook in a folder of its own, and write its outputs into it."""
+    """Run a notebook in a temporary folder, and write its outputs into it."""
     notebook = read_notebook(path)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         if TEXT.is_file():

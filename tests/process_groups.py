@@ -1,4 +1,4 @@
-"""Two processes that wait for trainings to take part in, so that torch is imported once for many tests."""
+"""Two processes that take part in trainings on request, so that many tests share one import of torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a process's part in a training; ``error`` is a class's name and its message."""
+    """The outcome of a process's part in a training; ``error`` is a class name and its message."""
 
     step: int = 0
     stopped: bool = False
@@ -61,7 +61,7 @@ class Pair:
             self._pipes.append(ours)
 
     def __call__(self, config: TrainConfig | None, folder: Path, **options: Any) -> tuple[Outcome, Outcome]:
-        """Train into a folder, or go on there where ``config`` is None; see `_take_part` for the options."""
+        """Train into a folder, or resume there if ``config`` is None; see `_take_part` for the options."""
         port = free_port()
         for pipe in self._pipes:
             pipe.send((port, config, folder, options))

@@ -1,4 +1,4 @@
-"""Plain NumPy forms of what charrnn computes, written as slowly and as plainly as can be, for tests.
+"""Reference implementations in plain NumPy for tests, written for clarity rather than speed.
 
 Needs neither torch nor onnx. Random numbers come from RandomState, whose streams NumPy has frozen.
 """

@@ -1,4 +1,4 @@
-"""Runs the commands as modules of this very Python, each in a process of its own."""
+"""Runs the commands as modules of this Python, each in a separate process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def command_environment(**changes: str | None) -> dict[str, str]:
-    """The environment of a command: it finds charrnn_runtime beside these tests. None removes a variable."""
+    """The environment of a command that finds charrnn_runtime and these tests. None removes a variable."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = str(RUNTIME)
     for name, value in changes.items():
@@ -32,10 +32,10 @@ def command_environment(**changes: str | None) -> dict[str, str]:
 def run_module(module: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run a module with arguments; ``env`` changes the environment, the rest is for subprocess.run.
 
-    With ``anew=True`` Python really starts and imports; otherwise see forked.py.
+    With ``real_start=True``, Python is started and imports everything; otherwise see forked.py.
     """
-    environment, anew = command_environment(**options.pop("env", {})), options.pop("anew", False)
-    command = command_line(module, *arguments, environment=environment, anew=anew)
+    environment, real_start = command_environment(**options.pop("env", {})), options.pop("real_start", False)
+    command = command_line(module, *arguments, environment=environment, real_start=real_start)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
@@ -43,7 +43,7 @@ def run_module(module: str, *arguments: object, **options: Any) -> subprocess.Co
 
 
 def command_line(
-    module: str, *arguments: object, environment: dict[str, str] | None = None, anew: bool = False
+    module: str, *arguments: object, environment: dict[str, str] | None = None, real_start: bool = False
 ) -> list[Any]:
     """What `run_module` starts, for `subprocess` itself.
 
@@ -51,11 +51,11 @@ def command_line(
     """
     words = [argument if isinstance(argument, bytes | Path) else str(argument) for argument in arguments]
     command = [sys.executable, "-m", module, *words]
-    return command if anew else forked(command, environment or command_environment())
+    return command if real_start else forked(command, environment or command_environment())
 
 
-def in_shell(module: str, rest: str, *, anew: bool = False) -> subprocess.CompletedProcess[bytes]:
+def in_shell(module: str, rest: str, *, real_start: bool = False) -> subprocess.CompletedProcess[bytes]:
     """Let a shell run a module with words and redirections that are written for it."""
-    command = shlex.join(map(os.fspath, command_line(module, anew=anew)))
+    command = shlex.join(map(os.fspath, command_line(module, real_start=real_start)))
     line = f"exec {command} {rest}"
     return subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)

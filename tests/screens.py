@@ -1,4 +1,4 @@
-"""A terminal's screen in memory: what the live display's codes do to it, and what becoming narrower does.
+"""A terminal screen in memory, which interprets the live display's escape codes and can be resized.
 
 Like most of today's terminals, it breaks rows that are longer than it has become, and joins them again. It
 knows the codes that the display sends, and raises an error at any other.

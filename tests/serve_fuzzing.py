@@ -1,4 +1,4 @@
-"""Tries each endpoint of the server with what its own description allows, and with what it does not.
+"""Tries each endpoint of the server with valid and invalid requests, derived from its own schema.
 
 `python3 noxfile.py serve_fuzz` runs it, with schemathesis; `--examples` follow the two dashes.
 """

@@ -1,4 +1,4 @@
-"""A server of charrnn-serve's in a thread of the tests, on a port that is free, and a plain client."""
+"""A charrnn-serve server in a thread of the tests, on a free port, and a plain client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from charrnn_runtime.serve.settings import ServeSettings
 
 
 class Reply:
-    """What a server answered.
+    """The response of a server.
 
     Attributes:
         status: the HTTP status.
@@ -68,7 +68,7 @@ def events_of(lines: Iterator[str] | list[str]) -> Iterator[Any]:
 
 
 class Served:
-    """A server that runs, for a ``with`` statement.
+    """A running server, for a ``with`` statement.
 
     Attributes:
         url: where it is.
@@ -105,7 +105,7 @@ class Served:
         return len(self._server.server_state.connections)
 
     def stop(self) -> None:
-        """Do what SIGTERM does to the command."""
+        """Stop the server as SIGTERM does."""
         self._server.handle_exit(signal.SIGTERM, None)
 
     def join(self) -> None:
@@ -128,18 +128,18 @@ class Served:
             connection.close()
 
     def complete(self, **fields: Any) -> Reply:
-        """Ask for completions."""
+        """Request completions."""
         return self.ask("/v1/completions", fields)
 
     def open(self, data: bytes = b"") -> socket.socket:
-        """A connection of its own, on which some bytes were sent."""
+        """A new connection, on which some bytes have been sent."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         connection.sendall(data)
         return connection
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that comes soon."""
+    """Wait for a condition that soon holds."""
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end

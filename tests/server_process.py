@@ -1,4 +1,4 @@
-"""charrnn-serve as a process of its own, and clients that cost little: for load, and to look for leaks."""
+"""charrnn-serve in a separate process, and cheap clients, for load tests and leak checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO, Any
 
 
 class ServerProcess:
-    """A server that runs, by its process.
+    """A running server process.
 
     Attributes:
         port: where it listens, on 127.0.0.1.
@@ -38,7 +38,7 @@ class ServerProcess:
 
     @property
     def cpu_seconds(self) -> float:
-        """The time that all cores together have spent on it (Linux)."""
+        """Its CPU time over all cores (Linux)."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -96,7 +96,7 @@ def started(command: list[str], port: int, *, stderr: IO[bytes] | None = None) -
 
 @contextlib.contextmanager
 def charrnn_serve(*arguments: str, stderr: IO[bytes] | None = None) -> Iterator[ServerProcess]:
-    """The command, on a port that is free; what it says are errors alone."""
+    """The command, on a free port and with errors as its only output."""
     port = free_port()
     command = ["-m", "charrnn_runtime.cli.serve", *arguments, "--port", str(port), "--quiet"]
     with started(command, port, stderr=stderr) as server:
@@ -104,7 +104,7 @@ def charrnn_serve(*arguments: str, stderr: IO[bytes] | None = None) -> Iterator[
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as opened:
         port: int = opened.getsockname()[1]
         return port
@@ -119,7 +119,7 @@ def post(path: str, body: bytes | dict[str, Any], *headers: str) -> bytes:
 
 
 class Client(asyncio.Protocol):
-    """Sends one request and keeps what comes, which is taken apart when the clock has stopped.
+    """Sends one request and keeps the response, which is parsed after the clock has stopped.
 
     Attributes:
         ended: done when the connection is closed.
@@ -158,18 +158,18 @@ class Client(asyncio.Protocol):
 
     @property
     def raw(self) -> bytes:
-        """All that came."""
+        """All received bytes."""
         return b"".join(self._received)
 
     @property
     def status(self) -> int:
-        """The status of the answer; 0 where none came."""
+        """The status of the response; 0 if there was none."""
         found = re.match(rb"HTTP/1\.1 (\d+) ", self.raw)
         return int(found[1]) if found else 0
 
     @property
     def body(self) -> bytes:
-        """The body of the answer, as far as it came."""
+        """The received body of the response."""
         head, _, body = self.raw.partition(b"\r\n\r\n")
         return _unchunked(body) if b"chunked" in head.lower() else body
 
@@ -185,7 +185,7 @@ class Client(asyncio.Protocol):
         return "".join(each["text"] for each in choices)
 
     def pieces(self) -> int:
-        """How many events with text came."""
+        """The number of events with text."""
         return self.body.count(b'"text":')
 
 

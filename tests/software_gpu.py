@@ -1,4 +1,4 @@
-"""A GPU for tests that is no GPU: SwiftShader, the Vulkan driver for CPUs that comes with Chromium.
+"""A software GPU for tests: SwiftShader, the Vulkan driver for CPUs that comes with Chromium.
 
     python tests/software_gpu.py
 

@@ -1,4 +1,4 @@
-"""Makes step graphs for the tests of graph and export, and runs them with onnxruntime as it comes.
+"""Creates step graphs for the tests of graph and export, and runs them with plain onnxruntime.
 
 The runtime's own way of running them is left out on purpose, so that a fault in it cannot hide one here.
 """

@@ -1,4 +1,4 @@
-"""What mutated files are tried on: `try_model` and `try_checkpoint`, each for a path and a seed.
+"""The subjects of mutation tests: `try_model` and `try_checkpoint`, each for a path and a seed.
 
 Both say "refused" or "works"; anything else comes out as an exception.
 """

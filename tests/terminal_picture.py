@@ -1,4 +1,4 @@
-"""Makes docs/train.svg: what charrnn-train shows in a terminal, when two of its three minutes are over.
+"""Creates docs/train.svg: the terminal output of charrnn-train after two of three minutes.
 
     python tests/terminal_picture.py [--after SECONDS] [--out FILE.svg]
 

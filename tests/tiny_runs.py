@@ -1,4 +1,4 @@
-"""Trainings that take an instant, for the tests of training."""
+"""Very short trainings for the tests of training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TINY_FLAGS = (
 
 
 def environment() -> dict[str, str]:
-    """The environment of a program that is to find both distributions beside these tests."""
+    """The environment of a program that finds both distributions and these tests."""
     paths = os.pathsep.join(str(ROOT / part) for part in ("runtime", "trainer", "tests"))
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
@@ -55,10 +55,10 @@ def environment() -> dict[str, str]:
 def run_program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes.
 
-    See forked.py: ``anew=True`` forbids what is told there, and ``package`` allows it for a script.
+    ``real_start=True`` starts Python instead of forking (see forked.py); ``package`` allows forking for a script.
     """
-    command, anew = [sys.executable, *words], options.pop("anew", False)
+    command, real_start = [sys.executable, *words], options.pop("real_start", False)
     package = options.pop("package", None)
     options = {"stdin": subprocess.DEVNULL, "env": environment(), **options}
-    command = command if anew else forked(command, options["env"], package=package)
+    command = command if real_start else forked(command, options["env"], package=package)
     return subprocess.run(command, capture_output=True, check=False, timeout=300, **options)

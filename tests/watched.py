@@ -1,4 +1,4 @@
-"""Programs run in a world of their own, where all is watched that Python code does to the world outside.
+"""Runs programs in an isolated environment, and records everything that Python code does outside of it.
 
 A `World` has an empty home, an empty folder for temporary files and an empty current folder; the environment
 holds nothing but what names them. In each Python process an audit hook refuses and writes down every socket,
@@ -94,10 +94,10 @@ class World:
 
     @property
     def refused(self) -> list[str]:
-        """What was refused to the processes so far."""
+        """The operations denied to the processes so far."""
         return self._log.read_text().splitlines()
 
     @property
     def left_behind(self) -> list[str]:
-        """What lies where nothing should have been put."""
+        """The files in places where none should have been written."""
         return [str(path) for folder in (self.home, self.temporary) for path in folder.rglob("*")]

@@ -1,17 +1,17 @@
-"""Large texts: how fast they are prepared, and how much memory preparing, training and scoring take.
+"""Measures how fast large texts are prepared, and how much memory preparing, training and scoring take.
 
     python tests/benchmarks/big_text.py [--sizes 10 100 1000] [--kinds ascii mixed chinese bytes]
         [--score 1 10] [--folder DIR]
 
 For every kind and size of text (in MB, millions of bytes) a line: the symbols; how many MB are prepared in a
-second, by the clock and by the processor's time; and the peak memory in MB of preparing, and of
+second, in elapsed time and in CPU time; and the peak memory in MB of preparing, and of
 charrnn-train, which prepares the text and trains a small network for 20 steps. Then charrnn-score reads ASCII
-text of some sizes, from a file and from a pipe, with a network that was trained so.
+text of some sizes, from a file and from a pipe, with a network trained in this way.
 
-The texts are made here. DIR takes them and their tokens, at most three times the largest size; files are
-removed as soon as they are done with. Memory is that of a process of its own. "resident" is the system's own
-peak (VmHWM) and counts pages of mapped files, which the system takes back when it needs them; "own" is the
-part that it cannot take back (RssAnon), the highest of what was seen every 5 ms and at the end. Needs Linux.
+The texts are generated. DIR needs space for them and their tokens, at most three times the largest size;
+files are deleted after use. Memory is measured in a separate process. "resident" is the system's peak
+(VmHWM), which includes pages of mapped files that can be reclaimed; "own" is the part that cannot (RssAnon):
+the maximum of samples taken every 5 ms and at the end. Needs Linux.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000], metavar="MB")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--score", type=float, nargs="*", default=[1, 10], metavar="MB")
-    parser.add_argument("--folder", type=Path, help="where the texts go; else the system's temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the texts (default: the system's temporary folder)"
+    )
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:

@@ -1,11 +1,11 @@
-"""Whether `charrnn-train --minutes` keeps its time: planned, taken, and what of it went into validation.
+"""Checks whether `charrnn-train --minutes` keeps its time limit, and how much of it validation takes.
 
     python tests/benchmarks/budget.py TEXT ... [--minutes M ...] [--busy N] [--json FILE] [-- OPTION ...]
 
-Each text is trained on as a user would, in a process of its own, for each number of minutes; what stands
-after the second -- goes to charrnn-train. --busy starts so many processes that compute all the time beside
-it. The time is that of the whole command, from its start to its end. "on the way" is the share of the minutes
-that validations before the end took, "at the end" the share of those after the last step.
+Each text is trained on by the command in a separate process, for each number of minutes; options after the
+second -- are passed to charrnn-train. --busy starts that many processes that keep a core busy. The time is
+that of the whole command. "during" is the share of validations during training, "at the end" the share of
+those after the last step.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ HEAD = (
     "text",
     "minutes",
     "planned s",
-    "taken s",
-    "of it",
+    "actual s",
+    "ratio",
     "steps",
     "planned",
-    "on the way",
+    "during",
     "at the end",
     "loss",
 )
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("texts", nargs="+", type=Path, help="text files")
     parser.add_argument("--minutes", nargs="+", type=float, default=[1.0], help="(default: %(default)s)")
-    parser.add_argument("--busy", type=int, default=0, help="how many processes compute beside it")
+    parser.add_argument("--busy", type=int, default=0, help="number of busy processes in the background")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     words = sys.argv[1:]
     ours, options = (
@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args(ours)
     machine = describe_machine()
     print("; ".join(f"{name} {value}" for name, value in machine.items()))
-    print(f"{arguments.busy} busy process(es) beside it\n")
+    print(f"{arguments.busy} busy process(es) in the background\n")
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
     rows = []
     with busy_cores(arguments.busy):
@@ -81,7 +81,7 @@ def measure(text: Path, minutes: float, options: list[str]) -> dict[str, Any]:
         )
         taken = time.perf_counter() - begin
         lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    plan = re.search(r"are about ([\d,]+) steps", done.stderr)
+    plan = re.search(r"allow about ([\d,]+) steps", done.stderr)
     last = max(line["step"] for line in lines)
     validations = [line for line in lines if "validation_loss" in line or "whole_loss" in line]
     at_end = [line for line in validations if line["step"] == last]

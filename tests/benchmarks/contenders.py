@@ -1,4 +1,4 @@
-"""What a user would run instead of charrnn: the same network and the same sampling, written as usual.
+"""Alternatives to charrnn: the same network and the same sampling, implemented in the usual ways.
 
 All of them take the weights that `reference.random_weights` gives, sample at temperature 0.8, top-k 40 and
 top-p 0.95, and count one unit for each character of each stream.
@@ -172,7 +172,7 @@ def processes_runner(path: str, streams: int, processes: int, *, quick: bool = F
 
 
 def bare_products(cell: str, layers: int, hidden: int, vocabulary_size: int, streams: int) -> dict[str, Run]:
-    """The bare matrix products of a step, by type and by who computes them: the limit.
+    """The bare matrix products of a step, by type and library: the upper limit.
 
     The first layer's input product is a lookup in our graphs, and is no product here either.
     """

@@ -1,11 +1,11 @@
-"""How fast text is generated, side by side with what one would use instead, and how far from the limit.
+"""Measures the speed of generation, compared with alternatives and with the upper limit.
 
     python tests/benchmarks/generation.py [--json FILE] [--quick]
 
-One table: microseconds a character, and characters a second, for each network and number of streams. The
-limit is the bare matrix products of the same shapes and type, by the fastest of NumPy, torch and onnxruntime.
-Then what all cores give over one, alone and beside a process that keeps a core busy; start-up (process start
-to first character), peak memory, and installed size.
+The table shows microseconds per character and characters per second for each network and number of streams.
+The limit is the bare matrix products of the same shapes and type, in the fastest of NumPy, torch and
+onnxruntime. Then follow the speed-up of all cores over one, alone and with a busy process in the background;
+start-up time (process start to first character), peak memory, and installed size.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 def main() -> None:
     """Measure, print, and write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures to this file; parts not measured stay")
+    parser.add_argument(
+        "--json", type=Path, help="write the figures to this file; parts not measured are kept"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
     parser.add_argument("--threads", type=int, default=1, help="threads for every contender, NumPy's too")
-    parser.add_argument(
-        "--no-compiled", action="store_true", help="leave PyTorch compiled out (saves minutes)"
-    )
+    parser.add_argument("--no-compiled", action="store_true", help="skip compiled PyTorch (saves minutes)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     arguments = parser.parse_args()
     if os.environ.get(BLAS_THREADS) != str(arguments.threads):
@@ -93,7 +93,7 @@ def main() -> None:
     if arguments.json:
         before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
         if before and before["machine"] != figures["machine"] and set(arguments.parts) != set(PARTS):
-            raise SystemExit(f"{arguments.json} is of another machine or other versions: measure all parts")
+            raise SystemExit(f"{arguments.json} is from another machine or other versions: measure all parts")
         runs = before.get("runs", {}) | dict.fromkeys(arguments.parts, run)
         arguments.json.write_text(json.dumps(before | figures | {"runs": runs}, indent=1) + "\n")
 
@@ -148,7 +148,7 @@ def _busy_process() -> subprocess.Popen[bytes]:
 def measure_cores(
     folder: Path, cell: str, layers: int, hidden: int, streams: int, arguments: Any
 ) -> dict[str, Any]:
-    """Some streams of one network on one thread and on all cores, alone and beside a busy process."""
+    """Some streams of one network on one thread and on all cores, alone and with a busy process."""
     repeats, seconds = (3, 0.1) if arguments.quick else (7, 1.0)
     path = folder / f"{cell}-{layers}x{hidden}-int8.onnx"
     if not path.exists():

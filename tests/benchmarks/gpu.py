@@ -1,15 +1,14 @@
-"""How fast text is generated on a GPU, against PyTorch eager and PyTorch with CUDA graphs on the same GPU.
+"""Measures the speed of generation on a GPU against PyTorch eager and with CUDA graphs on the same GPU.
 
-Also against a graph of ONNX's own LSTM and GRU operators (cuDNN's on a GPU) with our sampler, bound and run
-in the same way: what our graph of single products should be replaced by if it were faster.
+It also compares with a graph of ONNX's LSTM and GRU operators (cuDNN's on a GPU) with our sampler, bound and
+run in the same way, which should replace our graph of single products if it were faster.
 
-"charrnn" is `generate` as it is: prompts are read, random numbers drawn and texts made. "charrnn steps" is
-the bare loop of steps, as those of all others are. fp32 is computed without tf32 everywhere.
+"charrnn" is the complete `generate`, including prompts, random numbers and text. "charrnn steps" is the bare
+loop of steps, as for all others. fp32 is computed without tf32 everywhere.
 
     python tests/benchmarks/gpu.py [--cells NAME ...] [--streams N ...] [--repeats N] [--seconds S] [--json F]
 
-The JSON file is written anew after every row. Without a usable GPU it says what is missing and ends with exit
-code 1.
+The JSON file is rewritten after every row. Without a usable GPU, it prints what is missing and exits with 1.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ def main() -> None:
     )
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
     parser.add_argument(
-        "--streams", nargs="+", type=int, default=STREAMS, help="how many at once, in each row"
+        "--streams", nargs="+", type=int, default=STREAMS, help="numbers of streams, one row each"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="of which the median counts")
-    parser.add_argument("--seconds", type=float, default=0.5, help="how long each runs in a repeat")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats, of which the median is taken")
+    parser.add_argument("--seconds", type=float, default=0.5, help="seconds per contender and repeat")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     missing = _missing()
     if missing:
@@ -87,7 +86,7 @@ def main() -> None:
 
 
 def _missing() -> str | None:
-    """What stands in the way of measuring; None if nothing does."""
+    """The reason why nothing can be measured; None if there is none."""
     missing = cuda_missing()
     return missing or (None if torch.cuda.is_available() else "this torch is a build without CUDA")
 

@@ -1,11 +1,11 @@
-"""How fast training is on a GPU, beside the usual tutorial code on the same GPU.
+"""Measures the speed of training on a GPU, compared with the usual tutorial code on the same GPU.
 
     python tests/benchmarks/gpu_training.py [--networks NAME ...] [--steps N] [--json FILE]
 
-For each network, turn by turn: the steps of `train` in each precision and as it chooses by itself, and those
-of a plain fp32 loop with PyTorch's own settings. The medians are compared; the course takes 6,000 steps.
-The JSON file is written anew whenever one of these has run. Without a GPU it says so and ends with exit code
-1 (--device cpu tries out the script itself).
+For each network, interleaved: the steps of `train` in each precision and with its own choice, and those of a
+plain fp32 loop with PyTorch's defaults. The medians are compared; the course takes 6,000 steps. The JSON file
+is rewritten after each of these. Without a GPU, it says so and exits with 1 (--device cpu tests the script
+itself).
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--networks", nargs="+", default=NETWORKS, help="CELL-LAYERSxHIDDEN-BATCHxLENGTH")
-    parser.add_argument("--steps", type=int, default=800, help="how many steps each takes in a round")
+    parser.add_argument("--steps", type=int, default=800, help="steps per contender and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("no GPU to measure on: PyTorch finds none here")
+        raise SystemExit("no GPU to measure on: PyTorch finds none")
     machine = describe_machine()
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
@@ -113,7 +113,7 @@ def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], 
     notes: list[str] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, Logged):  # the losses were asked for, so all steps are done
+        if isinstance(event, Logged):  # the losses were read, so all steps are done
             marks.append(time.perf_counter())
         elif isinstance(event, Notice):
             notes.append(event.message)

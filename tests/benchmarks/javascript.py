@@ -1,9 +1,9 @@
-"""Measures the npm package in Node and Chromium beside the Python runtime, turn by turn in one run.
+"""Measures the npm package in Node and Chromium against the Python runtime, interleaved in one run.
 
     python3 noxfile.py bench -- javascript [--rounds 7]
 
-Each contender generates the same texts with one thread. A row gives the median of the rounds' ratios, which
-other programs disturb less than they do the rates, and the best rate of each.
+Each contender generates the same texts with one thread. A row shows the median of the rounds' ratios, which
+are less sensitive to other load than the rates, and the best rate of each.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Contenders:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("the process of Node has ended: see above")
+            raise SystemExit("the Node process has ended: see above")
         answer: dict[str, Any] | None = json.loads(line)
         return answer
 
@@ -113,7 +113,7 @@ def speed(contenders: Contenders, rounds: int) -> None:
 
 def quality(contenders: Contenders) -> None:
     """Print how an int8 model does elsewhere: how many texts are equal, and how well it predicts."""
-    print(f"\n{INT8}, beside the Python runtime:")
+    print(f"\n{INT8}, compared with the Python runtime:")
     here = contenders.generate("python", INT8, 64, 300)
     text = TEXT.read_text(encoding="utf-8")[-20_000:] if TEXT.is_file() else ""
     bits = math.log(2) * max(len(text), 1)

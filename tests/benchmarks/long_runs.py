@@ -1,11 +1,12 @@
-"""Whether memory and speed stay flat: millions of characters on one stream and on many, and many loads.
+"""Checks that memory and speed stay flat over millions of characters on one and on many streams, and many
+loads.
 
     python tests/benchmarks/long_runs.py [MODEL.onnx] [--million N] [--cycles N]
 
-Each tenth of the work is a line: characters a second, and the process's resident memory. Below stands what
-memory gained after the first tenth, and in the second half, when all buffers have been made. With --cycles
-the model is also loaded, used and dropped that often. The exit code is 1 where some work gained more than
-GROWTH_MB in its second half.
+Each tenth of the work prints a line: characters per second, and the process's resident memory. Below that is
+the growth of memory after the first tenth, and in the second half, when all buffers are allocated. With
+--cycles, the model is also loaded, used and dropped that many times. The exit code is 1 if memory grew by
+more than GROWTH_MB in the second half of any work.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from charrnn_runtime import CharRNN
 ROOT = Path(__file__).resolve().parents[2]
 STREAM_LENGTH = 10_000
 GROWTH_MB = 3.0
-"""What one and the same work may differ by: an allocator gives pages back when it likes."""
+"""The tolerance for equal work: allocators return pages at arbitrary times."""
 SLOWER = 2.0
 """How many times slower the last tenths may be than the first: speeds differ by chance on a busy machine, and
 the last streams may not fill the batch."""
@@ -37,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=ROOT / "models" / "lstm.int8.onnx")
     parser.add_argument("--million", type=int, default=10, help="million characters on many streams")
-    parser.add_argument("--cycles", type=int, default=0, help="load and drop the model so often")
+    parser.add_argument("--cycles", type=int, default=0, help="number of times to load and drop the model")
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     print(f"{arguments.model.name}, one thread")
@@ -100,17 +101,17 @@ class Meter:
         self._speeds.append(speed)
         gc.collect()
         self._megabytes.append(resident_megabytes())
-        print(f"  {self._done:>12,}  {speed:12,.0f} a second  {self._megabytes[-1]:8.1f} MB", flush=True)
+        print(f"  {self._done:>12,}  {speed:12,.0f} per second  {self._megabytes[-1]:8.1f} MB", flush=True)
         self._next = self._done - self._done % self._tenth + self._tenth
         self._begin, self._begun_at = time.perf_counter(), self._done
 
     def verdict(self) -> bool:
-        """Say what became of memory and speed; gives whether both were flat in the second half."""
+        """Report memory and speed; return whether both were flat in the second half."""
         slower = statistics.median(self._speeds[1:4]) / statistics.median(self._speeds[-3:])
         steady = slower <= SLOWER
         print(f"  speed: the last tenths {slower:.2f} times slower than the first: {_verdict(steady)}")
         if not self._megabytes[-1]:
-            print("  memory: not measured, which needs Linux")
+            print("  memory: not measured (needs Linux)")
             return steady
         first, last = self._megabytes[0], statistics.median(self._megabytes[-3:])
         middle = statistics.median(self._megabytes[3:6])

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and how it measures: medians of interleaved repeats."""
+"""Describes the machine of a benchmark, and measures: medians of interleaved repeats."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A character n-gram model to measure against: interpolated modified Kneser-Ney smoothing, orders 1 to 10.
+"""A character n-gram baseline: interpolated modified Kneser-Ney smoothing, orders 1 to 10.
 
     python tests/benchmarks/ngram.py TEXT... [--orders N]
 
-For each text: bits per character on its last 10 %, order by order, of models that counted the first 90 %.
-The counts stay those of the training part (the model is static), while the context of a character is whatever
-stands before it, in the validation part too.
+For each text, it prints bits per character on its last 10 % for each order, of models that counted the first
+90 %. The counts are those of the training part only (the model is static); the context of a character is the
+text before it, including validation text.
 
 The smoothing is that of Chen and Goodman, "An empirical study of smoothing techniques for language modeling"
 (Computer Speech and Language 13, 1999), interpolated: three discounts an order, from the counts of counts.
@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from charrnn_trainer import Corpus
 
 ORDERS = 10
-"""The longest n-grams that are counted, unless another number is asked for."""
+"""The default length of the longest n-grams."""
 VALIDATION = 0.1
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""What stands for a discount that the counts of counts do not give (KenLM's --discount_fallback)."""
+"""Fallback for discounts that the counts of counts do not give (KenLM's --discount_fallback)."""
 
 Integers = NDArray[np.int64]
 Probabilities = NDArray[np.float64]

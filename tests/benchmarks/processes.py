@@ -1,11 +1,11 @@
-"""Whether memory and open files stay flat over many forks and many pickles.
+"""Checks that memory and open files stay flat over many forks and pickles.
 
     python tests/benchmarks/processes.py [MODEL.onnx] [--forks N] [--generations N] [--pickles N]
 
-A process with a model on two threads, and with streams that have begun, forks; each child uses them, lets
-them go and ends as a program does. Then the model is pickled, made anew and used. Each tenth of the work is a
-line: how many a second, and the process's resident memory. Last, children fork children, each from the one
-before it, and show the memory of some generations. The exit code is 1 if memory grew, or files stayed open.
+A process with a model on two threads and with active streams forks; each child uses them, releases them and
+exits normally. Then the model is pickled, unpickled and used. Each tenth of the work prints a line: the rate
+per second, and the process's resident memory. Finally, children fork children, each from the one before, and
+print the memory of some generations. The exit code is 1 if memory grew or files stayed open.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What 30,000 lines take to score: in one process, by charrnn-score, and on actors of Ray Data.
+"""Measures how long it takes to score 30,000 lines: in one process, by charrnn-score, and on Ray Data actors.
 
     python tests/benchmarks/ray_data.py TEXT [--model MODEL.onnx] [--lines N] [--repeats N] [--batch N]
 
-It needs the extra ``ray``, and Linux. All ways run one after the other, and that so often. A row is the
-median of the seconds that passed and of the seconds of processors in all processes, those of Ray too, and the
-ratios of both to one process on one thread: the second hardly depends on what else runs. Rows of Ray include
-the start of the actors, which stands below each, measured with the same pipeline on one line for each actor.
-Actors that only pass rows on show what Ray itself takes. All scores must be equal to the bit.
+It needs the extra ``ray``, and Linux. All variants run in turn, --repeats times. A row shows the median
+elapsed seconds and CPU seconds of all processes, including Ray's, and the ratios of both to one process on
+one thread; CPU seconds hardly depend on other load. Rows for Ray include the start of the actors, which is
+shown below each, measured with the same pipeline on one line per actor. Actors that only pass rows on show
+the overhead of Ray itself. All scores must be equal to the bit.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
                 done = run()
                 taken[name].append((time.perf_counter() - begin, computed_since(before)))
                 print(
-                    f"  {name}: {taken[name][-1][0]:.2f} s, {taken[name][-1][1]:.2f} s of processors",
+                    f"  {name}: {taken[name][-1][0]:.2f} s, {taken[name][-1][1]:.2f} CPU seconds",
                     flush=True,
                 )
                 nats = [] if done is None else done()
@@ -69,7 +69,7 @@ def main() -> None:
     rows = {
         name: [statistics.median(each) for each in zip(*times, strict=True)] for name, times in taken.items()
     }
-    print(f"{'':32} {'seconds':>16}  {'of processors':>16}")
+    print(f"{'':32} {'seconds':>16}  {'CPU seconds':>16}")
     one = next(iter(rows.values()))
     for name, (seconds, processors) in rows.items():
         shares = seconds / one[0], processors / one[1]
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def processor_seconds() -> dict[int, float]:
-    """What this process and each that comes from it have computed so far, with their children that ended."""
+    """The CPU time of this process and its descendants so far, including children that have ended."""
     parents, times = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -95,7 +95,7 @@ def processor_seconds() -> dict[int, float]:
 
 
 def computed_since(before: dict[int, float]) -> float:
-    """What was computed since; Ray's workers of an earlier way may have ended meanwhile."""
+    """The CPU time since then; Ray workers of an earlier variant may have ended in the meantime."""
     return sum(seconds - before.get(process, 0.0) for process, seconds in processor_seconds().items())
 
 
@@ -104,7 +104,7 @@ Way = Callable[[], Callable[[], list[float]] | None]
 
 
 class PassOn:
-    """An actor that gives each batch back as it came."""
+    """An actor that returns each batch unchanged."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return batch
@@ -166,7 +166,7 @@ def ways_to_score(data: Any, model: Path, lines: list[str], path: Path, batch: i
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Any]:
-    """Ray on this machine, which leaves nothing behind; gives `ray.data`."""
+    """A local Ray that leaves no files behind; yields `ray.data`."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     os.environ |= {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"}
     import ray

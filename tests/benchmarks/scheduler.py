@@ -1,8 +1,8 @@
-"""How much time the scheduler itself takes: requests that run in buffers that compute nothing.
+"""Measures the time of the scheduler itself, with buffers that compute nothing.
 
     python tests/benchmarks/scheduler.py [--streams 8192] [--length 256] [--short 1000000]
 
-Prints the CPU's time for all of 8,192 streams of 256 characters, and for each block of 32 steps; then whether
+Prints the CPU time for 8,192 streams of 256 characters, in total and per block of 32 steps; then whether
 memory stays flat over a million short requests.
 """
 
@@ -78,9 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--streams", type=int, default=8192, help="how many requests, all at once")
-    parser.add_argument("--length", type=int, default=256, help="characters that each samples")
-    parser.add_argument("--short", type=int, default=1_000_000, help="how many short requests follow")
+    parser.add_argument("--streams", type=int, default=8192, help="number of simultaneous requests")
+    parser.add_argument("--length", type=int, default=256, help="characters sampled per request")
+    parser.add_argument("--short", type=int, default=1_000_000, help="number of short requests that follow")
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     engine: Any = NoEngine(read_model_file(MODEL).info)

@@ -1,17 +1,17 @@
-"""How much of the scheduler's speed charrnn-serve keeps, how soon text comes, and whether anything grows.
+"""Measures charrnn-serve: throughput relative to the scheduler, time to first text, and leaks.
 
     python tests/benchmarks/serve.py [MODEL.onnx] [--clients 1 16 64 256] [--seconds 5] [--json FILE]
     python tests/benchmarks/serve.py --soak MINUTES
 
-Each client streams one text, on a connection of its own. Beside it, in turns: the bare scheduler with the
-same requests, and the server that tutorials write (FastAPI, PyTorch in eager mode, a thread a request), which
-has the same network and gives a text when it is complete. The clients run on the server's cores, and look at
-what they got when the clock has stopped. "By CPU" compares the time that the cores spend on a character, for
-server and clients together, which says the same on a busy machine. Medians over the rounds are shown.
+Each client streams one text on its own connection. Interleaved with it run the bare scheduler with the same
+requests, and a server as in tutorials (FastAPI, PyTorch in eager mode, one thread per request) with the same
+network, which returns each text when it is complete. The clients share the server's cores, and check their
+results after the clock has stopped. "By CPU" compares CPU time per character, for server and clients
+together, which is hardly affected by other load. Medians over the rounds are shown.
 
-The first piece: how long a client waits for it, when all begin at once, and when it comes while others run.
+Time to first text is measured with all clients starting at once, and for one client while others run.
 
-The soak lets 64 clients come and go, some of them before their text has ended; its exit code is 1 where the
+In the soak test, 64 clients come and go, some of them before their text has ended; the exit code is 1 if the
 server's memory, files or threads grow.
 """
 
@@ -38,7 +38,7 @@ from server_process import Client, ServerProcess, charrnn_serve, free_port, post
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "LORD "
 TUTORIAL_LENGTH = 100
-"""How many characters the tutorial's server is asked for: it takes seconds for all clients."""
+"""The length of requests to the tutorial server, which takes seconds for all clients."""
 
 GROWTH_MB = 4.0
 """What the server's memory may gain in the second half of a soak: allocators keep pages as they like."""
@@ -51,12 +51,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=ROOT / "models" / "lstm.int8.onnx")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64, 256], help="how many at a time")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of the scheduler, in a round")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1, 16, 64, 256], help="numbers of simultaneous clients"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of the scheduler per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures to this file, after each row")
-    parser.add_argument("--no-tutorial", action="store_true", help="leave the tutorial's server out")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="only look whether anything grows")
+    parser.add_argument("--no-tutorial", action="store_true", help="skip the tutorial server")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="only run the soak test")
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     with charrnn_serve(str(arguments.model)) as server:
@@ -74,7 +76,7 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
         "clients  scheduler     server  of it  by CPU   tutorial  times   at once (worst)  beside others"
     )
     if not arguments.no_tutorial and find_spec("fastapi") is None:
-        print("the tutorial's server is left out: fastapi is not installed")
+        print("the tutorial server is skipped: fastapi is not installed")
         arguments.no_tutorial = True
     fp32 = arguments.model.with_name(arguments.model.name.replace(".int8", ""))
     port = free_port()
@@ -209,7 +211,7 @@ async def asked(server: ServerProcess, clients: int) -> dict[str, float]:
 
 
 async def soak(server: ServerProcess, seconds: float) -> bool:
-    """Let clients come and go for some time; gives whether the server stayed as it was."""
+    """Let clients come and go for some time; return whether the server's resources stayed flat."""
     end = time.monotonic() + seconds
     counts = {"complete": 0, "left": 0, "characters": 0}
     visitors = [asyncio.create_task(visit(server, random.Random(i), end, counts)) for i in range(SOAKING)]

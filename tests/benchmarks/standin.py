@@ -1,12 +1,12 @@
-"""How much time the host takes for many streams on a GPU whose kernels take none.
+"""Measures the host time for many streams on a GPU whose kernels take no time.
 
     LD_LIBRARY_PATH=FOLDER python tests/benchmarks/standin.py [--streams 8192] [--length 1024] [--graphs]
 
 FOLDER has libraries that stand in for CUDA's: onnxruntime's real CUDA provider runs on them, memory is the
-host's, and kernels do nothing (`nox -s cuda_standin` builds them). What is printed is the CPU's time: to make
-the requests and run the first block of steps, for a block in the midst, and for the end; in onnxruntime,
-which launches the kernels, and in all else, which is Python, NumPy and what is copied to and from the GPU. It
-says nothing about a GPU.
+host's, and kernels do nothing (`nox -s cuda_standin` builds them). It prints CPU time for creating the
+requests and running the first block of steps, for a block in the middle, and for the end: in onnxruntime,
+which launches the kernels, and in everything else (Python, NumPy, and copies to and from the GPU). It says
+nothing about the speed of a GPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REPEATS = 5
 
 
 class Clock:
-    """The CPU's time of the process, parted into that of onnxruntime's steps and the rest."""
+    """The CPU time of the process, split into onnxruntime's steps and the rest."""
 
     def __init__(self) -> None:
         self.steps = 0.0
@@ -65,8 +65,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--streams", type=int, default=8192, help="how many at once")
-    parser.add_argument("--length", type=int, default=1024, help="characters that each samples")
+    parser.add_argument("--streams", type=int, default=8192, help="number of simultaneous streams")
+    parser.add_argument("--length", type=int, default=1024, help="characters sampled per stream")
     parser.add_argument("--graphs", action="store_true", help="capture CUDA graphs")
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
@@ -76,7 +76,7 @@ def main() -> None:
     clock = Clock()
     engine = session.Engine(read_model_file(MODEL), "cuda", cuda_graphs=arguments.graphs)
     rounds = [measure(engine, clock, arguments.streams, arguments.length) for _ in range(1 + REPEATS)]
-    print(f"{arguments.streams:,} streams of {arguments.length} characters, ms of CPU (Python, onnxruntime):")
+    print(f"{arguments.streams:,} streams of {arguments.length} characters, CPU ms (Python, onnxruntime):")
     for name in rounds[0]:
         first, *others = (each[name] for each in rounds)
         words = ", ".join(f"{value:.2f}" for value in np.median(others, axis=0))

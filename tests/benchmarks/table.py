@@ -33,7 +33,7 @@ def with_tables(page: str, text: str) -> str:
 
 
 def put_between(text: str, begin: str, end: str, table: str, page: str) -> str:
-    """``text`` with what stands between two marks replaced."""
+    """Replace the text between two marks."""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     if not after:

@@ -1,16 +1,16 @@
-"""How good `charrnn-train TEXT --minutes M` is on texts of any kind, beside n-gram models and PPMd.
+"""Measures `charrnn-train TEXT --minutes M` on any texts, compared with n-gram models and PPMd.
 
     python tests/benchmarks/texts.py [--minutes M] [--busy N] [--seed S] [--json FILE] TEXT... [-- OPTION...]
     python tests/benchmarks/texts.py --json FILE
 
-Each text is trained on by the command itself, in a folder that is thrown away; what stands after a second
-`--` goes on to it. Bits per character are those of the best checkpoint, on the last 10 % of the text. Beside
-them, on the same characters: a static n-gram model (`ngram.py`), and PPMd where the package pyppmd is
-installed. Nothing else should run meanwhile, but for what --busy starts.
+Each text is trained on by the command itself, in a temporary folder; options after a second `--` are passed
+to it. Bits per character are those of the best checkpoint, on the last 10 % of the text. They are compared,
+on the same characters, with a static n-gram model (`ngram.py`), and with PPMd if the package pyppmd is
+installed. Nothing else should run at the same time, except for the processes of --busy.
 
-With --json every text's figures are kept in a file as soon as they are there, in the place of earlier ones
-with the same settings. So a long benchmark can be run text by text, and with --missing go on where it was
-interrupted. The table shows all that the file holds; without texts, it shows that and measures nothing.
+With --json, every text's figures are saved to a file as soon as they are known, replacing earlier ones with
+the same settings. A long benchmark can thus be run text by text, and continued with --missing after an
+interruption. The table shows the whole file; without texts, nothing is measured.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("texts", nargs="*", type=Path, metavar="TEXT", help="a file in UTF-8")
-    parser.add_argument("--minutes", type=float, default=3.0, help="what charrnn-train is given (default: 3)")
-    parser.add_argument("--busy", type=int, default=0, help="keep so many cores busy meanwhile (default: 0)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="minutes for charrnn-train (default: 3)")
+    parser.add_argument("--busy", type=int, default=0, help="number of cores to keep busy (default: 0)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     parser.add_argument("--missing", action="store_true", help="skip texts whose figures the file has")
@@ -133,14 +133,14 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, options: Sequence[str]) -> None:
     """End with a usage error before hours are spent on what cannot be done."""
     if not arguments.texts and not (arguments.json and arguments.json.is_file()):
-        parser.error("nothing to measure or to show: give a TEXT, or a file of figures with --json")
+        parser.error("nothing to measure or show: give a TEXT, or a file of figures with --json")
     for path in arguments.texts:
         if not path.is_file():
             parser.error(f"there is no file {path}")
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         parser.error(f"there is no folder for {arguments.json}")
     if arguments.missing and not arguments.json:
-        parser.error("--missing looks into the file that --json names; give both")
+        parser.error("--missing needs the file of --json; give both")
     if not arguments.minutes > 0:
         parser.error(f"--minutes must be above 0, not {arguments.minutes:g}")
     if arguments.busy < 0:

@@ -1,11 +1,11 @@
-"""How fast training is on a CPU, beside the usual tutorial code, and how far from the limit.
+"""Measures the speed of training on a CPU, compared with the usual tutorial code and with the upper limit.
 
     python tests/benchmarks/training.py [--threads N] [--steps N] [--networks NAME ...] [--json FILE]
 
-For each network, in one run and turn by turn: a step of `train`; a step of a plain fp32 loop, in a process of
-its own, with PyTorch's own settings; and the limit: the matrix products of a step, forward and backward, of
-the same shapes and in the type that `train` computes in, each in the layout that is fastest. The medians of
-the rounds are compared. Then the validation loss after --steps steps, in the chosen type and in fp32.
+For each network, interleaved in one run: a step of `train`; a step of a plain fp32 loop in a separate
+process, with PyTorch's defaults; and the limit: the matrix products of a step, forward and backward, of the
+same shapes and in the type of `train`, each in the fastest layout. The medians of the rounds are compared.
+Then follows the validation loss after --steps steps, in the chosen type and in fp32.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _least_seconds(way: Callable[[], Tensor]) -> float:
 
 
 class PlainLoop:
-    """The plain loop in a process of its own, which nothing that `train` sets can reach."""
+    """The plain loop in a separate process, unaffected by settings of `train`."""
 
     def __init__(self, network: Network, threads: int) -> None:
         command = [sys.executable, __file__, "--plain", network.name, "--threads", str(threads)]
@@ -257,7 +257,7 @@ class PlainLoop:
         self._process.communicate()  # closes its input, which ends it
 
     def step(self) -> float:
-        """Let it make a step; gives the seconds that it took."""
+        """Run one step; return its duration in seconds."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
@@ -275,7 +275,7 @@ def serve_plain_steps(network: Network, ids: NDArray[Any], vocabulary: int) -> N
 
 
 def plain_steps(network: Network, ids: NDArray[Any], vocabulary: int) -> Iterator[float]:
-    """The usual loop, fp32: gives the loss of each step."""
+    """The usual fp32 loop; yields the loss of each step."""
     model = TutorialNetwork(network.cell, network.hidden, network.layers, vocabulary)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     criterion = nn.CrossEntropyLoss()

@@ -1,4 +1,4 @@
-"""What the training benchmarks compare with: the network as tutorials write it."""
+"""The baseline of the training benchmarks: the network as written in tutorials."""
 
 from __future__ import annotations
 

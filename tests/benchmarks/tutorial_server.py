@@ -1,4 +1,4 @@
-"""The server that a tutorial writes: FastAPI, PyTorch in eager mode, and each request in a thread of its own.
+"""A server as in tutorials: FastAPI, PyTorch in eager mode, and one thread per request.
 
     python tests/benchmarks/tutorial_server.py MODEL.onnx PORT
 

@@ -22,16 +22,16 @@ TINY = (
     *("--steps", "6", "--eval-every", "3", "--save-every", "3", "--log-every", "3"),
     *("--precision", "fp32", "--no-onednn", "--threads", "1"),
 )
-"""What makes any training an instant."""
+"""Settings that make any training very short."""
 
 TINY_RESUME = ("--steps", "9", "--threads", "1")
-"""What lets a run that was done go on a little."""
+"""Settings that extend a finished run slightly."""
 
 NOT_A_USERS = {"PYTHONPATH", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"}
-"""What a test run may have in its environment, and a user has not."""
+"""Environment variables of a test run that users do not have."""
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
-"""Takes a line of bash, the folder to run it in, and what is typed at it."""
+"""Takes a line of bash, the folder to run it in, and its stdin."""
 
 
 SHIM = """\
@@ -133,15 +133,15 @@ def forking_programs(programs: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def shell(programs: Path, forking_programs: Path) -> Shell:
-    """Runs a line of bash in a folder; the project's commands are at hand, and training is tiny.
+    """Runs a line of bash in a folder, with the project's commands on PATH and tiny trainings.
 
-    With ``anew=True`` the commands start and import as a user's do; otherwise see forked.py.
+    With ``real_start=True``, commands are started as by a user; otherwise see forked.py.
     """
 
     def run(
-        line: str, folder: Path, standard_input: str = "", *, anew: bool = False
+        line: str, folder: Path, standard_input: str = "", *, real_start: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        own = programs if anew else forking_programs
+        own = programs if real_start else forking_programs
         path = os.pathsep.join([str(own), str(PROGRAMS), os.environ["PATH"]])
         return subprocess.run(
             ["bash", "-c", line],

@@ -1,4 +1,4 @@
-"""Every command that the READMEs and --help show runs as it stands, and so does every Python example."""
+"""Every command in the READMEs and --help runs unchanged, and so does every Python example."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ COMMANDS = sorted(
 )
 
 ELSEWHERE = ("git clone ", "cd ", "python3 -m venv ", ". ", "source ")
-"""Lines that bring a reader to a shell in a clone: the tests are there already."""
+"""Lines that lead to a shell in a clone, which the tests skip."""
 
 TYPED = "LORD \nKING\n"
-"""What a person types at a command that reads standard input."""
+"""The input for commands that read stdin."""
 
 
 def fenced(text: str, language: str) -> Iterator[str]:
@@ -48,7 +48,7 @@ def fenced(text: str, language: str) -> Iterator[str]:
 
 
 def shown_commands(text: str) -> list[str]:
-    """The command lines of a Markdown text: what stands behind ``$`` in its console blocks."""
+    """The command lines of a Markdown text: the lines after ``$`` in its console blocks."""
     joined = (block.replace("\\\n", " ") for block in fenced(text, "console"))
     return [line[2:].strip() for block in joined for line in block.splitlines() if line.startswith("$ ")]
 
@@ -62,7 +62,7 @@ def shown_examples(help_text: str) -> list[str]:
 def assert_it_ran(done: subprocess.CompletedProcess[str], line: str) -> None:
     told = f"$ {line}\n{done.stdout}\n{done.stderr}"
     assert done.returncode == 0, told
-    # bash gives the last exit code of a pipe alone.
+    # bash returns only the last exit code of a pipe.
     assert not re.search(r"^charrnn-\w+: error|^Traceback|command not found", done.stderr, re.MULTILINE), told
 
 
@@ -129,14 +129,14 @@ def test_every_example_of_help_runs(command: str, used_clone: Path, shell: Shell
     examples = shown_examples(shown.stdout)
     assert len(examples) >= 2
     for line in examples:
-        assert_it_ran(shell(line, used_clone, TYPED, anew=line == examples[0]), line)
+        assert_it_ran(shell(line, used_clone, TYPED, real_start=line == examples[0]), line)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_tells_its_version_and_can_complete_itself(
     command: str, tmp_path: Path, shell: Shell
 ) -> None:
-    version = shell(f"{command} --version", tmp_path, anew=True)
+    version = shell(f"{command} --version", tmp_path, real_start=True)
     assert re.fullmatch(r"charrnn-(runtime|trainer) \d+\.\d+\.\d+\n", version.stdout), version
     # As --show-completion does, which first finds out which shell it runs in: here it runs in none.
     variable = f"_{command.upper().replace('-', '_')}_COMPLETE"

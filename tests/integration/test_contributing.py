@@ -1,4 +1,4 @@
-"""The map in CONTRIBUTING.md: what it names is there, and every package is on it."""
+"""The map in CONTRIBUTING.md: its files exist, and it covers every package."""
 
 from __future__ import annotations
 

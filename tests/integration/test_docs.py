@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, tables are those of the figures, the reference is complete."""
+"""The documentation: valid links, tables that match the figures, and a complete reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def tool(name: str) -> ModuleType:
-    """A module of docs/tools, which is no package."""
+    """A module of docs/tools, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

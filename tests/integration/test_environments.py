@@ -1,4 +1,4 @@
-"""Where the packages run: the container's file, the stated platforms, lower bounds, and advisories."""
+"""Environments: the container file, supported platforms, lower bounds, and advisories."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ PINS = "# pinned\nnumpy==2.4.6\nonnxruntime==1.32.0; python_version < '4'\n"
 
 @contextmanager
 def service(status: int, answer: bytes) -> Iterator[tuple[str, list[dict[str, object]]]]:
-    """A service on this machine that gives one answer to everything, and the queries that it got."""
+    """A local service that returns a fixed response, and the queries that it received."""
     asked: list[dict[str, object]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

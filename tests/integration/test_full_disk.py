@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: one clear line, exit code 1, nothing lost, and all goes on afterwards."""
+"""Full and read-only disks: one clear error line, exit code 1, no data lost, and work can continue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 DISK = 1024 * 1024
 PAGE = 4096
 OTHER_FILES = 8 * PAGE
-"""Room for a run's tokens, settings and history."""
+"""Space for a run's tokens, settings and history."""
 
 TRAIN = (*TINY_FLAGS, "--steps", "6", "--eval-every", "2", "--save-every", "2", "--log-every", "1")
 FULL = "No space left on device"
@@ -46,7 +46,7 @@ COMMANDS = {"train": train.app, "export": export.app, "gen": gen.app}
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    """Runs a command in this process, in a folder with a text; gives its exit code and last line."""
+    """Runs a command in this process, in a folder with a text; returns its exit code and last line."""
     monkeypatch.chdir(tmp_path)
     Path("my.txt").write_text(TEXT, encoding="utf-8")
 

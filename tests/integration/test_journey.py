@@ -1,4 +1,4 @@
-"""The way from a real text to generated text, with the installed commands and the words of the README."""
+"""From a real text to generated text, with the installed commands as in the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some kills at random moments (the long form is `python3 noxfile.py kills`), and what they would find."""
+"""Kills at random moments (for many more: `python3 noxfile.py kills`), and the faults they would detect."""
 
 from __future__ import annotations
 
@@ -50,4 +50,6 @@ def test_files_that_are_not_written_whole_are_found(tmp_path: Path) -> None:
     assert b"tokens.safetensors has" in done.stdout
     assert b"that nobody wrote whole" in done.stdout
     assert b"again: python tests/kills.py --seed 9 --only 0 " in done.stdout
-    assert list(tmp_path.glob("charrnn-kills-*/try-0/run/tokens.safetensors"))  # what was found is kept
+    assert list(
+        tmp_path.glob("charrnn-kills-*/try-0/run/tokens.safetensors")
+    )  # the folder of a fault is kept

@@ -1,4 +1,4 @@
-"""Training and export use no network, start nothing and write nowhere but where they are told to."""
+"""Training and export use no network, start no processes, and write only to their own files."""
 
 from __future__ import annotations
 

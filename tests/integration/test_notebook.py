@@ -1,4 +1,4 @@
-"""The notebook of the course exercise runs, and what it shows is what it showed."""
+"""The notebook of the course exercise runs, and its stored outputs are current."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Odd texts and files that are no texts, from training to scoring, with the installed commands."""
+"""Unusual texts, and files that are not texts, from training to scoring, with the installed commands."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def model_of(shell: Shell, folder: Path, data: bytes, *options: str) -> None:
         done = shell(line, folder)
         assert done.returncode == 0, done.stderr
         assert "warning" not in done.stderr.lower()
-        # What is shown of a text moves no cursor and changes no colour.
+        # The displayed lines of a text neither move the cursor nor change colours.
         assert all(character.isprintable() for character in done.stderr.replace("\n", "")), done.stderr
 
 
 def written(shell: Shell, folder: Path, options: str) -> bytes:
-    """What charrnn-gen writes, as it is: what the shell gives back has its line ends translated."""
+    """The raw output of charrnn-gen; the shell fixture would translate line endings."""
     done = shell(f"charrnn-gen model.onnx --seed 1 -o out --force {options}", folder)
     assert done.returncode == 0, done.stderr
     return (folder / "out").read_bytes()

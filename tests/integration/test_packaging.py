@@ -1,4 +1,4 @@
-"""What the distributions hold, and what importing the runtime brings in."""
+"""The content of the distributions, and the imports of the runtime."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """A page of a tab of its own, which may copy, and whose errors fail the test."""
+    """A page in a new tab, with clipboard access, whose errors fail the test."""
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     context.set_default_timeout(15_000)
     expect.set_options(timeout=15_000)

@@ -15,7 +15,7 @@ TEST = re.compile(r"`(tests/[\w/]+\.py|js/test/\w+\.test\.js)::([^`]+)`")
 
 
 def promises() -> list[tuple[str, str]]:
-    """What is promised, and what stands beside it."""
+    """The promises, each with its tests."""
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return [row for row in rows if row != ("guarantee", "tests")]
 

@@ -1,4 +1,4 @@
-"""A thousand clients that come and go as they like: those that behave lose nothing, and nothing leaks."""
+"""A thousand clients, some of them misbehaving: the others lose nothing, and nothing leaks."""
 
 from __future__ import annotations
 

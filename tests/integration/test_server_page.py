@@ -1,4 +1,4 @@
-"""What docs/server.md shows works as it stands, against a server that runs as its first lines say."""
+"""The examples of docs/server.md work against a server started as described there."""
 
 from __future__ import annotations
 

@@ -429,7 +429,7 @@ def test_a_symlink_is_kept_and_its_target_is_written(gen: Command, lstm: CharRNN
 def test_ctrl_c_ends_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> None:
     arguments = ["-n", "100000000", "-s", "1"]
     arguments += ["--streams", "3"] if way == "--streams" else []
-    process = _start(*arguments, "-o", str(tmp_path / "out"), anew=way == "--output")
+    process = _start(*arguments, "-o", str(tmp_path / "out"), real_start=way == "--output")
     _wait_until(lambda: any(name.endswith(".part") for name in os.listdir(tmp_path)))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -442,7 +442,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> No
 @posix
 @pytest.mark.parametrize("option", [[], ["--debug"]])
 def test_ctrl_c_ends_a_running_text_with_130(option: list[str]) -> None:
-    process = _start("-n", "100000000", "-s", "1", *option, anew=not option)
+    process = _start("-n", "100000000", "-s", "1", *option, real_start=not option)
     assert process.stdout is not None
     assert len(process.stdout.read(100)) == 100
     process.send_signal(signal.SIGINT)
@@ -450,9 +450,9 @@ def test_ctrl_c_ends_a_running_text_with_130(option: list[str]) -> None:
     assert process.returncode == 130
 
 
-def _start(*arguments: str, anew: bool) -> subprocess.Popen[bytes]:
+def _start(*arguments: str, real_start: bool) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command_line("charrnn_runtime.cli.gen", MODEL, *arguments, anew=anew),
+        command_line("charrnn_runtime.cli.gen", MODEL, *arguments, real_start=real_start),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -473,7 +473,7 @@ def _wait_until(happened: Any) -> None:
 
 @posix
 def test_a_reader_that_goes_away_ends_it_silently() -> None:
-    process = _start("-n", "100000000", "-s", "1", "-q", anew=True)
+    process = _start("-n", "100000000", "-s", "1", "-q", real_start=True)
     assert process.stdout is not None
     process.stdout.read(1000)
     process.stdout.close()
@@ -501,7 +501,7 @@ def test_a_full_disk_behind_stdout_is_an_error(gen: Command, length: int, option
 @pytest.mark.parametrize("arguments", [[], ["--streams", "2"], ["--json"]])
 def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) -> None:
     line = f'"{MODEL}" -n 5 {" ".join(arguments)} >&-'
-    done = in_shell("charrnn_runtime.cli.gen", line, anew=not arguments)
+    done = in_shell("charrnn_runtime.cli.gen", line, real_start=not arguments)
     assert done.returncode == 1
     assert b"stdout is closed; the output cannot be written; give --output FILE" in done.stderr
 
@@ -516,7 +516,7 @@ def test_a_closed_stdout_is_harmless_with_an_output_file(lstm: CharRNN, tmp_path
 @posix
 @pytest.mark.parametrize("option", ["--prime-file -", "--primes-file -", "-i"])
 def test_a_closed_stdin_is_an_error(option: str) -> None:
-    done = in_shell("charrnn_runtime.cli.gen", f'"{MODEL}" {option} <&-', anew=option == "-i")
+    done = in_shell("charrnn_runtime.cli.gen", f'"{MODEL}" {option} <&-', real_start=option == "-i")
     assert "stdin is closed; there is nothing to read" in _error(done, 1)
 
 

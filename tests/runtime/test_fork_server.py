@@ -1,4 +1,4 @@
-"""What the fork server runs finds all that a process started anew would find, and ends as that would."""
+"""A program run by the fork server sees what a newly started process would see, and ends in the same way."""
 
 from __future__ import annotations
 

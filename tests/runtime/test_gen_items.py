@@ -191,9 +191,9 @@ def test_found_items_are_kept_if_there_are_too_few(gen: Command, path: Path, tmp
 # --- pipes, interrupts, files ------------------------------------------------------------------------------
 
 
-def _start(path: Path, *arguments: str, anew: bool = False) -> subprocess.Popen[bytes]:
+def _start(path: Path, *arguments: str, real_start: bool = False) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command_line("charrnn_runtime.cli.gen", path, *arguments, anew=anew),
+        command_line("charrnn_runtime.cli.gen", path, *arguments, real_start=real_start),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -217,7 +217,7 @@ def test_a_reader_that_has_enough_ends_it_silently(path: Path, option: list[str]
 
 @posix
 def test_ctrl_c_ends_with_130_after_whole_lines(path: Path) -> None:
-    process = _start(path, "--lines", "100000000", "-s", "1", anew=True)
+    process = _start(path, "--lines", "100000000", "-s", "1", real_start=True)
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

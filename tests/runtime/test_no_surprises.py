@@ -257,7 +257,7 @@ def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -
     text = f'"{tmp_path}/text"'
     words = {"gen": "-n 5", "info": "", "score": text, "triton": f'"{tmp_path}/all"', "view": text}[command]
     line = f'"{MODEL}" {words} {redirection}'
-    done = in_shell(f"charrnn_runtime.cli.{command}", line, anew=command == "gen")
+    done = in_shell(f"charrnn_runtime.cli.{command}", line, real_start=command == "gen")
     if redirection == ">&-":
         message = f"charrnn-{command}: error: stdout is closed; the output cannot be written"
         message += "; give --output FILE" if command == "gen" else ""
@@ -270,7 +270,7 @@ def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -
 @posix
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_with_a_closed_stdout_ends_without_a_traceback(command: str) -> None:
-    done = in_shell(f"charrnn_runtime.cli.{command}", "--help >&-", anew=command == "gen")
+    done = in_shell(f"charrnn_runtime.cli.{command}", "--help >&-", real_start=command == "gen")
     assert "Traceback" not in done.stderr.decode()
     assert "bug in charrnn" not in done.stderr.decode()
 

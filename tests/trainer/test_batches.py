@@ -1,4 +1,4 @@
-"""Batches: the cut into rows, the shift by one, passes, and short texts."""
+"""Batches: rows, the shift by one, passes, and short texts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_text_that_does_not_fill_two_batches_is_rejected_immediately(
     tokens: list[int], n_seqs: int, n_steps: int
 ) -> None:
     with pytest.raises(SettingError):
-        get_batches(tokens, n_seqs, n_steps)  # without asking for a batch
+        get_batches(tokens, n_seqs, n_steps)  # before the first batch
 
 
 def test_tokens_have_one_axis() -> None:

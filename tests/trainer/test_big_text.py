@@ -1,6 +1,6 @@
-"""Texts that memory does not hold: preparing them and training on them takes no more than a small one does.
+"""Texts larger than memory: preparing and training on them takes no more memory than for a small one.
 
-NumPy's arrays are counted by tracemalloc, pages of a memory map are not: those the system takes back.
+tracemalloc counts NumPy arrays but not pages of a memory map, which the system can reclaim.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tiny_runs import TINY
 LENGTH = 4_000_000
 SYMBOLS = "abcdefgh"
 FRACTION = 0.0002
-"""What is kept for validation: 800 characters, to be quick."""
+"""The validation text: 800 characters, to be quick."""
 
 
 def peak(run: Callable[[], object]) -> int:
-    """The most bytes that a call holds at a time, beyond what is held already."""
+    """The peak memory of a call, in bytes, beyond what was allocated before."""
     tracemalloc.start()
     try:
         run()
@@ -64,7 +64,7 @@ def test_preparing_a_long_text_takes_no_more_memory_than_a_short_one(
             made = scanned.encode_to(tmp_path / "tokens", source=None)
         assert len(Corpus.open(tmp_path / "tokens")) == len(made) == scanned.length
 
-    prepare(1_000)  # what is made once
+    prepare(1_000)  # one-time allocations
     short = peak(lambda: prepare(2_000))
     assert peak(lambda: prepare(20_000)) < short + 20_000  # of a text of 1.3 MB
 
@@ -90,7 +90,7 @@ def test_training_and_resuming_never_load_the_whole_text(
         val_fraction=FRACTION, random_start=random_start, split=split, steps=4, save_every=2
     )
     small = Corpus.from_ids(np.array(corpus.ids[:50_000]), corpus.vocabulary)
-    train(config, small, out=tmp_path / "small")  # what is made once
+    train(config, small, out=tmp_path / "small")  # one-time allocations
     resume(tmp_path / "small", changes={"steps": 6})
     assert peak(lambda: train(config, corpus, out=tmp_path / "big")) < LENGTH // 2
     assert peak(lambda: resume(tmp_path / "big", changes={"steps": 6})) < LENGTH // 2

@@ -1,4 +1,4 @@
-"""The tables of cells: they agree with torch, and no module asks for a cell by its name."""
+"""The tables of cells: they agree with torch, and no other module compares cell names."""
 
 from __future__ import annotations
 

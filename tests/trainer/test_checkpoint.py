@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, how they are found, and every file that is none."""
+"""Checkpoints: their content, how they are found, and files that are not checkpoints."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_missing_checkpoint_is_an_error(run: Path, tmp_path: Path) -> None:
 
 
 def refusal(folder: Path, content: bytes) -> str:
-    """The message with which a file is refused."""
+    """The error message for a rejected file."""
     path = folder / "bad-step1.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
@@ -239,7 +239,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def with_values(content: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
-    """The checkpoint with another header, and a hash that fits it."""
+    """The checkpoint with another header and a matching hash."""
     from charrnn_trainer.runs import checkpoint as module
 
     size = int.from_bytes(content[:8], "little")
@@ -247,7 +247,7 @@ def with_values(content: bytes, change: Callable[[dict[str, Any]], None]) -> byt
     del about["sha256"]
     change(about)
     tensors = safetensors.torch.load(content)
-    with contextlib.suppress(ValueError):  # what no JSON can hold has no hash
+    with contextlib.suppress(ValueError):  # values that JSON cannot represent have no hash
         about["sha256"] = module._digest(about, safetensors.torch.save(tensors))
     return safetensors.torch.save(tensors, {"charrnn": json.dumps(about)})
 

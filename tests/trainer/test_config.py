@@ -1,4 +1,4 @@
-"""The settings: what is allowed, and that they survive being written and read."""
+"""The settings: allowed values, and round trips through files."""
 
 from __future__ import annotations
 

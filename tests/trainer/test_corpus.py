@@ -1,4 +1,4 @@
-"""Texts: any script, any size of piece, and everything that is no text."""
+"""Texts: any script, any piece size, and files that are not texts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def written(folder: Path, text: str | bytes) -> str:
 
 @pytest.fixture(params=[1, 3, 7, 4096])
 def piece_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Texts are read in pieces; with small ones, characters fall across their edges."""
+    """Texts are read in pieces; with small pieces, characters cross their boundaries."""
     size: int = request.param
     monkeypatch.setattr(text_source, "PIECE", size)
     monkeypatch.setattr(token_file, "WINDOW", size)
@@ -130,9 +130,9 @@ def test_a_byte_order_mark_is_left_out_at_the_start_alone(tmp_path: Path, piece_
     ("before", "wrong", "byte"),
     [
         ("é" * 20, b"\xff", "0xff"),
-        ("e" * 41, b"\xc3", "0xc3"),  # a sequence that the end cuts short
+        ("e" * 41, b"\xc3", "0xc3"),  # a sequence truncated by the end
         ("é€😀" * 5, b"\xe2\x82a", "0xe2"),
-        ("x" * 40, b"\xed\xa0\x80", "0xed"),  # half a surrogate pair
+        ("x" * 40, b"\xed\xa0\x80", "0xed"),  # a lone surrogate
     ],
 )
 def test_invalid_utf8_is_reported_with_its_byte(

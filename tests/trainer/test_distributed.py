@@ -1,4 +1,4 @@
-"""Two processes that train together: as one would, and never one without the other."""
+"""Two processes that train together: same results as one process, and joint failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CORPUS = Corpus.from_text(TEXT, name="hamlet")
 PLAIN = TINY.replace(
     dropout=0.0, input_dropout=0.0, weight_drop=0.0, reset_chance=0.0, steps=30, clip=0.3, save_every=30
 )
-"""Without random draws, over three passes, with gradients that are clipped at every step."""
+"""Without random draws, over three passes, with gradient clipping at every step."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def alone(config: TrainConfig, folder: Path) -> list[float]:
 
 
 def assert_same_checkpoint(one: Path, other: Path, near: float) -> None:
-    """Two runs end alike: weights, what the optimizer and the streams remember, and all that is counted."""
+    """Two runs end equal: weights, optimizer state, hidden state and all counters."""
     first, second = (load_checkpoint(find_checkpoint(run, "last")) for run in (one, other))
     assert first.step == second.step
     assert first.tensors.keys() == second.tensors.keys()
@@ -74,7 +74,7 @@ def test_two_processes_read_their_shares_of_blocks_and_lines(
     expected = alone(config, tmp_path / "one")
     leader, follower = pair(config, tmp_path / "two")
     assert (leader.error, follower.error) == ("", "")
-    if "lines" not in settings:  # there, what is reported is the mean of the processes' means
+    if "lines" not in settings:  # there, the mean of the processes' means is reported
         assert leader.losses == pytest.approx(expected, rel=1e-4)
     assert leader.weights == follower.weights
     assert_same_checkpoint(tmp_path / "one", tmp_path / "two", 1e-4)
@@ -107,7 +107,7 @@ def test_two_processes_learn_tied_weights_as_one_does(pair: Pair, tmp_path: Path
 
 
 def test_a_run_resumes_with_a_different_number_of_processes(pair: Pair, tmp_path: Path) -> None:
-    """One process, then two, then one; the streams are shared out anew."""
+    """One process, then two, then one; the streams are redistributed."""
     alone(PLAIN, tmp_path / "whole")
     run = tmp_path / "run"
     stop_after = iter([False] * 6 + [True])
@@ -174,7 +174,7 @@ def test_if_one_process_fails_all_end(
     for path in checkpoint_files(tmp_path / "run"):
         load_checkpoint(path)
     if "unreadable text" in spoil:
-        return  # nothing had begun
+        return  # nothing had started
     assert resume(tmp_path / "run").step == 12
 
 
@@ -199,7 +199,7 @@ def test_a_single_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> 
         assert group.rows(7) == slice(0, 7)
         assert group.agree(True)
         assert not group.agree(False)
-        assert group.first(lambda: 5) == 5
+        assert group.broadcast(lambda: 5) == 5
 
 
 def test_rows_are_shared_out_without_gap_or_overlap() -> None:

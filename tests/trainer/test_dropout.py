@@ -1,4 +1,4 @@
-"""Dropout: what is left, how often, and what gradients see of it."""
+"""Dropout: kept elements, probabilities and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The validation loss: every held-out character once, each row warmed up, and nothing disturbed."""
+"""The validation loss: every held-out character once, each row warmed up, without side effects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def network() -> CharNetwork:
 
 
 def naive_loss(network: CharNetwork, ids: np.ndarray, start: int) -> float:
-    """Row by row, as the rule is stated."""
+    """Row by row, following the definition."""
     network.eval()
     rows, length, warm_up = validation_rows(len(ids), start)
     losses = []
@@ -97,7 +97,7 @@ def test_a_large_vocabulary_is_evaluated_in_shorter_pieces(
 ) -> None:
     ids = np.arange(900, dtype=np.uint8) % VOCABULARY
     whole = validation_loss(network, ids, 450)
-    monkeypatch.setattr(validation, "_LOGITS", 1)  # room for no logits at all: one step at a time
+    monkeypatch.setattr(validation, "_LOGITS", 1)  # no room for logits: one step at a time
     assert validation_loss(network, ids, 450) == pytest.approx(whole, rel=1e-6)
 
 

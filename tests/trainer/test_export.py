@@ -1,4 +1,4 @@
-"""From checkpoints of real, tiny runs to files: proved, written whole, and the same every time."""
+"""Export of checkpoints from tiny runs: verified, atomic and deterministic."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_the_report_is_about_the_file_that_was_written(checkpoint: Checkpoint, t
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_proof_finds_the_largest_difference_to_torch(runs: dict[str, Path], cell: str) -> None:
-    # A file of another checkpoint: then the difference is large, and easily told from rounding.
+    # A file from another checkpoint, for a difference much larger than rounding.
     loaded = load_checkpoint(find_checkpoint(runs[cell], 9))
     other = build(load_checkpoint(find_checkpoint(runs[cell], 6)), "fp32")
     network = loaded.network().eval()
@@ -196,7 +196,7 @@ def test_the_proof_finds_the_largest_difference_to_torch(runs: dict[str, Path], 
 
 
 def test_a_chaotic_network_is_exported(tmp_path: Path) -> None:
-    # With large recurrent weights, two right computations drift apart by rounding, until nothing is alike.
+    # With large recurrent weights, rounding makes two correct computations diverge completely.
     run = _train(tmp_path / "run", cell="rnn", steps=1)
     loaded = load_checkpoint(find_checkpoint(run))
     wild = torch.linspace(-3.0, 3.0, 144).mul(37).sin().mul(3).reshape(12, 12)
@@ -310,7 +310,7 @@ def test_exporting_leaves_torchs_random_numbers_alone(checkpoint: Checkpoint, tm
 
 
 def _break(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """Let the fold that export uses go wrong."""
+    """Break the folding that export uses."""
 
     def wrong(*arguments: Any) -> StepWeights:
         return change(fold_weights(*arguments))  # type: ignore[no-any-return]
@@ -394,7 +394,7 @@ def test_logits_that_are_not_numbers_are_found_wherever_they_stand(
 def test_a_state_that_is_wrong_is_found_even_where_no_logit_shows_it(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The output ignores the number of the state that is wrong.
+    # The output ignores the wrong element of the state.
     output = checkpoint.weights["output.weight"].clone()
     output[:, 0] = 0.0
     deaf = _altered(checkpoint, output__weight=output)
@@ -439,7 +439,7 @@ def test_int8_of_a_network_that_it_ruins_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_network_that_is_certain_of_every_character_is_exported(tmp_path: Path) -> None:
-    # Its loss is zero, and of zero one percent is zero.
+    # Its loss is zero, and so is one percent of it.
     run = tmp_path / "run"
     config = TINY.replace(cell="rnn", layers=1, hidden_size=2, steps=3)
     train(config, Corpus.from_text("ab" * 400), out=run)

@@ -1,4 +1,4 @@
-"""charrnn-export as a program: what it writes where, and how it ends."""
+"""The command charrnn-export: output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from charrnn_trainer.training.api import train
 from forked import forked
 
 TEXT = "to be, or not to be, that is the question:\n" * 80
-TEXT += TEXT[: len(TEXT) // 9 : -1]  # its end reads backwards: what is learned soon hurts there
+TEXT += TEXT[: len(TEXT) // 9 : -1]  # its end reads backwards, so training soon raises the loss there
 
 TINY = TrainConfig().replace(
     cell="gru",
@@ -63,7 +63,7 @@ def work(folder: Path, tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Done:
-    """How the command ended, and what it wrote."""
+    """The exit code and output of the command."""
 
     returncode: int
     stdout: str
@@ -76,7 +76,7 @@ Export = Callable[..., Done]
 
 @pytest.fixture
 def export(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Export:
-    """The command in this very process, which need not import torch again."""
+    """The command in this process, without importing torch again."""
 
     def run(work: Path, *arguments: str | Path) -> Done:
         monkeypatch.chdir(work)
@@ -91,7 +91,7 @@ def export(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
 
 
 def _program(work: Path, *arguments: str | Path, environment: dict[str, str] | None = None) -> Done:
-    """The command as a program of its own."""
+    """The command in a separate process."""
     in_environment = tiny_runs.environment() | (environment or {})
     done = subprocess.run(
         forked(_command(arguments), in_environment),
@@ -110,7 +110,7 @@ def _command(arguments: Sequence[str | Path]) -> list[str]:
 
 
 def _fails(done: Done, code: int, *words: str) -> None:
-    """It ended with this code and one line that has these words, and wrote nothing to stdout."""
+    """Check the exit code, a one-line error with these words, and an empty stdout."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     last = done.stderr.splitlines()[-1]

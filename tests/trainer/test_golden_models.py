@@ -1,4 +1,4 @@
-"""The small models in tests/models are what the graph code makes today, byte for byte."""
+"""The small models in tests/models equal the current output of the graph code, byte for byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ each_model = pytest.mark.parametrize("small", make_models.MODELS, ids=lambda sma
 @each_model
 def test_making_a_model_again_gives_the_same_bytes(small: SmallModel) -> None:
     made, kept = make_models.make(small), small.path.read_bytes()
-    # The messages first: where they differ, pytest shows how.
+    # Messages first: pytest shows how they differ.
     assert metadata(onnx.load_from_string(made)) == metadata(onnx.load_from_string(kept))
     assert made == kept, "the graph has changed: make the models again with python tests/make_models.py"
 

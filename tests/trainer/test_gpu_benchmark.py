@@ -1,4 +1,4 @@
-"""What the benchmark for GPUs compares is the same network: as far as that can be seen on a CPU."""
+"""The contenders of the GPU benchmark are the same network, as far as a CPU can show."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_our_bare_loop_goes_on_from_call_to_call(tmp_path: Path, monkeypatch: py
 
 @pytest.fixture
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """A machine with a GPU, whose contenders take no time; gives the rows that were begun."""
+    """A machine with a GPU whose contenders take no time; returns the rows that were started."""
     rows: list[tuple[str, int]] = []
 
     def contenders(folder: Path, cell: str, weights: Any, streams: int) -> dict[str, Callable[[], int]]:

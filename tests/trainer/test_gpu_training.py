@@ -1,4 +1,4 @@
-"""What training does for a GPU: as far as it goes on the CPU, and, marked `gpu`, on one."""
+"""GPU training: on the CPU as far as possible, and on a GPU in tests marked `gpu`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_text_that_would_fill_the_gpu_stays_on_the_host(monkeypatch: pytest.Mo
 
 
 class Learning:
-    """A tiny network that learns, and all that it depends on."""
+    """A tiny network in training, with all its state."""
 
     def __init__(self, **settings: object) -> None:
         config = {"layers": 1, "hidden_size": 8, **settings}
@@ -95,7 +95,7 @@ class Learning:
         self.state: State = self.network.initial_state(8)
 
     def steps(self, learn: StepFunction, count: int) -> list[tuple[float, float]]:
-        """Losses and norms; in the middle, half of the streams forget."""
+        """Losses and norms; half of the streams are reset in the middle."""
         results = []
         for index in range(count):
             self.train_step.optimizer.set_rate(0.01 / (index + 1))
@@ -107,7 +107,7 @@ class Learning:
         return results
 
     def all_of_it(self) -> list[torch.Tensor]:
-        """Weights, what the optimizer remembers (once it does), and the random numbers."""
+        """Weights, optimizer state (once there is one) and random generators."""
         weights = [weight.detach().clone() for weight in self.network.parameters()]
         kept = [part.clone() for part in self.train_step.optimizer.tensors().values() if part.any()]
         return [*weights, *kept, torch.get_rng_state()]
@@ -226,7 +226,7 @@ def test_a_faster_captured_step_is_chosen_and_matches_the_plain_one() -> None:
 
 @pytest.fixture
 def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU is taken for a GPU; what would ask CUDA does the like on the CPU, or nothing."""
+    """The CPU poses as a GPU; CUDA calls do the equivalent on the CPU, or nothing."""
     for module in (trainer, torch_settings, step_module, cuda_graph, device_batches):
         monkeypatch.setattr(module, "is_gpu", lambda device: True)
     for name in ("Event", "Stream", "current_stream"):
@@ -239,7 +239,7 @@ def make_believe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> dict[str, bytes]:
-    """The checkpoints of a run that was stopped once, with steps in fixed memory or plain ones."""
+    """The checkpoints of a run that was stopped once, with static or plain steps."""
 
     def try_and_take(
         train_step: TrainStep, network: CharNetwork, batches: Batches, first: int, state: State
@@ -265,7 +265,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
 
 @pytest.mark.usefixtures("make_believe")
 def test_the_gpu_code_path_gives_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resident text, a rate in a tensor, losses asked for when they are reported, steps in fixed memory."""
+    """Resident text, learning rate in a tensor, losses read at reports, static steps."""
     config = TINY.replace(layers=1, steps=20, eval_every=4)
     plain = trained_as_on_a_gpu(tmp_path / "plain", config, captured=False)
     assert trained_as_on_a_gpu(tmp_path / "captured", config, captured=True) == plain
@@ -288,7 +288,7 @@ def test_the_gpu_code_path_gives_the_same_training(tmp_path: Path, monkeypatch: 
 def test_a_graph_that_gives_the_losses_and_learns_something_else_is_refused_where_activations_are_dropped(
     monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    """cuDNN draws numbers of its own for two layers, so that losses and weights agree roughly alone."""
+    """cuDNN draws its own random numbers for two layers, so losses and weights agree only roughly."""
     monkeypatch.setattr(device_batches, "is_gpu", lambda device: False)  # which pins memory
     learning = Learning(layers=2, dropout=0.5)
 

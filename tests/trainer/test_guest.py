@@ -1,4 +1,4 @@
-"""The trainer in other people's programs: what importing it changes in the process, which is nothing."""
+"""The trainer in other programs: importing it changes nothing in the process."""
 
 from __future__ import annotations
 

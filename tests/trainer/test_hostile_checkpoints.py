@@ -1,6 +1,6 @@
-"""Checkpoints made to do harm: lies in the header, in the table of tensors and in the file's length.
+"""Malicious checkpoints: false headers, tensor tables and file lengths.
 
-The hash stands in their way only if it is not made to fit; in most of these files it does.
+In most of these files, the hash is made to match, so that it does not stop them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path, content: bytes | None = None) -> str:
-    """What the reader says of a file, which it must refuse in one line of readable length."""
+    """The reader's error for a file, which must be one line of readable length."""
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
@@ -224,7 +224,7 @@ def test_a_header_that_is_no_table_is_refused(text: str, path: Path) -> None:
 
 
 def test_duplicate_keys_are_rejected(content: bytes, path: Path) -> None:
-    # Python takes the last and others the first: what was checked would not be what is used.
+    # Python uses the last and other readers the first, so checked and used values could differ.
     about, tensors = parts(content)
     table, data = table_of(tensors)
     table["__metadata__"] = metadata(sealed(about, data))

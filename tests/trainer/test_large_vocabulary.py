@@ -1,4 +1,4 @@
-"""Texts of tens of thousands of symbols, such as Chinese, go all the way; too many are refused early."""
+"""Texts of tens of thousands of symbols, such as Chinese, work end to end; too many are rejected early."""
 
 from __future__ import annotations
 

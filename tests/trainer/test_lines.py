@@ -1,4 +1,4 @@
-"""Lists: which lines there are, which validate, and batches in which every line starts from nothing."""
+"""Lists: their lines, the split, and batches in which every line starts from a zero state."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_windows_line_ends_are_newlines_in_a_list(
 
 
 def read_pass(batches: LineBatches, number: int) -> list[list[int]]:
-    """The targets of each row of a pass, put together again where a line goes on in the next batch."""
+    """The targets of each row of a pass, joined if a line continues in the next batch."""
     read: list[list[int]] = []
     rows: list[list[int]] = []
     first = number * batches.batches_per_pass
@@ -164,7 +164,7 @@ def read_pass(batches: LineBatches, number: int) -> list[list[int]]:
             there = following != IGNORED
             expected = [row[-1] if row else batches._lines.newline, *following[:-1]]
             assert now[there].tolist() == np.array(expected)[there].tolist()
-            assert not (there[1:] & ~there[:-1]).any()  # what is left out stands at the end
+            assert not (there[1:] & ~there[:-1]).any()  # ignored targets are at the end
             row += following[there].tolist()
     return read + rows
 
@@ -239,7 +239,7 @@ def test_processes_share_the_rows_of_every_batch(size: int) -> None:
 
 
 def single_line_losses(network: CharNetwork, line: list[int], newline: int) -> torch.Tensor:
-    """The loss of each character of a line and of the newline behind it, read from a zero state."""
+    """The loss of each character of a line and of the newline after it, from a zero state."""
     inputs = torch.tensor([[newline, *line]])
     logits, _ = network(inputs, network.initial_state(1))
     targets = torch.tensor([*line, newline])
@@ -285,7 +285,7 @@ def test_a_batch_of_padding_has_no_loss_and_no_gradient() -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_training_reads_every_line_from_nothing_and_long_ones_in_steps(cell: str) -> None:
-    """At a rate of next to nothing nothing changes, so that every loss can be computed line by line."""
+    """With a learning rate close to zero, weights stay equal, so losses can be computed line by line."""
     config = TINY.replace(
         cell=cell, dropout=0.0, input_dropout=0.0, weight_drop=0.0, weight_decay=0.0, reset_chance=0.5,
         learning_rate=1e-12, lines=True, batch_size=4, seq_length=16, steps=40, eval_every=40, save_every=40,

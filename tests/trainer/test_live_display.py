@@ -1,4 +1,4 @@
-"""The live display: what it draws, what resizing does to it, and when it takes samples."""
+"""The live display: drawing, resizing, and samples."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_series_keeps_the_mean_of_any_number_of_points_in_little_room(count: i
 
 
 def columns_of(lines: list[Text], *characters: str) -> dict[int, set[int]]:
-    """In which rows each column has something of a curve."""
+    """The rows in which each column shows the curve."""
     margin = lines[0].plain.index(" ") + 1
     found: dict[int, set[int]] = {}
     for row, line in enumerate(lines):
@@ -170,7 +170,7 @@ Shown = Callable[..., tuple[LiveDisplay, Clock, list[int]]]
 
 @pytest.fixture
 def shown(screen: Screen) -> Iterator[Shown]:
-    """Makes a live display on a screen, with its clock and the steps at which it took samples."""
+    """Creates a live display on a screen, with its clock and the steps of its samples."""
     displays = []
 
     def make(**settings: Any) -> tuple[LiveDisplay, Clock, list[int]]:

@@ -1,4 +1,4 @@
-"""The loop: what it learns, what it reports, what it writes, and when it stops."""
+"""The training loop: learning, events, files and stopping."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def losses(config: TrainConfig, corpus: Corpus = CORPUS, **options: Any) -> list
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_the_steps_are_those_of_the_plain_loop(cell: str) -> None:
-    """Two passes and a bit: the state is carried, detached, and reset where a pass ends."""
+    """More than two passes: the state is carried, detached, and reset at the end of a pass."""
     config = PLAIN.replace(cell=cell, steps=30, batch_size=4, seq_length=40, clip=0.5, val_fraction=0.0)
     torch.manual_seed(config.run.seed)
     network = CharNetwork(config.network, len(CORPUS.vocabulary))
@@ -163,7 +163,7 @@ def test_checkpoints_are_kept_when_due_when_best_and_at_the_end(tmp_path: Path) 
 
 
 def test_the_best_is_saved_where_nothing_else_is_due(tmp_path: Path) -> None:
-    # What is validated on reads backwards: learning the rest makes it worse and worse.
+    # The validation text reads backwards, so its loss rises during training.
     corpus = Corpus.from_text(TEXT + TEXT[:200][::-1])
     config = PLAIN.replace(steps=60, learning_rate=0.03, eval_every=5, save_every=60, hidden_size=16)
     train(config, corpus, out=tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The network: its recurrences against a plain loop, its state, and how it begins."""
+"""The network: recurrences against a plain loop, state, and initialization."""
 
 from __future__ import annotations
 

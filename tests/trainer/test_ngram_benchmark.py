@@ -1,4 +1,4 @@
-"""The n-gram models that training is measured against are what they are called, down to a naive loop."""
+"""The n-gram baselines against a naive implementation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAY = (
 
 
 def drawn(symbols: int, length: int, seed: int) -> list[int]:
-    """A text with some order in it: each symbol is likelier after its predecessor."""
+    """A text with some structure: each symbol is more likely after its predecessor."""
     draw = random.Random(seed)
     text = [0]
     for _ in range(length - 1):
@@ -42,7 +42,7 @@ def ids_of(text: str) -> tuple[list[int], int]:
 
 
 def naive_probability(train: list[int], symbols: int, order: int, context: list[int], symbol: int) -> float:
-    """Interpolated modified Kneser-Ney as its paper writes it, with dictionaries and one loop a level."""
+    """Interpolated modified Kneser-Ney as in the paper, with dictionaries and one loop per level."""
     probability = 1.0 / symbols
     for n in range(1, order + 1):
         counts: Counter[tuple[int, ...]] = Counter()

@@ -1,4 +1,4 @@
-"""Any text trains, and any file at the byte level: through training, export and generation in one process."""
+"""Any text, and any file at the byte level, works in training, export and generation in one process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DATA = {
 
 
 def _trained(corpus: Corpus, folder: Path) -> CharRNN:
-    """The model of a network that has learned from a corpus for a step."""
+    """A model trained on a corpus for one step."""
     train(ONE_STEP, corpus, out=folder / "run")
     path = folder / "model.onnx"
     export_checkpoint(load_checkpoint(find_checkpoint(folder / "run")), path)

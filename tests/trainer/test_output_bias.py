@@ -1,4 +1,4 @@
-"""The bias that a large vocabulary begins with."""
+"""The initial output bias of a large vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of large vocabularies: PyTorch's own, with the same gradients, whatever is in memory at a time."""
+"""The loss of large vocabularies: equal to PyTorch's, with the same gradients, for any chunk size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The speed of a run: how many threads are taken, and when a plan is found to be off. No clock is read."""
+"""The speed of a run: choice of threads, and detection of wrong plans. No clock is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOTH_BUSY = {1: 0.2, 2: 1.5}
 
 
 def run(pace: ThreadPace, machine: dict[int, float], seconds: float) -> float:
-    """Steps for some seconds on a machine with these times; gives their mean time."""
+    """Run steps for some seconds on a machine with these times; return their mean time."""
     spent, steps = 0.0, 0
     while spent < seconds:
         taken = machine[pace.count]
@@ -60,7 +60,7 @@ def test_new_load_is_noticed_within_steps_and_its_end_within_a_minute() -> None:
 
 
 def settle(pace: ThreadPace, machine: dict[int, float]) -> ThreadPace:
-    """Steps until no trial is under way."""
+    """Run steps until no trial is active."""
     while pace.count != pace.home:
         pace.step_done(machine[pace.count])
     return pace
@@ -114,7 +114,7 @@ def test_more_threads_are_tried_as_long_as_they_help(times: dict[int, float], ex
 
 
 def feed(speed: SpeedWatch, seconds: Iterator[float]) -> int | None:
-    """After how many steps the plan was found to be off; None if it was not."""
+    """The number of steps after which the plan is off; None if it never is."""
     for number, taken in enumerate(seconds, 1):
         if speed.step_done(taken):
             return number
@@ -150,7 +150,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A torch with two threads; gives what they are set to."""
+    """A torch with two threads; records the number that is set."""
     seen: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", seen.append)

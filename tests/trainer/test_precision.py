@@ -1,4 +1,4 @@
-"""How the number format is chosen: which ways are tried how often, and what their time is."""
+"""The choice of the number format: the modes that are timed, how often, and how."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAYS = (ComputeMode("fp32", True), ComputeMode("fp32", False), ComputeMode("bf16
 
 
 def _choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[ComputeMode, list[float]]) -> Counter[ComputeMode]:
-    """Let the ways take these times, one after the other; gives how often each was tried."""
+    """Give the modes these times in turn; return how often each was timed."""
     tried: Counter[ComputeMode] = Counter()
 
     def short_step(network: Any, config: Any, way: ComputeMode, device: Any, **_: Any) -> Any:
@@ -83,7 +83,7 @@ def test_time_in_which_the_thread_does_not_compute_does_not_count(monkeypatch: p
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The CPU in a GPU's place: a kernel takes 100 seconds to start, and a graph 1."""
+    """The CPU poses as a GPU: launching a kernel takes 100 seconds, and a graph 1."""
     now = SimpleNamespace(seconds=0.0, captures=0, can_capture=True)
 
     def capture_graph(step: Any) -> Any:

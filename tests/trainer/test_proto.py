@@ -27,7 +27,7 @@ MODELS = [pytest.param(model.path.read_bytes(), id=model.path.stem) for model in
 TENSOR_TYPE = "TypeProto.Tensor"
 DIMENSION = "TensorShapeProto.Dimension"
 NAMES = {"TypeProtoTensor": TENSOR_TYPE, "Dimension": DIMENSION}
-"""The reader's names of messages where the onnx package has nested ones."""
+"""The reader's names of messages that are nested in the onnx package."""
 
 
 def _onnx_name(message: str) -> str:
@@ -90,7 +90,7 @@ def test_the_onnx_package_reads_the_same_values(data: bytes) -> None:
 
 
 def _assert_same(ours: Any, theirs: Any, place: str) -> None:
-    """Every field that the reader knows has the same value, and the onnx package sees no other field set."""
+    """Every field known to the reader has the same value, and the onnx package finds no other field set."""
     known = _reader_fields(ours)
     assert {field.number for field, _ in theirs.ListFields()} <= set(known), place
     for number, field in known.items():

@@ -1,4 +1,4 @@
-"""What charrnn_trainer offers, and that it offers it without waiting for torch."""
+"""The public names of charrnn_trainer, importable without torch."""
 
 from __future__ import annotations
 

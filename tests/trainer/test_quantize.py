@@ -1,4 +1,4 @@
-"""Products in each precision: how weights are rounded, and that no stream depends on another."""
+"""Products in each precision: rounding of weights, and independence of streams."""
 
 from __future__ import annotations
 

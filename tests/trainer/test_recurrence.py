@@ -16,7 +16,7 @@ from charrnn_trainer.nn.gru import gru
 def _case(
     layers: int, hidden: int, batch: int, steps: int, inputs: int, dtype: torch.dtype, seed: int = 0
 ) -> tuple[nn.GRU, Tensor, Tensor, Tensor]:
-    """Layers, inputs, a state to start from, and what the loss gives each output."""
+    """Layers, inputs, an initial state, and output gradients."""
     torch.manual_seed(seed)
     rnn = nn.GRU(inputs, hidden, layers, batch_first=True).to(dtype)
     given = torch.randn(batch, steps, inputs, dtype=dtype, requires_grad=True)

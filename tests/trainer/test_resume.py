@@ -1,4 +1,4 @@
-"""Exact resume: a run that is killed anywhere, however, ends with the bytes of one that was not."""
+"""Exact resume: a run that is killed at any point ends with the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS = TINY.optimization.steps
 
 
 class Killed(BaseException):
-    """As good as a kill for the disk: nobody catches it."""
+    """Like a kill, as far as the disk is concerned: nothing catches it."""
 
 
 def kill_when(condition: Callable[[Event], bool]) -> Callable[[Event], None]:
@@ -37,7 +37,7 @@ def kill_when(condition: Callable[[Event], bool]) -> Callable[[Event], None]:
 
 
 def content(run: Path) -> dict[str, bytes]:
-    """All that a run leaves, with the times taken out of its history."""
+    """All files of a run, with the times removed from its history."""
     files = {path.name: path.read_bytes() for path in run.iterdir() if not path.name.startswith(".")}
     lines = [json.loads(line) for line in files["history.jsonl"].splitlines()]
     files["history.jsonl"] = json.dumps([{**line, "seconds": 0} for line in lines]).encode()
@@ -143,7 +143,7 @@ def test_other_cells_and_precisions_resume_as_exactly(tmp_path: Path, cell: str,
 def test_other_ways_of_reading_the_text_resume_as_exactly(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    """Long lines go on from batch to batch, so that some checkpoints are saved in the middle of them."""
+    """Long lines continue from batch to batch, so some checkpoints are saved in the middle of them."""
     corpus = Corpus.from_text("\n".join(TEXT[place : place + place % 31] for place in range(1, 90)))
     config = TINY.replace(**settings)
     train(config, corpus, out=tmp_path / "whole")

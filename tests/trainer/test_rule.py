@@ -1,4 +1,4 @@
-"""What the rule for time budgets chooses, for texts and machines as they were measured."""
+"""The choices of the rule for time budgets, for measured texts and machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from charrnn_trainer.training.rule import (
 
 @dataclass
 class Machine:
-    """Takes so many seconds for a step of 256 LSTM units and 16 x 64 characters, else by work."""
+    """Takes this many seconds for a step of 256 LSTM units and 16 x 64 characters; scales with the work."""
 
     seconds: float
     gru: float = 0.65

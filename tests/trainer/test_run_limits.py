@@ -1,4 +1,4 @@
-"""What ends a run before its last step, what is kept of it, and what streams forget."""
+"""Early ends of runs, retention of checkpoints, and state resets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def steps_kept(run: Path) -> list[int]:
 
 @pytest.fixture
 def validations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The validation losses that runs get to see, one after the other; the last for ever."""
+    """The validation losses that runs get, in order; the last one repeats."""
     planned: list[float] = []
 
     def next_loss(*_: Any) -> float:
@@ -111,7 +111,7 @@ def test_the_newest_checkpoints_are_kept_and_always_the_best_and_the_last(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock is a second after the last."""
+    """Every reading of the clock is a second after the last."""
     seconds = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
 
@@ -163,7 +163,7 @@ def test_without_a_time_budget_nothing_of_the_clock_is_saved(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("clock")
 def test_what_was_spent_before_counts_and_time_is_kept_for_the_end() -> None:
-    """By the fixture's clock, every look of which is a second after the last."""
+    """With the fixture's clock, which advances by a second per reading."""
     config = TINY.replace(minutes=4, steps=MOST_STEPS, eval_every=1000, save_every=1000)
     all_of_it = train(config, CORPUS, began=0.0).step
     half_gone = train(config, CORPUS, began=time.perf_counter() - 120.0).step
@@ -194,7 +194,7 @@ def test_validations_on_the_way_take_a_twentieth_of_the_time_at_most(
 
 
 def test_a_run_continues_with_a_revised_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that take a hundredth of what was planned leave time for more passes, and more is dropped."""
+    """Steps that take a hundredth of the planned time allow more passes, and need more dropout."""
     monkeypatch.setattr(pace, "WINDOW", 0.0)
     config = TINY.replace(minutes=0.03, steps=MOST_STEPS, eval_every=10**6, save_every=10**6, dropout=0.0)
     plan = Plan(config, "", 100.0, 1, frozenset({"layers"}), Task(1_530, 22), 0)
@@ -226,7 +226,7 @@ def test_checkpoints_by_time_replace_one_another_and_leave_what_a_run_ends_with(
 
     train(config, CORPUS, listen, out=tmp_path / "timed")
     assert [kind for kind, _ in seen[:6]] == ["timed"] * 4 + ["scheduled", "timed"]
-    # The best so far is kept besides: the first validation is the fifth step's.
+    # The best so far is also kept: the first validation is at step 5.
     assert [kept for _, kept in seen[:7]] == [[1], [2], [3], [4], [5], [5, 6], [5, 7]]
     assert steps_kept(tmp_path / "timed") == steps_kept(tmp_path / "plain")
     for path in checkpoint_files(tmp_path / "plain"):
@@ -286,7 +286,7 @@ def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
 
 
 def states_read(monkeypatch: pytest.MonkeyPatch, reset_chance: float) -> list[torch.Tensor]:
-    """The h and c, ``[2, L, B, H]``, that every step of a training of one pass began with."""
+    """The h and c, ``[2, L, B, H]``, before every step of a training of one pass."""
     seen: list[torch.Tensor] = []
     forward = CharNetwork.forward
 

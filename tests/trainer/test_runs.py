@@ -1,4 +1,4 @@
-"""Runs' folders: new ones, taken ones, locked ones, and what is cut back."""
+"""Folders of runs: creation, locking, cleanup and truncation of the history."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = Run.create(tmp_path / "run")
-    run.close()  # the lock is not what these tests are about
+    run.close()  # these tests are not about the lock
     return run
 
 

@@ -1,4 +1,4 @@
-"""The header of safetensors files: as the library reads and writes it, and refused where it is none."""
+"""The header of safetensors files: compatible with the library, and rejected if invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sampler as graph nodes: that of files, and those that serve some settings with less work."""
+"""The sampler as graph nodes: the one in files, and cheaper ones for some settings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[n
 def _allowed(
     logits: NDArray[np.float32], u: float, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> set[int]:
-    """What the naive sampler takes, also where rounding moves the uniform number or a limit a little."""
+    """The tokens of the naive sampler, allowing for rounding of the uniform number or a limit."""
     close = 1e-5
     return {
         naive_sample(logits, min(max(u + shift, 0.0), BELOW_ONE), temperature, top_k, p, m)

@@ -1,4 +1,4 @@
-"""The table of settings: what is made of it, in the command, its help, the shell and the docs."""
+"""The table of settings, and the options, help, completion and docs derived from it."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_errors_are_found_before_a_text_is_read(
         path = Path(name)
         path.parent.mkdir()
         path.touch()
-    os.mkfifo("text")  # whoever opens it to read waits for ever
+    os.mkfifo("text")  # opening it for reading would block forever
     found = asked("text", *words)
     assert found[0] == code
     assert found[2].startswith(f"charrnn-train: error: {message}")

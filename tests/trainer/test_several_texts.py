@@ -1,4 +1,4 @@
-"""Several texts as one: what stands between them, which end of each validates, and compressed files."""
+"""Several texts joined: separators, held-out ends, and compressed files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def written(folder: Path, texts: list[str]) -> list[str]:
 
 
 def parts(scanned: ScannedText, folder: Path, data: DataConfig) -> tuple[str, str]:
-    """What trains, and what validates."""
+    """The training and the validation text."""
     with scanned:
         corpus = scanned.encode_to(folder / "tokens", source=scanned.source)
     assert len(corpus) == scanned.length

@@ -1,4 +1,4 @@
-"""Which characters validate: never one that is trained on, and all the others are."""
+"""The split: every character is either for training or for validation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FRACTIONS = st.floats(0.0, 0.9)
 
 
 def held_out(split: Split) -> set[int]:
-    """Where the characters lie that are not for training."""
+    """The positions of characters that are not for training."""
     training = set(split.places(np.arange(split.train_tokens)).tolist())
     assert len(training) == split.train_tokens  # each once
     return set(range(split.tokens)) - training

@@ -1,4 +1,4 @@
-"""The whole step graph: what it is made of, what it says of itself, and that it is always the same bytes."""
+"""The complete step graph: operators, metadata and determinism."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ANYWHERE = {
 """The operators of fp32 and fp16 files."""
 
 CPU_ALONE = {"QGemm", "QuantizeLinear"}
-"""What int8 files may use besides; QGemm is one of onnxruntime's own."""
+"""Additional operators of int8 files; QGemm is an onnxruntime contrib operator."""
 
 _FLOAT, _HALF, _INT64, _BOOL = (
     onnx.TensorProto.FLOAT,

@@ -18,7 +18,7 @@ CORPUS = Corpus.from_text(TEXT, name="hamlet")
 
 
 def scalars(run: Path) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows of a run: the value of each tag by step."""
+    """The values of each tag by step, as TensorBoard reads them."""
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = event_accumulator.EventAccumulator(str(run / FOLDER)).Reload()
     return {tag: {event.step: event.value for event in log.Scalars(tag)} for tag in log.Tags()["scalars"]}

@@ -1,4 +1,4 @@
-"""The benchmark on texts: what it reads from a run, what it compares that with, and what it keeps."""
+"""The benchmark on texts: figures of a run, comparisons, and the file of figures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEARNED: Figures = {
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Benchmark:
-    """Run the benchmark's main function with some words; gives its stdout."""
+    """Run the benchmark's main function with arguments; return its stdout."""
 
     def run(*words: object) -> str:
         monkeypatch.setattr("sys.argv", ["texts.py", *map(str, words)])
@@ -48,7 +48,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Nothing is trained; the list fills with what would have been."""
+    """Record the trainings instead of running them."""
     calls: list[tuple[Any, ...]] = []
 
     def learn(path: Path, *settings: Any) -> Figures:
@@ -240,7 +240,7 @@ def test_the_table_has_the_ratio_to_other_models() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "nothing to measure or to show"),
+        ([], "nothing to measure or show"),
         (["none.txt"], "there is no file none.txt"),
         (["a.txt", "--missing"], "give both"),
         (["a.txt", "--minutes", "0"], "--minutes must be above 0"),

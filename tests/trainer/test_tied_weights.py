@@ -1,4 +1,4 @@
-"""Tied weights: the embedding predicts, too, in training, in checkpoints and in exported files."""
+"""Tied weights in training, in checkpoints and in exported files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def network_of(cell: str, embedding_size: int, layers: int = 1) -> CharNetwork:
 
 
 def untied(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights of the network that reads and predicts the same without tied weights."""
+    """The weights of an equivalent network without tied weights."""
     weights = dict(weights)
     weights["embedding.weight"] = weights["output.weight"] * np.sqrt(weights["output.weight"].shape[1])
     if "projection.weight" in weights:
@@ -152,7 +152,7 @@ def test_a_small_vocabulary_never_starts_as_the_identity() -> None:
 
 
 class Killed(BaseException):
-    """As good as a kill for the disk: nobody catches it."""
+    """Like a kill, as far as the disk is concerned: nothing catches it."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The plan for a time budget: what the rule says, and that it measures."""
+"""The plan for a time budget: its rule and its measurements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MILLION = 1_003_854
 
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """A machine that takes so many seconds for a step of 512 units, and else by the square of the units."""
+    """A machine with a given step time at 512 units, which scales with the square of the units."""
     machine = {"seconds": 0.025}
 
     def seconds(_: object, config: TrainConfig) -> float:

@@ -1,4 +1,4 @@
-"""Global settings that last for a ``with`` statement."""
+"""Global settings within a ``with`` statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model does at each symbol of a text, against PyTorch's own recurrent layers."""
+"""Traces of a model at each symbol of a text, against PyTorch's recurrent layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""charrnn-train as a program: what it takes, what it says where, and how it ends."""
+"""The command charrnn-train: arguments, output and exit codes."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_time_budget_from_a_networks_weights_plans_what_is_dropped_anew(progra
     assert done.code == 0, done.err
     assert "\nthe 60 requested steps take about " in done.err
     assert " of the 50 minutes: LSTM, 1 x 8, 2.5 passes over the text, dropout 0" in done.err
-    assert "learning rate 0.002" in done.err  # a third of what starting anew takes
+    assert "learning rate 0.002" in done.err  # a third of the usual learning rate
     config = load_checkpoint(find_checkpoint("ckpt/lstm-2", "last")).config
     assert config.network.hidden_size == 8
     assert 0.0 < config.network.dropout < 0.2
@@ -573,7 +573,7 @@ def test_a_byte_order_mark_and_a_short_text_are_told(program: Program) -> None:
     assert done.code == 0
     assert "(skipped a byte-order mark at the start)" in done.err
     assert "do not fill two batches of 100 x 100" in done.err
-    assert "\x1b" not in done.err  # what would move the cursor is not sent to a terminal
+    assert "\x1b" not in done.err  # characters that move the cursor are not sent to a terminal
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["before any checkpoint", "after one"])
@@ -651,7 +651,7 @@ def test_a_full_disk_is_reported_with_the_command_to_resume(
     assert program(*shlex.split(hint.partition("charrnn-train ")[2])).code == 0
 
 
-# --- as a process of its own -------------------------------------------------------------------------------
+# --- in a separate process ---------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")

@@ -1,4 +1,4 @@
-"""A validation part that is unlike the rest of the text is noticed, and none that is like it."""
+"""Warnings about validation text that is unlike the rest."""
 
 from __future__ import annotations
 

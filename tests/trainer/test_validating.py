@@ -1,4 +1,4 @@
-"""Validation on a sample: where it lies, how near it comes, and the whole at the end."""
+"""Validation on a sample: its position, its accuracy, and the final validation on the whole text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting from a network on a text of other characters: what it knows stays, and what it lacks is added."""
+"""Starting from a network on a text with new characters: known ones are kept, missing ones added."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_text_whose_vocabulary_lacks_what_the_network_knows_is_refused(
 
 
 class Killed(BaseException):
-    """As good as a kill for the disk: nobody catches it."""
+    """Like a kill, as far as the disk is concerned: nothing catches it."""
 
 
 @pytest.mark.parametrize("kind", first_daily(NETWORKS))

@@ -1,4 +1,4 @@
-"""Folding: torch's weights -> the matrices of the step graph."""
+"""Folding of torch's weights into the matrices of the step graph."""
 
 from __future__ import annotations
 

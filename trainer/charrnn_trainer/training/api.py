@@ -177,7 +177,7 @@ def run_worker(group: ProcessGroup, *, should_stop: Callable[[], bool] | None = 
         CharRNNError: this process cannot read the run's folder, another process has ended, ...
     """
     with memory_errors(), group.watch():
-        call: dict[str, Any] = group.first(dict)
+        call: dict[str, Any] = group.broadcast(dict)
         config = TrainConfig.from_dict(call["config"])
         training = Trainer(config, Corpus.open(Path(call["tokens"])), None, None, group, RunClock())
         if call["checkpoint"]:
@@ -221,7 +221,7 @@ def _start_workers(
             "tokens": str(run.tokens_path.absolute()),
             "checkpoint": str(checkpoint.path.absolute()) if checkpoint else None,
         }
-        group.first(lambda: call)
+        group.broadcast(lambda: call)
 
 
 def _check_same_text(checkpoint: Checkpoint, corpus: Corpus) -> None:

@@ -64,7 +64,7 @@ class RunContext:
         optimization = self.config.optimization
         done = self.clock.progress(optimization, self.step)
         done = max(self.done, done)  # reserving less time for the end must not rewind the schedule
-        self.done = self.group.first(lambda: done) if optimization.minutes else done
+        self.done = self.group.broadcast(lambda: done) if optimization.minutes else done
 
     def note(self, **values: Any) -> None:
         """Add a line to the run's history, if it has a folder."""

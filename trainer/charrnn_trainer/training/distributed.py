@@ -78,7 +78,7 @@ class ProcessGroup:
         """Wrap a network to average gradients over all processes, starting from rank 0's weights."""
         return network
 
-    def first(self, work: Callable[[], T]) -> T:
+    def broadcast(self, work: Callable[[], T]) -> T:
         """Call ``work`` in the main process, and broadcast its JSON-serializable result to all."""
         return work()
 
@@ -131,7 +131,7 @@ class WorkerGroup(ProcessGroup):
             network, device_ids=[device] if device.type == "cuda" else None
         )
 
-    def first(self, work: Callable[[], T]) -> T:
+    def broadcast(self, work: Callable[[], T]) -> T:
         # JSON instead of torch's object collectives: nothing received over a network is unpickled.
         value = work() if self.is_main else None
         content = bytearray(json.dumps(value).encode())

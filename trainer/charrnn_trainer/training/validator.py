@@ -76,7 +76,7 @@ class Validator:
         reporter.flush_losses()
         begin = time.perf_counter()
         rows = self._sample_rows
-        loss = context.group.first(lambda: self._loss(context.network, rows))
+        loss = context.group.broadcast(lambda: self._loss(context.network, rows))
         seconds = time.perf_counter() - begin
         self._seconds += 0.0 if ended else seconds
         if context.config.optimization.minutes:
@@ -100,7 +100,7 @@ class Validator:
         best = self.best_step
         if best is None or self._sample_rows is self._all_rows:
             return
-        loss = self._context.group.first(lambda: self._whole_loss(best))
+        loss = self._context.group.broadcast(lambda: self._whole_loss(best))
         if loss is not None:
             self.whole = (best, loss)
 
