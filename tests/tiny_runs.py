@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
 def run_program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes.
 
-    ``real_start=True`` starts Python instead of forking (see forked.py); ``package`` allows forking for a script.
+    ``real_start=True`` starts Python instead of forking (see forked.py); ``package`` lets a script fork, too.
     """
     command, real_start = [sys.executable, *words], options.pop("real_start", False)
     package = options.pop("package", None)

@@ -89,9 +89,9 @@ class ServeSettings(Record):
         for name in _SECONDS:
             held[name] = real_number(name, getattr(self, name))
             if not 0 <= held[name] <= 1e6 or (name != "grace" and not held[name]):
-                least = "from 0" if name == "grace" else "above 0"
+                bound = "from 0" if name == "grace" else "above 0"
                 raise SettingError(
-                    f"{name} must be a number of seconds {least} and at most 1,000,000, not {held[name]}",
+                    f"{name} must be a number of seconds {bound} and at most 1,000,000, not {held[name]}",
                     name,
                 )
 
