@@ -203,7 +203,7 @@ while True: signal.pause()
 
 
 def test_a_process_ends_with_its_client(start: Start) -> None:
-    program = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
+    program = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(20)\nprint('alive')"
     with subprocess.Popen(start(program), stdout=subprocess.PIPE, env=command_environment()) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
