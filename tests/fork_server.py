@@ -1,9 +1,9 @@
-"""Imports a package's commands once, and forks for each start of one: see forked.py.
+"""Imports a package's commands once, and forks whenever one is started: see forked.py.
 
-The child becomes what a new process would be: it takes the words, folder, environment, limits and signals of
-the client that stands in its place from /proc, and its streams from the client itself, runs the module or
-script as ``__main__``, and ends as Python does, except that it frees nothing: taking torch apart would cost
-more than most starts. No library has begun threads or sessions before the fork.
+The child becomes what a new process would be: it takes its arguments, folder, environment, limits and signal
+dispositions from the client's entries in /proc, and its streams from the client itself, and runs the module or
+script as ``__main__``. It ends as Python does, except that it frees nothing: tearing torch down would take
+longer than most starts. The server starts no threads and opens no sessions before it forks.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Command lines that start the project's commands without their imports: the tests start hundreds.
+"""Start the project's commands without importing everything each time: the tests start hundreds.
 
-A command that trains imports for two seconds before it works for a tenth of one. `forked` turns its command
-line into that of a client (fork_client.py) of a server (fork_server.py), which has imported once and forks
-for each start.
+Importing torch takes longer than most of the trainings in tests. `forked` turns the command line of a command
+into that of a client (fork_client.py), which asks a server (fork_server.py) that has imported everything to
+fork.
 
-What is not known to be the same for a fork is left as it is, and so is really started: other programs,
-``-c``, environments that differ in what Python or a library may read while it is loaded, and everything on
-systems other than Linux. Tests of imports, of tracebacks, of memory limits and of kills while a process
-starts do not use this.
+Anything that might behave differently in a fork is started as usual: other programs, ``-c``, environments
+that differ in a variable that Python or a library may read while loading, and all commands on systems other
+than Linux. Tests of imports, of tracebacks, of memory limits and of kills during start-up do not use this.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ PACKAGES: Final = ("charrnn_runtime", "charrnn_trainer")
 TRAINER: Final = ("charrnn-train", "charrnn-export", "charrnn-compare")
 
 REAL_START: Final = "CHARRNN_TESTS_REAL_START"
-"""The variable that, with the value 1, lets every command of the tests really start."""
+"""The variable that, if it is 1, turns forking off: every command is started as usual."""
 
 READ_LATER: Final = {"PATH", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "TERM", "NO_COLOR", "TMPDIR"}
 READ_LATER_PREFIXES: Final = ("CHARRNN_", "_CHARRNN_", "PYTEST_", "PIP_")
-"""Variables that nothing reads while it is loaded."""
+"""Variables that nothing reads while loading."""
 
 SET_FOR_ALL: Final = {"PYTHONPATH", "OMP_NUM_THREADS"}
-"""Variables that tests set for whatever they start; there is a server for each value."""
+"""Variables that tests set for everything they start; there is one server per value."""
 
 
 def forked(
     command: Sequence[Any], environment: Mapping[str, str], *, package: str | None = None
 ) -> list[Any]:
-    """A command line that does what another does in an environment, without its imports where that can be.
+    """A command line that does the same as another in an environment, by forking if possible.
 
-    ``package`` says whose server is to run a script that is not one of the commands.
+    ``package`` names the package whose server runs a script that is not one of the commands.
     """
     package = package or package_of([os.fsdecode(word) for word in command[:3]])
     start, own = read_at_start(environment), read_at_start(os.environ)

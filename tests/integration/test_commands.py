@@ -97,7 +97,8 @@ def is_setup(line: str, shell: Shell, jobs: dict[str, str]) -> bool:
         return True
     if words[:2] == ["pip", "install"]:
         if not any(word.startswith(".") for word in words[2:]):  # from an index, and not from this folder
-            assert all(re.search(rf"^{word}==", CONSTRAINTS, re.MULTILINE) for word in words[2:]), line
+            packages = words[2 : words.index("--index-url")] if "--index-url" in words else words[2:]
+            assert all(re.search(rf"^{word}==", CONSTRAINTS, re.MULTILINE) for word in packages), line
             return True
         options = ["--dry-run", "--no-deps", "--no-build-isolation", "--quiet"]
         command = [sys.executable, "-m", *words[:2], *options, *words[2:]]

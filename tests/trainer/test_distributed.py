@@ -231,6 +231,7 @@ def test_a_plan_for_several_processes_has_rows_for_all() -> None:
 # --- the command -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_torchrun_trains_with_the_same_command_and_ctrl_c_saves_once(tmp_path: Path) -> None:
     (tmp_path / "my.txt").write_text(TEXT)
