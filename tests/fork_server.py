@@ -1,8 +1,8 @@
 """Imports a package's commands once, and forks whenever one is started: see forked.py.
 
 The child becomes what a new process would be: it takes its arguments, folder, environment, limits and signal
-dispositions from the client's entries in /proc, and its streams from the client itself, and runs the module or
-script as ``__main__``. It ends as Python does, except that it frees nothing: tearing torch down would take
+dispositions from the client's entries in /proc, and its streams from the client itself, and runs the module
+or script as ``__main__``. It ends as Python does, except that it frees nothing: tearing torch down would take
 longer than most starts. The server starts no threads and opens no sessions before it forks.
 """
 
