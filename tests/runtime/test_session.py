@@ -230,7 +230,7 @@ _TOLD_BY_CUDA = (
     "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const "
     "char*, const char*, int) [with ERRTYPE = cudaError; bool THRW = true; SUCCTYPE = cudaError; "
     "std::conditional_t<THRW, void, common::Status> = void] CUDA failure 35: CUDA driver version is "
-    "insufficient for CUDA runtime version ; GPU=0 ; hostname=vm ; file=/onnxruntime_src/onnxruntime/core/"
+    "insufficient for CUDA runtime version ; GPU=0 ; hostname=host ; file=/onnxruntime_src/onnxruntime/core/"
     "providers/cuda/cuda_execution_provider.cc ; line=355 ; expr=cudaSetDevice(info_.device_id); \n\n"
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,15 @@ def test_a_run_killed_after_a_checkpoint_by_time_ends_as_if_it_had_not_been(
 # --- threads -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    """Restore torch's number of threads after a test that fakes it, since training restores the fake one."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("restored_threads")
 def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
