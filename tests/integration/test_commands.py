@@ -134,7 +134,7 @@ def test_every_example_of_help_runs(command: str, used_clone: Path, shell: Shell
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_tells_its_version_and_can_complete_itself(
+def test_every_command_prints_its_version_and_supports_completion(
     command: str, tmp_path: Path, shell: Shell
 ) -> None:
     version = shell(f"{command} --version", tmp_path, real_start=True)
@@ -156,7 +156,7 @@ def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_code_2(
     assert re.fullmatch(rf"{command}: error: .*--no-such-option.*\n", done.stderr)
 
 
-def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
+def test_the_nox_sessions_are_the_expected_ones(jobs: dict[str, str]) -> None:
     assert set(jobs) == {
         *("demo", "tests", "runtime_tests", "lint", "docs", "build", "models", "bench"),
         *("mutations", "fuzz", "kills", "minimums", "platforms", "container", "picture", "nightly"),
@@ -173,7 +173,7 @@ def test_the_jobs_are_those_of_the_project(jobs: dict[str, str]) -> None:
 # --- the reading of the documents itself -------------------------------------------------------------------
 
 
-def test_commands_are_read_from_console_blocks_alone() -> None:
+def test_commands_are_read_only_from_console_blocks() -> None:
     text = (
         "```console\n$ a b\noutput\n$ c \\\n    d\n```\n\n    $ no\n\n"
         "```bash\n$ no\n```\n```console\n$ e\n```\n"
@@ -181,6 +181,6 @@ def test_commands_are_read_from_console_blocks_alone() -> None:
     assert shown_commands(text) == ["a b", "c      d", "e"]
 
 
-def test_examples_are_read_from_below_their_heading_alone() -> None:
+def test_examples_are_read_only_from_below_their_heading() -> None:
     assert shown_examples("Usage: a\n\n  Examples:\n    a b\n    c | a d\n") == ["a b", "c | a d"]
     assert shown_examples("Usage: a\n") == []

@@ -27,7 +27,7 @@ CHANGES = rows(section("Common changes"))
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=[name for name, _ in CHANGES])
-def test_the_files_that_a_change_touches_are_there(change: list[str]) -> None:
+def test_the_listed_files_of_each_change_exist(change: list[str]) -> None:
     paths = [name for name in re.findall(r"`([^`]+)`", change[1]) if "/" in name or name.endswith(".py")]
     assert paths
     for path in paths:
@@ -39,12 +39,12 @@ def test_a_change_of_the_format_touches_python_and_javascript(change: list[str])
     assert ("format/spec.py" in change[1]) == ("js/src/format/spec.js" in change[1])
 
 
-def test_there_are_ten_changes() -> None:
+def test_ten_changes_are_listed() -> None:
     assert len(CHANGES) == 10
 
 
 @pytest.mark.parametrize("source", ["runtime/charrnn_runtime", "trainer/charrnn_trainer"])
-def test_every_package_is_on_the_map_with_a_file_that_is_there(source: str) -> None:
+def test_every_package_is_on_the_map_with_existing_files(source: str) -> None:
     table = section("Code layout").split(f"In `{source}`:\n\n")[1].split("\n\n")[0]
     folder, on_the_map = ROOT / source, set()
     for package, _, first in rows(table):

@@ -47,7 +47,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_link_in_the_repository_leads_to_a_file_and_a_heading(page: Path) -> None:
+def test_every_link_in_the_repository_resolves(page: Path) -> None:
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
@@ -56,7 +56,7 @@ def test_every_link_in_the_repository_leads_to_a_file_and_a_heading(page: Path) 
             assert anchor in anchors(target), link
 
 
-def test_every_benchmark_that_a_page_names_is_there() -> None:
+def test_every_benchmark_named_on_a_page_exists() -> None:
     noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
     found = re.search(r"^BENCHMARKS = (\{.*?^\})", noxfile, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -69,7 +69,7 @@ def test_every_benchmark_that_a_page_names_is_there() -> None:
         assert any(ROOT.glob(f"tests/benchmarks/*{name}*.py")), name
 
 
-def test_the_readme_is_read_in_a_few_minutes() -> None:
+def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1_200
 
 
@@ -84,13 +84,13 @@ def test_the_reference_describes_every_public_name(package: ModuleType) -> None:
     assert sorted(described) == sorted(set(package.__all__) - elsewhere)
 
 
-def test_the_tables_of_speeds_are_those_of_the_figures() -> None:
+def test_the_speed_tables_match_the_recorded_figures() -> None:
     pages = [ROOT / "README.md", ROOT / "docs" / "performance.md"]
     before = [page.read_text(encoding="utf-8") for page in pages]
     assert [table.with_tables(page, text) for page, text in zip(table.PAGES, before, strict=True)] == before
 
 
-def test_the_host_of_the_format_page_writes_what_charrnn_gen_writes(clone: Path, shell: Shell) -> None:
+def test_the_example_host_of_the_format_page_matches_charrnn_gen(clone: Path, shell: Shell) -> None:
     page = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
     (host,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (command,) = re.findall(r"`(charrnn-gen [^`]+)`", page)
@@ -126,7 +126,7 @@ def test_links_are_rewritten_for_the_site() -> None:
         ('<link href="//example.org/a.css">', "index.html loads //example.org/a.css"),
     ],
 )
-def test_a_site_with_broken_links_or_foreign_parts_is_refused(
+def test_a_site_with_broken_links_or_external_resources_is_rejected(
     page: str, fault: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "index.html").write_text(page, encoding="utf-8")

@@ -67,7 +67,7 @@ def test_the_cpu_image_names_the_runtimes_dependencies_with_the_plain_onnxruntim
     assert {Requirement(text).name for text in shlex.split(first)} == needed
 
 
-def test_what_is_copied_is_let_through_and_nothing_else_is(
+def test_the_build_context_contains_exactly_the_copied_files(
     stages: dict[str, container.Stage], root: Path, tmp_path: Path
 ) -> None:
     builder = container.Builder(stages, root, tmp_path)
@@ -164,7 +164,7 @@ def test_an_image_that_runs_as_root_or_lacks_its_command_is_found(context: Path)
 # --- platforms and versions --------------------------------------------------------------------------------
 
 
-def test_the_page_of_platforms_says_what_is_checked(root: Path) -> None:
+def test_the_platforms_page_lists_what_is_checked(root: Path) -> None:
     page = (root / "docs" / "platforms.md").read_text(encoding="utf-8")
     table = page.partition("<!-- resolved")[2].partition("<!-- end")[0]
     stated = dict(re.findall(r"^\| (\w+ [\w-]+) \| (.+) \|$", table, re.MULTILINE))
@@ -187,7 +187,7 @@ def test_the_page_of_platforms_says_what_is_checked(root: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["runtime", "trainer"])
-def test_every_stated_python_is_one_that_is_checked(root: Path, part: str) -> None:
+def test_every_stated_python_version_is_checked(root: Path, part: str) -> None:
     table = tomllib.loads((root / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = re.findall(r"Python :: (3\.\d+)", "\n".join(table["classifiers"]))
     assert tuple(named) == platforms.PYTHONS
@@ -262,9 +262,7 @@ def test_versions_without_advisories_pass(pins: str, capsys: pytest.CaptureFixtu
     assert "none for the 2 versions" in capsys.readouterr().out
 
 
-def test_an_advisory_that_does_not_concern_this_project_is_passed_over(
-    pins: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_irrelevant_advisory_is_ignored(pins: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(advisories.IGNORED, "PYSEC-1", "only on the moon")
     with service(200, b'{"results": [{"vulns": [{"id": "PYSEC-1"}]}, {}]}') as (address, _):
         assert advisories.main(pins, address) == 0
@@ -282,7 +280,7 @@ def test_an_advisory_that_does_not_concern_this_project_is_passed_over(
         (200, b'{"results": [{"vulns": [{}]}, {}]}'),
     ],
 )
-def test_without_a_useful_answer_it_says_that_nothing_was_checked_and_does_not_fail(
+def test_an_unusable_response_is_reported_as_unchecked_and_does_not_fail(
     pins: str, capsys: pytest.CaptureFixture[str], status: int, answer: bytes
 ) -> None:
     with service(status, answer) as (address, _):
@@ -290,7 +288,7 @@ def test_without_a_useful_answer_it_says_that_nothing_was_checked_and_does_not_f
     assert "NOT CHECKED" in capsys.readouterr().out
 
 
-def test_without_a_service_it_says_that_nothing_was_checked_and_does_not_fail(
+def test_an_unreachable_service_is_reported_as_unchecked_and_does_not_fail(
     pins: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with service(200, b"") as (address, _):

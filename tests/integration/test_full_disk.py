@@ -121,7 +121,7 @@ def test_training_on_a_full_disk_fails_clearly_and_resumes_when_there_is_space(
     assert content(run) == content(Path("whole"))
 
 
-def test_a_disk_that_is_too_small_for_the_text_is_left_as_it_was(program: Program, disk: Path) -> None:
+def test_a_disk_too_small_for_the_text_is_left_unchanged(program: Program, disk: Path) -> None:
     Path("long.txt").write_text(TEXT * 1_000, encoding="utf-8")
     code, error = program("train", "long.txt", *TRAIN, "--out", disk / "runs" / "run")
     assert code == 1

@@ -23,7 +23,7 @@ def test_the_commands_of_the_readme_work_in_sequence(clone: Path, shell: Shell) 
     assert len(generated.stdout.removesuffix("\n")) in (1_004, 1_005)  # 1,000 and the prompt; one may end it
 
 
-def test_what_the_journey_says_leads_from_one_step_to_the_next(clone: Path, shell: Shell) -> None:
+def test_the_output_of_each_command_leads_to_the_next_command(clone: Path, shell: Shell) -> None:
     trained = shell("charrnn-train --cell gru", clone)
     assert trained.returncode == 0, trained.stderr
     for word in ("1,115,394", "65", "First Citizen:", "ckpt/gru"):
@@ -46,7 +46,7 @@ def test_a_second_training_never_touches_the_first(used_clone: Path, shell: Shel
     assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
 
 
-def test_a_users_text_in_any_script_works_the_same_way(tmp_path: Path, shell: Shell) -> None:
+def test_texts_in_any_script_work_the_same_way(tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "my.txt").write_text("Здравствуй, мир! 你好世界。\n" * 200, encoding="utf-8")
     for line in (
         "charrnn-train my.txt --cell rnn",
@@ -59,7 +59,7 @@ def test_a_users_text_in_any_script_works_the_same_way(tmp_path: Path, shell: Sh
     assert set(done.stdout) <= set("Здравствуй, мир! 你好世界。\n")
 
 
-def test_the_same_seed_writes_the_same_text_and_a_reader_may_go_away(used_clone: Path, shell: Shell) -> None:
+def test_a_seed_repeats_the_text_and_a_closed_pipe_ends_it_silently(used_clone: Path, shell: Shell) -> None:
     line = 'charrnn-gen models/lstm.onnx --prime "LORD " -n 300 --seed 4'
     once, again = shell(line, used_clone), shell(line, used_clone)
     assert once.stdout == again.stdout
@@ -68,7 +68,9 @@ def test_the_same_seed_writes_the_same_text_and_a_reader_may_go_away(used_clone:
     assert piped.stderr == "" or "error" not in piped.stderr
 
 
-def test_the_model_file_needs_nothing_of_the_training(used_clone: Path, tmp_path: Path, shell: Shell) -> None:
+def test_the_model_file_works_without_the_training_files(
+    used_clone: Path, tmp_path: Path, shell: Shell
+) -> None:
     (used_clone / "models" / "lstm.onnx").rename(tmp_path / "alone.onnx")
     done = shell("charrnn-gen alone.onnx -n 20 --seed 1", tmp_path)
     assert done.returncode == 0, done.stderr

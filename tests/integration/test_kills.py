@@ -15,7 +15,7 @@ KILLS = ROOT / "tests" / "kills.py"
 
 
 @pytest.mark.nightly
-def test_commands_killed_at_random_moments_leave_whole_files_and_lose_nothing() -> None:
+def test_commands_killed_at_random_moments_leave_complete_files_and_keep_saved_ones() -> None:
     done = run_program(KILLS, "--kills", "12", "--seed", "5")
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
     table = done.stdout.decode()
@@ -43,7 +43,7 @@ sys.exit(kills.main(["--only", "0", "--seed", "9", "--folder", sys.argv[1]]))
 
 
 @pytest.mark.nightly
-def test_files_that_are_not_written_whole_are_found(tmp_path: Path) -> None:
+def test_incomplete_files_are_detected(tmp_path: Path) -> None:
     # With this seed, the try kills a training late in its usual time: then its first file is half there.
     done = run_program("-c", HALF_WRITTEN, tmp_path)
     assert done.returncode == 1, (done.stdout + done.stderr).decode()

@@ -70,7 +70,7 @@ def test_a_users_text_is_trained_and_exported_without_network_or_traces(world: W
 
 
 @posix
-def test_training_is_kept_from_the_internet_by_the_kernel_and_does_not_mind(world: World) -> None:
+def test_training_works_with_network_access_blocked_by_the_kernel(world: World) -> None:
     done = world.run(TRAIN, "my.txt", *FLAGS, kernel=True)
     if done.returncode == CANNOT:
         pytest.skip("this kernel does not confine processes")
@@ -86,7 +86,7 @@ def test_the_network_is_used_only_for_the_default_text_and_this_is_announced(wor
 
 
 @posix
-def test_training_works_without_home_terminal_or_a_locale_that_knows_more_than_ascii(world: World) -> None:
+def test_training_works_without_home_or_terminal_and_in_an_ascii_locale(world: World) -> None:
     (world.here / "é中.txt").write_text(TEXT + "é中λ\r\n" * 30, encoding="utf-8", newline="")
     plain = {
         "HOME": None,

@@ -45,7 +45,7 @@ def test_every_cell_runs_in_short_form(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt", "text.txt"]
 
 
-def test_its_first_cells_show_the_exercises_own_numbers(
+def test_its_first_cells_show_the_numbers_of_the_exercise(
     tinyshakespeare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def test_its_first_cells_show_the_exercises_own_numbers(
     assert "[[47 56 57 58  1 15 47 58 47 64]" in printed
 
 
-def test_the_outputs_that_it_holds_are_of_a_whole_run_in_order() -> None:
+def test_its_saved_outputs_come_from_one_complete_run_in_order() -> None:
     cells = code_cells(read_notebook(NOTEBOOK))
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:

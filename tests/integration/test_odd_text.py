@@ -51,7 +51,7 @@ def characters_scored(shell: Shell, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("text", first_daily([ODD * 20, LINE * 30]), ids=["odd", "one line"])
-def test_a_text_is_learned_written_and_scored_to_the_character(
+def test_any_text_trains_generates_and_scores_exact_to_the_character(
     tmp_path: Path, shell: Shell, text: str
 ) -> None:
     model_of(shell, tmp_path, text.encode())
@@ -69,7 +69,7 @@ def test_a_text_is_learned_written_and_scored_to_the_character(
 
 
 @pytest.mark.parametrize("data", first_daily([RANDOM, ONE_VALUE]), ids=["random", "one value"])
-def test_any_file_is_learned_written_and_scored_to_the_byte(
+def test_any_file_trains_generates_and_scores_exact_to_the_byte(
     tmp_path: Path, shell: Shell, data: bytes
 ) -> None:
     model_of(shell, tmp_path, data, "--level", "byte")
@@ -81,7 +81,7 @@ def test_any_file_is_learned_written_and_scored_to_the_byte(
     assert characters_scored(shell, tmp_path) == len(data)
 
 
-def test_windows_line_ends_are_characters_like_others(tmp_path: Path, shell: Shell) -> None:
+def test_windows_line_endings_are_preserved(tmp_path: Path, shell: Shell) -> None:
     text = "First line\r\nSecond line\r\n\r\n" * 30
     model_of(shell, tmp_path, b"\xef\xbb\xbf" + text.encode())  # as Windows programs mark UTF-8
     assert set(written(shell, tmp_path, "-n 400 -t 5").decode()) == set(text)

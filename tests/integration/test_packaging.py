@@ -100,7 +100,7 @@ def test_a_wheel_carries_licence_readme_version_and_commands(dist: Path, part: s
 
 
 @parts
-def test_a_version_has_a_module_of_its_own_that_imports_nothing(root: Path, part: str) -> None:
+def test_the_version_module_imports_nothing(root: Path, part: str) -> None:
     with (root / part / "pyproject.toml").open("rb") as file:
         path = tomllib.load(file)["tool"]["hatch"]["version"]["path"]
     assert path == f"charrnn_{part}/version.py"
@@ -109,24 +109,24 @@ def test_a_version_has_a_module_of_its_own_that_imports_nothing(root: Path, part
     assert "import" not in text
 
 
-def test_the_trainer_carries_the_template_of_its_report(dist: Path) -> None:
+def test_the_trainer_contains_the_template_of_its_report(dist: Path) -> None:
     names = set(wheel_of(dist, "charrnn_trainer").namelist())
     assert {f"charrnn_trainer/compare/templates/report.{ending}" for ending in ("html", "css")} <= names
 
 
-def test_the_runtime_carries_the_page_of_its_server(dist: Path) -> None:
+def test_the_runtime_contains_the_page_of_its_server(dist: Path) -> None:
     names = set(wheel_of(dist, "charrnn_runtime").namelist())
     assert {f"charrnn_runtime/serve/static/{name}" for name in ("index.html", "page.css", "page.js")} <= names
 
 
 @parts
-def test_an_sdist_holds_all_that_a_wheel_is_built_from(dist: Path, root: Path, part: str) -> None:
+def test_an_sdist_contains_everything_that_a_wheel_is_built_from(dist: Path, root: Path, part: str) -> None:
     names = sdist_names(dist, f"charrnn_{part}")
     assert modules(root, part) | {"pyproject.toml", "README.md", "LICENSE"} <= names
 
 
 @parts
-def test_a_wheel_built_from_the_sdist_is_the_wheel_built_from_the_checkout(
+def test_wheels_built_from_the_sdist_and_from_the_checkout_are_identical(
     dist: Path, tmp_path: Path, part: str
 ) -> None:
     (sdist,) = dist.glob(f"charrnn_{part}-*.tar.gz")
@@ -137,7 +137,7 @@ def test_a_wheel_built_from_the_sdist_is_the_wheel_built_from_the_checkout(
     assert again.read_bytes() == (dist / again.name).read_bytes()
 
 
-def test_the_metapackage_needs_both_parts_and_holds_no_code(dist: Path, root: Path) -> None:
+def test_the_metapackage_requires_both_parts_and_contains_no_code(dist: Path, root: Path) -> None:
     wheel = wheel_of(dist, "charrnn")
     assert all(".dist-info/" in name for name in wheel.namelist())
     needed = metadata_of(wheel).get_all("Requires-Dist", [])
@@ -162,7 +162,7 @@ def test_the_metapackage_has_the_extras_of_both_parts(dist: Path, root: Path) ->
     }
 
 
-def test_the_metapackages_sdist_brings_the_sources_of_both_parts(dist: Path, root: Path) -> None:
+def test_the_sdist_of_the_metapackage_contains_the_sources_of_both_parts(dist: Path, root: Path) -> None:
     names = sdist_names(dist, "charrnn")
     for part in ("runtime", "trainer"):
         files = modules(root, part) | {"pyproject.toml", "README.md", "LICENSE"}
@@ -170,14 +170,14 @@ def test_the_metapackages_sdist_brings_the_sources_of_both_parts(dist: Path, roo
     assert {"pyproject.toml", "README.md", "LICENSE"} <= names
 
 
-def test_the_runtime_needs_neither_torch_nor_onnx(dist: Path) -> None:
+def test_the_runtime_requires_neither_torch_nor_onnx(dist: Path) -> None:
     needed = metadata_of(wheel_of(dist, "charrnn_runtime")).get_all("Requires-Dist", [])
     names = {re.split(r"[^\w-]", line)[0] for line in needed if "extra ==" not in line}
     assert names == {"numpy", "onnxruntime", "onnxruntime-gpu", "protobuf", "rich", "typer"}
 
 
 @parts
-def test_all_licences_are_the_same(root: Path, part: str) -> None:
+def test_all_licences_are_identical(root: Path, part: str) -> None:
     assert (root / part / "LICENSE").read_bytes() == (root / "LICENSE").read_bytes()
 
 
@@ -195,13 +195,13 @@ def modules_after(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
-def test_importing_the_runtime_brings_in_no_command_line_and_no_training() -> None:
+def test_importing_the_runtime_imports_neither_the_command_line_nor_training() -> None:
     loaded = modules_after("import charrnn_runtime")
     assert "charrnn_runtime" in loaded
     assert not loaded & {"typer", "click", "rich", "torch", "onnx", "charrnn_trainer"}
 
 
-def test_the_runtimes_commands_bring_in_no_training() -> None:
+def test_the_runtime_commands_do_not_import_training() -> None:
     loaded = modules_after("import charrnn_runtime.cli.gen, charrnn_runtime.cli.info")
     assert "typer" in loaded
     assert not loaded & {"torch", "onnx", "charrnn_trainer"}

@@ -85,7 +85,7 @@ def text_of(page: Any, index: int) -> str:
     return "".join(page.locator(".text").nth(index).locator("span").all_text_contents())
 
 
-def test_texts_are_those_of_the_seed_and_a_link_gives_them_again(
+def test_a_seed_determines_the_texts_and_a_link_reproduces_them(
     page: Any, address: str, model: CharRNN
 ) -> None:
     """First journey: type, generate, look at the surprise, copy a link and open it."""
@@ -145,7 +145,7 @@ def test_a_text_is_forked_with_the_keyboard_and_by_another_character(
     assert texts(page, 3)[1] == model.generate(other, 30, seed=3)
 
 
-def test_long_texts_are_stopped_and_errors_are_said_in_words(page: Any, address: str) -> None:
+def test_long_texts_can_be_stopped_and_errors_are_shown(page: Any, address: str) -> None:
     """Third journey: what goes wrong, on a narrow screen in the dark."""
     page.set_viewport_size({"width": 400, "height": 800})
     page.emulate_media(color_scheme="dark")
@@ -173,7 +173,7 @@ def test_every_control_has_a_name(page: Any, address: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "colour"), [(320, "unit"), (400, "surprise"), (1200, "unit")])
-def test_nothing_sticks_out(page: Any, address: str, width: int, colour: str) -> None:
+def test_nothing_overflows(page: Any, address: str, width: int, colour: str) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     open_page(page, address, prompt="A" * 200, seed=2**53 - 1, length=1, streams=2, colour=colour)
     page.get_by_label("Prompt").press("Control+Enter")
@@ -202,7 +202,7 @@ def unlabelled(page: Any) -> list[str]:
     return found
 
 
-def test_bytes_that_are_one_character_are_shown_as_one(page: Any, address: str) -> None:
+def test_the_bytes_of_a_character_are_shown_as_one(page: Any, address: str) -> None:
     open_page(page, address, model="bytes", prompt="né", seed=3, length=8, streams=1)
     expect(page.locator("#about")).to_contain_text("bytes")
     page.get_by_label("Prompt").press("Control+Enter")
@@ -212,7 +212,7 @@ def test_bytes_that_are_one_character_are_shown_as_one(page: Any, address: str) 
     expect(page.locator(".inspector")).to_contain_text(re.compile("é is character 2: probability"))
 
 
-def test_the_key_is_asked_for_where_the_server_wants_one(page: Any, model: CharRNN) -> None:
+def test_the_page_asks_for_the_key_if_the_server_requires_one(page: Any, model: CharRNN) -> None:
     with Served({"chars": model}, ServeSettings(api_keys=(KEY,))) as served:
         page.goto(f"{served.url}/#seed=1&length=10&streams=1&prompt=A")
         page.get_by_label("API key").fill(KEY)

@@ -179,7 +179,7 @@ def files_in_the_end(server: ServerProcess) -> int:
     return server.files
 
 
-def test_a_thousand_clients_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
+def test_a_thousand_short_lived_clients_leak_nothing(tmp_path: Path) -> None:
     model = CharRNN.load(MODEL, device="cpu")
     log = tmp_path / "stderr"
     options = ("--idle-seconds", str(IDLE_SECONDS))

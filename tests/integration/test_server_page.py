@@ -37,7 +37,7 @@ def _fenced(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
-def test_what_it_tells_curl_works(page: str, address: str) -> None:
+def test_its_curl_examples_work(page: str, address: str) -> None:
     lines = [line for block in _fenced(page, "sh") for line in block.splitlines() if line.startswith("curl ")]
     assert len(lines) >= 2
     for line in lines:
@@ -47,7 +47,7 @@ def test_what_it_tells_curl_works(page: str, address: str) -> None:
         assert '"text_completion"' in done.stdout
 
 
-def test_what_it_tells_the_package_openai_works(page: str, address: str) -> None:
+def test_its_examples_for_the_openai_package_work(page: str, address: str) -> None:
     pytest.importorskip("openai")
     (program,) = _fenced(page, "py")
     program = program.replace("127.0.0.1:8000", address)
@@ -58,7 +58,7 @@ def test_what_it_tells_the_package_openai_works(page: str, address: str) -> None
     assert len(done.stdout) == 200
 
 
-def test_every_option_of_the_limits_is_there_with_its_default(page: str) -> None:
+def test_every_limit_option_is_listed_with_its_default(page: str) -> None:
     environment = {**os.environ, "COLUMNS": "200"}
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout

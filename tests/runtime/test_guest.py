@@ -21,7 +21,7 @@ USE = "from charrnn_runtime import CharRNN\nCharRNN.load(sys.argv[1], device='cp
 SAID = re.compile(r"\[[VIWEF]:onnxruntime:")
 
 
-def test_importing_changes_nothing_that_programs_share(tmp_path: Path) -> None:
+def test_importing_changes_no_process_wide_state(tmp_path: Path) -> None:
     run_limited(
         LOOK
         + """

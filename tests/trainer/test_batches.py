@@ -92,7 +92,7 @@ def test_passes_with_random_starts_differ() -> None:
 
 
 @given(st.integers(2, 100_000), st.integers(1, 300), st.integers(1, 300))
-def test_a_shrunk_batch_fills_twice_and_is_shrunk_no_further_than_needed(
+def test_a_batch_is_shrunk_only_until_the_text_fills_it_twice(
     tokens: int, batch_size: int, seq_length: int
 ) -> None:
     rows, steps = fit_batch(tokens, batch_size, seq_length)

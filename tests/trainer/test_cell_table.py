@@ -24,19 +24,19 @@ def test_the_cells_are_those_of_the_format() -> None:
 
 
 @cells
-def test_a_cells_states_lie_in_a_row_as_the_format_has_them(name: str) -> None:
+def test_the_states_of_a_cell_are_laid_out_as_in_the_format(name: str) -> None:
     row = [block.name for block in spec.state_layout(name, 2, 8)]
     assert row == [f"{state}{layer}" for state in CELLS[name].states for layer in range(2)]
 
 
 @cells
-def test_a_cell_has_as_many_gates_as_torchs_weights(name: str) -> None:
+def test_the_number_of_gates_matches_the_weights_of_torch(name: str) -> None:
     layers = CELLS[name].layers(3, 8)
     assert layers.weight_hh_l0.shape == (CELLS[name].gates * 8, 8)
 
 
 @cells
-def test_the_function_of_a_cell_computes_what_its_module_does(name: str) -> None:
+def test_the_functional_form_of_a_cell_matches_its_module(name: str) -> None:
     cell = CELLS[name]
     torch.manual_seed(1)
     layers = cell.layers(3, 8, 2, batch_first=True)
@@ -64,7 +64,7 @@ def test_no_module_compares_with_the_name_of_a_cell(source: Path) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=[path.stem for path in SOURCES])
-def test_cells_are_named_in_tables_alone(source: Path) -> None:
+def test_cells_are_named_only_in_tables(source: Path) -> None:
     tree = ast.parse(source.read_text(encoding="utf-8"))
     named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} & set(CELLS)
     # The last two hold a default, and the pair that reports compare.

@@ -77,7 +77,7 @@ def _torch_reads(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_carrying_the_state_equals_reading_on(cell: str) -> None:
+def test_carrying_the_state_equals_reading_in_one_piece(cell: str) -> None:
     network = Network(cell)
     stepper = Stepper(network.model())
     tokens, states = _random_tokens(network, 3, 40), network.random_states(3)
@@ -89,7 +89,7 @@ def test_carrying_the_state_equals_reading_on(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_zero_state_forgets_earlier_input(cell: str) -> None:
+def test_a_zero_state_discards_earlier_input(cell: str) -> None:
     network = Network(cell)
     stepper = Stepper(network.model())
     zeros = np.zeros((1, network.state_size), np.float32)
@@ -102,7 +102,7 @@ def test_a_zero_state_forgets_earlier_input(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_step_leaves_the_given_state_alone(cell: str) -> None:
+def test_a_step_does_not_modify_the_given_state(cell: str) -> None:
     network = Network(cell)
     states = network.random_states(4)
     before = states.copy()
@@ -112,7 +112,7 @@ def test_a_step_leaves_the_given_state_alone(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_rows_are_streams_that_may_be_put_in_any_order(cell: str, precision: str) -> None:
+def test_rows_are_independent_streams_in_any_order(cell: str, precision: str) -> None:
     network = Network(cell)
     stepper = Stepper(network.model(precision))
     tokens, states = np.arange(9), network.random_states(9)
@@ -125,7 +125,7 @@ def test_rows_are_streams_that_may_be_put_in_any_order(cell: str, precision: str
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_the_smaller_precisions_stay_near_fp32(cell: str, precision: str) -> None:
+def test_lower_precisions_stay_close_to_fp32(cell: str, precision: str) -> None:
     # One step from many states: over many steps a network with random weights makes any difference large.
     network = Network(cell, 2, hidden_size=32)
     rows = 20 * len(network.symbols)

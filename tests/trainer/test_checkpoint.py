@@ -86,7 +86,7 @@ def test_tensors_have_torchs_names_and_one_metadata_key_is_canonical_json(path: 
     assert json.dumps(values, sort_keys=True, separators=(",", ":")) == metadata["charrnn"]
 
 
-def test_a_network_survives_a_checkpoint_unchanged(tmp_path: Path) -> None:
+def test_a_network_round_trips_through_a_checkpoint(tmp_path: Path) -> None:
     result = train(TINY.replace(cell="gru"), Corpus.from_text(TEXT), out=tmp_path / "run")
     before = torch.get_rng_state()
     network = load_checkpoint(find_checkpoint(tmp_path / "run", "last")).network()
@@ -194,7 +194,7 @@ def test_a_checkpoint_truncated_anywhere_is_rejected(content: bytes, tmp_path: P
 
 
 @given(st.data())
-def test_a_checkpoint_with_one_altered_bit_is_refused_or_the_same(
+def test_a_checkpoint_with_one_flipped_bit_is_rejected_or_loads_unchanged(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("mutated")

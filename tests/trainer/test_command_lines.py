@@ -68,7 +68,7 @@ def test_an_option_has_the_same_short_forms_in_every_command() -> None:
 
 
 @commands
-def test_the_help_shows_what_each_option_takes(name: str, shown: Any) -> None:
+def test_help_shows_the_values_of_each_option(name: str, shown: Any) -> None:
     for option in options(name).values():
         if not option.is_flag:
             assert option.metavar, option.opts
@@ -79,7 +79,7 @@ def test_the_help_shows_what_each_option_takes(name: str, shown: Any) -> None:
 
 @commands
 @pytest.mark.parametrize("columns", [64, 80, 200])
-def test_the_help_parts_a_default_by_one_space_and_keeps_its_words_together(
+def test_help_separates_a_default_by_one_space_and_never_wraps_it(
     name: str, shown: Any, columns: int
 ) -> None:
     lines = shown(name, columns)
@@ -102,7 +102,7 @@ def answered(name: str, *words: str) -> str:
 
 
 @commands
-def test_a_wrong_choice_is_told_the_right_ones(name: str) -> None:
+def test_an_invalid_choice_is_rejected_with_the_valid_ones(name: str) -> None:
     for option in options(name).values():
         if isinstance(read(option), Choice):  # a setting's choices are checked by the table
             said = answered(name, option.opts[0], "nonsense")
@@ -111,7 +111,7 @@ def test_a_wrong_choice_is_told_the_right_ones(name: str) -> None:
 
 
 @commands
-def test_a_value_that_is_no_number_is_told_what_is_allowed(name: str) -> None:
+def test_a_value_that_is_not_a_number_is_rejected_with_the_allowed_range(name: str) -> None:
     for option in options(name).values():
         if isinstance(read(option), Number):
             longest = max(option.opts, key=len)
@@ -122,7 +122,7 @@ def test_a_value_that_is_no_number_is_told_what_is_allowed(name: str) -> None:
 
 
 @commands
-def test_what_is_missing_or_too_much_is_named(
+def test_missing_and_extra_arguments_are_named(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = importlib.import_module(MODULES[name])
@@ -144,7 +144,7 @@ def module_params(name: str) -> list[Any]:
     return list(command(name)[0].params)
 
 
-def test_every_synonym_leads_to_an_option_of_a_command() -> None:
+def test_every_synonym_suggests_an_existing_option() -> None:
     known = {each for name in MODULES for each in options(name)}
     for synonym, meant in option_names.SYNONYMS.items():
         assert set(meant) <= known, synonym

@@ -119,7 +119,7 @@ def names(folder: Path) -> list[str]:
 # --- what it writes ----------------------------------------------------------------------------------------
 
 
-def test_as_a_program_it_writes_a_report_and_prints_its_path(work: Path) -> None:
+def test_the_command_writes_a_report_and_prints_its_path(work: Path) -> None:
     done = run_program(
         "-m", "charrnn_trainer.cli.compare", "ckpt", "--length", "20", "--prime", "to", cwd=work
     )
@@ -132,7 +132,7 @@ def test_as_a_program_it_writes_a_report_and_prints_its_path(work: Path) -> None
     assert names(work) == ["ckpt", "losses.csv", "report"]
 
 
-def test_the_command_for_a_second_run_trains_one_that_differs_in_its_cell_alone(
+def test_the_suggested_command_trains_a_run_that_differs_only_in_its_cell(
     compare: Compare, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work / "my text.txt").write_text(TEXT)
@@ -150,9 +150,7 @@ def test_the_command_for_a_second_run_trains_one_that_differs_in_its_cell_alone(
     assert not differences([gru, lstm])
 
 
-def test_where_the_settings_do_not_lead_to_the_text_no_command_is_advised(
-    compare: Compare, work: Path
-) -> None:
+def test_no_command_is_suggested_if_the_settings_do_not_name_the_text(compare: Compare, work: Path) -> None:
     assert compare("ckpt/lstm", "--length", "5").returncode == 0  # which read a text from memory
     page = (work / "report" / "report.html").read_text()
     assert "train another cell on the same text with the same settings" in page
@@ -167,7 +165,7 @@ def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert ended.value.code == 0
 
 
-def test_a_report_is_replaced_and_other_files_beside_it_stay(compare: Compare, work: Path) -> None:
+def test_a_report_is_replaced_and_other_files_are_kept(compare: Compare, work: Path) -> None:
     assert compare("ckpt", "--out", "r", "--length", "5").returncode == 0
     (work / "r" / "notes.txt").write_text("mine")
     before = (work / "r" / "report.html").read_bytes()
@@ -177,7 +175,9 @@ def test_a_report_is_replaced_and_other_files_beside_it_stay(compare: Compare, w
     assert (work / "r" / "notes.txt").read_text() == "mine"
 
 
-def test_a_file_that_is_no_part_of_a_report_is_replaced_by_force_alone(compare: Compare, work: Path) -> None:
+def test_a_file_that_is_not_part_of_a_report_is_replaced_only_with_force(
+    compare: Compare, work: Path
+) -> None:
     for name in ("report.html", "curves.png", "gap.png"):
         (work / name).mkdir()
         (work / name / name).write_text("mine")
@@ -190,7 +190,9 @@ def test_a_file_that_is_no_part_of_a_report_is_replaced_by_force_alone(compare: 
     assert all(path.read_bytes() != b"mine" for path in (work / "mine").iterdir())
 
 
-def test_a_page_beside_a_reference_is_made_by_the_command_that_it_names(compare: Compare, work: Path) -> None:
+def test_a_page_with_a_reference_is_reproduced_by_the_command_that_it_shows(
+    compare: Compare, work: Path
+) -> None:
     arguments = (
         "ckpt",
         "--reference",
@@ -225,7 +227,7 @@ def test_a_page_never_replaces_its_reference(compare: Compare, work: Path, writt
     assert (work / written).read_bytes() == before
 
 
-def test_a_cell_of_the_reference_without_a_run_is_told(compare: Compare) -> None:
+def test_a_reference_cell_without_a_run_is_reported(compare: Compare) -> None:
     done = compare("ckpt/gru", "--reference", "losses.csv")
     assert done.returncode == 0
     assert "warning: the reference's losses of lstm are ignored" in done.stderr
@@ -258,7 +260,7 @@ def test_an_invalid_option_is_an_error_with_exit_code_2(
     assert names(work) == ["ckpt", "losses.csv"]
 
 
-def test_what_cannot_be_done_is_told_and_nothing_is_written(compare: Compare, work: Path) -> None:
+def test_invalid_requests_are_errors_and_write_nothing(compare: Compare, work: Path) -> None:
     for arguments, words in [
         (("nowhere",), "nowhere does not exist"),
         (("ckpt", "--prime", "Ω"), "--prime 'Ω'"),
@@ -281,7 +283,7 @@ def test_what_cannot_be_done_is_told_and_nothing_is_written(compare: Compare, wo
         ),
     ],
 )
-def test_without_what_a_report_needs_one_line_says_how_to_install_it(
+def test_a_missing_dependency_of_reports_is_one_line_with_the_install_command(
     compare: Compare, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...], words: str
 ) -> None:
     found = importlib.util.find_spec
@@ -296,7 +298,7 @@ def test_without_what_a_report_needs_one_line_says_how_to_install_it(
         from charrnn_trainer.compare import compare_runs  # noqa: F401
 
 
-def test_the_help_does_not_wait_for_what_a_report_needs() -> None:
+def test_help_does_not_import_the_dependencies_of_reports() -> None:
     program = "import sys, charrnn_trainer.cli.compare; print({'matplotlib', 'jinja2'} & set(sys.modules))"
     done = run_program("-c", program)
     assert done.stdout == b"set()\n", done.stderr.decode()
@@ -305,7 +307,7 @@ def test_the_help_does_not_wait_for_what_a_report_needs() -> None:
 # --- whole or not at all -----------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_new_appears_with_all_its_files(tmp_path: Path) -> None:
+def test_a_new_folder_appears_with_all_its_files(tmp_path: Path) -> None:
     write_output(tmp_path / "a" / "b", {"x": MARKED + b"1", "y": MARKED + b"2"}, force=False)
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["b"]
@@ -313,7 +315,7 @@ def test_a_folder_that_is_new_appears_with_all_its_files(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_where_one_file_cannot_be_written_nothing_changes(
+def test_if_one_file_cannot_be_written_nothing_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     target = tmp_path / "report"
@@ -334,7 +336,7 @@ def test_where_one_file_cannot_be_written_nothing_changes(
         assert (target / "x").read_bytes() == MARKED
 
 
-def test_ctrl_c_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_no_partial_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: Path, content: bytes) -> None:
         path.write_bytes(content)
         raise KeyboardInterrupt
@@ -346,7 +348,7 @@ def test_ctrl_c_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a link")
-def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+def test_a_symlink_to_a_folder_is_kept(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     write_output(tmp_path / "link", {"x": MARKED}, force=False)
@@ -355,13 +357,13 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_to_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(WriteError, match="Permission denied"):
         write_output(tmp_path / "report", {"x": MARKED}, force=False)
 
 
-def test_a_closed_stdout_hinders_no_report(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_written_despite_a_closed_stdout(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", None)
         patch.chdir(work)

@@ -50,7 +50,7 @@ def better(*runs: RunRecord, speeds: tuple[float, ...] = ()) -> dict[str, str]:
 # --- which is better ---------------------------------------------------------------------------------------
 
 
-def test_a_gru_better_in_both_losses_loses_nothing_by_a_larger_gap() -> None:
+def test_a_gru_better_in_both_losses_wins_despite_a_larger_gap() -> None:
     lstm = record("lstm", [2.5, 2.1], {2: 2.2})
     gru = record("gru", [2.0, 1.2], {2: 2.0})
     said = better(lstm, gru)
@@ -62,7 +62,7 @@ def test_a_gru_better_in_both_losses_loses_nothing_by_a_larger_gap() -> None:
     assert "gru has the lowest validation loss" in findings(lstm, gru)["Validation loss"]
 
 
-def test_a_gru_worse_in_both_losses_is_called_worse_though_its_gap_is_smaller() -> None:
+def test_a_gru_worse_in_both_losses_is_worse_despite_a_smaller_gap() -> None:
     lstm = record("lstm", [2.0, 1.2], {2: 2.0})
     gru = record("gru", [2.5, 2.1], {2: 2.2})
     said = better(lstm, gru)
@@ -90,7 +90,7 @@ def test_the_lower_validation_loss_is_better_whichever_cell_has_it(lstm: float, 
 
 
 @given(LOSSES, LOSSES)
-def test_the_order_of_the_runs_changes_no_verdict(lstm: float, gru: float) -> None:
+def test_verdicts_do_not_depend_on_the_order_of_runs(lstm: float, gru: float) -> None:
     runs = record("lstm", [2.0, lstm], {2: lstm}), record("gru", [2.0, gru], {2: gru})
     assert better(*runs) == better(*reversed(runs))
     assert findings(*runs)[GRU] == findings(*reversed(runs))[GRU]
@@ -136,7 +136,7 @@ def test_losses_within_seed_to_seed_noise_are_level() -> None:
     assert "runs with another --seed" in said[GRU]
 
 
-def test_noise_that_the_runs_show_is_taken_where_it_is_more() -> None:
+def test_measured_noise_is_used_if_it_exceeds_the_default() -> None:
     runs = [
         record("lstm", validations={2: 1.50}, name="a"),
         record("lstm", validations={2: 1.54}, name="b", seed=1),
@@ -175,7 +175,7 @@ def test_only_runs_equal_in_all_but_the_seed_show_noise(other: dict[str, Any]) -
 # --- unequal budgets ---------------------------------------------------------------------------------------
 
 
-def test_unequal_budgets_are_named_and_compared_at_equal_steps_and_equal_time() -> None:
+def test_unequal_budgets_are_reported_and_compared_at_equal_steps_and_equal_time() -> None:
     # The LSTM is slower, and lower step by step; the GRU did twice the steps.
     lstm = record("lstm", [4.0, 3.0, 2.0, 1.9], {2: 2.1, 4: 1.9}, seconds=2.0)
     gru = record("gru", [4.0, 3.5, 3.0, 2.0] + [1.5] * 4, {2: 3.0, 4: 2.0, 8: 1.6}, seconds=0.5)
@@ -192,7 +192,7 @@ def test_unequal_budgets_are_named_and_compared_at_equal_steps_and_equal_time() 
     assert "gru has the lowest validation loss, 1.6000" in said["Validation loss"]
 
 
-def test_equal_steps_in_unequal_times_are_compared_after_the_shorter() -> None:
+def test_equal_steps_in_unequal_times_are_compared_at_the_shorter_time() -> None:
     lstm = record("lstm", [4.0, 3.0, 2.0, 1.0], seconds=2.0)
     gru = record("gru", [4.0, 3.6, 3.2, 2.8], seconds=1.0)
     budget = findings(lstm, gru)["Training budget"]
@@ -214,7 +214,7 @@ def test_equal_time_with_unequal_steps_is_one_budget() -> None:
 
 
 @pytest.mark.parametrize("others", [3, 40])
-def test_the_budgets_of_many_runs_are_a_table_and_few_words(others: int) -> None:
+def test_the_budgets_of_many_runs_are_a_table_with_a_short_summary(others: int) -> None:
     runs = [
         record("gru", [2.0] * (number + 2), {2: 1.9}, name=f"run{number}", seconds=number + 1)
         for number in range(others)
@@ -229,11 +229,11 @@ def test_the_budgets_of_many_runs_are_a_table_and_few_words(others: int) -> None
     assert ("33 more are level with it" in level) == (others == 40)
 
 
-def test_equal_budgets_need_no_word() -> None:
+def test_equal_budgets_are_not_mentioned() -> None:
     assert "Training budget" not in findings(record("lstm"), record("gru"))
 
 
-def test_a_run_that_is_cut_in_the_middle_of_its_schedule_is_said_to_be_at_a_disadvantage() -> None:
+def test_a_run_cut_off_before_its_schedule_ends_is_reported_as_disadvantaged() -> None:
     def budget(schedule: str) -> str:
         short = record("lstm", [2.0] * 2, {2: 1.8}, schedule=schedule)
         long = record("gru", [2.0] * 8, {2: 1.9, 8: 1.7}, schedule=schedule)
@@ -243,7 +243,7 @@ def test_a_run_that_is_cut_in_the_middle_of_its_schedule_is_said_to_be_at_a_disa
     assert "disadvantage" not in budget("constant")
 
 
-def test_what_stretched_the_times_is_named_beside_them() -> None:
+def test_reasons_for_longer_times_are_reported() -> None:
     losses = [4.0, 3.0, 2.0, 1.0]
     slowed = record("lstm", losses, seconds=[1.0, 1.0, 1.0, 9.0], precision="bf16")
     even = record("gru", losses, seconds=1.0, precision="fp32")
@@ -259,7 +259,9 @@ def test_what_stretched_the_times_is_named_beside_them() -> None:
 
 
 @given(st.lists(LOSSES, min_size=2, max_size=6))
-def test_overfitting_is_said_where_validation_rose_while_training_fell(validations: list[float]) -> None:
+def test_overfitting_is_reported_if_validation_loss_rose_while_training_loss_fell(
+    validations: list[float],
+) -> None:
     falling = [2.0 - 0.01 * step for step in range(len(validations))]
     run = record("lstm", falling, dict(enumerate(validations, start=1)))
     said = findings(run)
@@ -297,7 +299,7 @@ def test_a_run_that_has_levelled_off_is_neither_improving_nor_overfitting() -> N
         [2.0] * 200 + [4.5],  # its last step is worse than a uniform guess of 65 symbols
     ],
 )
-def test_a_run_that_diverged_is_called_so_and_speaks_for_no_cell(losses: list[float]) -> None:
+def test_a_diverged_run_is_reported_and_counts_for_no_cell(losses: list[float]) -> None:
     lstm = record("lstm", losses, {50: 2.2, len(losses): 4.0}, finished=False)
     gru = record("gru", [2.0] * len(losses), {50: 2.3, len(losses): 2.1})
     said = findings(lstm, gru)
@@ -309,7 +311,7 @@ def test_a_run_that_diverged_is_called_so_and_speaks_for_no_cell(losses: list[fl
     assert "Overfitting" not in said  # diverging is no overfitting
 
 
-def test_runs_that_learn_as_they_should_have_not_diverged() -> None:
+def test_normal_runs_are_not_called_diverged() -> None:
     assert "Divergence" not in findings(record("lstm", [4.2, 3.0, 2.0, 1.5]), record("gru", [4.6] * 3))
 
 
@@ -339,7 +341,7 @@ def test_validation_losses_on_different_text_are_not_compared(
     assert ("validation loss" in better(one, other)) == same
 
 
-def test_one_run_alone_is_described_and_a_command_gives_the_other_cell() -> None:
+def test_a_single_run_is_described_with_the_command_for_the_other_cell() -> None:
     said = findings(record("lstm", [2.0, 1.5], {2: 1.6}))
     assert "lstm reached 1.6000 nats (2.308 bits) per character at step 2 of 2." in said["Validation loss"]
     assert said["Validation loss"].endswith("charrnn-train --config ckpt/lstm/config.toml --cell gru")
@@ -350,7 +352,7 @@ def test_one_run_alone_is_described_and_a_command_gives_the_other_cell() -> None
     assert cells_of(record("rnn"), record("gru")) is None
 
 
-def test_without_validation_text_nothing_is_said_about_new_text() -> None:
+def test_without_validation_text_generalization_is_not_judged() -> None:
     said = findings(record("lstm"), record("gru"))
     assert "None of the runs has validation text." in said["Validation loss"]
     assert "it is unknown which is better on new text" in said[GRU]
@@ -386,7 +388,7 @@ def test_runs_that_differ_only_in_their_seed_differ_by_noise() -> None:
     assert "differ only in the seed, so the differences are seed-to-seed noise" in said
 
 
-def test_an_unfinished_run_is_called_so() -> None:
+def test_an_unfinished_run_is_reported() -> None:
     said = findings(record("lstm", finished=False), record("gru"))
     assert said["Unfinished"].startswith("lstm has not finished")
     assert "Unfinished" in findings(record("lstm", finished=False))
@@ -406,7 +408,7 @@ def test_an_unfinished_run_is_called_so() -> None:
         max_size=9,
     )
 )
-def test_any_runs_get_whole_sentences(
+def test_findings_of_any_runs_are_complete_sentences(
     figures: list[tuple[str, list[float], dict[int, float], bool, str, int]],
 ) -> None:
     runs = [
@@ -433,10 +435,10 @@ def test_any_runs_get_whole_sentences(
 @pytest.mark.parametrize(
     ("items", "sentence"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
 )
-def test_items_are_listed_as_in_a_sentence(items: list[str], sentence: str) -> None:
+def test_items_are_joined_as_in_a_sentence(items: list[str], sentence: str) -> None:
     assert listed(items) == sentence
 
 
-def test_of_many_items_the_first_are_listed_and_the_rest_counted() -> None:
+def test_a_long_list_shows_the_first_items_and_counts_the_rest() -> None:
     assert shortened(list("abcdefg")) == list("abcdefg")
     assert shortened(list("abcdefghi")) == [*"abcdef", "3 more"]

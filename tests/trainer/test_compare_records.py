@@ -42,7 +42,7 @@ def runs(trained: Path, tmp_path: Path) -> Path:
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_read_as_it_was_noted(trained: Path) -> None:
+def test_a_run_is_read_as_recorded(trained: Path) -> None:
     (run,) = read_runs([trained / "lstm"])
     lines = [json.loads(line) for line in (trained / "lstm" / "history.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
@@ -59,12 +59,12 @@ def test_a_run_is_read_as_it_was_noted(trained: Path) -> None:
     assert (run.cell, run.step, run.finished) == ("LSTM", 12, True)
 
 
-def test_a_folder_of_runs_means_all_of_them_by_name(trained: Path) -> None:
+def test_a_folder_of_runs_expands_to_all_of_them_by_name(trained: Path) -> None:
     assert [run.name for run in read_runs([trained])] == ["gru", "lstm"]
     assert [run.name for run in read_runs([trained / "lstm", trained / "gru"])] == ["lstm", "gru"]
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_folders(trained: Path, runs: Path) -> None:
+def test_runs_of_the_same_name_are_distinguished_by_their_folders(trained: Path, runs: Path) -> None:
     runs.rename(runs.with_name("other"))
     given = [trained / "lstm", runs.with_name("other") / "lstm"]
     assert [run.name for run in read_runs(given)] == [f"{trained.name}/lstm", "other/lstm"]
@@ -77,7 +77,7 @@ def test_a_run_without_validation_has_no_best_and_exports_its_last(trained: Path
     assert run.best_checkpoint is run.checkpoints[-1]
 
 
-def test_a_run_that_goes_on_is_read_up_to_its_last_whole_line(runs: Path) -> None:
+def test_an_active_run_is_read_up_to_its_last_complete_line(runs: Path) -> None:
     history = runs / "lstm" / "history.jsonl"
     lines = history.read_text().splitlines(keepends=True)
     history.write_text("".join(lines[:8]) + lines[8][:20])
@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_is_read_up_to_its_last_whole_line(runs: Path) -> Non
     [{"patience": 1, "learning_rate": 1e-9, "steps": 50}, {"minutes": 1e-4, "steps": MOST_STEPS}],
     ids=["patience", "minutes"],
 )
-def test_a_run_that_ended_on_a_step_at_which_it_is_saved_anyway_is_finished(
+def test_a_run_that_ended_on_a_scheduled_checkpoint_is_finished(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     config = TINY.replace(eval_every=1, save_every=1, **settings)
@@ -106,7 +106,7 @@ def test_a_run_that_ended_on_a_step_at_which_it_is_saved_anyway_is_finished(
     assert run.finished
 
 
-def test_a_mean_of_steps_that_the_history_lacks_is_none() -> None:
+def test_the_mean_of_steps_missing_from_the_history_is_none() -> None:
     run = record(losses=[4.0, 3.0, 2.0, 1.0])
     assert run.train_loss(4, 2) == 1.5
     assert run.train_loss(2, 20) == 3.5  # there are only two
@@ -115,7 +115,7 @@ def test_a_mean_of_steps_that_the_history_lacks_is_none() -> None:
 
 
 @given(st.lists(st.floats(0.1, 5.0), min_size=1, max_size=30), st.integers(1, 8))
-def test_the_lowest_training_loss_is_the_lowest_mean_of_steps_in_a_row(
+def test_the_lowest_training_loss_is_the_lowest_mean_of_consecutive_steps(
     losses: list[float], window: int
 ) -> None:
     run = record(losses=losses)
@@ -125,7 +125,7 @@ def test_the_lowest_training_loss_is_the_lowest_mean_of_steps_in_a_row(
     assert run.lowest_train_loss(100) == pytest.approx(np.mean(losses))
 
 
-def test_the_best_validation_until_a_step_knows_nothing_of_later_ones() -> None:
+def test_the_best_validation_up_to_a_step_ignores_later_ones() -> None:
     run = record(losses=[2.0] * 9, validations={3: 2.0, 6: 2.5, 9: 1.5})
     found = [run.best_until(step) for step in (2, 3, 8, 9)]
     assert [item and item.loss for item in found] == [None, 2.0, 2.0, 1.5]
@@ -140,17 +140,17 @@ def chosen(rows: int, *steps: list[int]) -> list[list[int | None]]:
     return [[None if entry is None else entry.step for entry in row] for row in table]
 
 
-def test_samples_stand_side_by_side_at_the_steps_that_the_runs_share() -> None:
+def test_samples_are_shown_side_by_side_at_common_steps() -> None:
     assert chosen(3, [1, 2, 3, 4, 5], [1, 3, 5]) == [[1, 1], [3, 3], [5, 5]]
     assert chosen(2, [1, 2, 3, 4, 5], [1, 3, 5]) == [[1, 1], [5, 5]]
     assert chosen(1, [1, 2, 3], [1, 2, 3]) == [[3, 3]]
 
 
-def test_runs_that_share_no_steps_are_spread_each_on_its_own() -> None:
+def test_samples_of_runs_without_common_steps_are_spread_per_run() -> None:
     assert chosen(3, [1, 4, 7], [2, 9]) == [[1, 2], [4, 9], [7, None]]
 
 
-def test_the_best_and_the_last_are_added_where_they_are_not_among_them() -> None:
+def test_the_best_and_the_last_checkpoint_are_always_sampled() -> None:
     runs = [
         record(losses=[1.0] * 9, validations={2: 1.0, 3: 0.5, 4: 2.0, 9: 3.0}, checkpoints=[2, 3, 4, 9]),
         record(losses=[1.0] * 9, validations={2: 1.0, 4: 0.5}, checkpoints=[2, 4]),
@@ -176,7 +176,7 @@ def test_every_run_shows_its_last_checkpoint_once(steps: list[list[int]], rows: 
 # --- refusing ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_run_is_refused(runs: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_rejected(runs: Path) -> None:
     (runs / "empty").mkdir()
     for path, words in [
         (runs / "nowhere", "does not exist"),
@@ -189,7 +189,7 @@ def test_what_is_no_run_is_refused(runs: Path) -> None:
         read_runs([])
 
 
-def test_a_run_that_is_given_twice_is_refused(runs: Path) -> None:
+def test_a_run_given_twice_is_rejected(runs: Path) -> None:
     with pytest.raises(SettingError, match="lstm is given twice"):
         read_runs([runs, runs / "lstm"])
 
@@ -222,7 +222,7 @@ def test_a_run_without_a_checkpoint_is_refused(runs: Path) -> None:
         "\xff",
     ],
 )
-def test_a_line_that_makes_no_sense_is_named(runs: Path, line: str) -> None:
+def test_an_invalid_history_line_is_named(runs: Path, line: str) -> None:
     history = runs / "lstm" / "history.jsonl"
     before = history.read_bytes().splitlines(keepends=True)
     history.write_bytes(b"".join(before[:2]) + line.encode("latin-1") + b"\n" + b"".join(before[2:]))
@@ -230,7 +230,7 @@ def test_a_line_that_makes_no_sense_is_named(runs: Path, line: str) -> None:
         read_runs([runs / "lstm"])
 
 
-def test_a_history_that_is_missing_or_empty_is_refused(runs: Path) -> None:
+def test_a_missing_or_empty_history_is_rejected(runs: Path) -> None:
     history = runs / "lstm" / "history.jsonl"
     history.write_text("")
     with pytest.raises(CharRNNError, match="has no steps"):

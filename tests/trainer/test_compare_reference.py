@@ -25,7 +25,7 @@ def the_page(losses: dict[str, dict[int, float]], *runs: object, **changes: str)
     return page(beside_reference(runs, losses), **{**settings, **changes})  # type: ignore[arg-type]
 
 
-def test_the_courses_losses_are_every_200_steps_to_4600_for_both_cells() -> None:
+def test_the_course_losses_cover_every_200_steps_to_4600_for_both_cells() -> None:
     losses = read_reference(COURSE)
     assert set(losses) == {"lstm", "gru"}
     for of_cell in losses.values():
@@ -49,7 +49,7 @@ def test_our_loss_is_the_mean_of_the_20_steps_up_to_it() -> None:
         (0.04, "at or below the reference's at 0 of 2 steps, and more than 0.03 above it at 2;"),
     ],
 )
-def test_what_is_said_of_a_table_is_what_it_shows(apart: float, words: str) -> None:
+def test_statements_about_a_table_match_its_figures(apart: float, words: str) -> None:
     run = record("gru", [2.0] * 1_200)
     level = 2.0 - apart
     losses = {200: 0.5, 1_000: level, 1_200: level}  # steps before 1,000 do not count
@@ -59,7 +59,7 @@ def test_what_is_said_of_a_table_is_what_it_shows(apart: float, words: str) -> N
     assert f"the difference is {sign}{abs(apart):.4f} on average, and at most" in beside.summary
 
 
-def test_a_run_that_has_not_come_so_far_says_so() -> None:
+def test_a_run_with_fewer_steps_than_the_reference_says_so() -> None:
     run = record("gru", [2.0] * 1_100)
     (beside,) = beside_reference([run], {"gru": {1_000: 2.0, 1_200: 2.0}})
     assert "at all 1 steps" in beside.summary
@@ -85,7 +85,7 @@ def test_the_page_shows_every_step_of_every_run() -> None:
     assert "![a](p.png)" in text
 
 
-def test_names_are_words_on_the_page_and_no_markup() -> None:
+def test_names_are_escaped_on_the_page() -> None:
     run = record("lstm", [2.0] * 30, name="a|b <script> [x](y) *z*")
     text = the_page({"lstm": {20: 2.0}}, run, reference="`it`\n# no", command="```\nrm")
     assert "<script>" not in text
@@ -94,7 +94,7 @@ def test_names_are_words_on_the_page_and_no_markup() -> None:
     assert len(re.findall("^```", text, re.MULTILINE)) == 2
 
 
-def test_a_cell_that_the_reference_lacks_is_refused() -> None:
+def test_a_cell_missing_from_the_reference_is_rejected() -> None:
     with pytest.raises(CharRNNError, match="has the cell rnn, but the reference has only lstm, gru"):
         beside_reference([record("rnn")], {"lstm": {1: 1.0}, "gru": {1: 1.0}})
 
@@ -119,7 +119,7 @@ def test_an_invalid_table_is_refused(text: str, words: str, tmp_path: Path) -> N
         read_reference(table(text, tmp_path))
 
 
-def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_binary_or_missing_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "losses.csv").write_bytes(b"\xff\xfe\x00cell")
     with pytest.raises(CharRNNError, match="is not a valid table"):
         read_reference(tmp_path / "losses.csv")

@@ -95,12 +95,12 @@ def page(comparison: Comparison) -> Page:
 # --- the page ----------------------------------------------------------------------------------------------
 
 
-def test_every_element_is_closed_and_no_id_is_there_twice(page: Page) -> None:
+def test_every_element_is_closed_and_ids_are_unique(page: Page) -> None:
     assert page.open == []
     assert [name for name, count in Counter(page.ids).items() if count > 1] == []
 
 
-def test_nothing_is_fetched(comparison: Comparison, page: Page) -> None:
+def test_the_page_loads_nothing(comparison: Comparison, page: Page) -> None:
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "img", "iframe", "object", "image")
         assert not set(attributes) & {"src", "srcset", "href", "action"}
@@ -116,13 +116,13 @@ def test_nothing_is_fetched(comparison: Comparison, page: Page) -> None:
         assert target.removeprefix("#") in page.ids
 
 
-def test_what_a_picture_refers_to_is_in_that_picture(page: Page) -> None:
+def test_references_within_a_picture_resolve(page: Page) -> None:
     for _, attributes in page.tags:
         if "xlink:href" in attributes:
             assert str(attributes["xlink:href"]).removeprefix("#") in page.ids
 
 
-def test_every_picture_says_what_it_shows_in_figures(comparison: Comparison, page: Page) -> None:
+def test_every_picture_has_a_text_alternative_with_figures(comparison: Comparison, page: Page) -> None:
     pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
     # Each in its wide form and its narrow one, of which a page shows one.
     assert [attributes["class"] for attributes in pictures] == ["wide", "narrow"] * 2
@@ -171,7 +171,7 @@ def drawn(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("drawn")
-def test_every_place_of_a_run_has_the_colour_of_its_cell(comparison: Comparison) -> None:
+def test_a_run_has_the_colour_of_its_cell_everywhere(comparison: Comparison) -> None:
     turned = compare_runs([run.folder for run in comparison.runs[::-1]], prompt=PROMPT, length=5)
     for shown in (comparison, turned):
         rows = re.findall(r"--cell(\d).*?</svg><span>(.*?)<", shown.html())
@@ -180,7 +180,7 @@ def test_every_place_of_a_run_has_the_colour_of_its_cell(comparison: Comparison)
         assert all(cells[unescape(name.strip())] == colour for colour, name in rows)
 
 
-def test_a_pointer_is_shown_the_values_of_its_place() -> None:
+def test_hovering_shows_the_values_at_the_pointer() -> None:
     lstm = record("lstm", [3.0, 2.0, 1.0, 0.5], {2: 2.5, 4: 1.5}, seconds=1.0)
     gru = record("gru", [3.0, 2.0], {2: 2.25}, seconds=2.0, name="<g>")
     picture = draw_curves([lstm, gru])
@@ -200,9 +200,7 @@ def test_a_pointer_is_shown_the_values_of_its_place() -> None:
     assert "lstm, step 2\nvalidation 2.5000\ntraining 2.5000\ngap 0.0000" in gaps.narrow
 
 
-def test_names_and_texts_are_shown_as_they_are_and_never_as_markup(
-    comparison: Comparison, page: Page
-) -> None:
+def test_names_and_texts_are_escaped(comparison: Comparison, page: Page) -> None:
     assert ODD_NAME in page.text
     assert '<b>&"gru' not in comparison.html()
     # In the pictures, too: a dollar is no formula.
@@ -228,7 +226,7 @@ def test_the_table_holds_the_figures(comparison: Comparison, folder: Path) -> No
 
 
 @pytest.mark.usefixtures("drawn")
-def test_samples_are_those_that_the_exported_model_writes(comparison: Comparison, page: Page) -> None:
+def test_samples_match_the_exported_model(comparison: Comparison, page: Page) -> None:
     again = compare_runs([run.folder for run in comparison.runs], prompt=PROMPT, length=40, seed=3)
     assert again.samples == comparison.samples
     other = compare_runs([run.folder for run in comparison.runs], prompt=PROMPT, length=40, seed=4)
@@ -240,7 +238,7 @@ def test_samples_are_those_that_the_exported_model_writes(comparison: Comparison
                 assert sample.text in page.text
 
 
-def test_the_same_figures_draw_the_same_pictures_whatever_a_users_settings_of_matplotlib(
+def test_pictures_are_reproducible_whatever_the_users_matplotlib_settings(
     comparison: Comparison,
 ) -> None:
     with matplotlib.rc_context({"font.size": 30.0, "svg.fonttype": "path"}):
@@ -269,14 +267,14 @@ def test_the_text_form_holds_the_tables_and_the_findings(comparison: Comparison)
         assert f"{finding.title}: {finding.text}" in words
 
 
-def test_a_findings_table_is_in_the_page_and_in_the_text(comparison: Comparison) -> None:
+def test_the_table_of_a_finding_is_in_the_page_and_in_the_text(comparison: Comparison) -> None:
     finding = Finding("Budget", "They differ.", (("run", "steps"), ("<a>", "1,234")))
     shown = dataclasses.replace(comparison, findings=(finding,))
     assert re.search(r'<th scope="row">&lt;a&gt;</th><td>1,234</td>', shown.html())
     assert shown.text().endswith("Budget: They differ.\n\nrun  steps\n<a>  1,234")
 
 
-def test_what_is_said_of_the_best_lies_on_no_curve() -> None:
+def test_labels_of_the_best_loss_do_not_cover_a_curve() -> None:
     picture = draw_gaps([record("lstm", [3.0, 2.0, 1.0, 0.5], {2: 2.5, 4: 1.5})])
     assert picture is not None
     for svg in (picture.wide, picture.narrow):
@@ -295,7 +293,7 @@ def test_the_page_holds_the_tables_and_the_findings(comparison: Comparison, page
         assert finding.text in page.text
 
 
-def test_the_lowest_validation_loss_stands_out_where_losses_can_be_compared(comparison: Comparison) -> None:
+def test_the_lowest_validation_loss_is_highlighted_if_losses_are_comparable(comparison: Comparison) -> None:
     best = re.findall(r'<td class="best">([\d.]+)<', comparison.html())
     assert best == [nats(min(run.best.loss for run in comparison.runs if run.best is not None))]
     first, second = comparison.runs
@@ -326,7 +324,7 @@ def test_a_network_of_bytes_makes_a_report(tmp_path: Path) -> None:
     assert Page(comparison.html()).open == []
 
 
-def test_hostile_texts_are_shown_as_they_are_and_control_characters_not_at_all(
+def test_hostile_texts_are_escaped_and_control_characters_are_removed(
     comparison: Comparison,
 ) -> None:
     assert not re.search(CONTROL_CHARACTERS, comparison.html())
@@ -380,7 +378,7 @@ def test_many_runs_of_any_length_can_be_drawn() -> None:
     assert len(long.wide) < 100_000
 
 
-def test_a_reference_can_be_drawn_beside_a_run_that_has_not_come_so_far() -> None:
+def test_a_reference_can_be_drawn_with_a_shorter_run() -> None:
     runs = [record("lstm", [2.0] * 30), record("gru", [2.0])]
     tables = beside_reference(runs, {"lstm": {20: 2.0, 40: 1.0}, "gru": {20: 1.0}})
     picture = draw_reference(tables)
@@ -391,7 +389,7 @@ def test_a_reference_can_be_drawn_beside_a_run_that_has_not_come_so_far() -> Non
 # --- what cannot be ----------------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_a_run_does_not_know_is_refused(folder: Path) -> None:
+def test_a_prompt_with_characters_unknown_to_a_run_is_rejected(folder: Path) -> None:
     with pytest.raises(CharRNNError, match=r"--prime 'Ω' has characters that .* does not know: 'Ω'"):
         compare_runs([folder], prompt="Ω")
 

@@ -113,7 +113,7 @@ def layout(report: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[i
 
 
 @pytest.mark.parametrize(("width", "form"), [(400, "narrow"), (1_200, "wide")])
-def test_nothing_sticks_out_and_the_validation_loss_is_in_sight(
+def test_nothing_overflows_and_the_validation_loss_is_visible(
     layout: Callable[[int], Layout], width: int, form: str
 ) -> None:
     found = layout(width)

@@ -66,12 +66,14 @@ def test_the_defaults_are_the_course_preset() -> None:
 
 
 @given(CONFIGS)
-def test_settings_survive_a_dictionary(config: TrainConfig) -> None:
+def test_settings_round_trip_through_a_dictionary(config: TrainConfig) -> None:
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
 @given(CONFIGS, PATHS, PATHS)
-def test_settings_and_any_path_survive_toml(config: TrainConfig, text: str | None, start: str | None) -> None:
+def test_settings_and_any_path_round_trip_through_toml(
+    config: TrainConfig, text: str | None, start: str | None
+) -> None:
     file = RunFile(config, text, start)
     values = tomllib.loads(file.to_toml())
     assert (values.pop("text", None), values.pop("init_from", None)) == (text, start)
@@ -154,7 +156,7 @@ def test_no_two_settings_share_a_name() -> None:
 @pytest.mark.parametrize(
     ("name", "meant"), [("hiden_size", "hidden_size"), ("lr", "learning_rate"), ("seq_len", "seq_length")]
 )
-def test_an_unknown_setting_is_told_the_likely_one_and_all_others(name: str, meant: str) -> None:
+def test_an_unknown_setting_is_rejected_with_a_suggestion_and_the_full_list(name: str, meant: str) -> None:
     with pytest.raises(SettingError) as caught:
         TrainConfig().replace(**{name: 3})
     assert str(caught.value).startswith(
@@ -215,7 +217,7 @@ def test_weights_cannot_be_tied_without_an_embedding() -> None:
 
 
 @pytest.mark.parametrize("vocabulary_size", [65, 6_000])
-def test_tied_weights_are_as_many_as_the_hidden_states_unless_told_otherwise(vocabulary_size: int) -> None:
+def test_tied_weights_default_to_the_hidden_size(vocabulary_size: int) -> None:
     tied = NetworkConfig(hidden_size=24, tie_weights=True)
     assert tied.resolve(vocabulary_size).embedding_size == 24
     assert dataclasses.replace(tied, embedding_size=7).resolve(vocabulary_size).embedding_size == 7

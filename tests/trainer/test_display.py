@@ -130,7 +130,7 @@ def test_a_number_of_steps_with_a_time_limit_gets_no_estimate(
         (0.0, 1, "1 step in batches"),
     ],
 )
-def test_minutes_and_steps_are_plural_but_for_one(
+def test_minutes_and_steps_are_plural_except_for_one(
     capsys: pytest.CaptureFixture[str], minutes: float, steps: int, words: str
 ) -> None:
     config = COURSE.replace(minutes=minutes, steps=steps)
@@ -147,7 +147,7 @@ def test_minutes_and_steps_are_plural_but_for_one(
         ({"minutes": 0.5}, 1, "0.5 minutes"),
     ],
 )
-def test_what_a_finished_run_has_done_is_plural_but_for_one(
+def test_the_summary_of_a_finished_run_is_plural_except_for_one(
     capsys: pytest.CaptureFixture[str], settings: dict[str, float], step: int, words: str
 ) -> None:
     config = COURSE.replace(**settings)
@@ -165,6 +165,6 @@ def test_the_advised_time_limit_doubles_the_budget_and_adds_at_least_a_minute(
     assert display_module._more_minutes(budget, spent) == pytest.approx(expected)
 
 
-def test_an_event_that_is_none_is_not_overlooked() -> None:
+def test_an_unknown_event_is_rejected() -> None:
     with pytest.raises(AssertionError):
         Display()(cast(Any, object()))

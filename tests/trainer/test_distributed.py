@@ -83,7 +83,7 @@ def test_two_processes_read_their_shares_of_blocks_and_lines(
 @pytest.mark.parametrize(
     ("cell", "precision", "near"), [("lstm", "fp32", 1e-4), ("gru", "fp32", 1e-4), ("lstm", "bf16", 2e-2)]
 )
-def test_two_processes_learn_what_one_learns_from_the_same_batches(
+def test_two_processes_learn_the_same_as_one_from_the_same_batches(
     pair: Pair, tmp_path: Path, cell: str, precision: str, near: float
 ) -> None:
     config = PLAIN.replace(cell=cell, precision=precision, onednn=precision == "bf16")
@@ -130,7 +130,7 @@ def test_each_process_draws_its_own_random_numbers_and_all_keep_the_same_weights
     assert resume(tmp_path / "run", changes={"steps": 14}).step == 14
 
 
-def test_what_one_process_must_decide_is_the_same_for_all(pair: Pair, tmp_path: Path) -> None:
+def test_decisions_of_one_process_apply_to_all(pair: Pair, tmp_path: Path) -> None:
     config = TINY.replace(minutes=1, steps=MOST_STEPS, eval_every=1000, save_every=1000)
     leader, follower = pair(config, tmp_path / "clock", spoil=("slow clock", "fast clock"))
     assert 10 < leader.step == follower.step < 60
@@ -143,7 +143,7 @@ def test_what_one_process_must_decide_is_the_same_for_all(pair: Pair, tmp_path: 
 # --- ending together ---------------------------------------------------------------------------------------
 
 
-def test_all_stop_after_the_same_step_whichever_is_asked_to(pair: Pair, tmp_path: Path) -> None:
+def test_all_processes_stop_after_the_same_step_whichever_is_asked_to(pair: Pair, tmp_path: Path) -> None:
     leader, follower = pair(TINY, tmp_path / "run", stop_at=(0, 5))
     assert (leader.step, leader.stopped) == (follower.step, follower.stopped) == (5, True)
     saved = load_checkpoint(find_checkpoint(tmp_path / "run", "last"))
@@ -178,7 +178,7 @@ def test_if_one_process_fails_all_end(
     assert resume(tmp_path / "run").step == 12
 
 
-def test_a_batch_that_cannot_be_shared_equally_is_refused_and_leaves_nothing(
+def test_a_batch_that_cannot_be_divided_equally_is_rejected_and_creates_no_run(
     pair: Pair, tmp_path: Path
 ) -> None:
     leader, follower = pair(TINY.replace(batch_size=7), tmp_path / "run")
@@ -202,7 +202,7 @@ def test_a_single_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> 
         assert group.broadcast(lambda: 5) == 5
 
 
-def test_rows_are_shared_out_without_gap_or_overlap() -> None:
+def test_rows_are_divided_without_gap_or_overlap() -> None:
     shares = []
     for rank in range(3):
         group = ProcessGroup()

@@ -23,7 +23,7 @@ def test_a_share_of_the_elements_is_zero_and_the_others_keep_the_mean(share: flo
     )
 
 
-def test_elements_are_dropped_apart_from_each_other() -> None:
+def test_elements_are_dropped_independently() -> None:
     torch.manual_seed(0)
     kept = (dropout(torch.ones(100_000, 8), 0.5) > 0).double()
     together = torch.corrcoef(kept.t()) - torch.eye(8)  # the four of a draw, and those of the next
@@ -32,7 +32,7 @@ def test_elements_are_dropped_apart_from_each_other() -> None:
     assert abs(float(neighbours)) < 5 / 100_000**0.5
 
 
-def test_each_call_draws_anew_and_a_seed_repeats_it() -> None:
+def test_each_call_draws_a_new_mask_and_a_seed_repeats_it() -> None:
     values = torch.ones(1000)
     torch.manual_seed(3)
     first, second = dropout(values, 0.5), dropout(values, 0.5)
@@ -51,7 +51,7 @@ def test_gradients_pass_through_kept_elements() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 1), (2, 0, 3)])
-def test_any_shape_and_type_is_kept(shape: tuple[int, ...]) -> None:
+def test_shape_and_dtype_are_preserved(shape: tuple[int, ...]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         left = dropout(torch.ones(shape, dtype=dtype), 0.5)
         assert (tuple(left.shape), left.dtype) == (shape, dtype)
@@ -64,7 +64,7 @@ def test_nothing_is_dropped_or_drawn_at_zero() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_not_everything_is_dropped_just_below_one() -> None:
+def test_a_rate_just_below_one_keeps_some_elements() -> None:
     torch.manual_seed(0)
     left = dropout(torch.ones(1_000_000), 0.999999)
     assert 0 < int((left > 0).sum()) < 100

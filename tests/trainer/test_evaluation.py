@@ -58,7 +58,7 @@ def test_the_loss_follows_its_definition(
 
 
 @given(st.integers(32, 3_000_000), st.floats(0.0, 0.9, exclude_min=True))
-def test_rows_cover_the_held_out_text_but_for_a_remainder(tokens: int, fraction: float) -> None:
+def test_rows_cover_the_held_out_text_except_a_remainder(tokens: int, fraction: float) -> None:
     start = int((1 - fraction) * tokens)
     if start == tokens:
         return
@@ -83,7 +83,7 @@ def test_tinyshakespeare_is_cut_into_64_rows() -> None:
     assert validation_rows(1_115_394, 1_003_854) == (64, 1_742, 512)
 
 
-def test_evaluating_disturbs_neither_the_network_nor_the_random_numbers(network: CharNetwork) -> None:
+def test_evaluation_changes_neither_the_network_nor_the_random_numbers(network: CharNetwork) -> None:
     ids = np.arange(200, dtype=np.uint8) % VOCABULARY
     before = torch.get_rng_state()
     losses = {validation_loss(network, ids, 150) for _ in range(2)}

@@ -38,9 +38,7 @@ def files(run: Path) -> dict[str, bytes]:
     [TINY, TINY.replace(cell="gru"), TINY.replace(tie_weights=True, cell="rnn"), TINY.replace(lines=True)],
     ids=["lstm", "gru", "tied", "lines"],
 )
-def test_samples_at_any_time_change_no_byte_of_a_run_or_of_a_resumed_run(
-    tmp_path: Path, config: TrainConfig
-) -> None:
+def test_samples_change_no_byte_of_a_run_or_of_a_resumed_run(tmp_path: Path, config: TrainConfig) -> None:
     train(config, CORPUS, out=tmp_path / "plain")
     sampler = Sampler()
     stopped = train(

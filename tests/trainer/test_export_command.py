@@ -166,7 +166,7 @@ def test_int8_reports_its_loss_and_size(export: Export, work: Path) -> None:
     assert done.stderr.splitlines()[-1].endswith("% of fp32)")
 
 
-def test_a_model_that_is_replaced_is_named(export: Export, work: Path) -> None:
+def test_a_replaced_model_is_named(export: Export, work: Path) -> None:
     assert export(work, "ckpt", "m.onnx", "--checkpoint", "last").returncode == 0
     done = export(work, "ckpt", "m.onnx")
     assert done.returncode == 0, done.stderr
@@ -274,7 +274,7 @@ def test_the_checkpoint_is_never_replaced_by_its_model(export: Export, work: Pat
         ((), ("--help",)),
     ],
 )
-def test_an_option_that_makes_no_sense_is_told_with_exit_code_2(
+def test_an_invalid_option_is_reported_with_exit_code_2(
     export: Export, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     _fails(export(folder, *arguments), 2, *words)

@@ -16,20 +16,20 @@ each_model = pytest.mark.parametrize("small", make_models.MODELS, ids=lambda sma
 
 
 @each_model
-def test_making_a_model_again_gives_the_same_bytes(small: SmallModel) -> None:
+def test_rebuilding_a_model_gives_the_same_bytes(small: SmallModel) -> None:
     made, kept = make_models.make(small), small.path.read_bytes()
     # Messages first: pytest shows how they differ.
     assert metadata(onnx.load_from_string(made)) == metadata(onnx.load_from_string(kept))
     assert made == kept, "the graph has changed: make the models again with python tests/make_models.py"
 
 
-def test_no_other_model_lies_beside_them() -> None:
+def test_the_folder_contains_no_other_model() -> None:
     lying = {path.name for path in make_models.FOLDER.iterdir()}
     assert lying == {small.path.name for small in make_models.MODELS}
 
 
 @each_model
-def test_a_model_computes_what_its_weights_say(small: SmallModel) -> None:
+def test_a_model_matches_a_naive_loop_with_its_weights(small: SmallModel) -> None:
     stepper = Stepper(onnx.load(small.path))
     weights = small.weights()
     state = np.zeros(small.layers * small.hidden_size * (2 if small.cell == "lstm" else 1))

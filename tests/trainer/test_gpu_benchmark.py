@@ -26,7 +26,7 @@ STREAMS, SYMBOLS = 5, 65
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_the_graph_of_onnxs_operators_computes_what_ours_does(cell: str) -> None:
+def test_the_graph_of_standard_onnx_operators_matches_ours(cell: str) -> None:
     weights = random_weights(cell, 2, 256, SYMBOLS)
     vocabulary = Vocabulary([chr(32 + index) for index in range(SYMBOLS)])
     ours = build_step_model(fold_weights(cell, 2, weights), vocabulary, {}).SerializeToString()
@@ -50,12 +50,14 @@ def test_the_graph_of_onnxs_operators_computes_what_ours_does(cell: str) -> None
     np.testing.assert_array_equal(found[2], tokens)
 
 
-def test_they_run_bound_to_buffers_that_take_turns() -> None:
+def test_operators_run_with_alternating_bound_buffers() -> None:
     run = _operators("lstm", random_weights("lstm", 2, 256, SYMBOLS), STREAMS, device="cpu")
     assert run() == run() > 0
 
 
-def test_our_bare_loop_goes_on_from_call_to_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bare_loop_continues_from_the_previous_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = _model(tmp_path, "gru", random_weights("gru", 2, 256, SYMBOLS), "fp32")
     read: list[Any] = []
     run_steps = Buffers.run
@@ -95,7 +97,7 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # that there is no GPU
-def test_each_row_is_written_when_it_is_measured(
+def test_each_row_is_written_as_soon_as_it_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_gpu: list[tuple[str, int]]
 ) -> None:
     file = tmp_path / "gpu.json"

@@ -48,7 +48,7 @@ PLAIN = TINY.replace(dropout=0.0, input_dropout=0.0, weight_drop=0.0, reset_chan
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("rows", [slice(None), slice(2, 4)])
 @pytest.mark.parametrize("spread", [False, True])
-def test_batches_cut_on_the_device_are_those_cut_on_the_host(
+def test_batches_cut_on_the_device_equal_those_cut_on_the_host(
     monkeypatch: pytest.MonkeyPatch, seed: int | None, kind: type, rows: slice, spread: bool
 ) -> None:
     monkeypatch.setattr(device_batches, "_PIECE", 100)
@@ -64,7 +64,7 @@ def test_batches_cut_on_the_device_are_those_cut_on_the_host(
                 np.testing.assert_array_equal(tensor.numpy(), tokens)
 
 
-def test_a_text_on_disk_is_brought_to_the_device(tmp_path: Path) -> None:
+def test_a_text_on_disk_is_copied_to_the_device(tmp_path: Path) -> None:
     ids = CORPUS.save(tmp_path / "tokens.safetensors").ids
     assert isinstance(ids, np.memmap)
     inputs, _ = ResidentBatches(Streams(ids, 4, 7), CPU).batch(0)
@@ -115,7 +115,7 @@ class Learning:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str, tied: bool) -> None:
+def test_a_step_in_fixed_memory_matches_a_plain_step(cell: str, tied: bool) -> None:
     plain, static = (Learning(cell=cell, embedding_size=5, tie_weights=tied) for _ in range(2))
     step = StaticStep(static.train_step.learn, *static.batches.batch(0), static.state)
     assert static.steps(step, 12) == plain.steps(plain.train_step.learn, 12)
@@ -126,7 +126,7 @@ def test_a_step_in_fixed_memory_learns_what_the_plain_one_does(cell: str, tied: 
     assert [part.data_ptr() for part in static.state] == places
 
 
-def test_a_rate_in_a_tensor_is_changed_at_its_place() -> None:
+def test_a_learning_rate_in_a_tensor_is_changed_in_place() -> None:
     learning = Learning()
     rate = torch.tensor(0.5)
     for group in learning.train_step.optimizer._torch.param_groups:
@@ -264,7 +264,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
 
 
 @pytest.mark.usefixtures("make_believe")
-def test_the_gpu_code_path_gives_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_code_path_trains_identically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resident text, learning rate in a tensor, losses read at reports, static steps."""
     config = TINY.replace(layers=1, steps=20, eval_every=4)
     plain = trained_as_on_a_gpu(tmp_path / "plain", config, captured=False)
@@ -285,7 +285,7 @@ def test_the_gpu_code_path_gives_the_same_training(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("make_believe")
 @pytest.mark.parametrize("times", [0, 2])
-def test_a_graph_that_gives_the_losses_and_learns_something_else_is_refused_where_activations_are_dropped(
+def test_a_captured_step_with_equal_losses_but_other_weights_is_rejected_with_dropout(
     monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """cuDNN draws its own random numbers for two layers, so losses and weights agree only roughly."""
@@ -310,7 +310,7 @@ def test_a_graph_that_gives_the_losses_and_learns_something_else_is_refused_wher
 
 
 @pytest.mark.usefixtures("make_believe")
-def test_if_capture_fails_training_continues_and_says_so() -> None:
+def test_if_capture_fails_training_continues_with_a_notice() -> None:
     notes: list[str] = []
     result = train(
         TINY, CORPUS, lambda event: notes.append(event.message) if isinstance(event, Notice) else None
@@ -394,7 +394,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, make_believe: None) -> _Cuda:
     return cuda
 
 
-def test_a_capture_that_fails_in_the_middle_leaves_stream_and_generator_as_they_were(cuda: _Cuda) -> None:
+def test_a_failed_capture_restores_the_stream_and_the_generator(cuda: _Cuda) -> None:
     config = TINY.replace(dropout=0.3, layers=2)
     notes: list[str] = []
 
@@ -423,7 +423,7 @@ def _plainly(train_step: TrainStep, *rest: object) -> cuda_graph.StepChoice:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_recurrent_layers_can_be_cast_by_hand(cell: str, dtype: torch.dtype) -> None:
+def test_the_recurrent_layers_can_be_cast_manually(cell: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     config = NetworkConfig(cell=cell, layers=2, hidden_size=8, embedding_size=5)
     network = CharNetwork(config, 9).train()
@@ -437,7 +437,7 @@ def test_the_recurrent_layers_can_be_cast_by_hand(cell: str, dtype: torch.dtype)
     assert all(weight.grad is not None and weight.grad.any() for weight in network.rnn.parameters())
 
 
-def test_weights_that_are_cast_are_dropped_too() -> None:
+def test_cast_weights_are_dropped_too() -> None:
     network = CharNetwork(NetworkConfig(layers=1, hidden_size=8, weight_drop=0.5), 9)
     shares = {
         name: float((left == 0).float().mean())
@@ -452,14 +452,14 @@ def test_weights_that_are_cast_are_dropped_too() -> None:
     )
 
 
-def test_a_new_run_with_tf32_is_refused_where_there_is_no_gpu(tmp_path: Path) -> None:
+def test_a_new_run_with_tf32_is_rejected_without_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="precision=tf32 is for GPUs"):
         train(TINY.replace(precision="tf32", steps=1), CORPUS, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("precision", "products"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
-def test_fp32_on_a_gpu_means_fp32_unless_tf32_was_asked_for(precision: str, products: str) -> None:
+def test_fp32_on_a_gpu_never_uses_tf32_unless_requested(precision: str, products: str) -> None:
     users = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)
     before = [user.fp32_precision for user in users]
     with warnings.catch_warnings():
@@ -487,7 +487,7 @@ def losses_and_notes(config: TrainConfig) -> tuple[list[float], list[str]]:
 @pytest.mark.gpu
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_the_gpu_learns_what_the_cpu_learns(cell: str, tied: bool) -> None:
+def test_training_on_the_gpu_matches_the_cpu(cell: str, tied: bool) -> None:
     config = PLAIN.replace(cell=cell, steps=30, eval_every=10, hidden_size=32, tie_weights=tied)
     if tied:
         config = config.replace(embedding_size=16)
@@ -525,7 +525,7 @@ def test_a_step_can_be_captured_and_learns_the_same(
 
 
 @pytest.mark.gpu
-def test_after_a_capture_that_fails_in_the_middle_a_gpu_learns_as_without_one(
+def test_a_failed_capture_does_not_affect_training_on_the_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = TINY.replace(layers=2, dropout=0.3, weight_drop=0.3, device="cuda", steps=20, eval_every=10)
@@ -568,7 +568,7 @@ def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_the_text_lies_on_the_gpu_or_comes_from_the_host_all_the_same(
+def test_training_is_the_same_with_the_text_on_the_gpu_or_on_the_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = PLAIN.replace(device="cuda", hidden_size=16)
@@ -580,7 +580,7 @@ def test_the_text_lies_on_the_gpu_or_comes_from_the_host_all_the_same(
 
 
 @pytest.mark.gpu
-def test_all_ways_of_computing_are_measured_on_a_gpu() -> None:
+def test_all_precisions_are_measured_on_a_gpu() -> None:
     auto = TINY.replace(precision="auto", onednn=None, device="cuda", embedding_size=0)
     choice = choose_compute_mode(auto, 22, torch.device("cuda"))
     assert {way.precision for way in choice.milliseconds} == {"fp32", "tf32", "bf16"}

@@ -11,7 +11,7 @@ from tiny_runs import ROOT
 PATHS = f"import sys\nsys.path[:0] = [{str(ROOT / 'trainer')!r}, {str(ROOT / 'runtime')!r}]\n"
 
 
-def test_importing_changes_nothing_that_programs_share(tmp_path: Path) -> None:
+def test_importing_changes_no_process_wide_state(tmp_path: Path) -> None:
     run_limited(
         PATHS
         + LOOK
@@ -33,7 +33,7 @@ compare(before, look())
     )
 
 
-def test_only_the_command_says_how_threads_wait(tmp_path: Path) -> None:
+def test_only_the_command_configures_thread_spinning(tmp_path: Path) -> None:
     program = PATHS + (
         "import os\n"
         "import charrnn_trainer\n"

@@ -64,7 +64,7 @@ def refusal(path: Path, content: bytes | None = None) -> str:
 
 
 @needs_posix
-def test_mutated_checkpoints_are_refused_or_make_a_network() -> None:
+def test_mutated_checkpoints_are_rejected_or_load() -> None:
     tally = try_seeds("subjects:try_checkpoint", 0, 300)
     assert tally.faults == []
     assert tally.outcomes.total() == 300
@@ -73,11 +73,11 @@ def test_mutated_checkpoints_are_refused_or_make_a_network() -> None:
 
 
 @pytest.mark.parametrize("found", sorted(FOUND.iterdir()), ids=lambda path: path.name)
-def test_what_broke_the_reader_once_is_refused_or_makes_a_network(found: Path) -> None:
+def test_checkpoints_that_once_broke_the_reader_are_rejected_or_load(found: Path) -> None:
     assert read_checkpoint(found) in ("refused", "works")
 
 
-def test_taking_a_checkpoint_apart_and_together_again_changes_nothing_that_counts(path: Path) -> None:
+def test_parsing_and_serializing_a_checkpoint_preserves_it(path: Path) -> None:
     for content in small_checkpoints():
         path.write_bytes(content)
         before = load_checkpoint(path)
@@ -87,7 +87,7 @@ def test_taking_a_checkpoint_apart_and_together_again_changes_nothing_that_count
         assert all(torch.equal(after.tensors[name], tensor) for name, tensor in before.tensors.items())
 
 
-def test_a_seed_makes_the_same_file_every_time() -> None:
+def test_a_seed_always_gives_the_same_file() -> None:
     one, other, *_ = small_checkpoints()
     for seed in range(30):
         assert changed_checkpoint(one, other, Draw(seed)) == changed_checkpoint(one, other, Draw(seed))
@@ -96,12 +96,12 @@ def test_a_seed_makes_the_same_file_every_time() -> None:
 # --- the file ----------------------------------------------------------------------------------------------
 
 
-def test_checkpoints_that_were_cut_at_two_hundred_places_are_refused(content: bytes, path: Path) -> None:
+def test_checkpoints_truncated_at_200_places_are_rejected(content: bytes, path: Path) -> None:
     for place in range(0, len(content), len(content) // 200 + 1):
         refusal(path, content[:place])
 
 
-def test_a_checkpoint_followed_by_other_bytes_is_refused(content: bytes, path: Path) -> None:
+def test_a_checkpoint_with_trailing_bytes_is_rejected(content: bytes, path: Path) -> None:
     assert "its tensors need" in refusal(path, content + b"more")
 
 
@@ -133,7 +133,7 @@ def test_an_invalid_file_name_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 16 * 2**20 + 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1])
-def test_a_header_that_lies_about_its_length_is_refused(size: int, content: bytes, path: Path) -> None:
+def test_a_header_with_a_false_length_is_rejected(size: int, content: bytes, path: Path) -> None:
     about, tensors = parts(content)
     table, data = table_of(tensors)
     table["__metadata__"] = metadata(sealed(about, data))
@@ -147,7 +147,7 @@ def test_no_pickle_is_ever_loaded(protocol: int, path: Path, monkeypatch: pytest
     assert not Path("harm").exists()
 
 
-def test_what_torch_and_numpy_save_is_no_checkpoint(path: Path) -> None:
+def test_files_saved_by_torch_and_numpy_are_not_checkpoints(path: Path) -> None:
     weights = torch.zeros(3)
     for zipped in (True, False):
         torch.save({"model": weights}, path, _use_new_zipfile_serialization=zipped)
@@ -195,7 +195,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("lie", TABLES)
-def test_a_lying_table_is_refused(lie: str, content: bytes, path: Path) -> None:
+def test_a_false_tensor_table_is_rejected(lie: str, content: bytes, path: Path) -> None:
     about, tensors = parts(content)
     table, data = table_of(tensors)
     TABLES[lie](table)
@@ -203,9 +203,7 @@ def test_a_lying_table_is_refused(lie: str, content: bytes, path: Path) -> None:
     assert "is truncated or damaged" in refusal(path, with_table(table, data))
 
 
-def test_two_tensors_that_trade_their_places_are_refused_or_read_as_the_table_says(
-    content: bytes, path: Path
-) -> None:
+def test_swapped_tensors_are_rejected_or_read_as_the_table_says(content: bytes, path: Path) -> None:
     # Their bytes are no longer in the order of the table, which safetensors takes, since none are shared.
     about, tensors = parts(content)
     table, data = table_of(tensors)
@@ -219,7 +217,7 @@ def test_two_tensors_that_trade_their_places_are_refused_or_read_as_the_table_sa
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', "[]", "null", '"x"', "{", "[" * 50_000, '{"a": NaN'])
-def test_a_header_that_is_no_table_is_refused(text: str, path: Path) -> None:
+def test_a_header_that_is_not_a_tensor_table_is_rejected(text: str, path: Path) -> None:
     assert "not a charrnn checkpoint" in refusal(path, with_table(text, b""))
 
 
@@ -236,7 +234,7 @@ def test_duplicate_keys_are_rejected(content: bytes, path: Path) -> None:
     assert "occurs twice" in refusal(path, with_table(table, data))
 
 
-def test_a_header_that_is_no_utf_8_is_refused(content: bytes, path: Path) -> None:
+def test_a_header_that_is_not_utf_8_is_rejected(content: bytes, path: Path) -> None:
     altered = content.replace(b"model.output.bias", b"model.output.\xff\xfeas", 1)
     assert "not a charrnn checkpoint" in refusal(path, altered)
 
@@ -246,7 +244,7 @@ def test_a_header_that_is_no_utf_8_is_refused(content: bytes, path: Path) -> Non
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "F32"])
 @pytest.mark.parametrize("name", ["model.output.bias", "optimizer.output.bias.step", "random.cpu"])
-def test_a_tensor_of_another_type_is_refused(dtype: str, name: str, content: bytes, path: Path) -> None:
+def test_a_tensor_of_another_dtype_is_rejected(dtype: str, name: str, content: bytes, path: Path) -> None:
     about, tensors = parts(content)
     if tensors[name][0] == dtype:
         dtype = "F32"
@@ -254,7 +252,7 @@ def test_a_tensor_of_another_type_is_refused(dtype: str, name: str, content: byt
     assert f"{name} should be" in refusal(path, whole(about, tensors))
 
 
-def test_every_tensor_is_needed_and_no_other_is_allowed(content: bytes, path: Path) -> None:
+def test_missing_and_extra_tensors_are_rejected(content: bytes, path: Path) -> None:
     about, tensors = parts(content)
     for name in tensors:
         less = {other: tensor for other, tensor in tensors.items() if other != name}
@@ -326,14 +324,14 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lying_header_with_a_hash_that_fits_is_refused(lie: str, content: bytes, path: Path) -> None:
+def test_a_false_header_with_a_matching_hash_is_rejected(lie: str, content: bytes, path: Path) -> None:
     about, tensors = parts(content)
     LIES[lie](about)
     refusal(path, whole(about, tensors))
 
 
 @pytest.mark.parametrize("stated", [None, "", "0" * 64, 5, ["x"]])
-def test_a_hash_that_is_missing_or_another_is_refused(stated: Any, content: bytes, path: Path) -> None:
+def test_a_missing_or_wrong_hash_is_rejected(stated: Any, content: bytes, path: Path) -> None:
     about, tensors = parts(content)
     assert "its hash does not match" in refusal(path, whole({**about, "sha256": stated}, tensors, seal=False))
     about["endless"] = float("inf")  # which has no canonical form, and so no hash
@@ -341,7 +339,7 @@ def test_a_hash_that_is_missing_or_another_is_refused(stated: Any, content: byte
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "5", '"x"', "", "{", "[" * 50_000, '{"version": 1}'])
-def test_metadata_that_are_something_else_are_refused(text: str, content: bytes, path: Path) -> None:
+def test_invalid_metadata_is_rejected(text: str, content: bytes, path: Path) -> None:
     table, data = table_of(parts(content)[1])
     table["__metadata__"] = {"charrnn": text}
     assert "is truncated or damaged" in refusal(path, with_table(table, data))

@@ -58,7 +58,7 @@ def test_the_largest_vocabulary_fits_a_network_of_256(cell: str) -> None:
     check_step_model_fits(NetworkConfig(cell=cell), spec.MAX_VOCABULARY)
 
 
-def test_a_network_whose_model_would_be_too_large_is_refused_with_the_ways_out() -> None:
+def test_a_network_whose_model_would_be_too_large_is_rejected_with_alternatives() -> None:
     check_step_model_fits(NetworkConfig(hidden_size=1024), 20_000)
     with pytest.raises(
         CharRNNError, match=r"30,000 symbols .* at most 536,870,912 .*hidden_size.*level=byte"

@@ -54,7 +54,7 @@ def texts(some: Lines, vocabulary_of: str) -> list[str]:
 @given(
     ITEMS, st.booleans(), st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.5]), st.sampled_from([1, 7, 1000])
 )
-def test_all_copies_of_a_line_are_on_one_side_and_no_line_is_lost(
+def test_all_copies_of_a_line_are_on_one_side_of_the_split(
     items: list[str], ends_with_newline: bool, seed: int, fraction: float, window: int
 ) -> None:
     text = "\n".join(["abcabcabca", *items, "cab", "ca"]) + "\n" * ends_with_newline
@@ -170,7 +170,7 @@ def read_pass(batches: LineBatches, number: int) -> list[list[int]]:
 
 
 @given(ITEMS, st.integers(1, 6), st.integers(1, 12), st.integers(0, 3), st.sampled_from([1, 2, 5]))
-def test_a_pass_reads_every_training_line_once_and_none_that_validates(
+def test_a_pass_reads_every_training_line_once_and_no_validation_line(
     items: list[str], batch: int, length: int, number: int, pool: int
 ) -> None:
     text = "\n".join(["abcabcabca", *items, "cab", "ca"])
@@ -188,7 +188,7 @@ def test_a_pass_reads_every_training_line_once_and_none_that_validates(
 
 
 @given(st.integers(1, 9), st.integers(1, 60))
-def test_a_batch_is_never_larger_than_one_of_streams(batch: int, length: int) -> None:
+def test_a_batch_of_lines_is_never_larger_than_a_batch_of_streams(batch: int, length: int) -> None:
     batches = LineBatches(split("\n".join(NAMES)).training, batch, length, 0)
     for index in range(batches.batches_per_pass):
         rows, columns = batches.batch(index)[0].shape
@@ -253,7 +253,7 @@ def network_of(cell: str, symbols: int, hidden: int = 7) -> CharNetwork:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_are_those_of_a_loop_over_single_lines(cell: str, training: bool) -> None:
+def test_gradients_match_a_loop_over_single_lines(cell: str, training: bool) -> None:
     network = network_of(cell, len(LIST.vocabulary)).train(training)
     found = split_lines(LIST, DataConfig(lines=True), 0)
     batches = LineBatches(found.training, 6, 50, 0)  # no line is longer
@@ -284,7 +284,7 @@ def test_a_batch_of_padding_has_no_loss_and_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_training_reads_every_line_from_nothing_and_long_ones_in_steps(cell: str) -> None:
+def test_training_reads_every_line_from_a_zero_state_and_long_lines_in_pieces(cell: str) -> None:
     """With a learning rate close to zero, weights stay equal, so losses can be computed line by line."""
     config = TINY.replace(
         cell=cell, dropout=0.0, input_dropout=0.0, weight_drop=0.0, weight_decay=0.0, reset_chance=0.5,
@@ -330,7 +330,7 @@ def spans(some: Lines) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("chunk", "characters"), [(256, 2**14), (5, 2**14), (256, 60), (3, 3)])
-def test_the_validation_loss_is_that_of_a_loop_over_single_lines(
+def test_the_validation_loss_matches_a_loop_over_single_lines(
     monkeypatch: pytest.MonkeyPatch, chunk: int, characters: int
 ) -> None:
     monkeypatch.setattr(validation, "_CHUNK", chunk)
@@ -348,7 +348,7 @@ def test_the_validation_loss_is_that_of_a_loop_over_single_lines(
     assert loss == pytest.approx(float(every.mean()), rel=1e-5)
 
 
-def test_a_run_on_lines_says_what_it_found_and_its_export_is_compared_on_the_same_lines(
+def test_a_run_on_lines_reports_them_and_its_export_is_compared_on_the_same_lines(
     tmp_path: Path,
 ) -> None:
     events: list[Event] = []

@@ -33,7 +33,7 @@ FALLING = [(float(step), 4.0 - step / 100.0) for step in range(1, 301)]
 
 
 @pytest.mark.parametrize("count", [1, 5, 512, 513, 5_000])
-def test_a_series_keeps_the_mean_of_any_number_of_points_in_little_room(count: int) -> None:
+def test_a_series_keeps_means_of_any_number_of_points_in_bounded_memory(count: int) -> None:
     series = Series()
     for step in range(1, count + 1):
         series.add(step, float(step % 7))
@@ -87,7 +87,7 @@ def test_a_falling_loss_is_drawn_from_the_top_left_to_the_bottom_right(columns: 
         (FALLING, FALLING[::50]),
     ],
 )
-def test_any_losses_are_drawn_within_their_room(training: Points, validation: Points) -> None:
+def test_any_losses_are_drawn_within_the_plot_area(training: Points, validation: Points) -> None:
     for braille in (True, False):
         lines = draw_curve(training, validation, 40, 4, braille=braille)
         assert [line.cell_len <= 40 for line in lines] == [True] * 4
@@ -95,7 +95,7 @@ def test_any_losses_are_drawn_within_their_room(training: Points, validation: Po
         assert any(columns_of(lines))
 
 
-def test_a_validation_that_is_worse_is_marked_above_the_curve() -> None:
+def test_a_worse_validation_loss_is_marked_above_the_curve() -> None:
     worse = [(step, loss + 1.0) for step, loss in FALLING[60::60]]
     lines = draw_curve(FALLING, worse, 59, 6, braille=True)
     marks, line = columns_of(lines, VALIDATION_MARK), columns_of(lines)
@@ -115,7 +115,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     return made
 
 
-def test_resizing_leaves_nothing_behind_and_takes_nothing_away(screen: Screen) -> None:
+def test_resizing_neither_leaves_artifacts_nor_erases_output(screen: Screen) -> None:
     screen.write("before\n")
     drawn = 0
 
@@ -137,14 +137,14 @@ def test_resizing_leaves_nothing_behind_and_takes_nothing_away(screen: Screen) -
         assert all(len(line) < columns for line in shown)
 
 
-def test_a_line_that_stays_is_broken_between_words_and_keeps_options_whole(screen: Screen) -> None:
+def test_a_permanent_line_wraps_between_words_and_never_within_options(screen: Screen) -> None:
     region = Region(Console(file=screen, force_terminal=True), lambda columns, rows: [Text("row")])
     screen.resize(24)
     region.say("  try a lower value of --learning-rate 0.0017 or stop")
     assert screen.lines == ["  try a lower value of", "    --learning-rate", "    0.0017 or stop", "row"]
 
 
-def test_fewer_rows_than_before_leave_none_of_those_before(screen: Screen) -> None:
+def test_a_shorter_region_erases_the_rows_of_a_longer_one(screen: Screen) -> None:
     rows = 5
     region = Region(
         Console(file=screen, force_terminal=True), lambda *_: [Text(f"row {row}") for row in range(rows)]
@@ -191,7 +191,7 @@ def shown(screen: Screen) -> Iterator[Shown]:
         display.close()
 
 
-def test_the_first_sample_comes_after_ten_seconds_and_others_with_validations_or_a_minute_later(
+def test_the_first_sample_comes_after_ten_seconds_and_others_at_validations_or_every_minute(
     shown: Shown,
 ) -> None:
     display, clock, samples = shown()
@@ -231,7 +231,7 @@ def test_no_word_is_broken_at_any_width(shown: Shown, screen: Screen, columns: i
         assert sum("━" in line for line in lines) == 1
 
 
-def test_a_gpu_that_tells_no_losses_of_steps_has_a_curve_of_its_reports(shown: Shown, screen: Screen) -> None:
+def test_without_losses_of_single_steps_the_curve_shows_logged_losses(shown: Shown, screen: Screen) -> None:
     display, _, _ = shown()
     for step in range(1, 9):
         display.step(Stepped(step, None, 0.005, 0.01, step / 400))
@@ -262,7 +262,7 @@ print("done")
 
 
 @pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"])
-def test_a_file_gets_plain_lines_whatever_colours_are_asked_for(tmp_path: Path, variable: str) -> None:
+def test_a_file_gets_plain_lines_even_if_colours_are_requested(tmp_path: Path, variable: str) -> None:
     (tmp_path / "enough").touch()
     done = run_program("-c", DRIVER, cwd=tmp_path, env={**environment(), variable: "1", "TERM": "xterm"})
     assert done.returncode == 0, done.stderr
@@ -286,7 +286,7 @@ def test_no_color_is_honoured(
     assert ("\x1b[33m" in "".join(written)) == colours
 
 
-def test_a_terminal_whose_encoding_lacks_braille_gets_ascii_alone(
+def test_a_terminal_whose_encoding_lacks_braille_gets_ascii_only(
     shown: Shown, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Console, "encoding", "iso8859-1")
@@ -303,7 +303,7 @@ def test_a_terminal_whose_encoding_lacks_braille_gets_ascii_alone(
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
-def test_a_real_terminal_that_is_resized_shows_one_whole_display(tmp_path: Path) -> None:
+def test_a_resized_terminal_shows_one_complete_display(tmp_path: Path) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
 
     def tmux(*words: str) -> str:
@@ -342,7 +342,7 @@ def test_a_real_terminal_that_is_resized_shows_one_whole_display(tmp_path: Path)
     assert "done" in lines
 
 
-def test_the_picture_of_a_terminal_shows_its_colours_and_fetches_nothing() -> None:
+def test_the_picture_of_a_terminal_shows_its_colours_and_loads_nothing() -> None:
     svg = as_svg("plain\n\x1b[36mcoloured\x1b[0m & <more>\n\n")
     assert "coloured" in svg
     assert "&lt;more&gt;" in svg

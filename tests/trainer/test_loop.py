@@ -51,7 +51,7 @@ def losses(config: TrainConfig, corpus: Corpus = CORPUS, **options: Any) -> list
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_the_steps_are_those_of_the_plain_loop(cell: str) -> None:
+def test_training_steps_match_a_plain_loop(cell: str) -> None:
     """More than two passes: the state is carried, detached, and reset at the end of a pass."""
     config = PLAIN.replace(cell=cell, steps=30, batch_size=4, seq_length=40, clip=0.5, val_fraction=0.0)
     torch.manual_seed(config.run.seed)
@@ -77,7 +77,7 @@ def test_the_steps_are_those_of_the_plain_loop(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_it_learns_a_text_that_repeats(cell: str) -> None:
+def test_it_learns_a_repeating_text(cell: str) -> None:
     config = PLAIN.replace(cell=cell, layers=1, hidden_size=32, steps=120, learning_rate=0.02)
     seen = losses(config)
     assert seen[0] == pytest.approx(math.log(len(CORPUS.vocabulary)), abs=0.3)
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
     assert losses(TINY.replace(seed=1)) != first
 
 
-def test_the_callers_random_numbers_and_threads_stay_as_they_were() -> None:
+def test_training_restores_the_callers_random_state_and_threads() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     train(TINY.replace(threads=2, steps=1, layers=1, batch_size=1, seq_length=2, val_fraction=0.0), CORPUS)
@@ -107,7 +107,7 @@ def test_bf16_trains_as_fp32_does() -> None:
     assert rough[-1] == pytest.approx(exact[-1], abs=0.1)
 
 
-def test_weight_decay_spares_biases() -> None:
+def test_weight_decay_excludes_biases() -> None:
     config = PLAIN.replace(steps=1, learning_rate=1e-9, weight_decay=1000.0, val_fraction=0.0)
     decayed = train(config.replace(learning_rate=1e-4), CORPUS).network.state_dict()
     start = train(config.replace(weight_decay=0.0), CORPUS).network.state_dict()
@@ -162,7 +162,7 @@ def test_checkpoints_are_kept_when_due_when_best_and_at_the_end(tmp_path: Path) 
     assert {entry.step for entry in entries} == {8, 16, 20, best.step}
 
 
-def test_the_best_is_saved_where_nothing_else_is_due(tmp_path: Path) -> None:
+def test_a_new_best_is_saved_even_if_no_checkpoint_is_due(tmp_path: Path) -> None:
     # The validation text reads backwards, so its loss rises during training.
     corpus = Corpus.from_text(TEXT + TEXT[:200][::-1])
     config = PLAIN.replace(steps=60, learning_rate=0.03, eval_every=5, save_every=60, hidden_size=16)
@@ -187,7 +187,7 @@ def test_without_validation_nothing_is_validated(tmp_path: Path) -> None:
     assert (result.evaluations, result.best) == ((), None)
 
 
-def test_the_settings_in_a_runs_folder_repeat_it_byte_for_byte(tmp_path: Path) -> None:
+def test_the_saved_settings_of_a_run_repeat_it_byte_for_byte(tmp_path: Path) -> None:
     config = TINY.replace(precision="auto", onednn=None, device="auto")
     train(config, CORPUS, out=tmp_path / "first")
     file = RunFile.read(tmp_path / "first" / "config.toml")
@@ -197,7 +197,7 @@ def test_the_settings_in_a_runs_folder_repeat_it_byte_for_byte(tmp_path: Path) -
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
 
 
-def test_a_sample_can_be_asked_for_at_any_time_and_changes_nothing() -> None:
+def test_samples_can_be_requested_at_any_time_without_side_effects() -> None:
     samples: list[str] = []
     started: list[Started] = []
 
@@ -214,7 +214,7 @@ def test_a_sample_can_be_asked_for_at_any_time_and_changes_nothing() -> None:
     assert set("".join(samples)) <= set(TEXT)
 
 
-def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path: Path) -> None:
+def test_a_short_text_shrinks_the_batch_with_a_notice(tmp_path: Path) -> None:
     events: list[Event] = []
     corpus = Corpus.from_text("to be, or not to be, that is the question")
     result = train(TINY.replace(batch_size=100, seq_length=100), corpus, events.append, out=tmp_path / "run")
@@ -314,7 +314,7 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(
     assert max(steps) == 7  # the history shows the course of the losses
 
 
-def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole(
+def test_a_full_disk_ends_the_run_and_keeps_earlier_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = train(TINY, CORPUS, out=tmp_path / "reference")
@@ -353,7 +353,7 @@ def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole(
         ),
     ],
 )
-def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, said: str, words: str) -> None:
+def test_out_of_memory_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, said: str, words: str) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError(said)
 
@@ -362,7 +362,7 @@ def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, sa
         train(TINY, CORPUS)
 
 
-def test_another_failure_of_torch_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_torch_errors_are_not_reported_as_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -371,7 +371,7 @@ def test_another_failure_of_torch_is_no_lack_of_memory(monkeypatch: pytest.Monke
         train(TINY, CORPUS)
 
 
-def test_a_tensor_is_no_corpus() -> None:
+def test_a_tensor_is_rejected_as_a_corpus() -> None:
     with pytest.raises(SettingError, match="Corpus"):
         train(TINY, np.zeros(100, dtype=np.int64))  # type: ignore[arg-type]
 
@@ -390,7 +390,7 @@ def test_user_supplied_tokens_train() -> None:
 # --- how to compute ----------------------------------------------------------------------------------------
 
 
-def test_the_way_to_compute_is_measured_only_where_there_is_a_choice() -> None:
+def test_precisions_are_measured_only_if_there_is_a_choice() -> None:
     cpu = torch.device("cpu")
     auto = TINY.replace(precision="auto", onednn=None, embedding_size=0)
     choice = choose_compute_mode(auto, 22, cpu)
@@ -419,7 +419,7 @@ def test_measuring_changes_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_measured_choices_are_reported_and_kept(tmp_path: Path) -> None:
+def test_measured_choices_are_reported_and_saved(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(TINY.replace(precision="auto", onednn=None), CORPUS, events.append, out=tmp_path / "run")
     notes = [event.message for event in events if isinstance(event, Notice)]

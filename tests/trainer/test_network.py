@@ -31,7 +31,7 @@ def network_with(
 @pytest.mark.parametrize("embedding_size", [0, 3])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_recurrence_is_that_of_a_plain_loop(cell: str, layers: int, embedding_size: int) -> None:
+def test_the_recurrence_matches_a_plain_loop(cell: str, layers: int, embedding_size: int) -> None:
     network, weights = network_with(cell, layers, embedding_size)
     tokens = np.random.RandomState(1).randint(0, VOCABULARY, (3, 20))
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_the_recurrence_is_that_of_a_plain_loop(cell: str, layers: int, embeddin
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_two_halves_with_the_state_carried_are_the_whole(cell: str) -> None:
+def test_two_halves_with_the_state_carried_equal_the_whole(cell: str) -> None:
     network, _ = network_with(cell, 2)
     tokens = torch.randint(0, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_streams_do_not_affect_each_other(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_recurrent_layers_begin_as_torch_draws_them(cell: str) -> None:
+def test_recurrent_layers_are_initialized_as_in_torch(cell: str) -> None:
     torch.manual_seed(0)
     network = CharNetwork(NetworkConfig(cell, 2, HIDDEN, 0), VOCABULARY)
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_recurrent_layers_begin_as_torch_draws_them(cell: str) -> None:
         assert torch.equal(network.rnn.state_dict()[name], weight), name
 
 
-def test_a_wide_embedding_begins_by_reading_as_one_hot_does() -> None:
+def test_a_wide_embedding_is_initialized_to_match_one_hot_input() -> None:
     torch.manual_seed(0)
     one_hot = CharNetwork(NetworkConfig("gru", 1, HIDDEN, 0), VOCABULARY)
     torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_parameters_are_counted() -> None:
     assert gru.parameter_count() == 10 * 3 + 3 * 4 * (3 + 4 + 2) + 10 * 5
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_is_applied_in_training_only() -> None:
     network, _ = network_with("lstm", 2, dropout=0.5)
     tokens = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
@@ -111,19 +111,19 @@ def test_dropout_acts_in_training_alone() -> None:
         torch.testing.assert_close(*(network(tokens, network.initial_state(1))[0] for _ in range(2)))
 
 
-def test_dropout_before_the_output_acts_on_a_single_layer_too() -> None:
+def test_dropout_before_the_output_applies_to_a_single_layer_too() -> None:
     network, _ = network_with("lstm", 1, dropout=0.5)
     tokens = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
         assert not torch.equal(*(network(tokens, network.initial_state(1))[0] for _ in range(2)))
 
 
-def test_the_loss_of_a_uniform_guess_is_the_logarithm_of_the_vocabulary() -> None:
+def test_the_loss_of_a_uniform_guess_is_the_logarithm_of_the_vocabulary_size() -> None:
     loss = next_token_loss(torch.zeros(2, 3, 10), torch.ones(2, 3, dtype=torch.int64))
     assert float(loss) == pytest.approx(np.log(10))
 
 
-def test_a_sample_depends_on_its_seed_alone_and_disturbs_nothing() -> None:
+def test_a_sample_depends_on_its_seed_only_and_has_no_side_effects() -> None:
     network, _ = network_with("lstm", 2, dropout=0.5)
     before = torch.get_rng_state()
     samples = [write_sample(network, 0, 50, temperature=0.8, seed=seed) for seed in (1, 1, 2)]
@@ -133,7 +133,7 @@ def test_a_sample_depends_on_its_seed_alone_and_disturbs_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_sample_of_lines_starts_every_line_from_nothing() -> None:
+def test_a_sample_of_lines_starts_every_line_from_a_zero_state() -> None:
     network, _ = network_with("lstm", 1)
     seen: list[tuple[int, bool]] = []
 
@@ -150,7 +150,7 @@ def test_a_sample_of_lines_starts_every_line_from_nothing() -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
-def test_dropped_weights_are_left_out_in_training_for_all_steps_of_a_batch(cell: str, layers: int) -> None:
+def test_dropped_weights_are_zero_for_all_time_steps_of_a_training_batch(cell: str, layers: int) -> None:
     network = CharNetwork(NetworkConfig(cell, layers, HIDDEN, 3, weight_drop=0.5), VOCABULARY)
     tokens = torch.randint(VOCABULARY, (2, 9))
     torch.manual_seed(3)
@@ -183,7 +183,7 @@ def test_nothing_is_dropped_outside_of_training(cell: str) -> None:
 
 
 @pytest.mark.parametrize("embedding_size", [0, 4])
-def test_input_dropout_lets_symbols_be_read_as_nothing(embedding_size: int) -> None:
+def test_input_dropout_reads_dropped_symbols_as_zeros(embedding_size: int) -> None:
     config = NetworkConfig("lstm", 1, HIDDEN, embedding_size, input_dropout=0.25)
     network = CharNetwork(config, VOCABULARY)
     read: list[torch.Tensor] = []

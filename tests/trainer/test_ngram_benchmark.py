@@ -76,7 +76,7 @@ def naive_discounts(counts: list[int]) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_order_is_the_naive_loops(seed: int) -> None:
+def test_every_order_matches_a_naive_loop(seed: int) -> None:
     symbols, text = 5, drawn(5, 160, seed)
     cut = 120
     for order, predictions in enumerate(predictions_by_order(np.array(text), cut, symbols, 6), 1):
@@ -87,7 +87,7 @@ def test_every_order_is_the_naive_loops(seed: int) -> None:
         np.testing.assert_allclose(predictions, expected, rtol=1e-12)
 
 
-def test_on_verse_too_where_the_end_has_symbols_of_its_own() -> None:
+def test_orders_match_on_verse_with_symbols_only_in_the_validation_text() -> None:
     ids, symbols = ids_of(PLAY + "XYZ, to Zuffer?")
     cut = len(PLAY)
     for order, predictions in enumerate(predictions_by_order(np.array(ids), cut, symbols, 4), 1):
@@ -115,7 +115,7 @@ def test_probabilities_sum_to_one_after_any_context(text: list[int]) -> None:
         np.testing.assert_allclose(totals, 1.0, rtol=1e-12)
 
 
-def test_what_is_predicted_does_not_change_the_counts() -> None:
+def test_predicting_does_not_change_the_counts() -> None:
     text = drawn(5, 300, 4)
     short = list(predictions_by_order(np.array(text[:210]), 200, 5))
     long = list(predictions_by_order(np.array(text), 200, 5))
@@ -131,7 +131,7 @@ def test_bits_are_the_mean_of_the_predictions() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64])
-def test_ids_of_any_type_give_the_same(kind: type[np.integer]) -> None:
+def test_ids_of_any_dtype_give_the_same(kind: type[np.integer]) -> None:
     text = np.array(drawn(200, 600, 5))
     assert bits_by_order(text.astype(kind), 500, 200, 4) == bits_by_order(text, 500, 200, 4)
 
@@ -150,11 +150,11 @@ def test_noise_is_predicted_by_single_symbols() -> None:
     assert bits[0] == pytest.approx(3.0, abs=0.01)
 
 
-def test_of_equal_orders_the_lowest_is_taken() -> None:
+def test_ties_between_orders_go_to_the_lowest() -> None:
     assert best_order([3.0, 2.5, 2.5, 2.6]) == 2
 
 
-def test_discounts_are_the_papers() -> None:
+def test_discounts_match_the_paper() -> None:
     counts = np.repeat([1, 2, 3, 4, 9], [100, 40, 20, 12, 5])
     share = 100 / 180
     expected = (1 - 2 * share * 0.4, 2 - 3 * share * 0.5, 3 - 4 * share * 0.6)
@@ -162,7 +162,7 @@ def test_discounts_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("counts", [[], [5, 6, 7], [1, 1, 1], [2, 2, 3, 4], [1, 2] + [3] * 50])
-def test_discounts_that_the_counts_do_not_give_are_replaced(counts: list[int]) -> None:
+def test_undefined_discounts_are_replaced(counts: list[int]) -> None:
     found = find_discounts(np.array(counts, dtype=np.int64))
     assert all(0.0 < value <= times for times, value in enumerate(found, 1))
     assert found[2] == FALLBACK_DISCOUNTS[2]
@@ -173,7 +173,7 @@ def test_a_text_shorter_than_the_ngrams_is_refused() -> None:
         bits_by_order(np.zeros(12, dtype=np.uint8), 9, 2)
 
 
-def test_a_file_is_read_as_training_reads_it_and_printed_by_order(
+def test_a_file_is_decoded_and_split_as_in_training_and_results_are_printed_by_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "verse.txt"

@@ -57,7 +57,7 @@ def _trained(corpus: Corpus, folder: Path) -> CharRNN:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_any_text_trains_and_is_written_again_in_its_own_characters(name: str, tmp_path: Path) -> None:
+def test_any_text_trains_and_generates_its_own_characters(name: str, tmp_path: Path) -> None:
     text = TEXTS[name] * (400 // len(TEXTS[name]) + 1)
     (tmp_path / "text").write_bytes(text.encode())
     with scan_text(str(tmp_path / "text")) as scanned:
@@ -92,7 +92,7 @@ def test_any_file_trains_at_the_byte_level_and_any_prompt_is_known(name: str, tm
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
-def test_a_text_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+def test_the_name_of_a_text_need_not_be_valid_unicode(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xe4\xb8\xad")
     Path(path).write_text("to be, or not to be\n" * 20)
     with scan_text(path) as scanned:
@@ -108,7 +108,7 @@ def test_a_text_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
 @given(data=st.binary(min_size=32, max_size=200))
 @example(data=b"\0" * 32)
 @example(data=b"\r\n" * 16)
-def test_the_ids_of_any_file_give_its_bytes_again(tmp_path: Path, level: str, data: bytes) -> None:
+def test_the_ids_of_any_file_decode_to_its_bytes(tmp_path: Path, level: str, data: bytes) -> None:
     path = tmp_path / "data"
     if level == "char":
         text = data.decode("latin-1") + "é中"

@@ -17,9 +17,7 @@ from tiny_runs import TINY
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_symbols_are_guessed_as_often_as_the_text_has_them(
-    tied: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_initial_probabilities_match_symbol_frequencies(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_file, "WINDOW", 100)
     network = CharNetwork(NetworkConfig("lstm", 1, 4, 4, tie_weights=tied), 300)
     ids = np.concatenate([np.zeros(640, np.uint16), np.full(320, 7, np.uint16)])
@@ -30,14 +28,14 @@ def test_symbols_are_guessed_as_often_as_the_text_has_them(
     assert float(shares[299]) == pytest.approx(1 / 1_260)
 
 
-def test_a_small_vocabulary_begins_as_it_is_drawn() -> None:
+def test_a_small_vocabulary_keeps_its_random_output_bias() -> None:
     network = CharNetwork(NetworkConfig("lstm", 1, 4), 256)
     before = network.output.bias.detach().clone()
     init_output_bias(network, [np.zeros(100, np.uint8)])
     assert torch.equal(network.output.bias.detach(), before)
 
 
-def test_a_run_begins_so_without_a_look_at_the_validation_text() -> None:
+def test_the_initial_bias_does_not_use_the_validation_text() -> None:
     symbols = [chr(0x4E00 + index) for index in range(300)]
     ids = np.concatenate([np.full(900, 5), np.full(100, 6)])
     corpus = Corpus.from_ids(ids, Vocabulary(symbols))

@@ -30,7 +30,7 @@ def loss_and_gradients(loss: Tensor, *leaves: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 7, 28, 29, 1_000])
-def test_loss_and_gradients_are_pytorchs(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradients_match_pytorch(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_loss_module, "_LOGITS", rows_at_a_time * SYMBOLS)
     leaves, targets = drawn()
     expected = functional.cross_entropy(functional.linear(*leaves), targets)
@@ -39,7 +39,7 @@ def test_loss_and_gradients_are_pytorchs(rows_at_a_time: int, monkeypatch: pytes
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_more_rows_than_logits_that_may_be_in_memory_are_read_one_by_one(
+def test_rows_whose_logits_exceed_the_memory_limit_are_processed_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     leaves, targets = drawn()
@@ -48,7 +48,7 @@ def test_more_rows_than_logits_that_may_be_in_memory_are_read_one_by_one(
     torch.testing.assert_close(output_loss(*leaves, targets), expected)
 
 
-def test_logits_of_any_size_leave_finite_numbers() -> None:
+def test_logits_of_any_size_give_finite_results() -> None:
     leaves, targets = drawn(scale=100.0)
     found = loss_and_gradients(output_loss(*leaves, targets), *leaves)
     expected = functional.cross_entropy(functional.linear(*leaves), targets)
@@ -57,7 +57,7 @@ def test_logits_of_any_size_leave_finite_numbers() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_under_autocast_products_are_rounded_as_pytorchs_are() -> None:
+def test_under_autocast_products_are_rounded_as_in_pytorch() -> None:
     leaves, targets = drawn()
     exact = loss_and_gradients(output_loss(*leaves, targets), *leaves)
     with torch.autocast("cpu", torch.bfloat16):
@@ -71,7 +71,7 @@ def test_under_autocast_products_are_rounded_as_pytorchs_are() -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_a_network_of_many_symbols_learns_the_same_by_it(
+def test_a_network_with_many_symbols_learns_the_same_with_it(
     cell: str, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = NetworkConfig(cell, 2, 8, 5, dropout=0.25, weight_drop=0.2, tie_weights=tied)
@@ -89,7 +89,7 @@ def test_a_network_of_many_symbols_learns_the_same_by_it(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
-def test_it_is_taken_from_257_symbols_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_used_from_257_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def noted(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def run(pace: ThreadPace, machine: dict[int, float], seconds: float) -> float:
 
 
 @pytest.mark.parametrize("start", [1, 2])
-def test_all_threads_are_taken_where_nothing_else_runs(start: int) -> None:
+def test_all_threads_are_used_on_an_idle_machine(start: int) -> None:
     pace = ThreadPace((1, 2), start)
     run(pace, IDLE, 30)
     assert run(pace, IDLE, 180) < 1.03 * IDLE[2]
@@ -39,15 +39,13 @@ def test_all_threads_are_taken_where_nothing_else_runs(start: int) -> None:
 
 @pytest.mark.parametrize("machine", [ONE_BUSY, BOTH_BUSY])
 @pytest.mark.parametrize("start", [1, 2])
-def test_beside_busy_processes_it_is_little_slower_than_one_thread(
-    machine: dict[int, float], start: int
-) -> None:
+def test_under_load_it_is_little_slower_than_one_thread(machine: dict[int, float], start: int) -> None:
     pace = ThreadPace((1, 2), start)
     run(pace, machine, 15)
     assert run(pace, machine, 180) < 1.05 * machine[1]
 
 
-def test_new_load_is_noticed_within_steps_and_its_end_within_a_minute() -> None:
+def test_new_load_is_detected_within_steps_and_its_end_within_a_minute() -> None:
     pace = ThreadPace((1, 2), 2)
     run(pace, IDLE, 10)
     pace = settle(pace, IDLE)
@@ -77,7 +75,7 @@ def test_intermittent_load_costs_little() -> None:
     assert spent < 1.1 * best  # never worse than one thread
 
 
-def test_of_many_cores_some_are_left_to_others() -> None:
+def test_on_many_cores_some_are_left_free() -> None:
     counts = thread_counts(16)
     assert counts == (1, 2, 4, 8, 16)
     pace = ThreadPace(counts, 16)
@@ -121,7 +119,7 @@ def feed(speed: SpeedWatch, seconds: Iterator[float]) -> int | None:
     return None
 
 
-def test_half_the_planned_speed_is_noticed_within_seconds() -> None:
+def test_half_the_planned_speed_is_detected_within_seconds() -> None:
     speed = SpeedWatch(0.1)
     assert feed(speed, iter([0.1] * 500)) is None
     found = feed(speed, iter([0.25] * 500))
@@ -133,12 +131,12 @@ def test_half_the_planned_speed_is_noticed_within_seconds() -> None:
     assert speed.planned < 0.13
 
 
-def test_steps_of_many_seconds_are_noticed_after_three() -> None:
+def test_steps_of_many_seconds_are_detected_after_three() -> None:
     assert feed(SpeedWatch(0.1), iter([8.0] * 9)) == 3
 
 
 @pytest.mark.parametrize("seconds", [0.06, 0.19])
-def test_a_speed_near_the_planned_one_is_left_alone(seconds: float) -> None:
+def test_a_speed_near_the_planned_one_changes_nothing(seconds: float) -> None:
     assert feed(SpeedWatch(0.1), iter([seconds] * 500)) is None
 
 
@@ -162,7 +160,7 @@ def plan(**settings: object) -> Plan:
     return Plan(config, "", 0.1, 2, frozenset(), Task(1_000_000, 65), 3)
 
 
-def test_threads_follow_the_machine_under_a_time_budget(two_cores: list[int]) -> None:
+def test_threads_adapt_to_the_load_under_a_time_budget(two_cores: list[int]) -> None:
     watch = Watch(CONFIG, plan(), CPU, 1)
     assert watch.threads == 2
     changed = [watch.step_done(taken) for taken in [0.06] * 30 + [1.0] * 2]
@@ -179,7 +177,7 @@ def test_threads_follow_the_machine_under_a_time_budget(two_cores: list[int]) ->
         (CONFIG, torch.device("cuda"), 1),
     ],
 )
-def test_threads_stay_where_they_were_given_or_must_repeat(
+def test_threads_do_not_adapt_if_given_or_in_reproducible_runs(
     two_cores: list[int], config: TrainConfig, device: torch.device, processes: int
 ) -> None:
     watch = Watch(config, None, device, processes)
@@ -189,7 +187,7 @@ def test_threads_stay_where_they_were_given_or_must_repeat(
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_what_depends_on_the_steps_is_planned_anew_and_what_was_given_stays() -> None:
+def test_replanning_updates_settings_that_depend_on_steps_and_keeps_given_ones() -> None:
     config = CONFIG.replace(layers=1, hidden_size=512, batch_size=32, seq_length=64, dropout=0.3)
     old = Plan(config, "", 0.1, 2, frozenset({"weight_drop"}), Task(1_000_000, 65), 3)
     watch = Watch(config, old, CPU, 1)
@@ -207,7 +205,7 @@ def test_what_depends_on_the_steps_is_planned_anew_and_what_was_given_stays() ->
     assert found.config.run.eval_every < 100
 
 
-def test_without_a_plan_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_plan_nothing_is_replanned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "ThreadPace", object)
     watch = Watch(CONFIG.replace(threads=1), None, CPU, 1)
     assert watch.plan_anew(100.0, CONFIG, 5, 10.0) is None
@@ -217,7 +215,7 @@ def test_without_a_plan_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
-def test_spinning_is_limited_but_never_over_the_users_own_setting(own: dict[str, str]) -> None:
+def test_spinning_is_limited_unless_the_user_configured_it(own: dict[str, str]) -> None:
     environment: dict[str, str] = {}
     limit_spinning(environment)
     assert environment == {"GOMP_SPINCOUNT": SPIN_COUNT}

@@ -18,7 +18,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("cell", "layers", "embedding_size", "tie_weights"), CASES)
-def test_parameters_are_as_many_as_torch_counts(
+def test_the_number_of_parameters_matches_torch(
     cell: str, layers: int, embedding_size: int, tie_weights: bool
 ) -> None:
     config = NetworkConfig(

@@ -53,12 +53,12 @@ def test_a_hopeless_mode_is_timed_once_and_a_close_one_in_every_round(
     assert [tried[way] for way in WAYS] == [4, 4, 1]
 
 
-def test_two_turns_are_enough_where_one_way_is_clearly_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_rounds_are_enough_if_one_mode_is_clearly_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = _choose(monkeypatch, dict(zip(WAYS, ([3.0], [2.0], [1.0]), strict=True)))
     assert [tried[way] for way in WAYS] == [2, 2, 2]
 
 
-def test_a_slow_first_turn_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_first_round_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = _choose(monkeypatch, dict(zip(WAYS, ([1.0], [2.0], [5.0, 0.5]), strict=True)))
     assert [tried[way] for way in WAYS] == [2, 2, 2]
 
@@ -71,7 +71,7 @@ def test_the_fastest_measured_mode_is_chosen(times: list[list[float]]) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere a thread's time is counted too coarsely")
-def test_time_in_which_the_thread_does_not_compute_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_during_which_the_thread_is_descheduled_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting, computing = itertools.count(0, 1000), itertools.count(0, 1)
     clocks = SimpleNamespace(
         perf_counter=lambda: float(next(waiting)), thread_time=lambda: float(next(computing))
@@ -113,13 +113,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def test_on_a_gpu_captured_steps_are_timed_as_training_replays_them(gpu: SimpleNamespace) -> None:
+def test_on_a_gpu_captured_steps_are_timed_as_replayed_in_training(gpu: SimpleNamespace) -> None:
     choice = choose_compute_mode(TINY, 5, CPU)
     assert gpu.captures == 2
     assert set(choice.milliseconds.values()) == {1000.0}
 
 
-def test_on_a_gpu_plain_steps_are_timed_where_training_takes_such(gpu: SimpleNamespace) -> None:
+def test_on_a_gpu_plain_steps_are_timed_if_training_uses_them(gpu: SimpleNamespace) -> None:
     for choice in (
         choose_compute_mode(TINY, 5, CPU, processes=2),
         choose_compute_mode(TINY.replace(lines=True), 5, CPU),
@@ -130,7 +130,7 @@ def test_on_a_gpu_plain_steps_are_timed_where_training_takes_such(gpu: SimpleNam
     assert set(choose_compute_mode(TINY, 5, CPU).milliseconds.values()) == {100_000.0}
 
 
-def test_cudnns_warning_of_weights_that_it_must_gather_is_not_shown(
+def test_the_cudnn_warning_about_non_contiguous_weights_is_suppressed(
     gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_settings, "is_gpu", lambda device: True)
@@ -146,7 +146,7 @@ def test_cudnns_warning_of_weights_that_it_must_gather_is_not_shown(
         choose_compute_mode(TINY, 5, CPU)
 
 
-def test_measuring_leaves_random_generators_and_settings_as_they_were() -> None:
+def test_measuring_restores_random_generators_and_settings() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)

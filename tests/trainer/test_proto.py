@@ -50,7 +50,7 @@ def _walk(descriptor: Any, seen: set[str] | None = None) -> dict[str, Any]:
 DESCRIPTORS = _walk(proto.parse_model(b"").DESCRIPTOR)
 
 
-def test_the_reader_knows_the_messages_that_a_step_model_is_made_of() -> None:
+def test_the_reader_supports_every_message_type_of_a_step_model() -> None:
     assert set(DESCRIPTORS) == {
         *("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "TensorProto", "ValueInfoProto"),
         *("TypeProto", "TypeProtoTensor", "TensorShapeProto", "Dimension", "OperatorSetIdProto"),
@@ -59,7 +59,7 @@ def test_the_reader_knows_the_messages_that_a_step_model_is_made_of() -> None:
 
 
 @pytest.mark.parametrize("message", sorted(DESCRIPTORS))
-def test_every_field_has_the_onnx_packages_number_name_and_type(message: str) -> None:
+def test_every_field_has_the_number_name_and_type_of_the_onnx_package(message: str) -> None:
     theirs = {field.number: field for field in _theirs(message).fields}
     for field in DESCRIPTORS[message].fields:
         other = theirs[field.number]
@@ -111,7 +111,7 @@ def _assert_same(ours: Any, theirs: Any, place: str) -> None:
 
 
 @pytest.mark.parametrize("data", MODELS)
-def test_written_out_again_it_is_the_same_model_to_the_onnx_package(data: bytes) -> None:
+def test_a_serialized_model_is_equal_to_the_onnx_package(data: bytes) -> None:
     again = onnx.load_from_string(proto.parse_model(data).SerializeToString(deterministic=True))
     onnx.checker.check_model(again, full_check=True)
     assert _without_zeros(again) == _without_zeros(onnx.load_from_string(data))
@@ -129,13 +129,13 @@ def _without_zeros(message: Any) -> Any:
 
 
 @pytest.mark.parametrize("data", MODELS)
-def test_what_the_loader_hands_to_onnxruntime_is_the_same_model(data: bytes) -> None:
+def test_the_loader_passes_the_same_model_to_onnxruntime(data: bytes) -> None:
     handed_on = onnx.load_from_string(check_model_bytes(data, "model").onnx_bytes)
     assert _without_zeros(handed_on) == _without_zeros(onnx.load_from_string(data))
 
 
 @pytest.mark.parametrize("data", MODELS)
-def test_a_model_that_export_writes_has_no_unknown_field(data: bytes) -> None:
+def test_an_exported_model_has_no_unknown_field(data: bytes) -> None:
     assert proto.unknown_field(proto.parse_model(data)) is None
 
 
@@ -192,7 +192,7 @@ LEFT_OUT = [
 ]
 
 
-def test_the_dangerous_fields_are_among_those_left_out() -> None:
+def test_dangerous_fields_are_not_supported() -> None:
     assert {
         ("TensorProto", "external_data"),
         ("TensorProto", "data_location"),
@@ -208,7 +208,7 @@ def test_the_dangerous_fields_are_among_those_left_out() -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), LEFT_OUT, ids=lambda value: value)
-def test_any_field_that_it_leaves_out_is_noticed_and_refused(kind: str, name: str) -> None:
+def test_every_unsupported_field_is_rejected(kind: str, name: str) -> None:
     model = Network().model()
     message = _places(model)[kind]
     _set(message, message.DESCRIPTOR.fields_by_name[name])
@@ -240,7 +240,7 @@ def test_any_field_that_it_leaves_out_is_noticed_and_refused(kind: str, name: st
         ("ModelProto", "training_info", "training"),
     ],
 )
-def test_the_important_ones_are_called_by_their_name(kind: str, name: str, words: str) -> None:
+def test_important_unsupported_fields_are_named(kind: str, name: str, words: str) -> None:
     model = Network().model()
     message = _places(model)[kind]
     _set(message, message.DESCRIPTOR.fields_by_name[name])
@@ -264,7 +264,7 @@ def altered(draw: st.DrawFn) -> bytes:
 
 
 @given(st.one_of(st.binary(max_size=200), altered()))
-def test_any_bytes_are_an_error_or_what_the_onnx_package_reads(data: bytes) -> None:
+def test_any_bytes_are_an_error_or_read_as_the_onnx_package_reads_them(data: bytes) -> None:
     try:
         ours = proto.parse_model(data)
     except ValueError:
@@ -281,7 +281,7 @@ def test_bytes_that_end_within_a_field_are_an_error() -> None:
             proto.parse_model(data[:length])
 
 
-def test_text_that_is_no_utf8_is_an_error() -> None:
+def test_invalid_utf8_is_an_error() -> None:
     data = Network().model().SerializeToString()
     with pytest.raises(ValueError, match=r"."):
         proto.parse_model(data.replace(b"charrnn.cell", b"charrnn.\xff\xfell"))

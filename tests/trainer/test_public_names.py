@@ -41,7 +41,7 @@ def test_a_public_name_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["export_checkpoint", "join", "resume", "run_worker", "train"])
-def test_a_signature_names_types_that_are_public(name: str) -> None:
+def test_signatures_use_only_public_types(name: str) -> None:
     words = re.findall(r"\b[A-Z]\w+", str(inspect.signature(getattr(charrnn_trainer, name))))
     known = {"Any", "Callable", "False", "Iterator", "Mapping", "None", "Path"}
     assert set(words) <= NAMES | known

@@ -30,7 +30,7 @@ matrices = hnp.arrays(
 
 
 @given(matrices)
-def test_rounded_weights_stay_where_no_processor_saturates(weight: NDArray[np.float64]) -> None:
+def test_rounded_weights_stay_in_the_range_without_saturation(weight: NDArray[np.float64]) -> None:
     quantized, scale = quantize_matrix(weight)
     assert quantized.dtype == np.int8
     assert quantized.shape == weight.shape
@@ -42,7 +42,7 @@ def test_rounded_weights_stay_where_no_processor_saturates(weight: NDArray[np.fl
 
 
 @given(matrices)
-def test_every_weight_is_kept_within_half_a_scale_or_cut_to_the_end(weight: NDArray[np.float64]) -> None:
+def test_every_weight_is_rounded_within_half_a_scale_or_clipped(weight: NDArray[np.float64]) -> None:
     quantized, scale = quantize_matrix(weight)
     inside = (weight >= -64 * scale) & (weight <= 63 * scale)
     error = np.abs(quantized * scale - weight)
@@ -66,7 +66,7 @@ def test_no_matrix_is_worse_than_at_the_scale_of_its_largest_weight(weight: NDAr
     assert error <= plain_error + 1e-6 * size + np.finfo(np.float32).tiny / 2
 
 
-def test_a_few_large_weights_do_not_coarsen_all_others() -> None:
+def test_a_few_large_weights_do_not_coarsen_the_others() -> None:
     weight = np.random.RandomState(0).normal(0.0, 0.1, (200, 300))
     weight[7, 11] = 1.0
     quantized, scale = quantize_matrix(weight)
@@ -76,13 +76,13 @@ def test_a_few_large_weights_do_not_coarsen_all_others() -> None:
 
 
 @given(matrices)
-def test_the_scale_is_one_that_a_file_holds(weight: NDArray[np.float64]) -> None:
+def test_the_scale_is_representable_in_a_file(weight: NDArray[np.float64]) -> None:
     _, scale = quantize_matrix(weight)
     assert scale == float(np.float32(scale))
 
 
 @given(matrices, st.integers(-20, 20))
-def test_a_matrix_of_any_size_is_rounded_alike(weight: NDArray[np.float64], power: int) -> None:
+def test_matrices_of_any_size_are_rounded_the_same_way(weight: NDArray[np.float64], power: int) -> None:
     # Scales are kept in float32, whose least numbers are coarse; no network has weights as small as these.
     assume(not weight.any() or np.abs(weight).max() >= 1e-20)
     quantized, scale = quantize_matrix(weight)
@@ -117,7 +117,7 @@ class Forgetful(Network):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("factor", [0.0, 1e-44, 1e-38, 1e-30, 1e-12, 1e-8, 1e-4])
-def test_recurrent_weights_that_have_died_leave_the_rest_as_it_is(cell: str, factor: float) -> None:
+def test_zero_recurrent_weights_do_not_affect_the_others(cell: str, factor: float) -> None:
     # What is added to a product is stored as whole numbers at the product's scale. That must not be so small
     # that they do not fit.
     network = Forgetful(cell, factor=factor)
@@ -130,7 +130,7 @@ def test_recurrent_weights_that_have_died_leave_the_rest_as_it_is(cell: str, fac
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_product_of_an_int8_file_is_of_rounded_weights(cell: str) -> None:
+def test_every_product_of_an_int8_file_uses_quantized_weights(cell: str) -> None:
     model = Network(cell, 3).model("int8")
     constants = initializers(model)
     products = [node for node in model.graph.node if node.op_type == "QGemm"]
@@ -161,7 +161,7 @@ def test_int8_scales_are_constants_so_nothing_is_computed_from_the_batch(cell: s
     assert forbidden.isdisjoint(node.op_type for node in model.graph.node)
 
 
-def test_the_bias_of_a_product_is_kept_to_half_a_unit_of_its_sums() -> None:
+def test_the_bias_of_a_product_is_rounded_to_half_a_unit_of_its_sums() -> None:
     network = Network("lstm", 1)
     model = network.model("int8")
     constants = initializers(model)
@@ -173,7 +173,7 @@ def test_the_bias_of_a_product_is_kept_to_half_a_unit_of_its_sums() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_weights_are_stored_in_the_type_of_the_precision(precision: str) -> None:
+def test_weights_are_stored_in_the_dtype_of_the_precision(precision: str) -> None:
     stored = {tensor.name: tensor.data_type for tensor in Network("gru").model(precision).graph.initializer}
     expected = {
         "fp32": onnx.TensorProto.FLOAT,
@@ -191,7 +191,7 @@ WIDE = 160
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_stream_is_the_same_to_the_last_bit_in_a_batch_of_any_size(cell: str, precision: str) -> None:
+def test_a_stream_is_bit_identical_in_a_batch_of_any_size(cell: str, precision: str) -> None:
     network = Network(cell, 2, hidden_size=WIDE)
     stepper = Stepper(network.model(precision))
     rows = 64
@@ -207,7 +207,7 @@ def test_a_stream_is_the_same_to_the_last_bit_in_a_batch_of_any_size(cell: str, 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_what_stands_in_the_other_rows_changes_nothing(precision: str) -> None:
+def test_other_rows_of_a_batch_do_not_affect_a_stream(precision: str) -> None:
     network = Network("lstm", 2, hidden_size=WIDE)
     stepper = Stepper(network.model(precision))
     states = network.random_states(8)

@@ -36,7 +36,7 @@ def _gradients(hidden: Tensor, grad: Tensor, given: Tensor, rnn: nn.GRU) -> Sequ
     steps=st.integers(1, 23),
     inputs=st.integers(1, 6),
 )
-def test_outputs_state_and_gradients_are_those_of_torch(
+def test_outputs_state_and_gradients_match_torch(
     layers: int, hidden: int, batch: int, steps: int, inputs: int
 ) -> None:
     rnn, given, state, grad = _case(layers, hidden, batch, steps, inputs, torch.float64)
@@ -50,7 +50,7 @@ def test_outputs_state_and_gradients_are_those_of_torch(
         torch.testing.assert_close(one, other)
 
 
-def test_gradients_are_those_of_differences() -> None:
+def test_gradients_match_finite_differences() -> None:
     rnn, given, state, _ = _case(2, 3, 2, 12, 2, torch.float64)
     weights = [weight.detach().requires_grad_() for weight in rnn.parameters()]
 
@@ -72,7 +72,7 @@ def test_the_state_carries_no_gradient_and_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_under_autocast_it_computes_in_bf16_and_stays_near(layers: int) -> None:
+def test_under_autocast_it_computes_in_bf16_within_tolerance(layers: int) -> None:
     rnn, given, state, grad = _case(layers, 16, 8, 20, 5, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         hidden, after = gru(given, state, list(rnn.parameters()), drop=0.0)
@@ -87,7 +87,7 @@ def test_under_autocast_it_computes_in_bf16_and_stays_near(layers: int) -> None:
         assert float((one - other).norm() / other.norm()) < 0.03
 
 
-def test_dropout_falls_between_layers_alone() -> None:
+def test_dropout_is_applied_only_between_layers() -> None:
     rnn, given, state, _ = _case(2, 8, 4, 6, 3, torch.float32)
     weights = list(rnn.parameters())
     plain = gru(given, state, weights, drop=0.0)[0]
@@ -100,7 +100,7 @@ def test_dropout_falls_between_layers_alone() -> None:
     assert torch.equal(gru(given, state, weights, drop=0.5)[0], dropped)
 
 
-def test_the_same_is_computed_bit_for_bit_again() -> None:
+def test_repeated_computations_are_bit_identical() -> None:
     rnn, given, state, grad = _case(2, 12, 6, 9, 4, torch.float32)
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

@@ -52,7 +52,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("step", first_daily([1, 2, 6, 7, 11, 12, 3, 4, 5, 8, 9, 10], 6))
-def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
+def test_resume_after_a_kill_at_any_step_is_bit_identical(
     tmp_path: Path, undisturbed: dict[str, bytes], step: int
 ) -> None:
     run = tmp_path / "run"
@@ -63,7 +63,7 @@ def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("kind", [Logged, Validated, Saved])
-def test_a_run_killed_between_its_looks_up_ends_as_if_it_had_not_been(
+def test_resume_after_a_kill_between_events_is_bit_identical(
     tmp_path: Path, undisturbed: dict[str, bytes], kind: type
 ) -> None:
     run = tmp_path / "run"
@@ -80,9 +80,7 @@ def test_a_run_killed_between_its_looks_up_ends_as_if_it_had_not_been(
     assert content(run) == undisturbed
 
 
-def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
-    tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_resume_after_repeated_kills_is_bit_identical(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     run = tmp_path / "run"
     with pytest.raises(Killed):
         train(TINY, CORPUS, kill_when(lambda e: isinstance(e, Stepped) and e.step == 2), out=run)
@@ -94,7 +92,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("step", [1, 4, 6, 11])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+def test_resume_after_a_stop_is_bit_identical(
     tmp_path: Path, undisturbed: dict[str, bytes], step: int
 ) -> None:
     run = tmp_path / "run"
@@ -115,7 +113,9 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_other_cells_and_precisions_resume_as_exactly(tmp_path: Path, cell: str, precision: str) -> None:
+def test_resume_is_bit_identical_for_other_cells_and_precisions(
+    tmp_path: Path, cell: str, precision: str
+) -> None:
     config = TINY.replace(cell=cell, precision=precision, onednn=True, embedding_size=6)
     train(config, CORPUS, out=tmp_path / "whole")
     with pytest.raises(Killed):
@@ -140,9 +140,7 @@ def test_other_cells_and_precisions_resume_as_exactly(tmp_path: Path, cell: str,
     ],
     ids=str,
 )
-def test_other_ways_of_reading_the_text_resume_as_exactly(
-    tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_resume_is_bit_identical_for_other_data_settings(tmp_path: Path, settings: dict[str, object]) -> None:
     """Long lines continue from batch to batch, so some checkpoints are saved in the middle of them."""
     corpus = Corpus.from_text("\n".join(TEXT[place : place + place % 31] for place in range(1, 90)))
     config = TINY.replace(**settings)
@@ -178,7 +176,7 @@ KILLS = {
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("moment", first_daily(KILLS, 2))
-def test_a_process_killed_for_real_leaves_a_run_that_ends_as_if_it_had_not_been(
+def test_resume_after_sigkill_is_bit_identical(
     tmp_path: Path, undisturbed: dict[str, bytes], moment: str
 ) -> None:
     program = f"""
@@ -210,7 +208,7 @@ train(TINY, Corpus.from_text(TEXT, name="hamlet"), listen, out=sys.argv[1])
     assert content(tmp_path / "run") == undisturbed
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     events: list[Event] = []
     result = resume(tmp_path / "run", events.append)
@@ -241,7 +239,7 @@ def test_changes_persist_even_if_the_run_is_killed_before_its_next_checkpoint(tm
     assert resume(run).step == 20
 
 
-def test_settings_that_would_make_another_run_cannot_be_changed(tmp_path: Path) -> None:
+def test_settings_that_define_a_run_cannot_be_changed(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     before = content(tmp_path / "run")
     with pytest.raises(SettingError, match="hidden_size cannot be changed"):

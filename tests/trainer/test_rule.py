@@ -67,7 +67,7 @@ def choice(text: tuple[int, int], machine: Machine, **given: Any) -> Choice:
         (CHINESE, QUIET, "gru", 512, 256, True),
     ],
 )
-def test_cell_and_sizes_follow_text_and_machine(
+def test_cell_and_sizes_depend_on_the_text_and_the_machine(
     text: tuple[int, int], machine: Machine, cell: str, hidden: int, embedding: int, tied: bool
 ) -> None:
     network = choice(text, machine).config.network
@@ -95,13 +95,13 @@ def test_dropout_is_close_to_the_best_measured_values(
     assert chosen["weight_drop"] == pytest.approx(weight_drop, abs=0.1)
 
 
-def test_large_vocabularies_drop_half_at_once_unless_told_otherwise() -> None:
+def test_large_vocabularies_default_to_a_dropout_of_one_half() -> None:
     assert choice(CHINESE, BUSY).config.network.dropout == 0.5
     assert choice(CHINESE, BUSY, tie_weights=False).config.network.dropout < 0.3
     assert choice(CHINESE, BUSY, dropout=0.1).config.network.dropout == 0.1
 
 
-def test_a_short_text_is_not_read_more_often_than_it_pays() -> None:
+def test_passes_over_a_short_text_are_limited() -> None:
     for minutes in (10.0, 60.0):
         made = choice(SONNETS, Machine(0.020, minutes=minutes))
         passes = passes_over_text(made.config, made.config.optimization.steps, Task(*SONNETS))
@@ -111,7 +111,7 @@ def test_a_short_text_is_not_read_more_often_than_it_pays() -> None:
     assert choice(SONNETS, QUIET, steps=123).config.optimization.steps == 123
 
 
-def test_more_time_never_gives_a_smaller_network_nor_drops_less() -> None:
+def test_more_time_never_gives_a_smaller_network_or_less_dropout() -> None:
     for text in (SHAKESPEARE, HAMLET, SONNETS, NAMES, CODE, RUSSIAN, CHINESE):
         made = [choice(text, Machine(0.020, minutes=minutes)) for minutes in (0.5, 1.0, 3.0, 10.0, 60.0)]
         sizes = [each.config.network.hidden_size for each in made]

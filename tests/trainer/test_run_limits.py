@@ -118,7 +118,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_run_ends_when_its_time_is_up_and_its_learning_rate_has_come_down_by_then(tmp_path: Path) -> None:
+def test_a_run_ends_at_its_time_limit_with_its_learning_rate_fully_decayed(tmp_path: Path) -> None:
     rates: list[float] = []
     shares: list[float] = []
 
@@ -142,7 +142,7 @@ def test_a_run_ends_when_its_time_is_up_and_its_learning_rate_has_come_down_by_t
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_resumed_run_has_only_the_rest_of_its_time(tmp_path: Path) -> None:
+def test_a_resumed_run_has_only_its_remaining_time(tmp_path: Path) -> None:
     config = TINY.replace(minutes=1, steps=MOST_STEPS, eval_every=1000, save_every=1000)
     whole = train(config, CORPUS).step
     first = train(config, CORPUS, out=tmp_path / "run", should_stop=lambda: True)
@@ -157,13 +157,13 @@ def test_a_resumed_run_has_only_the_rest_of_its_time(tmp_path: Path) -> None:
     assert resume(tmp_path / "run", changes={"minutes": 3.0}).step > second.step
 
 
-def test_without_a_time_budget_nothing_of_the_clock_is_saved(tmp_path: Path) -> None:
+def test_without_a_time_budget_checkpoints_contain_no_time(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).seconds is None
 
 
 @pytest.mark.usefixtures("clock")
-def test_what_was_spent_before_counts_and_time_is_kept_for_the_end() -> None:
+def test_a_time_budget_includes_preparation_and_the_final_validation() -> None:
     """With the fixture's clock, which advances by a second per reading."""
     config = TINY.replace(minutes=4, steps=MOST_STEPS, eval_every=1000, save_every=1000)
     all_of_it = train(config, CORPUS, began=0.0).step
@@ -175,7 +175,7 @@ def test_what_was_spent_before_counts_and_time_is_kept_for_the_end() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_budget_that_is_gone_before_the_first_step_still_gives_one_step(tmp_path: Path) -> None:
+def test_a_budget_spent_before_the_first_step_still_allows_one_step(tmp_path: Path) -> None:
     result = train(TINY.replace(minutes=0.01), CORPUS, out=tmp_path / "run", began=-100.0)
     assert result.step == 1
     assert steps_kept(tmp_path / "run") == [1]
@@ -183,7 +183,7 @@ def test_a_budget_that_is_gone_before_the_first_step_still_gives_one_step(tmp_pa
 
 
 @pytest.mark.usefixtures("clock")
-def test_validations_on_the_way_take_a_twentieth_of_the_time_at_most(
+def test_intermediate_validations_take_at_most_a_twentieth_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the fixture's clock, each takes a second."""
@@ -213,7 +213,7 @@ def test_a_run_continues_with_a_revised_plan(tmp_path: Path, monkeypatch: pytest
 # --- saved by time -----------------------------------------------------------------------------------------
 
 
-def test_checkpoints_by_time_replace_one_another_and_leave_what_a_run_ends_with(
+def test_timed_checkpoints_replace_one_another_and_leave_the_final_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TINY.replace(eval_every=100, save_every=5)
@@ -239,7 +239,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("step", first_daily([7, 2, 11]))
-def test_a_run_killed_after_a_checkpoint_by_time_ends_as_if_it_had_not_been(
+def test_resume_after_a_kill_at_a_timed_checkpoint_is_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     corpus = Corpus.from_text(TEXT * 60)  # long enough for a sample
@@ -274,7 +274,7 @@ def restored_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored_threads")
-def test_the_number_of_threads_is_measured_and_kept_where_a_run_must_repeat(
+def test_the_measured_number_of_threads_is_recorded_for_reproducible_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
@@ -312,7 +312,7 @@ def states_read(monkeypatch: pytest.MonkeyPatch, reset_chance: float) -> list[to
     return seen
 
 
-def test_streams_forget_whole_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_resets_clear_whole_streams_independently(monkeypatch: pytest.MonkeyPatch) -> None:
     later = torch.stack(states_read(monkeypatch, 0.5)[1:])  # (steps, 2, L, B, H)
     nothing = (later == 0).all(dim=4)  # (steps, 2, L, B)
     forgot = nothing[:, 0, 0]
@@ -321,6 +321,8 @@ def test_streams_forget_whole_and_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(("chance", "share"), [(0.0, 0.0), (1.0, 1.0)])
-def test_streams_never_or_always_forget(monkeypatch: pytest.MonkeyPatch, chance: float, share: float) -> None:
+def test_a_reset_chance_of_0_never_and_of_1_always_resets_streams(
+    monkeypatch: pytest.MonkeyPatch, chance: float, share: float
+) -> None:
     later = torch.stack(states_read(monkeypatch, chance)[1:])
     assert (later == 0).all(dim=4).float().mean() == share

@@ -20,7 +20,7 @@ from tiny_runs import run_program
 FILE = RunFile(TrainConfig())
 
 
-def test_runs_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_each_run_gets_a_separate_folder(tmp_path: Path) -> None:
     for expected in ("lstm", "lstm-2", "lstm-3"):
         with Run.create_in(tmp_path / "ckpt", "lstm") as run:
             run.write_config(FILE)
@@ -35,7 +35,7 @@ def test_a_folder_with_other_files_is_skipped(tmp_path: Path) -> None:
         assert run.folder.name == "lstm-3"
 
 
-def test_a_run_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_that_failed_to_start_leaves_no_folder(tmp_path: Path) -> None:
     with Run.create(tmp_path / "new" / "run") as run:
         run.tokens_path.write_bytes(b"half")
     assert not (tmp_path / "new" / "run").exists()
@@ -45,7 +45,7 @@ def test_a_run_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "empty").iterdir()) == []  # the folder was there before
 
 
-def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
+def test_a_run_cannot_be_created_in_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run") as run:
         run.write_config(FILE)
     with pytest.raises(SettingError, match=r"^\S*run already contains a run; give a new folder, or"):
@@ -62,13 +62,13 @@ def test_a_folder_with_anything_in_it_is_no_new_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "new", "new/run"])
-def test_a_folder_that_can_be_made_is_found_so_without_making_it(tmp_path: Path, name: str) -> None:
+def test_a_folder_is_reported_as_creatable_without_being_created(tmp_path: Path, name: str) -> None:
     before = tmp_path.stat().st_mtime_ns
     check_can_make(tmp_path / name)
     assert (list(tmp_path.iterdir()), tmp_path.stat().st_mtime_ns) == ([], before)
 
 
-def test_a_folder_that_cannot_be_made_is_found_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link"):
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_made_is_found_so(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nothing can be made")
-def test_not_even_root_can_make_a_folder_everywhere() -> None:
+def test_some_folders_cannot_be_created_even_by_root() -> None:
     with pytest.raises(CharRNNError, match=r"cannot create the folder /proc/run: /proc is not writable"):
         check_can_make(Path("/proc/run"))
 
@@ -122,7 +122,7 @@ def test_a_second_process_is_rejected_while_the_first_runs_and_accepted_afterwar
         pass
 
 
-def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run") as run:
         run.write_config(FILE)
     (tmp_path / "run" / ".lstm-step1.safetensors.x.part").touch()
@@ -151,7 +151,7 @@ def test_history_is_written_when_it_is_flushed(run: Run) -> None:
 @given(
     step=st.integers(0, 12), half=st.sampled_from(["", '{"step": 3', '{"step": 3}', "\0\0", "[]\n", "3\n"])
 )
-def test_history_is_cut_after_the_last_whole_line_that_counts(
+def test_history_is_truncated_after_the_last_complete_valid_line(
     tmp_path_factory: pytest.TempPathFactory, step: int, half: str
 ) -> None:
     run = Run.create(tmp_path_factory.mktemp("run"))
@@ -164,12 +164,12 @@ def test_history_is_cut_after_the_last_whole_line_that_counts(
     assert path.read_text() == "".join(lines[: step + (step >= 5)])
 
 
-def test_a_history_that_is_not_there_is_cut_already(run: Run) -> None:
+def test_truncating_a_missing_history_does_nothing(run: Run) -> None:
     run.cut_history(3)
     assert not (run.folder / "history.jsonl").exists()
 
 
-def test_a_full_disk_is_told_and_the_lines_are_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_the_lines_are_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -40,7 +40,7 @@ def with_length(content: bytes) -> bytes:
 
 @settings(max_examples=40)
 @given(st.dictionaries(st.text(), json_values, max_size=4))
-def test_what_was_written_is_read(about: dict[str, Any]) -> None:
+def test_a_written_file_is_read(about: dict[str, Any]) -> None:
     content = encode_header(TABLE, about)
     file = io.BytesIO(content + b"abcde")
     header = read_header(file)
@@ -50,7 +50,7 @@ def test_what_was_written_is_read(about: dict[str, Any]) -> None:
     assert file.read() == b"abcde"
 
 
-def test_the_library_reads_what_is_written_here(tmp_path: Path) -> None:
+def test_the_safetensors_library_reads_our_files(tmp_path: Path) -> None:
     path = tmp_path / "tokens.safetensors"
     path.write_bytes(encode_header(TABLE, ABOUT) + bytes([4, 3, 2, 1, 0]))
     assert safetensors.numpy.load_file(path)["tokens"].tolist() == [4, 3, 2, 1, 0]
@@ -58,7 +58,7 @@ def test_the_library_reads_what_is_written_here(tmp_path: Path) -> None:
         assert json.loads(file.metadata()["charrnn"]) == ABOUT
 
 
-def test_what_the_library_writes_is_read_here() -> None:
+def test_files_of_the_safetensors_library_are_read() -> None:
     content = safetensors.numpy.save({"tokens": np.arange(5, dtype=np.uint8)}, metadata(ABOUT))
     header = read_header(io.BytesIO(content))
     assert (header.table, header.about) == (TABLE, ABOUT)
@@ -74,7 +74,7 @@ def test_a_header_whose_length_begins_like_a_pickle_is_read(size: int) -> None:
     assert read_header(io.BytesIO(content)).size == size + 8
 
 
-def test_equal_content_has_one_form_and_what_is_not_finite_has_none() -> None:
+def test_json_is_canonical_and_rejects_numbers_that_are_not_finite() -> None:
     assert canonical({"b": 1, "a": [2, 3]}) == canonical({"a": [2, 3], "b": 1}) == '{"a":[2,3],"b":1}'
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical({"loss": float("nan")})
@@ -98,7 +98,7 @@ def test_equal_content_has_one_form_and_what_is_not_finite_has_none() -> None:
         (with_length(b'{"__metadata__": ["charrnn"]}'), "written by another program"),
     ],
 )
-def test_other_files_are_told_from_ours(content: bytes, why: str) -> None:
+def test_other_files_are_distinguished_from_ours(content: bytes, why: str) -> None:
     with pytest.raises(ForeignFileError, match=why):
         read_header(io.BytesIO(content))
 
@@ -112,6 +112,6 @@ def test_other_files_are_told_from_ours(content: bytes, why: str) -> None:
         (with_length(json.dumps({"__metadata__": {"charrnn": '{"a":1,"a":2}'}}).encode()), "twice"),
     ],
 )
-def test_files_of_ours_that_were_altered_are_told_as_such(content: bytes, why: str) -> None:
+def test_altered_files_of_ours_are_reported_as_damaged(content: bytes, why: str) -> None:
     with pytest.raises(AlteredFileError, match=why):
         read_header(io.BytesIO(content))

@@ -82,7 +82,7 @@ def _allowed(
         (12, 0.95, 0.02),
     ],
 )
-def test_a_plain_sampler_takes_the_same_token(
+def test_a_plain_sampler_selects_the_same_token(
     vocabulary_size: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     rows = 400 if vocabulary_size < 1_000 else 60
@@ -97,7 +97,7 @@ def test_a_plain_sampler_takes_the_same_token(
     assert shifted <= rows * 0.02
 
 
-def test_every_row_has_its_own_settings() -> None:
+def test_every_row_has_separate_settings() -> None:
     rows = 400
     draw = np.random.RandomState(5)
     uniforms = _uniforms(rows)
@@ -124,7 +124,7 @@ numbers = {
 
 
 @given(**numbers)
-def test_the_token_is_one_of_those_that_are_kept(
+def test_the_token_is_among_the_kept_ones(
     u: float, temperature: float, top_k: int, top_p: float, min_p: float, row: int
 ) -> None:
     token = int(_graph(65).sample([u], temperature, top_k, top_p, min_p, row)[0])
@@ -136,7 +136,7 @@ def test_the_token_is_one_of_those_that_are_kept(
 
 
 @given(**numbers)
-def test_a_larger_uniform_number_never_takes_an_earlier_symbol(
+def test_a_larger_uniform_number_never_selects_an_earlier_symbol(
     u: float, temperature: float, top_k: int, top_p: float, min_p: float, row: int
 ) -> None:
     uniforms = sorted([0.0, u / 2, u, (1.0 + u) / 2, BELOW_ONE])
@@ -150,7 +150,7 @@ def test_a_larger_uniform_number_never_takes_an_earlier_symbol(
 @pytest.mark.parametrize("vocabulary_size", [*VOCABULARIES, 1_024])
 @pytest.mark.parametrize("temperature", [1e-4, 0.8, 30.0])
 @pytest.mark.parametrize("cuts", ["none", "min_p", "greedy"])
-def test_less_work_gives_the_very_same_token(vocabulary_size: int, temperature: float, cuts: Cuts) -> None:
+def test_a_reduced_sampler_gives_the_same_token(vocabulary_size: int, temperature: float, cuts: Cuts) -> None:
     rows = 400 if vocabulary_size < 1_000 else 60
     whole, less = _graph(vocabulary_size, rows), _graph(vocabulary_size, rows, cuts)
     for seed, min_p in enumerate([0.0] if cuts != "min_p" else [0.0, 0.003, 0.5, 1.0 - 2.0**-24]):
@@ -160,7 +160,7 @@ def test_less_work_gives_the_very_same_token(vocabulary_size: int, temperature: 
 
 
 @pytest.mark.parametrize("symbols", [40, 1_024, 1_500])
-def test_a_top_p_of_1_cuts_nothing_where_sums_round_to_1_early(symbols: int) -> None:
+def test_a_top_p_of_1_removes_nothing_even_if_sums_round_to_1_early(symbols: int) -> None:
     logits = np.zeros((1, symbols), np.float32)
     logits[0, : symbols - 10] = -25.0 - np.arange(symbols - 10) % 7 / 10
     p = _probabilities(logits[0], 1.0).astype(np.float32)
@@ -182,7 +182,7 @@ edge_settings = pytest.mark.parametrize(
 @pytest.mark.parametrize("vocabulary_size", VOCABULARIES)
 @edge_settings
 @pytest.mark.parametrize("min_p", [0.0, 0.2])
-def test_uniform_numbers_of_zero_and_near_one_take_the_first_and_last_that_are_kept(
+def test_uniform_numbers_of_zero_and_near_one_select_the_first_and_last_kept_symbol(
     vocabulary_size: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     rows = 400 if vocabulary_size < 1_000 else 60
@@ -200,20 +200,20 @@ def test_uniform_numbers_of_zero_and_near_one_take_the_first_and_last_that_are_k
 
 @pytest.mark.parametrize("vocabulary_size", VOCABULARIES)
 @pytest.mark.parametrize("u", [0.0, 0.5, BELOW_ONE])
-def test_a_top_k_of_1_takes_the_first_of_the_likeliest(vocabulary_size: int, u: float) -> None:
+def test_a_top_k_of_1_selects_the_first_of_the_most_likely(vocabulary_size: int, u: float) -> None:
     tokens = _graph(vocabulary_size).sample(u, top_k=1 if vocabulary_size > 1 else OFF)
     np.testing.assert_array_equal(tokens, _logits(vocabulary_size, 400).argmax(axis=1))
 
 
 @pytest.mark.parametrize("setting", [{"top_p": 1e-6}, {"top_p": 2.0**-126}, {"min_p": 1.0 - 2.0**-24}])
 @pytest.mark.parametrize("u", [0.0, 0.5, BELOW_ONE])
-def test_the_narrowest_settings_keep_the_likeliest_alone(setting: dict[str, Any], u: float) -> None:
+def test_the_narrowest_settings_keep_only_the_most_likely_symbol(setting: dict[str, Any], u: float) -> None:
     tokens = _graph(2_000).sample(u, **setting)
     logits = _logits(2_000, 400)
     np.testing.assert_array_equal(logits[np.arange(400), tokens], logits.max(axis=1))
 
 
-def test_each_setting_keeps_what_it_says() -> None:
+def test_each_setting_keeps_the_symbols_of_its_definition() -> None:
     graph = SamplerGraph(np.log(np.array([[0.1, 0.4, 0.2, 0.3]], np.float32)))
     spread = np.arange(4096) / 4096
 
@@ -264,7 +264,7 @@ def test_symbols_are_taken_in_the_order_of_their_ids(vocabulary_size: int) -> No
 
 
 @pytest.mark.nightly
-def test_of_more_than_1024_symbols_a_cut_keeps_fewer_than_1024_or_all() -> None:
+def test_with_more_than_1024_symbols_truncation_keeps_fewer_than_1024_or_all() -> None:
     logits = (np.arange(2_000)[np.newaxis] % 1_999 / 100).astype(np.float32)
     graph = SamplerGraph(logits)
     spread = (np.arange(2**14) + 0.5) / 2**14
@@ -280,7 +280,7 @@ def test_of_more_than_1024_symbols_a_cut_keeps_fewer_than_1024_or_all() -> None:
 
 
 @pytest.mark.parametrize("vocabulary_size", [65, 2_000])
-def test_a_top_k_beyond_what_is_sorted_is_off(vocabulary_size: int) -> None:
+def test_a_top_k_above_the_sorting_limit_is_off(vocabulary_size: int) -> None:
     graph, uniforms = _graph(vocabulary_size), _uniforms(400, seed=2)
     off = graph.sample(uniforms, 2.0, min(vocabulary_size, SORTED))
     for top_k in (SORTED + 1, 2**31, 2**63 - 1):

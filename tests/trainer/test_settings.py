@@ -52,7 +52,7 @@ def options() -> dict[str, Any]:
 # --- the table ---------------------------------------------------------------------------------------------
 
 
-def test_every_field_is_declared_as_what_it_is_annotated_as() -> None:
+def test_every_field_is_declared_with_its_annotated_type() -> None:
     for section in SECTIONS.values():
         hints = typing.get_type_hints(section)
         for field in dataclasses.fields(section):
@@ -64,7 +64,7 @@ def test_every_field_is_declared_as_what_it_is_annotated_as() -> None:
 
 
 @BY_NAME
-def test_the_default_is_allowed_and_what_lies_outside_is_not(setting: Setting) -> None:
+def test_defaults_are_allowed_and_values_out_of_range_are_not(setting: Setting) -> None:
     assert setting.checked(setting.default) == setting.default
     if setting.choices:
         assert all(setting.checked(word) == word for word in setting.choices)
@@ -85,14 +85,14 @@ def test_the_default_is_allowed_and_what_lies_outside_is_not(setting: Setting) -
             setting.checked(value)
 
 
-def test_help_says_what_each_field_is() -> None:
+def test_help_describes_every_field() -> None:
     for section in SECTIONS.values():
         for field in dataclasses.fields(section):
             setting = SETTINGS[field.name]
             assert f"    {field.name}: {setting.allowed}. {setting.help}" in (section.__doc__ or "")
 
 
-def test_a_plan_for_a_time_budget_changes_what_is_marked_so_and_nothing_else(
+def test_a_plan_for_a_time_budget_changes_exactly_the_settings_marked_as_planned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(time_budget.Measured, "threads", lambda *_: 1)
@@ -111,7 +111,7 @@ def test_a_plan_for_a_time_budget_changes_what_is_marked_so_and_nothing_else(
 
 
 @BY_NAME
-def test_only_what_leaves_a_run_the_same_may_change_when_it_is_resumed(setting: Setting) -> None:
+def test_exactly_the_settings_marked_as_changeable_can_change_on_resume(setting: Setting) -> None:
     assert setting.on_resume == (setting.name in CHANGEABLE)
     if setting.on_resume:
         check_changes([setting.name])
@@ -126,7 +126,7 @@ def test_only_what_leaves_a_run_the_same_may_change_when_it_is_resumed(setting: 
 # --- the page ----------------------------------------------------------------------------------------------
 
 
-def test_the_page_of_settings_is_what_the_table_says() -> None:
+def test_the_settings_page_matches_the_table() -> None:
     written = settings_page.PAGE.read_text(encoding="utf-8")
     assert written == settings_page.page(), "run: python tests/settings_page.py"
 
@@ -183,7 +183,7 @@ def test_no_two_options_share_a_name() -> None:
         (("--xyz", "3"), "unknown option --xyz (charrnn-train --help lists all)\n"),
     ],
 )
-def test_short_forms_are_known_and_a_wrong_option_is_told_the_right_one(
+def test_short_forms_are_accepted_and_an_unknown_option_is_rejected_with_a_suggestion(
     asked: Asked, words: Sequence[str], message: str
 ) -> None:
     code, out, err = asked("no.txt", *words)
@@ -257,7 +257,7 @@ def test_errors_are_found_before_a_text_is_read(
     assert found[2].count("\n") == 1
 
 
-def test_a_plain_file_where_runs_go_is_found_before_a_text_is_read(asked: Asked) -> None:
+def test_a_file_in_place_of_the_output_folder_is_reported_before_a_text_is_read(asked: Asked) -> None:
     Path("ckpt").touch()
     os.mkfifo("text")
     code, _, err = asked("text")

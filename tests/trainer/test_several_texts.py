@@ -63,14 +63,14 @@ def test_the_end_of_each_text_is_held_out_with_separators_between(
 
 
 @pytest.mark.parametrize("split", ["end", "spread"])
-def test_without_a_part_of_each_the_texts_are_one_text(tmp_path: Path, split: str) -> None:
+def test_without_a_split_per_text_the_texts_are_one_text(tmp_path: Path, split: str) -> None:
     paths = written(tmp_path, TEXTS)
     data = DataConfig(split=split, val_fraction=0.2)
     training, validation = parts(scan_texts(paths, separator="|"), tmp_path, data)
     assert training + validation == "|".join(TEXTS)
 
 
-def test_a_list_of_lines_gets_a_newline_only_where_there_is_none(tmp_path: Path) -> None:
+def test_a_list_of_lines_gets_a_newline_only_if_it_lacks_one(tmp_path: Path) -> None:
     paths = written(tmp_path, ["anna\r\nbert\r\n" * 4, "carla\ndora\n" * 4 + "emil", "franz\n"])
     with scan_texts(paths, unix_lines=True) as scanned:
         corpus = scanned.encode_to(tmp_path / "tokens", source=None)
@@ -92,7 +92,7 @@ def test_a_known_vocabulary_grows_by_the_separator_too(tmp_path: Path) -> None:
         assert {"|", "x", "q"} <= set(scanned.vocabulary.symbols)
 
 
-def test_names_hashes_and_sizes_are_those_of_all_texts(tmp_path: Path) -> None:
+def test_names_hashes_and_sizes_cover_all_texts(tmp_path: Path) -> None:
     paths = written(tmp_path, [*TEXTS, "one more"])
     with scan_texts(paths[:2]) as two, scan_texts(paths) as four, scan_texts(paths[1::-1]) as turned:
         assert (two.name, four.name) == ("0.txt, 1.txt", "0.txt and 3 more")
@@ -103,7 +103,7 @@ def test_names_hashes_and_sizes_are_those_of_all_texts(tmp_path: Path) -> None:
         assert (one.sha256, one.source, one.train_length) == (scan_text(paths[0]).sha256, paths[0], None)
 
 
-def test_one_text_that_is_given_twice_is_refused_under_any_name(tmp_path: Path) -> None:
+def test_a_text_given_twice_is_rejected_under_any_name(tmp_path: Path) -> None:
     paths = written(tmp_path, TEXTS)
     (tmp_path / "link").symlink_to(paths[0])
     with pytest.raises(SettingError, match=r"link is given twice"):
@@ -122,7 +122,7 @@ def test_an_error_in_one_of_several_texts_names_it(tmp_path: Path) -> None:
         scan_texts([paths[0], paths[2]])
 
 
-def test_a_text_that_may_not_be_read_is_told_before_another_is_read(
+def test_an_unreadable_text_is_reported_before_any_text_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = written(tmp_path, TEXTS)
@@ -135,7 +135,7 @@ def test_a_text_that_may_not_be_read_is_told_before_another_is_read(
 
 @pytest.mark.parametrize("piece", [1, 4096])
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=list(COMPRESS))
-def test_compressed_texts_are_read_as_what_they_hold(
+def test_compressed_texts_are_decompressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: object, piece: int
 ) -> None:
     monkeypatch.setattr(text_source, "PIECE", piece)
@@ -151,7 +151,7 @@ def test_compressed_texts_are_read_as_what_they_hold(
 
 
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=list(COMPRESS))
-def test_compressed_files_that_are_cut_or_altered_are_told_as_such(tmp_path: Path, compress: object) -> None:
+def test_truncated_and_damaged_compressed_files_are_reported(tmp_path: Path, compress: object) -> None:
     whole: bytes = compress(os.urandom(5_000).hex().encode())  # type: ignore[operator]
     altered = whole[:600] + bytes([whole[600] ^ 255]) + whole[601:]
     for raw in [whole[:-100], altered][: 1 if compress is zstd_compress else 2]:  # without a checksum

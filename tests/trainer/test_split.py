@@ -36,7 +36,9 @@ def held_out(split: Split) -> set[int]:
 
 
 @given(TOKENS, FRACTIONS, st.sampled_from(["end", "spread"]))
-def test_every_character_is_trained_on_or_validates(tokens: int, fraction: float, way: str) -> None:
+def test_every_character_is_in_the_training_or_the_validation_text(
+    tokens: int, fraction: float, way: str
+) -> None:
     split = split_text(tokens, DataConfig(val_fraction=fraction, split=way))
     kept = held_out(split)
     assert len(kept) == split.validation_tokens
@@ -51,7 +53,7 @@ def test_every_character_is_trained_on_or_validates(tokens: int, fraction: float
 
 
 @given(TOKENS, FRACTIONS)
-def test_the_end_is_what_the_default_keeps(tokens: int, fraction: float) -> None:
+def test_the_default_split_holds_out_the_end(tokens: int, fraction: float) -> None:
     split = split_text(tokens, DataConfig(val_fraction=fraction))
     start = int((1 - fraction) * tokens)
     assert split.train_tokens == start
@@ -59,9 +61,7 @@ def test_the_end_is_what_the_default_keeps(tokens: int, fraction: float) -> None
 
 
 @given(TOKENS, st.floats(0.01, 0.9))
-def test_blocks_lie_all_over_the_text_and_are_warmed_up_on_training_text(
-    tokens: int, fraction: float
-) -> None:
+def test_blocks_are_spread_over_the_text_and_warmed_up_on_training_text(tokens: int, fraction: float) -> None:
     split = split_text(tokens, DataConfig(val_fraction=fraction, split="spread"))
     rows, kept = split.rows(), held_out(split)
     assert split.blocks == 1 or split.block >= 64
@@ -80,7 +80,7 @@ def test_blocks_lie_all_over_the_text_and_are_warmed_up_on_training_text(
     seed=st.none() | st.integers(0, 9),
     sizes=st.tuples(st.integers(1, 9), st.integers(1, 40)),
 )
-def test_no_character_that_validates_is_in_a_training_batch(
+def test_no_validation_character_is_in_a_training_batch(
     tokens: int, fraction: float, way: str, seed: int | None, sizes: tuple[int, int]
 ) -> None:
     split = split_text(tokens, DataConfig(val_fraction=fraction, split=way))
@@ -112,7 +112,7 @@ def test_processes_share_the_rows_of_a_spread_split() -> None:
 
 
 @torch.no_grad()
-def test_blocks_are_scored_each_after_its_own_warm_up() -> None:
+def test_each_block_is_scored_after_its_own_warm_up() -> None:
     torch.manual_seed(3)
     network = CharNetwork(NetworkConfig("lstm", 1, 6), 5).eval()
     ids = np.random.RandomState(0).randint(0, 5, 3_000).astype(np.uint8)

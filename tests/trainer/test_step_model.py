@@ -97,12 +97,12 @@ ON_THE_CPU = {"CumSum": [1], "Reshape": [1], "Split": [1], "TopK": [1], "Unsquee
 
 
 @every_model
-def test_the_onnx_package_finds_nothing_wrong(network: Network, precision: str) -> None:
+def test_the_onnx_checker_accepts_the_model(network: Network, precision: str) -> None:
     onnx.checker.check_model(network.model(precision), full_check=True)
 
 
 @every_model
-def test_the_runtimes_loader_takes_it(network: Network, precision: str) -> None:
+def test_the_runtime_loads_the_model(network: Network, precision: str) -> None:
     model = network.model(precision)
     info = check_model_bytes(model.SerializeToString(deterministic=True), "model").info
     assert (info.cell, info.layers, info.hidden_size) == (network.cell, network.layers, network.hidden_size)
@@ -110,7 +110,7 @@ def test_the_runtimes_loader_takes_it(network: Network, precision: str) -> None:
 
 
 @every_model
-def test_only_plain_operators_are_used(network: Network, precision: str) -> None:
+def test_only_allowed_operators_are_used(network: Network, precision: str) -> None:
     model = network.model(precision)
     used = {node.op_type for node in model.graph.node}
     assert used <= (ANYWHERE | CPU_ALONE if precision == "int8" else ANYWHERE)
@@ -126,7 +126,7 @@ def test_only_plain_operators_are_used(network: Network, precision: str) -> None
 
 
 @every_model
-def test_versions_are_set_and_not_left_to_the_onnx_package(network: Network, precision: str) -> None:
+def test_versions_are_set_explicitly(network: Network, precision: str) -> None:
     model = network.model(precision)
     assert model.ir_version == 8
     own = [("com.microsoft", 1)] if precision == "int8" else []
@@ -134,7 +134,7 @@ def test_versions_are_set_and_not_left_to_the_onnx_package(network: Network, pre
 
 
 @every_model
-def test_inputs_and_outputs_are_the_contracts(network: Network, precision: str) -> None:
+def test_inputs_and_outputs_match_the_contract(network: Network, precision: str) -> None:
     graph = network.model(precision).graph
     sizes = {"batch": "batch", "state_size": network.state_size, "vocab": len(network.symbols)}
     for values, specs in ((graph.input, spec.INPUTS), (graph.output, spec.OUTPUTS)):
@@ -163,7 +163,7 @@ def test_every_constant_and_every_value_is_used(network: Network, precision: str
 
 
 @every_model
-def test_everything_lies_in_the_file_itself(network: Network, precision: str) -> None:
+def test_the_file_has_no_external_data(network: Network, precision: str) -> None:
     graph = network.model(precision).graph
     assert not graph.sparse_initializer
     for tensor in graph.initializer:
@@ -177,7 +177,7 @@ def test_everything_lies_in_the_file_itself(network: Network, precision: str) ->
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_node_has_a_cuda_kernel_for_its_very_types(cell: str, precision: str) -> None:
+def test_every_node_has_a_cuda_kernel_for_its_types(cell: str, precision: str) -> None:
     for layers in (1, 2):
         model = Network(cell, layers).model(precision)
         types = element_types(model)
@@ -189,7 +189,7 @@ def test_every_node_has_a_cuda_kernel_for_its_very_types(cell: str, precision: s
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_cuda_kernels_read_on_the_cpu_are_constants(cell: str, precision: str) -> None:
+def test_inputs_that_cuda_kernels_read_on_the_cpu_are_constants(cell: str, precision: str) -> None:
     model = Network(cell).model(precision)
     constants = initializers(model)
     seen = set()
@@ -241,7 +241,7 @@ def test_the_state_of_other_cells_has_no_c(cell: str) -> None:
     assert layout == [["h0", 0, 4], ["h1", 4, 4], ["h2", 8, 4]]
 
 
-def test_a_stream_starts_with_the_newline_wherever_it_stands() -> None:
+def test_a_stream_starts_with_the_newline_at_any_place_in_the_vocabulary() -> None:
     assert metadata(Network(symbols="ab\nc").model())["charrnn.start_token"] == "2"
     assert metadata(Network(symbols="abc").model())["charrnn.start_token"] == "0"
 
@@ -255,7 +255,7 @@ def test_the_metadata_says_whether_the_model_learned_from_lines(lines: bool, wri
     assert check_model_bytes(model.SerializeToString(), "model").info.lines is lines
 
 
-def test_a_byte_level_model_has_no_symbols_of_its_own() -> None:
+def test_a_byte_level_model_stores_no_symbols() -> None:
     network = Network("gru", 1, symbols="".join(map(chr, range(256))))
     folded = fold_weights(network.cell, network.layers, network.weights)
     model = build_step_model(folded, Vocabulary.of_bytes(), {})
@@ -265,7 +265,7 @@ def test_a_byte_level_model_has_no_symbols_of_its_own() -> None:
     check_model_bytes(model.SerializeToString(), "model")
 
 
-def test_a_large_vocabulary_says_where_it_is_cut() -> None:
+def test_the_metadata_of_a_large_vocabulary_state_the_top_k_limit() -> None:
     network = Network("rnn", 1, 4, embedding_size=3, symbols="".join(map(chr, range(0x4E00, 0x4E00 + 2_000))))
     model = network.model()
     assert metadata(model)["charrnn.top_k_max"] == "1024"
@@ -273,7 +273,7 @@ def test_a_large_vocabulary_says_where_it_is_cut() -> None:
 
 
 @pytest.mark.parametrize("symbols", ["a", "\0\x1f\"\\'", "\u2028\U0001f600\U00010ffff", "\ufeff\uffff\ud7ff"])
-def test_any_symbols_come_back_from_the_metadata(symbols: str) -> None:
+def test_any_symbols_round_trip_through_the_metadata(symbols: str) -> None:
     model = Network("rnn", 1, 3, symbols=symbols).model()
     read = check_model_bytes(model.SerializeToString(), "model").info.vocabulary
     assert read == Vocabulary(symbols)
@@ -306,7 +306,7 @@ def test_the_bytes_do_not_depend_on_the_process() -> None:
     assert done.stdout == f"{hashlib.sha256(ours).hexdigest()}\n"
 
 
-def test_the_order_of_the_training_facts_does_not_show() -> None:
+def test_the_order_of_the_training_facts_does_not_affect_the_bytes() -> None:
     one = Network().model(training={"a": 1, "b": 2})
     other = Network().model(training={"b": 2, "a": 1})
     assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
@@ -316,7 +316,7 @@ def test_the_order_of_the_training_facts_does_not_show() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_it_writes_the_text_that_a_naive_loop_writes(cell: str) -> None:
+def test_it_generates_the_same_text_as_a_naive_loop(cell: str) -> None:
     network = Network(cell, 2)
     stepper = Stepper(network.model())
     state = np.zeros((1, network.state_size), np.float32)

@@ -46,7 +46,7 @@ def test_losses_rates_and_speed_are_logged_by_step(tmp_path: Path) -> None:
     assert seen["bits_per_character/validation"].keys() == evaluated.keys()
 
 
-def test_what_a_killed_run_logged_after_its_last_checkpoint_gives_way(tmp_path: Path) -> None:
+def test_log_entries_after_the_last_checkpoint_of_a_killed_run_are_replaced(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     config = TINY.replace(eval_every=100, save_every=6, log_every=1)
     log = TensorBoardLog(tmp_path / "logs")

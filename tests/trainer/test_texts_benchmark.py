@@ -77,7 +77,7 @@ def measured(text: str = "a.txt", bits: float = 1.5, **changes: Any) -> Figures:
 # --- measuring ---------------------------------------------------------------------------------------------
 
 
-def test_a_runs_figures_are_those_of_its_best_checkpoint(tmp_path: Path) -> None:
+def test_the_figures_of_a_run_come_from_its_best_checkpoint(tmp_path: Path) -> None:
     corpus = Corpus.from_text(TEXT)
     train(TINY.replace(learning_rate=0.3, steps=30), corpus, lambda event: None, out=tmp_path)
     best = next(entry for entry in list_checkpoints(tmp_path) if entry.best)
@@ -90,7 +90,7 @@ def test_a_runs_figures_are_those_of_its_best_checkpoint(tmp_path: Path) -> None
     assert figures["settings"]["hidden_size"] == TINY.network.hidden_size
 
 
-def test_it_is_the_command_itself_that_trains(tmp_path: Path) -> None:
+def test_the_benchmark_trains_with_the_command(tmp_path: Path) -> None:
     path = tmp_path / "verse.txt"
     path.write_text(TEXT, encoding="utf-8")
     figures = texts.train(path, 0.002, 0, 7, TINY_FLAGS)
@@ -109,7 +109,7 @@ def test_a_training_that_fails_ends_the_benchmark(tmp_path: Path, monkeypatch: p
         texts.train(tmp_path / "none.txt", 0.01, 0, 0, [])
 
 
-def test_busy_processes_run_until_the_block_ends_however_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_processes_end_with_the_block_even_on_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[subprocess.Popen[bytes]] = []
     start = subprocess.Popen
 
@@ -129,7 +129,7 @@ def test_busy_processes_run_until_the_block_ends_however_it_ends(monkeypatch: py
     assert all(process.returncode is not None for process in begun)
 
 
-def test_the_other_models_meet_the_same_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_models_are_scored_on_the_same_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "find_spec", lambda name: None)
     corpus = Corpus.from_text(TEXT)
     figures = texts.compare(corpus, 1_530)
@@ -139,7 +139,7 @@ def test_the_other_models_meet_the_same_characters(monkeypatch: pytest.MonkeyPat
     assert figures["ppmd"] is None
 
 
-def test_ppmd_takes_what_the_compressed_size_grows_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bits_of_ppmd_are_the_growth_of_the_compressed_size(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     class Halves:
@@ -158,7 +158,7 @@ def test_ppmd_takes_what_the_compressed_size_grows_by(monkeypatch: pytest.Monkey
     assert set(asked) == {(order, texts.PPMD_MEMORY) for order in texts.PPMD_ORDERS}
 
 
-def test_ppmd_itself_learns_what_repeats() -> None:
+def test_ppmd_learns_repeated_text() -> None:
     pytest.importorskip("pyppmd", reason="the package pyppmd is not installed")
     by_order = texts.ppmd_bits(TEXT.encode(), 1_530, 170)
     assert all(0.0 < bits < 1.0 for bits in by_order.values())
@@ -167,7 +167,7 @@ def test_ppmd_itself_learns_what_repeats() -> None:
 # --- from the words to the table ---------------------------------------------------------------------------
 
 
-def test_what_stands_behind_two_dashes_goes_to_the_training(
+def test_arguments_after_two_dashes_are_passed_to_training(
     benchmark: Benchmark, trained: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     [path] = write_texts(tmp_path, "a.txt")
@@ -177,7 +177,7 @@ def test_what_stands_behind_two_dashes_goes_to_the_training(
     assert "seed 3" in shown
 
 
-def test_figures_are_kept_text_by_text_where_the_benchmark_is_stopped(
+def test_a_stopped_benchmark_keeps_the_figures_of_finished_texts(
     benchmark: Benchmark, trained: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = write_texts(tmp_path, "a.txt", "b.txt", "c.txt")
@@ -206,7 +206,7 @@ def test_figures_are_kept_text_by_text_where_the_benchmark_is_stopped(
     assert sorted(tmp_path.glob("*.part")) == []
 
 
-def test_a_text_that_changed_is_not_taken_for_measured(
+def test_a_changed_text_is_measured_again(
     benchmark: Benchmark, trained: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     [path] = write_texts(tmp_path, "a.txt")
@@ -217,7 +217,7 @@ def test_a_text_that_changed_is_not_taken_for_measured(
     assert len(trained) == 2
 
 
-def test_later_figures_take_the_place_of_those_measured_alike() -> None:
+def test_later_figures_replace_those_measured_in_the_same_way() -> None:
     before = [measured("a.txt", 1.5), measured("b.txt", 1.6)]
     after = texts.merge(before, measured("a.txt", 1.4))
     assert [(figures["text"], figures["bits"]) for figures in after] == [("a.txt", 1.4), ("b.txt", 1.6)]
@@ -251,7 +251,7 @@ def test_the_table_has_the_ratio_to_other_models() -> None:
         (["a.txt", "--", "--out", "run"], "--out cannot be handed on"),
     ],
 )
-def test_what_cannot_be_measured_is_a_usage_error_before_any_training(
+def test_invalid_arguments_are_usage_errors_before_any_training(
     words: Sequence[str],
     complaint: str,
     tmp_path: Path,
@@ -272,7 +272,7 @@ def test_what_cannot_be_measured_is_a_usage_error_before_any_training(
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"texts": [{}]}', json.dumps({"texts": [1]}), '{"speed": []}']
 )
-def test_another_file_is_not_taken_for_figures_nor_written_over(
+def test_a_file_that_holds_no_figures_is_rejected_and_not_overwritten(
     content: str, tmp_path: Path, benchmark: Benchmark, trained: list[tuple[Any, ...]]
 ) -> None:
     [path] = write_texts(tmp_path, "a.txt")

@@ -80,7 +80,7 @@ def test_symbols_are_read_and_predicted_by_the_same_matrix(cell: str, embedding_
         np.testing.assert_allclose(logits[0, step].numpy(), expected, atol=2e-5)
 
 
-def test_both_uses_of_the_matrix_teach_it() -> None:
+def test_both_uses_of_the_matrix_contribute_gradients() -> None:
     network = network_of("lstm", 3)
     tokens = torch.tensor([[0, 1, 2]])
     weight = network.output.weight
@@ -110,7 +110,7 @@ def test_the_matrix_is_one_parameter() -> None:
     assert apart.parameter_count() == 4 * 16 * (6 + 16 + 2) + 50 * 6 + 50 + 6 * 16
 
 
-def test_the_optimizer_knows_and_decays_it_once() -> None:
+def test_the_optimizer_holds_and_decays_the_matrix_once() -> None:
     network = network_of("gru", 3)
     train_step = TrainStep(
         network,
@@ -132,7 +132,7 @@ def test_the_optimizer_knows_and_decays_it_once() -> None:
     torch.testing.assert_close(network.output.bias.detach(), bias - 0.01 * by_bias / (by_bias.abs() + 1e-8))
 
 
-def test_it_starts_small_so_that_the_first_guess_is_nearly_blind() -> None:
+def test_the_matrix_is_initialized_small_so_that_initial_predictions_are_nearly_uniform() -> None:
     torch.manual_seed(0)
     network = CharNetwork(NetworkConfig("lstm", 1, 64, 64, tie_weights=True), 5_000).eval()
     tokens = torch.randint(5_000, (4, 30))
@@ -143,7 +143,7 @@ def test_it_starts_small_so_that_the_first_guess_is_nearly_blind() -> None:
     assert float(read.detach().std()) == pytest.approx(1.0, rel=0.02)
 
 
-def test_a_small_vocabulary_never_starts_as_the_identity() -> None:
+def test_a_small_vocabulary_is_never_initialized_to_the_identity() -> None:
     network = CharNetwork(NetworkConfig("lstm", 1, 16, 16, tie_weights=True), 10)
     assert float(network.output.weight.detach().abs().mean()) < 0.5
 
@@ -165,7 +165,7 @@ class Killed(BaseException):
         ),
     ],
 )
-def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
+def test_resume_after_a_kill_is_bit_identical_with_tied_weights(
     tmp_path: Path, cell: str, embedding_size: int | None
 ) -> None:
     config = TIED.replace(cell=cell, embedding_size=embedding_size)
@@ -184,7 +184,7 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
         assert path.read_bytes() == (tmp_path / "run" / path.name).read_bytes()
 
 
-def test_a_checkpoint_holds_the_matrix_once_and_gives_the_network_back(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_matrix_once_and_restores_the_network(tmp_path: Path) -> None:
     result = train(TIED.replace(embedding_size=5), CORPUS, out=tmp_path / "run")
     checkpoint = load_checkpoint(find_checkpoint(tmp_path / "run", "last"))
     assert checkpoint.weights["output.weight"].shape == (len(CORPUS.vocabulary), 5)
@@ -223,7 +223,7 @@ def test_a_run_starts_from_tied_weights(tmp_path: Path) -> None:
         {"hidden_size": 5},
     ],
 )
-def test_a_header_that_lies_about_them_is_refused(tmp_path: Path, lie: dict[str, object]) -> None:
+def test_a_false_header_about_tied_weights_is_rejected(tmp_path: Path, lie: dict[str, object]) -> None:
     train(TIED.replace(embedding_size=5, steps=1), CORPUS, out=tmp_path / "run")
     path = find_checkpoint(tmp_path / "run", "last")
     content = path.read_bytes()
@@ -239,7 +239,7 @@ def test_a_header_that_lies_about_them_is_refused(tmp_path: Path, lie: dict[str,
 
 
 @pytest.mark.parametrize("given", [set(), {"embedding_size"}])
-def test_a_plan_ties_weights_of_its_own_size(given: set[str]) -> None:
+def test_a_plan_with_tied_weights_matches_embedding_and_hidden_size_unless_given(given: set[str]) -> None:
     config = TrainConfig().replace(
         minutes=0.01, tie_weights=True, embedding_size=8 if given else None, precision="fp32", onednn=False
     )
@@ -253,7 +253,7 @@ def test_a_plan_ties_weights_of_its_own_size(given: set[str]) -> None:
 
 @pytest.mark.parametrize("embedding_size", SIZES)
 @pytest.mark.parametrize("cell", CELLS)
-def test_folding_gives_what_the_network_without_ties_folds_to(cell: str, embedding_size: int) -> None:
+def test_folding_matches_an_untied_network_of_the_same_weights(cell: str, embedding_size: int) -> None:
     weights = arrays(network_of(cell, embedding_size, 2))
     folded = fold_weights(cell, 2, weights, True)
     expected = fold_weights(cell, 2, untied(weights))
@@ -286,7 +286,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 )
 @pytest.mark.parametrize("embedding_size", [pytest.param(None, marks=pytest.mark.nightly), 5])
 @pytest.mark.parametrize("cell", CELLS)
-def test_exports_in_all_precisions_are_proved_against_torch(
+def test_exports_in_all_precisions_are_verified_against_torch(
     trained: Trained,
     tmp_path: Path,
     cell: str,

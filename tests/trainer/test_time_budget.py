@@ -44,7 +44,7 @@ def plan(minutes: float, /, text: int = MILLION, **settings: Any) -> TrainConfig
 
 
 @pytest.mark.usefixtures("speed")
-def test_three_minutes_at_a_fortieth_of_a_second_are_a_layer_of_448() -> None:
+def test_three_minutes_at_25_ms_per_step_give_one_layer_of_448() -> None:
     config = plan(3)
     assert (config.network.layers, config.network.hidden_size) == (1, 448)
     assert config.network.embedding_size == 65
@@ -57,7 +57,7 @@ def test_three_minutes_at_a_fortieth_of_a_second_are_a_layer_of_448() -> None:
 
 
 @pytest.mark.usefixtures("speed")
-def test_more_time_gives_larger_networks_that_drop_more_and_learn_more_slowly() -> None:
+def test_more_time_gives_larger_networks_more_dropout_and_lower_learning_rates() -> None:
     plans = [plan(minutes) for minutes in (0.2, 1, 3, 10, 40)]
     sizes = [each.network.hidden_size for each in plans]
     assert sizes == sorted(set(sizes))
@@ -86,7 +86,7 @@ def test_a_short_text_gets_a_small_network_and_batches_that_fit() -> None:
 
 
 @pytest.mark.usefixtures("speed")
-def test_what_was_given_stays() -> None:
+def test_given_settings_are_kept() -> None:
     settings: dict[str, Any] = {
         "cell": "gru",
         "layers": 2,
@@ -109,7 +109,7 @@ def test_what_was_given_stays() -> None:
 
 
 @pytest.mark.usefixtures("speed")
-def test_tanh_cells_learn_at_a_quarter_of_the_rate() -> None:
+def test_tanh_cells_use_a_quarter_of_the_learning_rate() -> None:
     assert plan(3, cell="rnn").optimization.learning_rate == pytest.approx(
         plan(3).optimization.learning_rate / 4, rel=0.05
     )
@@ -138,7 +138,7 @@ Machine = Callable[[float, float], time_budget.Measured]
 
 @pytest.mark.parametrize("minutes", [1.0, 3.0, 10.0])
 @pytest.mark.parametrize("seconds_per_step", [0.05, 0.5])
-def test_steps_validations_and_what_was_spent_fill_the_time(
+def test_preparation_steps_and_validations_fill_the_time(
     measured: Machine, minutes: float, seconds_per_step: float
 ) -> None:
     config = SIZED.replace(minutes=minutes, val_sample=SAMPLE, precision="fp32", onednn=False, device="cpu")
@@ -208,7 +208,7 @@ def test_the_plan_says_whether_time_or_steps_end_the_run(
 
 
 @pytest.mark.usefixtures("speed")
-def test_a_plan_looks_up_as_often_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_validates_as_often_as_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     for count, expected in ((0, MOST_STEPS), (3, 2_351)):
         monkeypatch.setattr(time_budget.Measured, "validations", lambda *_, count=count: count)
         assert plan(3).run.eval_every == expected
@@ -217,7 +217,7 @@ def test_a_plan_looks_up_as_often_as_there_is_time_for(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("speed")
-def test_a_network_that_has_learned_before_learns_at_a_third_of_the_rate() -> None:
+def test_a_pretrained_network_uses_a_third_of_the_learning_rate() -> None:
     def rate(*fixed: str, fine_tunes: bool) -> float:
         config = TrainConfig().replace(minutes=3)
         made = plan_for_minutes(config, {*fixed}, MILLION, 65, fine_tunes=fine_tunes).config
@@ -227,7 +227,7 @@ def test_a_network_that_has_learned_before_learns_at_a_third_of_the_rate() -> No
     assert rate("learning_rate", fine_tunes=True) == TrainConfig().optimization.learning_rate
 
 
-def test_the_speed_is_measured_and_random_numbers_are_left_alone() -> None:
+def test_measuring_the_speed_does_not_change_random_numbers() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

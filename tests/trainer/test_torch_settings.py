@@ -34,7 +34,7 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not has_glibc(), reason="needs glibc")
-def test_kept_memory_is_not_faulted_in_anew_and_is_given_back_at_the_end() -> None:
+def test_freed_memory_is_reused_without_page_faults_and_returned_at_the_end() -> None:
     size = 64 * 1024 * 1024
     with freed_memory_kept():
         page_faults()
@@ -43,7 +43,7 @@ def test_kept_memory_is_not_faulted_in_anew_and_is_given_back_at_the_end() -> No
     assert resident() < held - size // 2
 
 
-def test_where_the_c_library_has_no_such_options_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_done_if_the_c_library_lacks_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_a_name(name: object) -> object:
         raise TypeError(f"bad argument {name}")
 
@@ -52,7 +52,7 @@ def test_where_the_c_library_has_no_such_options_nothing_is_done(monkeypatch: py
         assert torch.ones(3).sum() == 3
 
 
-def test_threads_are_as_before_after_the_statement() -> None:
+def test_the_number_of_threads_is_restored_on_exit() -> None:
     before = torch.get_num_threads()
     with threads(1):
         assert torch.get_num_threads() == 1

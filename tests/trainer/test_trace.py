@@ -29,7 +29,7 @@ def _layers(small: SmallModel) -> nn.RNNBase:
 
 
 @pytest.mark.parametrize("small", EXACT, ids=lambda small: small.path.stem)
-def test_states_log_probabilities_and_output_gates_are_pytorchs(small: SmallModel) -> None:
+def test_states_log_probabilities_and_output_gates_match_pytorch(small: SmallModel) -> None:
     model = CharRNN.load(small.path, device="cpu", threads=1)
     trace, weights, rnn = model.trace(TEXT), _tensors(small), _layers(small)
     ids = [model.info.start_token, *trace.ids.tolist()]

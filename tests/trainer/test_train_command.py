@@ -89,7 +89,7 @@ def test_a_run_reports_its_progress_and_prints_its_folder(program: Program) -> N
     ]
 
 
-def test_runs_never_write_over_one_another(program: Program) -> None:
+def test_runs_never_overwrite_one_another(program: Program) -> None:
     folders = [program("my.txt", *TRAIN, *TINY_FLAGS, "--quiet") for _ in range(3)]
     assert [done.out for done in folders] == ["ckpt/lstm\n", "ckpt/lstm-2\n", "ckpt/lstm-3\n"]
     assert {done.err for done in folders} == {""}
@@ -140,7 +140,7 @@ def test_a_list_is_learned_line_by_line(program: Program) -> None:
     assert "\r" not in checkpoint.vocabulary.symbols
 
 
-def test_only_newlines_end_the_lines_that_are_shown(program: Program) -> None:
+def test_displayed_lines_are_split_only_at_newlines(program: Program) -> None:
     Path("old.txt").write_bytes(b"one\rtwo\x0cthree\r\n" * 20)
     done = program("old.txt", *TRAIN, *TINY_FLAGS)
     assert done.code == 0
@@ -156,15 +156,13 @@ def test_only_newlines_end_the_lines_that_are_shown(program: Program) -> None:
         (["--deterministic", "--minutes", "1"], "--deterministic cannot be given with --minutes"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(
-    program: Program, flags: list[str], message: str
-) -> None:
+def test_contradictory_settings_are_rejected(program: Program, flags: list[str], message: str) -> None:
     done = program("my.txt", *flags)
     assert done.code == 2
     assert message in done.err
 
 
-def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -> None:
+def test_a_time_budget_plans_settings_that_are_not_given_and_reports_them(program: Program) -> None:
     done = program("my.txt", "--minutes", "50", "--cell", "lstm", *TRAIN, *TINY_FLAGS)
     assert (done.code, done.out) == (0, "ckpt/lstm\n")
     assert "measuring the training speed of this machine\n" in done.err
@@ -175,7 +173,7 @@ def test_a_time_budget_plans_what_is_not_given_and_says_what(program: Program) -
     assert config.network.embedding_size == 22
 
 
-def test_a_time_budget_from_a_networks_weights_plans_what_is_dropped_anew(program: Program) -> None:
+def test_a_time_budget_with_initial_weights_plans_dropout_again(program: Program) -> None:
     program("my.txt", *TRAIN, *TINY_FLAGS)
     done = program("my.txt", "--minutes", "50", "--init-from", "ckpt", "--steps", "60", *TINY_FLAGS[4:])
     assert done.code == 0, done.err
@@ -187,7 +185,7 @@ def test_a_time_budget_from_a_networks_weights_plans_what_is_dropped_anew(progra
     assert 0.0 < config.network.dropout < 0.2
 
 
-def test_a_recipe_is_where_other_flags_start_from(program: Program) -> None:
+def test_other_flags_override_a_recipe(program: Program) -> None:
     assert program("my.txt", "--recipe", "best", *TRAIN, *TINY_FLAGS).code == 0
     config = load_checkpoint(find_checkpoint("ckpt/lstm", "last")).config
     assert config == recipe("best").replace(
@@ -207,7 +205,7 @@ def test_a_recipe_is_where_other_flags_start_from(program: Program) -> None:
     )
 
 
-def test_an_unknown_recipe_and_one_beside_a_config_are_refused(program: Program) -> None:
+def test_an_unknown_recipe_or_one_combined_with_a_config_is_rejected(program: Program) -> None:
     unknown = program("my.txt", "--recipe", "bets")
     assert (unknown.code, unknown.err) == (
         2,
@@ -216,7 +214,7 @@ def test_an_unknown_recipe_and_one_beside_a_config_are_refused(program: Program)
     assert program("--config", "x.toml", "--recipe", "best").code == 2
 
 
-def test_a_config_repeats_a_run_and_flags_go_before_it(program: Program) -> None:
+def test_a_config_repeats_a_run_and_flags_override_it(program: Program) -> None:
     program("my.txt", *TRAIN, *TINY_FLAGS, "--out", "first")
     assert program("--config", "first/config.toml", "--out", "second").out == "second\n"
     for path in Path("first").glob("*.safetensors"):
@@ -227,7 +225,7 @@ def test_a_config_repeats_a_run_and_flags_go_before_it(program: Program) -> None
     assert config.network.hidden_size == 8
 
 
-def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_prolonged(program: Program) -> None:
+def test_a_run_is_resumed_from_a_folder_of_runs_and_can_be_extended(program: Program) -> None:
     program("my.txt", *TRAIN, *TINY_FLAGS)
     os.remove("my.txt")  # the run keeps its text
     done = program("--resume", "ckpt", "--steps", "9", "--log-every", "3")
@@ -301,7 +299,7 @@ def test_a_tf32_run_resumed_on_a_cpu_reports_that_it_computes_in_fp32(program: P
         ("--split", "spread", "--lines"),
     ],
 )
-def test_what_a_resumed_run_cannot_change_is_refused(program: Program, words: tuple[str, ...]) -> None:
+def test_settings_fixed_on_resume_are_rejected(program: Program, words: tuple[str, ...]) -> None:
     program("my.txt", *TRAIN, *TINY_FLAGS)
     done = program("--resume", "ckpt", *words)
     assert done.code == 2
@@ -476,7 +474,7 @@ def test_several_texts_and_folders_are_read_as_one(program: Program) -> None:
         (["--resume", "ckpt", "--glob", "*"], "--glob cannot be given with --resume"),
     ],
 )
-def test_texts_that_cannot_be_found_are_told_and_leave_nothing(
+def test_missing_texts_are_reported_and_create_no_run(
     program: Program, words: list[str], message: str
 ) -> None:
     Path("more").mkdir()
@@ -512,7 +510,7 @@ def test_without_a_text_the_default_one_is_read(program: Program, monkeypatch: p
         (b"PK\x03\x04" + bytes(60), "bad.txt is not a text file but a zip archive"),
     ],
 )
-def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
+def test_an_unusable_text_is_a_one_line_error_and_creates_no_run(
     program: Program, content: bytes, message: str
 ) -> None:
     Path("bad.txt").write_bytes(content)
@@ -556,7 +554,7 @@ def test_a_text_that_cannot_be_trained_on_is_one_line_and_leaves_nothing(
         (("my.txt", "--out", "."), 2, "--out . is not empty"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
+def test_a_mistake_is_a_one_line_error_with_its_exit_code_and_creates_no_run(
     program: Program, words: tuple[str, ...], code: int, message: str
 ) -> None:
     done = program(*words)
@@ -567,7 +565,7 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
     assert [path.name for path in Path().iterdir()] == ["my.txt"]
 
 
-def test_a_byte_order_mark_and_a_short_text_are_told(program: Program) -> None:
+def test_a_byte_order_mark_and_a_short_text_are_reported(program: Program) -> None:
     Path("short.txt").write_text("\ufeffto be, or not to be, that is the question\x1b[2J")
     done = program("short.txt", *TRAIN, "--precision", "fp32", "--no-onednn", "--hidden-size", "8")
     assert done.code == 0
@@ -681,7 +679,7 @@ def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(tmp_path: Path, nu
 
 
 @pytest.mark.parametrize("command", ["train", "export", "compare"])
-def test_without_torch_a_command_says_in_one_line_how_to_get_it(
+def test_without_torch_a_command_prints_the_install_command_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     monkeypatch.setattr(torch_installed, "find_spec", lambda name: None)
@@ -698,7 +696,7 @@ def test_without_torch_a_command_says_in_one_line_how_to_get_it(
     assert said.startswith(f"charrnn-{command}: error: {first}")
 
 
-def test_help_comes_without_waiting_for_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     done = run_program(
         "-c",
         "import sys\nfrom charrnn_trainer.cli.train import app\n"
@@ -714,7 +712,9 @@ def test_help_comes_without_waiting_for_torch() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
 @pytest.mark.parametrize("columns", [20, 110])
-def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: Path, columns: int) -> None:
+def test_a_terminal_of_any_width_shows_a_progress_bar_figures_and_a_sample(
+    tmp_path: Path, columns: int
+) -> None:
     import pty
 
     (tmp_path / "my.txt").write_text(TEXT)
@@ -753,7 +753,7 @@ def test_a_terminal_of_any_width_shows_a_bar_the_figures_and_a_sample(tmp_path: 
     assert "next: charrnn-export ckpt/lstm" in words
 
 
-def test_what_could_harm_a_terminal_is_replaced() -> None:
+def test_control_characters_are_replaced_at_a_terminal() -> None:
     assert printable("a\tb\x1b[1m\x07é\u202e") == "a   b·[1m·é·"
 
 

@@ -107,7 +107,7 @@ def test_similar_validation_text_is_not_reported(name: str, fraction: float) -> 
     assert said_of(LIKE[name], fraction) is None
 
 
-def test_the_bits_are_those_of_the_stated_model() -> None:
+def test_the_bits_match_the_stated_model() -> None:
     ids = np.random.RandomState(0).choice(6, 2_000, p=[0.4, 0.3, 0.1, 0.1, 0.05, 0.05])
     parts = [*np.array_split(ids[:1_600], 4), ids[1_600:]]
     expected = []

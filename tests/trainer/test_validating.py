@@ -56,7 +56,7 @@ def test_sample_pieces_are_disjoint_within_rows_and_cost_less_than_the_whole(
     assert (sample_rows(rows, characters).begins == sample.begins).all()
 
 
-def test_if_the_whole_text_is_as_cheap_it_is_used() -> None:
+def test_the_whole_text_is_used_if_it_is_as_cheap_as_a_sample() -> None:
     rows = split_text(1_115_394, DataConfig()).rows()
     assert sample_rows(rows, 131_072) is rows
     assert sample_rows(rows, 0) is rows
@@ -115,7 +115,7 @@ def whole_loss(run: Path, corpus: Corpus, step: int) -> float:
     return validation_loss(load_checkpoint(path).network(), corpus.ids, rows)
 
 
-def test_samples_choose_the_best_and_the_whole_is_read_for_it_at_the_end(tmp_path: Path) -> None:
+def test_samples_select_the_best_checkpoint_and_the_whole_text_scores_it_at_the_end(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(CONFIG, CORPUS, events.append, out=tmp_path / "run")
     seen = [event for event in events if isinstance(event, Validated)]
@@ -134,7 +134,7 @@ def test_samples_choose_the_best_and_the_whole_is_read_for_it_at_the_end(tmp_pat
     assert lines[-1]["whole_loss"] == result.whole_loss
 
 
-def test_an_earlier_best_is_read_whole_too_and_its_file_says_so(
+def test_an_earlier_best_checkpoint_is_scored_on_the_whole_text_and_records_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = [1.0, 2.0, 3.0]
@@ -154,7 +154,7 @@ def test_an_earlier_best_is_read_whole_too_and_its_file_says_so(
     assert (last.validation_loss, last.whole_loss) == (3.0, None)
 
 
-def test_where_the_sample_is_the_whole_nothing_is_read_twice(tmp_path: Path) -> None:
+def test_a_sample_that_is_the_whole_text_is_read_once(tmp_path: Path) -> None:
     events: list[Event] = []
     result = train(CONFIG.replace(val_sample=10**6), CORPUS, events.append, out=tmp_path / "run")
     assert not [event for event in events if isinstance(event, ValidatedWhole)]
@@ -168,7 +168,7 @@ def test_where_the_sample_is_the_whole_nothing_is_read_twice(tmp_path: Path) -> 
 # --- the time that it takes --------------------------------------------------------------------------------
 
 
-def test_expected_times_follow_what_validations_took() -> None:
+def test_expected_times_follow_measured_validations() -> None:
     rows, sample = Rows(np.zeros(64, np.int64), 1_000, 500), Rows(np.zeros(512, np.int64), 256, 128)
     times = ReadingTimes()
     times.assume(1e-4, rows, sample)

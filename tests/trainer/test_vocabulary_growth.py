@@ -54,13 +54,13 @@ def encoded(text: str, vocabulary: Vocabulary) -> Corpus:
 # --- vocabularies ------------------------------------------------------------------------------------------
 
 
-def test_a_vocabulary_grows_in_code_point_order_and_loses_nothing() -> None:
+def test_a_vocabulary_grows_in_code_point_order_and_keeps_its_symbols() -> None:
     assert grow_vocabulary(Vocabulary("db"), "cabc").symbols == ("a", "b", "c", "d")
     assert set(LARGER.symbols) == set(TEXT) | set(MORE)
     assert list(LARGER.symbols) == sorted(LARGER.symbols)
 
 
-def test_one_that_lacks_nothing_stays_as_it_is_whatever_its_order() -> None:
+def test_a_complete_vocabulary_is_unchanged_in_any_order() -> None:
     vocabulary = Vocabulary("ba")
     assert grow_vocabulary(vocabulary, "aab") is vocabulary
     of_bytes = Vocabulary.of_bytes()
@@ -81,9 +81,7 @@ def test_added_symbols_are_reported_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_what_the_network_knew_it_reads_and_predicts_as_before(
-    trained: dict[str, Checkpoint], kind: str
-) -> None:
+def test_known_symbols_are_read_and_predicted_as_before(trained: dict[str, Checkpoint], kind: str) -> None:
     before = trained[kind].network().eval()
     grown = grow_weights(trained[kind], LARGER, seed=3)
     after = grown.network().eval()
@@ -101,7 +99,7 @@ def test_what_the_network_knew_it_reads_and_predicts_as_before(
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_new_symbols_are_read_apart_from_one_another(trained: dict[str, Checkpoint], kind: str) -> None:
+def test_new_symbols_lead_to_different_states(trained: dict[str, Checkpoint], kind: str) -> None:
     network = grow_weights(trained[kind], LARGER, seed=3).network().eval()
     new = torch.from_numpy(LARGER.encode("".join(ADDED)))
     with torch.no_grad():
@@ -109,7 +107,7 @@ def test_new_symbols_are_read_apart_from_one_another(trained: dict[str, Checkpoi
     assert torch.pdist(state[0][0]).min() > 1e-4
 
 
-def test_the_seed_decides_what_new_symbols_start_as(trained: dict[str, Checkpoint]) -> None:
+def test_the_seed_determines_the_initial_weights_of_new_symbols(trained: dict[str, Checkpoint]) -> None:
     drawn = [grow_weights(trained["one-hot"], LARGER, seed=seed).weights for seed in (1, 1, 2)]
     for name in ("rnn.weight_ih_l0", "output.weight", "output.bias"):
         assert torch.equal(drawn[0][name], drawn[1][name])
@@ -117,7 +115,7 @@ def test_the_seed_decides_what_new_symbols_start_as(trained: dict[str, Checkpoin
     assert torch.equal(drawn[0]["rnn.weight_hh_l0"], trained["one-hot"].weights["rnn.weight_hh_l0"])
 
 
-def test_the_checkpoint_itself_is_left_alone(trained: dict[str, Checkpoint]) -> None:
+def test_the_checkpoint_is_unchanged(trained: dict[str, Checkpoint]) -> None:
     held = {name: tensor.clone() for name, tensor in trained["tied"].tensors.items()}
     grow_weights(trained["tied"], LARGER, seed=1)
     assert trained["tied"].vocabulary == KNOWN
@@ -126,7 +124,7 @@ def test_the_checkpoint_itself_is_left_alone(trained: dict[str, Checkpoint]) -> 
 
 
 @pytest.mark.parametrize("vocabulary", [Vocabulary(KNOWN.symbols[1:]), Vocabulary.of_bytes()])
-def test_a_text_whose_vocabulary_lacks_what_the_network_knows_is_refused(
+def test_a_text_whose_vocabulary_lacks_symbols_of_the_network_is_rejected(
     trained: dict[str, Checkpoint], vocabulary: Vocabulary
 ) -> None:
     with pytest.raises(
@@ -143,7 +141,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("kind", first_daily(NETWORKS))
-def test_a_run_on_new_characters_is_exported_and_resumed_to_the_byte(
+def test_a_run_with_new_characters_exports_and_resumes_bit_identically(
     trained: dict[str, Checkpoint], tmp_path: Path, kind: str
 ) -> None:
     config = TINY.replace(embedding_size=trained[kind].config.network.embedding_size)

@@ -15,7 +15,9 @@ HIDDEN, VOCABULARY, EMBEDDING = 6, 11, 4
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("embedding_size", [0, EMBEDDING])
-def test_the_table_is_what_the_first_layer_makes_of_each_symbol(cell: str, embedding_size: int) -> None:
+def test_the_table_holds_the_first_layers_input_product_of_each_symbol(
+    cell: str, embedding_size: int
+) -> None:
     weights = random_weights(cell, 2, HIDDEN, VOCABULARY, embedding_size)
     folded = fold_weights(cell, 2, weights)
     assert folded.table.shape == (VOCABULARY, GATES[cell] * HIDDEN)
@@ -53,7 +55,7 @@ def test_each_layer_has_its_own_matrices_transposed_and_its_biases_summed(cell: 
     np.testing.assert_array_equal(folded.output_bias, weights["output.bias"])
 
 
-def test_the_bias_that_a_gru_resets_stays_apart() -> None:
+def test_the_reset_bias_of_a_gru_is_kept_separate() -> None:
     weights = random_weights("gru", 2, HIDDEN, VOCABULARY)
     for index, layer in enumerate(fold_weights("gru", 2, weights).layers):
         assert layer.candidate_bias is not None
@@ -83,7 +85,7 @@ def test_folding_sums_in_double_precision() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_folding_leaves_the_given_tensors_alone(cell: str) -> None:
+def test_folding_does_not_modify_its_input(cell: str) -> None:
     weights = random_weights(cell, 2, HIDDEN, VOCABULARY, EMBEDDING)
     before = {name: values.copy() for name, values in weights.items()}
     for values in weights.values():
