@@ -91,7 +91,7 @@ def test_which_of_two_endings_is_more_likely(
 
 
 @pytest.mark.parametrize("backend", ["remote", "auto"])
-def test_the_rolling_log_likelihood_is_what_score_says(
+def test_the_rolling_log_likelihood_matches_score(
     server: Served, lstm: CharRNN, tmp_path: Path, backend: str
 ) -> None:
     task = {
@@ -117,9 +117,7 @@ def test_the_rolling_log_likelihood_is_what_score_says(
 
 
 @pytest.mark.parametrize("backend", ["none", "remote"])
-def test_texts_are_generated_until_a_stop_text(
-    server: Served, lstm: CharRNN, tmp_path: Path, backend: str
-) -> None:
+def test_generation_ends_at_a_stop_text(server: Served, lstm: CharRNN, tmp_path: Path, backend: str) -> None:
     task = {
         "output_type": "generate_until",
         "doc_to_text": "{{context}}",

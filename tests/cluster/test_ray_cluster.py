@@ -113,7 +113,7 @@ def assert_scored(rows: list[dict[str, Any]], model: CharRNN) -> None:
     assert all(row["text"] == LINES[row["id"]] for row in rows)
 
 
-def test_two_actors_give_the_scores_of_one_process(model: CharRNN) -> None:
+def test_two_actors_give_the_same_scores_as_one_process(model: CharRNN) -> None:
     scored = lines().map_batches(
         Watched,
         fn_constructor_kwargs={"model": str(MODEL)},
@@ -125,9 +125,7 @@ def test_two_actors_give_the_scores_of_one_process(model: CharRNN) -> None:
     assert len({row["process"] for row in rows}) == 2
 
 
-def test_when_an_actor_dies_in_the_middle_nothing_is_lost_and_nothing_comes_twice(
-    model: CharRNN, tmp_path: Path
-) -> None:
+def test_no_row_is_lost_or_duplicated_when_an_actor_dies(model: CharRNN, tmp_path: Path) -> None:
     marker = tmp_path / "died"
     scored = lines().map_batches(
         DiesOnce,
@@ -140,14 +138,14 @@ def test_when_an_actor_dies_in_the_middle_nothing_is_lost_and_nothing_comes_twic
     assert_scored(rows, model)
 
 
-def test_a_model_that_was_loaded_is_sent_to_the_actors(model: CharRNN) -> None:
+def test_a_loaded_model_is_sent_to_the_actors(model: CharRNN) -> None:
     scored = lines().map_batches(
         ScoreTexts, fn_constructor_kwargs={"model": model}, compute=data.ActorPoolStrategy(size=2), **HALF
     )
     assert_scored(scored.take_all(), model)
 
 
-def test_prompts_of_a_dataset_get_the_texts_of_one_process(model: CharRNN, tmp_path: Path) -> None:
+def test_prompts_of_a_dataset_get_the_same_texts_as_in_one_process(model: CharRNN, tmp_path: Path) -> None:
     prompts = [line[:20] for line in LINES[:100]]
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"n": n, "prompt": each}) + "\n" for n, each in enumerate(prompts)))
@@ -188,7 +186,7 @@ def post(address: str, **fields: Any) -> Any:
     return urllib.request.urlopen(request, timeout=60)
 
 
-def test_two_replicas_answer_with_text_as_it_comes(address: str, model: CharRNN) -> None:
+def test_two_replicas_stream_text(address: str, model: CharRNN) -> None:
     with post(address, prompt="LORD ", length=4_000, seed=2, echo=True) as answer:
         assert answer.headers["x-charrnn-seed"] == "2"
         pieces = [answer.read1(1 << 20)]
@@ -202,7 +200,7 @@ def test_two_replicas_answer_with_text_as_it_comes(address: str, model: CharRNN)
     assert json.loads(refused.value.read())["error"].startswith("length must be between 0 and 5000")
 
 
-def test_many_requests_at_once_get_what_each_gets_alone(address: str, model: CharRNN) -> None:
+def test_concurrent_requests_get_the_same_as_alone(address: str, model: CharRNN) -> None:
     handle = serve.get_app_handle("default").options(method_name="generate", stream=True)
     asked = [handle.remote(line, 60, seed=seed, echo=True) for seed, line in enumerate(LINES[:40])]
     texts = ["".join(each) for each in asked]
@@ -222,7 +220,7 @@ def test_the_fields_of_autoscaling_are_passed_through() -> None:
     assert made.max_ongoing_requests == 64
 
 
-def test_the_examples_of_the_page_on_datasets_run(tmp_path: Path) -> None:
+def test_the_examples_of_the_datasets_page_run(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "ray.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     examples = [block for block in blocks if "serve" not in block]

@@ -35,12 +35,12 @@ def path(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
-def test_a_thousand_characters_of_a_seed_are_those_of_python(path: Path, seed: int) -> None:
+def test_a_thousand_characters_of_a_seed_match_python(path: Path, seed: int) -> None:
     text = CharRNN.load(path, device="cpu").generate("LORD ", 1000, seed=seed)
     assert written(path, "--prime", "LORD ", "--length", "1000", "--seed", str(seed)) == text.encode()
 
 
-def test_greedy_text_is_that_of_python(path: Path) -> None:
+def test_greedy_text_matches_python(path: Path) -> None:
     text = CharRNN.load(path, device="cpu").generate("KING ", 1000, top_k=1)
     assert written(path, "--prime", "KING ", "--greedy", "--length", "1000") == text.encode()
 
@@ -57,7 +57,7 @@ def test_greedy_text_is_that_of_python(path: Path) -> None:
     ],
     ids=str,
 )
-def test_settings_of_sampling_are_those_of_python(path: Path, sampling: dict[str, Any]) -> None:
+def test_sampling_settings_match_python(path: Path, sampling: dict[str, Any]) -> None:
     text = CharRNN.load(path, device="cpu").generate("LORD ", 300, seed=5, **sampling)
     options = [
         word for name, value in sampling.items() for word in (f"--{name.replace('_', '-')}", str(value))
@@ -65,13 +65,13 @@ def test_settings_of_sampling_are_those_of_python(path: Path, sampling: dict[str
     assert written(path, "--prime", "LORD ", "--length", "300", "--seed", "5", *options) == text.encode()
 
 
-def test_a_stream_without_a_prompt_begins_as_in_python(path: Path) -> None:
+def test_a_stream_without_a_prompt_starts_as_in_python(path: Path) -> None:
     text = CharRNN.load(path, device="cpu").generate("", 200, seed=3)
     assert written(path, "--length", "200", "--seed", "3") == text.encode()
 
 
 @pytest.mark.parametrize("options", [("--seed", "4"), ("--greedy",)], ids=str)
-def test_bytes_are_those_of_python(options: tuple[str, ...]) -> None:
+def test_bytes_match_python(options: tuple[str, ...]) -> None:
     model = CharRNN.load(BYTES, device="cpu")
     text = model.stream_bytes("é!", 1000, seed=4, top_k=1 if options == ("--greedy",) else None, echo=True)
     assert written(BYTES, "--prime", "é!", "--length", "1000", *options) == b"".join(text)
@@ -104,7 +104,7 @@ def test_a_length_of_zero_gives_the_prompt() -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_is_one_line(words: list[str], code: int, said: str) -> None:
+def test_errors_are_one_line(words: list[str], code: int, said: str) -> None:
     done = subprocess.run([PROGRAM, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("charrnn: error: ")

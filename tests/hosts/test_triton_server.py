@@ -154,13 +154,13 @@ def expected() -> list[str]:
     return [model.generate("LORD ", 200, seed=seed, echo=False) for seed in range(REQUESTS)]
 
 
-def test_texts_over_http_are_those_of_python(server: Server, expected: list[str]) -> None:
+def test_texts_over_http_match_python(server: Server, expected: list[str]) -> None:
     with ThreadPoolExecutor(REQUESTS) as pool:
         bodies = [{"prompt": "LORD ", "length": 200, "seed": seed} for seed in range(REQUESTS)]
         assert list(pool.map(lambda body: server.text("lstm", body), bodies)) == expected
 
 
-def test_pieces_over_http_are_the_text(server: Server, expected: list[str]) -> None:
+def test_chunks_over_http_concatenate_to_the_text(server: Server, expected: list[str]) -> None:
     with ThreadPoolExecutor(REQUESTS) as pool:
         bodies = [{"prompt": "LORD ", "length": 200, "seed": seed} for seed in range(REQUESTS)]
         pieces = list(pool.map(lambda body: server.pieces("lstm", body), bodies))
@@ -184,7 +184,7 @@ def grpc_requests(count: int, length: int) -> Iterator[tuple[str, list[Any]]]:
         yield str(seed), inputs
 
 
-def test_pieces_over_grpc_are_the_text(server: Server, expected: list[str]) -> None:
+def test_chunks_over_grpc_concatenate_to_the_text(server: Server, expected: list[str]) -> None:
     import tritonclient.grpc as client
 
     answers: queue.Queue[Any] = queue.Queue()
@@ -205,7 +205,7 @@ def test_pieces_over_grpc_are_the_text(server: Server, expected: list[str]) -> N
     assert texts == expected
 
 
-def test_a_client_that_goes_away_ends_its_texts_and_no_others(server: Server, expected: list[str]) -> None:
+def test_a_disconnected_client_cancels_only_its_own_texts(server: Server, expected: list[str]) -> None:
     import tritonclient.grpc as client
 
     first = threading.Event()
@@ -230,19 +230,19 @@ def test_a_client_that_goes_away_ends_its_texts_and_no_others(server: Server, ex
     ],
     ids=str,
 )
-def test_options_are_those_of_python(server: Server, options: dict[str, Any]) -> None:
+def test_options_match_python(server: Server, options: dict[str, Any]) -> None:
     prompt = "LORDß " if "unknown" in options else "LORD "
     model = CharRNN.load(MODELS["lstm"], device="cpu")
     text = model.generate(prompt, 300, seed=9, echo=False, **options)
     assert server.text("lstm", {"prompt": prompt, "length": 300, "seed": 9, **options}) == text
 
 
-def test_a_text_without_a_prompt_begins_as_in_python(server: Server) -> None:
+def test_a_text_without_a_prompt_starts_as_in_python(server: Server) -> None:
     text = CharRNN.load(MODELS["lstm"], device="cpu").generate("", 100, seed=2)
     assert server.text("lstm", {"length": 100, "seed": 2}) == text
 
 
-def test_text_of_a_byte_model_is_that_of_python(server: Server) -> None:
+def test_text_of_a_byte_model_matches_python(server: Server) -> None:
     text = CharRNN.load(MODELS["bytes"], device="cpu").generate("é", 300, seed=2, echo=False)
     assert server.text("bytes", {"prompt": "é", "length": 300, "seed": 2}) == text
 
@@ -256,7 +256,7 @@ def test_text_of_a_byte_model_is_that_of_python(server: Server) -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_is_an_answer_and_the_server_goes_on(
+def test_invalid_requests_get_an_error_and_the_server_keeps_running(
     server: Server, body: dict[str, Any], said: str
 ) -> None:
     assert said in json.loads(server.post("models/lstm/generate", body))["error"]
@@ -318,7 +318,7 @@ def http_step(server: Server, values: dict[str, Any], number: int, begins: bool,
 
 @needs_stand_in
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_sequences_whose_state_the_server_keeps_are_texts_of_python(server: Server, protocol: str) -> None:
+def test_sequences_with_state_on_the_server_match_python(server: Server, protocol: str) -> None:
     """Many at once, which begin and end at different times; each number is its seed, from 1."""
     import tritonclient.grpc as client
 
@@ -331,7 +331,7 @@ def test_sequences_whose_state_the_server_keeps_are_texts_of_python(server: Serv
 
 
 @needs_stand_in
-def test_logits_are_given_to_who_asks_for_them(server: Server) -> None:
+def test_logits_are_returned_on_request(server: Server) -> None:
     import tritonclient.grpc as client
 
     model = CharRNN.load(MODELS["lstm"], device="cpu")
@@ -352,7 +352,7 @@ def test_logits_are_given_to_who_asks_for_them(server: Server) -> None:
 
 
 @needs_stand_in
-def test_the_server_takes_the_configurations_and_would_say_what_is_wrong(server: Server) -> None:
+def test_the_server_accepts_the_configurations_and_reports_invalid_ones(server: Server) -> None:
     reasons = server.index()
     assert {name: reasons[name] for name in reasons if name != "broken"} == dict.fromkeys(
         [*MODELS, *(f"{name}-steps" for name in MODELS)], ""
@@ -360,7 +360,7 @@ def test_the_server_takes_the_configurations_and_would_say_what_is_wrong(server:
     assert "must specify 'dims'" in reasons["broken"]
 
 
-def test_the_configurations_are_messages_of_nvidias_own_definition(server: Server) -> None:
+def test_the_configurations_parse_with_the_protobuf_definition_of_nvidia(server: Server) -> None:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 

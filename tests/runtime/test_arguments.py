@@ -342,7 +342,7 @@ def _public_name(call: Callable[..., Any]) -> str:
     return call.__qualname__
 
 
-def test_what_a_parameter_does_not_take_is_one_error_that_names_it(model: CharRNN) -> None:
+def test_an_invalid_argument_is_one_error_that_names_the_parameter(model: CharRNN) -> None:
     wrong = [
         f"{_public_name(call)}({name}={shown(value)}): {problem}"
         for call, (run, takes) in _calls(model).items()
@@ -395,7 +395,7 @@ def test_streams_of_a_state_are_selected_by_integers(model: CharRNN, value: Any)
     assert [len(each) for each in iter(state)] == [1]
 
 
-def test_bytes_are_for_models_of_bytes() -> None:
+def test_bytes_are_accepted_only_by_byte_models() -> None:
     model = CharRNN.load(BYTES, device="cpu")
     assert model.generate(b"\xff", 3, seed=1) == model.generate([b"\xff"], 3, seed=1)[0]
     assert len(model.prime((b"a", "b"))) == 2
@@ -408,7 +408,7 @@ def test_bytes_are_for_models_of_bytes() -> None:
 @pytest.mark.parametrize(
     "stop", [["j", "g"], ("j", "g"), {"j", "g"}, frozenset("jg"), np.array(["g", "j"])], ids=repr
 )
-def test_several_stop_texts_end_at_the_first_that_comes(model: CharRNN, stop: Any) -> None:
+def test_generation_ends_at_the_first_of_several_stop_texts(model: CharRNN, stop: Any) -> None:
     whole = model.generate("LORD ", 200, seed=1, echo=False)
     cut = min(whole.index("j"), whole.index("g"))
     assert model.generate("LORD ", 200, seed=1, echo=False, stop=stop) == whole[:cut]
@@ -416,14 +416,14 @@ def test_several_stop_texts_end_at_the_first_that_comes(model: CharRNN, stop: An
         assert "".join(text) == whole[:cut]
 
 
-def test_an_element_that_is_wrong_is_named_by_its_place(model: CharRNN) -> None:
+def test_an_invalid_element_is_named_by_its_index(model: CharRNN) -> None:
     with pytest.raises(SettingError, match=r"prompts\[1\] must be a str, not 5"):
         list(model.generate_each(["a", 5], 1))  # type: ignore[list-item]
     with pytest.raises(SettingError, match=r"texts\[0\] must be a str, since this model reads characters"):
         model.score([b"a"])
 
 
-def test_a_text_that_is_given_alone_is_named_without_a_place(model: CharRNN) -> None:
+def test_a_single_text_is_named_without_an_index(model: CharRNN) -> None:
     for name, call in (
         ("prompt", lambda: model.generate(b"LORD", 5)),
         ("texts", lambda: model.score(b"LORD")),
@@ -432,7 +432,7 @@ def test_a_text_that_is_given_alone_is_named_without_a_place(model: CharRNN) -> 
             call()
 
 
-def test_numbers_of_numpy_are_kept_as_pythons(model: CharRNN) -> None:
+def test_numpy_numbers_are_converted_to_python_numbers(model: CharRNN) -> None:
     numbers: list[Any] = [np.float32(0.5), np.int64(3), np.float64(0.5), np.float16(0.25)]
     sampling = Sampling(*numbers)
     assert [type(value) for value in sampling.as_dict().values()] == [float, int, float, float]
@@ -440,5 +440,5 @@ def test_numbers_of_numpy_are_kept_as_pythons(model: CharRNN) -> None:
     assert pickle.loads(pickle.dumps(sampling)) == sampling
 
 
-def test_a_path_may_be_of_any_kind_of_path(model: CharRNN) -> None:
+def test_a_path_can_be_any_path_like_object(model: CharRNN) -> None:
     assert CharRNN.load(str(MODEL)).info.path == CharRNN.load(Path(MODEL)).info.path == model.info.path

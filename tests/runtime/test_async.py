@@ -82,7 +82,7 @@ def test_two_streams_interleave_and_the_loop_continues(model: CharRNN) -> None:
     assert ticks > 10
 
 
-def test_a_slow_reader_holds_no_one_up_and_loses_nothing(model: CharRNN) -> None:
+def test_a_slow_reader_blocks_no_other_stream_and_gets_its_whole_text(model: CharRNN) -> None:
     async def main() -> None:
         slow = model.stream_async("", 2000, seed=1)
         first = await anext(slow)
@@ -145,7 +145,7 @@ def test_streams_of_a_loop_that_was_closed_stop(model: CharRNN) -> None:
     asyncio.run(_until(lambda: _is_idle(model)))
 
 
-def test_more_streams_than_run_at_once_all_come_through(model: CharRNN) -> None:
+def test_more_streams_than_the_batch_size_all_finish(model: CharRNN) -> None:
     model._background = Background(model.scheduler(max_batch_size=3))
     expected = [model.generate("", 30, seed=seed) for seed in range(20)]
 
@@ -158,7 +158,7 @@ def test_more_streams_than_run_at_once_all_come_through(model: CharRNN) -> None:
     asyncio.run(_until(lambda: _is_idle(model)))
 
 
-def test_a_full_queue_is_an_error_of_the_stream_that_is_too_many(model: CharRNN) -> None:
+def test_a_full_queue_is_an_error_for_the_excess_stream(model: CharRNN) -> None:
     model._background = Background(model.scheduler(max_batch_size=1, max_waiting=1))
 
     async def main() -> None:
@@ -174,7 +174,7 @@ def test_a_full_queue_is_an_error_of_the_stream_that_is_too_many(model: CharRNN)
     asyncio.run(main())
 
 
-def test_an_error_reaches_every_reader_and_the_model_continues(
+def test_an_error_reaches_every_reader_and_the_model_remains_usable(
     model: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Buffers.run

@@ -27,7 +27,7 @@ def _nats_after(model: CharRNN, prompt: str, texts: list[str]) -> list[float]:
     return [each.nats - before for each in model.score([prompt + text for text in texts])]
 
 
-def test_with_enough_beams_it_finds_the_most_likely_of_all_continuations() -> None:
+def test_enough_beams_find_the_most_likely_of_all_continuations() -> None:
     everything = ["".join(each) for each in itertools.product(SYMBOLS, repeat=2)]
     nats = dict(zip(everything, _nats_after(MODEL, "LORD ", everything), strict=True))
     most_likely = sorted(everything, key=nats.__getitem__)
@@ -58,7 +58,7 @@ def test_with_a_stop_text_all_ends_are_found_and_their_probabilities_sum_to_one(
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 40])
-def test_one_beam_is_greedy(small: SmallModel, load: Load, length: int) -> None:
+def test_one_beam_equals_greedy(small: SmallModel, load: Load, length: int) -> None:
     model = load(small.path.stem)
     (found,) = model.beam("the ", length, beams=1)
     assert found.data == b"".join(model.stream_bytes("the ", length, top_k=1))
@@ -72,7 +72,7 @@ def test_one_beam_is_greedy(small: SmallModel, load: Load, length: int) -> None:
     beams=st.sampled_from([1, 2, 3, 8, 17]),
     stop=st.one_of(st.none(), st.lists(st.text("aeiou \n", min_size=1, max_size=2), max_size=3)),
 )
-def test_scores_are_those_of_scoring_and_come_in_order(
+def test_scores_match_score_and_are_sorted(
     prompt: str, length: int, beams: int, stop: list[str] | None
 ) -> None:
     found = MODEL.beam("\n" + prompt, length, beams=beams, stop=stop)
@@ -92,7 +92,7 @@ def test_scores_are_those_of_scoring_and_come_in_order(
     assert len(set(written)) == len(written)
 
 
-def test_it_finds_the_same_as_plain_numpy(exact: SmallModel, load: Load) -> None:
+def test_beam_search_matches_plain_numpy(exact: SmallModel, load: Load) -> None:
     """A beam search as simple as possible, over Python lists."""
     model, beams, length = load(exact.path.stem), 4, 6
     start = model.vocabulary.start_token
@@ -127,7 +127,7 @@ def test_a_stream_continues_from_where_a_continuation_ends() -> None:
     assert [each.text for each in again] == [each.text for each in MODEL.beam("KING ", 5, beams=4)]
 
 
-def test_nothing_to_find_is_found_at_once() -> None:
+def test_a_length_of_zero_returns_immediately() -> None:
     (found,) = MODEL.beam("KING ", 0, beams=4)
     assert (found.text, found.nats, found.characters, found.finish_reason) == ("", 0.0, 0, "length")
     assert found.bits_per_character == 0.0

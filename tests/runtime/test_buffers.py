@@ -60,7 +60,7 @@ def _engine_of_gpu(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> Engine
     return engine
 
 
-def test_they_give_the_same_as_those_of_the_cpu(
+def test_gpu_buffers_give_the_same_results_as_cpu_buffers(
     small: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     prompts = ["LORD ", "", "A" * (BLOCK + 5), "To be"] * 3
@@ -71,7 +71,7 @@ def test_they_give_the_same_as_those_of_the_cpu(
     assert texts[0] == texts[1]
 
 
-def test_a_block_of_steps_copies_states_once_however_many_streams_end_and_join(
+def test_a_block_copies_states_once_however_many_streams_end_and_join(
     small: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = []
@@ -159,7 +159,7 @@ def test_given_tokens_are_sent_in_one_copy_and_their_logits_fetched_in_one(
     assert len(copied) < 20
 
 
-def test_of_the_states_only_those_of_streams_that_come_and_go_are_copied(
+def test_only_states_of_joining_and_leaving_streams_are_copied(
     exact: SmallModel,
     monkeypatch: pytest.MonkeyPatch,
     copied: list[tuple[str, tuple[int, ...], Any]],
@@ -197,9 +197,7 @@ def test_of_the_states_only_those_of_streams_that_come_and_go_are_copied(
     np.testing.assert_array_equal(made.read_state(slice(None)), expected)
 
 
-def test_rows_that_no_stream_was_ever_in_begin_at_zero(
-    exact: SmallModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_never_used_before_start_at_zero(exact: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = _engine_of_gpu(exact, monkeypatch)
     for rows in (None, [1], slice(None)):
         made = OnCpu(engine._session(3, "any"), _sizes(engine, rows=3))
@@ -212,7 +210,7 @@ def test_rows_that_no_stream_was_ever_in_begin_at_zero(
         assert np.isfinite(made.read_state(slice(None))).all()
 
 
-def test_the_host_waits_for_the_last_of_several_steps_and_other_threads_for_all_of_them(
+def test_the_host_waits_for_the_last_step_and_other_threads_for_all_steps(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = _noted_runs(monkeypatch, OnCpu)
@@ -229,7 +227,7 @@ def test_the_host_waits_for_the_last_of_several_steps_and_other_threads_for_all_
     assert max(map(len, blocks)) == BLOCK
 
 
-def test_all_work_with_graphs_is_done_in_one_thread_whoever_asks_for_it(
+def test_all_work_with_cuda_graphs_runs_in_one_thread(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = _noted_runs(monkeypatch, GraphsOnCpu)
@@ -316,7 +314,7 @@ def test_an_interrupted_wait_for_the_graphs_thread_ends_with_its_work() -> None:
         assert ended.is_set()
 
 
-def test_they_stop_where_those_of_the_cpu_stop(
+def test_gpu_buffers_stop_where_cpu_buffers_stop(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     model = CharRNN.load(exact.path, device="cpu")
@@ -327,7 +325,7 @@ def test_they_stop_where_those_of_the_cpu_stop(
     )
 
 
-def test_they_score_prime_and_step_as_those_of_the_cpu_do(
+def test_gpu_buffers_score_prime_and_step_like_cpu_buffers(
     small: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     models = [CharRNN.load(small.path, device="cpu"), on_device(small)]

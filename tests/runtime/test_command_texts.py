@@ -64,7 +64,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ["latin-1", "utf-16"]
     + [pytest.param(name, marks=pytest.mark.nightly) for name in ("utf-32-be", "utf-8", "cp1252")],
 )
-def test_every_command_reads_files_in_the_encoding_that_is_given(
+def test_every_command_reads_files_in_the_given_encoding(
     gen: Command, score: Command, encoding: str, tmp_path: Path
 ) -> None:
     text = "Mélange\nétude é\n" * 3
@@ -85,7 +85,7 @@ def test_every_command_reads_files_in_the_encoding_that_is_given(
     assert _ok(quality(MODEL, "--text", *other)).split() == expected.replace("utf8", "other").split()
 
 
-def test_an_encoding_makes_utf_8_of_a_text_for_a_model_of_bytes(
+def test_for_a_byte_model_a_text_is_converted_from_its_encoding_to_utf_8(
     score: Command, byte_model: CharRNN, tmp_path: Path
 ) -> None:
     (tmp_path / "text").write_bytes(COMPOSED.encode("latin-1"))
@@ -113,7 +113,7 @@ def test_an_encoding_makes_utf_8_of_a_text_for_a_model_of_bytes(
     ),
     ids=repr,
 )
-def test_the_encoding_that_a_message_advises_works(
+def test_the_encoding_that_a_message_suggests_works(
     gen: Command, score: Command, data: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "text"
@@ -134,7 +134,7 @@ def test_the_encoding_that_a_message_advises_works(
 
 @posix
 @pytest.mark.parametrize("kind", ["bz2", "zip"])
-def test_the_command_that_a_message_advises_for_a_compressed_text_works(
+def test_the_command_that_a_message_suggests_for_a_compressed_text_works(
     score: Command, kind: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"my text.{kind}"
@@ -155,7 +155,7 @@ def test_the_command_that_a_message_advises_for_a_compressed_text_works(
 # --- Unicode forms -----------------------------------------------------------------------------------------
 
 
-def test_a_prompt_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it(
+def test_a_prompt_in_another_unicode_normalization_form_is_an_error_with_advice(
     gen: Command, lstm: CharRNN, tmp_path: Path
 ) -> None:
     said = _said(gen(MODEL, "-p", DECOMPOSED, "-n", 9), 1)[-1]
@@ -171,7 +171,9 @@ def test_a_prompt_in_the_other_unicode_form_is_an_error_that_says_how_to_pass_it
     assert "line 2 has characters" in _said(gen(MODEL, "--primes-file", tmp_path / "prompts"), 1)[-1]
 
 
-def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Command, lstm: CharRNN) -> None:
+def test_skipping_never_drops_a_combining_accent_silently(
+    gen: Command, score: Command, lstm: CharRNN
+) -> None:
     done = gen(MODEL, "-p", DECOMPOSED, "-n", 9, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("cafe", 9, seed=1)
     assert "--unknown normalize keeps those that have a known form" in "\n".join(_said(done))
@@ -180,7 +182,7 @@ def test_skipping_never_drops_an_accent_without_a_word(gen: Command, score: Comm
 
 
 @pytest.mark.parametrize("options", [["--by-line"], ["--whole"]])
-def test_scoring_reads_a_text_in_the_form_that_the_model_knows(
+def test_scoring_normalizes_a_text_to_the_form_of_the_model(
     score: Command, lstm: CharRNN, options: list[str]
 ) -> None:
     done = score(MODEL, "-", "--json", "--unknown", "normalize", *options, input=DECOMPOSED.encode())
@@ -192,9 +194,7 @@ def test_scoring_reads_a_text_in_the_form_that_the_model_knows(
 # --- stop texts --------------------------------------------------------------------------------------------
 
 
-def test_a_newline_to_stop_at_is_written_as_in_python_where_the_model_writes_no_backslash(
-    gen: Command, lstm: CharRNN
-) -> None:
+def test_stop_accepts_python_escapes_if_the_model_has_no_backslash(gen: Command, lstm: CharRNN) -> None:
     whole = lstm.generate("LORD ", 400, seed=1)
     for given, stop in (("\\n", "\n"), ("a\\n", "a\n"), ("\n", "\n")):
         done = gen(MODEL, "-p", "LORD ", "-n", 400, "-s", 1, "--stop", given)
@@ -281,7 +281,7 @@ def test_a_list_is_scored_line_by_line_by_a_model_that_learned_lines(
     assert whole["bits_per_character"] == pytest.approx(expected.bits_per_character, abs=1e-5)
 
 
-def test_bits_of_a_list_are_those_of_its_lines(score: Command, names: Path) -> None:
+def test_bits_of_a_list_are_computed_per_line(score: Command, names: Path) -> None:
     model = CharRNN.load(names, device="cpu")
     record = json.loads(_ok(score(names, "-", "--json", "--per-char", input=b"ab\nc\n")))
     losses = [loss for each in model.score(["ab\n", "c\n"]) for loss in each.per_character.tolist()]
@@ -291,7 +291,7 @@ def test_bits_of_a_list_are_those_of_its_lines(score: Command, names: Path) -> N
 # --- what is shown -----------------------------------------------------------------------------------------
 
 
-def test_columns_have_headings_and_json_has_none(score: Command) -> None:
+def test_tables_have_a_header_and_json_has_none(score: Command) -> None:
     heading, row = _ok(score(MODEL, "-", input=b"LORD")).splitlines()
     assert re.split(r"\s{2,}", heading.strip()) == ["bits per character", "perplexity", "characters", "file"]
     assert len(row.split()) == 4
@@ -312,7 +312,7 @@ def test_an_empty_file_is_an_error(score: Command, options: list[str], data: byt
     assert b"0.0" not in done.stdout
 
 
-def test_a_text_of_which_nothing_is_known_is_an_error(score: Command) -> None:
+def test_a_text_of_only_unknown_characters_is_an_error(score: Command) -> None:
     said = _said(score(MODEL, "-", "--unknown", "skip", input="ßß".encode()), 1)[-1]
     assert said.endswith("the model knows none of its characters")
 
@@ -339,14 +339,14 @@ def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_pa
     assert "not UTF-8" in _said(quality(MODEL, "--text", tmp_path / "data"), 1)[-1]
 
 
-def test_stats_tell_the_reading_of_a_prompt_from_generating(gen: Command) -> None:
+def test_stats_report_prompt_processing_and_generation_separately(gen: Command) -> None:
     done = gen(MODEL, "-p", "LORD " * 600, "-n", 50, "--stats", "--no-prime")
     assert "; 3,000 prompt characters read in " in _said(done)[-1]
     done = gen(MODEL, "-p", "LORD ", "-n", 50, "--stats", "--streams", 3)
     assert "; 15 prompt characters read in " in _said(done)[-1]
 
 
-def test_a_long_prompt_that_is_read_first_changes_nothing(gen: Command, lstm: CharRNN) -> None:
+def test_reading_a_long_prompt_first_changes_nothing(gen: Command, lstm: CharRNN) -> None:
     prompt = "LORD of the text " * 200
     state = lstm.prime(prompt)
     rest = lstm.generate(state, 60, seed=1)[0]
@@ -395,7 +395,7 @@ def test_shells_complete_choices(command: str, option: str, expected: list[str])
 
 
 @posix
-def test_lines_are_edited_and_remembered_at_a_terminal(lstm: CharRNN, tmp_path: Path) -> None:
+def test_line_editing_and_history_work_at_a_terminal(lstm: CharRNN, tmp_path: Path) -> None:
     import pty
     import tty
 

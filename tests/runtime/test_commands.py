@@ -60,13 +60,13 @@ def test_the_text_goes_to_stdout_and_messages_to_stderr(gen: Command, lstm: Char
     assert done.stderr.decode() == f"{MODEL}: lstm 2x12 fp32 on cpu, seed 7\n"
 
 
-def test_short_options_are_the_long_ones(gen: Command, lstm: CharRNN) -> None:
+def test_short_options_equal_the_long_ones(gen: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "-p", "LORD ", "-n", 60, "-t", 0.5, "-s", 7, "-q")
     assert _ok(done) == lstm.generate("LORD ", 60, seed=7, temperature=0.5)
     assert done.stderr == b""
 
 
-def test_a_thousand_characters_without_a_prompt_at_a_drawn_seed_that_is_shown(
+def test_the_defaults_are_1000_characters_no_prompt_and_a_drawn_seed_that_is_shown(
     gen: Command, lstm: CharRNN
 ) -> None:
     done = gen(MODEL)
@@ -75,7 +75,7 @@ def test_a_thousand_characters_without_a_prompt_at_a_drawn_seed_that_is_shown(
     assert len(done.stdout.decode()) == 1000
 
 
-def test_settings_of_sampling_reach_the_model(gen: Command, lstm: CharRNN) -> None:
+def test_sampling_options_reach_the_model(gen: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "-p", "L", "-n", 60, "-s", 7, "--top-k", 9, "--top-p", 0.7, "--threads", 2)
     assert _ok(done) == lstm.generate("L", 60, seed=7, top_k=9, top_p=0.7)
     done = gen(MODEL, "-p", "L", "-n", 60, "-s", 7, "--min-p", 0.3)
@@ -89,7 +89,7 @@ def test_the_prompt_can_be_omitted_and_a_text_stopped(gen: Command, lstm: CharRN
     assert _ok(done) == free[: free.index(free[40:43])]
 
 
-def test_a_length_of_0_gives_the_prompt_alone(gen: Command) -> None:
+def test_a_length_of_0_gives_only_the_prompt(gen: Command) -> None:
     assert _ok(gen(MODEL, "-p", "LORD", "-n", 0)) == "LORD"
     assert _ok(gen(MODEL, "-n", 0)) == ""
 
@@ -103,7 +103,7 @@ def test_many_streams_are_separated_by_numbered_headings(gen: Command, lstm: Cha
     assert _ok(done) == expected
 
 
-def test_json_has_an_object_a_stream(gen: Command, lstm: CharRNN) -> None:
+def test_json_has_one_object_per_stream(gen: Command, lstm: CharRNN) -> None:
     done = gen(
         MODEL, "-p", "LORD ", "-n", 30, "-s", 7, "--streams", 3, "--json", "--top-k", 20, "--stop", "j"
     )
@@ -128,7 +128,7 @@ def test_json_has_an_object_a_stream(gen: Command, lstm: CharRNN) -> None:
     assert one["text"] == lstm.generate("a", 5, seed=1)[1:]
 
 
-def test_stats_say_the_speed_the_device_and_the_load_time(gen: Command) -> None:
+def test_stats_report_the_speed_the_device_and_the_load_time(gen: Command) -> None:
     done = gen(MODEL, "-n", 50, "--stats", "--device", "cpu")
     assert len(_ok(done)) == 50
     last = done.stderr.decode().splitlines()[-1]
@@ -144,7 +144,7 @@ def test_an_int8_model_runs(gen: Command) -> None:
     assert "gru 2x12 int8 on cpu" in done.stderr.decode()
 
 
-def test_a_byte_model_writes_utf_8_whatever_it_samples(gen: Command, byte_model: CharRNN) -> None:
+def test_a_byte_model_always_writes_valid_utf_8(gen: Command, byte_model: CharRNN) -> None:
     done = gen(BYTES, "-p", "é中", "-n", 200, "-s", 1)
     assert _ok(done) == byte_model.generate("é中", 200, seed=1)
 
@@ -172,13 +172,13 @@ def test_raw_writes_the_raw_bytes(gen: Command, byte_model: CharRNN, tmp_path: P
     assert stopped == expected[: expected.index(letter)]
 
 
-def test_raw_is_utf_8_where_the_model_writes_characters(gen: Command, lstm: CharRNN) -> None:
+def test_raw_is_utf_8_for_character_models(gen: Command, lstm: CharRNN) -> None:
     done = gen(MODEL, "-p", "é中", "-n", 60, "-s", 1, "--raw")
     assert done.stdout == lstm.generate("é中", 60, seed=1).encode()
 
 
 @posix
-def test_raw_adds_no_end_of_line_at_a_terminal(byte_model: CharRNN) -> None:
+def test_raw_adds_no_newline_at_a_terminal(byte_model: CharRNN) -> None:
     import pty
     import tty
 
@@ -195,7 +195,7 @@ def test_raw_adds_no_end_of_line_at_a_terminal(byte_model: CharRNN) -> None:
     assert data == b"".join(byte_model.stream_bytes(b"", 40, seed=1))
 
 
-def test_a_prompt_of_any_bytes_is_known_to_a_byte_model(
+def test_a_byte_model_accepts_a_prompt_of_any_bytes(
     gen: Command, byte_model: CharRNN, tmp_path: Path
 ) -> None:
     done = gen(BYTES, "-i", "-n", 60, "-s", 1, input=b"\xff\n")
@@ -210,9 +210,7 @@ def test_a_prompt_of_any_bytes_is_known_to_a_byte_model(
 
 
 @posix
-def test_a_prompt_on_the_command_line_may_be_any_bytes_for_a_byte_model(
-    gen: Command, byte_model: CharRNN
-) -> None:
+def test_a_byte_model_accepts_any_bytes_on_the_command_line(gen: Command, byte_model: CharRNN) -> None:
     done = gen(BYTES, "-p", b"a\xff\xe4", "-n", 60, "-s", 1)
     assert _ok(done) == byte_model.generate(b"a\xff\xe4", 60, seed=1)
 
@@ -250,7 +248,9 @@ def test_a_prompt_from_a_file_is_read_verbatim(gen: Command, lstm: CharRNN, tmp_
 
 
 @pytest.mark.parametrize("text", ["a\nLORD \n\nb", "a\r\nLORD \r\n\r\nb\r\n", "a\nLORD \n\nb\n"])
-def test_a_file_of_prompts_has_one_a_line(gen: Command, lstm: CharRNN, tmp_path: Path, text: str) -> None:
+def test_a_prompts_file_has_one_prompt_per_line(
+    gen: Command, lstm: CharRNN, tmp_path: Path, text: str
+) -> None:
     (tmp_path / "prompts").write_bytes(text.encode())
     done = gen(MODEL, "--primes-file", tmp_path / "prompts", "-n", 20, "-s", 1, "--json")
     records = [json.loads(line) for line in _ok(done).splitlines()]
@@ -264,19 +264,19 @@ def test_prompts_are_split_only_at_line_endings(gen: Command) -> None:
     assert [json.loads(line)["prompt"] for line in _ok(done).split("\n")[:-1]] == prompts.split("\n")
 
 
-def test_a_file_without_prompts_gives_nothing(gen: Command) -> None:
+def test_an_empty_prompts_file_gives_no_output(gen: Command) -> None:
     assert _ok(gen(MODEL, "--primes-file", "-", input=b"")) == ""
 
 
 @pytest.mark.parametrize("option", ["--prime-file", "--primes-file"])
-def test_files_of_prompts_that_cannot_be_read_are_named(gen: Command, tmp_path: Path, option: str) -> None:
+def test_unreadable_prompts_files_are_named(gen: Command, tmp_path: Path, option: str) -> None:
     assert "none cannot be read: No such file" in _error(gen(MODEL, option, tmp_path / "none"), 1)
     assert "cannot be read: Is a directory" in _error(gen(MODEL, option, tmp_path), 1)
     message = _error(gen(MODEL, option, "-", input=b"ab\xffc"), 1)
     assert "stdin is not UTF-8: byte 2 is 0xff" in message
 
 
-def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, lstm: CharRNN) -> None:
+def test_unknown_characters_are_an_error_or_dropped_with_a_warning(gen: Command, lstm: CharRNN) -> None:
     message = _error(gen(MODEL, "-p", "aßb", "-n", 5), 1)
     assert "'ß' (U+00DF) at position 1" in message
     assert "--unknown skip" in message
@@ -289,9 +289,7 @@ def test_unknown_characters_are_an_error_or_dropped_with_a_word(gen: Command, ls
     assert [json.loads(line)["prompt"] for line in _ok(many).splitlines()] == ["", "ab"]
 
 
-def test_an_unknown_character_in_the_last_prompt_leaves_the_output_file_away(
-    gen: Command, tmp_path: Path
-) -> None:
+def test_an_unknown_character_in_the_last_prompt_writes_no_output_file(gen: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     _error(gen(MODEL, "--primes-file", "-", "-n", 5, "-o", out, input="a\nb\nß\n".encode()), 1)
     assert os.listdir(tmp_path) == []
@@ -325,7 +323,7 @@ def test_interactive_reads_utf_8_and_refuses_invalid_bytes(gen: Command) -> None
 
 
 @posix
-def test_interactive_at_a_terminal_asks_and_continues_after_an_unknown_character(lstm: CharRNN) -> None:
+def test_interactive_prompts_at_a_terminal_and_continues_after_an_unknown_character(lstm: CharRNN) -> None:
     import pty
 
     master, slave = pty.openpty()
@@ -349,7 +347,7 @@ def test_interactive_at_a_terminal_asks_and_continues_after_an_unknown_character
 # --- charrnn-gen: files ------------------------------------------------------------------------------------
 
 
-def test_output_is_written_whole_and_over_nothing_without_force(
+def test_output_is_written_atomically_and_overwrites_only_with_force(
     gen: Command, lstm: CharRNN, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.txt"
@@ -364,7 +362,7 @@ def test_output_is_written_whole_and_over_nothing_without_force(
     assert os.listdir(tmp_path) == ["out.txt"]
 
 
-def test_output_never_replaces_what_is_read(gen: Command, tmp_path: Path) -> None:
+def test_output_never_replaces_an_input(gen: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for option, content in (("--prime-file", b"LORD "), ("--primes-file", b"L\nO\n"), ("--new", b"L\nO\n")):
         out.write_bytes(content)
@@ -393,7 +391,7 @@ def test_a_dash_is_stdin_or_stdout_and_dot_slash_dash_a_file(
     assert " 4  " in _ok(score(MODEL, "./-", input=text.encode(), cwd=tmp_path))
 
 
-def test_a_text_to_whose_end_its_score_would_go_is_refused(score: Command, tmp_path: Path) -> None:
+def test_scoring_a_text_that_stdout_appends_to_is_rejected(score: Command, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"LORD\n")
     with (tmp_path / "text").open("ab") as out:
         done = score(MODEL, tmp_path / "text", "--by-line", stdout=out)
@@ -402,7 +400,7 @@ def test_a_text_to_whose_end_its_score_would_go_is_refused(score: Command, tmp_p
     assert (tmp_path / "text").read_bytes() == b"LORD\n"
 
 
-def test_places_that_cannot_be_written_are_named(gen: Command, tmp_path: Path) -> None:
+def test_unwritable_outputs_are_named(gen: Command, tmp_path: Path) -> None:
     assert "is a folder; give the name of a file" in _error(gen(MODEL, "-n", 5, "-o", tmp_path), 1)
     assert "cannot write" in _error(gen(MODEL, "-n", 5, "-o", tmp_path / "no" / "out"), 1)
 
@@ -426,7 +424,7 @@ def test_a_symlink_is_kept_and_its_target_is_written(gen: Command, lstm: CharRNN
 
 @posix
 @pytest.mark.parametrize("way", ["--streams", "--output"])
-def test_ctrl_c_ends_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> None:
+def test_ctrl_c_exits_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> None:
     arguments = ["-n", "100000000", "-s", "1"]
     arguments += ["--streams", "3"] if way == "--streams" else []
     process = _start(*arguments, "-o", str(tmp_path / "out"), real_start=way == "--output")
@@ -441,7 +439,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(tmp_path: Path, way: str) -> No
 
 @posix
 @pytest.mark.parametrize("option", [[], ["--debug"]])
-def test_ctrl_c_ends_a_running_text_with_130(option: list[str]) -> None:
+def test_ctrl_c_during_generation_exits_with_130(option: list[str]) -> None:
     process = _start("-n", "100000000", "-s", "1", *option, real_start=not option)
     assert process.stdout is not None
     assert len(process.stdout.read(100)) == 100
@@ -472,7 +470,7 @@ def _wait_until(happened: Any) -> None:
 
 
 @posix
-def test_a_reader_that_goes_away_ends_it_silently() -> None:
+def test_a_closed_pipe_ends_the_command_silently() -> None:
     process = _start("-n", "100000000", "-s", "1", "-q", real_start=True)
     assert process.stdout is not None
     process.stdout.read(1000)
@@ -499,7 +497,7 @@ def test_a_full_disk_behind_stdout_is_an_error(gen: Command, length: int, option
 
 @posix
 @pytest.mark.parametrize("arguments", [[], ["--streams", "2"], ["--json"]])
-def test_a_closed_stdout_is_an_error_that_says_what_to_do(arguments: list[str]) -> None:
+def test_a_closed_stdout_is_an_error_with_advice(arguments: list[str]) -> None:
     line = f'"{MODEL}" -n 5 {" ".join(arguments)} >&-'
     done = in_shell("charrnn_runtime.cli.gen", line, real_start=not arguments)
     assert done.returncode == 1
@@ -540,7 +538,7 @@ def test_no_locale_or_terminal_changes_the_text(
 
 
 @posix
-def test_line_ends_are_written_as_they_are(gen: Command) -> None:
+def test_line_endings_are_written_unchanged(gen: Command) -> None:
     # The byte model samples both carriage returns and line feeds.
     text = _ok(gen(BYTES, "-n", 2000, "-s", 1, "-t", 5))
     assert "\r" in text
@@ -656,7 +654,7 @@ json.dump(results, sys.stdout)
 """
 
 
-def test_command_lines_that_are_wrong_end_with_2() -> None:
+def test_invalid_command_lines_exit_with_2() -> None:
     lines = [[str(MODEL), *shlex.split(words)] for words, _ in NONSENSE]
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -674,7 +672,7 @@ def test_command_lines_that_are_wrong_end_with_2() -> None:
         assert "bug in charrnn" not in talk, words
 
 
-def test_a_missing_argument_ends_with_2(gen: Command) -> None:
+def test_a_missing_argument_exits_with_2(gen: Command) -> None:
     assert "MODEL" in _error(gen(), 2)
 
 
@@ -682,7 +680,7 @@ def test_settings_are_checked_before_the_model_is_read(gen: Command) -> None:
     assert "top-p must be" in _error(gen("none.onnx", "--top-p", 2), 2)
 
 
-def test_models_that_cannot_be_run_end_with_1(gen: Command, tmp_path: Path) -> None:
+def test_unusable_models_exit_with_1(gen: Command, tmp_path: Path) -> None:
     assert "no such file; charrnn-export creates model files" in _error(gen(tmp_path / "none.onnx"), 1)
     assert "is a folder; give a model file" in _error(gen(tmp_path), 1)
     (tmp_path / "cut.onnx").write_bytes(MODEL.read_bytes()[:5000])
@@ -691,7 +689,7 @@ def test_models_that_cannot_be_run_end_with_1(gen: Command, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--top-p", "2"], 2), (["-p", "ß"], 1)])
-def test_debug_shows_where_an_error_arose_and_changes_no_exit_code(
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(
     gen: Command, arguments: list[str], code: int
 ) -> None:
     done = gen(MODEL, *arguments, "--debug")
@@ -717,7 +715,7 @@ def test_help_and_version_go_to_stdout(command: str, request: pytest.FixtureRequ
 
 
 @pytest.mark.parametrize("command", ["gen", "quality", "score", "serve"])
-def test_help_waits_for_neither_numpy_nor_onnxruntime(command: str) -> None:
+def test_help_imports_neither_numpy_nor_onnxruntime(command: str) -> None:
     program = (
         f"import sys, charrnn_runtime.cli.{command}; print({{'numpy', 'onnxruntime'}} & {{*sys.modules}})"
     )
@@ -725,7 +723,7 @@ def test_help_waits_for_neither_numpy_nor_onnxruntime(command: str) -> None:
     assert done.stdout.decode().strip() == "set()", done
 
 
-def test_help_is_shown_whatever_else_is_given(gen: Command, info: Command) -> None:
+def test_help_takes_precedence_over_other_arguments(gen: Command, info: Command) -> None:
     for run in (gen, info):
         assert "Usage: " in _ok(run("one", "two", "three", "--help"))
         assert "Usage: " in _ok(run("--help"))
@@ -765,20 +763,20 @@ def test_info_shows_all_metadata_of_a_file(info: Command) -> None:
     assert "256 bytes" in _ok(info(BYTES))
 
 
-def test_info_gives_all_of_it_as_json(info: Command) -> None:
+def test_info_prints_all_metadata_as_json(info: Command) -> None:
     for path in (MODEL, BYTES, INT8):
         assert json.loads(_ok(info(path, "--json"))) == json.loads(
             json.dumps(read_model_file(path).info.as_dict())
         )
 
 
-def test_info_of_what_is_not_a_model_ends_with_1(info: Command, tmp_path: Path) -> None:
+def test_info_of_a_file_that_is_not_a_model_exits_with_1(info: Command, tmp_path: Path) -> None:
     assert "no such file" in _error(info(tmp_path / "none"), 1)
     (tmp_path / "x.onnx").write_bytes(b"text")
     assert "is not a valid charrnn model" in _error(info(tmp_path / "x.onnx", "--json"), 1)
 
 
-def test_info_shows_what_a_file_says_without_obeying_it(info: Command, tmp_path: Path) -> None:
+def test_info_escapes_control_characters_of_a_file(info: Command, tmp_path: Path) -> None:
     deep: Any = 1
     for _ in range(100):
         deep = {"a": deep}
@@ -792,7 +790,7 @@ def test_info_shows_what_a_file_says_without_obeying_it(info: Command, tmp_path:
 
 
 @posix
-def test_a_file_may_have_any_name(info: Command, gen: Command, tmp_path: Path) -> None:
+def test_file_names_can_contain_any_characters(info: Command, gen: Command, tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff \xc3\xa9.onnx"
     Path(os.fsdecode(path)).write_bytes(LSTM)
     assert json.loads(_ok(info(path, "--json")))["path"] == os.fsdecode(path)
@@ -825,7 +823,9 @@ def test_score_measures_how_well_a_text_is_predicted(score: Command, lstm: CharR
 @pytest.mark.parametrize(
     "text", ["", "\n", "a", "a\n", "a\r\n\r\nb\r", "\n\nlong line that goes over many pieces\né中\x0c\u2028x"]
 )
-def test_score_reads_lines_over_any_seam(monkeypatch: pytest.MonkeyPatch, size: int, text: str) -> None:
+def test_score_reads_lines_across_block_boundaries(
+    monkeypatch: pytest.MonkeyPatch, size: int, text: str
+) -> None:
     monkeypatch.setattr(texts, "_CHUNK", size)
     expected = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     assert list(texts.lines(io.BytesIO(text.encode()), Path("text"))) == expected
@@ -847,7 +847,7 @@ def test_score_accepts_any_file_for_byte_level_models(
     assert "not UTF-8" in _error(score(BYTES, tmp_path / "data", "--compare", MODEL), 1)
 
 
-def test_the_better_model_is_the_one_that_gives_the_text_the_higher_probability(
+def test_the_better_model_gives_the_text_a_higher_probability(
     score: Command, lstm: CharRNN, byte_model: CharRNN
 ) -> None:
     text = "naïve"  # five characters to one model, if it knew ï; six bytes to the other
@@ -883,7 +883,7 @@ def test_bits_are_shown_next_to_their_characters(score: Command, lstm: CharRNN, 
     assert float(lines[3].split()[1]) == pytest.approx(expected[1], abs=1e-4)
 
 
-def test_an_unknown_character_is_found_in_its_line(score: Command, gen: Command, tmp_path: Path) -> None:
+def test_an_unknown_character_is_reported_with_its_line(score: Command, gen: Command, tmp_path: Path) -> None:
     lines = "LORD\n\nxyß\n".encode()
     message = "error: line 3 has characters that the model does not know: 'ß' (U+00DF) at position 2"
     assert message in _error(score(MODEL, "-", "--by-line", input=lines), 1)
@@ -898,13 +898,13 @@ def test_batch_requires_several_streams(gen: Command) -> None:
     assert "--batch requires several streams" in _error(gen(MODEL, "-i", "--batch", 4), 2)
 
 
-def test_score_leaves_a_byte_order_mark_out_as_training_does(score: Command, lstm: CharRNN) -> None:
+def test_score_ignores_a_byte_order_mark_like_training(score: Command, lstm: CharRNN) -> None:
     record = json.loads(_ok(score(MODEL, "-", "--json", input="\ufeffLORD".encode())))
     assert record["characters"] == 4
     assert record["bits_per_character"] == pytest.approx(lstm.score("LORD").bits_per_character, abs=1e-5)
 
 
-def test_score_refuses_what_it_cannot_read(score: Command, tmp_path: Path) -> None:
+def test_score_rejects_unreadable_files(score: Command, tmp_path: Path) -> None:
     assert "cannot be read: No such file" in _error(score(MODEL, tmp_path / "none"), 1)
     assert "not UTF-8: byte 2 is 0xff" in _error(score(MODEL, "-", input=b"ab\xff"), 1)
     assert "'ß' (U+00DF) at position 1" in _error(score(MODEL, "-", input="aß".encode()), 1)

@@ -55,9 +55,7 @@ def problem(data: bytes) -> str | None:
     return None
 
 
-def test_every_command_reads_what_a_compressed_file_holds(
-    gen: Command, score: Command, tmp_path: Path
-) -> None:
+def test_every_command_reads_compressed_files(gen: Command, score: Command, tmp_path: Path) -> None:
     (tmp_path / "plain").write_text(TEXT, encoding="utf-8")
     short = ["-n", 9, "-s", 1]
     commands: list[tuple[str, Command, list[object]]] = [
@@ -76,7 +74,7 @@ def test_every_command_reads_what_a_compressed_file_holds(
 
 
 @every_kind
-def test_a_compressed_text_comes_through_a_pipe(score: Command, kind: str) -> None:
+def test_a_compressed_text_is_read_from_a_pipe(score: Command, kind: str) -> None:
     plain = score(MODEL, "-", "--by-line", input=TEXT.encode())
     packed = score(MODEL, "-", "--by-line", input=COMPRESS[kind](TEXT.encode()))
     assert (packed.returncode, packed.stdout) == (0, plain.stdout), packed.stderr.decode()
@@ -84,7 +82,7 @@ def test_a_compressed_text_comes_through_a_pipe(score: Command, kind: str) -> No
 
 @every_kind
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_a_file_is_read_as_all_that_it_holds_one_part_after_the_other(kind: str, size: int) -> None:
+def test_all_concatenated_members_of_a_file_are_read(kind: str, size: int) -> None:
     parts = [TEXT.encode(), b"", bytes(random.Random(1).choices(range(256), k=5_000)), b"\0\0x"]
     assert unpacked(b"".join(map(COMPRESS[kind], parts)), size) == b"".join(parts)
     slow = Unpacked(Slow(COMPRESS[kind](TEXT.encode())), "my text")
@@ -97,12 +95,12 @@ def test_uncompressed_files_are_read_unchanged(data: bytes) -> None:
     assert Unpacked(Slow(data), "my text").read_all(0) == data
 
 
-def test_zeros_between_streams_of_xz_are_skipped() -> None:
+def test_padding_between_xz_streams_is_skipped() -> None:
     assert unpacked(lzma.compress(b"one") + bytes(8) + lzma.compress(b" two") + bytes(4)) == b"one two"
 
 
 @every_kind
-def test_the_progress_is_that_of_the_file(kind: str, tmp_path: Path) -> None:
+def test_progress_counts_compressed_bytes(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(COMPRESS[kind](random.Random(0).randbytes(300_000)))
     with texts.opened(path) as file:
@@ -113,7 +111,7 @@ def test_the_progress_is_that_of_the_file(kind: str, tmp_path: Path) -> None:
 
 
 @every_kind
-def test_a_file_that_was_cut_anywhere_is_one_error_that_names_it(kind: str) -> None:
+def test_a_truncated_file_is_one_error_that_names_it(kind: str) -> None:
     whole = COMPRESS[kind](TEXT.encode())
     for cut in range(6, len(whole)):
         with pytest.raises(
@@ -124,7 +122,7 @@ def test_a_file_that_was_cut_anywhere_is_one_error_that_names_it(kind: str) -> N
 
 
 @every_kind
-def test_a_file_that_was_altered_anywhere_is_an_error_or_holds_the_same(kind: str) -> None:
+def test_an_altered_file_is_an_error_or_decompresses_to_the_same(kind: str) -> None:
     whole = COMPRESS[kind](random.Random(2).randbytes(40))
     held = unpacked(whole)
     for place in range(len(whole) - 4 * (kind == "gzip")):
@@ -148,7 +146,7 @@ def test_trailing_data_after_a_compressed_text_is_an_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "xz"])
-def test_a_command_says_in_one_line_that_a_file_is_damaged(score: Command, kind: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_a_one_line_error(score: Command, kind: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(COMPRESS[kind](TEXT.encode())[:-9])
     for options in ([], ["--by-line"]):
         done = score(MODEL, tmp_path / "text", *options, "-q")
@@ -157,7 +155,7 @@ def test_a_command_says_in_one_line_that_a_file_is_damaged(score: Command, kind:
         assert f"{tmp_path / 'text'} is a {kind} file that is truncated or damaged" in line
 
 
-def test_a_python_without_zstd_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_zstd_support_the_error_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     with pytest.raises(CharRNNError) as error:
@@ -181,7 +179,7 @@ def peak_of_lines(data: bytes) -> int:
         tracemalloc.stop()
 
 
-def test_lines_that_unpack_to_a_thousand_times_the_file_take_no_more_memory(
+def test_lines_that_decompress_to_a_thousand_times_the_file_take_no_more_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(texts, "_CHUNK", 4_096)
@@ -190,7 +188,7 @@ def test_lines_that_unpack_to_a_thousand_times_the_file_take_no_more_memory(
     assert peak_of_lines(long) < peak_of_lines(short) + 4_096
 
 
-def test_a_line_without_an_end_is_an_error_before_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_an_error_before_memory_is_exhausted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "_CHUNK", 4_096)
     monkeypatch.setattr(texts, "_LONGEST_LINE", 50_000)
     bomb = gzip.compress(b"LORD\n" + b"a" * 3_000_000)
@@ -206,7 +204,7 @@ def test_a_line_without_an_end_is_an_error_before_memory_is_full(monkeypatch: py
 
 
 @every_kind
-def test_a_file_that_is_read_whole_may_hold_so_much_and_no_more(
+def test_the_decompressed_size_of_a_file_read_whole_is_limited(
     kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(texts, "_MOST_AT_ONCE", 1 << 21)
@@ -219,7 +217,7 @@ def test_a_file_that_is_read_whole_may_hold_so_much_and_no_more(
     assert len(texts.read_bytes(tmp_path / "text")) == (1 << 21) + 1
 
 
-def test_a_file_of_xz_that_wants_gigabytes_is_refused() -> None:
+def test_an_xz_file_that_needs_gigabytes_is_rejected() -> None:
     data = bytearray(lzma.compress(b"LORD"))
     size = (data[12] + 1) * 4  # of the block's header (The .xz File Format 3.1)
     assert data[14:16] == b"\x21\x01"  # LZMA2, whose one property is the size of its dictionary
@@ -229,7 +227,7 @@ def test_a_file_of_xz_that_wants_gigabytes_is_refused() -> None:
         unpacked(bytes(data))
 
 
-def test_long_texts_that_are_scored_together_are_not_all_held(
+def test_long_texts_scored_together_are_not_all_in_memory(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_order, "READ_AT_ONCE", 100)

@@ -63,7 +63,7 @@ def _with_texts(path: Path) -> tuple[CharRNN, list[str]]:
     return model, model.generate(["LORD "] * 20, 30, seed=1)
 
 
-def test_a_copy_writes_the_same_and_says_the_same_of_itself(
+def test_a_copy_generates_the_same_and_has_the_same_info(
     again: Callable[[CharRNN], CharRNN], small: SmallModel
 ) -> None:
     model, texts = _with_texts(small.path)
@@ -74,7 +74,7 @@ def test_a_copy_writes_the_same_and_says_the_same_of_itself(
     assert again(copied).info == model.info
 
 
-def test_a_copy_shares_nothing_that_changes(again: Callable[[CharRNN], CharRNN], lstm_path: Path) -> None:
+def test_a_copy_shares_no_mutable_state(again: Callable[[CharRNN], CharRNN], lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path, device="cpu")
     model.generate("LORD ", 5)
     copied = again(model)
@@ -103,7 +103,7 @@ def test_a_copy_has_the_class_of_its_model(again: Callable[[CharRNN], CharRNN], 
     assert type(again(OfMine.load(lstm_path, device="cpu"))) is OfMine
 
 
-def test_a_pickle_takes_what_the_file_takes(small: SmallModel) -> None:
+def test_a_pickle_is_as_large_as_the_file(small: SmallModel) -> None:
     model = CharRNN.load(small.path, device="cpu")
     model.generate(["LORD "] * 20, 30, seed=1)  # its buffers are not pickled
     size = small.path.stat().st_size
@@ -157,7 +157,7 @@ def _without_checks(data: bytes) -> Callable[[Packed], None]:
         _without_checks((FOLDER / "lstm-2x12-fp32.onnx").read_bytes()[:-50]),
     ],
 )
-def test_a_pickle_of_something_else_is_refused_in_one_line(
+def test_a_pickle_of_other_data_is_rejected_in_one_line(
     change: Callable[[Packed], None], lstm: CharRNN
 ) -> None:
     make, (cls, packed, asked) = lstm.__reduce__()
@@ -182,7 +182,7 @@ def test_a_pickle_of_something_else_is_refused_in_one_line(
         (2, {"device": "cpu", "threads": 10**9, "cuda_graphs": False}, SettingError),
     ],
 )
-def test_arguments_of_something_else_are_refused(
+def test_invalid_pickle_arguments_are_rejected(
     place: int, value: Any, error: type[CharRNNError], lstm: CharRNN
 ) -> None:
     make, arguments = lstm.__reduce__()
@@ -211,7 +211,7 @@ def test_a_pickle_calls_only_what_creates_a_model(lstm: CharRNN) -> None:
 # --- values ------------------------------------------------------------------------------------------------
 
 
-def test_values_come_back_equal(again: Callable[[Any], Any], lstm: CharRNN) -> None:
+def test_values_round_trip_through_pickle(again: Callable[[Any], Any], lstm: CharRNN) -> None:
     for value in (Sampling(0.5, top_k=3, min_p=0.1), lstm.info, lstm.vocabulary, Vocabulary.of_bytes()):
         assert again(value) == value
         assert type(again(value)) is type(value)
@@ -223,7 +223,7 @@ def test_a_pickled_vocabulary_has_its_symbols_and_no_tables() -> None:
     assert len(pickle.dumps(Vocabulary.from_text("a\U0001f600"))) < 1_000
 
 
-def test_states_and_results_come_back(again: Callable[[Any], Any], lstm: CharRNN) -> None:
+def test_states_and_results_round_trip_through_pickle(again: Callable[[Any], Any], lstm: CharRNN) -> None:
     stream = next(lstm.generate_each(["LORD "], 20, seed=1, logprobs=2))
     copied = again(stream)
     assert (copied.text, copied.seed) == (stream.text, stream.seed)
@@ -265,7 +265,7 @@ ERRORS: list[CharRNNError] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_errors_come_back(again: Callable[[Any], Any], error: CharRNNError) -> None:
+def test_errors_round_trip_through_pickle(again: Callable[[Any], Any], error: CharRNNError) -> None:
     copied = again(error)
     assert type(copied) is type(error)
     assert str(copied) == str(error)
@@ -299,7 +299,7 @@ def test_every_public_error_is_tried_above() -> None:
         (Request(np.zeros(1, np.int64), 1), {"unknown": 1}),
     ],
 )
-def test_a_pickle_of_something_invalid_is_refused_in_one_line(thing: Any, changes: dict[str, Any]) -> None:
+def test_a_pickle_of_invalid_values_is_rejected_in_one_line(thing: Any, changes: dict[str, Any]) -> None:
     make, (cls, fields) = thing.__reduce__()
     with pytest.raises(CharRNNError) as caught:
         make(cls, fields | changes)
@@ -307,7 +307,7 @@ def test_a_pickle_of_something_invalid_is_refused_in_one_line(thing: Any, change
 
 
 @pytest.mark.parametrize("cls", [None, int, object, "State", io.BytesIO])
-def test_a_pickle_makes_nothing_else(cls: Any) -> None:
+def test_a_pickle_creates_no_other_class(cls: Any) -> None:
     for thing in (Sampling(), CharRNNError("x")):
         make, (_, *rest) = thing.__reduce__()
         with pytest.raises(CharRNNError):

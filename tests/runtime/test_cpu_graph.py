@@ -103,13 +103,11 @@ def _check_against_the_file(engine: Engine, sampler: Cuts, rows: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("sampler", get_args(Cuts))
-def test_every_sampler_gives_what_the_file_gives_to_the_bit(
-    small: SmallModel, sampler: Cuts, rows: int
-) -> None:
+def test_every_sampler_is_bit_identical_to_the_file(small: SmallModel, sampler: Cuts, rows: int) -> None:
     _check_against_the_file(_engine(small.path), sampler, rows)
 
 
-def test_states_are_read_as_they_were_written(small: SmallModel) -> None:
+def test_states_are_read_back_as_written(small: SmallModel) -> None:
     engine = Engine(read_model_file(small.path), "cpu")
     states = np.random.RandomState(0).normal(0, 3, (5, engine.info.state_size)).astype(np.float32)
     with engine.buffers(5) as buffers:
@@ -196,15 +194,13 @@ def _rounds_otherwise(model: Any) -> None:
         (_rounds_otherwise, INT8, False),
     ],
 )
-def test_other_graphs_give_the_same_as_their_files(
-    change: Callable[[Any], None], data: bytes, whole: bool
-) -> None:
+def test_other_graphs_match_their_files(change: Callable[[Any], None], data: bytes, whole: bool) -> None:
     file = check_model_bytes(changed(change, data), "model.onnx")
     assert (len(_parts(file)) == 1) == whole
     _check_against_the_file(Engine(file, "cpu"), "any", 3)
 
 
-def test_blocks_of_other_widths_than_the_states_are_an_error_and_never_written() -> None:
+def test_blocks_with_a_width_other_than_the_state_are_an_error_and_never_written() -> None:
     def change(model: Any) -> None:
         add_tensor(model, "widths", np.array([5, 19, 12, 12], np.int64))
         node(model, "next_state").output[0] = "joined"
@@ -219,7 +215,7 @@ def test_blocks_of_other_widths_than_the_states_are_an_error_and_never_written()
 # --- prepared settings -------------------------------------------------------------------------------------
 
 
-def test_states_are_rounded_as_onnxruntime_rounds_them() -> None:
+def test_states_are_rounded_like_onnxruntime() -> None:
     from charrnn_runtime.format.proto import parse_model
 
     model = parse_model(b"")

@@ -52,7 +52,7 @@ def test_the_gpu_runs_the_requested_settings(small: SmallModel) -> None:
 
 @pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
 @pytest.mark.parametrize("streams", [1, 3, 64, 1024])
-def test_streams_on_the_gpu_write_what_they_write_on_the_cpu(
+def test_streams_on_the_gpu_generate_the_same_as_on_the_cpu(
     small: SmallModel, streams: int, graphs: bool
 ) -> None:
     if small.precision != "fp32":
@@ -91,7 +91,7 @@ def test_a_model_on_the_gpu_is_shared_by_threads(small: SmallModel, graphs: bool
     assert found == expected
 
 
-def test_graphs_are_captured_while_other_models_come_and_run() -> None:
+def test_graphs_are_captured_while_other_models_load_and_run() -> None:
     path = ON_GPU[0].path
     expected = CharRNN.load(path, device="cuda").generate("A", 70, seed=3, top_k=1)
 

@@ -21,7 +21,7 @@ def test_the_content_is_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_remains_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with written_whole(path) as file:
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX systems")
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_whole(tmp_path / "a", b"")
@@ -111,7 +111,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "a b\nc", ".hidden", "-"])
-def test_names_may_be_as_odd_and_long_as_the_system_allows(tmp_path: Path, name: str) -> None:
+def test_names_can_be_as_unusual_and_long_as_the_system_allows(tmp_path: Path, name: str) -> None:
     write_whole(tmp_path / name, b"content")
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"content"]
 
@@ -129,7 +129,7 @@ def test_files_of_a_killed_process_can_be_removed(tmp_path: Path) -> None:
     "name",
     [b"my run", b"r\xe9", b'it\'s \xe9\\n "$x" \t\n!', "\u00e9t\u00e9".encode(), b"it's", b"-", b"a\xff1"],
 )
-def test_a_path_in_a_command_is_read_by_a_shell_as_the_bytes_that_it_has(name: bytes) -> None:
+def test_a_quoted_path_in_a_command_reaches_the_shell_byte_for_byte(name: bytes) -> None:
     word = shell_word(os.fsdecode(name))
     word.encode()  # printable in any encoding
     done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)

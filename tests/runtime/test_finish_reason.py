@@ -36,7 +36,7 @@ def test_a_stream_that_is_closed_before_its_end_was_cancelled(lstm: CharRNN) -> 
     assert unread.finish_reason == "cancelled"
 
 
-def test_a_stop_text_at_the_very_last_character_is_the_reason(lstm: CharRNN) -> None:
+def test_a_stop_text_at_the_last_character_is_the_finish_reason(lstm: CharRNN) -> None:
     text = lstm.generate("LORD ", 50, seed=1, echo=False)
     stop = text[-3:]
     length = text.index(stop) + 3
@@ -44,7 +44,7 @@ def test_a_stop_text_at_the_very_last_character_is_the_reason(lstm: CharRNN) -> 
     assert (done.finish_reason, done.text) == ("stop", text[: length - 3])
 
 
-def test_nothing_to_generate_is_long_enough_at_once(lstm: CharRNN) -> None:
+def test_a_length_of_0_finishes_immediately_with_length(lstm: CharRNN) -> None:
     (done,) = lstm.generate_each(["LORD "], 0, seed=1, stop="e")
     assert (done.finish_reason, done.text) == ("length", "")
 

@@ -86,7 +86,7 @@ def test_a_command_is_run_by_the_server_and_not_by_its_client(start: Start) -> N
         "{} --word 'two words' '' ü $'\\xff'",
     ],
 )
-def test_a_process_finds_what_it_would_find_if_it_were_started_anew(
+def test_a_forked_process_sees_the_same_environment_as_a_new_process(
     start: Start, tmp_path: Path, around: str
 ) -> None:
     words = start(PROBE, tmp_path / "seen")
@@ -99,7 +99,7 @@ def test_a_process_finds_what_it_would_find_if_it_were_started_anew(
     assert seen[0] == seen[1]
 
 
-def test_an_installed_script_is_run_as_main_with_its_own_words(start: Start, tmp_path: Path) -> None:
+def test_an_installed_script_runs_as_main_with_its_arguments(start: Start, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(f"#!{sys.executable}\n{PROBE}")
     script.chmod(0o755)
@@ -130,7 +130,7 @@ def test_an_installed_script_is_run_as_main_with_its_own_words(start: Start, tmp
         "import sys; sys.stdin.readline(); print('a' * 100_000)",
     ],
 )
-def test_a_process_ends_as_it_would_if_it_were_started_anew(start: Start, program: str) -> None:
+def test_a_forked_process_ends_like_a_new_process(start: Start, program: str) -> None:
     command = start(program)
     ended = [run(each, input=b"x\n", stdin=None) for each in (command, command[5:])]
     assert ended[0].returncode == ended[1].returncode
@@ -138,7 +138,7 @@ def test_a_process_ends_as_it_would_if_it_were_started_anew(start: Start, progra
     assert ended[0].stderr.splitlines()[-1:] == ended[1].stderr.splitlines()[-1:]
 
 
-def test_a_reader_that_goes_away_is_noticed_at_the_end(start: Start) -> None:
+def test_a_closed_pipe_is_detected_at_the_end(start: Start) -> None:
     command = start("import sys; sys.stdin.readline(); print('unread')")
     ended = []
     for each in (command, command[5:]):
@@ -154,7 +154,7 @@ def test_a_reader_that_goes_away_is_noticed_at_the_end(start: Start) -> None:
     assert ended[0][0].splitlines()[-1] == ended[1][0].splitlines()[-1]
 
 
-def test_what_two_streams_say_comes_in_its_order_and_pipes_end_with_the_process(start: Start) -> None:
+def test_stdout_and_stderr_keep_their_order_and_pipes_close_with_the_process(start: Start) -> None:
     program = "import os\nfor n in range(3):\n  os.write(1, b'o%d ' % n); os.write(2, b'e%d ' % n)"
     done = subprocess.run(
         start(program),
@@ -168,7 +168,7 @@ def test_what_two_streams_say_comes_in_its_order_and_pipes_end_with_the_process(
     assert run(["bash", "-c", line, "bash", *start(program)]).stdout.endswith(b"end\n")
 
 
-def test_stdin_is_read_as_it_comes_in(start: Start) -> None:
+def test_stdin_is_streamed(start: Start) -> None:
     program = "import sys\nfor line in sys.stdin: print(repr(line), flush=True)"
     command = start(program)
     text = "é\r\nü\n\xa0\n".encode() + b"last"
@@ -214,7 +214,7 @@ def test_a_process_ends_with_its_client(start: Start) -> None:
         assert time.monotonic() < deadline
 
 
-def test_many_processes_run_side_by_side_and_each_ends_as_its_own(start: Start) -> None:
+def test_concurrent_processes_have_separate_exit_codes(start: Start) -> None:
     program = "import os, sys; print(sys.argv[1], os.urandom(4).hex()); sys.exit(int(sys.argv[1]))"
     command = start(program)
     processes = [
@@ -227,7 +227,7 @@ def test_many_processes_run_side_by_side_and_each_ends_as_its_own(start: Start) 
         assert process.returncode == number
 
 
-def test_processes_share_no_random_state_and_leave_nothing_behind(start: Start) -> None:
+def test_processes_share_no_state(start: Start) -> None:
     program = (
         "import random, sys, numpy; print(random.random(), numpy.random.random(), hasattr(sys, 'left'));"
         "sys.left = 1"
@@ -238,7 +238,7 @@ def test_processes_share_no_random_state_and_leave_nothing_behind(start: Start) 
     assert first[2] == second[2] == b"False"
 
 
-def test_an_environment_that_counts_at_the_start_makes_a_real_start(start: Start) -> None:
+def test_environment_variables_read_at_startup_force_a_real_start(start: Start) -> None:
     program = "import os, pathlib; print(pathlib.Path(f'/proc/self/cmdline').read_bytes())"
     plain, other = run(start(program)), run(start(program), env=command_environment(PYTHONUTF8="1"))
     assert b"fork_server" in plain.stdout
@@ -252,17 +252,17 @@ def test_an_environment_that_counts_at_the_start_makes_a_real_start(start: Start
 
 
 @pytest.mark.parametrize("words", [("-c", "pass"), ("-m", "json.tool"), ("x.py",)])
-def test_other_programs_are_left_as_they_are(words: tuple[str, ...]) -> None:
+def test_other_programs_are_not_forked(words: tuple[str, ...]) -> None:
     assert forked([sys.executable, *words], dict(os.environ)) == [sys.executable, *words]
 
 
-def test_a_command_is_really_started_where_the_server_is_gone(start: Start, tmp_path: Path) -> None:
+def test_a_command_is_really_started_if_the_server_is_gone(start: Start, tmp_path: Path) -> None:
     command = start("print('done')")
     command[4] = tmp_path / "no-server"
     assert run(command).stdout == b"done\n"
 
 
-def test_the_limits_of_the_server_are_left_alone(start: Start) -> None:
+def test_the_resource_limits_of_the_server_are_unchanged(start: Start) -> None:
     limit = "import resource; print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
     run(["bash", "-c", 'ulimit -S -c 0; "$@"', "bash", *start(limit)])
     assert int(run(start(limit)).stdout) == resource.getrlimit(resource.RLIMIT_CORE)[0]

@@ -57,7 +57,7 @@ def run(program: str, folder: Path, *words: object) -> str:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_child_gives_the_same_texts_and_ends(tmp_path: Path, threads: int) -> None:
+def test_a_child_generates_the_same_texts_and_exits(tmp_path: Path, threads: int) -> None:
     run(
         """
 def work():
@@ -109,7 +109,7 @@ in_child(work)
 
 
 @pytest.mark.parametrize("threads", first_daily([2, 1]))
-def test_a_child_that_is_forked_while_another_thread_makes_sessions_does_not_hang(
+def test_a_child_forked_while_another_thread_creates_sessions_does_not_hang(
     tmp_path: Path, threads: int
 ) -> None:
     run(
@@ -146,9 +146,7 @@ thread.join()
 
 
 @pytest.mark.parametrize("threads", first_daily([2, 1]))
-def test_a_child_that_is_forked_while_another_thread_runs_streams_does_not_hang(
-    tmp_path: Path, threads: int
-) -> None:
+def test_a_child_forked_while_another_thread_runs_streams_does_not_hang(tmp_path: Path, threads: int) -> None:
     run(
         """
 model = CharRNN.load(path, device="cpu", threads=int(sys.argv[2]))
@@ -193,7 +191,7 @@ thread.join()
     )
 
 
-def test_streams_that_no_other_thread_runs_continue_in_the_child_and_in_the_parent(tmp_path: Path) -> None:
+def test_idle_streams_continue_in_the_child_and_in_the_parent(tmp_path: Path) -> None:
     run(
         """
 model = CharRNN.load(path, device="cpu", threads=1)
@@ -218,7 +216,7 @@ work()
     )
 
 
-def test_text_for_asyncio_begins_in_the_child_and_what_the_parent_began_stays_there(tmp_path: Path) -> None:
+def test_asyncio_streams_start_in_the_child_and_those_of_the_parent_stay_there(tmp_path: Path) -> None:
     run(
         """
 import asyncio
@@ -254,7 +252,7 @@ in_child(work)
     )
 
 
-def test_a_child_is_told_that_it_cannot_use_the_parents_gpu(tmp_path: Path) -> None:
+def test_a_child_that_uses_the_parents_gpu_gets_a_clear_error(tmp_path: Path) -> None:
     run(
         """
 model = CharRNN.load(path, device="cpu")
@@ -286,7 +284,7 @@ in_child(work)
     )
 
 
-def test_a_child_that_is_forked_while_another_thread_imports_the_package_can_import_it(
+def test_a_child_forked_while_another_thread_imports_the_package_can_import_it(
     tmp_path: Path,
 ) -> None:
     run_limited(
@@ -309,7 +307,7 @@ thread.join()
     )
 
 
-def test_a_child_ends_though_its_program_lets_onnxruntime_report(tmp_path: Path) -> None:
+def test_a_child_exits_even_if_onnxruntime_telemetry_is_enabled(tmp_path: Path) -> None:
     # Its telemetry has a thread that the child would wait for at exit.
     said = run_limited(
         "import onnxruntime, time\ntime.sleep(0.3)\n"
@@ -378,7 +376,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_processes_of_multiprocessing_use_a_model(tmp_path: Path, method: str) -> None:
+def test_multiprocessing_workers_use_a_model(tmp_path: Path, method: str) -> None:
     run_limited(
         POOLS
         + """
@@ -454,9 +452,7 @@ Server().run()
 
 
 @pytest.mark.skipif(find_spec("gunicorn") is None, reason="gunicorn is not installed")
-def test_workers_of_gunicorn_share_a_model_that_was_loaded_before_they_were_forked(
-    tmp_path: Path, lstm: CharRNN
-) -> None:
+def test_gunicorn_workers_share_a_model_loaded_before_forking(tmp_path: Path, lstm: CharRNN) -> None:
     expected = "|".join(lstm.generate(["LORD "] * 20, 20, seed=1))
     (tmp_path / "application.py").write_text(APPLICATION)
     (tmp_path / "server.py").write_text(SERVER)

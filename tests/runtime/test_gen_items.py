@@ -49,7 +49,7 @@ def _error(done: Done, code: int) -> str:
     return said[-1]
 
 
-def test_items_come_one_a_line_and_nothing_else(gen: Command, path: Path, names: CharRNN) -> None:
+def test_output_is_one_item_per_line(gen: Command, path: Path, names: CharRNN) -> None:
     done = gen(path, "--lines", 30, "-s", 7)
     with draw_items(names, 30, seed=7) as items:
         assert _lines(done) == [item.text for item in items]
@@ -87,7 +87,7 @@ def test_items_of_bytes_are_compared_as_text(gen: Command, tmp_path: Path) -> No
     assert left == [line for line in plain if line != plain[0]][:20]
 
 
-def test_items_begin_with_the_prompt_which_may_be_omitted(gen: Command, path: Path, names: CharRNN) -> None:
+def test_items_begin_with_the_prompt_unless_omitted(gen: Command, path: Path, names: CharRNN) -> None:
     items = list(draw_items(names, 9, prompt="Em", seed=7))
     options = ("-p", "Em", "--lines", 9, "-s", 7, "-q")
     assert _lines(gen(path, *options)) == [item.text for item in items]
@@ -98,7 +98,7 @@ def test_items_begin_with_the_prompt_which_may_be_omitted(gen: Command, path: Pa
     assert "'ß' (U+00DF) at position 1" in _error(gen(path, "-p", "Eß", "--lines", 3), 1)
 
 
-def test_json_has_an_object_an_item(gen: Command, path: Path, names: CharRNN) -> None:
+def test_json_has_one_object_per_item(gen: Command, path: Path, names: CharRNN) -> None:
     options = ("-p", "Em", "-n", 5, "-s", 7, "--top-k", 20, "--lines", 6, "--unique", "--json")
     records = [json.loads(line) for line in _lines(gen(path, *options))]
     items = list(draw_items(names, 6, prompt="Em", length=5, seed=7, top_k=20, unique=True))
@@ -144,7 +144,7 @@ def of_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_models_of_lines_write_20_items_by_themselves(gen: Command, path: Path, of_lines: Path) -> None:
+def test_models_of_lines_generate_20_items_by_default(gen: Command, path: Path, of_lines: Path) -> None:
     for options in ((), ("--json",), ("-p", "Em", "--batch", 3), ("-n", 3)):
         done = gen(of_lines, "-s", 7, "-q", *options)
         found = _lines(done)
@@ -157,7 +157,7 @@ def test_models_of_lines_write_20_items_by_themselves(gen: Command, path: Path, 
 @pytest.mark.parametrize(
     "options", [["--streams", 1], ["--streams", 2], ["--stop", "d"], ["--raw"], ["--prime-file", "-"]]
 )
-def test_models_of_lines_write_running_text_on_request(
+def test_models_of_lines_generate_running_text_on_request(
     gen: Command, path: Path, of_lines: Path, options: list[object]
 ) -> None:
     settings = ("-n", 50, "-s", 7, "-q", *options)
@@ -166,7 +166,7 @@ def test_models_of_lines_write_running_text_on_request(
     assert done.stdout == gen(path, *settings, input=b"Em").stdout
 
 
-def test_other_models_write_running_text_by_themselves(gen: Command, path: Path, names: CharRNN) -> None:
+def test_other_models_generate_running_text_by_default(gen: Command, path: Path, names: CharRNN) -> None:
     assert gen(path, "-s", 7, "-n", 90).stdout.decode() == names.generate("", 90, seed=7)
     assert "--batch requires several streams" in _error(gen(path, "--batch", 4), 2)
 
@@ -203,7 +203,7 @@ def _start(path: Path, *arguments: str, real_start: bool = False) -> subprocess.
 
 @posix
 @pytest.mark.parametrize("option", [[], ["--json"], ["--unique"]])
-def test_a_reader_that_has_enough_ends_it_silently(path: Path, option: list[str]) -> None:
+def test_a_closed_pipe_ends_item_generation_silently(path: Path, option: list[str]) -> None:
     process = _start(path, "--lines", "100000000", "-s", "1", "-q", *option)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -216,7 +216,7 @@ def test_a_reader_that_has_enough_ends_it_silently(path: Path, option: list[str]
 
 
 @posix
-def test_ctrl_c_ends_with_130_after_whole_lines(path: Path) -> None:
+def test_ctrl_c_exits_with_130_after_complete_lines(path: Path) -> None:
     process = _start(path, "--lines", "100000000", "-s", "1", real_start=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -252,7 +252,7 @@ def test_items_are_written_to_a_file_atomically(gen: Command, path: Path, tmp_pa
         (["--lines", "3", "--length", "0"], "--length must be 1 or more for items, not 0"),
     ],
 )
-def test_options_of_items_and_of_running_text_exclude_each_other(
+def test_options_of_items_and_of_running_text_are_mutually_exclusive(
     gen: Command, options: list[str], message: str
 ) -> None:
     done = gen("none.onnx", *options)  # detected before a model is read

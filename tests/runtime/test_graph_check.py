@@ -56,7 +56,7 @@ def test_operators_that_export_does_not_write_are_refused(operator: str) -> None
     assert operator.strip("\x1b[2J\n") in message
 
 
-def test_the_one_operator_of_another_domain_is_refused_in_the_standard_one() -> None:
+def test_qgemm_is_rejected_in_the_standard_domain() -> None:
     message = refusal(changed(lambda model: add_node(model, "QGemm", ["state"]), INT8))
     assert "(QGemm) has the unknown domain ''" in message
 
@@ -67,7 +67,7 @@ def test_operators_of_foreign_domains_are_refused(domain: str) -> None:
     assert f"has the unknown domain {domain!r}" in message
 
 
-def test_a_new_name_for_an_old_operator_does_not_help() -> None:
+def test_a_substituted_operator_is_rejected() -> None:
     def change(model: Any) -> None:
         node(model, "logits").op_type = "Expand"
 
@@ -101,7 +101,7 @@ def test_reading_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("taken", ["state", "table", "logits", "Softmax"])
-def test_a_name_cannot_be_given_twice(taken: str) -> None:
+def test_duplicate_value_names_are_rejected(taken: str) -> None:
     data = changed(lambda model: add_node(model, "Tanh", ["state"], [taken]))
     assert f"the output name {taken!r} is empty or already taken" in refusal(data)
 
@@ -154,7 +154,7 @@ def test_an_output_has_the_shape_that_is_declared() -> None:
     assert "expected type 1 and shape [batch, 48]" in message
 
 
-def test_next_tokens_come_from_a_choice_among_the_symbols() -> None:
+def test_next_tokens_must_be_selected_from_the_symbols() -> None:
     # A computed number can be anything; a stream would read an invalid symbol.
     def change(model: Any) -> None:
         node(model, "next_token").output[0] = "other"
@@ -208,7 +208,7 @@ def test_attributes_have_the_values_that_export_writes(
     assert message in refusal(changed(lambda model: change(node(model, output).attribute[0])))
 
 
-def test_missing_and_further_and_double_attributes_are_refused() -> None:
+def test_missing_extra_and_duplicate_attributes_are_rejected() -> None:
     def missing(model: Any) -> None:
         del node(model, "Softmax").attribute[:]
 
@@ -446,7 +446,7 @@ def _with_values(model: Any) -> None:
     add_node(model, "QuantizeLinear", ["state", "f_scalar", "u_scalar"], ["q"])
 
 
-def test_the_values_that_the_next_test_uses_are_allowed() -> None:
+def test_the_valid_counterparts_of_the_next_test_are_accepted() -> None:
     assert check_model_bytes(changed(_with_values, INT8), "x").info.precision == "int8"
 
 
@@ -510,13 +510,13 @@ OUT_OF_RANGE: dict[str, Callable[[Any], None]] = {
 
 
 @pytest.mark.parametrize("change", OUT_OF_RANGE)
-def test_a_token_that_might_be_no_symbol_is_refused(change: str) -> None:
+def test_a_token_that_might_be_out_of_range_is_rejected(change: str) -> None:
     # GPU kernels may not check, and would read out of bounds.
     message = refusal(changed(OUT_OF_RANGE[change]))
     assert "output 'next_token' is not computed as an index below 65" in message
 
 
-def test_symbols_may_be_counted_in_any_way_within_range() -> None:
+def test_symbols_can_be_counted_with_any_weights_within_range() -> None:
     counts = np.ones((65, 1), F4)
     counts[30:] = 0
     for numbers in (counts, np.zeros((65, 1), F4)):
@@ -524,7 +524,7 @@ def test_symbols_may_be_counted_in_any_way_within_range() -> None:
 
 
 @pytest.mark.parametrize("setting", ["uniform", "temperature", "top_p", "min_p"])
-def test_logits_that_depend_on_how_they_are_sampled_are_refused(setting: str) -> None:
+def test_logits_that_depend_on_sampling_inputs_are_rejected(setting: str) -> None:
     def change(model: Any) -> None:
         first = next(each for each in model.graph.node if each.op_type == "Add" and "Gather" in each.input)
         made = [type(each).FromString(each.SerializeToString()) for each in model.graph.node]
@@ -543,7 +543,7 @@ def test_logits_that_depend_on_how_they_are_sampled_are_refused(setting: str) ->
 # --- memory ------------------------------------------------------------------------------------------------
 
 
-def test_doubling_a_value_again_and_again_is_refused() -> None:
+def test_repeated_doubling_of_a_value_is_rejected() -> None:
     def change(model: Any) -> None:
         last = "uniform_column"
         add_node(model, "Unsqueeze", ["uniform", "column"], [last])
@@ -556,7 +556,7 @@ def test_doubling_a_value_again_and_again_is_refused() -> None:
     )
 
 
-def test_streams_cannot_be_made_to_meet(tmp_path: Any) -> None:
+def test_products_between_streams_are_rejected(tmp_path: Any) -> None:
     # [batch, 1] times [batch] would be [batch, batch]: at 8,192 streams, 256 MiB for each such node.
     def change(model: Any) -> None:
         add_node(model, "Unsqueeze", ["uniform", "column"], ["u"])
@@ -565,7 +565,7 @@ def test_streams_cannot_be_made_to_meet(tmp_path: Any) -> None:
     assert "the batch on the first axis only" in refusal(changed(change))
 
 
-def test_names_of_any_length_and_kind_make_no_long_message() -> None:
+def test_long_or_hostile_names_never_make_a_long_message() -> None:
     def change(model: Any) -> None:
         model.graph.node[0].name = "\n\x1b[31m" * 100_000
 
@@ -578,7 +578,7 @@ def test_names_of_any_length_and_kind_make_no_long_message() -> None:
     refusal(changed(break_it))
 
 
-def test_dead_nodes_are_checked_too_and_allowed_ones_change_nothing(tmp_path: Any, lstm: CharRNN) -> None:
+def test_dead_nodes_are_checked_and_allowed_ones_change_nothing(tmp_path: Any, lstm: CharRNN) -> None:
     path = tmp_path / "more.onnx"
     path.write_bytes(changed(lambda model: add_node(model, "Tanh", ["state"]), LSTM))
     model = CharRNN.load(path, device="cpu")

@@ -40,7 +40,7 @@ compare(before, look())
     )
 
 
-def test_importing_it_first_leaves_no_trace_in_the_environment(tmp_path: Path) -> None:
+def test_importing_it_first_does_not_change_the_environment(tmp_path: Path) -> None:
     run_limited(
         LOOK
         + """
@@ -60,7 +60,7 @@ assert environments() == before
     assert [path.name for path in tmp_path.iterdir()] == ["program.py"]  # no telemetry database
 
 
-def test_using_a_model_changes_nothing_that_programs_share(tmp_path: Path) -> None:
+def test_using_a_model_changes_no_process_wide_state(tmp_path: Path) -> None:
     run_limited(
         LOOK
         + """
@@ -82,14 +82,14 @@ compare(before, look())
 
 
 @pytest.mark.parametrize("given", ["0", "1", ""])
-def test_what_the_user_says_about_telemetry_stays(tmp_path: Path, given: str) -> None:
+def test_telemetry_settings_of_the_user_are_kept(tmp_path: Path, given: str) -> None:
     program = (
         f"import os\nfrom charrnn_runtime import CharRNN\nassert os.environ['{TELEMETRY}'] == {given!r}\n"
     )
     run_limited(program, tmp_path, MODEL, **{TELEMETRY: given, "HOME": str(tmp_path)})
 
 
-def test_a_program_that_imported_onnxruntime_has_decided_on_telemetry_itself(tmp_path: Path) -> None:
+def test_telemetry_is_unchanged_if_onnxruntime_was_imported_before(tmp_path: Path) -> None:
     run_limited(
         """
 import os, onnxruntime
@@ -104,7 +104,7 @@ assert not said and "ORT_DISABLE_TELEMETRY" not in os.environ
 
 
 @pytest.mark.parametrize("severity", [None, 0, 1])
-def test_what_onnxruntime_tells_its_host_stays_as_the_host_set_it(
+def test_the_log_level_of_onnxruntime_in_a_host_program_is_unchanged(
     tmp_path: Path, severity: int | None
 ) -> None:
     first = ORT if severity is None else f"{ORT}ort.set_default_logger_severity({severity})\n"
@@ -116,7 +116,7 @@ def test_what_onnxruntime_tells_its_host_stays_as_the_host_set_it(
     assert bool(SAID.search(beside)) == bool(SAID.search(alone))
 
 
-def test_a_command_keeps_stderr_for_itself(tmp_path: Path) -> None:
+def test_a_command_silences_onnxruntime_on_stderr(tmp_path: Path) -> None:
     said = run_limited(
         "import sys, onnxruntime as ort\n"
         "from charrnn_runtime import process\n"
@@ -136,7 +136,7 @@ def test_a_command_keeps_stderr_for_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
-def test_programs_that_it_is_loaded_in_close_their_files(tmp_path: Path) -> None:
+def test_loading_and_using_models_leaks_no_file_handles(tmp_path: Path) -> None:
     run_limited(
         """
 import os, sys

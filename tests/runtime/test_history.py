@@ -13,7 +13,7 @@ from charrnn_runtime.scheduling.history import History
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), live=st.floats(0, 0.5), moves=st.floats(0, 0.3))
-def test_each_row_gives_what_was_added_for_it_since_it_began(seed: int, live: float, moves: float) -> None:
+def test_each_row_returns_its_tokens_since_it_started(seed: int, live: float, moves: float) -> None:
     draw = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "_LINES", 8)
@@ -53,7 +53,9 @@ def test_each_row_gives_what_was_added_for_it_since_it_began(seed: int, live: fl
                 reading = {new: reading[old] for new, old in enumerate(stay)}
 
 
-def test_its_end_is_available_for_stop_texts_when_a_new_array_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_tokens_stay_available_for_stop_texts_in_a_new_array(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(history, "_LINES", 8)
     kept = History(2)
     kept.begin(np.array([0, 1]), np.array([0, 0]))

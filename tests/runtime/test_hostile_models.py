@@ -266,7 +266,7 @@ def refused(path: Path | str, cause: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNNING)
-def test_files_that_run_elsewhere_and_hold_what_export_never_writes_are_refused(
+def test_files_with_unsupported_content_are_rejected_even_if_onnxruntime_runs_them(
     name: str, tmp_path: Path
 ) -> None:
     make, message = RUNNING[name]
@@ -341,7 +341,7 @@ LOCATIONS = (
 
 @pytest.mark.parametrize("hiding", HIDING)
 @pytest.mark.parametrize("place", LOCATIONS, ids=lambda place: place.__name__.strip("_"))
-def test_external_data_are_refused_though_they_lie_there(
+def test_external_data_is_rejected_even_if_the_file_exists(
     place: Callable[[Path], str], hiding: str, in_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = in_folder / "models"
@@ -359,13 +359,13 @@ def test_external_data_are_refused_though_they_lie_there(
     "location",
     ["", "/dev/zero", "/proc/self/mem", "*/_ORT_MEM_ADDR_/*", "\0", "http://example.org/w", "a" * 5000],
 )
-def test_external_data_that_are_not_files_are_refused_unopened(location: str, tmp_path: Path) -> None:
+def test_external_data_that_is_not_a_file_is_rejected_unopened(location: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(in_initializer(outside(location)))
     refused(path, "it has external data")
 
 
-def test_external_data_in_addition_to_raw_data_are_refused(tmp_path: Path) -> None:
+def test_external_data_in_addition_to_raw_data_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(TABLE)
     path = tmp_path / "model.onnx"
     path.write_bytes(in_initializer(inside(TABLE) + outside("weights.bin")))
@@ -375,7 +375,7 @@ def test_external_data_in_addition_to_raw_data_are_refused(tmp_path: Path) -> No
 # --- links to models ---------------------------------------------------------------------------------------
 
 
-def test_a_link_to_a_model_is_as_good_as_the_model(lstm_path: Path, lstm: CharRNN, tmp_path: Path) -> None:
+def test_a_symlink_to_a_model_works(lstm_path: Path, lstm: CharRNN, tmp_path: Path) -> None:
     (tmp_path / "link.onnx").symlink_to(lstm_path)
     (tmp_path / "copy.onnx").write_bytes(LSTM)
     os.link(tmp_path / "copy.onnx", tmp_path / "hard.onnx")
@@ -384,7 +384,7 @@ def test_a_link_to_a_model_is_as_good_as_the_model(lstm_path: Path, lstm: CharRN
         assert model.generate("", 20, seed=1) == lstm.generate("", 20, seed=1)
 
 
-def test_links_that_lead_nowhere_cannot_be_read(tmp_path: Path) -> None:
+def test_broken_symlinks_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "round.onnx").symlink_to(tmp_path / "round.onnx")
     (tmp_path / "gone.onnx").symlink_to(tmp_path / "missing.onnx")
     for name, message in (("round.onnx", "cannot be read"), ("gone.onnx", "no such file")):
@@ -397,7 +397,7 @@ def test_links_that_lead_nowhere_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"a\x80"])
 @pytest.mark.parametrize("key", spec.METADATA_KEYS)
-def test_metadata_that_are_not_utf_8_are_refused(key: str, text: bytes, tmp_path: Path) -> None:
+def test_metadata_that_is_not_utf_8_is_rejected(key: str, text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     entry = field(14, field(1, f"charrnn.{key}") + field(2, text))
     path.write_bytes(changed(metadata(key, None)) + entry)
@@ -420,7 +420,7 @@ FLOATS = [t.name for t in proto.parse_model(LSTM).graph.initializer if t.data_ty
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_a_weight_that_is_not_a_number_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_nan_weight_is_rejected(name: str, tmp_path: Path) -> None:
     for number in (np.nan, -np.inf):
 
         def change(model: Any, number: float = number) -> None:

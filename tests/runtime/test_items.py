@@ -94,14 +94,14 @@ def test_lines_that_are_empty_or_too_long_are_not_items(model: CharRNN) -> None:
     assert items.streams == 20 + skipped.too_long + skipped.empty == found[-1].stream + 1
 
 
-def test_an_item_may_have_just_as_many_characters_as_the_length(names: CharRNN) -> None:
+def test_an_item_can_be_exactly_as_long_as_the_limit(names: CharRNN) -> None:
     longest = max(texts(draw_items(names, 30, length=40, **SEED)), key=len)
     assert longest in texts(draw_items(names, 30, length=len(longest), **SEED))
     shorter = draw_items(names, 30, length=len(longest) - 1, **SEED)
     assert all(len(text) < len(longest) for text in texts(shorter))
 
 
-def test_an_item_that_is_its_prompt_alone_is_one(names: CharRNN) -> None:
+def test_an_item_can_consist_of_its_prompt_only(names: CharRNN) -> None:
     first = texts(draw_items(names, 1, **SEED))[0]
     alone = [item for item in draw_items(names, 100, prompt=first[:3], **SEED) if not item.continuation]
     assert alone
@@ -120,7 +120,7 @@ def test_a_carriage_return_before_the_newline_is_not_part_of_an_item(
 # --- unique and new ----------------------------------------------------------------------------------------
 
 
-def test_unique_items_are_the_first_of_each(model: CharRNN) -> None:
+def test_unique_keeps_the_first_of_equal_items(model: CharRNN) -> None:
     plain = texts(draw_items(model, 80, **SHORT))
     assert len(set(plain)) < 80
     firsts = list(dict.fromkeys(plain))
@@ -130,7 +130,7 @@ def test_unique_items_are_the_first_of_each(model: CharRNN) -> None:
         assert unique.skipped.repeated == last + 1 - len(firsts)
 
 
-def test_new_items_are_those_that_are_not_known(model: CharRNN) -> None:
+def test_new_drops_known_items(model: CharRNN) -> None:
     plain = texts(draw_items(model, 80, **SHORT))
     known = sorted(set(plain))[::2]
     expected = [text for text in plain if text not in known]
@@ -264,7 +264,7 @@ def test_the_error_reports_skipped_streams_and_advice(
 # --- invalid arguments -------------------------------------------------------------------------------------
 
 
-def test_settings_of_items_are_checked_at_once(names: CharRNN) -> None:
+def test_settings_of_items_are_checked_immediately(names: CharRNN) -> None:
     for settings, message in (
         ({"count": 0}, "count must be 1 or more, not 0"),
         ({"count": 1.5}, "count must be a whole number"),

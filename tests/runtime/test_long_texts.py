@@ -75,7 +75,7 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(lstm: CharRNN, option
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_nothing_piles_up_between_models_that_read_a_text_in_different_steps(
+def test_models_with_different_block_sizes_share_a_text_in_bounded_memory(
     lstm: CharRNN, byte_model: CharRNN
 ) -> None:
     models = [lstm, byte_model]  # the first skips every ß, the second reads it as two bytes
@@ -98,7 +98,7 @@ def test_pieces_give_the_same_as_the_whole(lstm: CharRNN) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_the_other_models_bits_follow_the_first_ones(lstm: CharRNN, byte_model: CharRNN) -> None:
+def test_the_bits_of_the_second_model_follow_those_of_the_first(lstm: CharRNN, byte_model: CharRNN) -> None:
     text = "To be, or not to be: that is the question.\n" * 60
     stream, file = io.StringIO(), Unpacked(io.BytesIO(text.encode()), "a text")
     score_command._score_whole([lstm, byte_model], file, PATH, JSON_BITS, stream, False)
@@ -119,7 +119,7 @@ def test_a_text_with_nothing_to_score_is_an_error(lstm: CharRNN, text: str) -> N
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_an_unknown_character_is_found_where_it_is_in_the_whole_text(lstm: CharRNN) -> None:
+def test_an_unknown_character_is_reported_at_its_position_in_the_whole_text(lstm: CharRNN) -> None:
     file = Unpacked(io.BytesIO(("x" * 3 * PIECE + "ß").encode()), "a text")
     options = score_rows.Options("error", per_char=False, as_json=False)
     with pytest.raises(Exception, match=f"at position {3 * PIECE};"):

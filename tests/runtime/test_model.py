@@ -54,7 +54,7 @@ def _naive(small: SmallModel, model: CharRNN, prompt: str, length: int, **option
         ("the prompt is longer than a block of steps: it goes on, and on, and on, until it ends", {}),
     ],
 )
-def test_generate_gives_what_plain_numpy_gives(
+def test_generate_matches_plain_numpy(
     exact: SmallModel, load: Load, prompt: str, options: dict[str, Any]
 ) -> None:
     model = load(exact.path.stem)
@@ -62,14 +62,14 @@ def test_generate_gives_what_plain_numpy_gives(
     assert model.generate(prompt, 100, seed=5, **{"temperature": 0.8, **options}) == prompt + expected
 
 
-def test_stream_i_of_a_list_is_stream_i_of_plain_numpy(exact: SmallModel, load: Load) -> None:
+def test_each_stream_of_a_list_matches_plain_numpy(exact: SmallModel, load: Load) -> None:
     model = load(exact.path.stem)
     prompts = ["LORD ", "", "K", "who is there, and what"]
     expected = [p + _naive(exact, model, p, 70, seed=2, stream=i) for i, p in enumerate(prompts)]
     assert model.generate(prompts, 70, seed=2) == expected
 
 
-def test_step_gives_the_logits_and_states_of_plain_numpy(exact: SmallModel, load: Load) -> None:
+def test_step_matches_the_logits_and_states_of_plain_numpy(exact: SmallModel, load: Load) -> None:
     model = load(exact.path.stem)
     weights, row = exact.weights(), np.zeros(model.info.state_size)
     state = model.initial_state(1)
@@ -122,7 +122,7 @@ def test_stream_gives_the_same_as_generate(lstm: CharRNN, prompt: str, length: i
     assert live.seed == 6
 
 
-def test_a_stream_comes_in_pieces(lstm: CharRNN) -> None:
+def test_a_stream_yields_several_chunks(lstm: CharRNN) -> None:
     pieces = list(lstm.stream("", 20_000, seed=1))
     assert len(pieces) > 3
     assert all(pieces)
@@ -130,7 +130,7 @@ def test_a_stream_comes_in_pieces(lstm: CharRNN) -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 70), min_size=1, max_size=5), st.sampled_from(["", "LORD "]))
-def test_going_on_from_a_state_is_one_long_text(lengths: list[int], prompt: str) -> None:
+def test_continuing_from_a_state_equals_one_long_text(lengths: list[int], prompt: str) -> None:
     model = _shared()
     whole = model.generate(prompt, sum(lengths), seed=8)
     state = model.prime(prompt)
@@ -144,7 +144,7 @@ def test_going_on_from_a_state_is_one_long_text(lengths: list[int], prompt: str)
 
 @settings(max_examples=20)
 @given(st.text("abc XYZé中", max_size=50), st.integers(0, 50))
-def test_a_prompt_in_two_parts_is_one_prompt(prompt: str, cut: int) -> None:
+def test_a_prompt_in_two_parts_equals_one_prompt(prompt: str, cut: int) -> None:
     model = _shared()
     state = model.prime(prompt[cut:], model.prime(prompt[:cut]))
     whole = model.prime(prompt)
@@ -191,7 +191,7 @@ def test_forks_differ_from_each_other_and_depend_only_on_their_numbers(small: Sm
     assert together == [text[5:] for text in model.generate(["LORD "] * 5, 60, seed=11)]
 
 
-def test_a_fork_with_a_higher_number_is_the_stream_of_that_number(lstm: CharRNN) -> None:
+def test_a_fork_with_a_higher_number_equals_the_stream_of_that_number(lstm: CharRNN) -> None:
     ninth = lstm.generate([""] * 10, 40, seed=2)[9]
     assert lstm.generate(lstm.initial_state().fork(1, first_number=9), 40, seed=2) == [ninth]
 
@@ -199,7 +199,7 @@ def test_a_fork_with_a_higher_number_is_the_stream_of_that_number(lstm: CharRNN)
 # --- seeds -------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_text_and_another_another(small: SmallModel, load: Load) -> None:
+def test_equal_seeds_give_equal_texts_and_other_seeds_give_others(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     again = CharRNN.load(small.path, device="cpu")
     text = model.generate("LORD ", 80, seed=1)
@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_text_and_another_another(small: SmallModel
     assert text != model.generate("LORD ", 80, seed=2)
 
 
-def test_without_a_seed_each_text_is_another(lstm: CharRNN) -> None:
+def test_without_a_seed_each_text_differs(lstm: CharRNN) -> None:
     assert lstm.generate("", 50) != lstm.generate("", 50)
     live = lstm.stream("", 50)
     assert "".join(live) == lstm.generate("", 50, seed=live.seed)
@@ -271,7 +271,7 @@ def test_a_batch_size_is_a_positive_integer(lstm: CharRNN, rows: Any) -> None:
         lstm.generate([""], 10, max_batch_size=rows)
 
 
-def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
+def test_settings_can_have_numpy_types(lstm: CharRNN) -> None:
     plain: dict[str, Any] = {
         "length": 40,
         "seed": 7,
@@ -293,7 +293,7 @@ def test_settings_of_numpys_types_are_those_of_pythons(lstm: CharRNN) -> None:
     assert lstm.generate(["LORD "] * 3, **numpys) == lstm.generate(["LORD "] * 3, **plain)
 
 
-def test_greedy_takes_the_most_likely_whatever_the_seed(small: SmallModel, load: Load) -> None:
+def test_greedy_selects_the_most_likely_with_any_seed(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     texts = {
         model.generate("LORD ", 60, seed=seed, top_k=1, temperature=t) for seed in (1, 2) for t in (0.5, 2.0)
@@ -315,7 +315,7 @@ def test_a_huge_top_k_and_a_top_p_of_1_are_off(small: SmallModel, load: Load) ->
     assert model.generate("LORD ", 60, seed=1, top_k=2**63 - 1, top_p=1, min_p=0) == text
 
 
-def test_a_length_of_0_gives_the_prompt_alone(small: SmallModel, load: Load) -> None:
+def test_a_length_of_0_gives_only_the_prompt(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     assert model.generate("LORD ", 0, seed=1) == "LORD "
     assert model.generate(["a", "", "b"], 0) == ["a", "", "b"]
@@ -362,7 +362,7 @@ def test_a_stopped_stream_continues_after_the_stop_text(lstm: CharRNN) -> None:
     assert before + stop + rest == free
 
 
-def test_a_stop_text_of_nothing_is_refused(lstm: CharRNN) -> None:
+def test_an_empty_stop_text_is_rejected_by_every_method(lstm: CharRNN) -> None:
     for way in _every_way(lstm)[:4]:
         with pytest.raises(SettingError, match="stop must be a non-empty text"):
             way(stop="")
@@ -399,7 +399,7 @@ def test_a_prompt_of_only_unknown_characters_is_empty(lstm: CharRNN) -> None:
     assert lstm.generate("ßßß", 20, seed=1, unknown="skip") == lstm.generate("", 20, seed=1)
 
 
-def test_no_character_is_unknown_to_bytes(byte_model: CharRNN) -> None:
+def test_no_character_is_unknown_to_a_byte_model(byte_model: CharRNN) -> None:
     text = byte_model.generate("ßカ\U0001f600", 20, seed=1)
     assert text.startswith("ßカ\U0001f600")
 
@@ -411,7 +411,7 @@ NOT_TEXT = b"\xff\xe4\xb8"
 """The last two bytes start a sequence that the model may complete."""
 
 
-def test_the_bytes_of_a_stream_are_what_the_model_sampled(byte_model: CharRNN) -> None:
+def test_the_bytes_of_a_stream_are_the_sampled_bytes(byte_model: CharRNN) -> None:
     data = b"".join(byte_model.stream_bytes(NOT_TEXT, 300, seed=1, temperature=3))
     tokens, state = [], byte_model.prime(NOT_TEXT)
     for _ in range(300):
@@ -424,7 +424,7 @@ def test_the_bytes_of_a_stream_are_what_the_model_sampled(byte_model: CharRNN) -
 
 
 @pytest.mark.parametrize("stop", [None, "e", "\ufffd"])
-def test_every_way_gives_the_same_bytes_and_their_text(byte_model: CharRNN, stop: str | None) -> None:
+def test_every_method_gives_the_same_bytes_and_text(byte_model: CharRNN, stop: str | None) -> None:
     options: dict[str, Any] = {"seed": 1, "temperature": 3, "stop": stop}
     data = b"".join(byte_model.stream_bytes(NOT_TEXT, 200, **options))
     assert "".join(byte_model.stream(NOT_TEXT, 200, **options)) == data.decode(errors="replace")
@@ -438,7 +438,7 @@ def test_every_way_gives_the_same_bytes_and_their_text(byte_model: CharRNN, stop
     assert state.data == data
 
 
-def test_a_prompt_may_end_within_a_sequence_that_the_model_completes(byte_model: CharRNN) -> None:
+def test_a_prompt_can_end_within_a_utf_8_sequence_that_the_model_completes(byte_model: CharRNN) -> None:
     # Some seed samples a byte from 0x80 to 0xBF first, which completes the é of the prompt.
     for seed in range(100):
         text = byte_model.generate(b"\xc3", 1, seed=seed, temperature=3)
@@ -466,7 +466,7 @@ def test_bytes_are_scored_unchanged(byte_model: CharRNN) -> None:
     assert np.concatenate(pieces).tolist() == score.per_character.tolist()
 
 
-def test_one_byte_string_is_not_taken_for_a_list_of_numbers(byte_model: CharRNN) -> None:
+def test_a_byte_string_is_not_treated_as_a_list_of_numbers(byte_model: CharRNN) -> None:
     with pytest.raises(SettingError, match="iterable of texts"):
         next(byte_model.generate_each(b"abc"))  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="iterable of texts"):
@@ -484,7 +484,7 @@ def test_a_state_belongs_to_its_model(lstm: CharRNN, byte_model: CharRNN) -> Non
 
 
 @pytest.mark.parametrize("token", [65, -2, 2**40])
-def test_a_state_with_a_token_of_no_symbol_is_refused(lstm: CharRNN, token: int) -> None:
+def test_a_state_with_a_token_out_of_range_is_rejected(lstm: CharRNN, token: int) -> None:
     state = State(np.zeros((1, 48), np.float32), np.array([token]), np.zeros(1, int), np.zeros(1, int))
     for way in (
         lambda: lstm.step(state),
@@ -495,12 +495,12 @@ def test_a_state_with_a_token_of_no_symbol_is_refused(lstm: CharRNN, token: int)
             way()
 
 
-def test_a_live_text_is_of_one_stream(lstm: CharRNN) -> None:
+def test_stream_supports_one_stream_only(lstm: CharRNN) -> None:
     with pytest.raises(SettingError, match="it has 2 streams; expected 1"):
         lstm.stream("", 5, state=lstm.initial_state(2))
 
 
-def test_one_text_primes_all_streams_and_a_list_each_its_own(lstm: CharRNN) -> None:
+def test_one_text_primes_all_streams_and_a_list_primes_each(lstm: CharRNN) -> None:
     both = lstm.prime("LORD ", lstm.initial_state(2))
     assert both.numbers.tolist() == [0, 1]
     assert np.array_equal(both.rows[0], both.rows[1])
@@ -539,7 +539,7 @@ def test_priming_with_nothing_changes_nothing(lstm: CharRNN) -> None:
 
 
 @pytest.mark.parametrize("batch", [0, -1, 2**40])
-def test_a_state_has_one_stream_or_more(lstm: CharRNN, batch: int) -> None:
+def test_a_state_has_at_least_one_stream(lstm: CharRNN, batch: int) -> None:
     with pytest.raises(SettingError, match="batch must be between 1 and"):
         lstm.initial_state(batch)
 
@@ -547,7 +547,7 @@ def test_a_state_has_one_stream_or_more(lstm: CharRNN, batch: int) -> None:
 # --- threads and interruptions -----------------------------------------------------------------------------
 
 
-def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
+def test_sixteen_threads_can_share_a_model(lstm: CharRNN) -> None:
     def work(number: int) -> tuple[str, list[str], str]:
         return (
             lstm.generate("LORD ", 60, seed=number),
@@ -567,7 +567,7 @@ def test_sixteen_threads_may_share_a_model(lstm: CharRNN) -> None:
         assert list(pool.map(at_once, range(16))) == [[each] * 3 for each in expected]
 
 
-def test_a_generator_that_is_closed_half_way_leaves_the_model_as_it_was(lstm: CharRNN) -> None:
+def test_a_generator_closed_midway_leaves_the_model_usable(lstm: CharRNN) -> None:
     expected = lstm.generate(["LORD ", "a"], 100, seed=3)
     for _ in range(5):
         streams = lstm.generate_each(["LORD "] * 100, 50, seed=1, max_batch_size=3)
@@ -584,7 +584,7 @@ def _free_buffers(model: CharRNN) -> int:
 
 
 @pytest.mark.parametrize("way", ["stream", "stream_bytes"])
-def test_a_live_stream_that_is_closed_half_way_gives_its_buffers_back(lstm: CharRNN, way: str) -> None:
+def test_a_live_stream_closed_midway_returns_its_buffers(lstm: CharRNN, way: str) -> None:
     lstm.generate("a", 1)
     free = _free_buffers(lstm)
     for end in ("close", "with", "del"):
@@ -606,7 +606,7 @@ def test_a_live_stream_that_is_closed_half_way_gives_its_buffers_back(lstm: Char
         assert first
 
 
-def test_a_live_stream_that_is_closed_before_it_began_is_harmless(lstm: CharRNN) -> None:
+def test_closing_a_live_stream_before_it_starts_is_harmless(lstm: CharRNN) -> None:
     with lstm.stream("x", 10, seed=1) as live:
         pass
     assert list(live) == []
@@ -659,14 +659,14 @@ def test_prompts_are_drawn_as_rows_become_free(lstm: CharRNN) -> None:
     assert drawn < 30
 
 
-def test_one_text_is_not_taken_for_a_list_of_letters(lstm: CharRNN) -> None:
+def test_one_text_is_not_treated_as_a_list_of_characters(lstm: CharRNN) -> None:
     with pytest.raises(SettingError, match="not one text"):
         list(lstm.generate_each("LORD ", 5))
     with pytest.raises(SettingError, match="not one text"):
         list(lstm.score_each("LORD "))
 
 
-def test_prompts_and_progress_may_use_the_model_themselves(lstm: CharRNN) -> None:
+def test_prompt_iterators_and_progress_callbacks_can_use_the_model(lstm: CharRNN) -> None:
     def prompts() -> Iterator[str]:
         for number in range(5):
             yield lstm.generate("", 3, seed=number)
@@ -691,7 +691,7 @@ def test_progress_counts_every_character_once(lstm: CharRNN) -> None:
 # --- the module --------------------------------------------------------------------------------------------
 
 
-def test_public_names_exist_and_no_others_are_needed() -> None:
+def test_public_names_exist_and_are_sufficient() -> None:
     assert charrnn_runtime.__all__ == sorted(charrnn_runtime.__all__)
     for name in charrnn_runtime.__all__:
         assert getattr(charrnn_runtime, name) is not None
@@ -704,7 +704,7 @@ def test_public_names_exist_and_no_others_are_needed() -> None:
 
 
 @pytest.mark.parametrize("module", ["typer", "rich", "torch", "onnx", "charrnn_trainer", "click"])
-def test_importing_brings_in_neither_commands_nor_trainer(module: str) -> None:
+def test_importing_imports_neither_commands_nor_trainer(module: str) -> None:
     code = f"import sys, charrnn_runtime; sys.exit({module!r} in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], env=command_environment(), check=False).returncode == 0
@@ -720,7 +720,7 @@ def test_a_model_describes_itself(lstm: CharRNN) -> None:
 # --- options shared by all ways ----------------------------------------------------------------------------
 
 
-def test_sampling_is_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
+def test_sampling_can_be_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
     sampling = Sampling(1.3, top_k=9, top_p=0.8, min_p=0.1)
     fields: dict[str, Any] = {"temperature": 1.3, "top_k": 9, "top_p": 0.8, "min_p": 0.1}
     ways: list[Callable[..., object]] = [
@@ -761,7 +761,7 @@ def test_echo_includes_the_prompt_in_the_result(
     assert text == (prompt[2:] if echo else "") + rest
 
 
-def test_an_echoed_prompt_of_bytes_may_end_within_a_sequence_that_the_model_completes(
+def test_an_echoed_prompt_of_bytes_can_end_within_a_utf_8_sequence(
     byte_model: CharRNN,
 ) -> None:
     for seed in range(20):
@@ -786,7 +786,7 @@ def test_the_first_of_several_stop_texts_ends_a_text(stops: list[str], seed: int
 
 
 @pytest.mark.parametrize("stop", [["a", ""], [1], [b"a"]])
-def test_each_stop_text_is_a_text_of_one_character_or_more(lstm: CharRNN, stop: Any) -> None:
+def test_each_stop_text_must_have_at_least_one_character(lstm: CharRNN, stop: Any) -> None:
     for way in _every_way(lstm)[:4]:
         with pytest.raises(SettingError, match="stop must be a non-empty text"):
             way(stop=stop)
@@ -805,7 +805,7 @@ def test_a_drawn_seed_is_reported(lstm: CharRNN) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 65])
-def test_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Load, count: int) -> None:
+def test_log_probabilities_match_plain_numpy(exact: SmallModel, load: Load, count: int) -> None:
     model = load(exact.path.stem)
     if count > len(model.vocabulary):
         pytest.skip("the vocabulary is smaller")
@@ -849,7 +849,7 @@ def test_log_probabilities_change_no_text_and_do_not_depend_on_other_streams(lst
         np.testing.assert_array_equal(other.logprobs.values, alone.values)
 
 
-def test_the_log_probabilities_of_a_text_are_its_score(lstm: CharRNN) -> None:
+def test_the_log_probabilities_of_a_text_match_its_score(lstm: CharRNN) -> None:
     (each,) = lstm.generate_each([""], 80, seed=1, logprobs=0)
     assert each.logprobs is not None
     # Without a prompt, a stream reads the start token first, as in scoring.

@@ -29,7 +29,7 @@ def test_mutated_models_are_refused_or_run() -> None:
     assert tally.outcomes["works"] > 10
 
 
-def test_models_that_were_cut_at_two_hundred_places_are_refused(tmp_path: Path) -> None:
+def test_models_truncated_at_200_places_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "cut.onnx"
     for data in MODELS:
         for place in range(0, len(data), len(data) // 200 + 1):
@@ -40,7 +40,7 @@ def test_models_that_were_cut_at_two_hundred_places_are_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("path", sorted(FOUND.iterdir()), ids=lambda path: path.name)
-def test_what_broke_the_reader_once_is_refused_or_runs(path: Path) -> None:
+def test_models_that_once_broke_the_reader_are_rejected_or_run(path: Path) -> None:
     assert read_model(path) in ("refused", "works")
 
 
@@ -49,7 +49,7 @@ def test_parsing_and_serializing_a_file_changes_nothing() -> None:
         assert written(read_fields(data)) == data
 
 
-def test_a_seed_makes_the_same_file_every_time_and_another_one_another() -> None:
+def test_a_seed_always_gives_the_same_file_and_other_seeds_give_others() -> None:
     first, again = ([changed_model(MODELS[0], MODELS[1], Draw(seed)) for seed in range(50)] for _ in range(2))
     assert first == again
     assert len({*first, MODELS[0]}) > 45
@@ -93,7 +93,7 @@ def test_a_fault_is_reported_with_its_seed_and_the_others_continue(
 
 @needs_posix
 @pytest.mark.nightly
-def test_a_hang_is_ended_and_reported() -> None:
+def test_a_hang_is_killed_and_reported() -> None:
     tally = tried("hangs_at_3", longest=10.0)
     assert tally.faults == [(3, "no answer within 10 seconds")]
     assert tally.outcomes["works"] == 7

@@ -96,7 +96,7 @@ def _several(lines: list[tuple[str, list[Any], bytes]]) -> list[str | bytes | Pa
 # --- network, files, processes, telemetry ------------------------------------------------------------------
 
 
-def test_a_command_uses_no_network_starts_nothing_and_leaves_nothing_behind(world: World) -> None:
+def test_a_command_uses_no_network_starts_no_process_and_leaves_no_files(world: World) -> None:
     command, arguments, typed = LINES[0]
     done = world.run(*_module(command), *arguments, input=typed)
     assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
@@ -104,14 +104,14 @@ def test_a_command_uses_no_network_starts_nothing_and_leaves_nothing_behind(worl
     assert list(world.here.iterdir()) == []
 
 
-def test_no_command_uses_the_network_starts_anything_or_leaves_anything_behind(world: World) -> None:
+def test_no_command_uses_the_network_starts_a_process_or_leaves_files(world: World) -> None:
     done = world.run(*_several(LINES))
     assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
     assert [bool(text) for text in done.stdout.split(ENDED.encode())] == [True] * len(LINES) + [False]
     assert list(world.here.iterdir()) == []
 
 
-def test_an_output_file_is_all_that_is_written(world: World) -> None:
+def test_only_the_output_file_is_written(world: World) -> None:
     done = world.run(*_module("gen"), MODEL, "-n", "50", "-o", "out", "--streams", "2")
     assert (done.returncode, world.refused, world.left_behind) == (0, [], []), done.stderr.decode()
     assert [path.name for path in world.here.iterdir()] == ["out"]
@@ -119,7 +119,7 @@ def test_an_output_file_is_all_that_is_written(world: World) -> None:
 
 @posix
 @pytest.mark.parametrize("line", [0, 6])
-def test_code_in_any_language_is_kept_from_the_internet_and_does_not_mind(world: World, line: int) -> None:
+def test_commands_work_with_network_access_blocked_by_the_kernel(world: World, line: int) -> None:
     command, arguments, typed = LINES[line]
     done = world.run(f"charrnn_runtime.cli.{command}", *arguments, kernel=True, input=typed)
     if done.returncode == CANNOT:
@@ -148,7 +148,7 @@ def test_the_watch_detects_violations(world: World, code: str, event: str) -> No
 
 
 @posix
-def test_the_kernel_kills_what_opens_a_socket_and_keeps_to_modes(world: World) -> None:
+def test_the_kernel_kills_a_process_that_opens_a_socket_and_enforces_file_modes(world: World) -> None:
     (world.here / "tries.py").write_text(
         "import os, socket, sys\n"
         "os.mkdir('closed', 0o500)\n"
@@ -167,7 +167,7 @@ def test_the_kernel_kills_what_opens_a_socket_and_keeps_to_modes(world: World) -
 
 
 @pytest.mark.parametrize(("given", "held"), [(None, "1"), ("0", "0")])
-def test_onnxruntime_reports_nothing_unless_the_user_wants_it(
+def test_onnxruntime_telemetry_is_off_unless_the_user_enables_it(
     world: World, given: str | None, held: str
 ) -> None:
     # The variable has to be set before onnxruntime is imported: then it does not even store an id.
@@ -201,7 +201,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 @posix
-def test_packages_and_folders_may_be_read_only(tmp_path: Path, lstm: CharRNN) -> None:
+def test_packages_and_folders_can_be_read_only(tmp_path: Path, lstm: CharRNN) -> None:
     packages = tmp_path / "site-packages"
     unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(RUNTIME / "charrnn_runtime", packages / "charrnn_runtime", ignore=unwanted)
@@ -233,7 +233,7 @@ SURROUNDINGS: dict[str, dict[str, str | None]] = {
 
 @posix
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_every_command_works_in_odd_surroundings(world: World, lstm: CharRNN, name: str) -> None:
+def test_every_command_works_in_unusual_environments(world: World, lstm: CharRNN, name: str) -> None:
     options: dict[str, Any] = {"env": SURROUNDINGS[name], "start_new_session": True}  # no terminal
     text = "é中λ"
     lines: list[tuple[str, list[Any], bytes]] = [
@@ -252,7 +252,7 @@ def test_every_command_works_in_odd_surroundings(world: World, lstm: CharRNN, na
 @posix
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", "<&- 2>&-"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_streams_may_be_closed(command: str, redirection: str, tmp_path: Path) -> None:
+def test_standard_streams_can_be_closed(command: str, redirection: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("LORD")
     text = f'"{tmp_path}/text"'
     words = {"gen": "-n 5", "info": "", "score": text, "triton": f'"{tmp_path}/all"', "view": text}[command]
@@ -363,7 +363,7 @@ def test_text_streamed_to_the_terminal_has_no_progress_bar() -> None:
 
 
 @posix
-def test_long_work_that_goes_to_a_file_has_a_bar(tmp_path: Path) -> None:
+def test_long_output_to_a_file_has_a_progress_bar(tmp_path: Path) -> None:
     lines = LONG, MANY_STREAMS, [*LONG_SCORING, "--by-line"], LONG_SCORING
     files = [tmp_path / str(number) for number in range(4)]
     asked = [[file, *line] for file, line in zip(files, lines, strict=True)]

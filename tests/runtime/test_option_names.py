@@ -25,7 +25,7 @@ words = st.text("ab-c", max_size=5)
 
 @settings(max_examples=60)
 @given(words, words)
-def test_the_distance_of_words_is_that_of_the_definition(one: str, other: str) -> None:
+def test_the_edit_distance_matches_its_definition(one: str, other: str) -> None:
     @cache
     def of(i: int, j: int) -> int:
         if not i or not j:
@@ -39,7 +39,7 @@ def test_the_distance_of_words_is_that_of_the_definition(one: str, other: str) -
 
 
 @given(st.sampled_from(LONG), st.data())
-def test_a_name_with_one_mistake_leads_to_it_or_to_one_as_near(name: str, data: st.DataObject) -> None:
+def test_a_misspelled_name_suggests_the_name_or_one_as_close(name: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(2, len(name) - 1))
     letter = data.draw(st.sampled_from(string.ascii_lowercase))
     wrong = name[:place] + letter + name[place + data.draw(st.integers(0, 1)) :]
@@ -69,7 +69,7 @@ def test_a_name_with_one_mistake_leads_to_it_or_to_one_as_near(name: str, data: 
         ("--" + "x" * 1_000_000, []),
     ],
 )
-def test_options_are_suggested_where_something_speaks_for_them(name: str, meant: list[str]) -> None:
+def test_only_plausible_options_are_suggested(name: str, meant: list[str]) -> None:
     assert suggested(name, OPTIONS) == meant
 
 
@@ -82,7 +82,7 @@ def test_options_are_suggested_where_something_speaks_for_them(name: str, meant:
         max_size=4,
     )
 )
-def test_an_option_is_refused_where_typers_parser_refuses_it(arguments: list[str]) -> None:
+def test_an_option_is_rejected_exactly_if_typer_rejects_it(arguments: list[str]) -> None:
     refused = False
     try:
         COMMAND.make_parser(CONTEXT).parse_args(list(arguments))
@@ -95,7 +95,7 @@ def test_an_option_is_refused_where_typers_parser_refuses_it(arguments: list[str
         check_names("charrnn-gen", OPTIONS, arguments)
 
 
-def test_a_name_is_shown_in_part_and_without_control_characters() -> None:
+def test_a_name_is_shown_truncated_and_without_control_characters() -> None:
     with pytest.raises(SettingError) as caught:
         check_names("charrnn-gen", OPTIONS, ["--\x1b[31m" + "x" * 1_000])
     said = terminal.in_options(caught.value)

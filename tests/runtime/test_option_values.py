@@ -15,7 +15,7 @@ ENDS = st.integers(-(10**6), 10**6)
 
 
 @given(st.sampled_from([int, float]), ENDS, st.integers(0, 10**6), st.integers(-(10**7), 10**7))
-def test_a_number_is_taken_where_it_lies_within_the_limits(
+def test_a_number_within_the_limits_is_accepted(
     kind: type, least: int, width: int, given_number: int
 ) -> None:
     read = number(kind, "N", least, least + width)["parser"]
@@ -49,7 +49,7 @@ def test_the_message_says_what_is_allowed(option: dict[str, Any], value: str, me
 
 
 @given(st.text(min_size=1))
-def test_what_is_shown_of_a_wrong_value_is_one_short_line(value: str) -> None:
+def test_an_invalid_value_is_shown_in_one_short_line(value: str) -> None:
     for option in (number(int, "N"), one_of(("a", "b"))):
         with pytest.raises(InvalidValue) as caught:
             option["parser"](f"x{value}" * 100)
@@ -57,11 +57,11 @@ def test_what_is_shown_of_a_wrong_value_is_one_short_line(value: str) -> None:
         assert len(caught.value.message) < 200
 
 
-def test_a_range_that_is_checked_elsewhere_is_left_to_it() -> None:
+def test_a_range_without_limits_is_not_checked() -> None:
     assert math.isnan(number(float, "N", allowed="a number above 0")["parser"]("nan"))
 
 
-def test_the_shell_is_offered_the_choices_that_the_help_shows() -> None:
+def test_shell_completion_offers_the_choices_shown_in_help() -> None:
     option = one_of(("a", "b", "c"))
     assert option["metavar"].split("|") == option["autocompletion"]() == ["a", "b", "c"]
     assert [option["parser"](each) for each in "abc"] == ["a", "b", "c"]

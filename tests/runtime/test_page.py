@@ -57,16 +57,14 @@ def test_a_page_contains_the_data_of_the_trace(lstm: CharRNN) -> None:
         np.testing.assert_allclose(row / 127.0, trace.unit(unit["name"]), atol=0.005)
 
 
-def test_a_long_text_has_room_for_the_chosen_units_alone(
-    lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_text_includes_only_the_chosen_units(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charrnn_runtime.view.page._ALL_UNITS", 48 * len(TEXT) - 1)
     data = _data(_page(lstm, TEXT, ("1:3", "o0:2")))
     assert [unit["name"] for unit in data["units"]] == ["c1:3", "o0:2"]
     assert data["activations"].shape == (2 * len(TEXT),)
 
 
-def test_a_page_loads_nothing_and_allows_no_script_but_its_own(lstm: CharRNN) -> None:
+def test_a_page_loads_nothing_and_allows_only_its_own_script(lstm: CharRNN) -> None:
     page = _page(lstm, TEXT)
     assert not re.search(r"""https?:|(?:src|href)\s*=|@import|url\(""", page)
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
@@ -81,7 +79,7 @@ def test_a_page_loads_nothing_and_allows_no_script_but_its_own(lstm: CharRNN) ->
 
 
 @pytest.mark.parametrize("text", [HOSTILE.encode(), b"\xff\xd0</script>\xe2\x80\xa8\x80"])
-def test_a_hostile_text_or_name_is_no_html(byte_model: CharRNN, text: bytes) -> None:
+def test_a_hostile_text_or_name_is_escaped(byte_model: CharRNN, text: bytes) -> None:
     page = _page(byte_model, text, ("0:3",), name="/x/</title><script>alert(1)</script>\u2028")
     harmless = _page(byte_model, b"a" * len(text), ("0:3",))
     assert page.count("<") - harmless.count("<") == 0
@@ -93,7 +91,7 @@ def test_a_hostile_text_or_name_is_no_html(byte_model: CharRNN, text: bytes) -> 
     assert data["text"] == "script>▯"  # only the last part of the path
 
 
-def test_characters_of_several_bytes_are_one(byte_model: CharRNN) -> None:
+def test_a_character_of_several_bytes_is_one_element(byte_model: CharRNN) -> None:
     text = "aé中\n".encode()
     trace, data = byte_model.trace(text), _data(_page(byte_model, text, ("0:3",)))
     assert data["characters"] == ["a", "é", "中", "\n"]
@@ -172,7 +170,7 @@ def _driven(page: str, width: int, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("width", [400, 1_200])
-def test_a_reader_moves_over_the_text_and_chooses_units(lstm: CharRNN, tmp_path: Path, width: int) -> None:
+def test_users_can_hover_over_the_text_and_select_units(lstm: CharRNN, tmp_path: Path, width: int) -> None:
     text = "LORD of\nthe text"
     trace = lstm.trace(text)
     found = _driven(_page(lstm, text, ("1:3", "o0:2")), width, tmp_path)
@@ -197,7 +195,7 @@ def test_a_reader_moves_over_the_text_and_chooses_units(lstm: CharRNN, tmp_path:
     assert found["menu"]["chosen"] == "o0:2 follows <quotes>"
 
 
-def test_a_hostile_text_is_shown_by_a_browser_and_not_obeyed(byte_model: CharRNN, tmp_path: Path) -> None:
+def test_a_browser_shows_a_hostile_text_without_executing_it(byte_model: CharRNN, tmp_path: Path) -> None:
     text = HOSTILE.encode() + b"\xff"
     found = _driven(_page(byte_model, text, ("0:3", "h0:2")), 400, tmp_path)
     assert not found["hacked"]

@@ -28,7 +28,7 @@ def served(load: Callable[[str], CharRNN]) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/static/{name}" for name in FILES)])
-def test_a_file_comes_with_a_policy_that_lets_nothing_in_from_outside(served: Served, path: str) -> None:
+def test_files_are_served_with_a_policy_that_allows_no_external_resources(served: Served, path: str) -> None:
     response = served.ask(path)
     assert response.status == 200
     policy = response.headers["content-security-policy"]
@@ -42,11 +42,11 @@ def test_a_file_comes_with_a_policy_that_lets_nothing_in_from_outside(served: Se
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "page.py", "../page.py", "..%2Fpage.py", "%00", "page.js/"])
-def test_nothing_else_is_given(served: Served, name: str) -> None:
+def test_no_other_file_is_served(served: Served, name: str) -> None:
     assert served.ask(f"/static/{name}").status == 404
 
 
-def test_what_the_page_names_is_there_and_of_this_server() -> None:
+def test_every_resource_of_the_page_exists_on_this_server() -> None:
     for path in STATIC.iterdir():
         text = path.read_text(encoding="utf-8")
         addresses = set(re.findall(r"https?://[^\"' )]+", text)) - {"http://www.w3.org/2000/svg"}

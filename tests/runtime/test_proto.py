@@ -14,7 +14,7 @@ from charrnn_runtime.format import proto
 from hostile_files import INT8, LSTM, add_raw, changed, field, refusal, tensor, varint
 
 
-def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
+def test_a_valid_file_round_trips(small: Any) -> None:
     data = small.path.read_bytes()
     model = proto.parse_model(data)
     assert proto.unknown_field(model) is None
@@ -24,7 +24,7 @@ def test_a_good_file_comes_back_with_the_same_meaning(small: Any) -> None:
     assert all(entry.key.startswith("charrnn.") for entry in model.metadata_props)
 
 
-def test_only_what_the_kept_outputs_need_is_kept(small: Any) -> None:
+def test_only_nodes_needed_by_the_kept_outputs_are_kept(small: Any) -> None:
     data = small.path.read_bytes()
     everything = proto.parse_model(data)
     outputs = [value.name for value in everything.graph.output]
@@ -86,7 +86,7 @@ def test_any_bytes_parse_or_raise_value_error(data: bytes) -> None:
 
 
 @given(st.integers(0, len(LSTM) - 1))
-def test_a_cut_file_parses_or_raises_value_error(length: int) -> None:
+def test_a_truncated_file_parses_or_raises_value_error(length: int) -> None:
     try:
         proto.parse_model(LSTM[:length])
     except ValueError:
@@ -162,7 +162,7 @@ UNKNOWN: list[tuple[str, Callable[[Any], Any], bytes, str]] = [
 @pytest.mark.parametrize(
     ("where", "encoded", "message"), [case[1:] for case in UNKNOWN], ids=[c[0] for c in UNKNOWN]
 )
-def test_fields_that_step_models_have_no_use_for_are_refused_by_name(
+def test_fields_unused_by_step_models_are_rejected_by_name(
     where: Callable[[Any], Any], encoded: bytes, message: str
 ) -> None:
     found = refusal(changed(lambda model: add_raw(where(model), encoded)))
@@ -170,7 +170,7 @@ def test_fields_that_step_models_have_no_use_for_are_refused_by_name(
     assert "which step models do not" in found
 
 
-def test_fields_are_found_at_every_place_of_a_repeated_message() -> None:
+def test_unused_fields_are_found_at_any_index_of_a_repeated_message() -> None:
     count = len(proto.parse_model(LSTM).graph.initializer)
     for index in range(count):
         data = changed(lambda model, index=index: add_raw(model.graph.initializer[index], EXTERNAL))  # type: ignore[misc]
@@ -203,7 +203,7 @@ def test_many_tiny_fields_are_refused_before_they_take_memory(
     assert _peak_of_refusing(data, "more than 20,000 fields") < 1_000_000
 
 
-def test_a_file_may_have_so_many_fields() -> None:
+def test_the_number_of_fields_is_limited() -> None:
     assert "more than 200,000 fields" in refusal(field(7, field(1, b"") * 1_000_000))
 
 
@@ -240,6 +240,6 @@ def test_a_file_of_an_int8_model_has_far_fewer_fields_than_the_limit() -> None:
     assert 500 < proto.MAX_TEXT - budget.text < 50_000
 
 
-def test_texts_beyond_any_vocabulary_are_refused_before_they_take_memory() -> None:
+def test_oversized_strings_are_rejected_before_they_take_memory() -> None:
     for texts in (field(14, field(1, "key") + field(2, "x" * 4_000_000)) * 5, field(99, b"x" * 17_000_000)):
         assert "more than 16,777,216 bytes of text" in refusal(LSTM + texts)

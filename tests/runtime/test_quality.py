@@ -55,7 +55,7 @@ def test_words_are_runs_of_letters_with_apostrophes_inside(text: str, expected: 
 
 
 @given(st.text(max_size=80))
-def test_words_hold_every_letter_of_a_text_once(text: str) -> None:
+def test_every_letter_of_a_text_is_in_exactly_one_word(text: str) -> None:
     def letters(given: str) -> list[str]:
         return [c for c in given if quality._is_letter(c)]
 
@@ -81,7 +81,7 @@ def test_copied_windows_are_the_substrings_of_the_training_text(
 
 @settings(max_examples=100, deadline=None)
 @given(few_letters, st.lists(few_letters, max_size=5), st.integers(1, 12), st.integers(1, 20))
-def test_copies_are_exact_where_hashes_collide_and_the_text_is_read_in_parts(
+def test_copies_are_exact_despite_hash_collisions_and_chunked_reading(
     text: str, pieces: list[str], window: int, part: int
 ) -> None:
     exact = quality._hashes
@@ -98,7 +98,7 @@ def test_copies_are_exact_where_hashes_collide_and_the_text_is_read_in_parts(
 
 
 @given(st.lists(st.integers(0, 0x10FFFF), max_size=40), st.integers(1, 10))
-def test_a_window_has_the_hash_of_its_polynomial(codes: list[int], window: int) -> None:
+def test_the_hash_of_a_window_is_its_polynomial(codes: list[int], window: int) -> None:
     base = int(quality._BASE)
     expected = [
         sum(code * base**place for place, code in enumerate(codes[start : start + window])) % 2**64
@@ -107,13 +107,13 @@ def test_a_window_has_the_hash_of_its_polynomial(codes: list[int], window: int) 
     assert quality._hashes(np.array(codes, np.uint32), window).tolist() == expected
 
 
-def test_a_text_that_is_the_training_text_is_all_copied() -> None:
+def test_the_training_text_itself_is_entirely_copied() -> None:
     found = Reference(TEXT, window=50).measure([TEXT])
     assert (found.copied_windows, found.windows) == (1.0, len(TEXT) - 49)
     assert found.known_words == 1.0
 
 
-def test_windows_do_not_reach_over_the_ends_of_pieces() -> None:
+def test_windows_do_not_cross_the_boundaries_of_pieces() -> None:
     reference = Reference("abcdef", window=4)
     assert reference.copied(["abc", "def"]).tolist() == []
     assert reference.copied(["abcd", "", "ef", "xcdef"]).tolist() == [True, False, True]
@@ -136,13 +136,13 @@ def test_a_training_text_without_words_or_windows_matches_nothing(text: str) -> 
     assert (found.known_words, found.copied_windows) == (0.0, 0.0)
 
 
-def test_a_word_that_the_end_of_a_piece_may_have_cut_is_not_counted() -> None:
+def test_a_word_possibly_truncated_by_the_end_of_a_piece_is_not_counted() -> None:
     found = Reference("the mat").measure(["the ma", "the mat.", "mat", "o'"])
     assert (found.words, found.known_words) == (4, 0.75)  # the, the mat, o
     assert Reference("the mat").measure(["The the"]).words == 1
 
 
-def test_distinct_n_is_the_share_of_different_runs_of_words() -> None:
+def test_distinct_n_is_the_share_of_distinct_word_ngrams() -> None:
     found = Reference("x").measure(["to be or not to be.", "To be!"])
     # 8 words, 4 different; to be, be or, or not, not to, to be, to be: 6 runs of 2, 4 different
     assert found.distinct == (4 / 8, 4 / 6, 1.0, 1.0)
@@ -151,7 +151,7 @@ def test_distinct_n_is_the_share_of_different_runs_of_words() -> None:
 
 @settings(deadline=None)
 @given(st.lists(few_letters, max_size=6), st.integers(1, 4))
-def test_distinct_n_counts_as_a_plain_loop_does(pieces: list[str], n: int) -> None:
+def test_distinct_n_matches_a_plain_loop(pieces: list[str], n: int) -> None:
     runs = []
     for piece in pieces:
         found = (piece + ".").replace("\n", " ").removesuffix(".").split()
@@ -162,7 +162,7 @@ def test_distinct_n_counts_as_a_plain_loop_does(pieces: list[str], n: int) -> No
     assert Reference("x").measure(pieces).distinct[n - 1] == expected
 
 
-def test_a_window_of_nothing_is_refused() -> None:
+def test_an_empty_window_is_rejected() -> None:
     with pytest.raises(SettingError, match="window must be 1 character or more, not 0"):
         Reference(TEXT, window=0)
 
@@ -171,7 +171,7 @@ def test_a_window_of_nothing_is_refused() -> None:
 
 
 @given(st.lists(st.text("ab", max_size=2)), st.sets(st.text("ab", max_size=2)))
-def test_items_are_counted_as_a_plain_loop_does(items: list[str], known: set[str]) -> None:
+def test_item_counts_match_a_plain_loop(items: list[str], known: set[str]) -> None:
     repeated = sum(item in items[:place] for place, item in enumerate(items))
     found = measure_items(items, known)
     assert found.items == len(items)
@@ -275,9 +275,7 @@ def test_a_seed_that_was_not_given_is_drawn_and_shown(command: Command, text: Pa
     assert again.stdout == done.stdout
 
 
-def test_without_word_from_a_model_the_first_nine_tenths_are_the_training_text(
-    command: Command, text: Path
-) -> None:
+def test_without_metadata_the_first_nine_tenths_are_the_training_text(command: Command, text: Path) -> None:
     done = command(MODEL, "--text", text, "-n", 60, "-s", 1, "--json")
     said = done.stderr.decode()
     assert f"{MODEL} was trained on a text other than {text}, or does not record which" in said
@@ -285,7 +283,7 @@ def test_without_word_from_a_model_the_first_nine_tenths_are_the_training_text(
     assert _records(done)[1]["characters"] == 60
 
 
-def test_the_longest_training_part_of_all_models_counts(
+def test_the_longest_training_part_of_all_models_is_used(
     command: Command, text: Path, trained_on: Callable[..., Path]
 ) -> None:
     models = [trained_on(text, end, name=f"{end}.onnx") for end in (100, 2550, 9)]
@@ -308,7 +306,7 @@ def test_a_text_used_entirely_for_training_has_nothing_held_out(
 
 
 @pytest.mark.parametrize("end", [-1, "x", None, 1.5, [1]])
-def test_useless_metadata_leave_nine_tenths_as_training_text(
+def test_with_unusable_metadata_nine_tenths_are_the_training_text(
     text: Path, trained_on: Callable[..., Path], end: Any
 ) -> None:
     model = CharRNN.load(trained_on(text, end), device="cpu")
@@ -338,7 +336,7 @@ def test_a_byte_order_mark_does_not_count(command: Command, text: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "12 34 56\n"])
-def test_a_training_text_may_be_short_or_empty(command: Command, tmp_path: Path, content: str) -> None:
+def test_a_training_text_can_be_short_or_empty(command: Command, tmp_path: Path, content: str) -> None:
     (tmp_path / "text").write_text(content)
     done = command(MODEL, "--text", tmp_path / "text", "-n", 60, "--streams", 1, "-s", 1, "--json")
     assert _records(done)[0]["copied_windows"] == 0.0
@@ -349,12 +347,12 @@ def test_an_undefined_share_is_a_dash_in_the_table(command: Command, text: Path)
     assert done.stdout.decode().splitlines()[1].split()[-5] == "-"
 
 
-def test_more_streams_than_characters_write_one_each(command: Command, text: Path) -> None:
+def test_with_more_streams_than_characters_each_writes_one(command: Command, text: Path) -> None:
     written = _records(command(MODEL, "--text", text, "-n", 3, "--streams", 50, "-s", 1, "--json"))[0]
     assert (written["characters"], written["windows"], written["words"]) == (3, 0, written["words"])
 
 
-def test_what_is_invalid_is_refused(command: Command, text: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(command: Command, text: Path, tmp_path: Path) -> None:
     for option, message in (
         (("--length", 0), "--length must be 1 or more, not 0"),
         (("--streams", 0), "--streams must be between 1 and"),
@@ -390,7 +388,9 @@ def listed(tmp_path: Path, of_lines: Path) -> Path:
     return path
 
 
-def test_of_models_of_lines_whole_items_are_measured(command: Command, of_lines: Path, listed: Path) -> None:
+def test_models_of_lines_are_measured_on_complete_items(
+    command: Command, of_lines: Path, listed: Path
+) -> None:
     done = command(of_lines, "--text", listed, "-n", 400, "-s", 7, "--window", 3, "--json")
     (record,) = _records(done)
     items: list[str] = []
@@ -428,6 +428,8 @@ def test_other_texts_are_measured_by_line_with_models_of_lines(
     assert lines[3].split()[-3:] == ["3", "33.33%", "66.67%"]
 
 
-def test_a_model_of_lines_that_ends_none_is_an_error(command: Command, of_lines: Path, listed: Path) -> None:
+def test_a_model_of_lines_that_completes_no_line_is_an_error(
+    command: Command, of_lines: Path, listed: Path
+) -> None:
     done = command(of_lines, "--text", listed, "--top-k", 1, "-p", "c", "-n", 50)
     assert "was trained on lines, but after 0 items no line ended within 1,000" in _error(done, 1)

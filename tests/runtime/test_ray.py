@@ -43,9 +43,7 @@ def in_batches(
 
 @given(cuts=st.lists(st.integers(0, 100), max_size=4))
 @settings(max_examples=10)
-def test_scores_are_to_the_bit_those_of_one_process_in_whatever_batches(
-    lstm: CharRNN, cuts: list[int]
-) -> None:
+def test_scores_are_bit_identical_to_one_process_in_any_batches(lstm: CharRNN, cuts: list[int]) -> None:
     given = columns(text=TEXTS, id=list(range(len(TEXTS))))
     scored = in_batches(ScoreTexts(lstm), given, cuts)
     expected = [lstm.score(text) for text in TEXTS]
@@ -57,9 +55,7 @@ def test_scores_are_to_the_bit_those_of_one_process_in_whatever_batches(
 
 @given(cuts=st.lists(st.integers(0, 100), max_size=4))
 @settings(max_examples=10)
-def test_texts_depend_on_seed_prompt_and_number_and_not_on_the_batches(
-    lstm: CharRNN, cuts: list[int]
-) -> None:
+def test_texts_depend_on_seed_prompt_and_number_but_not_on_batches(lstm: CharRNN, cuts: list[int]) -> None:
     numbered = GenerateTexts(lstm, seed=5, length=20, number_column="id", temperature=0.9, stop="e")
     numbers = list(range(len(TEXTS)))
     texts = in_batches(numbered, columns(prompt=TEXTS, id=numbers), cuts)
@@ -128,7 +124,7 @@ async def _text_of(service: TextService, **fields: Any) -> str:
     return "".join([piece async for piece in service.generate(**fields)])
 
 
-def test_a_service_gives_each_request_the_text_that_it_has_alone(lstm: CharRNN) -> None:
+def test_a_service_gives_each_request_the_same_text_as_alone(lstm: CharRNN) -> None:
     service = TextService(MODEL)
 
     async def all_at_once() -> list[str]:
@@ -155,7 +151,7 @@ def test_a_service_gives_each_request_the_text_that_it_has_alone(lstm: CharRNN) 
         ({"sampling": {}}, "sampling must be a Sampling"),
     ],
 )
-def test_a_request_that_is_invalid_is_one_error(fields: dict[str, Any], message: str) -> None:
+def test_an_invalid_request_is_one_error(fields: dict[str, Any], message: str) -> None:
     service = TextService(MODEL, max_length=50)
     with pytest.raises(SettingError, match=message):
         asyncio.run(_text_of(service, **fields))

@@ -128,7 +128,7 @@ def test_planted_units_are_found_however_the_text_is_chunked(chunk: int) -> None
     assert re.fullmatch(r"c0:5 follows line position \(r [01]\.\d{3}, falling\)", str(position))
 
 
-def test_what_follows_nothing_scores_as_chance() -> None:
+def test_units_that_track_no_property_score_at_chance_level() -> None:
     """On text not used to select the unit; on the selection text, the best of many would look good."""
     states = np.random.RandomState(3).uniform(-1, 1, (len(TEXT), 16)).astype(np.float32)
     for each in _found(TEXT, Vocabulary.from_text(TEXT), states, 500):
@@ -157,7 +157,7 @@ def test_bytes_of_a_character_are_merged() -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([-0.9, -0.25, 0.5, 0.9]), st.booleans()), min_size=2, max_size=40))
-def test_the_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[float, bool]]) -> None:
+def test_the_auc_is_the_share_of_correctly_ordered_pairs(pairs: list[tuple[float, bool]]) -> None:
     inside = [value for value, label in pairs if label]
     outside = [value for value, label in pairs if not label]
     if inside and outside:
@@ -170,7 +170,7 @@ def test_the_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[float, bool]])
         np.testing.assert_allclose(counts.told("any"), np.full(16, expected))
 
 
-def test_the_correlation_is_numpys() -> None:
+def test_the_correlation_matches_numpy() -> None:
     draw = np.random.RandomState(5)
     states, numbers = draw.uniform(-3, 3, (50, 16)).astype(np.float32), draw.uniform(0, 60, 50)
     counts = _Counts(LAYOUT, {"any": numbers})

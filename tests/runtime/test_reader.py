@@ -32,7 +32,7 @@ from hostile_files import (
 from make_models import SYMBOLS, SmallModel
 
 
-def test_the_metadata_of_a_good_file_are_read(small: SmallModel) -> None:
+def test_the_metadata_of_a_valid_file_is_read(small: SmallModel) -> None:
     data = small.path.read_bytes()
     info = read_model_file(small.path).info
     assert (info.cell, info.layers, info.hidden_size) == (small.cell, small.layers, small.hidden_size)
@@ -57,7 +57,7 @@ def test_metadata_can_be_written_as_json(small: SmallModel) -> None:
     assert "".join(found["vocabulary"]) == ("".join(sorted(SYMBOLS)) if small.level == "char" else "")
 
 
-def test_onnxruntime_gets_what_was_checked_and_nothing_else() -> None:
+def test_onnxruntime_gets_exactly_the_checked_bytes() -> None:
     # The order of the fields in the file does not matter: the validated message is serialized again.
     model_file = check_model_bytes(LSTM, "x")
     assert check_model_bytes(model_file.onnx_bytes, "x").onnx_bytes == model_file.onnx_bytes
@@ -67,12 +67,12 @@ def test_onnxruntime_gets_what_was_checked_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("key", spec.METADATA_KEYS)
-def test_every_metadata_key_must_be_there(key: str) -> None:
+def test_every_metadata_key_is_required(key: str) -> None:
     assert f"charrnn.{key}" in refusal(changed(metadata(key, None)))
 
 
 @pytest.mark.parametrize("key", spec.METADATA_KEYS)
-def test_no_metadata_key_may_be_there_twice(key: str) -> None:
+def test_duplicate_metadata_keys_are_rejected(key: str) -> None:
     def twice(model: Any) -> None:
         entry = next(entry for entry in model.metadata_props if entry.key == f"charrnn.{key}")
         model.metadata_props.add(key=entry.key, value=entry.value)
@@ -80,7 +80,7 @@ def test_no_metadata_key_may_be_there_twice(key: str) -> None:
     assert f"'charrnn.{key}' appears twice" in refusal(changed(twice))
 
 
-def test_other_programs_may_add_metadata() -> None:
+def test_metadata_of_other_programs_is_allowed() -> None:
     data = changed(lambda model: model.metadata_props.add(key="author", value="somebody"))
     assert check_model_bytes(data, "x").info.cell == "lstm"
 
@@ -161,7 +161,7 @@ def _vocabulary(change: Callable[[list[Any]], Any]) -> str:
         ("training", '{"n": "' + "x" * 5_000_000 + '"}', "at most 4,194,304 are allowed"),
     ],
 )
-def test_metadata_that_breaks_the_contract_is_refused(key: str, value: str, message: str) -> None:
+def test_metadata_that_violates_the_format_is_rejected(key: str, value: str, message: str) -> None:
     assert message in refusal(changed(metadata(key, value)))
 
 
@@ -183,11 +183,11 @@ def test_a_vocabulary_of_another_size_than_the_logits_is_refused(count: int) -> 
     )
 
 
-def test_a_symbol_more_in_the_byte_vocabulary_is_refused() -> None:
+def test_an_extra_symbol_in_the_byte_vocabulary_is_rejected() -> None:
     assert "give no others" in refusal(changed(metadata("vocabulary", '["a"]'), BYTE))
 
 
-def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
+def test_other_file_types_are_identified(tmp_path: Path) -> None:
     checkpoint = tmp_path / "lstm step2.safetensors"
     checkpoint.write_bytes((16).to_bytes(8, "little") + b'{"a":"b"}       ')
     with pytest.raises(
@@ -246,7 +246,7 @@ def test_other_operator_sets_are_refused(opsets: list[tuple[str, int]]) -> None:
 
 
 @pytest.mark.parametrize("what", ["input", "output"])
-def test_inputs_and_outputs_are_those_of_the_contract_in_order(what: str) -> None:
+def test_inputs_and_outputs_must_match_the_format_in_order(what: str) -> None:
     count = len(spec.INPUTS if what == "input" else spec.OUTPUTS)
 
     def values(model: Any) -> Any:
@@ -277,7 +277,7 @@ def test_inputs_and_outputs_are_those_of_the_contract_in_order(what: str) -> Non
         if kind != each.element_type
     ],
 )
-def test_inputs_and_outputs_have_the_types_of_the_contract(index: int, kind: int) -> None:
+def test_inputs_and_outputs_must_have_the_types_of_the_format(index: int, kind: int) -> None:
     specs = [*spec.INPUTS, *spec.OUTPUTS]
 
     def change(model: Any) -> None:
@@ -318,7 +318,7 @@ def _dims(*sizes: int | str) -> Callable[[Any], None]:
         ["batch\x1b[31m" * 1000, 48],
     ],
 )
-def test_inputs_and_outputs_have_the_shapes_of_the_contract(shape: list[int | str]) -> None:
+def test_inputs_and_outputs_must_have_the_shapes_of_the_format(shape: list[int | str]) -> None:
     for find in (lambda model: model.graph.input[1], lambda model: model.graph.output[2]):
         message = refusal(changed(lambda model, find=find: _dims(*shape)(find(model))))  # type: ignore[misc]
         assert "has the shape" in message
@@ -349,7 +349,7 @@ def test_too_many_nodes_are_refused() -> None:
     assert "nodes; at most 2,048 are allowed" in refusal(changed(change))
 
 
-def test_many_wide_values_are_refused_although_each_of_them_is_allowed() -> None:
+def test_many_wide_values_are_rejected_even_if_each_is_allowed() -> None:
     def change(model: Any) -> None:
         for i in range(200):
             add_node(model, "Tanh", ["state"], [f"made{i}"])
@@ -357,7 +357,7 @@ def test_many_wide_values_are_refused_although_each_of_them_is_allowed() -> None
     assert "numbers for one stream; at most" in refusal(changed(change))
 
 
-def test_a_model_that_claims_to_be_large_must_bring_its_weights() -> None:
+def test_a_model_that_claims_to_be_large_must_contain_its_weights() -> None:
     # 32 layers of 16,384 would need states of a million numbers for a file of a few thousand bytes.
     layout = [[b.name, b.start, b.size] for b in spec.state_layout("lstm", 32, 16_384)]
 
@@ -373,7 +373,7 @@ def test_a_model_that_claims_to_be_large_must_bring_its_weights() -> None:
     assert "has at least 34,36" in message
 
 
-def test_a_small_model_may_not_bring_weights_without_end() -> None:
+def test_a_small_model_cannot_contain_unlimited_weights() -> None:
     heavy = np.zeros((1_000, 1_000), np.float32)
     message = refusal(changed(lambda model: add_tensor(model, "heavy", heavy)))
     assert "its tensors have 1,005,891 numbers" in message
@@ -382,7 +382,7 @@ def test_a_small_model_may_not_bring_weights_without_end() -> None:
 
 @pytest.mark.parametrize("operator", ["QGemm", "QuantizeLinear"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_file_for_the_gpu_has_no_operators_of_the_cpu(precision: str, operator: str) -> None:
+def test_a_file_for_the_gpu_contains_no_cpu_only_operators(precision: str, operator: str) -> None:
     def change(model: Any) -> None:
         metadata("precision", precision)(model)
         add_node(model, operator, ["state"])
@@ -432,18 +432,18 @@ def test_a_path_with_a_null_byte_cannot_be_read() -> None:
         CharRNN.load("a\0b", device="cpu")
 
 
-def test_a_name_that_is_too_long_cannot_be_read(tmp_path: Path) -> None:
+def test_an_overlong_file_name_cannot_be_read(tmp_path: Path) -> None:
     assert "File name too long" in _load(tmp_path / ("n" * 300))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_fifo_is_rejected_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.onnx")
     assert "is not a regular file" in _load(tmp_path / "fifo.onnx")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs device files")
-def test_a_device_is_refused_and_not_read_forever() -> None:
+def test_a_device_file_is_rejected_without_reading_it_forever() -> None:
     assert "is not a regular file" in _load("/dev/zero")
 
 
@@ -486,7 +486,7 @@ def test_a_file_that_grows_beyond_the_limit_while_it_is_read_is_refused(
         read_model_file(lstm_path)
 
 
-def test_files_that_were_cut_are_refused_wherever_they_were_cut(tmp_path: Path) -> None:
+def test_files_truncated_anywhere_are_rejected(tmp_path: Path) -> None:
     for length in np.linspace(0, len(LSTM) - 1, 200).astype(int):
         path = tmp_path / "cut.onnx"
         path.write_bytes(LSTM[:length])
@@ -495,14 +495,14 @@ def test_files_that_were_cut_are_refused_wherever_they_were_cut(tmp_path: Path) 
         assert str(caught.value).isprintable(), length
 
 
-def test_a_model_followed_by_other_bytes_is_refused(tmp_path: Path) -> None:
+def test_a_model_with_trailing_bytes_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "longer.onnx"
     path.write_bytes(LSTM + b"more")
     with pytest.raises(ModelFormatError):
         CharRNN.load(path, device="cpu")
 
 
-def test_external_weights_are_refused_though_the_file_lies_there(in_folder: Path) -> None:
+def test_external_weights_are_rejected_even_if_the_file_exists(in_folder: Path) -> None:
     weights = tensor_bytes("table")
     (in_folder / "weights.bin").write_bytes(weights)
     entry = field(13, field(1, "location") + field(2, "weights.bin"))
@@ -524,7 +524,7 @@ def tensor_bytes(name: str) -> bytes:
     return found[0]
 
 
-def test_a_graph_that_passes_but_does_not_run_is_refused(tmp_path: Path) -> None:
+def test_a_graph_that_passes_the_checks_but_does_not_run_is_rejected(tmp_path: Path) -> None:
     # Streams have no second axis to normalise over: no rule checks this, but onnxruntime does.
     path = tmp_path / "axis.onnx"
     path.write_bytes(changed(lambda model: add_node(model, "Softmax", ["uniform"], attributes={"axis": 1})))

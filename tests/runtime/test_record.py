@@ -47,7 +47,7 @@ values = st.none() | st.integers() | st.text() | st.tuples(st.integers())
 
 
 @given(values, values, values)
-def test_a_record_does_what_a_frozen_dataclass_does(x: Any, y: Any, other: Any) -> None:
+def test_a_record_behaves_like_a_frozen_dataclass(x: Any, y: Any, other: Any) -> None:
     point, same = Point(x, y), DataPoint(x, y)
     assert repr(point) == repr(same).replace("DataPoint", "Point")
     assert (point == Point(x, y=other)) == (same == DataPoint(x, y=other))
@@ -56,7 +56,7 @@ def test_a_record_does_what_a_frozen_dataclass_does(x: Any, y: Any, other: Any) 
     assert (Point(x) == point) == (DataPoint(x) == same)
 
 
-def test_a_child_continues_with_the_fields_of_its_parent() -> None:
+def test_a_subclass_extends_the_fields_of_its_parent() -> None:
     named = Named(1, name="here")
     assert (named.x, named.y, named.name) == (1, 0, "here")
     assert repr(named) == "Named(x=1, y=0, name='here')"
@@ -83,14 +83,14 @@ def test_a_field_can_neither_be_set_nor_deleted() -> None:
     [((), {}), ((), {"y": 1}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})],
     ids=["none", "a-missing-one", "too-many", "one-twice", "an-unknown-one"],
 )
-def test_wrong_fields_are_an_error_that_names_the_right_ones(
+def test_invalid_fields_are_an_error_that_names_the_valid_ones(
     given: tuple[int, ...], named: dict[str, int]
 ) -> None:
     with pytest.raises(TypeError, match="Point takes each of x, y once"):
         Point(*given, **named)
 
 
-def test_a_child_can_check_its_fields() -> None:
+def test_a_subclass_can_validate_its_fields() -> None:
     assert Positive(1).number == 1
     with pytest.raises(ValueError, match="not positive"):
         Positive(0)
@@ -107,13 +107,13 @@ def runtime_modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", runtime_modules())
-def test_no_class_of_the_runtime_is_compiled_at_every_start(name: str) -> None:
+def test_no_class_of_the_runtime_is_generated_at_import(name: str) -> None:
     module = importlib.import_module(name)
     classes = [item for item in vars(module).values() if isinstance(item, type)]
     assert not [item.__name__ for item in classes if dataclasses.is_dataclass(item)]
 
 
-def test_generating_imports_nothing_that_it_does_not_use(lstm_path: Path) -> None:
+def test_generating_imports_no_unused_modules(lstm_path: Path) -> None:
     program = (
         "import sys\n"
         "from charrnn_runtime.cli.gen import main\n"

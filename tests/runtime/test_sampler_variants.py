@@ -73,9 +73,7 @@ def _walk(session: ort.InferenceSession, sampling: Sampling, size: int, symbols:
 
 
 @pytest.mark.parametrize("sampling", SETTINGS, ids=str)
-def test_the_sampler_for_some_settings_gives_what_the_file_gives(
-    small: SmallModel, sampling: Sampling
-) -> None:
+def test_a_specialized_sampler_gives_the_same_as_the_file(small: SmallModel, sampling: Sampling) -> None:
     file = read_model_file(small.path)
     size, symbols = file.info.state_size, len(file.info.vocabulary)
     expected = _walk(_session_of(small.path), sampling, size, symbols)
@@ -134,7 +132,7 @@ def test_a_variant_keeps_the_inputs_and_outputs_of_the_file(small: SmallModel, c
     assert [value.name for value in session.get_outputs()] == [each.name for each in spec.OUTPUTS]
 
 
-def test_names_in_the_file_do_not_matter() -> None:
+def test_value_names_in_the_file_do_not_matter() -> None:
     def change(model: Any) -> None:
         for node in model.graph.node:
             for names in (node.input, node.output):
@@ -181,7 +179,7 @@ def test_a_batch_uses_the_sampler_that_supports_all_of_its_rows() -> None:
         assert sampler_for(rows) == "any"
 
 
-def test_a_sampler_serves_its_own_settings_and_those_that_cut_less() -> None:
+def test_a_sampler_supports_its_own_settings_and_less_truncation() -> None:
     serving = {
         sampler: {wanted for wanted in (*get_args(Cuts), None) if serves(sampler, wanted)}
         for sampler in (*get_args(Cuts), None)

@@ -68,7 +68,7 @@ def test_settings_in_range_are_accepted(settings: dict[str, float]) -> None:
         assert getattr(sampling, name) == value
 
 
-def test_no_top_k_and_a_huge_one_are_the_models_largest() -> None:
+def test_no_top_k_and_a_huge_one_mean_the_largest_of_the_model() -> None:
     assert Sampling().inputs(65)["top_k"] == 65
     assert Sampling(top_k=10**30).inputs(65)["top_k"] == 65
     assert Sampling(top_k=3).inputs(65)["top_k"] == 3

@@ -44,7 +44,7 @@ prompts = st.lists(st.text("abc XYZ\n", max_size=90), min_size=1, max_size=40)
 @given(
     prompts, st.integers(0, 100), st.integers(1, 45), st.one_of(st.none(), st.sampled_from(["a", "ZZ", " "]))
 )
-def test_a_stream_gives_the_same_whatever_runs_beside_it(
+def test_a_stream_does_not_depend_on_concurrent_streams(
     prompts: list[str], length: int, rows: int, stop: str | None
 ) -> None:
     model = _model()
@@ -61,7 +61,7 @@ def test_all_models_keep_streams_independent(small: SmallModel, load: Load) -> N
         assert model.generate(prompts, 25, seed=3, temperature=1.2, max_batch_size=rows) == expected, rows
 
 
-def test_states_and_logits_are_equal_to_the_bit_however_many_streams_run(
+def test_states_and_logits_are_bit_identical_with_any_number_of_streams(
     small: SmallModel, load: Load
 ) -> None:
     model = load(small.path.stem)
@@ -90,7 +90,7 @@ def test_lengths_and_stop_texts_end_streams_independently(lstm: CharRNN) -> None
         assert short == prompt + (rest[: rest.index("j")] if "j" in rest else rest)
 
 
-def test_streams_come_out_in_order_each_as_soon_as_it_can(lstm: CharRNN) -> None:
+def test_streams_are_returned_in_order_as_soon_as_possible(lstm: CharRNN) -> None:
     # The first is the longest: nothing may come before it, and all others follow immediately.
     prompts = ["x" * 400, *["a"] * 30]
     texts = list(lstm.generate_each(prompts, 10, seed=1, max_batch_size=4))
@@ -98,7 +98,7 @@ def test_streams_come_out_in_order_each_as_soon_as_it_can(lstm: CharRNN) -> None
     assert [stream.prompt for stream in texts] == prompts
 
 
-def test_streams_run_only_so_far_ahead_of_the_first(lstm: CharRNN) -> None:
+def test_streams_run_a_bounded_number_ahead_of_the_first(lstm: CharRNN) -> None:
     drawn = 0
 
     def requests() -> Iterator[Request]:
@@ -120,7 +120,7 @@ def test_many_short_requests_all_finish(lstm: CharRNN) -> None:
     assert texts[:50] == _alone(lstm, ["a"] * 50, 2, seed=1)
 
 
-def test_requests_of_length_0_take_no_row_and_end_at_once(lstm: CharRNN) -> None:
+def test_requests_of_length_0_take_no_row_and_end_immediately(lstm: CharRNN) -> None:
     assert lstm.generate([""] * 500, 0, max_batch_size=2) == [""] * 500
     streams = list(lstm.generate_each(["a", "", "bc"], 0))
     assert [stream.prompt for stream in streams] == ["a", "", "bc"]
@@ -152,7 +152,7 @@ def test_requests_of_different_lengths_share_a_batch_that_becomes_narrower(lstm:
         assert rest == whole[index][5 + length :]
 
 
-def test_live_requests_give_chunks_as_they_go_and_others_only_at_their_end(
+def test_live_requests_yield_chunks_and_others_only_their_result(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0.0, 0.02)
@@ -190,7 +190,7 @@ def never_stopped(lstm: CharRNN) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("stop", ["j", "jg", "!x", "ggggggggggggggggggg"])
-def test_a_stop_text_across_blocks_and_narrower_batches_is_seen(
+def test_a_stop_text_across_blocks_and_narrower_batches_is_detected(
     lstm: CharRNN, never_stopped: list[tuple[str, str]], stop: str
 ) -> None:
     prompts = [prompt for prompt, _ in never_stopped]
@@ -202,7 +202,7 @@ def test_a_stop_text_across_blocks_and_narrower_batches_is_seen(
 
 
 @pytest.mark.parametrize("place", range(BLOCK - 10, BLOCK + 3))  # blocks begin with the prompt
-def test_a_stop_text_is_seen_where_blocks_meet(
+def test_a_stop_text_across_a_block_boundary_is_detected(
     lstm: CharRNN, never_stopped: list[tuple[str, str]], place: int
 ) -> None:
     prompt, text = never_stopped[0]
@@ -213,7 +213,7 @@ def test_a_stop_text_is_seen_where_blocks_meet(
 
 
 @given(st.integers(1, 10_000))
-def test_a_batch_is_as_wide_as_its_streams_or_little_wider(streams: int) -> None:
+def test_a_batch_is_at_most_slightly_wider_than_its_streams(streams: int) -> None:
     wide = width(streams)
     assert streams <= wide <= streams + streams // 8
     assert width(wide) == wide
@@ -223,7 +223,7 @@ def test_batches_have_few_widths() -> None:
     assert len({width(streams) for streams in range(1, 257)}) <= 48
 
 
-def test_random_numbers_are_drawn_right_far_into_a_text(lstm: CharRNN) -> None:
+def test_random_numbers_are_correct_far_into_a_text(lstm: CharRNN) -> None:
     # Numbers are drawn thousands at a time, which must not be visible.
     whole = lstm.generate("", 9000, seed=4)
     state = lstm.initial_state()
@@ -235,7 +235,7 @@ def test_random_numbers_are_drawn_right_far_into_a_text(lstm: CharRNN) -> None:
     assert text == whole
 
 
-def test_the_first_chunk_of_a_live_stream_comes_at_once_and_others_when_it_is_time(
+def test_the_first_chunk_of_a_live_stream_comes_immediately_and_later_ones_at_intervals(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a clock that stands still, everything after the first chunk comes at the end."""

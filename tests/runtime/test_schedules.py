@@ -118,7 +118,7 @@ batches = given(st.lists(plans, min_size=1, max_size=14), st.integers(1, 9))
 @pytest.mark.parametrize(("name", "threads"), [("gru-2x12-fp32", 1), ("lstm-2x12-int8", 3)])
 @settings(max_examples=40)
 @batches
-def test_each_request_gives_what_its_stream_gives_alone(
+def test_each_request_gives_the_same_text_as_its_stream_alone(
     name: str, threads: int, plans: list[Plan], max_batch_size: int
 ) -> None:
     _check_requests(name, threads, plans, max_batch_size)
@@ -129,7 +129,7 @@ def test_each_request_gives_what_its_stream_gives_alone(
 @pytest.mark.parametrize("threads", [1, 3])
 @settings(max_examples=300)
 @batches
-def test_each_of_many_requests_gives_what_its_stream_gives_alone(
+def test_each_of_many_requests_gives_the_same_text_as_its_stream_alone(
     name: str, threads: int, plans: list[Plan], max_batch_size: int
 ) -> None:
     _check_requests(name, threads, plans, max_batch_size)
@@ -218,7 +218,7 @@ def test_the_first_batch_makes_one_session_with_the_least_work(
     assert list(model._engine._sessions) == [(len(samplings) + 1, expected)]
 
 
-def test_streams_that_join_and_leave_take_the_sampler_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sampler_follows_streams_that_join_and_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model("lstm-2x12-int8", 1)
     expected = {
         number: model.generate([""] * 4, length, seed=1, sampling=sampling)[number]
@@ -246,7 +246,7 @@ def test_streams_that_join_and_leave_take_the_sampler_along(monkeypatch: pytest.
     assert samplers == ["none", "any", "none", "min_p", "none", "any", "none"]
 
 
-def test_a_stream_that_soon_ends_does_not_change_its_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_about_to_end_does_not_change_its_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model("lstm-2x12-int8", 1)
     asked = _samplers(monkeypatch, model)
     model.generate([""] * 2, 5, sampling=CUT)
@@ -301,7 +301,7 @@ def test_no_request_waits_forever_though_others_keep_coming(lstm: CharRNN) -> No
     assert not scheduler.busy
 
 
-def test_the_queue_is_bounded_and_says_so(lstm: CharRNN) -> None:
+def test_a_full_queue_is_an_error(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=1, max_waiting=3)
     scheduler.submit(*(lstm.request("", 5, number=n) for n in range(3)))
     with pytest.raises(QueueFullError, match=r"the queue is full: 3 of at most 3 requests are queued"):
@@ -330,7 +330,7 @@ def test_on_start_is_called_when_a_request_gets_its_row(lstm: CharRNN) -> None:
     assert (scheduler.running, scheduler.waiting) == (0, 0)
 
 
-def test_there_is_room_for_as_many_as_could_join_at_once(lstm: CharRNN) -> None:
+def test_room_is_the_number_of_requests_that_can_join_at_once(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=3)
     assert scheduler.room == 3
     scheduler.submit(lstm.request("", 40), lstm.request("", 2))
@@ -391,7 +391,7 @@ def _during_a_block(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -
     monkeypatch.setattr(Buffers, "run", slow)
 
 
-def test_a_request_may_be_submitted_while_a_block_runs(
+def test_a_request_can_be_submitted_while_a_block_runs(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = lstm.scheduler()
@@ -406,7 +406,7 @@ def test_a_request_may_be_submitted_while_a_block_runs(
     assert found[second] == lstm.generate(["", "bc"], 60, seed=1)[1][2:]
 
 
-def test_a_request_may_be_cancelled_while_its_block_runs(
+def test_a_request_can_be_cancelled_while_its_block_runs(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = lstm.scheduler()
@@ -419,7 +419,7 @@ def test_a_request_may_be_cancelled_while_its_block_runs(
     assert [output.request for output in outputs] == [other]
 
 
-def test_sixteen_threads_may_submit_and_cancel_while_another_runs(lstm: CharRNN) -> None:
+def test_sixteen_threads_can_submit_and_cancel_while_another_runs(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=8)
     expected = [lstm.generate([""] * 4, 30, seed=number)[number % 4] for number in range(16)]
     wanted: list[list[Request]] = [[] for _ in range(16)]
@@ -460,7 +460,7 @@ def _threads_that_run(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 @pytest.mark.parametrize("streams", [1, 64])
-def test_many_streams_run_in_several_threads_and_one_stays_in_one(
+def test_many_streams_use_several_threads_and_a_single_one_uses_one(
     monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
     one, several = _model("lstm-2x12-int8", 1), _model("lstm-2x12-int8", 3)
@@ -524,7 +524,7 @@ def test_a_request_has_something_to_read_and_a_length(lstm: CharRNN) -> None:
         Request(np.zeros(1, np.int64), 5, seed=-1)
 
 
-def test_a_scheduler_that_was_closed_half_way_gives_its_buffers_back(lstm: CharRNN) -> None:
+def test_a_scheduler_closed_midway_returns_its_buffers(lstm: CharRNN) -> None:
     def kept() -> int:
         return sum(len(free) for free in lstm._engine._free.values())
 
@@ -542,7 +542,7 @@ def test_a_scheduler_that_was_closed_half_way_gives_its_buffers_back(lstm: CharR
     scheduler.close()
 
 
-def test_a_long_stream_among_short_ones_gives_its_whole_text(lstm: CharRNN) -> None:
+def test_a_long_stream_among_short_ones_completes(lstm: CharRNN) -> None:
     # Longer than the shared arrays, so that it is copied out now and then.
     scheduler = lstm.scheduler(max_batch_size=3)
     long = lstm.request("", 3000, seed=1)
@@ -596,7 +596,7 @@ def test_the_scheduler_s_own_time_can_be_measured() -> None:
     assert seconds > 0
 
 
-def test_states_of_what_was_generated_continue_in_other_requests(lstm: CharRNN) -> None:
+def test_final_states_continue_in_other_requests(lstm: CharRNN) -> None:
     whole = lstm.generate("LORD ", 3 * BLOCK, seed=2)
     scheduler = lstm.scheduler()
     state: State | None = None

@@ -36,7 +36,7 @@ def _naive(small: SmallModel, model: CharRNN, text: str) -> list[float]:
 
 
 @pytest.mark.parametrize("text", ["a", TEXT, TEXT * 3, "x" * BLOCK, "y" * (BLOCK + 1)])
-def test_losses_are_those_of_plain_numpy(exact: SmallModel, load: object, text: str) -> None:
+def test_losses_match_plain_numpy(exact: SmallModel, load: object, text: str) -> None:
     model: CharRNN = load(exact.path.stem)  # type: ignore[operator]
     score = model.score(text)
     expected = _naive(exact, model, text)
@@ -73,7 +73,7 @@ def test_a_texts_score_does_not_depend_on_other_texts(texts: list[str], rows: in
 
 
 @pytest.mark.parametrize("long_one", [0, 3, 39])
-def test_a_long_text_among_short_ones_continues_alone_and_changes_no_score(
+def test_a_long_text_among_short_ones_changes_no_score(
     monkeypatch: pytest.MonkeyPatch, long_one: int
 ) -> None:
     model = _model()
@@ -124,7 +124,7 @@ def test_short_texts_of_different_lengths_share_blocks_of_several_steps(
     assert sum(blocks) * CPU_ROWS < 1.3 * read + 8 * CPU_ROWS  # few rows are idle
 
 
-def test_waiting_scores_are_bounded(lstm: CharRNN) -> None:
+def test_the_number_of_waiting_scores_is_bounded(lstm: CharRNN) -> None:
     drawn = 0
 
     def texts() -> Iterator[NDArray[np.int64]]:
@@ -140,7 +140,7 @@ def test_waiting_scores_are_bounded(lstm: CharRNN) -> None:
     assert sum(len(losses) for losses in scores) == 5000 * 4
 
 
-def test_too_little_memory_is_an_error_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_a_package_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
 
     def without_memory(*_: object) -> None:
@@ -204,7 +204,7 @@ def test_empty_texts_score_nothing(lstm: CharRNN) -> None:
     assert [len(losses) for losses in lstm.score_stream(["", ""])] == [0, 0]
 
 
-def test_texts_are_read_as_they_are_scored(lstm_path: Path) -> None:
+def test_texts_are_read_lazily(lstm_path: Path) -> None:
     model = CharRNN.load(
         lstm_path, device="cpu", threads=1
     )  # with more, others may finish before the first text
@@ -231,7 +231,7 @@ def test_unknown_characters_are_an_error_or_skipped(lstm: CharRNN) -> None:
     assert np.concatenate(skipped).tolist() == lstm.score("ab").per_character.tolist()
 
 
-def test_losses_stay_finite_for_a_sure_model() -> None:
+def test_losses_stay_finite_for_a_confident_model() -> None:
     score = Score.of(np.array([800.0, 900.0], np.float32))
     assert math.isfinite(score.perplexity)
     assert score.bits_per_character == pytest.approx(850 / math.log(2))
@@ -241,7 +241,7 @@ def test_bytes_are_scored_at_the_byte_level(byte_model: CharRNN) -> None:
     assert byte_model.score("é中").characters == 5
 
 
-def test_uniform_probabilities_give_log_v(lstm: CharRNN) -> None:
+def test_uniform_probabilities_give_the_logarithm_of_the_vocabulary_size(lstm: CharRNN) -> None:
     total: NDArray[np.float64] = np.zeros(())
     step = lstm.step(lstm.initial_state())
     for symbol in lstm.vocabulary.symbols:

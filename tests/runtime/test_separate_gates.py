@@ -74,7 +74,7 @@ def _uses_names_of_parts(model: Any) -> None:
 
 @pytest.mark.parametrize("data", [INT8, GRU], ids=["lstm", "gru"])
 @pytest.mark.parametrize("change", [_gives_the_sums, _adds_the_rows_twice, _uses_names_of_parts])
-def test_other_graphs_give_the_same_too(change: Callable[[Any], None], data: bytes) -> None:
+def test_other_graphs_give_the_same_results(change: Callable[[Any], None], data: bytes) -> None:
     other = changed(change, data)
     _check_alike(other, separate_gates(other))
 

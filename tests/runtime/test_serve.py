@@ -29,7 +29,7 @@ def server(lstm: CharRNN, byte_model: CharRNN) -> Iterator[Served]:
 # --- texts -------------------------------------------------------------------------------------------------
 
 
-def test_the_text_is_the_one_that_the_seed_gives_alone(server: Served, lstm: CharRNN) -> None:
+def test_the_text_is_determined_by_the_seed(server: Served, lstm: CharRNN) -> None:
     reply = server.complete(model=LSTM, prompt="LORD ", max_tokens=50, seed=3, temperature=0.8, n=3)
     assert reply.texts == lstm.generate(["LORD "] * 3, 50, seed=3, echo=False)
     assert [choice["index"] for choice in reply.json["choices"]] == [0, 1, 2]
@@ -50,13 +50,13 @@ def test_the_text_is_the_one_that_the_seed_gives_alone(server: Served, lstm: Cha
         {"stop": ["zzzz", "th", "a"]},
     ],
 )
-def test_each_setting_is_that_of_generate(server: Served, lstm: CharRNN, settings: dict[str, Any]) -> None:
+def test_each_setting_matches_generate(server: Served, lstm: CharRNN, settings: dict[str, Any]) -> None:
     asked = {"temperature": 1.0, **settings}
     reply = server.complete(model=LSTM, prompt="KING ", max_tokens=60, seed=8, **asked)
     assert reply.texts == [lstm.generate("KING ", 60, seed=8, echo=False, **asked)]
 
 
-def test_a_temperature_of_0_takes_the_most_likely(server: Served, lstm: CharRNN) -> None:
+def test_a_temperature_of_0_selects_the_most_likely(server: Served, lstm: CharRNN) -> None:
     texts = [
         server.complete(model=LSTM, prompt="KING ", max_tokens=30, temperature=cold).texts
         for cold in (0, 0.0, 1e-9)
@@ -64,7 +64,7 @@ def test_a_temperature_of_0_takes_the_most_likely(server: Served, lstm: CharRNN)
     assert texts == [[lstm.generate("KING ", 30, top_k=1, echo=False)]] * 3
 
 
-def test_defaults_are_the_apis(server: Served, lstm: CharRNN) -> None:
+def test_defaults_match_the_openai_api(server: Served, lstm: CharRNN) -> None:
     reply = server.complete()
     assert (reply.json["model"], len(reply.texts[0])) == (LSTM, 16)
     seed = reply.json["seed"]
@@ -73,7 +73,7 @@ def test_defaults_are_the_apis(server: Served, lstm: CharRNN) -> None:
     assert server.complete(seed=seed, prompt=None, stop=None, n=None, model=None).texts == reply.texts
 
 
-def test_prompts_are_a_text_texts_ids_or_rows_of_ids(server: Served, lstm: CharRNN) -> None:
+def test_prompts_can_be_a_text_texts_ids_or_rows_of_ids(server: Served, lstm: CharRNN) -> None:
     def texts(prompt: Any) -> list[str]:
         return server.complete(prompt=prompt, max_tokens=20, seed=4, temperature=0.8).texts
 
@@ -85,7 +85,7 @@ def test_prompts_are_a_text_texts_ids_or_rows_of_ids(server: Served, lstm: CharR
     assert reply.texts == lstm.generate(["LORD ", "LORD ", "KING", "KING"], 9, seed=4, echo=False)
 
 
-def test_a_prompt_of_bytes_that_are_no_text_is_read_as_ids(server: Served, byte_model: CharRNN) -> None:
+def test_a_prompt_of_invalid_utf8_can_be_given_as_ids(server: Served, byte_model: CharRNN) -> None:
     reply = server.complete(
         model=BYTES, prompt=[0xC3, 0xFF], max_tokens=5, seed=1, temperature=0.8, echo=True
     )
@@ -118,7 +118,7 @@ def test_a_stop_text_that_the_model_cannot_write_changes_nothing(server: Served)
     "extra", [{}, {"stop": "th"}, {"echo": True}, {"logprobs": 2, "echo": True, "stop": "e"}]
 )
 @pytest.mark.parametrize("model", [LSTM, BYTES])
-def test_a_stream_gives_in_pieces_what_the_whole_is(
+def test_streamed_chunks_concatenate_to_the_complete_response(
     server: Served, model: str, extra: dict[str, Any]
 ) -> None:
     asked = {"model": model, "prompt": ["LORD ", "K"], "n": 2, "max_tokens": 300, "seed": 5, **extra}
@@ -159,7 +159,7 @@ def test_a_stream_without_options_has_no_usage(server: Served) -> None:
 # --- log-probabilities -------------------------------------------------------------------------------------
 
 
-def test_log_probabilities_are_those_of_the_model(server: Served, lstm: CharRNN) -> None:
+def test_log_probabilities_match_the_model(server: Served, lstm: CharRNN) -> None:
     reply = server.complete(prompt="LORD ", max_tokens=12, seed=2, temperature=0.8, logprobs=3)
     said, text = reply.json["choices"][0]["logprobs"], reply.texts[0]
     assert said["tokens"] == list(text)
@@ -289,7 +289,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), REFUSED, ids=[json.dumps(body)[:40] for body, _ in REFUSED])
-def test_what_cannot_be_done_is_refused_by_its_name(server: Served, body: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_are_rejected_by_name(server: Served, body: dict[str, Any], param: str) -> None:
     reply = server.complete(**body)
     assert reply.status == 400
     assert (reply.error["param"], reply.error["type"]) == (param, "invalid_request_error")
@@ -303,7 +303,7 @@ def test_unknown_characters_are_named(server: Served) -> None:
         assert part in error["message"]
 
 
-def test_neutral_values_of_what_there_is_not_are_accepted(server: Served) -> None:
+def test_neutral_values_of_unsupported_fields_are_accepted(server: Served) -> None:
     asked = {"prompt": "LORD ", "max_tokens": 9, "seed": 1, "n": 2}
     neutral = {
         "suffix": "", "best_of": 2, "presence_penalty": 0, "frequency_penalty": 0.0,
@@ -329,12 +329,12 @@ def test_neutral_values_of_what_there_is_not_are_accepted(server: Served) -> Non
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_a_body_that_is_no_object_is_refused(server: Served, body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_rejected(server: Served, body: bytes) -> None:
     reply = server.ask("/v1/completions", body)
     assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")
 
 
-def test_a_model_that_is_not_there_is_a_404_that_names_those_that_are(server: Served) -> None:
+def test_an_unknown_model_is_a_404_that_lists_the_available_ones(server: Served) -> None:
     reply = server.complete(model="gpt-4")
     assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
     assert LSTM in reply.error["message"]
@@ -347,7 +347,7 @@ def test_chat_is_a_404_with_an_explanation(server: Served) -> None:
     assert "/v1/completions" in reply.error["message"]
 
 
-def test_paths_and_methods_that_are_not_there_are_errors_of_the_same_shape(server: Served) -> None:
+def test_unknown_paths_and_methods_are_errors_of_the_same_format(server: Served) -> None:
     assert server.ask("/v2").status == 404
     assert server.ask("/v1/completions/", {}).error["message"]
     reply = server.ask("/v1/completions")
@@ -369,7 +369,7 @@ def test_models_are_listed_with_their_properties(server: Served, lstm: CharRNN) 
 
 
 @pytest.mark.parametrize("model", [LSTM, BYTES])
-def test_tokens_are_the_vocabularys_there_and_back(
+def test_tokenize_and_detokenize_round_trip(
     server: Served, model: str, load: Callable[[str], CharRNN]
 ) -> None:
     vocabulary = server.service.models[model].model.vocabulary
@@ -397,7 +397,7 @@ def test_tokens_are_the_vocabularys_there_and_back(
         ("/detokenize", {"tokens": [10**20]}, "tokens"),
     ],
 )
-def test_tokens_that_are_none_are_refused(server: Served, path: str, body: Any, param: str) -> None:
+def test_invalid_tokens_are_rejected(server: Served, path: str, body: Any, param: str) -> None:
     reply = server.ask(path, body)
     assert (reply.status, reply.error["param"]) == (400, param)
 

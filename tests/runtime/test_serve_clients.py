@@ -37,7 +37,7 @@ def client(server: Served) -> Iterator[openai.OpenAI]:
         yield its
 
 
-def test_completions_of_openai(client: openai.OpenAI, lstm: CharRNN) -> None:
+def test_openai_completions(client: openai.OpenAI, lstm: CharRNN) -> None:
     completion = client.completions.create(
         model="lstm", prompt="LORD ", max_tokens=40, seed=3, temperature=0.8, n=2, logprobs=2
     )
@@ -52,7 +52,7 @@ def test_completions_of_openai(client: openai.OpenAI, lstm: CharRNN) -> None:
     assert [choice.finish_reason for choice in completion.choices] == ["length", "length"]
 
 
-def test_a_stream_of_openai(client: openai.OpenAI, lstm: CharRNN) -> None:
+def test_an_openai_stream(client: openai.OpenAI, lstm: CharRNN) -> None:
     stream = client.completions.create(
         model="lstm",
         prompt=["LORD ", "KING"],
@@ -74,14 +74,16 @@ def test_a_stream_of_openai(client: openai.OpenAI, lstm: CharRNN) -> None:
     assert last.usage.completion_tokens == 400
 
 
-def test_a_stream_of_openai_that_is_closed_stops_on_the_server(client: openai.OpenAI, server: Served) -> None:
+def test_closing_an_openai_stream_stops_generation_on_the_server(
+    client: openai.OpenAI, server: Served
+) -> None:
     with client.completions.create(model="lstm", prompt="", max_tokens=100_000, stream=True) as stream:
         next(iter(stream))
         assert server.service.busy
     until(lambda: not server.service.busy)
 
 
-def test_many_clients_of_openai_at_once_get_what_each_gets_alone(server: Served, lstm: CharRNN) -> None:
+def test_concurrent_openai_clients_get_the_same_as_alone(server: Served, lstm: CharRNN) -> None:
     async def main() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=20) as client:
             asked = [
@@ -97,7 +99,7 @@ def test_many_clients_of_openai_at_once_get_what_each_gets_alone(server: Served,
     ]
 
 
-def test_errors_of_openai(client: openai.OpenAI, server: Served) -> None:
+def test_openai_errors(client: openai.OpenAI, server: Served) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.completions.create(model="lstm", prompt="\u2603")
     assert (bad.value.param, bad.value.code) == ("prompt", "unknown_characters")
@@ -118,13 +120,13 @@ def test_errors_of_openai(client: openai.OpenAI, server: Served) -> None:
         stranger.models.list()
 
 
-def test_a_timeout_of_openai_stops_the_text_on_the_server(client: openai.OpenAI, server: Served) -> None:
+def test_an_openai_timeout_stops_generation_on_the_server(client: openai.OpenAI, server: Served) -> None:
     with pytest.raises(openai.APITimeoutError):
         client.completions.create(model="lstm", prompt="", max_tokens=100_000, timeout=0.3)
     until(lambda: not server.service.busy)
 
 
-def test_an_error_within_a_stream_of_openai_is_raised(lstm: CharRNN) -> None:
+def test_an_error_within_an_openai_stream_is_raised(lstm: CharRNN) -> None:
     with (
         Served({"lstm": lstm}, ServeSettings(max_seconds=0.2)) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
@@ -134,7 +136,7 @@ def test_an_error_within_a_stream_of_openai_is_raised(lstm: CharRNN) -> None:
             pass
 
 
-def test_models_of_openai(client: openai.OpenAI) -> None:
+def test_openai_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["lstm"]
     assert client.models.retrieve("lstm").owned_by == "charrnn"
 

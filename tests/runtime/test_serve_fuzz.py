@@ -71,7 +71,7 @@ _SETTINGS = settings(
 
 @_SETTINGS
 @given(path=st.sampled_from(POSTS), body=fields)
-def test_any_object_gets_an_answer_that_is_described(
+def test_any_object_gets_a_documented_response(
     server: Served, described: dict[str, Any], path: str, body: dict[str, Any]
 ) -> None:
     data = json.dumps(body).encode("utf-8", "surrogatepass")
@@ -90,7 +90,7 @@ def test_any_object_gets_an_answer_that_is_described(
     path=st.sampled_from(POSTS),
     body=st.binary(max_size=60) | anything.map(lambda value: json.dumps(value).encode()),
 )
-def test_any_bytes_get_an_answer_that_is_described(
+def test_any_bytes_get_a_documented_response(
     server: Served, described: dict[str, Any], path: str, body: bytes
 ) -> None:
     reply = server.ask(path, body)
@@ -100,7 +100,7 @@ def test_any_bytes_get_an_answer_that_is_described(
 
 @_SETTINGS
 @given(data=st.binary(max_size=200), path=st.binary(max_size=20))
-def test_any_bytes_on_the_wire_do_no_harm(server: Served, data: bytes, path: bytes) -> None:
+def test_any_bytes_on_the_connection_are_harmless(server: Served, data: bytes, path: bytes) -> None:
     for sent in (data, b"GET /" + path + b" HTTP/1.1\r\n" + data + b"\r\n\r\n"):
         with server.open(sent) as connection:
             connection.shutdown(1)

@@ -73,7 +73,7 @@ def test_unknown_characters_are_dropped_if_the_server_is_configured_to(server: S
     assert reply.texts == [lstm.generate("LORD ", 9, seed=1)]
 
 
-def test_a_full_queue_is_a_429_that_says_when_to_ask_again(lstm: CharRNN) -> None:
+def test_a_full_queue_is_a_429_with_retry_after(lstm: CharRNN) -> None:
     settings = ServeSettings(max_running=1, max_waiting=2)
     with (
         Served({"lstm": lstm}, settings) as server,
@@ -96,7 +96,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_ask_again(lstm: CharRNN) -> Non
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_is_asked_for_stops_when_the_client_goes(server: Served, stream: bool) -> None:
+def test_generation_stops_when_the_client_disconnects(server: Served, stream: bool) -> None:
     streams = server.service.models["lstm"].streams
     asked = {**ENDLESS, "stream": stream, "n": 3}
     with server.open(request_bytes("/v1/completions", asked)) as connection:
@@ -106,7 +106,7 @@ def test_what_is_asked_for_stops_when_the_client_goes(server: Served, stream: bo
     until(lambda: _idle(server))
 
 
-def test_the_answer_to_a_client_that_is_gone_is_not_put_together_to_its_end(server: Served) -> None:
+def test_the_response_to_a_disconnected_client_is_not_completed(server: Served) -> None:
     def taken() -> float:
         found = re.search(rb"(?m)^charrnn:generation_tokens_total\{.*\} (\S+)$", server.ask("/metrics").body)
         return float(found[1]) if found else 0.0
@@ -146,7 +146,7 @@ def test_a_client_that_does_not_read_loses_its_connection(lstm: CharRNN) -> None
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: a\r\nX: "], ids=len)
-def test_a_connection_that_brings_no_request_is_closed(lstm: CharRNN, sent: bytes) -> None:
+def test_an_idle_connection_is_closed(lstm: CharRNN, sent: bytes) -> None:
     with (
         Served({"lstm": lstm}, ServeSettings(idle_seconds=0.2)) as server,
         server.open(sent) as connection,
@@ -155,7 +155,7 @@ def test_a_connection_that_brings_no_request_is_closed(lstm: CharRNN, sent: byte
         assert connection.recv(100) == b""
 
 
-def test_a_slow_reader_gets_all_of_it(server: Served, lstm: CharRNN) -> None:
+def test_a_slow_reader_gets_the_whole_response(server: Served, lstm: CharRNN) -> None:
     asked = {"max_tokens": 5000, "seed": 4, "temperature": 0.8, "stream": True}
     data = b""
     with server.open(request_bytes("/v1/completions", asked, "Connection: close")) as connection:
@@ -184,9 +184,7 @@ def guarded(lstm: CharRNN) -> Iterator[Served]:
 @pytest.mark.parametrize(
     "said", [None, "", "sesame", "Bearer", "Bearer wrong", "Bearer sesam", "Basic sesame", "Bearer \xff"]
 )
-def test_nothing_that_uses_a_model_is_answered_without_the_key(
-    guarded: Served, path: str, said: str | None
-) -> None:
+def test_every_model_endpoint_requires_the_key(guarded: Served, path: str, said: str | None) -> None:
     reply = guarded.ask(path, headers={} if said is None else {"Authorization": said})
     assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
     assert reply.headers["www-authenticate"] == "Bearer"
@@ -197,7 +195,7 @@ def test_each_key_is_accepted(guarded: Served, key: str) -> None:
     assert guarded.ask("/v1/models", headers={"Authorization": f"Bearer {key}"}).status == 200
 
 
-def test_the_key_is_needed_where_the_server_is_a_part_of_another_application(lstm: CharRNN) -> None:
+def test_the_key_is_required_if_the_server_is_mounted_in_another_application(lstm: CharRNN) -> None:
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
@@ -221,7 +219,7 @@ def test_monitoring_needs_no_key(guarded: Served, path: str) -> None:
     assert guarded.ask(path).status == 200
 
 
-def test_pages_of_other_origins_are_refused_unless_they_are_named(guarded: Served, server: Served) -> None:
+def test_other_origins_are_rejected_unless_allowed(guarded: Served, server: Served) -> None:
     def ask(which: Served, origin: str) -> Any:
         key = {"Authorization": "Bearer sesame"}
         return which.ask("/v1/completions", {"max_tokens": 1}, headers={"Origin": origin, **key})
@@ -235,7 +233,7 @@ def test_pages_of_other_origins_are_refused_unless_they_are_named(guarded: Serve
     assert "access-control-allow-origin" not in server.ask("/v1/models").headers
 
 
-def test_the_advice_to_a_refused_page_is_an_origin(server: Served) -> None:
+def test_the_advice_for_a_rejected_page_names_its_origin(server: Served) -> None:
     for origin, advised in (
         ("https://a.example", "https://a.example"),
         ("null", "ORIGIN"),
@@ -255,11 +253,11 @@ def test_the_advice_to_a_refused_page_is_an_origin(server: Served) -> None:
         ("*", "*"),
     ],
 )
-def test_origins_are_written_as_browsers_send_them(given: str, sent: str) -> None:
+def test_origins_are_normalized_as_browsers_send_them(given: str, sent: str) -> None:
     assert ServeSettings(cors=(given,)).cors == (sent,)
 
 
-def test_a_page_whose_name_leads_to_this_machine_is_refused(lstm: CharRNN, server: Served) -> None:
+def test_dns_rebinding_is_rejected(lstm: CharRNN, server: Served) -> None:
     settings = ServeSettings(hosts=_own_hosts("127.0.0.1", ("https://friend.example:90/",)))
     with Served({"lstm": lstm}, settings) as own:
         evil = {"Host": f"evil.example:{own.port}", "Origin": f"http://evil.example:{own.port}"}
@@ -282,13 +280,13 @@ def test_a_page_whose_name_leads_to_this_machine_is_refused(lstm: CharRNN, serve
             assert b" 200 " in connection.recv(100)
 
 
-def test_only_a_server_of_this_machine_alone_looks_at_the_host() -> None:
+def test_only_a_server_on_a_loopback_address_checks_the_host() -> None:
     assert "127.0.0.5" in _own_hosts("127.0.0.5", ())
     assert "[::1]" in _own_hosts("::1", ())
     assert _own_hosts("0.0.0.0", ()) == _own_hosts("10.0.0.1", ()) == _own_hosts("127.0.0.1", ("*",)) == ()
 
 
-def test_a_browser_may_ask_first_for_an_origin_that_is_named(guarded: Served) -> None:
+def test_preflight_requests_of_allowed_origins_succeed(guarded: Served) -> None:
     headers = {
         "Origin": "https://friend.example",
         "Access-Control-Request-Method": "POST",
@@ -314,7 +312,7 @@ def test_keys_come_from_the_option_the_file_or_the_environment(
 
 
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\x00b", "a\nb"])
-def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
+def test_a_key_that_is_not_a_valid_header_value_is_rejected(key: str) -> None:
     with pytest.raises(SettingError, match="--api-key"):
         read_keys(key, None)
 
@@ -351,7 +349,7 @@ def test_an_invalid_setting_is_refused_by_name(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("shown", [False, True])
-def test_the_log_has_a_line_for_each_request_and_prompts_only_where_wanted(
+def test_the_log_has_one_line_per_request_and_prompts_only_on_request(
     lstm: CharRNN, caplog: pytest.LogCaptureFixture, shown: bool
 ) -> None:
     with (
@@ -371,7 +369,7 @@ def test_the_log_has_a_line_for_each_request_and_prompts_only_where_wanted(
 # --- startup and shutdown ----------------------------------------------------------------------------------
 
 
-def test_nothing_is_answered_until_the_models_are_loaded(lstm: CharRNN) -> None:
+def test_requests_are_rejected_until_the_models_are_loaded(lstm: CharRNN) -> None:
     loading = True
 
     def load() -> CharRNN:
@@ -395,7 +393,7 @@ def test_nothing_is_answered_until_the_models_are_loaded(lstm: CharRNN) -> None:
         until(lambda: server.ask("/health").status == 200)
 
 
-def test_a_request_that_does_not_say_asks_for_no_more_than_is_allowed(lstm: CharRNN) -> None:
+def test_the_default_length_never_exceeds_the_limit(lstm: CharRNN) -> None:
     with Served({"lstm": lstm}, ServeSettings(max_length=5)) as server:
         assert len(server.complete().texts[0]) == 5
         body = server.ask("/openapi.json").json["paths"]["/v1/completions"]["post"]["requestBody"]
@@ -403,7 +401,7 @@ def test_a_request_that_does_not_say_asks_for_no_more_than_is_allowed(lstm: Char
         assert schema["properties"]["max_tokens"]["default"] == 5
 
 
-def test_what_runs_comes_to_its_end_and_nothing_new_is_taken(lstm: CharRNN) -> None:
+def test_shutdown_finishes_running_requests_and_rejects_new_ones(lstm: CharRNN) -> None:
     with Served({"lstm": lstm}) as server:
         with server.open(request_bytes("/v1/completions", {**ENDLESS, "max_tokens": 20_000})) as connection:
             first = connection.recv(1000)
@@ -418,7 +416,7 @@ def test_what_runs_comes_to_its_end_and_nothing_new_is_taken(lstm: CharRNN) -> N
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_what_runs_for_too_long_is_told_so_when_the_server_stops(lstm: CharRNN, again: bool) -> None:
+def test_shutdown_ends_long_requests_with_an_error(lstm: CharRNN, again: bool) -> None:
     with Served({"lstm": lstm}, ServeSettings(grace=60 if again else 0.1)) as server:
         with server.open(request_bytes("/v1/completions", ENDLESS)) as connection:
             data = connection.recv(1000)
@@ -456,7 +454,7 @@ def test_the_command_serves_until_it_is_told_to_stop(lstm_path: Path) -> None:
     assert "Traceback" not in rest
 
 
-def test_a_port_that_the_system_chose_is_told_even_if_quiet(lstm_path: Path) -> None:
+def test_a_port_chosen_by_the_system_is_printed_even_with_quiet(lstm_path: Path) -> None:
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0", "--quiet"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=command_environment(), text=True) as process:
         assert process.stderr is not None
@@ -468,7 +466,7 @@ def test_a_port_that_the_system_chose_is_told_even_if_quiet(lstm_path: Path) -> 
         assert process.wait(30) == 0
 
 
-def test_a_second_signal_ends_the_command_as_the_end_of_the_grace_does(lstm_path: Path) -> None:
+def test_a_second_signal_ends_the_command_immediately(lstm_path: Path) -> None:
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
     command += ["--grace", "600", "--max-length", "10000000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=command_environment(), text=True) as process:
@@ -506,7 +504,7 @@ def test_a_second_signal_ends_the_command_as_the_end_of_the_grace_does(lstm_path
     assert "Traceback" not in rest
 
 
-def test_clients_that_neither_read_nor_send_are_left_without_a_traceback(lstm_path: Path) -> None:
+def test_unresponsive_clients_cause_no_traceback_at_shutdown(lstm_path: Path) -> None:
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
     sent = [
         request_bytes("/v1/completions", {**ENDLESS, "logprobs": 15}),
@@ -546,7 +544,7 @@ def test_clients_that_neither_read_nor_send_are_left_without_a_traceback(lstm_pa
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
-def test_without_the_extra_the_command_gives_install_advice(lstm_path: Path, missing: str) -> None:
+def test_without_the_extra_the_command_prints_the_install_command(lstm_path: Path, missing: str) -> None:
     program = (
         f"import sys; sys.modules[{missing!r}] = None; import charrnn_runtime.cli.serve as it; it.main()"
     )

@@ -92,13 +92,13 @@ def test_cuda_without_a_driver_is_an_error_and_never_the_cpu(lstm_path: Path) ->
 
 
 @pytest.mark.usefixtures("plain_build")
-def test_cuda_without_a_cuda_build_is_an_error_with_the_line_that_installs_one(lstm_path: Path) -> None:
+def test_cuda_without_a_cuda_build_is_an_error_with_the_install_command(lstm_path: Path) -> None:
     line = 'replace it with: pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
     with pytest.raises(DeviceError, match=re.escape(f"build of onnxruntime lacks CUDA; {line}")):
         CharRNN.load(lstm_path, device="cuda")
 
 
-def test_both_builds_at_once_are_an_error_with_the_lines_that_repair_it(
+def test_two_builds_at_once_are_an_error_with_the_commands_to_fix_it(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
@@ -144,7 +144,7 @@ def lost_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("lost_libraries")
-def test_cuda_that_onnxruntime_leaves_out_is_an_error_and_stdout_stays_clean(
+def test_a_silent_fallback_of_onnxruntime_is_an_error_and_stdout_stays_clean(
     lstm_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(
@@ -170,7 +170,7 @@ def test_a_process_forked_from_one_with_cuda_gets_advice_on_how_to_start_it(
 
 
 @pytest.mark.usefixtures("lost_libraries")
-def test_auto_uses_the_cpu_and_explains_why_where_cuda_might_be_expected(lstm_path: Path) -> None:
+def test_auto_uses_the_cpu_and_explains_why_if_cuda_might_be_expected(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path, device="auto")
     assert model.device == "cpu"
     assert "cannot load CUDA's libraries" in model.device_note
@@ -288,7 +288,7 @@ def test_a_driver_that_is_too_old_is_named_before_anything_is_tried(
 
 
 @pytest.mark.usefixtures("no_driver")
-def test_auto_is_silent_where_cuda_is_not_expected(lstm_path: Path) -> None:
+def test_auto_is_silent_if_cuda_is_not_expected(lstm_path: Path) -> None:
     model = CharRNN.load(lstm_path)
     assert (model.device, model.device_note) == ("cpu", "")
 
@@ -380,7 +380,7 @@ def test_a_gpu_that_fails_the_trial_step_is_refused_with_its_reason(
 
 
 @pytest.mark.parametrize("name", ["lstm-2x12-fp32", "gru-2x12-fp16", "lstm-1x12-fp32-byte"])
-def test_a_gpu_that_rounds_otherwise_passes_the_trial_step(card: Callable[..., None], name: str) -> None:
+def test_a_gpu_with_different_rounding_passes_the_trial_step(card: Callable[..., None], name: str) -> None:
     card(lambda outputs: outputs["logits"].__imul__(1 + 1e-5))
     assert CharRNN.load(FOLDER / f"{name}.onnx", device="cuda").device == "cuda"
     assert CharRNN.load(FOLDER / f"{name}.onnx", device="auto").device == "cuda"
@@ -411,7 +411,7 @@ def test_nothing_is_printed(small: SmallModel, capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("", "")
 
 
-def test_stdout_is_where_it_was_after_threads_loaded_models_at_once(
+def test_stdout_is_restored_after_threads_load_models_concurrently(
     lstm_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = threading.Barrier(8)
@@ -438,7 +438,7 @@ def test_stdout_is_where_it_was_after_threads_loaded_models_at_once(
 # --- buffers -----------------------------------------------------------------------------------------------
 
 
-def test_buffers_come_back_and_are_used_again(engine: Engine) -> None:
+def test_buffers_are_returned_and_reused(engine: Engine) -> None:
     with engine.buffers(3) as first:
         with engine.buffers(3) as second:
             assert second is not first
@@ -450,14 +450,14 @@ def test_buffers_come_back_and_are_used_again(engine: Engine) -> None:
             assert without_sampler is not reading
 
 
-def test_buffers_come_back_after_an_exception(engine: Engine) -> None:
+def test_buffers_are_returned_after_an_exception(engine: Engine) -> None:
     with pytest.raises(KeyboardInterrupt), engine.buffers(2) as first:
         raise KeyboardInterrupt
     with engine.buffers(2) as again:
         assert again is first
 
 
-def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_buffers_back(
+def test_a_generator_collected_during_session_creation_returns_its_buffers(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = CharRNN.load(lstm_path, device="cpu")
@@ -479,7 +479,7 @@ def test_a_generator_that_is_collected_while_a_session_is_made_gives_its_buffers
     assert not work.is_alive()  # it would wait for itself forever
 
 
-def test_only_so_many_sizes_are_kept(engine: Engine) -> None:
+def test_the_number_of_cached_sizes_is_limited(engine: Engine) -> None:
     for rows in range(1, 30):
         with engine.buffers(rows):
             pass
@@ -497,7 +497,7 @@ def test_buffers_in_use_outlive_their_session(engine: Engine) -> None:
     assert 1 not in {sizes.rows for sizes in engine._free}
 
 
-def test_buffers_run_on_from_block_to_block_whatever_the_cuts(engine: Engine) -> None:
+def test_results_do_not_depend_on_block_boundaries(engine: Engine) -> None:
     texts = []
     for cuts in ([BLOCK, BLOCK, 6], [1] * (2 * BLOCK + 6), [7, 3, BLOCK, 28]):
         with engine.buffers(2) as buffers:
@@ -516,7 +516,7 @@ def test_buffers_run_on_from_block_to_block_whatever_the_cuts(engine: Engine) ->
     assert texts[0] == texts[1] == texts[2]
 
 
-def test_buffers_that_are_used_again_keep_their_session_from_being_dropped(engine: Engine) -> None:
+def test_reused_buffers_keep_their_session_cached(engine: Engine) -> None:
     for rows in range(2, 2 + 3 * session._KEPT_SESSIONS):
         for used in (1, rows):
             with engine.buffers(used):
@@ -524,7 +524,7 @@ def test_buffers_that_are_used_again_keep_their_session_from_being_dropped(engin
     assert (1, "any") in engine._sessions
 
 
-def test_buffers_read_the_same_with_any_sampler_and_without_one(small: SmallModel) -> None:
+def test_logits_are_the_same_with_any_sampler_and_without_one(small: SmallModel) -> None:
     engine = Engine(read_model_file(small.path), "cpu")
     tokens = np.random.RandomState(0).randint(0, len(engine.info.vocabulary), (BLOCK, 3))
     read = []
@@ -541,7 +541,7 @@ def test_buffers_read_the_same_with_any_sampler_and_without_one(small: SmallMode
         np.testing.assert_array_equal(states, read[0][1])
 
 
-def test_each_variant_of_the_graph_is_made_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_variant_of_the_graph_is_created_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
 
     def counted(*given: Any) -> Any:
@@ -704,7 +704,7 @@ _PLACE = "/a/cuda_call.cc:146 std::conditional_t<THRW, void, common::Status> onn
         (RuntimeError("no kernel\nsecond line"), CharRNNError, "cannot create a session: no kernel$"),
     ],
 )
-def test_a_session_that_cannot_be_made_is_an_error_of_ours(
+def test_a_failed_session_creation_is_a_charrnn_error(
     lstm_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     raised: Exception,
@@ -772,7 +772,9 @@ def test_the_trial_step_accepts_valid_results(file: ModelFile, monkeypatch: pyte
     assert Engine(file, "cpu").device == "cpu"
 
 
-def test_onnxruntimes_message_is_given_in_one_line(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_of_onnxruntime_are_shown_in_one_line(
+    file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> Callable[..., Any]:
         raise RuntimeError("  first\x1b[31m line\nsecond line")
 
@@ -782,7 +784,7 @@ def test_onnxruntimes_message_is_given_in_one_line(file: ModelFile, monkeypatch:
     assert str(caught.value).isprintable()
 
 
-def test_a_step_that_fails_later_than_the_trial_step_is_an_error_of_ours(
+def test_a_step_that_fails_after_the_trial_step_is_a_charrnn_error(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = CharRNN.load(lstm_path, device="cpu")

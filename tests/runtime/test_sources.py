@@ -28,13 +28,13 @@ def _is_that(model: CharRNN, lstm: CharRNN) -> bool:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: memoryview(data)[::1]])
-def test_a_model_is_made_from_its_bytes(kind: Any, data: bytes, lstm: CharRNN) -> None:
+def test_a_model_is_loaded_from_bytes(kind: Any, data: bytes, lstm: CharRNN) -> None:
     model = CharRNN.from_bytes(kind(data), device="cpu", threads=2)
     assert _is_that(model, lstm)
     assert (model.info.path, model.device, model._engine.threads) == ("<bytes>", "cpu", 2)
 
 
-def test_bytes_that_change_afterwards_change_nothing(data: bytes, lstm: CharRNN) -> None:
+def test_later_changes_to_the_bytes_do_not_affect_the_model(data: bytes, lstm: CharRNN) -> None:
     held = bytearray(data)
     model = CharRNN.from_bytes(held, device="cpu")
     held[:] = bytes(len(held))
@@ -74,7 +74,7 @@ def test_a_model_is_loaded_from_an_open_file_that_is_not_closed(lstm_path: Path,
         assert model.info.path == str(lstm_path)
 
 
-def test_a_file_is_read_from_where_it_stands(data: bytes, lstm: CharRNN) -> None:
+def test_a_file_is_read_from_its_current_position(data: bytes, lstm: CharRNN) -> None:
     file = io.BytesIO(b"before" + data)
     file.seek(6)
     model = CharRNN.load(file, device="cpu")
@@ -93,7 +93,7 @@ class Drop(io.RawIOBase):
         return given
 
 
-def test_files_within_others_and_without_a_disk_serve(tmp_path: Path, data: bytes, lstm: CharRNN) -> None:
+def test_files_in_archives_and_in_memory_are_accepted(tmp_path: Path, data: bytes, lstm: CharRNN) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.onnx", data)
     with zipfile.ZipFile(tmp_path / "archive.zip") as archive, archive.open("model.onnx") as file:
@@ -107,7 +107,7 @@ def test_files_within_others_and_without_a_disk_serve(tmp_path: Path, data: byte
     assert _is_that(CharRNN.load(Drop(data), device="cpu"), lstm)
 
 
-def test_a_path_may_be_of_any_kind(lstm_path: Path, lstm: CharRNN) -> None:
+def test_a_path_can_be_of_any_type(lstm_path: Path, lstm: CharRNN) -> None:
     with os.scandir(lstm_path.parent) as entries:
         entry = next(each for each in entries if each.name == lstm_path.name)
     folder = f"{lstm_path.parent}/./{lstm_path.name}"
@@ -117,7 +117,7 @@ def test_a_path_may_be_of_any_kind(lstm_path: Path, lstm: CharRNN) -> None:
         assert model.info.path == noted
 
 
-def test_a_file_that_is_open_as_text_is_refused_with_the_mode(lstm_path: Path) -> None:
+def test_a_file_opened_as_text_is_rejected_with_the_required_mode(lstm_path: Path) -> None:
     with lstm_path.open(encoding="latin-1") as file, pytest.raises(SettingError, match='mode "rb"'):
         CharRNN.load(file)  # type: ignore[arg-type]
 

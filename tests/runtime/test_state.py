@@ -35,7 +35,7 @@ def test_a_fresh_state_has_read_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["rows", "tokens", "numbers", "positions"])
-def test_its_arrays_cannot_be_written(name: str) -> None:
+def test_its_arrays_are_read_only(name: str) -> None:
     array = getattr(_state(), name)
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 1
@@ -50,7 +50,7 @@ def test_it_copies_its_arguments() -> None:
     assert state.rows.tolist() == [[0.0, 0.0]]
 
 
-def test_copies_and_pickles_are_equal_and_cannot_be_written_either() -> None:
+def test_copies_and_pickles_are_equal_and_read_only() -> None:
     state = _state()
     for again in (copy.copy(state), copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
         assert _values(again) == _values(state)
@@ -109,7 +109,7 @@ def test_no_call_changes_a_state(lstm: CharRNN) -> None:
     assert _values(state) == before
 
 
-def test_going_back_to_a_kept_state_gives_the_same_again(lstm: CharRNN) -> None:
+def test_returning_to_a_saved_state_repeats_the_text(lstm: CharRNN) -> None:
     state = lstm.prime("LORD ")
     first = lstm.generate(state, 50, seed=3)
     lstm.generate(state, 20, seed=9)

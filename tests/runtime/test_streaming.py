@@ -40,7 +40,9 @@ def _until(text: AnyStr, stop: AnyStr | None) -> tuple[AnyStr, bool]:
 @given(few_letters, stops, cuts)
 @example("aab", "ab", [2])
 @example("abab", "abac", [1, 2, 3])
-def test_any_cutting_gives_the_text_up_to_the_stop_text(text: str, stop: str | None, cuts: list[int]) -> None:
+def test_any_chunking_gives_the_text_up_to_the_stop_text(
+    text: str, stop: str | None, cuts: list[int]
+) -> None:
     assert _text(ABC, ABC.encode(text).tolist(), stop, cuts) == _until(text, stop)
 
 
@@ -51,7 +53,7 @@ any_stop = st.one_of(st.none(), st.text("aé中\ufffd", min_size=1, max_size=3))
 
 
 @given(any_bytes, any_stop, cuts)
-def test_any_cutting_of_any_bytes_gives_the_same_bytes(
+def test_any_chunking_of_any_bytes_gives_the_same_bytes(
     data: bytes, stop: str | None, cuts: list[int]
 ) -> None:
     stream = ByteStream(BYTES, stop)
@@ -60,7 +62,7 @@ def test_any_cutting_of_any_bytes_gives_the_same_bytes(
 
 
 @given(any_bytes, any_stop, cuts)
-def test_the_text_of_any_bytes_is_what_replacing_makes_of_the_bytes_before_the_stop(
+def test_the_text_of_any_bytes_is_decoded_with_replacement_up_to_the_stop_text(
     data: bytes, stop: str | None, cuts: list[int]
 ) -> None:
     before, stopped = _until(data, None if stop is None else stop.encode())
@@ -68,13 +70,13 @@ def test_the_text_of_any_bytes_is_what_replacing_makes_of_the_bytes_before_the_s
 
 
 @given(any_bytes, st.text("aé中", min_size=1, max_size=3))
-def test_a_stop_text_is_found_in_bytes_where_it_is_in_their_text(data: bytes, stop: str) -> None:
+def test_a_stop_text_is_found_in_bytes_exactly_if_it_is_in_their_text(data: bytes, stop: str) -> None:
     # Except with replacement characters, which may stand for other bytes.
     assert _text(BYTES, list(data), stop, []) == _until(data.decode(errors="replace"), stop)
 
 
 @given(any_bytes, cuts)
-def test_every_piece_of_text_is_whole_utf_8(data: bytes, cuts: list[int]) -> None:
+def test_every_chunk_of_text_is_complete_utf_8(data: bytes, cuts: list[int]) -> None:
     stream = TextStream(BYTES)
     given_out = ""
     for piece in _pieces(list(data), cuts):
@@ -84,9 +86,7 @@ def test_every_piece_of_text_is_whole_utf_8(data: bytes, cuts: list[int]) -> Non
 
 
 @given(st.text(max_size=30), st.one_of(st.none(), st.text(min_size=1, max_size=3)), cuts)
-def test_characters_as_bytes_are_the_utf_8_of_their_text(
-    text: str, stop: str | None, cuts: list[int]
-) -> None:
+def test_the_bytes_of_characters_are_their_utf_8(text: str, stop: str | None, cuts: list[int]) -> None:
     text = text.encode(errors="ignore").decode() + "é"
     vocabulary = Vocabulary.from_text(text)
     ids = vocabulary.encode(text).tolist()
@@ -96,14 +96,14 @@ def test_characters_as_bytes_are_the_utf_8_of_their_text(
 
 
 @given(st.text("aé中\U0001f600", max_size=30), st.one_of(st.none(), st.text("aé中", min_size=1)), cuts)
-def test_any_cutting_of_utf_8_gives_the_text_up_to_the_stop_text(
+def test_any_chunking_of_utf_8_gives_the_text_up_to_the_stop_text(
     text: str, stop: str | None, cuts: list[int]
 ) -> None:
     assert _text(BYTES, list(text.encode()), stop, cuts) == _until(text, stop)
 
 
 @given(few_letters, stops)
-def test_nothing_is_held_back_that_cannot_begin_the_stop_text(text: str, stop: str | None) -> None:
+def test_only_a_possible_prefix_of_the_stop_text_is_held_back(text: str, stop: str | None) -> None:
     stream = TextStream(ABC, stop)
     given_out = ""
     for count, letter in enumerate(text, 1):
@@ -117,7 +117,7 @@ def test_nothing_is_held_back_that_cannot_begin_the_stop_text(text: str, stop: s
             assert stop.startswith(held)
 
 
-def test_part_of_a_sequence_waits_for_the_rest() -> None:
+def test_an_incomplete_utf_8_sequence_is_held_back() -> None:
     stream = TextStream(BYTES)
     assert stream.push([0xE4]) == ""
     assert stream.push([0xB8]) == ""
@@ -125,7 +125,7 @@ def test_part_of_a_sequence_waits_for_the_rest() -> None:
     assert stream.finish() == ""
 
 
-def test_a_sequence_without_its_end_becomes_one_replacement_character() -> None:
+def test_an_unfinished_utf_8_sequence_becomes_one_replacement_character() -> None:
     stream = TextStream(BYTES)
     assert stream.push([0x61, 0xE4, 0xB8]) == "a"
     assert stream.finish() == "\ufffd"
@@ -135,7 +135,7 @@ def test_bytes_that_are_not_utf_8_are_replaced_at_once() -> None:
     assert TextStream(BYTES).push([0xFF, 0x61]) == "\ufffda"
 
 
-def test_a_possible_beginning_of_the_stop_text_is_output_at_the_end() -> None:
+def test_a_possible_prefix_of_the_stop_text_is_output_at_the_end() -> None:
     stream = TextStream(ABC, "abc")
     assert stream.push(ABC.encode("cab")) == "c"
     assert stream.finish() == "ab"

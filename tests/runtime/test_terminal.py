@@ -31,12 +31,12 @@ def test_a_line_that_fits_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_the_narrowest_terminal_has_a_word_in_each_row(columns: int) -> None:
+def test_the_narrowest_terminal_shows_one_word_per_row(columns: int) -> None:
     assert line_breaks.broken("  some words", columns).split() == ["some", "words"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
-def test_lines_are_broken_on_a_terminal_alone(
+def test_lines_are_wrapped_only_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import fcntl

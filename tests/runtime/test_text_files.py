@@ -47,7 +47,7 @@ def _blocks(data: bytes, size: int) -> Iterator[bytes]:
         (JAPANESE, "utf-8-sig"),
     ],
 )
-def test_a_text_is_read_in_its_encoding_over_any_seam(text: str, encoding: str, size: int) -> None:
+def test_a_text_is_decoded_across_any_block_boundary(text: str, encoding: str, size: int) -> None:
     data = text.encode(encoding)
     assert "".join(decoded(_blocks(data, size), "text", encoding)) == text
 
@@ -101,7 +101,7 @@ def test_no_text_is_mistaken_for_another_kind_of_file(text: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("text", [WESTERN, RUSSIAN, WESTERN * 5000], ids=["western", "russian", "long"])
-def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_is_named(
+def test_utf_16_and_32_without_a_mark_are_read_as_requested_or_the_likely_encoding_is_named(
     text: str, encoding: str
 ) -> None:
     said: list[str] = []
@@ -117,7 +117,7 @@ def test_utf_16_and_32_without_a_mark_are_read_as_asked_and_the_likely_encoding_
             "".join(decoded([data], "my.txt", None, said.append))
 
 
-def test_a_text_with_many_nuls_in_no_known_encoding_is_reported() -> None:
+def test_a_text_with_many_nuls_and_no_known_encoding_is_reported() -> None:
     said: list[str] = []
     assert "".join(decoded([b"abc\0\0" * 100], "my.txt", None, said.append)) == "abc\0\0" * 100
     unusual = "which is unusual for text; charrnn-train --level byte reads any bytes unchanged"
@@ -204,12 +204,12 @@ def _safetensors() -> bytes:
         (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     ],
 )
-def test_what_is_not_text_is_named(data: bytes, kind: str) -> None:
+def test_files_that_are_not_text_are_identified(data: bytes, kind: str) -> None:
     with pytest.raises(CharRNNError, match=f"my.bin is not a text file but .*{kind}"):
         "".join(decoded([data], "my.bin"))
 
 
-def test_other_binary_data_are_not_called_a_text_in_another_encoding() -> None:
+def test_other_binary_data_is_not_called_a_text_in_another_encoding() -> None:
     data = np.random.default_rng(0).bytes(5000)
     with pytest.raises(CharRNNError, match="it looks like binary data"):
         "".join(decoded([data], "my.bin"))

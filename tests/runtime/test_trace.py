@@ -25,7 +25,7 @@ TEXT = "LORD of the text, who reads it all:\nAnd then some."
 Load = Callable[[str], CharRNN]
 
 
-def test_states_and_log_probabilities_are_those_of_plain_numpy(exact: SmallModel, load: Load) -> None:
+def test_states_and_log_probabilities_match_plain_numpy(exact: SmallModel, load: Load) -> None:
     model, weights = load(exact.path.stem), exact.weights()
     trace = model.trace(TEXT)
     row, token = np.zeros(model.info.state_size), model.info.start_token
@@ -41,7 +41,7 @@ def test_states_and_log_probabilities_are_those_of_plain_numpy(exact: SmallModel
     assert trace.states.dtype == trace.logprobs.dtype == np.float32
 
 
-def test_surprise_is_the_score_bit_for_bit(small: SmallModel, load: Load) -> None:
+def test_surprise_is_bit_identical_to_the_score(small: SmallModel, load: Load) -> None:
     model = load(small.path.stem)
     trace, score = model.trace(TEXT), model.score(TEXT)
     taken = trace.logprobs[np.arange(len(TEXT)), trace.ids]
@@ -61,7 +61,7 @@ def _model() -> CharRNN:
 
 @settings(max_examples=20)
 @given(st.text("abc XYZ\n", max_size=60), st.lists(st.integers(0, 60)))
-def test_chunks_together_are_the_trace_of_the_whole(text: str, cuts: list[int]) -> None:
+def test_chunks_concatenate_to_the_trace_of_the_whole(text: str, cuts: list[int]) -> None:
     model, edges = _model(), [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
     whole = model.trace(text)
     parts = list(model.trace_stream(text[begin:end] for begin, end in pairwise(edges)))
@@ -85,7 +85,7 @@ def test_a_trace_continues_from_a_state(lstm: CharRNN) -> None:
 
 
 @pytest.mark.parametrize("chunks", [["ab\ncd\n\ne"], ["ab", "\nc", "d\n", "\n", "e"]])
-def test_each_line_may_be_read_from_a_fresh_state(lstm: CharRNN, chunks: list[str]) -> None:
+def test_each_line_can_be_read_from_a_zero_state(lstm: CharRNN, chunks: list[str]) -> None:
     parts = list(lstm.trace_stream(chunks, by_line=True))
     lines = [lstm.trace(line) for line in ("ab\n", "cd\n", "\n", "e")]
     for name in ("ids", "states", "logprobs"):
@@ -107,7 +107,7 @@ def test_a_chunk_is_traced_before_the_next_is_read(lstm: CharRNN) -> None:
     assert asked == [0]
 
 
-def test_an_unknown_character_is_reported_with_its_position_in_the_whole_text(lstm: CharRNN) -> None:
+def test_an_unknown_character_is_reported_with_its_position_in_the_text(lstm: CharRNN) -> None:
     with pytest.raises(UnknownCharacterError, match="at position 6"):
         list(lstm.trace_stream(["LORD", "of☃"]))
     assert lstm.trace("LO☃RD", unknown="skip").text == "LORD"
@@ -139,7 +139,7 @@ def test_an_unknown_unit_is_an_error_that_lists_the_valid_ones(lstm: CharRNN, na
         lstm.trace("a").unit(name)
 
 
-def test_the_most_likely_come_first(lstm: CharRNN) -> None:
+def test_the_most_likely_symbols_come_first(lstm: CharRNN) -> None:
     trace = lstm.trace(TEXT)
     ids, probabilities = trace.most_likely(3)
     assert ids.shape == probabilities.shape == (len(TEXT), 3)
@@ -156,7 +156,7 @@ def test_an_empty_text_has_an_empty_trace(lstm: CharRNN) -> None:
     assert list(lstm.trace_stream([])) == []
 
 
-def test_too_little_memory_is_an_error_of_the_package(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_a_package_error(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_memory(*_: object) -> Any:
         raise MemoryError
 
@@ -177,7 +177,7 @@ def test_a_trace_is_shown_in_notebooks_with_its_text_escaped(byte_model: CharRNN
     assert long.endswith("<p>and 3 more symbols</p>")
 
 
-def test_a_tooltip_names_the_most_likely(lstm: CharRNN) -> None:
+def test_a_tooltip_names_the_most_likely_symbols(lstm: CharRNN) -> None:
     trace = lstm.trace("LORD")
     ids, probabilities = trace.most_likely(5)
     likely = html.escape(f"{shown_symbol(lstm.vocabulary, int(ids[3, 0]))} {probabilities[3, 0]:.1%}")

@@ -36,7 +36,7 @@ def ask(load: Callable[[str], CharRNN]) -> Iterator[Ask]:
         yield asking(served)
 
 
-def test_it_gives_the_same_as_the_model(ask: Ask, lstm: CharRNN) -> None:
+def test_the_endpoint_matches_the_model(ask: Ask, lstm: CharRNN) -> None:
     text = "To be, or not to be:\nthat is " * 60  # more than one chunk
     status, answer = ask(model="chars", text=text, top=3, units=["h1:3", "0:11"])
     assert status == 200
@@ -55,14 +55,14 @@ def test_it_gives_the_same_as_the_model(ask: Ask, lstm: CharRNN) -> None:
         np.testing.assert_allclose(values, trace.unit(name), atol=1e-4)
 
 
-def test_an_output_gate_that_the_state_does_not_tell_is_null(ask: Ask, lstm: CharRNN) -> None:
+def test_an_output_gate_that_the_state_does_not_determine_is_null(ask: Ask, lstm: CharRNN) -> None:
     text = "To be, or not to be" * 20
     values = ask(text=text, units=["o0:3"])[1]["units"]["o0:3"]
     expected = lstm.trace(text).unit("o0:3")
     np.testing.assert_allclose(np.array(values, np.float32), expected, atol=1e-4)  # None becomes NaN
 
 
-def test_bytes_of_one_character_have_its_place(ask: Ask, byte_model: CharRNN) -> None:
+def test_bytes_of_one_character_share_its_offset(ask: Ask, byte_model: CharRNN) -> None:
     _, answer = ask(model="bytes", text="aé中b")
     assert answer["text_offset"] == [0, 1, 1, 2, 2, 2, 3]
     assert answer["tokens"][0:3] == ["a", "bytes:\\xc3", "bytes:\\xa9"]
@@ -71,7 +71,7 @@ def test_bytes_of_one_character_have_its_place(ask: Ask, byte_model: CharRNN) ->
     )
 
 
-def test_characters_that_were_skipped_leave_their_places_free(load: Callable[[str], CharRNN]) -> None:
+def test_skipped_characters_keep_the_offsets_of_the_others(load: Callable[[str], CharRNN]) -> None:
     with Served({"m": load("lstm-2x12-fp32")}, ServeSettings(unknown="skip")) as served:
         _, answer = asking(served)(text="aΩb")
     assert (answer["tokens"], answer["text_offset"]) == (["a", "b"], [0, 2])
@@ -83,7 +83,7 @@ def test_an_empty_text_gives_the_names_of_the_units(ask: Ask, lstm: CharRNN) -> 
     assert len(answer["unit_names"]) == lstm.info.state_size
 
 
-def test_ids_are_a_text_too(ask: Ask, lstm: CharRNN) -> None:
+def test_a_text_can_be_given_as_ids(ask: Ask, lstm: CharRNN) -> None:
     ids = lstm.vocabulary.encode("To be").tolist()
     assert ask(text=ids)[1]["tokens"] == list("To be")
 
@@ -113,7 +113,9 @@ def test_invalid_fields_are_named(ask: Ask, body: dict[str, Any], param: str) ->
     assert param in answer["error"]["message"]
 
 
-def test_a_trace_that_nobody_waits_for_is_cancelled(lstm: CharRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_is_cancelled_when_the_client_disconnects(
+    lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The thread checks before each chunk; here it is cancelled while the first one runs."""
     service = Service({"m": lstm}, ServeSettings())
     asyncio.run(service.load())

@@ -122,7 +122,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- configurations ----------------------------------------------------------------------------------------
 
 
-def test_the_step_form_names_the_tensors_that_the_model_has(small: SmallModel) -> None:
+def test_the_step_form_names_the_tensors_of_the_model(small: SmallModel) -> None:
     """As reported by onnxruntime, like in Triton's backend: a batch axis, which is omitted, and the rest."""
     info = read_model_file(small.path).info
     served = parsed(config(info, Service("x", backend="onnxruntime")))
@@ -139,7 +139,7 @@ def test_the_step_form_names_the_tensors_that_the_model_has(small: SmallModel) -
         assert (type_name(each.data_type), shape) == wanted[each.name]
 
 
-def test_in_the_step_form_no_shape_is_empty_and_sequences_begin_with_zeros(small: SmallModel) -> None:
+def test_in_the_step_form_no_shape_is_empty_and_sequences_start_from_zeros(small: SmallModel) -> None:
     info = read_model_file(small.path).info
     served = parsed(config(info, Service("x", backend="onnxruntime", max_batch_size=5)))
     assert served.max_batch_size == 5
@@ -206,13 +206,11 @@ def test_a_model_is_copied_unchanged_next_to_its_configuration(
     assert sorted(path.name for path in (tmp_path / "all" / "models").iterdir()) == sorted(BACKENDS)
 
 
-def test_the_files_name_is_the_models(triton: Command, lstm_path: Path, tmp_path: Path) -> None:
+def test_the_file_name_gives_the_model_name(triton: Command, lstm_path: Path, tmp_path: Path) -> None:
     assert written(triton(lstm_path, tmp_path)).name == lstm_path.stem
 
 
-def test_nothing_is_replaced_unless_that_is_asked_for(
-    triton: Command, lstm_path: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_replaced_unless_requested(triton: Command, lstm_path: Path, tmp_path: Path) -> None:
     folder = written(triton(lstm_path, tmp_path, "--name", "a"))
     (folder / "2").mkdir()
     (folder / "2" / "model.onnx").write_bytes(b"another version")
@@ -232,7 +230,7 @@ def test_nothing_is_replaced_unless_that_is_asked_for(
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".a", "-a", 'a"b', "a b", "a\nb", "ä"])
-def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
+def test_names_that_escape_the_repository_are_rejected(name: str) -> None:
     with pytest.raises(SettingError, match="name must consist of"):
         Service(name)
 
@@ -254,7 +252,7 @@ def test_invalid_services_are_refused(options: dict[str, Any], said: str) -> Non
         Service("a", **options)
 
 
-def test_wrong_options_are_one_line_and_write_nothing(
+def test_invalid_options_are_a_one_line_error_and_write_nothing(
     triton: Command, lstm_path: Path, tmp_path: Path
 ) -> None:
     said = refused(triton(lstm_path, tmp_path / "models", "--max-batch-size", "8"), 2)
@@ -301,7 +299,9 @@ def test_the_target_of_a_symlink_is_not_replaced(lstm_path: Path, tmp_path: Path
     assert files(tmp_path) == {}
 
 
-def test_version_1_is_replaced_only_where_it_is(triton: Command, lstm_path: Path, tmp_path: Path) -> None:
+def test_a_replacement_is_reported_only_if_version_1_existed(
+    triton: Command, lstm_path: Path, tmp_path: Path
+) -> None:
     (tmp_path / "a" / "2").mkdir(parents=True)
     for said in (False, True):
         done = triton(lstm_path, tmp_path, "--name", "a", "--force")
@@ -309,7 +309,7 @@ def test_version_1_is_replaced_only_where_it_is(triton: Command, lstm_path: Path
         assert (b"replaced version 1" in done.stderr) == said
 
 
-def test_the_servers_command_is_fit_for_a_shell(triton: Command, lstm_path: Path, in_folder: Path) -> None:
+def test_the_server_command_is_quoted_for_a_shell(triton: Command, lstm_path: Path, in_folder: Path) -> None:
     for name, word in (("my models", "'my models'"), ("-models", "./-models")):
         done = triton("--", lstm_path, name, cwd=in_folder)
         written(done)

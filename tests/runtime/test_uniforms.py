@@ -38,7 +38,7 @@ VECTORS = [
 
 
 @pytest.mark.parametrize(("seed", "stream", "position", "expected"), VECTORS)
-def test_the_numbers_that_are_written_down(seed: int, stream: int, position: int, expected: int) -> None:
+def test_numbers_match_the_reference_values(seed: int, stream: int, position: int, expected: int) -> None:
     found = uniforms_at(stream_keys(seed, [stream]), [position])
     assert found.dtype == np.float32
     assert float(found[0]) * 2**24 == expected
@@ -46,7 +46,9 @@ def test_the_numbers_that_are_written_down(seed: int, stream: int, position: int
 
 
 @given(seeds, st.lists(streams, min_size=1, max_size=5), st.lists(positions, min_size=1, max_size=5))
-def test_all_numbers_are_those_of_plain_integers(seed: int, numbers: list[int], positions: list[int]) -> None:
+def test_all_numbers_match_plain_integer_arithmetic(
+    seed: int, numbers: list[int], positions: list[int]
+) -> None:
     keys = stream_keys(seed, numbers)
     found = uniforms_at(keys, np.array(positions)[:, None])  # (B), (T, 1) -> (T, B)
     assert found.shape == (len(positions), len(numbers))
@@ -86,7 +88,7 @@ def test_any_integers_count_modulo_2_to_the_64(form: str, seed: int, number: int
     assert drawn[0, 0] == after[2]
 
 
-def test_integers_that_no_type_of_numpy_holds_together_are_exact() -> None:
+def test_integers_without_a_common_numpy_dtype_are_exact() -> None:
     many = [[2**64 - 1, -1], [2**63 + 1, 0]]
     found = uniforms_at(stream_keys(3, [0, 1]), many)
     for row, positions in zip(found, many, strict=True):
@@ -96,7 +98,7 @@ def test_integers_that_no_type_of_numpy_holds_together_are_exact() -> None:
 
 
 @pytest.mark.parametrize("wrong", [1.5, 1.0, "1", None, [0, 0.5], [True], np.array([1.0])], ids=repr)
-def test_what_is_no_integer_is_neither_a_stream_nor_a_position(wrong: object) -> None:
+def test_streams_and_positions_must_be_integers(wrong: object) -> None:
     with pytest.raises(SettingError, match="streams must be a whole number"):
         stream_keys(1, wrong)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="positions must be a whole number"):
@@ -138,13 +140,13 @@ def test_seeds_that_are_not_integers_are_refused(seed: object) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 2**64 - 1, np.uint64(2**64 - 1), np.int32(7)])
-def test_seeds_may_be_integers_of_any_kind(seed: int) -> None:
+def test_seeds_can_be_integers_of_any_type(seed: int) -> None:
     found = check_seed(seed)
     assert found == int(seed)
     assert type(found) is int
 
 
-def test_drawn_seeds_are_seeds_and_differ() -> None:
+def test_drawn_seeds_are_valid_and_differ() -> None:
     drawn = [draw_seed() for _ in range(8)]
     assert [check_seed(seed) for seed in drawn] == drawn
     assert len(set(drawn)) > 1

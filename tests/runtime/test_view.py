@@ -70,7 +70,7 @@ def test_a_pipe_gets_digits_under_the_text(lstm: CharRNN) -> None:
     assert rows[3:6] == ["who reads it?", "".join(digits[18:]), ""]
 
 
-def test_units_and_the_most_likely_have_separate_rows(lstm: CharRNN) -> None:
+def test_units_and_the_most_likely_symbols_have_separate_rows(lstm: CharRNN) -> None:
     done = view(MODEL, "-", "--unit", "1:3", "--unit", "o0:2", "--top", "2", input=b"LORD of")
     trace = lstm.trace("LORD of")
     ids, _ = trace.most_likely(2)
@@ -105,19 +105,19 @@ def test_lines_are_broken_to_fit(lstm: CharRNN) -> None:
     assert "".join(row[6:] for row in rows[::4]).count("who") > 40
 
 
-def test_a_width_of_0_is_not_known() -> None:
+def test_a_width_of_0_means_unknown() -> None:
     rows = _ok(view(MODEL, "-", input=("who " * 50).encode(), env={"COLUMNS": "0"})).split("\n")
     assert len(rows[3]) == 80  # digits, also below spaces
 
 
-def test_a_unit_that_is_given_twice_is_one_row() -> None:
+def test_a_unit_given_twice_is_one_row() -> None:
     given = ("--unit", "c0:3", "--unit", "1:3", "--unit", "0:3")
     rows = _ok(view(MODEL, "-", *given, input=b"LORD")).split("\n")
     assert [row[:4] for row in rows[4:6]] == ["c0:3", "c1:3"]
     assert len([row for row in rows if row.startswith("c0:3")]) == 1
 
 
-def test_what_cannot_be_shown_takes_one_place_and_harms_no_terminal() -> None:
+def test_unprintable_characters_take_one_column_and_cannot_control_the_terminal() -> None:
     text = "a\x1b[2Jb\tc\u202e\u0301é\x00中\n".encode() + b"\xff\xd0"
     shown = _ok(view(BYTES, "-", input=text))
     assert shown.split("\n")[2] == "a␛[2Jb␉c▯◌\u0301é␀中↵"
@@ -217,7 +217,7 @@ def test_json_of_a_byte_model_has_bytes() -> None:
     assert all(len(row["most_likely"]) == 5 and "units" not in row for row in rows)
 
 
-def test_bits_are_those_of_charrnn_score(score: Command) -> None:
+def test_bits_match_charrnn_score(score: Command) -> None:
     rows = [json.loads(line) for line in _ok(view(MODEL, "-", "--json", input=TEXT.encode())).splitlines()]
     told = json.loads(_ok(score(MODEL, "-", "--json", "--per-char", input=TEXT.encode())))
     assert [row["bits"] for row in rows] == pytest.approx(told["bits"], abs=1e-4)
@@ -242,7 +242,7 @@ def test_units_are_found_and_reported_with_their_scores() -> None:
     assert set(symbols[0]["units"]) == {each["unit"] for each in found}
 
 
-def test_units_may_be_found_in_another_text(tmp_path: Path) -> None:
+def test_units_can_be_selected_on_another_text(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text(LONG)
     options = ("--find-in", other, "--unknown", "skip")
@@ -259,7 +259,7 @@ def test_units_may_be_found_in_another_text(tmp_path: Path) -> None:
 # --- a page ------------------------------------------------------------------------------------------------
 
 
-def test_a_page_is_written_whole_and_over_nothing_without_force(in_folder: Path) -> None:
+def test_a_page_is_written_atomically_and_overwrites_only_with_force(in_folder: Path) -> None:
     (in_folder / "text").write_text(TEXT)
     assert _ok(view(MODEL, "text", "--html", "page.html", cwd=in_folder)) == "page.html\n"
     page = (in_folder / "page.html").read_text(encoding="utf-8")
@@ -270,7 +270,7 @@ def test_a_page_is_written_whole_and_over_nothing_without_force(in_folder: Path)
     assert sorted(os.listdir(in_folder)) == ["page.html", "text"]
 
 
-def test_a_page_that_is_there_is_noticed_before_anything_is_read(in_folder: Path) -> None:
+def test_an_existing_page_is_reported_before_anything_is_read(in_folder: Path) -> None:
     (in_folder / "page").write_text("mine")
     done = view("no-model", "no-text", "--html", "page", cwd=in_folder)
     assert "page already exists; choose another name, or use --force to replace it" in _error(done, 1)
@@ -288,7 +288,7 @@ def test_a_page_never_replaces_an_input_file(in_folder: Path, input_name: str) -
     assert (in_folder / "page").read_bytes() == before
 
 
-def test_a_page_never_replaces_what_comes_as_stdin(in_folder: Path) -> None:
+def test_a_page_never_replaces_the_file_on_stdin(in_folder: Path) -> None:
     (in_folder / "text").write_text(TEXT)
     with (in_folder / "text").open("rb") as file:
         done = view(MODEL, "-", "--html", "text", "--force", stdin=file, cwd=in_folder)
@@ -296,7 +296,7 @@ def test_a_page_never_replaces_what_comes_as_stdin(in_folder: Path) -> None:
     assert (in_folder / "text").read_text() == TEXT
 
 
-def test_a_text_to_whose_end_the_output_goes_is_refused(in_folder: Path) -> None:
+def test_an_input_that_stdout_appends_to_is_rejected(in_folder: Path) -> None:
     (in_folder / "text").write_text(TEXT)
     with (in_folder / "text").open("rb") as file, (in_folder / "text").open("ab") as out:
         for name, options in (("text", {}), ("-", {"stdin": file})):
@@ -335,13 +335,13 @@ def test_skipped_characters_are_reported(in_folder: Path, options: list[str]) ->
     assert "does not know them: '☃', '☂'" in done.stderr.decode()
 
 
-def test_length_is_how_much_is_read() -> None:
+def test_length_limits_how_much_is_read() -> None:
     rows = _ok(view(MODEL, "-", "--json", "-n", "7", input=TEXT.encode())).splitlines()
     assert "".join(json.loads(row)["character"] for row in rows) == TEXT[:7]
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 1000])
-def test_pieces_of_bytes_end_between_characters(
+def test_chunks_of_bytes_end_between_characters(
     byte_model: CharRNN, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     data = "aé中😀\n".encode() * 20 + b"\xff\x80\xe4\xb8"
@@ -357,14 +357,14 @@ def test_pieces_of_bytes_end_between_characters(
 @pytest.mark.parametrize(
     "options", [[], ["--json"], ["--html", "page"], ["--units", "3"], ["--unit", "0:1"]], ids=str
 )
-def test_a_text_of_which_nothing_is_known_is_an_error(in_folder: Path, options: list[str]) -> None:
+def test_a_text_of_only_unknown_characters_is_an_error(in_folder: Path, options: list[str]) -> None:
     done = view(MODEL, "-", "--unknown", "skip", *options, input=("☃☂" * 150).encode(), cwd=in_folder)
     assert "the model knows none of the 300 characters of stdin" in _error(done, 1)
     assert "warning" not in done.stderr.decode()
     assert os.listdir(in_folder) == []
 
 
-def test_what_is_known_behind_much_that_is_not_is_shown(in_folder: Path, lstm: CharRNN) -> None:
+def test_known_characters_after_many_unknown_ones_are_shown(in_folder: Path, lstm: CharRNN) -> None:
     done = view(MODEL, "-", "--unknown", "skip", "--json", input=("☃" * 600 + "LORD").encode())
     assert [json.loads(line)["character"] for line in _ok(done).splitlines()] == list("LORD")
     (in_folder / "other").write_text("☃☂", encoding="utf-8")
@@ -372,7 +372,7 @@ def test_what_is_known_behind_much_that_is_not_is_shown(in_folder: Path, lstm: C
     assert "the model knows none of the 2 characters of other" in _error(done, 1)
 
 
-def test_each_line_is_read_from_a_fresh_state_where_it_was_learned_so(tmp_path: Path, lstm: CharRNN) -> None:
+def test_a_model_of_lines_reads_each_line_from_a_zero_state(tmp_path: Path, lstm: CharRNN) -> None:
     model = tmp_path / "lines.onnx"
     model.write_bytes(changed(metadata("lines", "true"), MODEL.read_bytes()))
     rows = _ok(view(model, "-", "--json", input=b"LORD\r\nof\n")).splitlines()
@@ -428,14 +428,14 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_reader_that_goes_away_ends_it_silently(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_the_command_silently(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("LORD of all\n" * 5000)
     done = in_shell("charrnn_runtime.cli.view", f'"{MODEL}" "{tmp_path}/text" -q | head -c 100')
     assert (len(done.stdout), done.stderr) == (100, b"")
 
 
 @posix
-def test_ctrl_c_ends_it_with_130(tmp_path: Path) -> None:
+def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("LORD of all\n" * 100_000)
     process = subprocess.Popen(
         [sys.executable, "-m", "charrnn_runtime.cli.view", str(MODEL), str(tmp_path / "text"), "--json"],

@@ -16,7 +16,7 @@ any_text = st.text()
 
 
 @given(unicode_text.filter(bool))
-def test_any_text_comes_back_from_its_own_vocabulary(text: str) -> None:
+def test_any_text_round_trips_through_its_vocabulary(text: str) -> None:
     vocabulary = Vocabulary.from_text(text)
     ids = vocabulary.encode(text)
     assert ids.shape == (len(text),)
@@ -25,7 +25,7 @@ def test_any_text_comes_back_from_its_own_vocabulary(text: str) -> None:
 
 
 @given(unicode_text)
-def test_any_text_comes_back_at_the_byte_level(text: str) -> None:
+def test_any_text_round_trips_at_the_byte_level(text: str) -> None:
     vocabulary = Vocabulary.of_bytes()
     ids = vocabulary.encode(text)
     assert ids.tolist() == list(text.encode())
@@ -38,12 +38,12 @@ def test_symbols_are_the_distinct_characters_in_code_point_order(text: str) -> N
 
 
 @given(st.lists(unicode_text).filter(any))
-def test_pieces_give_the_vocabulary_of_the_whole(pieces: list[str]) -> None:
+def test_chunks_give_the_vocabulary_of_the_whole(pieces: list[str]) -> None:
     assert Vocabulary.from_text(iter(pieces)) == Vocabulary.from_text("".join(pieces))
 
 
 @given(st.lists(st.integers(0, 255)))
-def test_bytes_come_back_whether_they_are_text_or_not(ids: list[int]) -> None:
+def test_any_bytes_round_trip(ids: list[int]) -> None:
     vocabulary = Vocabulary.of_bytes()
     assert vocabulary.decode_bytes(ids) == bytes(ids)
     assert vocabulary.decode(ids) == bytes(ids).decode(errors="replace")
@@ -67,7 +67,7 @@ def test_unknown_characters_are_named_with_their_first_positions(known: str, tex
 
 
 @given(unicode_text.filter(bool), any_text)
-def test_skip_drops_exactly_the_unknown_characters(known: str, text: str) -> None:
+def test_skip_drops_only_the_unknown_characters(known: str, text: str) -> None:
     vocabulary = Vocabulary.from_text(known)
     kept = "".join(c for c in text if c in known)
     assert vocabulary.decode(vocabulary.encode(text, "skip")) == kept
@@ -108,16 +108,14 @@ def test_code_points_far_beyond_the_highest_symbol_are_unknown() -> None:
     assert Vocabulary("abc").unknown_characters("c\U0010ffffd") == ["\U0010ffff", "d"]
 
 
-def test_ids_follow_the_order_that_was_given() -> None:
+def test_ids_follow_the_given_order() -> None:
     vocabulary = Vocabulary("zay")
     assert vocabulary.encode("ayz").tolist() == [1, 2, 0]
     assert len(vocabulary) == 3
 
 
 @pytest.mark.parametrize(("symbols", "start"), [("a\nb", 1), ("ba", 0), ("\n", 0)])
-def test_a_stream_without_a_prompt_reads_a_newline_first_or_else_the_first_symbol(
-    symbols: str, start: int
-) -> None:
+def test_the_start_token_is_the_newline_or_else_the_first_symbol(symbols: str, start: int) -> None:
     assert Vocabulary(symbols).start_token == start
 
 
@@ -136,7 +134,7 @@ def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
         Vocabulary("abc").decode(ids)
 
 
-def test_the_empty_text_is_harmless() -> None:
+def test_the_empty_text_is_accepted() -> None:
     for vocabulary in (Vocabulary("a"), Vocabulary.of_bytes()):
         assert vocabulary.encode("").shape == (0,)
         assert vocabulary.decode([]) == ""
@@ -157,7 +155,7 @@ def test_the_empty_text_is_harmless() -> None:
         ([chr(0x10000 + i) for i in range(spec.MAX_VOCABULARY + 1)], "char", "65,537 distinct"),
     ],
 )
-def test_symbols_that_make_no_vocabulary_are_refused(symbols: list[str], level: str, message: str) -> None:
+def test_invalid_symbols_are_rejected(symbols: list[str], level: str, message: str) -> None:
     with pytest.raises(CharRNNError, match=message):
         Vocabulary(symbols, level)  # type: ignore[arg-type]
 
@@ -173,7 +171,7 @@ def test_an_empty_text_has_no_vocabulary() -> None:
         Vocabulary.from_text("")
 
 
-def test_a_text_with_half_a_pair_has_no_vocabulary() -> None:
+def test_a_text_with_a_lone_surrogate_has_no_vocabulary() -> None:
     with pytest.raises(CharRNNError, match="a lone surrogate"):
         Vocabulary.from_text("a\ud800")
 
@@ -198,7 +196,7 @@ def test_str_subclasses_are_text() -> None:
     assert Vocabulary("ab").encode(Name("ba")).tolist() == [1, 0]
 
 
-def test_the_codes_are_those_of_the_symbols_and_cannot_be_changed() -> None:
+def test_the_code_points_match_the_symbols_and_are_read_only() -> None:
     for vocabulary, wanted in ((Vocabulary("bä☃"), [98, 228, 0x2603]), (Vocabulary.of_bytes(), range(256))):
         assert vocabulary.codes.tolist() == list(wanted)
         with pytest.raises(ValueError, match="read-only"):

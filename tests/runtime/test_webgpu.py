@@ -68,7 +68,7 @@ def pair(on_gpu: Callable[[str], CharRNN], load: Callable[[str], CharRNN]) -> tu
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.nightly if "1x12" in name else ()) for name in EXACT]
 )
-def test_a_model_writes_what_it_writes_on_the_cpu(
+def test_a_model_generates_the_same_as_on_the_cpu(
     on_gpu: Callable[[str], CharRNN], load: Callable[[str], CharRNN], name: str
 ) -> None:
     model = on_gpu(name)
@@ -78,7 +78,7 @@ def test_a_model_writes_what_it_writes_on_the_cpu(
 
 
 @pytest.mark.parametrize("settings", [{}, {"min_p": 0.02}, {"top_k": 1}], ids=str)
-def test_each_sampler_takes_what_it_takes_on_the_cpu(
+def test_each_sampler_selects_the_same_as_on_the_cpu(
     pair: tuple[CharRNN, CharRNN], settings: dict[str, Any]
 ) -> None:
     prompts = ["LORD ", "", "To be"]
@@ -86,7 +86,7 @@ def test_each_sampler_takes_what_it_takes_on_the_cpu(
     assert texts[0] == texts[1]
 
 
-def test_a_stream_gives_the_same_as_it_comes(pair: tuple[CharRNN, CharRNN]) -> None:
+def test_a_live_stream_gives_the_same_text(pair: tuple[CharRNN, CharRNN]) -> None:
     texts = [list(model.stream("LORD ", 80, seed=3)) for model in pair]
     assert len(texts[0]) > 1
     assert "".join(texts[0]) == "".join(texts[1])
@@ -102,7 +102,7 @@ def test_steps_after_a_prompt_give_the_same_logits_states_and_tokens(pair: tuple
         np.testing.assert_array_equal(states[0].tokens, states[1].tokens)
 
 
-def test_texts_are_as_likely(pair: tuple[CharRNN, CharRNN]) -> None:
+def test_texts_have_the_same_probability(pair: tuple[CharRNN, CharRNN]) -> None:
     texts = ["To be, or not to be: that is the question", "A", "LORD " * 8]
     scores = [model.score(texts) for model in pair]
     for one, other in zip(*scores, strict=True):
@@ -257,7 +257,7 @@ assert model.generate("LORD ", 40, seed=1) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_charrnn_gen_writes_what_it_writes_on_the_cpu_and_a_child_is_told_that_it_cannot(
+def test_charrnn_gen_writes_the_same_as_on_the_cpu_and_a_forked_child_gets_an_error(
     gpu: None, load: Callable[[str], CharRNN], tmp_path: Path
 ) -> None:
     # In one process, as it takes seconds to begin with WebGPU.
@@ -274,7 +274,7 @@ def test_charrnn_gen_writes_what_it_writes_on_the_cpu_and_a_child_is_told_that_i
 
 
 @pytest.mark.nightly
-def test_score_and_quality_give_what_they_give_on_the_cpu(gpu: None, score: Command, tmp_path: Path) -> None:
+def test_score_and_quality_match_the_cpu(gpu: None, score: Command, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be: that is the question.\n" * 20)
     quality = lambda *words, **options: run_module("charrnn_runtime.cli.quality", *words, **options)  # noqa: E731
@@ -326,7 +326,7 @@ def _error(name: str = "lstm-2x12-fp32") -> str:
     return str(caught.value)
 
 
-def test_a_missing_plugin_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_plugin_is_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
     monkeypatch.setattr(webgpu._turns, "began_in", set())
     assert _error() == (
@@ -343,7 +343,7 @@ def test_an_older_onnxruntime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Vulkan is not needed")
-def test_a_missing_loader_of_vulkan_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vulkan_loader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> None:
         raise OSError(f"{name} not found")
 
@@ -378,7 +378,7 @@ def test_a_gpu_without_16_bit_floats_is_reported_for_models_that_need_them(gpu: 
     )
 
 
-def test_a_gpu_that_computes_something_else_is_refused(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_computes_wrong_results_is_rejected(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Engine._trial_step
 
     def wrong(self: Engine, session: Any) -> list[Any]:
@@ -404,7 +404,7 @@ _INVALID = (
 
 
 @pytest.mark.parametrize("said", [_TOO_LARGE, _INVALID])
-def test_too_little_memory_is_an_error_of_ours(said: str) -> None:
+def test_out_of_memory_is_a_charrnn_error(said: str) -> None:
     # As in onnxruntime-ep-webgpu 0.4.0, for a batch too large for the driver or the memory.
     failed = RuntimeError(f"Error in execution: WebGPU validation failed. {said}")
     error = error_of(failed, "run a step of the model", "webgpu", 64)
@@ -433,7 +433,7 @@ def test_a_batch_that_does_not_fit_is_freed_and_the_model_remains_usable(
     assert model.generate("A", 5, seed=1) == pair[1].generate("A", 5, seed=1)
 
 
-def test_a_copy_that_fails_is_an_error_of_ours(
+def test_a_failed_copy_is_a_charrnn_error(
     pair: tuple[CharRNN, CharRNN], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:

@@ -371,7 +371,7 @@ def test_ctrl_c_exits_with_130_and_leaves_the_existing_file(
     assert sorted(path.name for path in work.iterdir()) == ["ckpt", "m.onnx"]
 
 
-def test_debug_shows_where_an_error_comes_from(export: Export, folder: Path) -> None:
+def test_debug_shows_the_traceback_of_an_error(export: Export, folder: Path) -> None:
     done = export(folder, "nowhere", "m.onnx", "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
