@@ -26,7 +26,7 @@ DTYPES: Final = ("F32", "F16", "BF16", "F64", "U8", "I8", "I32", "I64", "BOOL", 
 
 
 def parts(content: bytes) -> tuple[dict[str, Any], Tensors]:
-    """What a checkpoint says of itself, without its hash, and its tensors."""
+    """The metadata of a checkpoint, without its hash, and its tensors."""
     size = 8 + int.from_bytes(content[:8], "little")
     table = json.loads(content[8:size])
     about = json.loads(table.pop("__metadata__")["charrnn"])
@@ -39,19 +39,19 @@ def parts(content: bytes) -> tuple[dict[str, Any], Tensors]:
 
 
 def sealed(about: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """``about`` with the hash that fits it and the tensors' bytes."""
+    """``about`` with the hash that matches it and the bytes of the tensors."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, separators=(",", ":")).encode() + data)
     return {**about, "sha256": digest.hexdigest()}
 
 
 def whole(about: dict[str, Any], tensors: Tensors, *, seal: bool = True) -> bytes:
-    """The file of some parts."""
+    """A file assembled from its parts."""
     table, data = table_of(tensors)
     return with_table({**table, "__metadata__": metadata(sealed(about, data) if seal else about)}, data)
 
 
 def table_of(tensors: Tensors) -> tuple[dict[str, Any], bytes]:
-    """The table and the bytes of some tensors."""
+    """The tensor table and the bytes of the tensors."""
     table, data = {}, bytearray()
     for name, (dtype, shape, raw) in tensors.items():
         table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
@@ -60,24 +60,24 @@ def table_of(tensors: Tensors) -> tuple[dict[str, Any], bytes]:
 
 
 def metadata(about: Any) -> dict[str, str]:
-    """The metadata of a checkpoint that says this of itself."""
+    """The metadata of a checkpoint with these contents."""
     return {"charrnn": json.dumps(about)}
 
 
 def with_table(table: Any, data: bytes, size: int | None = None) -> bytes:
-    """A safetensors file with a table that may say anything, and may lie about its own length."""
+    """A safetensors file with an arbitrary table, whose stated length may be false."""
     header = (table if isinstance(table, str) else json.dumps(table)).encode("utf-8", "surrogatepass")
     header += b" " * (-len(header) % 8)
     return (len(header) if size is None else size).to_bytes(8, "little") + header + data
 
 
 def changed_checkpoint(content: bytes, donor: bytes, draw: Draw) -> bytes:
-    """A checkpoint with one to three changes; in most of them the hash is made to fit again.
+    """A checkpoint with one to three changes; in most of them the hash is corrected.
 
     Args:
-        content: the file, well formed.
-        donor: another one, to take tensors from.
-        draw: decides what is changed.
+        content: a valid file.
+        donor: another valid file, the source of other tensors.
+        draw: the random generator that selects the changes.
     """
     kind = draw.randint(10)
     if kind == 0:
@@ -116,7 +116,7 @@ def _change_tensors(tensors: Tensors, donor: Tensors, draw: Draw) -> None:
         tensors[pick(draw, ("more", name + "x", "random.more", "model.", "state.c", "\ud800"))] = tensors[
             name
         ]
-    elif kind == 2:  # two tensors change places
+    elif kind == 2:  # swap two tensors
         other = pick(draw, list(tensors))
         tensors[name], tensors[other] = tensors[other], tensors[name]
     elif kind == 3 and donor:

@@ -42,7 +42,7 @@ def record(
     checkpoints: Sequence[int] | None = None,
     **settings: Any,
 ) -> RunRecord:
-    """A run of a step a loss, with validation losses by step; checkpoints lie at these steps and the last."""
+    """A run with one step per loss and validation losses by step; it has checkpoints there and at the end."""
     validations = validations or {}
     steps = checkpoints or sorted({*validations, len(losses)})
     best = min(validations, key=lambda step: validations[step], default=steps[-1])
@@ -74,7 +74,7 @@ def record(
 
 
 def measures(run: RunRecord, speed: float = 1_000.0) -> ModelMeasures:
-    """What might have been measured of a run's model."""
+    """Plausible measurements of a run's model."""
     return ModelMeasures(
         exported=run.best_checkpoint,
         file_bytes=4 * run.parameters,

@@ -12,7 +12,7 @@ import pytest
 
 
 def zstd_compress(data: bytes) -> bytes:
-    """Compress with zstd; the test is skipped where nothing does."""
+    """Compress with zstd; skip the test if no implementation is installed."""
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
         module = importlib.import_module(name)

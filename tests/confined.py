@@ -2,9 +2,9 @@
 
     python -E -S tests/confined.py MODULE [ARGUMENT...]
 
-The module may open no socket to the internet: the kernel kills it (SIGSYS) if it tries, whatever language
-its code is in. And it obeys the modes of files and folders, even as root. The exit code is CANNOT where the
-kernel does not let itself be asked.
+The module cannot open a socket to the internet: the kernel kills it (SIGSYS) if it tries, whatever language
+its code is in. File and folder modes apply to it even as root. The exit code is CANNOT if the kernel does not
+support this.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Program(ctypes.Structure):
 
 
 def confine() -> bool:
-    """Confine this process and its successors; return whether that worked."""
+    """Confine this process and its children; return whether the kernel supports it."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return False
     libc = ctypes.CDLL(None, use_errno=True)

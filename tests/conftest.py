@@ -1,4 +1,4 @@
-"""Fixtures of all tests; works without torch."""
+"""Fixtures shared by all tests; works without torch."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Background jobs of a shell ignore Ctrl-C, and those of nohup SIGHUP; what the tests start would, too.
+# Background jobs of a shell ignore SIGINT, and those of nohup SIGHUP; child processes would inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for ignored in {"SIGHUP", "SIGQUIT"} & {each.name for each in signal.Signals}:
     if signal.getsignal(signal.Signals[ignored]) is signal.SIG_IGN:
         signal.signal(signal.Signals[ignored], signal.SIG_DFL)
 
-# Some tests import onnxruntime themselves, before charrnn_runtime can keep it from reporting on them.
+# Some tests import onnxruntime themselves, before charrnn_runtime can disable its telemetry.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 TINYSHAKESPEARE = ROOT / "data" / "tinyshakespeare.txt"
 
-# A busy machine is no fault of the code, and CI must not fail today on what passed yesterday.
+# No deadline: a busy machine is not a bug. In CI the examples are fixed, so that results are repeatable.
 settings.register_profile("charrnn", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("charrnn")
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The checkout's folder."""
+    """The root of the checkout."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def tinyshakespeare() -> Path:
-    """The real text, for tests of its exact figures; they are skipped where it is missing."""
+    """The real text, for tests of its exact figures, which are skipped if it is missing."""
     if not TINYSHAKESPEARE.is_file():
         pytest.skip(f"needs {TINYSHAKESPEARE.relative_to(ROOT)} (see data/README.md)")
     return TINYSHAKESPEARE
@@ -46,7 +46,7 @@ def tinyshakespeare() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread(request: pytest.FixtureRequest) -> None:
-    """Tiny networks run fastest on one thread, with the same sums on every machine."""
+    """Use one thread: tiny networks run fastest on it, with identical sums on every machine."""
     without = ROOT / "tests" / "runtime"  # these tests pass where torch is not installed
     if find_spec("torch") and not all(item.path.is_relative_to(without) for item in request.session.items):
         import torch
@@ -55,7 +55,7 @@ def one_torch_thread(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector the tests themselves, which it would look through again and again."""
+    """Exclude the collected tests from later garbage collections, which would scan them repeatedly."""
     gc.collect()
     gc.freeze()
 

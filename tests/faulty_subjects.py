@@ -1,4 +1,4 @@
-"""Subjects for the tests of `mutation_workers` itself: each goes wrong in its own way at some seeds."""
+"""Subjects for the tests of `mutation_workers` itself: each fails in a different way at some seeds."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Stands in for a command that the fork server runs: ``python -I -S fork_client.py ADDRESS COMMAND...``.
 
-It hands over its stdin, stdout and stderr, passes on the signals that it gets, and ends as the command does.
-The server finds the rest (the words, folder, environment and limits) in /proc. It has to take next to no
-time, so it imports no module that is written in Python. Where the server is gone or cannot run the command,
-the command takes this process's place.
+It passes its stdin, stdout and stderr to the server, forwards signals, and exits as the command does. The
+server reads the rest (arguments, folder, environment and limits) from /proc. It must start in almost no time,
+so it imports no module written in Python. If the server is gone or cannot run the command, this process
+executes the command itself.
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -15,7 +15,7 @@ PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SI
 
 
 def open_streams() -> list[int]:
-    """Which of stdin, stdout and stderr there are."""
+    """Which of stdin, stdout and stderr are open."""
     there = []
     for number in (0, 1, 2):
         try:
@@ -27,9 +27,9 @@ def open_streams() -> list[int]:
 
 
 def hand_over(address: str) -> int | None:
-    """Let the server run the command; gives how it ended, or None where it did not begin.
+    """Let the server run the command; return its exit code, or None if it did not start.
 
-    A negative number stands for a signal, as in `subprocess`.
+    A negative number denotes a signal, as in `subprocess`.
     """
     streams = open_streams()
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -49,11 +49,11 @@ def hand_over(address: str) -> int | None:
     ending = b""
     while chunk := connection.recv(16):
         ending += chunk
-    return int(ending)  # nothing where the server died, which is an error that shows
+    return int(ending)  # empty if the server died, which raises an error
 
 
 def end_as(status: int) -> None:
-    """End with an exit code, or from the signal that a negative one stands for."""
+    """Exit with an exit code, or by the signal that a negative one denotes."""
     if status < 0:
         if -status != _signal.SIGKILL:
             _signal.signal(-status, _signal.SIG_DFL)

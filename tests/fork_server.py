@@ -1,9 +1,9 @@
-"""Imports a package's commands once, and forks whenever one is started: see forked.py.
+"""Imports the commands of a package once and forks for each start of one: see forked.py.
 
-The child becomes what a new process would be: it takes its arguments, folder, environment, limits and signal
+The child behaves like a new process: it takes its arguments, folder, environment, limits and signal
 dispositions from the client's entries in /proc, and its streams from the client itself, and runs the module
-or script as ``__main__``. It ends as Python does, except that it frees nothing: tearing torch down would take
-longer than most starts. The server starts no threads and opens no sessions before it forks.
+or script as ``__main__``. It exits as Python does, except that it frees nothing: tearing down torch takes
+longer than most starts. The server starts no threads and creates no sessions before it forks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SET_BY_PYTHON: Final = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 class Start:
-    """What a client asks to be started, and its streams."""
+    """The request of a client: a command and its streams."""
 
     def __init__(self, connection: socket.socket) -> None:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -57,29 +57,29 @@ class Start:
         self.streams = dict(zip(message[1:], descriptors, strict=True))
         self.environment = environment_of(self.proc)
         words = (self.proc / "cmdline").read_bytes().split(b"\0")[:-1]
-        self.command = [os.fsdecode(word) for word in words[5:]]  # behind python -I -S CLIENT ADDRESS
+        self.command = [os.fsdecode(word) for word in words[5:]]  # after python -I -S CLIENT ADDRESS
 
     def can_be_forked(self) -> bool:
-        """Whether a new process would have loaded what this one has."""
+        """Whether a new process would load the same modules as this one."""
         own = read_at_start(environment_of(Path("/proc/self")))
         return read_at_start(self.environment) == own and self.owner == [os.getuid(), os.getgid()]
 
 
 def environment_of(proc: Path) -> dict[str, str]:
-    """The environment that a process was started with."""
+    """The initial environment of a process."""
     pairs = os.fsdecode((proc / "environ").read_bytes()).split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
 class InChild(Exception):
-    """Leads out of the server's loop in a child."""
+    """Leaves the server loop in a child."""
 
     def __init__(self, start: Start) -> None:
         self.start = start
 
 
 class Server:
-    """Forks for each client that connects, passes signals on, and tells it how its child has ended."""
+    """Forks for each client that connects, forwards signals, and reports the exit code of the child."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._selector = selectors.DefaultSelector()
@@ -88,10 +88,10 @@ class Server:
         self._watch(sys.stdin.fileno(), self._end)
 
     def serve(self) -> None:
-        """Serve until the tests are over.
+        """Serve until the tests end.
 
         Raises:
-            InChild: this is a child, to run what a client asked for.
+            InChild: this is a child, which must run the client's command.
         """
         while self._selector.get_map():
             for key, _ in self._selector.select():
@@ -111,13 +111,13 @@ class Server:
         if child == 0:
             connection.close()
             for key in self._selector.get_map().values():
-                if key.fd != 0:  # that one is replaced
+                if key.fd != 0:  # the child replaces it
                     os.close(key.fd)
             self._selector.close()
             raise InChild(start)
         for descriptor in start.streams.values():
             os.close(descriptor)
-        if child is None:  # the end of the connection tells the client
+        if child is None:  # closing the connection informs the client
             connection.close()
             return
         ended = os.pidfd_open(child)
@@ -128,18 +128,18 @@ class Server:
             connection.send(b".")
 
     def _pass_on(self, connection: socket.socket) -> None:
-        """Send the child the signals that the client has got."""
+        """Forward the signals of a client to its child."""
         try:
             numbers = connection.recv(64)
         except OSError:
             numbers = b""
-        for number in numbers or [signal.SIGKILL]:  # nothing comes from a client that was killed
+        for number in numbers or [signal.SIGKILL]:  # empty if the client was killed
             os.kill(self._children[connection], number)
         if not numbers:
             self._selector.unregister(connection)
 
     def _report(self, ended: int, connection: socket.socket) -> None:
-        """Tell the client how the child has ended."""
+        """Send the client the exit code of the child."""
         _, status = os.waitpid(self._children.pop(connection), 0)
         self._selector.unregister(ended)
         os.close(ended)
@@ -156,7 +156,7 @@ class Server:
 
 
 def become(start: Start) -> None:
-    """Take over what a new process has from the one that starts it."""
+    """Adopt everything that a new process inherits from its parent."""
     os.setsid()
     os.chdir(start.proc / "cwd")
     os.environ.clear()
@@ -173,12 +173,12 @@ def become(start: Start) -> None:
         stream = take_stream(number, name, start.streams.get(number))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    if "numpy.random" in sys.modules:  # Python's own generator does this itself
+    if "numpy.random" in sys.modules:  # the random module does this itself
         sys.modules["numpy.random"].seed()
 
 
 def take_stream(number: int, name: str, descriptor: int | None) -> io.TextIOWrapper | None:
-    """The stream that Python makes of a descriptor as it starts, in place of the server's."""
+    """Create the stream that Python opens for a descriptor at startup, replacing the server's."""
     before = getattr(sys, name)
     if descriptor is None:
         os.close(number)
@@ -198,11 +198,11 @@ def take_stream(number: int, name: str, descriptor: int | None) -> io.TextIOWrap
 
 
 def run(command: list[str]) -> None:
-    """Run the module or script that a command line names, as Python does."""
+    """Run the module or script of a command line, as Python does."""
     main = sys.modules["__main__"] = ModuleType("__main__")
     for name in IMPORTS["charrnn_trainer"]:
         if ".cli." in name:
-            sys.modules.pop(name, None)  # a command may note as it is imported when it began
+            sys.modules.pop(name, None)  # a command may record its start time at import
     words = command[1:] if command[0] == sys.executable else command
     if words[0] == "-m":
         sys.argv = words[1:]
@@ -218,7 +218,7 @@ def run(command: list[str]) -> None:
 
 
 def end(code: int) -> None:
-    """End as Python does, without freeing what the process had."""
+    """Exit as Python does, without freeing memory."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     try:
@@ -226,16 +226,16 @@ def end(code: int) -> None:
             if stream is not None and not stream.closed:
                 stream.flush()
     except Exception:
-        sys.exit(code)  # then Python meets the same error, and reports it in its way
+        sys.exit(code)  # Python then raises the same error and reports it
     os._exit(code & 0xFF)
 
 
 def import_all(names: tuple[str, ...]) -> None:
     for name in names:
-        with contextlib.suppress(ImportError):  # what an extra brings
+        with contextlib.suppress(ImportError):  # installed by an extra
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # so that children leave the memory of these objects shared
+    gc.freeze()  # so that the memory of these objects stays shared with children
 
 
 if __name__ == "__main__":

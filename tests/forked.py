@@ -1,8 +1,8 @@
-"""Start the project's commands without importing everything each time: the tests start hundreds.
+"""Starts the project's commands without importing everything each time, since tests start hundreds.
 
 Importing torch takes longer than most of the trainings in tests. `forked` turns the command line of a command
-into that of a client (fork_client.py), which asks a server (fork_server.py) that has imported everything to
-fork.
+into that of a client (fork_client.py), which asks a server (fork_server.py) that has already imported
+everything to fork.
 
 Anything that might behave differently in a fork is started as usual: other programs, ``-c``, environments
 that differ in a variable that Python or a library may read while loading, and all commands on systems other
@@ -44,7 +44,7 @@ SET_FOR_ALL: Final = {"PYTHONPATH", "OMP_NUM_THREADS"}
 def forked(
     command: Sequence[Any], environment: Mapping[str, str], *, package: str | None = None
 ) -> list[Any]:
-    """A command line that does the same as another in an environment, by forking if possible.
+    """An equivalent of a command line in an environment, which forks if possible.
 
     ``package`` names the package whose server runs a script that is not one of the commands.
     """
@@ -62,7 +62,7 @@ def forked(
 
 
 def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that may count while a process starts."""
+    """The variables that can affect the startup of a process."""
     return {
         name: value
         for name, value in environment.items()
@@ -71,7 +71,7 @@ def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def package_of(command: list[str]) -> str | None:
-    """The package of the command that a command line starts, as a module or by its installed script."""
+    """The package of the command of a command line, started as a module or as an installed script."""
     program = Path(command[0])
     if command[:2] == [sys.executable, "-m"]:
         return next((each for each in PACKAGES if command[2].startswith(f"{each}.cli.")), None)
@@ -82,26 +82,26 @@ def package_of(command: list[str]) -> str | None:
 
 @functools.cache
 def server_address(package: str, environment: tuple[tuple[str, str], ...]) -> str:
-    """Where a server listens, which is started, and ends with this process."""
+    """Start a server, which ends with this process; return its address."""
     folder = tempfile.mkdtemp(prefix="charrnn-forks-")
     address = f"{folder}/{package}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
-        listener.listen(64)  # clients may come while it still imports
+        listener.listen(64)  # clients can connect while it still imports
         server = subprocess.Popen(
             [sys.executable, SERVER, str(listener.fileno()), package],
             env=dict(environment),
-            stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+            stdin=subprocess.PIPE,  # closed when this process ends, which stops the server
             stdout=subprocess.DEVNULL,
             pass_fds=[listener.fileno()],
-            start_new_session=True,  # Ctrl-C is for the clients
+            start_new_session=True,  # only the clients handle Ctrl-C
         )
     atexit.register(end_server, server, folder, os.getpid())
     return address
 
 
 def end_server(server: subprocess.Popen[bytes], folder: str, owner: int) -> None:
-    """Let a server end, unless this is a fork of the process that it belongs to."""
+    """Stop a server, unless this is a fork of the process that owns it."""
     if os.getpid() == owner:
         server.communicate()
         shutil.rmtree(folder, ignore_errors=True)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from mutation_workers import ROOT, worker_environment
 
-# charrnn is imported where it is searched, after atheris, which counts what is imported under its eyes.
+# charrnn is imported in the search, under atheris, which instruments what it imports.
 
 FOUND: Final = Path(__file__).resolve().parent / "data" / "found"
 
@@ -70,7 +70,7 @@ def _require_atheris() -> Any:
 
 
 def _searched(name: str, corpus: Path, seconds: float) -> bool:
-    """Search in a separate process, which ends at the first find; return whether there was one."""
+    """Search in a separate process, which ends at the first fault; return whether there was one."""
     corpus.mkdir(parents=True, exist_ok=True)
     found = FOUND / name
     found.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _searched(name: str, corpus: Path, seconds: float) -> bool:
     new = sorted(set(found.iterdir()) - before)
     for path in new:
         print(f"{name}: FOUND {path.relative_to(ROOT)}: see the trace above")
-    sys.stdout.write(ended.stdout.decode(errors="replace"))  # atheris writes the trace of a find there
+    sys.stdout.write(ended.stdout.decode(errors="replace"))  # atheris writes the traceback of a fault there
     if ended.stdout and not new:
         print(f"{name}: a reader printed to stdout: see above")
     if ended.returncode and not new:
@@ -104,7 +104,7 @@ def _searched(name: str, corpus: Path, seconds: float) -> bool:
 
 
 def search(name: str, corpus: Path, words: list[str]) -> None:
-    """Run libFuzzer in this process, which ends with it."""
+    """Run libFuzzer in this process; it exits the process at the end."""
     atheris = _require_atheris()
     with atheris.instrument_imports(include=["charrnn_runtime", "charrnn_trainer"]):
         import subjects
@@ -121,7 +121,7 @@ def search(name: str, corpus: Path, words: list[str]) -> None:
     path = Path(tempfile.mkdtemp()) / "fuzzed"
 
     path.write_bytes(donors[0])
-    read(path)  # what it imports when it first runs is not the time of a file
+    read(path)  # lazy imports must not count towards the time of a file
 
     def try_file(content: bytes) -> None:
         path.write_bytes(content)
@@ -133,7 +133,7 @@ def search(name: str, corpus: Path, words: list[str]) -> None:
             try:
                 changed = change(content, donors[draw.randint(len(donors))], draw)
             except Exception:
-                changed = None  # not every file of the corpus has an outer form to keep
+                changed = None  # not every file of the corpus is well formed
             if changed and len(changed) <= most:
                 return changed
         mutated: bytes = atheris.Mutate(content, most)

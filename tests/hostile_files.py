@@ -1,7 +1,7 @@
 """Creates invalid model files: parses a valid one, changes it and writes it again.
 
-Fields that charrnn_runtime.format.proto leaves out on purpose are encoded by hand: a message keeps fields
-that it does not know and writes them out again.
+Fields that charrnn_runtime.format.proto deliberately omits are encoded by hand: a message preserves unknown
+fields when it is serialized.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TYPES = {
 
 
 def changed(change: Change, data: bytes = LSTM) -> bytes:
-    """A file with a change made to its parsed message."""
+    """A file with a change applied to its parsed message."""
     model = proto.parse_model(data)
     change(model)
     written: bytes = model.SerializeToString(deterministic=True)
@@ -57,7 +57,7 @@ def refusal(data: bytes) -> str:
 
 
 def varint(value: int) -> bytes:
-    """A number, seven bits a byte; negative ones as their 64-bit complement."""
+    """A varint: seven bits per byte; negative numbers as their 64-bit complement."""
     value &= 2**64 - 1
     encoded = bytearray()
     while value > 0x7F:
@@ -67,7 +67,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, content: int | bytes | str) -> bytes:
-    """One field: a number as a varint, bytes and text with their length before them."""
+    """One field: a number as a varint; bytes and text prefixed with their length."""
     if isinstance(content, int):
         return varint(number << 3) + varint(content)
     content = content.encode() if isinstance(content, str) else content
@@ -75,7 +75,7 @@ def field(number: int, content: int | bytes | str) -> bytes:
 
 
 def add_raw(message: Any, encoded: bytes) -> None:
-    """Append encoded fields to a message, known to it or not."""
+    """Append encoded fields, known or unknown, to a message."""
     message.MergeFromString(encoded)
 
 

@@ -10,15 +10,15 @@ uniformly random moment of the work; the other half wait until a file is being w
 millisecond.
 
 PyTorch takes seconds to import, so most tries are forks of this process, which has imported everything: a
-child calls the command's own ``main()`` with a command line, as its console script does. (All files lie in
-memory where that can be; a fork waits 10 ms more at each flush, as it would for a disk.) One round in six
-starts fresh ones (``python -m ...``).
+child calls the command's own ``main()`` with a command line, as its console script does. (Files
+are kept in memory if possible; a fork waits 10 ms more at each flush, as it would for a disk.) One round in
+six starts new processes (``python -m ...``).
 
-After every kill, each file under its final name is compared byte for byte with the output of an undisturbed
+After every kill, each file under its final name is compared byte for byte with the output of an uninterrupted
 command. The killed command is started again, and killed again up to three times; a resumed training must end
-with exactly the bytes of an undisturbed one. If a fault is found, the try's folder is kept and printed, and
-the exit code is 1. Ctrl-C ends the tries early, and prints the results so far.
-A try's random numbers derive from the seed and its number alone; the moments are the machine's.
+with exactly the bytes of an uninterrupted one. If a fault is found, the try's folder is kept and printed, and
+the exit code is 1. Ctrl-C ends the tries early and prints the results so far.
+The random numbers of a try derive only from the seed and its number; the exact moments vary by machine.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Child:
     def kill(self) -> bool:
         """Kill it; return whether it was still running."""
         if not self.has_ended():
-            os.kill(self.pid, signal.SIGKILL)  # its number is its own until it has been waited for
+            os.kill(self.pid, signal.SIGKILL)  # its process id is not reused until it has been waited for
             _, status = os.waitpid(self.pid, 0)
             self._code = os.waitstatus_to_exitcode(status)
         return self._code == -signal.SIGKILL
@@ -129,7 +129,7 @@ class Child:
         return self._said.read_text(encoding="utf-8", errors="replace")
 
     def finish(self) -> None:
-        """Wait for its end, and check that it succeeded."""
+        """Wait until it exits, and check that it succeeded."""
         deadline = time.monotonic() + LONGEST
         while not self.has_ended():
             if time.monotonic() > deadline:
@@ -160,7 +160,7 @@ def _become(module: str, words: tuple[str, ...], folder: Path, out: int, said: i
 
 
 def _flush_as_a_busy_disk(handle: int, flush: Callable[[int], None] = os.fsync) -> None:
-    """Flush a file to a memory that takes as long as a disk, so that kills find it between two lives."""
+    """Flush a file in memory as slowly as a disk would, so that kills can hit the moment of replacement."""
     flush(handle)
     time.sleep(0.01)
 
@@ -171,9 +171,9 @@ def _environment() -> dict[str, str]:
 
 
 def _preload() -> None:
-    """Import what the commands need, so that a fork begins to work at once."""
+    """Import what the commands need, so that a fork starts its work immediately."""
     sys.path[:0] = [str(ROOT / part) for part in ("runtime", "trainer")]
-    os.environ["OMP_NUM_THREADS"] = "1"  # a fork of a process with threads would lack them
+    os.environ["OMP_NUM_THREADS"] = "1"  # threads do not survive a fork
     for module in PRELOADED:
         importlib.import_module(module)
 
@@ -194,7 +194,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Work:
-    """A command line, where it writes, and the names that its files get."""
+    """A command line, its output folder and the names of its files."""
 
     module: str
     words: tuple[str, ...]
@@ -211,7 +211,7 @@ class Work:
         return {name for name in _names(self.written) if name.endswith(".part")}
 
     def wait_until_it_works(self, child: Child) -> None:
-        """Wait until its imports are done, which its first output or file shows."""
+        """Wait until its imports are done, as shown by its first output or file."""
         deadline = time.monotonic() + LONGEST
         before = _names(self.written)
         while not (child.has_ended() or child.said() or _names(self.written) - before):
@@ -225,7 +225,7 @@ def kill_somewhere(work: Work, pace: Pace, random_: random.Random) -> str | None
     """Start a command and kill it at a random moment.
 
     Returns:
-        where the kill fell, one of `PLACES`; None where the command had ended before, as it should.
+        the phase of the kill, one of `PLACES`; None if the command had already finished successfully.
     """
     before, parts = _stamps(work), work.parts()
     child = work.start()
@@ -256,7 +256,7 @@ def _wait_for_write(work: Work, child: Child, known: set[str], number: int) -> N
 
 
 def _stamps(work: Work) -> dict[str, tuple[int, int]]:
-    """The stamps that distinguish a file from its replacement."""
+    """The timestamps and inode that distinguish a file from its replacement."""
     stamps = {}
     for name in _names(work.written):
         status = (work.written / name).stat()
@@ -272,7 +272,7 @@ def _names(folder: Path) -> set[str]:
 
 
 class Workshop:
-    """A folder with two texts, and all that the commands write when nobody disturbs them."""
+    """A folder with two texts and all outputs of uninterrupted commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -284,7 +284,7 @@ class Workshop:
         self.long_text.write_text(_prose(words, LONG_TEXT_CHARACTERS), encoding="utf-8")
 
     def learn(self, kind: str) -> None:
-        """Run the undisturbed command once to learn its files and duration, unless known."""
+        """Run the command once without interruption to record its files and duration, unless known."""
         if kind not in self.paces:
             if kind in ("export", "generate"):
                 self.learn("train" if kind == "export" else "export")
@@ -322,7 +322,7 @@ class Workshop:
         return [name for name in self.end if "-step" in name]
 
     def _learn_train(self) -> None:
-        """One run with every checkpoint copied that it ever saves, and two for the pace."""
+        """One run in which every saved checkpoint is copied, and two to measure the pace."""
         modules: list[Any] = [
             importlib.import_module(f"charrnn_trainer.training.{name}") for name in ("saving", "validator")
         ]
@@ -335,7 +335,7 @@ class Workshop:
 
         place = _fresh_folder(self.folder / "reference")
         self.run = place / "run"
-        self.end: Files = {}  # so that the work can be named before its files are known
+        self.end: Files = {}  # a placeholder until its files are known
         for module in modules:
             module.save_checkpoint = save_and_copy
         try:
@@ -447,7 +447,7 @@ def check_run(run: Path, shop: Workshop, saved_before: set[str]) -> None:
 
 
 def _check_history(path: Path) -> None:
-    """Its lines parse; the last may lack its end, which the next process that writes there cuts off."""
+    """Check that its lines parse; the last may be incomplete, and is truncated by the next writer."""
     *lines, rest = path.read_bytes().split(b"\n")
     try:
         values = [json.loads(line) for line in lines]
@@ -479,7 +479,7 @@ Kills = Iterator[tuple[str, str | None]]
 
 
 def try_training(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
-    """Kill a training and those that resume it; the last one runs to the end."""
+    """Kill a training run and those that resume it; the last one runs to the end."""
     run = folder / "run"
     yield "train", kill_somewhere(shop.training(folder, fresh=fresh), shop.paces["train"], random_)
     check_run(run, shop, set())
@@ -490,7 +490,7 @@ def try_training(shop: Workshop, folder: Path, random_: random.Random, fresh: bo
         yield "resume", kill_somewhere(shop.going_on(folder, fresh=fresh), shop.paces["resume"], random_)
         check_run(run, shop, before)
     if not (run / "config.toml").is_file():
-        # Nothing was learned yet. A folder that holds anything is no new run's, so another one is taken.
+        # Nothing was saved yet. A new run needs an empty folder, so it gets another one.
         shutil.rmtree(run, ignore_errors=True)
         shop.training(folder).start().finish()
     else:
@@ -521,7 +521,7 @@ def try_export(shop: Workshop, folder: Path, random_: random.Random, fresh: bool
 
 
 def try_generation(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
-    """Kill a generation into a file, a new one or (by --force) an earlier one; then generate again."""
+    """Kill a generation into a new or (with --force) an existing file; then generate again."""
     old = random_.random() < 0.5
     work = shop.generating(folder, *(["--force"] if old else []), fresh=fresh)
     before = b"what was there before\n" if old else None
@@ -582,10 +582,10 @@ class Tally:
     """The outcome of many tries.
 
     Attributes:
-        kills: how many there were, by what was killed and where.
-        fresh: how many of them struck a process that was started anew.
-        late: how many tries found the command at its end already, which is no kill.
-        faults: the numbers of tries, and what was wrong.
+        kills: the number of kills by command and phase.
+        fresh: the number of kills of newly started processes.
+        late: the number of tries in which the command had already finished.
+        faults: the numbers of failed tries, with their faults.
     """
 
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -594,7 +594,7 @@ class Tally:
     faults: list[tuple[int, str]] = field(default_factory=list)
 
     def table(self) -> str:
-        """A row for each kind."""
+        """A row per kind."""
         kinds = sorted({kind for kind, _ in self.kills})
         lines = [f"{'killed':<10}" + "".join(f"{place:>24}" for place in PLACES) + f"{'all':>8}"]
         for kind in kinds:
@@ -606,7 +606,7 @@ class Tally:
 
 
 def kill_many(shop: Workshop, folder: Path, kills: int, seed: int, only: int | None = None) -> Tally:
-    """Try until there were so many kills, or the one try that is wanted."""
+    """Try until the number of kills is reached, or run the single requested try."""
     tally = Tally()
     number = 0 if only is None else only
     while only is not None or tally.kills.total() < kills:
@@ -642,13 +642,13 @@ def main(words: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200, help="how many (default: 200)")
-    parser.add_argument("--seed", type=int, default=1, help="of the random moments (default: 1)")
-    parser.add_argument("--only", type=int, help="the number of one try to make again; its folder is kept")
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary one, in memory)")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills (default: 200)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random moments (default: 1)")
+    parser.add_argument("--only", type=int, help="repeat the try with this number; its folder is kept")
+    parser.add_argument("--folder", type=Path, help="working folder (default: a temporary one, in memory)")
     chosen = parser.parse_args(words)
     _preload()
-    # What a process wrote outlives its kill in memory as on a disk, and there nobody waits for a busy disk.
+    # Files in memory survive the kill of a process as on a disk, without waits for a busy disk.
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="charrnn-kills-", dir=chosen.folder or memory))
     tally = kill_many(
@@ -656,8 +656,8 @@ def main(words: list[str] | None = None) -> int:
     )
     print(tally.table())
     print(
-        f"seed {chosen.seed}: {tally.kills.total():,} kills, {tally.fresh:,} of them of fresh processes; "
-        f"{tally.late:,} came too late to be any; {len(tally.faults):,} faults"
+        f"seed {chosen.seed}: {tally.kills.total():,} kills, {tally.fresh:,} of them of new processes; "
+        f"{tally.late:,} came too late; {len(tally.faults):,} faults"
     )
     for number, fault in tally.faults:
         print(f"again: python tests/kills.py --seed {chosen.seed} --only {number}   ({fault})")

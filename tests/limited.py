@@ -21,9 +21,9 @@ def run_limited(program: str, folder: Path, *words: object, **environment: str |
 
     Args:
         program: its source.
-        folder: where its file is made.
-        words: its arguments.
-        environment: changes of the environment; None removes a variable.
+        folder: the folder for its file.
+        words: the arguments.
+        environment: changes to the environment; None removes a variable.
     """
     file = folder / "program.py"
     file.write_text(program, encoding="utf-8")
@@ -40,6 +40,6 @@ def run_limited(program: str, folder: Path, *words: object, **environment: str |
         said, _ = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"it hangs; until then it wrote:\n{process.communicate()[0]}")
+        pytest.fail(f"the program hangs; output so far:\n{process.communicate()[0]}")
     assert process.returncode == 0, said
     return said

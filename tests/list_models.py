@@ -14,11 +14,11 @@ LETTERS = "abcd"
 
 
 def list_model(path: Path, *, lines: bool = False) -> bytes:
-    """The small model of a file, made to write mostly newlines and a few letters.
+    """The small model of a file, changed to generate mostly newlines and a few letters.
 
     Args:
         path: the file.
-        lines: whether it then says that it was trained on lines.
+        lines: whether its metadata states that it was trained on lines.
     """
     data = path.read_bytes()
     likely = check_model_bytes(data, str(path)).info.vocabulary.encode("\n" + LETTERS)

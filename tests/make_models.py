@@ -2,8 +2,8 @@
 
     python tests/make_models.py
 
-Their weights come from reference.random_weights, so that tests can compute what a model must give. A test
-holds that making them again gives the same bytes.
+Their weights come from reference.random_weights, so that tests can compute the expected output. A test checks
+that recreating them gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SYMBOLS = "\n !',-.:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyzéλ�
 
 @dataclass(frozen=True)
 class SmallModel:
-    """What is needed to make one of them."""
+    """The settings of one model."""
 
     cell: str
     layers: int

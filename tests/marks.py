@@ -1,4 +1,4 @@
-"""Marks that several tests use."""
+"""Marks used by several tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def first_daily(values: Iterable[Any], count: int = 1) -> list[Any]:
-    """Values to parametrize with, of which the first run every day and the others in the nightly session."""
+    """Values to parametrize with: the first run daily, the others in the nightly session."""
     return [
         value if index < count else pytest.param(value, marks=pytest.mark.nightly)
         for index, value in enumerate(values)

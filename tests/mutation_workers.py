@@ -2,11 +2,11 @@
 
     python tests/mutation_workers.py                     10,000 models and 10,000 checkpoints
     python tests/mutation_workers.py models --count 500 --first 20000
-    python tests/mutation_workers.py models --only 1234  one seed again, with its file kept
+    python tests/mutation_workers.py models --only 1234  repeat one seed and keep its file
 
 A subject is a function that creates the file of a seed, reads it, and returns the outcome: "refused" or
-"works". Anything else is a fault, reported with its seed: an exception, a crash, no answer within a minute, a
-byte on stdout, more than a gigabyte of memory.
+"works". Anything else is a fault, reported with its seed: an exception, a crash, no response within a minute,
+output on stdout, more than a gigabyte of memory.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Tally:
     """The outcome of many files.
 
     Attributes:
-        outcomes: how many were refused, and how many work.
-        faults: seeds, and what went wrong with each.
-        peak: the most memory that a process held, in bytes.
-        slowest: the longest time that one file took, in seconds, and its seed.
+        outcomes: the numbers of rejected and of working files.
+        faults: the seeds with faults, and what went wrong with each.
+        peak: the peak memory of any process, in bytes.
+        slowest: the longest time for one file, in seconds, and its seed.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -78,11 +78,11 @@ def try_seeds(subject: str, first: int, count: int, *, workers: int = 1, longest
     """Try the files of the seeds from ``first`` on.
 
     Args:
-        subject: "module:function", the module in the folder of tests.
+        subject: "module:function", with a module in tests/.
         first: the first seed.
-        count: how many.
-        workers: how many processes share them.
-        longest: seconds after which a file without an answer counts as a hang.
+        count: the number of seeds.
+        workers: the number of processes.
+        longest: seconds without a response after which a file counts as a hang.
     """
     tally = Tally()
     with selectors.DefaultSelector() as selector, tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def try_seeds(subject: str, first: int, count: int, *, workers: int = 1, longest
 
 
 class _Lane:
-    """Some seeds, and the process that works on them; if it dies, another continues with the next seed."""
+    """A range of seeds and the process that tries them; if it dies, another continues with the next seed."""
 
     def __init__(self, subject: str, seeds: range, folder: Path) -> None:
         self.subject = subject
@@ -121,7 +121,7 @@ class _Lane:
         self.reports, self.rest = reading, b""
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (`_ended` closes it)
         words = [self.subject, self.seeds.start, self.seeds.stop, self.seeds.step, writing, self.folder]
-        with tempfile.TemporaryFile() as stdout:  # a file, so that the process can see whether it has grown
+        with tempfile.TemporaryFile() as stdout:  # a file, so that the process can see whether it grew
             self.process = subprocess.Popen(
                 [sys.executable, str(TESTS / "mutation_workers.py"), "worker", *map(str, words)],
                 stdin=subprocess.DEVNULL,
@@ -135,7 +135,7 @@ class _Lane:
         selector.register(reading, selectors.EVENT_READ, self)
 
     def take(self, selector: selectors.BaseSelector, tally: Tally) -> None:
-        """Read what the process reports."""
+        """Read the reports of the process."""
         received = os.read(self.reports, 65536)
         *lines, self.rest = (self.rest + received).split(b"\n")
         for line in lines:
@@ -144,7 +144,7 @@ class _Lane:
             self.has_begun = True
             tally.peak = max(tally.peak, report["peak"])
             if (seed := report.get("seed")) is None:
-                continue  # it has begun
+                continue  # the process has started this seed
             tally.slowest = max(tally.slowest, (report["seconds"], seed))
             self.seeds = range(seed + self.seeds.step, self.seeds.stop, self.seeds.step)
             if report["outcome"] in OUTCOMES:
@@ -158,14 +158,14 @@ class _Lane:
             self.start(selector)
 
     def give_up(self, selector: selectors.BaseSelector, tally: Tally, why: str) -> None:
-        """End a process that does not answer."""
+        """Kill a process that does not respond."""
         self.process.kill()
         self._ended(selector)
         self._fault(tally, why)
         self.start(selector)
 
     def _ended(self, selector: selectors.BaseSelector) -> tuple[int, str]:
-        """The exit code of the process, and the end of what it wrote to stderr."""
+        """The exit code of the process and the end of its stderr."""
         selector.unregister(self.reports)
         os.close(self.reports)
         self.is_busy = False
@@ -181,7 +181,7 @@ class _Lane:
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a process that finds both distributions and these tests."""
+    """An environment in which processes find both distributions and these tests."""
     paths = os.pathsep.join(str(path) for path in (ROOT / "runtime", ROOT / "trainer", TESTS))
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
@@ -190,7 +190,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def work(subject: str, seeds: range, reports: int, folder: Path) -> None:
-    """Try seeds one after the other, and report each; end after one that took too much memory."""
+    """Try seeds one by one and report each; exit after one that took too much memory."""
     try_it = found(subject)
     path = folder / f"{os.getpid()}.file"
     printed = _printed()
@@ -213,11 +213,11 @@ def work(subject: str, seeds: range, reports: int, folder: Path) -> None:
             outcome = f"it took {peak / 2**20:,.0f} MiB ({outcome})"
         _report(reports, seed=seed, outcome=outcome, seconds=seconds, peak=peak)
         if peak > MOST_MEMORY:
-            return  # a peak never goes down: another process goes on
+            return  # peak memory never decreases: a new process continues
 
 
 def found(subject: str) -> Subject:
-    """The function of a subject."""
+    """Import the function of a subject."""
     module_name, name = subject.split(":")
     module = importlib.import_module(module_name)
     getattr(module, f"prepare_{name}", lambda: None)()
@@ -242,7 +242,7 @@ def _peak() -> int:
 
 
 def _limit_memory() -> None:
-    """Three times what is allowed, beyond what is mapped already: a runaway must not take the machine."""
+    """Limit memory to three times the allowed amount beyond the current mappings, to protect the machine."""
     import resource
 
     try:
@@ -256,16 +256,16 @@ def _limit_memory() -> None:
 
 
 def main() -> int:
-    """Try the requested subjects; return 1 if there was a fault."""
+    """Try the requested subjects; return 1 after a fault."""
     if sys.argv[1:2] == ["worker"]:
         subject, first, stop, step, reports, folder = sys.argv[2:]
         work(subject, range(int(first), int(stop), int(step)), int(reports), Path(folder))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("subjects", nargs="*", choices=[*SUBJECTS, []], help="default: all")
-    parser.add_argument("--count", type=int, default=10_000, help="how many files of each")
+    parser.add_argument("--count", type=int, default=10_000, help="number of files of each")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="how many processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="number of processes")
     parser.add_argument("--only", type=int, metavar="SEED", help="try one seed in this process")
     options = parser.parse_args()
     failed = False

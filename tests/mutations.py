@@ -1,7 +1,7 @@
 """Mutates files at random, by a seed: raw bytes, protobuf messages, JSON values.
 
-A change of random bytes is found out by the outermost layer of a reader. So most of these changes keep a
-file well formed on the outside (lengths, hashes, JSON) and change one thing within.
+The outermost layer of a reader detects random changes of bytes. Most of these changes therefore keep a file
+well formed on the outside (lengths, hashes, JSON) and change one thing within.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ FLOATS: Final = (np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45, -0.0, 1e30, 1.0, 1
 
 
 class NothingToChange(Exception):
-    """A file has no place where a change could be made."""
+    """A file has no place for a change."""
 
 
 def pick(draw: Draw, choices: Sequence[Any]) -> Any:
-    """One of some things (numpy's own choice makes arrays of them)."""
+    """Choose one item (numpy's own choice converts them to an array)."""
     if not choices:
         raise NothingToChange
     return choices[int(draw.randint(len(choices)))]
@@ -48,8 +48,8 @@ def pick(draw: Draw, choices: Sequence[Any]) -> Any:
 
 
 def changed_bytes(data: bytes, draw: Draw, ends: int = 3000) -> bytes:
-    """Some bytes set, flipped, cut out or put in; half of the changes fall within ``ends`` of either end,
-    where the numbers are few and the words many."""
+    """Set, flip, delete or insert some bytes; half of the changes are within ``ends`` bytes of either end,
+    where structure outweighs weights."""
     changed = bytearray(data)
     for _ in range(draw.randint(1, 5)):
         if not changed:
@@ -71,7 +71,7 @@ def changed_bytes(data: bytes, draw: Draw, ends: int = 3000) -> bytes:
             changed[at:at] = draw.bytes(draw.randint(1, 9))
         elif kind == 4:
             changed[at] = (changed[at] + pick(draw, (1, 255))) % 256
-        elif kind == 5:  # a piece of it a second time
+        elif kind == 5:  # duplicate a part
             start = int(draw.randint(size))
             changed[at:at] = changed[start : start + draw.randint(1, 200)]
         else:
@@ -80,7 +80,7 @@ def changed_bytes(data: bytes, draw: Draw, ends: int = 3000) -> bytes:
 
 
 def changed_number(value: int, draw: Draw) -> int:
-    """Another number: a neighbour, one with a bit flipped, or one where numbers wrap."""
+    """Another number: a neighbour, one with a flipped bit, or one near an overflow."""
     kind = draw.randint(4)
     if kind == 0:
         return value + int(pick(draw, (1, -1)))
@@ -92,7 +92,7 @@ def changed_number(value: int, draw: Draw) -> int:
 
 
 def changed_floats(raw: bytes, draw: Draw, kind: str = "<f4") -> bytes:
-    """Some of the numbers in a tensor's bytes replaced."""
+    """Replace some of the numbers in the bytes of a tensor."""
     numbers = np.frombuffer(raw[: len(raw) // 4 * 4], kind).copy()
     if not len(numbers):
         return raw
@@ -107,7 +107,7 @@ def changed_floats(raw: bytes, draw: Draw, kind: str = "<f4") -> bytes:
 
 
 def json_places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in some JSON, as a container and the key of it."""
+    """Every place in a JSON value, as a container and a key."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield value, key
@@ -115,7 +115,7 @@ def json_places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def changed_json(value: Any, draw: Draw) -> None:
-    """Change one place in some JSON: another value, none, a second one, or two places swapped."""
+    """Change one place in a JSON value: replace, remove or duplicate it, or swap two."""
     places = list(json_places(value))
     container, key = pick(draw, places)
     kind = draw.randint(8)
@@ -135,7 +135,7 @@ def changed_json(value: Any, draw: Draw) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A copy, so that nothing comes to hold itself."""
+    """Copy a value, so that no container comes to contain itself."""
     return json.loads(json.dumps(value))
 
 
@@ -158,12 +158,12 @@ def _changed_value(value: Any, draw: Draw) -> Any:
 
 @dataclass
 class Field:
-    """One field of a message: a number, bytes, or the fields of the message within.
+    """One field of a message: a number, bytes, or the fields of a nested message.
 
     Attributes:
-        number: the field's.
+        number: the field number.
         content: int (a varint), bytes, or a list of fields.
-        kind: the message or type that ONNX has there, None where it is not known.
+        kind: the message or type of the field in ONNX; None if unknown.
         wire: the wire type.
     """
 
@@ -174,7 +174,7 @@ class Field:
 
 
 def read_fields(data: bytes, message: str = "ModelProto") -> list[Field]:
-    """The fields of a well-formed message, at all depths that proto knows."""
+    """The fields of a well-formed message, at all depths supported by proto."""
     kinds, fields, at = proto._KINDS[message], [], 0
     while at < len(data):
         tag, at = proto._read_varint(data, at, len(data))
@@ -195,7 +195,7 @@ def read_fields(data: bytes, message: str = "ModelProto") -> list[Field]:
 
 
 def written(fields: list[Field], lie: Callable[[int], int] = lambda size: size) -> bytes:
-    """The message of some fields; ``lie`` may change the lengths that it states."""
+    """Serialize fields; ``lie`` may change the stated lengths."""
     encoded = bytearray()
     for field in fields:
         encoded += varint(field.number << 3 | field.wire)
@@ -212,7 +212,7 @@ def written(fields: list[Field], lie: Callable[[int], int] = lambda size: size) 
 
 
 def varint(value: int) -> bytes:
-    """A number, seven bits a byte; negative ones as their 64-bit complement."""
+    """A varint: seven bits per byte; negative numbers as their 64-bit complement."""
     value &= 2**64 - 1
     encoded = bytearray()
     while value > 0x7F:
@@ -222,7 +222,7 @@ def varint(value: int) -> bytes:
 
 
 def all_fields(fields: list[Field]) -> Iterator[tuple[list[Field], int]]:
-    """Every field at every depth, as the list that it is in and its index there."""
+    """Every field at every depth, as its list and its index in it."""
     for index, field in enumerate(fields):
         yield fields, index
         if isinstance(field.content, list):
@@ -230,7 +230,7 @@ def all_fields(fields: list[Field]) -> Iterator[tuple[list[Field], int]]:
 
 
 def child(field: Field, number: int) -> Field | None:
-    """The first field of that number in a message."""
+    """The first field with a number in a message."""
     return next((inner for inner in field.content if inner.number == number), None)
 
 
@@ -238,9 +238,9 @@ def changed_model(data: bytes, donor: bytes, draw: Draw) -> bytes:
     """A step model file with one to three changes.
 
     Args:
-        data: the file, well formed.
-        donor: another one, to take parts from.
-        draw: decides what is changed.
+        data: a valid file.
+        donor: another valid file, the source of other parts.
+        draw: the random generator that selects the changes.
     """
     if draw.randint(5) == 0:
         return changed_bytes(data, draw)
@@ -276,7 +276,7 @@ def _change_word(fields: list[Field], _: bytes, draw: Draw) -> None:
     kind = draw.randint(3)
     if kind == 0:
         field.content = pick(draw, WORDS)
-    elif kind == 1:  # another value's name, another operator's
+    elif kind == 1:  # the name of another value or operator
         other, other_index = pick(draw, words)
         field.content = other[other_index].content
     else:
@@ -284,7 +284,7 @@ def _change_word(fields: list[Field], _: bytes, draw: Draw) -> None:
 
 
 def _swap(fields: list[Field], _: bytes, draw: Draw) -> None:
-    """Two contents of one kind: two tensors' numbers, two nodes, two dims."""
+    """Swap two contents of one kind: the numbers of two tensors, two nodes, two dims."""
     first, i = pick(draw, list(all_fields(fields)))
     alike = [
         (inside, j)
@@ -310,13 +310,13 @@ def _copy(field: Field) -> Field:
 
 
 def _move(fields: list[Field], _: bytes, draw: Draw) -> None:
-    """To another place among its neighbours: nodes read what comes later."""
+    """Move a field among its siblings, so that nodes read later values."""
     inside, index = pick(draw, list(all_fields(fields)))
     inside.insert(int(draw.randint(len(inside))), inside.pop(index))
 
 
 def _splice(fields: list[Field], donor: bytes, draw: Draw) -> None:
-    """A part of another model, in place of this one's or in addition to it."""
+    """Replace a part by one of another model, or add that one."""
     inside, index = pick(draw, list(all_fields(fields)))
     field = inside[index]
     given = [
@@ -337,7 +337,7 @@ def _tensors(fields: list[Field]) -> list[Field]:
 
 
 def _change_dims(fields: list[Field], _: bytes, draw: Draw) -> None:
-    """A tensor's shape; half of the time with as many bytes as the new shape needs."""
+    """Change the shape of a tensor; half of the time its bytes are adjusted."""
     tensors = [tensor for tensor in _tensors(fields) if child(tensor, 1) and child(tensor, 9)]
     tensor = pick(draw, tensors)
     numbers = [field for field in tensor.content if field.number == 1]
@@ -367,7 +367,7 @@ def _unpacked(packed: bytes) -> list[int]:
 
 
 def _change_numbers(fields: list[Field], _: bytes, draw: Draw) -> None:
-    """The numbers of a tensor: weights, and the small constants that the sampler counts with."""
+    """Change the numbers of a tensor: weights, or the small constants of the sampler."""
     tensors = [raw for tensor in _tensors(fields) if (raw := child(tensor, 9)) and raw.content]
     if draw.randint(2):
         tensors = [raw for raw in tensors if len(raw.content) < 1000] or tensors
@@ -383,7 +383,7 @@ def _change_numbers(fields: list[Field], _: bytes, draw: Draw) -> None:
 
 
 def _shift_numbers(fields: list[Field], _: bytes, draw: Draw) -> None:
-    """Something taken from one number of a small tensor and given to another: sums stay, parts do not."""
+    """Move an amount from one number of a small tensor to another, which preserves the sum."""
     small = [raw for tensor in _tensors(fields) if (raw := child(tensor, 9)) and 8 <= len(raw.content) < 1000]
     raw = pick(draw, small)
     numbers = np.frombuffer(raw.content[: len(raw.content) // 4 * 4], "<f4").copy()
@@ -410,7 +410,7 @@ def _change_metadata(fields: list[Field], _: bytes, draw: Draw) -> None:
 
 
 def _change_sizes(fields: list[Field], _: bytes, draw: Draw) -> None:
-    """Another size of the whole model, told alike in the metadata, the inputs and the outputs."""
+    """Change a size consistently in the metadata, the inputs and the outputs."""
     entries = {
         key.content: value
         for inside, i in _of_kind(fields, "StringStringEntryProto")
@@ -430,7 +430,7 @@ def _change_sizes(fields: list[Field], _: bytes, draw: Draw) -> None:
 
 
 def _add_unknown(fields: list[Field], _: bytes, draw: Draw) -> None:
-    """A field that this reader does not know, external data among them."""
+    """Add a field unknown to this reader, such as external data."""
     messages = [fields] + [
         inside[i].content for inside, i in all_fields(fields) if isinstance(inside[i].content, list)
     ]

@@ -1,6 +1,6 @@
 """Runs a notebook's code without Jupyter, and stores the outputs of its cells.
 
-python tests/notebook.py docs/course.ipynb     runs it as it stands, and writes its outputs into it
+python tests/notebook.py docs/course.ipynb     runs it and stores its outputs in it
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ PARAMETERS = "parameters"
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """A notebook, as the JSON that it is."""
+    """A notebook as JSON."""
     notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return notebook
 
 
 def code_cells(notebook: dict[str, Any]) -> list[Cell]:
-    """The cells that hold code."""
+    """The code cells."""
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
 def is_parameters(cell: Cell) -> bool:
-    """Whether a cell is the one with the settings."""
+    """Whether a cell contains the settings."""
     return PARAMETERS in cell["metadata"].get("tags", ())
 
 
@@ -44,7 +44,7 @@ def run_cells(notebook: dict[str, Any], parameters: str = "") -> Iterator[tuple[
 
     Args:
         notebook: the notebook.
-        parameters: code that is run after the cell with the settings, to change them.
+        parameters: code that runs after the cell with the settings, to change them.
     """
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(code_cells(notebook), start=1):
@@ -55,7 +55,7 @@ def run_cells(notebook: dict[str, Any], parameters: str = "") -> Iterator[tuple[
 
 
 def _run(source: str, namespace: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    """Run a cell's code; its outputs are what was printed, and the value of a last expression."""
+    """Run the code of a cell; its outputs are the printed text and the value of the last expression."""
     tree = ast.parse(source, f"cell {number}")
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     printed = io.StringIO()
@@ -82,7 +82,7 @@ def _lines(text: str) -> list[str]:
 
 
 def main(path: Path) -> None:
-    """Run a notebook in a temporary folder, and write its outputs into it."""
+    """Run a notebook in a temporary folder and store its outputs in it."""
     notebook = read_notebook(path)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         if TEXT.is_file():

@@ -1,8 +1,8 @@
-"""Makes docs/page.png: the page of charrnn-serve, with two texts, a fork, and the surprise at each character.
+"""Creates docs/page.png: the page of charrnn-serve with two texts, a fork and the surprise of each character.
 
     python tests/page_picture.py [--model FILE.onnx] [--out FILE.png]
 
-It needs Playwright, and Chromium at /usr/bin/chromium or where the variable CHROMIUM says.
+It needs Playwright, and Chromium at /usr/bin/chromium or at the path in the variable CHROMIUM.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         for index in range(2):
             expect(page.locator(".stream").nth(index)).to_contain_text("complete")
             expect(page.locator(".text").nth(index)).to_have_class(re.compile("coloured"))
-        page.wait_for_timeout(1000)  # the last of the text is coloured
+        page.wait_for_timeout(1000)  # the end of the text is coloured
         page.locator(".text").first.locator("span").nth(66).click()
         expect(page.get_by_role("button", name=re.compile("fork with it")).first).to_be_visible()
         page.locator(".text").nth(1).evaluate("(view) => view.scrollTo(0, 0)")

@@ -1,4 +1,4 @@
-"""Two processes that take part in trainings on request, so that many tests share one import of torch."""
+"""Two processes that train together on request, so that many tests share one import of torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a process's part in a training; ``error`` is a class name and its message."""
+    """The outcome of a training run in one process; ``error`` is a class name and its message."""
 
     step: int = 0
     stopped: bool = False
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Pair:
-    """Two processes; call it to let them train together, or one of them fail."""
+    """Two processes; call it to let them train together or to let one of them fail."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -85,7 +85,7 @@ def free_port() -> int:
 
 
 def environment_of(rank: int, port: int) -> dict[str, str]:
-    """What torchrun tells the process of this number."""
+    """The environment variables that torchrun sets for the process with this number."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address}
 
@@ -104,7 +104,7 @@ def _serve(pipe: Connection, rank: int) -> None:
                 outcome = Outcome(error=f"{type(error).__name__}: {error}")
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
-            gc.collect()  # the connections close when nothing holds them, as at the end of a process
+            gc.collect()  # close the connections, as at the exit of a process
             pipe.send(outcome)
 
 
@@ -123,9 +123,9 @@ def _take_part(
         group: the two processes.
         config: the settings; None resumes.
         folder: the run's folder.
-        stop_at: the step after which each process wants to stop; 0 never.
+        stop_at: the step after which each process requests a stop; 0: never.
         changes: the settings that a resumed run changes.
-        spoil: what goes wrong in each process, of `SPOILS`.
+        spoil: the failure in each process, from `SPOILS`.
     """
     losses: list[float] = []
     rates: list[float] = []
@@ -169,7 +169,7 @@ _random_after: list[bytes] = [b""]
 
 @contextlib.contextmanager
 def _nothing() -> Iterator[None]:
-    """Nothing goes wrong; what random numbers were drawn is noted."""
+    """No failure; the drawn random numbers are recorded."""
     real = torch_settings.random_states
 
     def noting(device: torch.device) -> dict[str, torch.Tensor]:

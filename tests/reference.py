@@ -18,7 +18,7 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 def random_weights(
     cell: str, layers: int, hidden_size: int, vocabulary_size: int, embedding_size: int = 0, seed: int = 0
 ) -> dict[str, NDArray[np.float32]]:
-    """The weights of a network, named as torch names them; large enough that gates really move."""
+    """The weights of a network, named as torch names them; large enough that gates vary."""
     draw = np.random.RandomState(seed)
 
     def uniform(*shape: int, scale: float = 0.5) -> NDArray[np.float32]:
@@ -78,13 +78,13 @@ def naive_step(
 def naive_kept(
     p: NDArray[np.float32], top_k: int, top_p: float, min_p: float = 0.0, k_max: int = 1024
 ) -> NDArray[np.bool_]:
-    """Which symbols of one stream may be taken, of probabilities ``[V]``.
+    """Which symbols of one stream can be selected, given probabilities ``[V]``.
 
-    Symbols are ranked by probability. Kept are those before rank top_k, with less than top_p before them and
-    at least min_p times the highest probability; and every symbol that is as likely as one of these.
+    Symbols are ranked by probability. A symbol is kept if its rank is below top_k, the probability before it
+    is below top_p, and its own is at least min_p times the highest; or if it ties with such a symbol.
     """
     ranked = np.sort(p)[::-1][:k_max]
-    bar = np.float32(0.0)  # what top_k and top_p keep beyond k_max symbols is not cut
+    bar = np.float32(0.0)  # nothing is cut if top_k and top_p keep more than k_max symbols
     mass = np.float32(0.0)
     for rank, probability in enumerate(ranked):
         mass = np.float32(mass + probability)

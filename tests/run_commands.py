@@ -18,7 +18,7 @@ Command = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def command_environment(**changes: str | None) -> dict[str, str]:
-    """The environment of a command that finds charrnn_runtime and these tests. None removes a variable."""
+    """An environment in which commands find charrnn_runtime and these tests. None removes a variable."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = str(RUNTIME)
     for name, value in changes.items():
@@ -32,7 +32,7 @@ def command_environment(**changes: str | None) -> dict[str, str]:
 def run_module(module: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run a module with arguments; ``env`` changes the environment, the rest is for subprocess.run.
 
-    With ``real_start=True``, Python is started and imports everything; otherwise see forked.py.
+    With ``real_start=True``, a new Python process imports everything; otherwise see forked.py.
     """
     environment, real_start = command_environment(**options.pop("env", {})), options.pop("real_start", False)
     command = command_line(module, *arguments, environment=environment, real_start=real_start)
@@ -45,9 +45,9 @@ def run_module(module: str, *arguments: object, **options: Any) -> subprocess.Co
 def command_line(
     module: str, *arguments: object, environment: dict[str, str] | None = None, real_start: bool = False
 ) -> list[Any]:
-    """What `run_module` starts, for `subprocess` itself.
+    """The command line of `run_module`, for `subprocess`.
 
-    ``environment`` is that in which it will be started, `command_environment()` unless it is given.
+    ``environment`` is the environment of the process; default: `command_environment()`.
     """
     words = [argument if isinstance(argument, bytes | Path) else str(argument) for argument in arguments]
     command = [sys.executable, "-m", module, *words]
@@ -55,7 +55,7 @@ def command_line(
 
 
 def in_shell(module: str, rest: str, *, real_start: bool = False) -> subprocess.CompletedProcess[bytes]:
-    """Let a shell run a module with words and redirections that are written for it."""
+    """Run a module in a shell, with quoted arguments and redirections."""
     command = shlex.join(map(os.fspath, command_line(module, real_start=real_start)))
     line = f"exec {command} {rest}"
     return subprocess.run(["sh", "-c", line], env=command_environment(), capture_output=True, check=False)

@@ -1,7 +1,7 @@
 """A terminal screen in memory, which interprets the live display's escape codes and can be resized.
 
-Like most of today's terminals, it breaks rows that are longer than it has become, and joins them again. It
-knows the codes that the display sends, and raises an error at any other.
+Like most modern terminals, it wraps rows that no longer fit and joins them again when it grows. It supports
+the codes that the display sends, and raises an error for any other.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ _CODE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])")
 
 
 class Screen(io.StringIO):
-    """Takes what is written to a terminal. Its cursor moves in rows that begin at the left."""
+    """Interprets terminal output. The cursor moves between rows that start at the left."""
 
     def __init__(self, columns: int) -> None:
         super().__init__()
         self.columns = columns
         self._rows: list[str] = [""]
-        self._goes_on: list[bool] = [False]  # whether the row is the first part of a broken one
+        self._goes_on: list[bool] = [False]  # whether the row continues in the next one
         self._row = self._column = 0
         self._wraps = True
 
@@ -40,21 +40,21 @@ class Screen(io.StringIO):
 
     @property
     def lines(self) -> list[str]:
-        """The rows, without spaces at their ends and without empty rows at the end."""
+        """The rows, without trailing spaces and trailing empty rows."""
         rows = [row.rstrip() for row in self._rows]
         while rows and not rows[-1]:
             rows.pop()
         return rows
 
     def resize(self, columns: int) -> None:
-        """Make it narrower or wider; the cursor stays at the beginning of its row."""
+        """Change the width; the cursor stays at the start of its row."""
         rows: list[str] = []
         goes_on: list[bool] = []
         cursor = 0
         joined = ""
         for number, (row, more) in enumerate(zip(self._rows, self._goes_on, strict=True)):
             if number == self._row:
-                assert not joined  # the cursor's row is none that goes on from another
+                assert not joined  # the cursor's row does not continue another one
                 cursor = len(rows)
             joined += row
             if more:

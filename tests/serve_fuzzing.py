@@ -1,4 +1,4 @@
-"""Tries each endpoint of the server with valid and invalid requests, derived from its own schema.
+"""Sends valid and invalid requests, derived from the server's schema, to each endpoint.
 
 `python3 noxfile.py serve_fuzz` runs it, with schemathesis; `--examples` follow the two dashes.
 """
@@ -23,9 +23,9 @@ CHECKS = (
 
 
 def main() -> None:
-    """Start a server, and let schemathesis ask it."""
+    """Start a server and run schemathesis against it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--examples", type=int, default=200, help="how many requests an endpoint gets")
+    parser.add_argument("--examples", type=int, default=200, help="number of requests per endpoint")
     arguments = parser.parse_args()
     models = {
         name: CharRNN.load(FOLDER / f"{name}.onnx") for name in ("lstm-2x12-fp32", "lstm-1x12-fp32-byte")

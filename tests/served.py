@@ -1,4 +1,4 @@
-"""A charrnn-serve server in a thread of the tests, on a free port, and a plain client."""
+"""A charrnn-serve server in a thread of the test process, on a free port, and a simple client."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Reply:
 
     Attributes:
         status: the HTTP status.
-        headers: in lower case.
-        body: all of it.
+        headers: the headers, with names in lower case.
+        body: the complete body.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -43,7 +43,7 @@ class Reply:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error, which has the shape of OpenAI's."""
+        """The error, in the format of OpenAI."""
         assert self.status >= 400, self.body
         error: dict[str, Any] = self.json["error"]
         assert set(self.json) == {"error"}
@@ -53,12 +53,12 @@ class Reply:
 
     @property
     def events(self) -> list[Any]:
-        """The server-sent events: JSON, and in the end "[DONE]"."""
+        """The server-sent events: JSON, then "[DONE]"."""
         return list(events_of(self.body.decode().splitlines(keepends=True)))
 
 
 def events_of(lines: Iterator[str] | list[str]) -> Iterator[Any]:
-    """The server-sent events in some lines: each is a line of data, and an empty one."""
+    """Parse server-sent events; each is a line of data and an empty line."""
     lines = iter(lines)
     for line in lines:
         assert line.startswith("data: "), line
@@ -71,9 +71,9 @@ class Served:
     """A running server, for a ``with`` statement.
 
     Attributes:
-        url: where it is.
+        url: its URL.
         port: its port.
-        service: what it has.
+        service: its service.
     """
 
     def __init__(self, models: Models, settings: ServeSettings | None = None, *, wait: bool = True) -> None:
@@ -101,7 +101,7 @@ class Served:
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self._server.server_state.connections)
 
     def stop(self) -> None:
@@ -109,14 +109,14 @@ class Served:
         self._server.handle_exit(signal.SIGTERM, None)
 
     def join(self) -> None:
-        """Wait until the server has ended."""
+        """Wait until the server has stopped."""
         self._thread.join(30)
         assert not self._thread.is_alive()
 
     def ask(
         self, path: str, body: Any = None, *, method: str = "", headers: Mapping[str, str] | None = None
     ) -> Reply:
-        """Send a request: a POST of JSON, or of bytes as they are, where there is a body; else a GET."""
+        """Send a request: a POST if there is a body (JSON or raw bytes), else a GET."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
@@ -132,14 +132,14 @@ class Served:
         return self.ask("/v1/completions", fields)
 
     def open(self, data: bytes = b"") -> socket.socket:
-        """A new connection, on which some bytes have been sent."""
+        """Open a connection and send some bytes."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         connection.sendall(data)
         return connection
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that soon holds."""
+    """Wait until a condition holds."""
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
@@ -147,7 +147,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def request_bytes(path: str, body: Any, *headers: str) -> bytes:
-    """A POST request of JSON, as it goes over the wire."""
+    """The bytes of a POST request with JSON."""
     data = json.dumps(body).encode()
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(data)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + data

@@ -21,7 +21,7 @@ class ServerProcess:
     """A running server process.
 
     Attributes:
-        port: where it listens, on 127.0.0.1.
+        port: its port on 127.0.0.1.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
@@ -44,29 +44,29 @@ class ServerProcess:
 
     @property
     def files(self) -> int:
-        """How many files and connections it has open (Linux)."""
+        """The number of its open files and connections (Linux)."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     @property
     def threads(self) -> int:
-        """How many threads it has (Linux)."""
+        """The number of its threads (Linux)."""
         return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
     def get(self, path: str) -> str:
-        """What it answers to a GET."""
+        """The response to a GET request."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             text: str = answer.read().decode()
             return text
 
     def streams(self) -> float:
-        """How many streams run or wait."""
+        """The number of running and queued streams."""
         found = re.findall(
             r"^charrnn:num_requests_(?:running|waiting)\{.*?\} (\S+)$", self.get("/metrics"), re.M
         )
         return sum(map(float, found))
 
     def wait_until_ready(self) -> None:
-        """Wait until it answers."""
+        """Wait until it responds."""
         end = time.monotonic() + 60
         while True:
             assert self.process.poll() is None, "the server has ended"
@@ -79,7 +79,7 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def started(command: list[str], port: int, *, stderr: IO[bytes] | None = None) -> Iterator[ServerProcess]:
-    """A server as a process, which ends with the block."""
+    """A server process, which is stopped at the end of the block."""
     process = subprocess.Popen([sys.executable, *command], stderr=stderr)
     try:
         server = ServerProcess(process, port)
@@ -96,7 +96,7 @@ def started(command: list[str], port: int, *, stderr: IO[bytes] | None = None) -
 
 @contextlib.contextmanager
 def charrnn_serve(*arguments: str, stderr: IO[bytes] | None = None) -> Iterator[ServerProcess]:
-    """The command, on a free port and with errors as its only output."""
+    """The command line, with a free port; it prints only errors."""
     port = free_port()
     command = ["-m", "charrnn_runtime.cli.serve", *arguments, "--port", str(port), "--quiet"]
     with started(command, port, stderr=stderr) as server:
@@ -111,7 +111,7 @@ def free_port() -> int:
 
 
 def post(path: str, body: bytes | dict[str, Any], *headers: str) -> bytes:
-    """A POST request as it goes over the wire; the server closes the connection after its answer."""
+    """The bytes of a POST request; the server closes the connection after its response."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", "Content-Type: application/json"]
     head += [f"Content-Length: {len(data)}", *headers, "", ""]
@@ -119,11 +119,11 @@ def post(path: str, body: bytes | dict[str, Any], *headers: str) -> bytes:
 
 
 class Client(asyncio.Protocol):
-    """Sends one request and keeps the response, which is parsed after the clock has stopped.
+    """Sends one request and stores the response, which is parsed after the measurement.
 
     Attributes:
         ended: done when the connection is closed.
-        sent, first, last: when the request was sent, when the first piece of text came, and the last bytes.
+        sent, first, last: the times of the request, of the first chunk of text and of the last bytes.
     """
 
     def __init__(self, request: bytes) -> None:
@@ -151,7 +151,7 @@ class Client(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, port: int, request: bytes) -> Client:
-        """A client that has sent its request."""
+        """Connect and send the request."""
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(lambda: cls(request), "127.0.0.1", port)
         return client
@@ -174,7 +174,7 @@ class Client(asyncio.Protocol):
         return _unchunked(body) if b"chunked" in head.lower() else body
 
     def text(self) -> str:
-        """The text of the only choice of a stream that has ended as it should."""
+        """The text of the only choice of a complete stream."""
         assert self.status == 200, self.body[:500]
         events = self.body.decode().split("\n\n")
         assert events[-2:] == ["data: [DONE]", ""], events[-2:]

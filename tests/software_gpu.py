@@ -2,8 +2,8 @@
 
     python tests/software_gpu.py
 
-prints the variables of the environment that let WebGPU use it. Where there is no Chromium, it first fetches
-Debian's package of it, which it unpacks and does not install.
+prints the environment variables with which WebGPU uses it. If Chromium is missing, it first downloads
+Debian's package and unpacks it without installing it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 DRIVER = "vk_swiftshader_icd.json"
 LOADER = "libvulkan.so.1"
 
-PACKAGE = "chromium-common"  # Debian's, of 27 MB
+PACKAGE = "chromium-common"  # Debian's package, 27 MB
 FETCHED = Path(__file__).resolve().parent.parent / ".nox" / PACKAGE
 
 FOLDERS = (
@@ -37,7 +37,7 @@ VARIABLE = "CHARRNN_TESTS_SWIFTSHADER"
 
 
 def missing() -> str | None:
-    """Why tests cannot run through WebGPU here; None if they can."""
+    """Why WebGPU tests cannot run here; None if they can."""
     if sys.platform != "linux":
         return "SwiftShader is looked for on Linux alone"
     if find_spec("onnxruntime_ep_webgpu") is None:
@@ -54,7 +54,7 @@ def missing() -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """The variables by which a process that is started with them uses SwiftShader."""
+    """The environment variables with which a new process uses SwiftShader."""
     folder = _folder()
     assert folder is not None
     variables = {
@@ -68,7 +68,7 @@ def environment() -> dict[str, str]:
 
 
 def load_here() -> None:
-    """Let this very process find Vulkan's loader, for which a variable would come too late."""
+    """Load the Vulkan loader into this process, for which an environment variable would be too late."""
     folder = _folder()
     assert folder is not None
     if not _has_loader():
@@ -76,7 +76,7 @@ def load_here() -> None:
 
 
 def fetch() -> None:
-    """Unpack Debian's package where Chromium is missing.
+    """Download and unpack Debian's package if Chromium is missing.
 
     Raises:
         subprocess.CalledProcessError: there is no such package.

@@ -1,6 +1,6 @@
 """Creates step graphs for the tests of graph and export, and runs them with plain onnxruntime.
 
-The runtime's own way of running them is left out on purpose, so that a fault in it cannot hide one here.
+The runtime's own engine is deliberately not used, so that an error in it cannot hide one here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Network:
         return build_step_model(folded, Vocabulary(self.symbols), training or {}, precision)
 
     def random_states(self, rows: int, seed: int = 0) -> NDArray[np.float32]:
-        """States such as a network can have: h within [-1, 1], c somewhat beyond."""
+        """Plausible states: h within [-1, 1], c in a slightly larger range."""
         states = np.random.RandomState(seed).uniform(-1, 1, (rows, self.state_size)).astype(np.float32)
         if self.cell == "lstm":
             states[:, self.state_size // 2 :] *= 2
@@ -80,7 +80,7 @@ class Stepper:
         top_p: float | NDArray[Any] = 1.0,
         min_p: float | NDArray[Any] = 0.0,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """One character: logits [B, V], next tokens [B] and next states [B, S]; numbers hold for all rows."""
+        """One character: logits [B, V], next tokens [B] and next states [B, S]; scalars apply to all rows."""
         rows = len(token)
 
         def row(values: Any, kind: Any) -> NDArray[Any]:
@@ -110,7 +110,7 @@ class Stepper:
 
 
 class SamplerGraph:
-    """A step graph whose logits are given: the row ``logits[token]``. What is left is the sampler."""
+    """A step graph that only samples: its logits are the row ``logits[token]`` of a given array."""
 
     def __init__(self, logits: NDArray[np.float32], cuts: Cuts = "any") -> None:
         builder = GraphBuilder()
@@ -138,12 +138,12 @@ class SamplerGraph:
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """A model's metadata, keys as they stand there."""
+    """The metadata of a model, with full keys."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """A model's constants by name."""
+    """The constants of a model by name."""
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 

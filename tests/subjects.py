@@ -1,6 +1,6 @@
 """The subjects of mutation tests: `try_model` and `try_checkpoint`, each for a path and a seed.
 
-Both say "refused" or "works"; anything else comes out as an exception.
+Both return "refused" or "works"; anything else is an exception.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def try_model(path: Path, seed: int) -> str:
 
 
 def read_model(path: Path, seed: int = 0) -> str:
-    """Load a model that may be anything; one that loads must generate."""
+    """Load an arbitrary file as a model; one that loads must generate."""
     try:
         model = CharRNN.load(path, device="cpu")
     except ModelFormatError as error:
@@ -36,7 +36,7 @@ def read_model(path: Path, seed: int = 0) -> str:
         return "refused"
     for temperature in (1.0, 50.0):
         texts = model.generate(["", ""], 20, seed=seed, temperature=temperature)
-        # At the byte level several bytes may make one character.
+        # At the byte level, several bytes can form one character.
         assert all(1 <= len(text) <= 20 for text in texts), texts
     return "works"
 
@@ -52,7 +52,7 @@ def try_checkpoint(path: Path, seed: int) -> str:
 
 
 def prepare_try_checkpoint() -> None:
-    """Train the checkpoints, and let the reader import what it needs."""
+    """Train the checkpoints, and import what the reader needs."""
     with tempfile.TemporaryDirectory() as folder:
         for index, content in enumerate(small_checkpoints()):
             path = Path(folder) / str(index)
@@ -61,7 +61,7 @@ def prepare_try_checkpoint() -> None:
 
 
 def read_checkpoint(path: Path) -> str:
-    """Load a checkpoint that may be anything; one that loads must make a network that computes."""
+    """Load an arbitrary file as a checkpoint; one that loads must make a network that computes."""
     import torch
 
     from charrnn_trainer.runs.checkpoint import load_checkpoint, read_header
@@ -89,7 +89,7 @@ def _check_message(message: str) -> None:
 
 @functools.cache
 def small_checkpoints() -> tuple[bytes, ...]:
-    """Checkpoints of an LSTM, a GRU, an RNN and LSTMs with an embedding, each trained for an instant."""
+    """Checkpoints of an LSTM, a GRU, an RNN and LSTMs with an embedding, each trained briefly."""
     from charrnn_trainer.data.corpus import Corpus
     from charrnn_trainer.runs.finding import find_checkpoint
     from charrnn_trainer.training.api import train

@@ -2,8 +2,8 @@
 
     python tests/terminal_picture.py [--after SECONDS] [--out FILE.svg]
 
-The training is a real one, in a folder of its own, and is ended after the picture. The terminal is tmux's,
-which must be installed. The text is the default one, from data/ where it is there.
+The training run is real, in a temporary folder, and is stopped after the picture is taken. The terminal is
+tmux, which must be installed. The text is the default one, from data/ if present.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def shown(after: float) -> str:
-    """What a terminal shows some seconds after the command began, with the codes of its colours."""
+    """The contents of a terminal some seconds after the start of the command, with colour codes."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").symlink_to(ROOT / "data", target_is_directory=True)
 
@@ -51,12 +51,12 @@ def shown(after: float) -> str:
             time.sleep(after)
             return tmux("capture-pane", "-e", "-p")
         finally:
-            tmux("kill-server")  # which ends the training, too
+            tmux("kill-server")  # which also stops the training run
             time.sleep(5.0)
 
 
 def as_svg(captured: str) -> str:
-    """A picture of what a terminal shows, which fetches nothing."""
+    """A self-contained picture of the contents of a terminal."""
     text = Text.from_ansi(captured.rstrip())
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
     console.print(text, no_wrap=True)

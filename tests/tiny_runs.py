@@ -47,15 +47,15 @@ TINY_FLAGS = (
 
 
 def environment() -> dict[str, str]:
-    """The environment of a program that finds both distributions and these tests."""
+    """An environment in which programs find both distributions and these tests."""
     paths = os.pathsep.join(str(ROOT / part) for part in ("runtime", "trainer", "tests"))
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
 def run_program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run Python with some words, such as ``-m`` and a module; never waits longer than five minutes.
+    """Run Python with arguments, such as ``-m`` and a module, with a timeout of five minutes.
 
-    ``real_start=True`` starts Python instead of forking (see forked.py); ``package`` lets a script fork, too.
+    ``real_start=True`` starts Python instead of forking (see forked.py); ``package`` also lets a script fork.
     """
     command, real_start = [sys.executable, *words], options.pop("real_start", False)
     package = options.pop("package", None)

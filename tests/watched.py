@@ -1,9 +1,9 @@
-"""Runs programs in an isolated environment, and records everything that Python code does outside of it.
+"""Runs programs in an isolated environment and records everything that Python code does outside of it.
 
 A `World` has an empty home, an empty folder for temporary files and an empty current folder; the environment
-holds nothing but what names them. In each Python process an audit hook refuses and writes down every socket,
-every process that is started, and every change to files outside the folders that are allowed. What other code
-than Python's leaves behind is found in the folders, and `confined` keeps it from the internet.
+contains only the variables that name them. In each Python process, an audit hook denies and records every
+socket, every new process, and every change to files outside the allowed folders. Files left by native code
+are found in the folders, and `confined` denies it access to the internet.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ sys.addaudithook(look)
 
 
 class World:
-    """See above. ``here`` is the current folder, which may be written to.
+    """An isolated environment. ``here`` is the current folder, which is writable.
 
-    With ``temporary_files``, so may the folder for temporary files, as long as nothing stays there.
+    With ``temporary_files``, the folder for temporary files is writable too, but must be empty at the end.
     """
 
     def __init__(self, folder: Path, *packages: Path, temporary_files: bool = False) -> None:
@@ -72,7 +72,7 @@ class World:
             "TMPDIR": str(self.temporary),
             "SQLITE_TMPDIR": str(self.temporary),
             "PYTHONPATH": os.pathsep.join(map(str, [self._hook, *packages])),
-            "PYTHONDONTWRITEBYTECODE": "1",  # what Python itself would write beside its modules
+            "PYTHONDONTWRITEBYTECODE": "1",  # otherwise Python would write bytecode next to its modules
             "OMP_NUM_THREADS": "1",
             "WATCHED_LOG": str(self._log),
             "WATCHED_ALLOWED": os.pathsep.join(map(str, allowed)),
@@ -81,7 +81,7 @@ class World:
     def run(
         self, *words: str | bytes | Path, kernel: bool = False, **options: Any
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run Python with some words; with ``kernel``, a module that is confined (see `confined`), too."""
+        """Run Python with arguments; with ``kernel``, run a module that is also confined (see `confined`)."""
         changed = {**self.environment, **options.pop("env", {})}
         environment = {name: value for name, value in changed.items() if value is not None}
         command: list[str | bytes | Path] = [sys.executable, *words]
