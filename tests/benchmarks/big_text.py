@@ -3,10 +3,10 @@
     python tests/benchmarks/big_text.py [--sizes 10 100 1000] [--kinds ascii mixed chinese bytes]
         [--score 1 10] [--folder DIR]
 
-For every kind and size of text (in MB, millions of bytes) a line: the symbols; how many MB are prepared in a
-second, in elapsed time and in CPU time; and the peak memory in MB of preparing, and of
-charrnn-train, which prepares the text and trains a small network for 20 steps. Then charrnn-score reads ASCII
-text of some sizes, from a file and from a pipe, with a network trained in this way.
+Prints a line for each kind and size of text (in MB, millions of bytes): the number of symbols; MB prepared
+per second of elapsed time and of CPU time; and the peak memory in MB of preparing, and of charrnn-train,
+which prepares the text and trains a small network for 20 steps. Then charrnn-score reads ASCII text of some
+sizes, from a file and from a pipe, with a network trained in this way.
 
 The texts are generated. DIR needs space for them and their tokens, at most three times the largest size;
 files are deleted after use. Memory is measured in a separate process. "resident" is the system's peak
@@ -53,7 +53,7 @@ _SMALL: Final = (
 
 @dataclass
 class Usage:
-    """What a process took: seconds by the clock, and peaks of its memory in MB."""
+    """The resources of a process: elapsed seconds and peak memory in MB."""
 
     seconds: float
     resident: float
@@ -62,7 +62,7 @@ class Usage:
 
     @property
     def memory(self) -> str:
-        """Both peaks, for a column."""
+        """Both peaks, formatted for a column."""
         return f"{self.resident:5,.0f} ({self.own:,.0f})"
 
 
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def measure_text(folder: Path, kind: str, size: int) -> None:
-    """Print one line: a text prepared, and trained on."""
+    """Prepare a text and train on it; print one line."""
     text, tokens, run = folder / "text", folder / "tokens", folder / "run"
     make_text(text, kind, size * MEGABYTE)
     level = "byte" if kind == "bytes" else "char"
@@ -112,7 +112,7 @@ def measure_text(folder: Path, kind: str, size: int) -> None:
 
 
 def measure_scoring(folder: Path, sizes: list[float]) -> None:
-    """Print a line a size: charrnn-score on a file, and on a pipe."""
+    """Print a line per size: charrnn-score on a file and on a pipe."""
     text, run, model = folder / "text", folder / "run", folder / "model.onnx"
     make_text(text, "ascii", 2 * MEGABYTE)
     train(text, run)
@@ -150,7 +150,7 @@ def prepare(text: str, tokens: str, level: str) -> None:
 
 
 def watch(module: str, *words: str | Path, source: IO[bytes] | None = None) -> Usage:
-    """Run a module as a command, or `prepare`, and look at its memory until it ends."""
+    """Run a module as a command, or `prepare`, and sample its memory until it ends."""
     with tempfile.TemporaryDirectory() as name:
         last = Path(name) / "status"
         command = [sys.executable, __file__, "--watched", str(last), module, *map(str, words)]
@@ -172,7 +172,7 @@ def watch(module: str, *words: str | Path, source: IO[bytes] | None = None) -> U
 
 
 def run_watched(last: Path, words: list[str]) -> None:
-    """What a watched process does; at its end it writes down what the system says of it."""
+    """The work of a watched process; it records its resource usage at the end."""
     atexit.register(lambda: last.write_text(Path("/proc/self/status").read_text()))
     if words[0] == "prepare":
         prepare(*words[1:])
@@ -182,7 +182,7 @@ def run_watched(last: Path, words: list[str]) -> None:
 
 
 def megabytes(status: str, name: str) -> float:
-    """A line of a process's status in MB; 0 where it has ended."""
+    """A line of a process's status in MB; 0 if the process has ended."""
     for line in status.splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024 / MEGABYTE
@@ -190,13 +190,13 @@ def megabytes(status: str, name: str) -> float:
 
 
 def make_text(path: Path, kind: str, size: int) -> None:
-    """Write a text of about ``size`` bytes, the same every time."""
+    """Write a reproducible text of about ``size`` bytes."""
     block = "".join(map(chr, characters(kind).tolist())).encode()
     with path.open("wb") as file:
         for _ in range(size // len(block)):
             file.write(block)
         rest = block[: size % len(block)]
-        file.write(rest.decode(errors="ignore").encode())  # no character is cut
+        file.write(rest.decode(errors="ignore").encode())  # no character is split
 
 
 def characters(kind: str) -> NDArray[np.int64]:
@@ -209,7 +209,7 @@ def characters(kind: str) -> NDArray[np.int64]:
         symbols = np.concatenate([range(0x4E00, 0x9C20), [10]])
         zipf = 1 / np.arange(1, len(symbols) + 1)
         drawn = generator.choice(symbols, _BLOCK, p=zipf / zipf.sum())
-        drawn[: len(symbols)] = symbols  # the rarest too
+        drawn[: len(symbols)] = symbols  # include the rarest
         return drawn
     others = np.concatenate([range(0xC0, 0x250), range(0x391, 0x530), range(0x4E00, 0x5000)])
     emoji = np.arange(0x1F600, 0x1F650)

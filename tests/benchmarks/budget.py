@@ -41,7 +41,7 @@ MAIN = "from charrnn_trainer.cli.train import main; main()"
 
 
 def main() -> None:
-    """Train, print, and write down."""
+    """Train, print and save the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("texts", nargs="+", type=Path, help="text files")
     parser.add_argument("--minutes", nargs="+", type=float, default=[1.0], help="(default: %(default)s)")
@@ -100,7 +100,7 @@ def measure(text: Path, minutes: float, options: list[str]) -> dict[str, Any]:
 
 
 def show(row: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a row."""
+    """The cells of a table row."""
     return (
         row["text"],
         f"{row['minutes']:g}",

@@ -1,7 +1,7 @@
 """Alternatives to charrnn: the same network and the same sampling, implemented in the usual ways.
 
-All of them take the weights that `reference.random_weights` gives, sample at temperature 0.8, top-k 40 and
-top-p 0.95, and count one unit for each character of each stream.
+All of them use weights from `reference.random_weights`, sample with temperature 0.8, top-k 40 and top-p 0.95,
+and count one unit per character of each stream.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.95
 STEPS = 16
 """How many characters a stream a contender generates at each call."""
 
-# Reading oneDNN's switch back makes torch ask about TF32 on Intel GPUs, and warn that there are none.
+# Reading the oneDNN flag makes torch query TF32 on Intel GPUs, and warn that there are none.
 warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -32,7 +32,7 @@ Run = Callable[[], int]
 
 
 class TorchNetwork(nn.Module):
-    """The network as a tutorial writes it."""
+    """The network as written in tutorials."""
 
     def __init__(self, cell: str, layers: int, weights: Weights) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class TorchNetwork(nn.Module):
 def torch_runner(
     cell: str, layers: int, weights: Weights, streams: int, *, onednn: bool = True, compiled: bool = False
 ) -> Run:
-    """PyTorch, eager or compiled; the sampled characters reach Python as numbers, as ours do."""
+    """PyTorch, eager or compiled; the sampled characters reach Python as integers, as ours do."""
     network = TorchNetwork(cell, layers, weights)
     step = torch.compile(network) if compiled else network
     token = torch.zeros(streams, dtype=torch.int64)
@@ -127,12 +127,12 @@ def numpy_runner(cell: str, layers: int, weights: Weights, streams: int) -> Run:
 
 
 def charrnn_runner(path: str, streams: int, threads: int | None, *, quick: bool = False) -> Run:
-    """charrnn_runtime through its public interface; in shorter calls for a ``quick`` look."""
+    """charrnn_runtime through its public interface; in shorter calls if ``quick``."""
     from charrnn_runtime import CharRNN
 
     model = CharRNN.load(path, device="cpu", threads=threads)
     prompts = [""] * streams
-    # Calls are longer here, as users' are: each primes, and turns tokens into text.
+    # Calls are longer here, as in real use: each primes the model and decodes tokens to text.
     length = (1024 if streams == 1 else 256) // (8 if quick else 1)
 
     def run() -> int:
@@ -145,8 +145,8 @@ def charrnn_runner(path: str, streams: int, threads: int | None, *, quick: bool 
 
 @contextlib.contextmanager
 def processes_runner(path: str, streams: int, processes: int, *, quick: bool = False) -> Iterator[Run]:
-    """The same streams parted among processes of one thread each: what the cores can give, without Python's
-    lock between them."""
+    """The same streams divided among single-threaded processes: the throughput of the cores without the
+    contention for Python's lock."""
     code = (
         "import sys\nfrom benchmarks.contenders import charrnn_runner\n"
         f"run = charrnn_runner({path!r}, {-(-streams // processes)}, 1, quick={quick})\n"
@@ -172,9 +172,9 @@ def processes_runner(path: str, streams: int, processes: int, *, quick: bool = F
 
 
 def bare_products(cell: str, layers: int, hidden: int, vocabulary_size: int, streams: int) -> dict[str, Run]:
-    """The bare matrix products of a step, by type and library: the upper limit.
+    """The bare matrix products of a step, by dtype and library: the upper limit.
 
-    The first layer's input product is a lookup in our graphs, and is no product here either.
+    The first layer's input product is a lookup in our graphs, so it is not included here either.
     """
     gates = {"lstm": 4, "gru": 3}[cell] * hidden
     shapes = [(hidden, gates)] + [(2 * hidden, gates)] * (layers - 1) + [(hidden, vocabulary_size)]
@@ -201,7 +201,7 @@ def bare_products(cell: str, layers: int, hidden: int, vocabulary_size: int, str
         "fp32 torch": with_torch,
         "fp32 onnxruntime": _ort_products(shapes, streams, "MatMul"),
         "int8 onnxruntime": _ort_products(shapes, streams, "MatMulInteger"),
-        # Ours are of this operator, which also scales and adds the bias.
+        # Ours use this operator, which also scales and adds the bias.
         "int8 onnxruntime, scaled": _ort_products(shapes, streams, "QGemm"),
     }
     bytes_left = [torch.from_numpy((x * 127).astype(np.int8)) for x in left]
@@ -213,7 +213,7 @@ def bare_products(cell: str, layers: int, hidden: int, vocabulary_size: int, str
                 torch._int_mm(a, b)
         return streams
 
-    # PyTorch's own int8 product, which is not public and not made for every shape.
+    # PyTorch's own int8 product, which is not public and does not support every shape.
     with contextlib.suppress(AttributeError, RuntimeError, NotImplementedError):
         with_torch_int8()
         runs["int8 torch"] = with_torch_int8
@@ -221,7 +221,7 @@ def bare_products(cell: str, layers: int, hidden: int, vocabulary_size: int, str
 
 
 def _ort_products(shapes: list[tuple[int, int]], streams: int, operator: str) -> Run:
-    """All products in one graph and one call, with everything bound beforehand."""
+    """All products in one graph and one call, with preallocated bindings."""
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 

@@ -3,9 +3,9 @@
     python tests/benchmarks/generation.py [--json FILE] [--quick]
 
 The table shows microseconds per character and characters per second for each network and number of streams.
-The limit is the bare matrix products of the same shapes and type, in the fastest of NumPy, torch and
-onnxruntime. Then follow the speed-up of all cores over one, alone and with a busy process in the background;
-start-up time (process start to first character), peak memory, and installed size.
+The limit is the bare matrix products of the same shapes and dtype, in the fastest of NumPy, torch and
+onnxruntime. It is followed by the speed-up of all cores over one, alone and with a busy process in the
+background; start-up time (process start to first character), peak memory, and installed size.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ VOCABULARY_SIZE = 65
 NETWORKS = [(cell, layers, hidden) for layers, hidden in ((2, 256), (3, 512)) for cell in ("lstm", "gru")]
 STREAMS = (1, 64, 512)
 PARTS = ("speed", "cores", "startup", "installed")
-CORES_STREAMS = (1, 128)  # one stays on one thread, and must lose nothing
+CORES_STREAMS = (1, 128)  # one stream stays on one thread and must not get slower
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 """What says how many threads NumPy's matrix products run on; by default they take all cores."""
 
 
 def main() -> None:
-    """Measure, print, and write down."""
+    """Measure, print and save the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "--json", type=Path, help="write the figures to this file; parts not measured are kept"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
-    parser.add_argument("--threads", type=int, default=1, help="threads for every contender, NumPy's too")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a quick check")
+    parser.add_argument("--threads", type=int, default=1, help="threads for every contender, including NumPy")
     parser.add_argument("--no-compiled", action="store_true", help="skip compiled PyTorch (saves minutes)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     arguments = parser.parse_args()
     if os.environ.get(BLAS_THREADS) != str(arguments.threads):
-        # NumPy reads it as it is imported, so a process that has it from the start measures.
+        # NumPy reads this at import, so the measurement runs in a process started with it.
         environment = os.environ | {BLAS_THREADS: str(arguments.threads)}
         again = subprocess.run([sys.executable, *sys.orig_argv[1:]], env=environment, check=False)
         raise SystemExit(again.returncode)
@@ -101,7 +101,7 @@ def main() -> None:
 def measure_network(
     folder: Path, cell: str, layers: int, hidden: int, streams: int, arguments: Any
 ) -> dict[str, Any]:
-    """All contenders on one network and number of streams."""
+    """Measure all contenders on one network and number of streams."""
     repeats, seconds = (3, 0.05) if arguments.quick else (7, 0.25)
     weights = _weights(cell, layers, hidden)
     contenders = {}
@@ -120,7 +120,7 @@ def measure_network(
             compiled = torch_runner(cell, layers, weights, streams, compiled=True)
             compiled()
             contenders["torch compiled"] = compiled
-        except Exception as error:  # no C++ compiler, or a network that it cannot compile
+        except Exception as error:  # no C++ compiler, or a network that cannot be compiled
             skipped = f"torch compiled: {type(error).__name__}"
     contenders["numpy"] = numpy_runner(cell, layers, weights, streams)
     limits = bare_products(cell, layers, hidden, VOCABULARY_SIZE, streams)
@@ -148,7 +148,7 @@ def _busy_process() -> subprocess.Popen[bytes]:
 def measure_cores(
     folder: Path, cell: str, layers: int, hidden: int, streams: int, arguments: Any
 ) -> dict[str, Any]:
-    """Some streams of one network on one thread and on all cores, alone and with a busy process."""
+    """Measure streams of one network on one thread and on all cores, alone and with a busy process."""
     repeats, seconds = (3, 0.1) if arguments.quick else (7, 1.0)
     path = folder / f"{cell}-{layers}x{hidden}-int8.onnx"
     if not path.exists():
@@ -188,7 +188,7 @@ def measure_cores(
 
 
 def _weights(cell: str, layers: int, hidden: int) -> dict[str, np.ndarray]:
-    """Weights as large as trained ones are, so that the sampler meets a distribution like text's."""
+    """Weights as large as trained ones, so that the sampler gets a distribution like that of text."""
     return {
         name: weight * np.float32(0.3 if name.startswith("rnn") else 1.0)
         for name, weight in random_weights(cell, layers, hidden, VOCABULARY_SIZE).items()
@@ -196,7 +196,7 @@ def _weights(cell: str, layers: int, hidden: int) -> dict[str, np.ndarray]:
 
 
 def step_model(cell: str, layers: int, weights: dict[str, np.ndarray], precision: str) -> bytes:
-    """The file of a network with these weights."""
+    """A step model file with these weights."""
     vocabulary = Vocabulary([chr(32 + index) for index in range(VOCABULARY_SIZE)])
     folded = fold_weights(cell, layers, weights)
     data: bytes = build_step_model(folded, vocabulary, {}, precision).SerializeToString()
@@ -204,7 +204,7 @@ def step_model(cell: str, layers: int, weights: dict[str, np.ndarray], precision
 
 
 def show(row: dict[str, Any]) -> None:
-    """Print one network and number of streams."""
+    """Print the results of one network and number of streams."""
     print(f"{row['cell'].upper()} {row['layers']}x{row['hidden_size']}, {row['streams']} stream(s)")
     eager = min(time for name, time in row["microseconds"].items() if name.startswith("torch eager"))
     for name, microseconds in row["microseconds"].items():
@@ -253,7 +253,7 @@ def startup(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
     for repeat in range(repeats + 1):
         for name, command in commands.items():
             taken = _first_byte(command)
-            if repeat:  # the first start of all compiles what was never run yet
+            if repeat:  # the first start compiles bytecode
                 milliseconds[name].append(taken)
     return {
         name: {
@@ -265,14 +265,14 @@ def startup(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
 
 
 def _users_environment() -> dict[str, str]:
-    """The environment as users have it."""
-    # Installed packages are compiled; so are those of a checkout at every start but the first, if Python may.
+    """The environment of a typical user."""
+    # Installed packages are compiled; so are those of a checkout after the first start, if Python can write.
     ours = (BLAS_THREADS, "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def _first_byte(command: list[str]) -> float:
-    """Milliseconds from the start of a process to the first byte that it prints."""
+    """Milliseconds from process start to the first byte of output."""
     begin = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_users_environment()
@@ -294,7 +294,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def _peak_megabytes(command: list[str]) -> float:
-    """The peak memory of a command, started from a small process: a child begins with its parent's peak."""
+    """The peak memory of a command, started from a small process: a child inherits its parent's peak."""
     watched = [sys.executable, "-c", PEAK_SCRIPT, *command]
     done = subprocess.run(watched, check=True, capture_output=True, env=_users_environment())
     return int(done.stdout) / 1024
@@ -311,7 +311,7 @@ def show_startup(figures: dict[str, dict[str, float]]) -> None:
 
 
 def installed_sizes() -> dict[str, int]:
-    """Bytes of everything that a distribution needs, itself included."""
+    """Bytes of a distribution and all its dependencies."""
     return {
         "charrnn-runtime with its dependencies": sum(_sizes("charrnn-runtime", {}).values()),
         "with torch": sum(_sizes("torch", _sizes("charrnn-runtime", {})).values()),
@@ -319,7 +319,7 @@ def installed_sizes() -> dict[str, int]:
 
 
 def _sizes(name: str, seen: dict[str, int]) -> dict[str, int]:
-    """The sizes of a distribution and, through its requirements, of all that it needs."""
+    """The sizes of a distribution and, recursively, of its dependencies."""
     key = re.sub(r"[-_.]+", "-", name).lower()
     if key in seen:
         return seen

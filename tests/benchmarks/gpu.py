@@ -48,7 +48,7 @@ Run = Callable[[], int]
 
 
 def main() -> None:
-    """Measure, print, and write down."""
+    """Measure, print and save the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -86,13 +86,13 @@ def main() -> None:
 
 
 def _missing() -> str | None:
-    """The reason why nothing can be measured; None if there is none."""
+    """Why nothing can be measured; None if it can."""
     missing = cuda_missing()
     return missing or (None if torch.cuda.is_available() else "this torch is a build without CUDA")
 
 
 def _contenders(folder: Path, cell: str, weights: dict[str, np.ndarray], streams: int) -> dict[str, Run]:
-    """By their names, what is measured for one row."""
+    """The contenders of one row by name."""
     contenders: dict[str, Run] = {}
     for precision in ("fp32", "fp16"):
         path = _model(folder, cell, weights, precision)
@@ -129,7 +129,7 @@ def _charrnn(path: Path, streams: int, graphs: bool) -> Run:
 
 
 def _steps(path: Path, streams: int, graphs: bool, device: str = "cuda") -> Run:
-    """Our steps alone, in a loop as bare as those of the others: with the same numbers for every block."""
+    """Only our steps, in a bare loop like those of the others: with the same numbers for every block."""
     engine = Engine(read_model_file(path), device, cuda_graphs=graphs)
     sampling, ranked = Sampling(TEMPERATURE, TOP_K, TOP_P), engine.info.top_k_max
     sizes: dict[str, Any] = {"steps": STEPS, "sampler": engine.sampler(sampling.cuts(ranked))}
@@ -150,7 +150,7 @@ def _steps(path: Path, streams: int, graphs: bool, device: str = "cuda") -> Run:
 
 
 def _operators(cell: str, weights: dict[str, np.ndarray], streams: int, device: str = "cuda") -> Run:
-    """A graph of ONNX's recurrent operators, run with all of its buffers on the device."""
+    """A graph of ONNX's recurrent operators, run with all buffers on the device."""
     session = ort.InferenceSession(
         operators_model(cell, 2, weights),
         providers=[
@@ -234,7 +234,7 @@ def operators_model(cell: str, layers: int, weights: dict[str, np.ndarray]) -> b
 def _network(
     cell: str, weights: dict[str, np.ndarray], streams: int, kind: torch.dtype
 ) -> tuple[TorchNetwork, torch.Tensor, Any]:
-    """The network, the tokens that it reads first, and its state, on the GPU."""
+    """The network, its first input tokens and its state, on the GPU."""
     network = TorchNetwork(cell, 2, weights).cuda().to(kind)
     zeros = torch.zeros(2, streams, 256, device="cuda", dtype=kind)
     state = (zeros, zeros.clone()) if cell == "lstm" else zeros

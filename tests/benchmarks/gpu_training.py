@@ -2,10 +2,10 @@
 
     python tests/benchmarks/gpu_training.py [--networks NAME ...] [--steps N] [--json FILE]
 
-For each network, interleaved: the steps of `train` in each precision and with its own choice, and those of a
-plain fp32 loop with PyTorch's defaults. The medians are compared; the course takes 6,000 steps. The JSON file
-is rewritten after each of these. Without a GPU, it says so and exits with 1 (--device cpu tests the script
-itself).
+For each network, interleaved: the steps of `train` in each precision and with automatic choice, and those
+of a plain fp32 loop with PyTorch's defaults. The medians are compared; the course takes 6,000 steps. The JSON
+file is rewritten after each of these. Without a GPU, it prints a message and exits with 1 (--device cpu tests
+the script itself).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ REPORTS = 4
 
 
 def main() -> None:
-    """Measure, print, and write down."""
+    """Measure, print and save the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,7 +75,7 @@ def main() -> None:
 def measure(
     name: str, corpus: Corpus, device: torch.device, steps: int, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Milliseconds a step by way, the medians of all rounds' parts so far, whenever a way has run."""
+    """Yield the median milliseconds per step of each contender over all rounds so far, after each run."""
     cell, size, batch = name.split("-")
     layers, hidden = map(int, size.split("x"))
     rows, length = map(int, batch.split("x"))
@@ -108,12 +108,12 @@ def measure(
 
 
 def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], str]:
-    """The time of a step of `train`, part by part, and what it says about how it steps."""
+    """The time of a step of `train`, part by part, and its notice about captured steps."""
     marks: list[float] = []
     notes: list[str] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, Logged):  # the losses were read, so all steps are done
+        if isinstance(event, Logged):  # the losses have been read, so all steps are complete
             marks.append(time.perf_counter())
         elif isinstance(event, Notice):
             notes.append(event.message)
@@ -123,12 +123,12 @@ def our_milliseconds(config: TrainConfig, corpus: Corpus) -> tuple[list[float], 
 
 
 def milliseconds(marks: list[float], steps: int) -> list[float]:
-    """The time of a step, where so many lie between two marks of a clock."""
+    """The time per step, given timestamps that many steps apart."""
     return [1e3 * (end - begin) / steps for begin, end in itertools.pairwise(marks)]
 
 
 def plain_milliseconds(config: TrainConfig, corpus: Corpus, device: torch.device, every: int) -> list[float]:
-    """The time of a step of the usual loop, part by part."""
+    """The time of a step of the plain loop, part by part."""
     vocabulary = len(corpus.vocabulary)
     network = config.network
     model = TutorialNetwork(network.cell, network.hidden_size, network.layers, vocabulary).to(device)
@@ -147,7 +147,7 @@ def plain_milliseconds(config: TrainConfig, corpus: Corpus, device: torch.device
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
-        loss.item()  # as tutorials do, to show it
+        loss.item()  # as tutorials do, to print it
         if (step + 1) % every == 0:
             marks.append(time.perf_counter())
     return milliseconds(marks, every)

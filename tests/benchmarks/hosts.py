@@ -1,12 +1,12 @@
-"""Measures the host in C++ (examples/cpp) beside the Python runtime, turn by turn in one run.
+"""Measures the C++ host (examples/cpp) against the Python runtime, interleaved in one run.
 
     python3 noxfile.py bench -- hosts [--rounds 7] [--program FILE]
 
-builds the host first, with the onnxruntime of the Python package, unless it is given. Both write one text on
-one thread: C++ to /dev/null as it comes, Python as a whole. What a start takes is not counted: from each run
-of C++, one without a text is taken off. A row has the medians of the rounds, in characters a second; the
-median of the rounds' ratios, which other programs disturb less; the same of the processors' time, which they
-hardly disturb; and whether the texts are equal, as those of fp32 files must be.
+builds the host first, with the onnxruntime of the Python package, unless it is given. Both generate one text
+on one thread: C++ streams it to /dev/null, Python returns it. Start-up is excluded: the time of a C++ run
+without a text is subtracted from each run. A row shows the medians of the rounds, in characters per second;
+the median of the rounds' ratios, which is less sensitive to other load; the same for CPU time, which hardly
+depends on other load; and whether the texts are equal, as those of fp32 files must be.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ PROMPT = "LORD "
 
 
 class Taken(Record):
-    """What a run took.
+    """The cost of a run.
 
     Attributes:
-        seconds: that passed.
-        processor: seconds of all processors together.
+        seconds: elapsed seconds.
+        processor: CPU seconds over all cores.
     """
 
     seconds: float
@@ -51,14 +51,14 @@ class Taken(Record):
 
 
 def run_python(model: CharRNN, length: int) -> Taken:
-    """Let the Python runtime write a text."""
+    """Generate a text with the Python runtime."""
     begin, before = time.perf_counter(), time.process_time()
     model.generate(PROMPT, length, seed=1)
     return Taken(time.perf_counter() - begin, time.process_time() - before)
 
 
 def run_cpp(program: Path, path: Path, length: int) -> Taken:
-    """Let the host in C++ write a text."""
+    """Generate a text with the C++ host."""
     begin, before = time.perf_counter(), _of_children()
     subprocess.run(_command(program, path, length), check=True, stdout=subprocess.DEVNULL)
     return Taken(time.perf_counter() - begin, _of_children() - before)
@@ -102,11 +102,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--program", type=Path, required=True, help="the host, built from examples/cpp")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--share", type=float, default=1.0, help="of the characters, for a quick look")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="fraction of the characters, for a quick check"
+    )
     arguments = parser.parse_args()
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     print(f"medians of {arguments.rounds} rounds, 1 thread each\n", flush=True)
-    print("| model, characters | Python | C++ | of Python | by processors' time | text |")
+    print("| model, characters | Python | C++ | of Python | by CPU time | text |")
     print("|---|---|---|---|---|---|", flush=True)
     for name, length in TASKS.items():
         length = max(round(length * arguments.share), 100)

@@ -41,7 +41,7 @@ TEXT = ROOT / "data" / "tinyshakespeare.txt"
 
 
 class Contenders:
-    """The Python runtime here, and the two others in a process of Node."""
+    """The Python runtime in this process, and the two others in a Node process."""
 
     def __init__(self) -> None:
         self.models: dict[str, CharRNN] = {}
@@ -50,7 +50,7 @@ class Contenders:
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
     def generate(self, where: str, model: str, streams: int, length: int) -> dict[str, Any] | None:
-        """The seconds and texts of a task, or None where this contender is not here."""
+        """The seconds and texts of a task; None if the contender is not available."""
         if where != "python":
             return self._elsewhere({"where": where, "model": model, "streams": streams, "length": length})
         before = time.perf_counter()
@@ -65,7 +65,7 @@ class Contenders:
         return float(answer["nats"]) if answer else None
 
     def close(self) -> None:
-        """End the process of Node."""
+        """End the Node process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -93,7 +93,7 @@ def speed(contenders: Contenders, rounds: int) -> None:
     print("|---|---|---|---|---|---|")
     for model, streams, length in TASKS:
         rates: dict[str, list[float]] = {where: [] for where in ("python", *ELSEWHERE)}
-        for where in rates:  # the first time loads the model
+        for where in rates:  # the first run loads the model
             contenders.generate(where, model, streams, length)
         for _ in range(rounds):
             for where, found in rates.items():
@@ -112,7 +112,7 @@ def speed(contenders: Contenders, rounds: int) -> None:
 
 
 def quality(contenders: Contenders) -> None:
-    """Print how an int8 model does elsewhere: how many texts are equal, and how well it predicts."""
+    """Print the number of equal texts and the bits per character of an int8 model in each contender."""
     print(f"\n{INT8}, compared with the Python runtime:")
     here = contenders.generate("python", INT8, 64, 300)
     text = TEXT.read_text(encoding="utf-8")[-20_000:] if TEXT.is_file() else ""

@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def one_stream(model: CharRNN) -> bool:
-    """A million characters as they come."""
+    """Stream a million characters."""
     meter = Meter("one stream", 1_000_000, "characters")
     text = model.stream("", 1_000_000, seed=1)
     shown = 0
@@ -61,7 +61,7 @@ def one_stream(model: CharRNN) -> bool:
 
 
 def many_streams(model: CharRNN, characters: int) -> bool:
-    """Many streams side by side, given out in order."""
+    """Run many streams in one batch, returned in order."""
     streams = characters // STREAM_LENGTH
     meter = Meter(f"{streams:,} streams of {STREAM_LENGTH:,}", characters, "characters")
     prompts = itertools.repeat("", streams)
@@ -71,7 +71,7 @@ def many_streams(model: CharRNN, characters: int) -> bool:
 
 
 def loads(path: Path, cycles: int) -> bool:
-    """Load the model, generate 100 characters, and drop it."""
+    """Load the model, generate 100 characters and drop it."""
     meter = Meter("load, generate 100 characters, drop", cycles, "times")
     for _ in range(cycles):
         CharRNN.load(path, device="cpu").generate("", 100, seed=1)
@@ -93,7 +93,7 @@ class Meter:
         self._begun_at = 0
 
     def add(self, amount: int) -> None:
-        """Note that some of the work is done."""
+        """Record progress."""
         self._done += amount
         if self._done < self._next:
             return

@@ -14,7 +14,7 @@ PACKAGES = ("charrnn-runtime", "charrnn-trainer", "numpy", "onnxruntime", "onnxr
 
 
 def describe_machine() -> dict[str, str]:
-    """The processor, the number of cores that this process may use, and the versions of what ran."""
+    """The processor, the number of cores available to this process, and the versions of the software."""
     about = {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
@@ -45,19 +45,19 @@ def _processor() -> str:
 
 
 def measure(contenders: Mapping[str, Callable[[], int]], *, repeats: int, seconds: float) -> dict[str, float]:
-    """Microseconds for each unit of work, one number a contender.
+    """Microseconds per unit of work, one number per contender.
 
-    Every contender runs for about ``seconds`` in every round, one after the other, so that whatever else the
-    machine does meets all of them alike; the median over the rounds is taken.
+    All contenders run in turn for about ``seconds`` in every round, so that other load affects all of them
+    equally; the result is the median over the rounds.
 
     Args:
-        contenders: by name, a function that does some work and says how many units it was.
-        repeats: how many rounds.
-        seconds: how long each runs in a round, at least once.
+        contenders: by name, a function that does some work and returns the number of units.
+        repeats: the number of rounds.
+        seconds: the time of each contender per round; it runs at least once.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for run in contenders.values():
-        run()  # warm
+        run()  # warm up
     for _ in range(repeats):
         for name, run in contenders.items():
             units = 0

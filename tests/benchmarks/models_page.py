@@ -115,7 +115,7 @@ def shape(checkpoint: Checkpoint) -> str:
 
 
 def carried_of(path: Path, corpus: Corpus, start: int) -> float:
-    """The loss of a model file on the validation text, cut and warmed as in training."""
+    """The loss of a model file on the validation text, split and warmed up as in training."""
     rows, length, warm_up = validation_rows(len(corpus), start)
     begins = [start + row * ((len(corpus) - start) // rows) for row in range(rows)]
     texts = (corpus.ids[begin - warm_up : begin + length].astype(np.int64) for begin in begins)
@@ -141,7 +141,7 @@ def check_settings(name: str, command: str) -> None:
     """Check that a run matches its command, whose recipe may have changed since.
 
     Raises:
-        SystemExit: it does not.
+        SystemExit: the run does not match.
     """
     words = dict(zip(*[iter(shlex.split(command))] * 2, strict=True))
     wanted = recipe(words.pop("--recipe", "course"))

@@ -7,10 +7,10 @@ For each text, it prints bits per character on its last 10 % for each order, of 
 text before it, including validation text.
 
 The smoothing is that of Chen and Goodman, "An empirical study of smoothing techniques for language modeling"
-(Computer Speech and Language 13, 1999), interpolated: three discounts an order, from the counts of counts.
-The lower orders count in how many different contexts an n-gram was seen instead of how often (Kneser and Ney
-1995). Below the single characters lies the uniform distribution over the vocabulary of the whole text, so
-that characters which only the validation part holds have a probability too.
+(Computer Speech and Language 13, 1999), interpolated: three discounts per order, from the counts of counts.
+The lower orders count the different contexts of an n-gram instead of its occurrences (Kneser and Ney 1995).
+The order below single characters is the uniform distribution over the vocabulary of the whole text, so that
+characters that occur only in the validation part have a probability too.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def read_corpus(path: Path) -> Corpus:
-    """A text as training reads it: UTF-8, line ends as they are, without a byte-order mark."""
+    """A text as in training: UTF-8, unchanged line endings, no byte-order mark."""
     return Corpus.from_text(path.read_bytes().decode("utf-8-sig"), name=path.name)
 
 
@@ -69,7 +69,7 @@ def bits_by_order(ids: NDArray[Any], train_tokens: int, symbols: int, orders: in
 
     Args:
         ids: integers ``[N]`` below ``symbols``, the text.
-        train_tokens: how many of them, from the first on, are counted; the rest is predicted.
+        train_tokens: the number of leading ids that are counted; the rest is predicted.
         symbols: V, the size of the vocabulary.
         orders: the longest n-grams.
     """
@@ -77,7 +77,7 @@ def bits_by_order(ids: NDArray[Any], train_tokens: int, symbols: int, orders: in
 
 
 def best_order(bits: Sequence[float]) -> int:
-    """The order, from 1 on, with the fewest bits; of equals the lowest."""
+    """The order, counted from 1, with the fewest bits; the lowest in a tie."""
     return int(np.argmin(bits)) + 1
 
 
@@ -86,8 +86,8 @@ def predictions_by_order(
 ) -> Iterator[Probabilities]:
     """The probability of each character after the training part ``[N - train_tokens]``, order by order.
 
-    What lies below the longest n-grams is the same in the models of all orders, so that one pass gives them
-    all: the model of order n puts the frequencies of n-grams over the n - 1 levels of continuation counts.
+    All orders share the levels below the longest n-grams, so one pass computes them all: the model of order n
+    combines the frequencies of n-grams with n - 1 levels of continuation counts.
 
     Raises:
         ValueError: the training part is shorter than the longest n-grams.
@@ -109,7 +109,7 @@ def predictions_by_order(
 class Order:
     """The n-grams of one order, in a text whose first T characters are counted.
 
-    An n-gram is known by its number. It is counted under the key ``context * symbols + symbol``, where
+    An n-gram is identified by its number. Its key is ``context * symbols + symbol``, where
     ``context`` is the number of its first n - 1 characters among the n-grams of the order below; the numbers
     are the ranks of the keys.
 
@@ -117,9 +117,9 @@ class Order:
         order: n.
         train_tokens: T.
         context_of: ``[G]``, the context of each n-gram.
-        frequencies: ``[G]``, how often each occurs in the training part.
-        first: ``[G]``, where in the text the first of each ends.
-        contexts: how many n-grams the order below has.
+        frequencies: ``[G]``, the occurrences of each in the training part.
+        first: ``[G]``, the end position of the first occurrence of each.
+        contexts: the number of n-grams of the order below.
         before: ``[N]``, the context that ends just before each character of the text, -1 where it was not
             counted.
         ending: ``[N]``, the n-gram that ends with each character, -1 where it was not counted.
@@ -136,7 +136,7 @@ class Order:
 
     @classmethod
     def count(cls, text: Integers, train_tokens: int, symbols: int, below: Order | None) -> Order:
-        """Count the n-grams that are one longer than those below; without ``below``, single characters."""
+        """Count the n-grams one character longer than those below; without ``below``, single characters."""
         order = 1 if below is None else below.order + 1
         before = np.zeros_like(text)  # the empty context is number 0
         if below is not None:
@@ -163,9 +163,9 @@ class Order:
         )
 
     def continuations(self, above: Order) -> Integers:
-        """In how many different contexts each n-gram was seen ``[G]``: after how many other characters.
+        """The number of different contexts of each n-gram ``[G]``: of different characters before it.
 
-        The beginning of the text counts as one more, so that what is seen nowhere else is not lost.
+        The start of the text counts as another context, so that an n-gram found only there is counted.
         """
         counts = np.bincount(self.ending[above.first], minlength=len(self.frequencies))
         counts[self.ending[self.order - 1]] += 1
@@ -183,7 +183,7 @@ class Order:
         totals = np.bincount(self.context_of, counts, minlength=self.contexts)
         freed = np.bincount(self.context_of, discounts, minlength=self.contexts)
         context, ngram = self.before[self.train_tokens :], self.ending[self.train_tokens :]
-        # What ends the training part may stand nowhere else in it, and then nothing was seen after it.
+        # The end of the training part may occur nowhere else in it; then nothing was seen after it.
         known = (context >= 0) & (totals[context] > 0)
         context, ngram = context[known], ngram[known]
         own = np.where(ngram >= 0, kept[ngram], 0.0)
@@ -193,10 +193,10 @@ class Order:
 
 
 def find_discounts(counts: Integers) -> tuple[float, float, float]:
-    """What is taken from a count of one, of two, and of three or more: equation 17 of Chen and Goodman.
+    """The discounts for counts of one, two, and three or more: equation 17 of Chen and Goodman.
 
-    Where the counts of counts do not give a discount above zero (small texts, texts that repeat themselves,
-    the few single characters), the one of `FALLBACK_DISCOUNTS` stands for it.
+    If the counts of counts do not give a discount above zero (small or repetitive texts, single characters),
+    it is replaced by the one of `FALLBACK_DISCOUNTS`.
     """
     have = [int((counts == times).sum()) for times in range(5)]
     share = have[1] / (have[1] + 2 * have[2]) if have[1] else 0.0

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=30)
     parser.add_argument("--pickles", type=int, default=1000)
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", DeprecationWarning)  # Python's own: threads run while it forks
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python warns about forking with threads
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     print(f"{arguments.model.name}, two threads")
     flat = [forks(arguments.model, arguments.forks), pickles(arguments.model, arguments.pickles)]
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def forks(path: Path, count: int) -> bool:
-    """Fork, let the child work, and wait for it."""
+    """Fork, let the child work and wait for it."""
     model = CharRNN.load(path, device="cpu", threads=2)
     expected = model.generate(PROMPTS, 20, seed=1)
     begun = model.generate_each(iter(PROMPTS), 50, seed=1, max_batch_size=4)
@@ -65,7 +65,7 @@ def forks(path: Path, count: int) -> bool:
 
 
 def pickles(path: Path, count: int) -> bool:
-    """Pickle the model, make it anew, and use it."""
+    """Pickle the model, unpickle it and use it."""
     model = CharRNN.load(path, device="cpu", threads=2)
     pickle.loads(pickle.dumps(model)).generate(PROMPTS, 20, seed=1)
     files = open_files()
@@ -79,7 +79,7 @@ def pickles(path: Path, count: int) -> bool:
 
 
 def generations(path: Path, count: int) -> None:
-    """Let every child fork the next one, so that the last has inherited the sessions of all; shows memory."""
+    """Let every child fork the next one, so that the last inherits the sessions of all; print memory."""
     model = CharRNN.load(path, device="cpu", threads=2)
     expected = model.generate(PROMPTS, 20, seed=1)
     print(f"\n{count} generations of children, each forked from the one before it", flush=True)
@@ -100,14 +100,14 @@ def generations(path: Path, count: int) -> None:
 
 
 def closed(before: int) -> bool:
-    """Say whether as many files are open as before."""
+    """Report whether the number of open files is unchanged."""
     after = open_files()
     print(f"  open files: {before} before, {after} after")
     return after == before
 
 
 def open_files() -> int:
-    """How many files this process has open (Linux; 0 elsewhere)."""
+    """The number of open files of this process (Linux; 0 elsewhere)."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 

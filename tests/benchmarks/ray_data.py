@@ -111,7 +111,7 @@ class PassOn:
 
 
 def ways_to_score(data: Any, model: Path, lines: list[str], path: Path, batch: int) -> dict[str, Way]:
-    """What is timed, by its name."""
+    """The measured variants by name."""
     loaded = {threads: CharRNN.load(model, device="cpu", threads=threads) for threads in (1, 2)}
 
     def in_process(threads: int) -> Callable[[], list[float]]:

@@ -52,19 +52,19 @@ class _NoSession:
 
 
 class NoEngine:
-    """What the scheduler needs of an engine, without a model behind it."""
+    """The engine interface used by the scheduler, without a model."""
 
     def __init__(self, info: ModelInfo, threads: int = 1) -> None:
         self.info, self.threads, self.device = info, threads, "cpu"
         self._made: dict[Sizes, NoBuffers] = {}
 
     def sampler(self, wanted: Cuts | None) -> Cuts | None:
-        """The sampler to run where another is wanted."""
+        """The sampler to run for a requested one."""
         return wanted
 
     @contextlib.contextmanager
     def buffers(self, rows: int, **how: Any) -> Iterator[NoBuffers]:
-        """Buffers of some sizes."""
+        """Create buffers."""
         sizes = Sizes(
             rows=rows, state_size=self.info.state_size, vocabulary_size=len(self.info.vocabulary), **how
         )
@@ -87,18 +87,18 @@ def main() -> None:
     everything, blocks = measure(engine, arguments.streams, arguments.length)
     print(
         f"{arguments.streams:,} streams of {arguments.length} characters: {everything:.1f} ms of CPU in all; "
-        f"a block of {BLOCK} steps within: {blocks:.2f} ms"
+        f"a block of {BLOCK} steps:  {blocks:.2f} ms"
     )
     if arguments.short:
         before, after, seconds = short_requests(engine, arguments.short)
         print(
-            f"{arguments.short:,} short requests: {arguments.short / seconds:,.0f} a second; peak memory "
+            f"{arguments.short:,} short requests: {arguments.short / seconds:,.0f} per second; peak memory "
             f"{before:.0f} MB after the first tenth, {after:.0f} MB at the end"
         )
 
 
 def measure(engine: Any, streams: int, length: int) -> tuple[float, float]:
-    """Milliseconds of CPU for all of some streams, and for a block in their midst: the best of some tries."""
+    """CPU milliseconds for a number of streams, and for a block in the middle: the best of several tries."""
     start = np.array([0])
     sampling = Sampling()
     totals, blocks = [], []

@@ -1,11 +1,11 @@
-"""Measures what a second thread gains when lines are scored, by how long the lines are.
+"""Measures the speed-up of scoring lines with a second thread, by the length of the lines.
 
     python3 noxfile.py bench -- scoring TEXT [--model MODEL.onnx] [--lengths 33 100 300 1000] [--rounds 7]
 
-The text is cut into lines of each length, as many as have about so many characters together, which one model
-scores on one thread and on two, by turns. A row has the medians of the rounds, in characters a second; the
-median of the rounds' ratios, which other programs disturb less; and what two threads take of the processors'
-time that one takes. All scores must be equal to the bit.
+The text is divided into lines of each length, with about the given total of characters, which one model
+scores on one thread and on two, interleaved. A row shows the medians of the rounds, in characters per second;
+the median of the rounds' ratios, which is less sensitive to other load; and the CPU time of two threads
+relative to one. All scores must be bit-identical.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ THREADS = (1, 2)
 
 
 def lines_of(text: str, length: int, characters: int) -> list[str]:
-    """Lines of one length, with about so many characters together; the text begins again where it ends."""
+    """Lines of one length, with a total of about ``characters``; the text repeats if it is too short."""
     flat = text.replace("\n", " ")
     flat *= -(-characters // len(flat))
     return [flat[begin : begin + length] for begin in range(0, max(characters - length, 0) + 1, length)]
@@ -64,14 +64,14 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "lstm.int8.onnx")
     parser.add_argument("--lengths", type=int, nargs="+", default=[33, 100, 300, 1000])
-    parser.add_argument("--characters", type=int, default=300_000, help="of all lines together")
+    parser.add_argument("--characters", type=int, default=300_000, help="total characters of all lines")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     text = arguments.text.read_text(encoding="utf-8")
     models = {threads: CharRNN.load(arguments.model, device="cpu", threads=threads) for threads in THREADS}
     print("; ".join(f"{name} {value}" for name, value in describe_machine().items()))
     print(f"{arguments.model.name}, medians of {arguments.rounds} rounds\n", flush=True)
-    print("| length | lines | 1 thread | 2 threads | gain | processors' time |")
+    print("| length | lines | 1 thread | 2 threads | gain | CPU time |")
     print("|---|---|---|---|---|---|", flush=True)
     for length in arguments.lengths:
         lines = lines_of(text, length, arguments.characters)

@@ -6,13 +6,13 @@
 Each client streams one text on its own connection. Interleaved with it run the bare scheduler with the same
 requests, and a server as in tutorials (FastAPI, PyTorch in eager mode, one thread per request) with the same
 network, which returns each text when it is complete. The clients share the server's cores, and check their
-results after the clock has stopped. "By CPU" compares CPU time per character, for server and clients
+results after the measurement. "By CPU" compares CPU time per character, for server and clients
 together, which is hardly affected by other load. Medians over the rounds are shown.
 
 Time to first text is measured with all clients starting at once, and for one client while others run.
 
-In the soak test, 64 clients come and go, some of them before their text has ended; the exit code is 1 if the
-server's memory, files or threads grow.
+In the soak test, 64 clients connect and disconnect, some of them before their text is complete; the exit code
+is 1 if the server's memory, files or threads grow.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def main() -> None:
 
 
 def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
-    """All rows of the table."""
+    """Print all rows of the table."""
     model = CharRNN.load(arguments.model, device="cpu")
     rows: list[dict[str, Any]] = []
     print(
-        f"{arguments.model.name}; characters a second, and milliseconds to the first piece\n"
+        f"{arguments.model.name}; characters per second, and milliseconds to the first chunk\n"
         "clients  scheduler     server  of it  by CPU   tutorial  times   at once (worst)  beside others"
     )
     if not arguments.no_tutorial and find_spec("fastapi") is None:
@@ -82,7 +82,7 @@ def speeds(arguments: argparse.Namespace, server: ServerProcess) -> None:
     port = free_port()
     tutorial = [str(ROOT / "tests" / "benchmarks" / "tutorial_server.py"), str(fp32), str(port)]
     for clients in arguments.clients:
-        length = min(calibrated(model, clients, arguments.seconds), 100_000)  # what the server allows
+        length = min(calibrated(model, clients, arguments.seconds), 100_000)  # the limit of the server
         found: dict[str, list[float]] = {}
         for _ in range(arguments.rounds):
             results = bare(model, clients, length) | asyncio.run(served(server, clients, length))
@@ -120,13 +120,13 @@ def line(row: dict[str, Any]) -> str:
 
 
 def calibrated(model: CharRNN, clients: int, seconds: float) -> int:
-    """How long texts must be for the scheduler to take about so long."""
+    """The length of text for which the scheduler takes about a given time."""
     bare(model, clients, 100)
     return max(200, round(bare(model, clients, 400)["scheduler"] * seconds / clients))
 
 
 def bare(model: CharRNN, clients: int, length: int) -> dict[str, float]:
-    """Characters a second of live streams in the scheduler, and the cores' microseconds for a character."""
+    """Characters per second of live streams in the scheduler, and CPU microseconds per character."""
     scheduler: Scheduler = model.scheduler()
     sampled = 0
     begin, cpu = time.perf_counter(), time.process_time()
@@ -146,13 +146,13 @@ def bare(model: CharRNN, clients: int, length: int) -> dict[str, float]:
 
 
 def streamed(length: int, seed: int) -> bytes:
-    """A request for a stream."""
+    """A streaming request."""
     fields = {"prompt": PROMPT, "max_tokens": length, "temperature": 0.8, "seed": seed, "stream": True}
     return post("/v1/completions", fields)
 
 
 async def served(server: ServerProcess, clients: int, length: int) -> dict[str, float]:
-    """Characters a second over HTTP, and the milliseconds until the first pieces came."""
+    """Characters per second over HTTP, and the milliseconds until the first chunks."""
     requests = [streamed(length, seed) for seed in range(clients)]
     begin, cpu = time.perf_counter(), time.process_time() + server.cpu_seconds
     running = await asyncio.gather(*(Client.connect(server.port, request) for request in requests))
@@ -172,7 +172,7 @@ async def served(server: ServerProcess, clients: int, length: int) -> dict[str, 
 
 
 async def beside(server: ServerProcess, clients: int, length: int) -> float:
-    """The milliseconds that a client waits for its first piece while the others run: the 95th percentile."""
+    """The 95th percentile of a client's milliseconds to the first chunk while the others run."""
     others = [await Client.connect(server.port, streamed(length, seed)) for seed in range(clients - 1)]
     await asyncio.sleep(0.2)
     waits = []
@@ -192,7 +192,7 @@ async def beside(server: ServerProcess, clients: int, length: int) -> float:
 
 
 async def asked(server: ServerProcess, clients: int) -> dict[str, float]:
-    """Characters a second of the tutorial's server, and the cores' microseconds for a character."""
+    """Characters per second of the tutorial server, and CPU microseconds per character."""
     request = post("/generate", {"prompt": PROMPT, "length": TUTORIAL_LENGTH, "temperature": 0.8})
     warm = await Client.connect(server.port, request)
     await warm.ended
@@ -211,7 +211,7 @@ async def asked(server: ServerProcess, clients: int) -> dict[str, float]:
 
 
 async def soak(server: ServerProcess, seconds: float) -> bool:
-    """Let clients come and go for some time; return whether the server's resources stayed flat."""
+    """Connect and disconnect clients for some time; return whether the server's resources stayed flat."""
     end = time.monotonic() + seconds
     counts = {"complete": 0, "left": 0, "characters": 0}
     visitors = [asyncio.create_task(visit(server, random.Random(i), end, counts)) for i in range(SOAKING)]
@@ -235,7 +235,7 @@ async def soak(server: ServerProcess, seconds: float) -> bool:
 
 
 async def visit(server: ServerProcess, draw: random.Random, end: float, counts: dict[str, int]) -> None:
-    """One client after the other: each asks for a text, and one in four leaves before its end."""
+    """Run one client after another: each requests a text, and one in four disconnects before its end."""
     while time.monotonic() < end:
         length = int(2 ** draw.uniform(4, 14))
         client = await Client.connect(server.port, streamed(length, draw.randrange(1 << 32)))
@@ -252,7 +252,7 @@ async def visit(server: ServerProcess, draw: random.Random, end: float, counts: 
 
 
 def verdict(samples: Sequence[tuple[float, int, int]], server: ServerProcess) -> bool:
-    """Say what became of memory, files and threads."""
+    """Report whether memory, files and threads stayed flat."""
     middle = len(samples) // 2
     first = statistics.median(each[0] for each in samples[middle - 3 : middle + 1])
     last = statistics.median(each[0] for each in samples[-4:])

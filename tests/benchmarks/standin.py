@@ -2,8 +2,8 @@
 
     LD_LIBRARY_PATH=FOLDER python tests/benchmarks/standin.py [--streams 8192] [--length 1024] [--graphs]
 
-FOLDER has libraries that stand in for CUDA's: onnxruntime's real CUDA provider runs on them, memory is the
-host's, and kernels do nothing (`nox -s cuda_standin` builds them). It prints CPU time for creating the
+FOLDER contains stubs of the CUDA libraries: onnxruntime's real CUDA provider runs on them, memory is host
+memory, and kernels do nothing (`nox -s cuda_standin` builds them). It prints CPU time for creating the
 requests and running the first block of steps, for a block in the middle, and for the end: in onnxruntime,
 which launches the kernels, and in everything else (Python, NumPy, and copies to and from the GPU). It says
 nothing about the speed of a GPU.
@@ -56,7 +56,7 @@ class Clock:
         setattr(Buffers, "_use", timed_use)  # noqa: B010 - a method is not assigned otherwise
 
     def now(self) -> np.ndarray:
-        """Milliseconds in all else, and in steps."""
+        """Milliseconds outside of steps, and in steps."""
         return 1e3 * np.array([time.process_time() - self.steps, self.steps])
 
 
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def measure(engine: session.Engine, clock: Clock, streams: int, length: int) -> dict[str, np.ndarray]:
-    """Milliseconds by part: those in Python, and those in onnxruntime's steps."""
+    """Milliseconds by part, each in Python and in onnxruntime's steps."""
     begin = clock.now()
     start, sampling = np.array([0]), Sampling()
     scheduler = Scheduler(engine, max_batch_size=streams)

@@ -1,4 +1,4 @@
-"""Write the tables of speeds in docs/performance.md and README.md from the recorded figures.
+"""Write the speed tables in docs/performance.md and README.md from the recorded figures.
 
 python tests/benchmarks/generation.py --json tests/benchmarks/generation.json
 python tests/benchmarks/training.py --json tests/benchmarks/training.json
@@ -17,14 +17,14 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Put each table between its marks."""
+    """Insert each table between its markers."""
     for page in PAGES:
         path = ROOT / page
         path.write_text(with_tables(page, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def with_tables(page: str, text: str) -> str:
-    """The text of a page with its tables made anew."""
+    """The text of a page with regenerated tables."""
     for mark, figures, make in PAGES[page]:
         table = make(json.loads((FOLDER / figures).read_text(encoding="utf-8")))
         begin, end = f"<!-- {mark}: made by tests/benchmarks/table.py -->", f"<!-- end of {mark} -->"
@@ -33,16 +33,16 @@ def with_tables(page: str, text: str) -> str:
 
 
 def put_between(text: str, begin: str, end: str, table: str, page: str) -> str:
-    """Replace the text between two marks."""
+    """Replace the text between two markers."""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     if not after:
-        raise SystemExit(f"{page} has no marks for a table: {begin} and {end}")
+        raise SystemExit(f"{page} has no markers for a table: {begin} and {end}")
     return f"{before}{begin}\n{table}{end}{after}"
 
 
 def make_short_table(figures: dict[str, Any]) -> str:
-    """The speeds of the network that ships as lstm.onnx, of one stream and of many."""
+    """The speeds of the network shipped as lstm.onnx, for one stream and for many."""
     lines = _head(("network, streams", "int8", "fp32", "PyTorch eager", "NumPy"))
     for row in figures["speed"]:
         if (row["cell"], row["layers"], row["hidden_size"]) == ("lstm", 2, 256):
@@ -66,7 +66,9 @@ def make_table(figures: dict[str, Any]) -> str:
     bare = startup["import numpy, onnxruntime"]["milliseconds"]
     installed = "; ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in figures["installed"].items())
     if "runs" not in figures:
-        raise SystemExit("generation.json does not say what is of one run: measure anew with generation.py")
+        raise SystemExit(
+            "generation.json does not state which figures are from one run: measure again with generation.py"
+        )
     runs = figures["runs"]
     others = sorted(part for part in runs if runs[part] != runs["speed"])
     apart = f" ({', '.join(others)}: separate runs)" if others else ""
@@ -101,7 +103,7 @@ def make_table(figures: dict[str, Any]) -> str:
 
 
 def _cores(figures: dict[str, Any]) -> list[str]:
-    """What all cores give over one thread, if that was measured."""
+    """The speed-up of all cores over one thread, if measured."""
     rows = figures.get("cores", [])
     if not rows:
         return []
@@ -176,7 +178,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _numpy_threads(figures: dict[str, Any]) -> str:
-    """What must be said of NumPy's threads: figures that do not name them were measured with all cores."""
+    """The note about NumPy's threads: figures without their number were measured with all cores."""
     if figures.get("numpy_threads") == figures["threads"]:
         return ""
     return f" (NumPy's matrix products on all {figures['machine']['cores']} cores)"

@@ -77,7 +77,7 @@ Figures = dict[str, Any]
 
 
 def main() -> None:
-    """Measure, print, and write down."""
+    """Measure, print and save the results."""
     words, options = split_words(sys.argv[1:])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -125,13 +125,13 @@ def main() -> None:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """This program's arguments, and those for charrnn-train behind the first ``--``."""
+    """The arguments of this program, and those for charrnn-train after the first ``--``."""
     place = words.index("--") if "--" in words else len(words)
     return list(words[:place]), list(words[place + 1 :])
 
 
 def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, options: Sequence[str]) -> None:
-    """End with a usage error before hours are spent on what cannot be done."""
+    """Exit with a usage error for invalid arguments, before hours of training."""
     if not arguments.texts and not (arguments.json and arguments.json.is_file()):
         parser.error("nothing to measure or show: give a TEXT, or a file of figures with --json")
     for path in arguments.texts:
@@ -147,14 +147,14 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, option
         parser.error(f"--busy must be 0 or more, not {arguments.busy}")
     for option in options:
         if option.split("=")[0] in NOT_FOR_TRAINING:
-            parser.error(f"{option.split('=')[0]} cannot be handed on to charrnn-train here")
+            parser.error(f"{option.split('=')[0]} cannot be passed to charrnn-train here")
 
 
 # --- measuring ---------------------------------------------------------------------------------------------
 
 
 def train(path: Path, minutes: float, busy: int, seed: int, options: Sequence[str]) -> Figures:
-    """Run charrnn-train as a user would, and read from the run what became of it."""
+    """Run charrnn-train as a user would, and read the results from the run."""
     with tempfile.TemporaryDirectory(prefix="charrnn-texts-") as folder:
         run = Path(folder) / "run"
         settings = ["--minutes", f"{minutes:g}", "--seed", str(seed), "--out", str(run), *options]
@@ -170,14 +170,14 @@ def train(path: Path, minutes: float, busy: int, seed: int, options: Sequence[st
 
 
 def train_command() -> list[str]:
-    """charrnn-train of this very Python."""
+    """The charrnn-train command of this Python."""
     program = Path(sys.executable).with_name("charrnn-train.exe" if os.name == "nt" else "charrnn-train")
     return [str(program)] if program.is_file() else [sys.executable, "-m", "charrnn_trainer.cli.train"]
 
 
 @contextlib.contextmanager
 def busy_cores(count: int) -> Iterator[None]:
-    """Let so many processes each keep a core busy, until the block ends."""
+    """Keep a number of cores busy with processes until the block ends."""
     processes = [subprocess.Popen([sys.executable, "-c", KEEP_A_CORE_BUSY]) for _ in range(count)]
     try:
         yield
@@ -188,7 +188,7 @@ def busy_cores(count: int) -> Iterator[None]:
 
 
 def read_run(run: Path) -> Figures:
-    """What a run chose, how far it came, and how good its best checkpoint is."""
+    """The settings of a run, its steps, and the loss of its best checkpoint."""
     best, last = (read_header(find_checkpoint(run, which)) for which in ("best", "last"))
     if best.validation_loss is None:
         raise SystemExit(f"the run on {best.corpus.name} has no validation loss: is the text too short?")
@@ -217,14 +217,14 @@ def compare(corpus: Corpus, train_tokens: int) -> Figures:
 
 
 def ppmd_bits(text: bytes, known: int, characters: int) -> dict[int, float]:
-    """By order, the bits that PPMd's variant H takes for each of the last ``characters`` of a text.
+    """By order, the bits of PPMd (variant H) for each of the last ``characters`` of a text.
 
     Args:
-        text: its bytes.
-        known: how many of them stand before those characters.
-        characters: how many there are.
+        text: the bytes of the text.
+        known: the number of bytes before those characters.
+        characters: the number of characters.
     """
-    pyppmd = importlib.import_module("pyppmd")  # mypy need not know it
+    pyppmd = importlib.import_module("pyppmd")  # optional, unknown to mypy
 
     def size(part: bytes, order: int) -> int:
         encoder = pyppmd.Ppmd7Encoder(order, PPMD_MEMORY)
@@ -237,7 +237,7 @@ def ppmd_bits(text: bytes, known: int, characters: int) -> dict[int, float]:
 
 
 def read_results(path: Path | None) -> list[Figures]:
-    """What a file of figures holds; nothing where there is none yet."""
+    """The contents of a file of figures; empty if it does not exist yet."""
     if path is None or not path.exists():
         return []
     try:
@@ -245,19 +245,19 @@ def read_results(path: Path | None) -> list[Figures]:
         for figures in results:
             _key(figures)
     except (ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{path} is no file of this benchmark's figures: {error!r}") from error
+        raise SystemExit(f"{path} is not a file of this benchmark's figures: {error!r}") from error
     return results
 
 
 def merge(results: Sequence[Figures], new: Figures) -> list[Figures]:
-    """The results with new figures among them, in the place of those that were measured alike."""
+    """The results with new figures, which replace those with the same settings."""
     merged = {_key(figures): figures for figures in results}
     merged[_key(new)] = new
     return list(merged.values())
 
 
 def write_results(path: Path | None, results: Sequence[Figures]) -> None:
-    """Write the figures to a file, whole or not at all."""
+    """Write the figures to a file atomically."""
     if path is not None:
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         partial.write_text(json.dumps({"texts": results}, indent=1) + "\n", encoding="utf-8")
@@ -272,7 +272,7 @@ def _key(figures: Figures) -> str:
 
 
 def make_table(results: Sequence[Figures]) -> str:
-    """The figures in Markdown, those of the same minutes together, with the machine below them."""
+    """The figures in Markdown, grouped by minutes, with the machine below."""
     columns = ("text", "characters", "symbols", "minutes", "busy", "chosen", "bits", "took", "KN", "PPMd")
     lines = _head(columns)
     for figures in sorted(results, key=lambda item: (item["busy"], item["minutes"], item["options"])):
@@ -297,7 +297,7 @@ def make_table(results: Sequence[Figures]) -> str:
 
 
 def chosen(figures: Figures) -> str:
-    """The network that the plan chose, its regularization, and the steps that were done."""
+    """The planned network, its regularization, and the number of steps."""
     settings = figures["settings"]
     words = [f"{settings['cell'].upper()} {settings['layers']} x {settings['hidden_size']}"]
     words.append(f"{figures['steps']:,} steps of {settings['batch_size']} x {settings['seq_length']}")
@@ -318,7 +318,7 @@ def against(bits: float, other: Figures | None) -> str:
     """Another model's bits per character and order, and the ratio of ours to it; a dash if it is missing."""
     if other is None:
         return "-"
-    # Text that only repeats may not add a whole byte.
+    # Purely repetitive text may not add a whole byte.
     ratio = bits / other["bits"] if other["bits"] > 0 else math.inf
     return f"{other['bits']:.3f} ({other['order']}), ratio {ratio:.3f}"
 

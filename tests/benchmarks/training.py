@@ -40,21 +40,21 @@ WARM_UP = 2
 
 
 def main() -> None:
-    """Measure, print, and write down."""
+    """Measure, print and save the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument(
         "--networks", nargs="+", default=NETWORKS, help="CELL-LAYERSxHIDDEN-BATCHxLENGTH, such as %(default)s"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads for all alike")
-    parser.add_argument("--rounds", type=int, default=15, help="how many steps of each are timed")
     parser.add_argument(
-        "--steps", type=int, default=300, help="steps before the validation losses; 0 leaves them out"
+        "--threads", type=int, default=torch.get_num_threads(), help="threads for every contender"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="number of timed steps of each")
+    parser.add_argument(
+        "--steps", type=int, default=300, help="steps before the validation losses; 0 skips them"
     )
     parser.add_argument("--precision", default="auto", help="as for charrnn-train")
-    parser.add_argument(
-        "--plain", help=argparse.SUPPRESS
-    )  # what the process of the plain loop is started with
+    parser.add_argument("--plain", help=argparse.SUPPRESS)  # arguments of the process of the plain loop
     arguments = parser.parse_args()
     networks = [Network(name) for name in ([arguments.plain] if arguments.plain else arguments.networks)]
     report = _say_nothing if arguments.plain else _say
@@ -89,13 +89,13 @@ class Network:
     def __init__(self, name: str) -> None:
         match = re.fullmatch(r"(lstm|gru|rnn)-(\d+)x(\d+)-(\d+)x(\d+)", name)
         if match is None:
-            raise SystemExit(f"{name!r} is no network; give one such as {NETWORKS[0]}")
+            raise SystemExit(f"{name!r} is not a network; give one such as {NETWORKS[0]}")
         self.name, self.cell = name, match[1]
         self.layers, self.hidden, self.batch, self.length = map(int, match.groups()[1:])
 
     def config(self, arguments: Any, precision: str) -> TrainConfig:
-        """The settings of the course preset, but for the sizes."""
-        # Without validation, so many steps as are timed; else no look at the text before the end.
+        """The settings of the course preset, except the sizes."""
+        # Without validation, run only the timed steps; otherwise, do not validate before the end.
         steps = arguments.steps or arguments.rounds + WARM_UP
         return TrainConfig().replace(
             cell=self.cell,
@@ -114,7 +114,7 @@ class Network:
 
 
 def measure_network(network: Network, corpus: Corpus, arguments: Any) -> dict[str, Any]:
-    """All contenders on one network."""
+    """Measure all contenders on one network."""
     times: dict[str, list[float]] = {"ours": [], "plain": [], "limit": []}
     notes: list[str] = []
     limit: Callable[[], None] | None = None
@@ -122,7 +122,7 @@ def measure_network(network: Network, corpus: Corpus, arguments: Any) -> dict[st
     with PlainLoop(network, arguments.threads) as plain:
 
         def listen(event: Event) -> None:
-            """Let the others make a step after each of ours."""
+            """Run a step of the others after each of ours."""
             nonlocal limit, precision
             if isinstance(event, Notice):
                 notes.append(event.message)
@@ -163,7 +163,7 @@ def measure_network(network: Network, corpus: Corpus, arguments: Any) -> dict[st
 
 
 def show(row: dict[str, Any]) -> None:
-    """Print one network."""
+    """Print the results of one network."""
     print(f"{row['network']} in {row['precision']}")
     for note in row["notes"]:
         print(f"  {note}")
@@ -192,7 +192,7 @@ def matrix_products(network: Network, vocabulary: int, dtype: torch.dtype) -> Ca
     """A function that computes the matrix products of one step, and nothing else."""
     rows = network.batch * network.length
     gates = GATES[network.cell] * network.hidden
-    products: list[tuple[int, int, int, int]] = []  # M, K, N, and how many of them
+    products: list[tuple[int, int, int, int]] = []  # M, K, N, and their number
     for layer in range(network.layers):
         inputs = network.hidden if layer else vocabulary
         products += [
@@ -254,7 +254,7 @@ class PlainLoop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.communicate()  # closes its input, which ends it
+        self._process.communicate()  # closes its input, which stops it
 
     def step(self) -> float:
         """Run one step; return its duration in seconds."""
@@ -266,7 +266,7 @@ class PlainLoop:
 
 
 def serve_plain_steps(network: Network, ids: NDArray[Any], vocabulary: int) -> None:
-    """Make a step for every line of standard input, and answer with the seconds that it took."""
+    """Run a step for every line of stdin; print its duration in seconds."""
     steps = plain_steps(network, ids, vocabulary)
     for _ in sys.stdin:
         begin = time.perf_counter()
@@ -275,7 +275,7 @@ def serve_plain_steps(network: Network, ids: NDArray[Any], vocabulary: int) -> N
 
 
 def plain_steps(network: Network, ids: NDArray[Any], vocabulary: int) -> Iterator[float]:
-    """The usual fp32 loop; yields the loss of each step."""
+    """The plain fp32 loop; yields the loss of each step."""
     model = TutorialNetwork(network.cell, network.hidden, network.layers, vocabulary)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     criterion = nn.CrossEntropyLoss()

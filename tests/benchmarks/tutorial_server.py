@@ -2,7 +2,7 @@
 
     python tests/benchmarks/tutorial_server.py MODEL.onnx PORT
 
-It takes the weights of an LSTM's fp32 step model, so that it runs the very network that charrnn-serve runs.
+It loads the weights of an LSTM's fp32 step model, so that it runs the same network as charrnn-serve.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from charrnn_runtime.format.reader import read_model_file
 
 
 class CharModel(nn.Module):
-    """The network as tutorials write it."""
+    """The network as written in tutorials."""
 
     def __init__(self, vocabulary: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def load(path: str) -> tuple[CharModel, str]:
     }
     model = CharModel(len(info.vocabulary), info.hidden_size, info.layers)
     size = info.hidden_size
-    # The first layer's input product is a table, biases included; the other layers' matrices are joined.
+    # The first layer's input product is a table that includes biases; other layers have joined matrices.
     weights = {"embedding.weight": torch.eye(len(info.vocabulary)), "output.bias": held["output_bias"]}
     weights["output.weight"] = held["output"].T
     for layer in range(info.layers):
@@ -67,7 +67,7 @@ class Ask(BaseModel):
 
 
 def make_app(model: CharModel, characters: str) -> FastAPI:
-    """The server."""
+    """Create the server application."""
     app = FastAPI()
     ids = {character: index for index, character in enumerate(characters)}
 

@@ -1,4 +1,4 @@
-"""What the tests of large clients share: a server with a small model."""
+"""Fixtures for the tests of large clients: a server with a small model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness' local-completions, on tasks of our own files."""
+"""lm-evaluation-harness' local-completions, on tasks defined by our own files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXTS = ["Good morrow, my lord.\n", "To be, or not to be: that is the question.\
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be fetched, and nothing stay."""
+    """Allow no downloads and leave no files."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setenv(name, "1")
     import datasets
@@ -37,7 +37,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _evaluate(server: Served, folder: Path, rows: list[Any], task: dict[str, Any], **model: Any) -> Any:
-    """What the harness finds for a task over some rows: the results, and each sample."""
+    """Evaluate a task over some rows: the results and each sample."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = {
@@ -83,7 +83,7 @@ def test_which_of_two_endings_is_more_likely(
     for row, sample in zip(ENDINGS, samples, strict=True):
         found = [float(each[0]) for each in sample["filtered_resps"]]
         context = row["context"].rstrip()
-        spaces = row["context"][len(context) :]  # which the harness takes for a part of the ending
+        spaces = row["context"][len(context) :]  # which the harness counts as part of the ending
         wanted = [_logprob(lstm, context, spaces + ending) for ending in row["endings"]]
         assert found == pytest.approx(wanted, abs=1e-4)
         right += int(np.argmax(wanted)) == row["right"]

@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     data: Any = pytest.importorskip("ray.data", reason="needs the extra ray")
     serve: Any = pytest.importorskip("ray.serve", reason="needs the extra ray")
 
-pytestmark = pytest.mark.filterwarnings("default")  # Ray's own are not this project's
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's warnings are not this project's
 
 MODEL = FOLDER / "lstm-2x12-fp32.onnx"
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "good", "morrow", "my", "lord", "king"]
@@ -47,14 +47,14 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A cluster of this machine alone, which leaves nothing behind."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets lie in it
+    """A cluster on this machine only, which leaves no files."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # a short path, since it contains sockets
     os.environ.update(SETTINGS)
     here = Path(__file__).resolve().parent
-    path = os.pathsep.join(map(str, (here, here.parent)))  # where workers find what this module defines
+    path = os.pathsep.join(map(str, (here, here.parent)))  # where workers find this module
     try:
         ray.init(
-            num_cpus=4,  # the replicas keep theirs while datasets are read
+            num_cpus=4,  # the replicas keep theirs while datasets are processed
             include_dashboard=False,
             object_store_memory=100_000_000,
             log_to_driver=False,
@@ -80,7 +80,7 @@ def lines() -> Any:
 
 
 class Watched(ScoreTexts):
-    """Says which process scored a text."""
+    """Reports which process scored a text."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         scored = super().__call__(batch)
@@ -88,7 +88,7 @@ class Watched(ScoreTexts):
 
 
 class DiesOnce(Watched):
-    """Is killed once, when it has scored a batch and not yet given it away."""
+    """Is killed once, after scoring a batch and before returning it."""
 
     def __init__(self, model: str, *, marker: str) -> None:
         super().__init__(model)
@@ -106,7 +106,7 @@ class DiesOnce(Watched):
 
 
 def assert_scored(rows: list[dict[str, Any]], model: CharRNN) -> None:
-    """Every line is there once, with what one process gives it, to the last bit."""
+    """Check that every line occurs once, with a score bit-identical to that of one process."""
     assert Counter(row["id"] for row in rows) == Counter(range(len(LINES)))
     expected = [score.nats for score in model.score_each(LINES)]
     assert all(row["nats"] == expected[row["id"]] for row in rows)
@@ -164,7 +164,7 @@ def test_prompts_of_a_dataset_get_the_same_texts_as_in_one_process(model: CharRN
 
 @pytest.fixture(scope="module")
 def address(cluster: None) -> Iterator[str]:
-    """Where two replicas answer."""
+    """The address of two replicas."""
     port = 18_000 + os.getpid() % 1_000
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
@@ -229,7 +229,7 @@ def test_the_examples_of_the_datasets_page_run(tmp_path: Path) -> None:
     shutil.copy(MODEL, tmp_path / "lstm.onnx")
     for example in examples:
         code = example
-        for name in ("models/lstm.onnx", "logs.jsonl", "scored", "written"):  # workers stay in another folder
+        for name in ("models/lstm.onnx", "logs.jsonl", "scored", "written"):  # workers run in another folder
             code = code.replace(f'("{name}"', f"({str(tmp_path / Path(name).name)!r}")
         names: dict[str, Any] = {}
         exec(compile(code, "docs/ray.md", "exec"), names)

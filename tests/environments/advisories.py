@@ -1,7 +1,7 @@
 """Asks OSV (osv.dev), which gathers PyPI's advisories, whether a pinned version is known to be vulnerable.
 
-`python3 noxfile.py lint` runs this on constraints.txt. It fails where an advisory is found. Where the service
-is not in reach it says that nothing was checked, within seconds, and does not fail: lint works offline.
+`python3 noxfile.py lint` runs this on constraints.txt. It fails if it finds an advisory. If the service is
+unreachable, it reports within seconds that nothing was checked, and does not fail: lint works offline.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ IGNORED: dict[str, str] = {}
 
 
 class OutOfReach(Exception):
-    """The service did not answer, or not as it should."""
+    """The service did not respond, or its response is unusable."""
 
 
 def pinned_versions(text: str) -> list[tuple[str, str]]:
-    """The packages and versions that a constraints file pins."""
+    """The packages and versions pinned by a constraints file."""
     return PINNED.findall(text)
 
 
 def advisories(pins: list[tuple[str, str]], service: str = SERVICE) -> dict[tuple[str, str], list[str]]:
-    """The ids of the advisories for each of some versions that has any.
+    """The ids of the advisories for each affected version.
 
     Raises:
-        OutOfReach: nothing is known.
+        OutOfReach: the service gave no usable response.
     """
     queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": version} for name, version in pins]
     body = json.dumps({"queries": queries}).encode()
@@ -54,7 +54,7 @@ def advisories(pins: list[tuple[str, str]], service: str = SERVICE) -> dict[tupl
 
 
 def main(path: str, service: str = SERVICE) -> int:
-    """Check a constraints file; gives the exit code."""
+    """Check a constraints file; return the exit code."""
     pins = pinned_versions(Path(path).read_text(encoding="utf-8"))
     try:
         found = advisories(pins, service)

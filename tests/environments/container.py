@@ -1,13 +1,12 @@
-"""Runs the steps of the Dockerfile where there is no engine, as `python3 noxfile.py container` does.
+"""Runs the steps of the Dockerfile without a container engine, as `python3 noxfile.py container` does.
 
-The Python that runs this file, in which nothing but pip should be installed, stands for the base image. A
-folder stands for the image's root: it begins empty, COPY brings what .dockerignore lets through, and RUN's
-commands are given that folder for the absolute paths that they name. The stages are built one after the other
-as an engine would build them, and the commands are then run in what the last one holds, as the image's user
-where this process may become another.
+The Python that runs this file, which should have only pip installed, replaces the base image. A folder
+replaces the root of the image: it starts empty, COPY copies what .dockerignore allows, and absolute paths in
+RUN commands are mapped into the folder. The stages are built in order as by an engine. The commands are then
+run in the result of the last one, as the image's user if this process can change its user.
 
 A wrong path, a file that is not copied, a package that is not installed or does not exist: all of them fail
-here. What is not shown is that the base image exists, and what it holds beside Python.
+here. The existence of the base image and its contents other than Python are not checked.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ NOT_AN_IMAGES = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_CONSTRAINT", "P
 
 @dataclass(frozen=True)
 class Stage:
-    """One FROM and what follows it: ``steps`` are pairs of an instruction and its words, as written."""
+    """A FROM and the steps after it: ``steps`` are pairs of an instruction and its arguments, verbatim."""
 
     name: str
     base: str
@@ -40,11 +39,11 @@ class Stage:
 
 
 class WrongStep(Exception):
-    """A step that fails, or that this file cannot run."""
+    """A step that fails or is not supported here."""
 
 
 def parse(text: str) -> dict[str, Stage]:
-    """The stages of a Dockerfile by their names, in order."""
+    """The stages of a Dockerfile by name, in order."""
     stages: dict[str, Stage] = {}
     stage: Stage | None = None
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -61,7 +60,7 @@ def parse(text: str) -> dict[str, Stage]:
 
 
 def lets_through(patterns: list[str], path: str) -> bool:
-    """Whether a .dockerignore lets a path of the context through: the last pattern that matches decides."""
+    """Whether a .dockerignore allows a path of the context: the last matching pattern decides."""
     parts = PurePosixPath(path).parts
     through = True
     for pattern in patterns:
@@ -77,7 +76,7 @@ def lets_through(patterns: list[str], path: str) -> bool:
 
 
 class Builder:
-    """Builds stages below a folder: ``root`` is the image in the making, ``saved`` holds those done."""
+    """Builds stages in a folder: ``root`` is the current image, ``saved`` contains completed ones."""
 
     def __init__(self, stages: dict[str, Stage], context: Path, folder: Path) -> None:
         self.stages = stages
@@ -92,7 +91,7 @@ class Builder:
         self.patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
     def build(self, name: str) -> None:
-        """Build a stage and those that it needs; its files are in ``root`` afterwards."""
+        """Build a stage and its dependencies; its files are in ``root`` afterwards."""
         stage = self.stages[name]
         sources = [re.findall(r"^--from=(\S+)", words) for step, words in stage.steps if step == "COPY"]
         for other in [stage.base, *(source for found in sources for source in found)]:
@@ -133,11 +132,11 @@ class Builder:
             raise WrongStep(f"{instruction} is not known here")
 
     def inside(self, name: str, path: str) -> Path:
-        """Where a path of the image lies; a relative one counts from the stage's WORKDIR."""
+        """Map a path of the image into the folder; a relative one starts from the stage's WORKDIR."""
         return self.root / (PurePosixPath(self.workdirs[name]) / path).relative_to("/")
 
     def mapped(self, text: str) -> str:
-        """A text with ``root`` before the absolute paths of the image that it names."""
+        """A text with ``root`` prepended to the absolute paths of the image."""
         tops = {"opt", *(path.split("/")[1] for path in self.workdirs.values() if path != "/")}
         return re.sub(rf"(?<![\w./])/(?=(?:{'|'.join(sorted(tops))})\b)", f"{self.root}/", text)
 
@@ -176,7 +175,7 @@ class Builder:
             raise WrongStep(f"RUN ended with {done.returncode}: {words}")
 
     def command(self, name: str, words: list[str], entrypoint: str | None = None) -> str:
-        """What the image's command prints with these words, run as an engine would run it."""
+        """The output of the image's command with these arguments, run as by an engine."""
         settings = self.settings[name]
         first = [entrypoint] if entrypoint else json.loads(settings["ENTRYPOINT"])
         command = [*first, *(words or json.loads(settings["CMD"]))]
@@ -203,7 +202,7 @@ class Builder:
 
 
 def can_become(user: int) -> bool:
-    """Whether this process may start Python as another user, and that user can reach this Python."""
+    """Whether this process can start Python as another user who can access this Python."""
     if os.name != "posix" or os.geteuid() != 0:
         return False
     try:
@@ -213,15 +212,15 @@ def can_become(user: int) -> bool:
 
 
 def main() -> None:
-    """Build the targets that were named (all of them: cpu cuda), and run their commands."""
+    """Build the given targets (all: cpu cuda), and run their commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=["cpu"], help="which to build; by default cpu alone")
+    parser.add_argument("targets", nargs="*", default=["cpu"], help="targets to build (default: cpu)")
     arguments = parser.parse_args()
     stages = parse((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     for target in arguments.targets:
         with tempfile.TemporaryDirectory(prefix="charrnn-image-") as name:
             folder = Path(name).resolve()
-            folder.chmod(0o755)  # the image's user has to reach it
+            folder.chmod(0o755)  # the image's user must be able to access it
             builder = Builder(stages, ROOT, folder)
             try:
                 builder.build(target)
@@ -231,7 +230,7 @@ def main() -> None:
 
 
 def check(builder: Builder, target: str) -> None:
-    """Run the image's commands on a model that is mounted, so to speak, in its working folder."""
+    """Run the image's commands on a model in its working folder, as if mounted."""
     mounted = builder.inside(target, MODEL)
     mounted.parent.mkdir(parents=True)
     shutil.copyfile(ROOT / MODEL, mounted)
@@ -252,7 +251,7 @@ def check(builder: Builder, target: str) -> None:
     )
     user = builder.settings[target]["USER"]
     who = f"as user {user}" if can_become(int(user.partition(":")[0])) else "as this process's user"
-    print(f"{target}: built, and its commands ran {who}; {size / 1e6:,.0f} MB beside the base image")
+    print(f"{target}: built, and its commands ran {who}; {size / 1e6:,.0f} MB in addition to the base image")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Fetches what examples/cpp is built against, and prints CMake's options for it, one a line.
+"""Fetches the dependencies of examples/cpp and prints CMake options for them, one per line.
 
-onnxruntime's library is that of the Python package that is installed here, so both hosts run the same one.
-Its headers, and those of nlohmann's JSON, are in no Python package; they come from Debian 13's packages,
-which are unpacked into a folder and not installed. Headers of an older onnxruntime fit a newer library.
+The onnxruntime library is that of the installed Python package, so both hosts run the same one. Its headers,
+and those of nlohmann's JSON, are in no Python package; they come from Debian 13 packages, which are unpacked
+into a folder and not installed. Headers of an older onnxruntime are compatible with a newer library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def main() -> None:
-    """Print the options; the folder to work in is the only argument."""
+    """Print the options; the only argument is the working folder."""
     folder = Path(sys.argv[1]).resolve()
     for tool in ("apt-get", "dpkg"):
         if not shutil.which(tool):
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def link_library(folder: Path) -> Path:
-    """The package's library under the names that the linker and the loader look for."""
+    """Link the package's library under the names expected by the linker and the loader."""
     (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*.*.*")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
@@ -45,7 +45,7 @@ def link_library(folder: Path) -> Path:
 
 
 def fetch(folder: Path) -> None:
-    """Download the packages of Debian 13 from the mirror that this machine uses, and unpack them."""
+    """Download the Debian 13 packages from this machine's mirror and unpack them."""
     apt = folder / "apt"
     for part in ("lists/partial", "cache/archives/partial", "sources"):
         (apt / part).mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def fetch(folder: Path) -> None:
     (apt / "sources" / "debian.sources").write_text("\n".join([*source, ""]), encoding="utf-8")
     options = ["-o", "Dir::Etc::sourcelist=/dev/null", "-o", f"Dir::Etc::sourceparts={apt / 'sources'}"]
     options += ["-o", f"Dir::State::lists={apt / 'lists'}", "-o", f"Dir::Cache={apt / 'cache'}"]
-    options += ["-o", "APT::Sandbox::User=root"]  # the folder may be closed to others
+    options += ["-o", "APT::Sandbox::User=root"]  # the folder may be inaccessible to other users
     for words in (["update"], ["download", *PACKAGES]):
         subprocess.run(["apt-get", *options, *words], cwd=apt, stdout=sys.stderr, check=True)
     for package in apt.glob("*.deb"):
@@ -67,12 +67,12 @@ def fetch(folder: Path) -> None:
 
 
 def mirror() -> str:
-    """The address from which this machine has Debian's packages."""
+    """The address of this machine's Debian mirror."""
     fields = "$(REPO_URI)"
     command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages", "Origin: Debian"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     if not listed:
-        sys.exit("apt-get knows no mirror of Debian; run apt-get update, or give CMake's options after --")
+        sys.exit("apt-get has no Debian mirror; run apt-get update, or give CMake's options after --")
     return listed[0]
 
 

@@ -1,6 +1,6 @@
-"""Prints the oldest version of each dependency that is allowed, as constraints for pip.
+"""Prints the oldest allowed version of each dependency, as constraints for pip.
 
-`python3 noxfile.py minimums` tests with just these, so a lower bound that does not hold is found.
+`python3 noxfile.py minimums` tests with these versions, which detects a wrong lower bound.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OWN = "charrnn-runtime"
 
 
 def oldest(part: str) -> list[str]:
-    """A line for each dependency of a part, of its extras too: its name, its lower bound, its marker."""
+    """A line for each dependency of a part, including extras: its name, its lower bound, its marker."""
     table = tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = table.get("optional-dependencies", {})
     asked = [Requirement(text) for group in (table["dependencies"], *extras.values()) for text in group]

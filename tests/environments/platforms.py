@@ -1,8 +1,8 @@
-"""Resolves both distributions for every platform and Python that is supported, with uv, and prints a table.
+"""Resolves both distributions for every supported platform and Python with uv, and prints a table.
 
 `python3 noxfile.py platforms` runs this. Nothing is installed and no package is built: for each platform and
-Python, uv finds versions that satisfy what the pyproject.toml files ask for and that have wheels for it. It
-needs a package index, and fails where what resolves is not what docs/platforms.md says.
+Python, uv finds versions that satisfy the pyproject.toml files and that have wheels for it. It needs a
+package index, and fails if the result differs from docs/platforms.md.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ SHOWN = {"runtime": ("onnxruntime-gpu", "onnxruntime"), "trainer": ("torch",)}
 
 
 def requirements(part: str) -> list[str]:
-    """What a distribution asks for; the trainer's include the runtime's."""
+    """The requirements of a distribution; the trainer's include the runtime's."""
     table = tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [text for text in table["dependencies"] if Requirement(text).name != "charrnn-runtime"]
     return asked if part == "runtime" else asked + requirements("runtime")
 
 
 def resolve(asked: list[str], platform: str, python: str) -> str:
-    """The versions that uv finds, a line each; empty if there are none."""
+    """The versions that uv finds, one per line; empty if there are none."""
     command = ["uv", "pip", "compile", "--quiet", "--no-config", "--no-header", "--no-annotate"]
     command += ["--only-binary", ":all:", "--python-platform", platform, "--python-version", python, "-"]
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0", "UV_PYTHON_DOWNLOADS": "never"}
     done = subprocess.run(
         command, input="\n".join(asked), env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode not in (0, 1):  # 1: they do not resolve
+    if done.returncode not in (0, 1):  # 1: no resolution exists
         sys.exit(f"uv ended with {done.returncode}: {done.stderr}")
     if done.returncode == 1 and "No solution found" not in done.stderr:
         sys.exit(f"uv cannot resolve anything: {done.stderr}")
@@ -60,7 +60,7 @@ def resolve(asked: list[str], platform: str, python: str) -> str:
 
 
 def main() -> int:
-    """Resolve everything, print the table, and give the exit code."""
+    """Resolve everything and print the table; return the exit code."""
     wrong = []
     for part, shown in SHOWN.items():
         asked = requirements(part)
@@ -75,7 +75,7 @@ def main() -> int:
                     wrong.append(f"charrnn-{part}, {name}, Python {python}: {cells[-1]}")
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
     for line in wrong:
-        print(f"not as docs/platforms.md says: {line}", file=sys.stderr)
+        print(f"differs from docs/platforms.md: {line}", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""The host in C++ (examples/cpp) writes the texts of the Python runtime; `noxfile.py cpp` builds it."""
+"""The C++ host (examples/cpp) generates the same texts as the Python runtime; `noxfile.py cpp` builds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What charrnn-triton writes, on NVIDIA's server; `noxfile.py triton` installs that and runs these tests.
+"""The output of charrnn-triton on NVIDIA's server; `noxfile.py triton` installs it and runs these tests.
 
 The server is the one inside the package nvidia-pytriton, which has the Python backend alone. For the steps, a
 stand-in for the ONNX Runtime backend is built (`onnxruntime_backend.cpp`): the server checks the
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Server:
-    """A running server, and how to ask it."""
+    """A running server and its clients."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, http: int, grpc: int) -> None:
         self.process, self.log, self.http, self.grpc = process, log, f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"
@@ -71,7 +71,7 @@ class Server:
         return [json.loads(line.removeprefix("data: "))["text"] for line in lines if line]
 
     def index(self) -> dict[str, str]:
-        """Why each model is not there; "" for those that are."""
+        """Why each model is unavailable; "" for available ones."""
         return {
             each["name"]: each.get("reason", "") for each in json.loads(self.post("repository/index", {}))
         }
@@ -112,7 +112,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if STAND_IN:
         (backends / "onnxruntime").mkdir()
         (backends / "onnxruntime" / "libtriton_onnxruntime.so").symlink_to(STAND_IN)
-    # The backend's Python is the one that it finds first, with the packages of this environment.
+    # The backend uses the first Python that it finds, with the packages of this environment.
     libraries = [str(sysconfig.get_config_var("LIBDIR")), str(package.parent / "nvidia_pytriton.libs")]
     environment = {
         **os.environ,
@@ -149,7 +149,7 @@ def wait_for(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def expected() -> list[str]:
-    """The text of each seed alone, as the runtime gives it in one process."""
+    """The text of each seed alone, from the runtime in one process."""
     model = CharRNN.load(MODELS["lstm"], device="cpu")
     return [model.generate("LORD ", 200, seed=seed, echo=False) for seed in range(REQUESTS)]
 
@@ -215,7 +215,7 @@ def test_a_disconnected_client_cancels_only_its_own_texts(server: Server, expect
             grpc.async_stream_infer("lstm", inputs, request_id=name)
         assert first.wait(60)
         grpc.stop_stream(cancel_requests=True)
-    # Texts of a billion characters would hold all rows of the scheduler for hours.
+    # Texts of a billion characters would occupy all rows of the scheduler for hours.
     assert server.text("lstm", {"prompt": "LORD ", "length": 200, "seed": 3}) == expected[3]
 
 
@@ -271,7 +271,7 @@ Step = Callable[[dict[str, Any], int, bool, bool], int]
 
 
 def write_by_steps(step: Step, number: int, prompt: str, length: int) -> str:
-    """The text that a client of a sequence gets, as docs/triton.md has it."""
+    """The text of a sequence client, as in docs/triton.md."""
     info = read_model_file(MODELS["lstm"]).info
     ids = [int(each) for each in info.vocabulary.encode(prompt)]
     uniforms = uniforms_at(stream_keys(number, np.array([0])), np.arange(length))
@@ -319,7 +319,7 @@ def http_step(server: Server, values: dict[str, Any], number: int, begins: bool,
 @needs_stand_in
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_sequences_with_state_on_the_server_match_python(server: Server, protocol: str) -> None:
-    """Many at once, which begin and end at different times; each number is its seed, from 1."""
+    """Many at once, which start and end at different times; each has its number, from 1, as its seed."""
     import tritonclient.grpc as client
 
     model = CharRNN.load(MODELS["lstm"], device="cpu")

@@ -247,8 +247,8 @@ def test_the_table_has_the_ratio_to_other_models() -> None:
         (["a.txt", "--minutes", "nan"], "--minutes must be above 0"),
         (["a.txt", "--busy", "-1"], "--busy must be 0 or more"),
         (["a.txt", "--json", "none/figures.json"], "there is no folder for none"),
-        (["a.txt", "--", "--val-fraction=0.2"], "--val-fraction cannot be handed on"),
-        (["a.txt", "--", "--out", "run"], "--out cannot be handed on"),
+        (["a.txt", "--", "--val-fraction=0.2"], "--val-fraction cannot be passed"),
+        (["a.txt", "--", "--out", "run"], "--out cannot be passed"),
     ],
 )
 def test_invalid_arguments_are_usage_errors_before_any_training(
@@ -278,7 +278,7 @@ def test_a_file_that_holds_no_figures_is_rejected_and_not_overwritten(
     [path] = write_texts(tmp_path, "a.txt")
     file = tmp_path / "other.json"
     file.write_text(content, encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"other\.json is no file of this benchmark's figures"):
+    with pytest.raises(SystemExit, match=r"other\.json is not a file of this benchmark's figures"):
         benchmark("--json", file, path)
     assert file.read_text(encoding="utf-8") == content
     assert trained == []
