@@ -84,13 +84,13 @@ esac
 
 
 def environment() -> dict[str, str]:
-    """The environment of a user's shell."""
+    """The shell environment of a user."""
     kept = {key: value for key, value in os.environ.items() if key not in NOT_A_USERS}
     return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
 def make_programs(folder: Path, start: Callable[[list[Any]], list[Any]]) -> Path:
-    """Fill a folder with the project's commands, as `programs` describes; ``start`` is how one is started."""
+    """Fill a folder with the project's commands, as described at `programs`; ``start`` starts one."""
 
     def make(name: str, text: str) -> None:
         (folder / name).write_text(text)
@@ -109,10 +109,10 @@ def make_programs(folder: Path, start: Callable[[list[Any]], list[Any]]) -> Path
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose ``charrnn-train`` is the real one, with the settings of TINY behind those given.
+    """A folder whose ``charrnn-train`` is the real one, with the settings of TINY appended.
 
-    So the words of an example run as they are, in pipes too, and only the network is small. Its
-    ``charrnn-serve`` takes a port that is free, and is stopped as soon as it serves.
+    Examples thus run unchanged, even in pipes, with a tiny network. ``charrnn-serve`` uses a free port and
+    is stopped as soon as it is ready.
     """
     if not (PROGRAMS / "charrnn-train").exists():
         pytest.skip("needs the installed commands: python3 noxfile.py tests")
@@ -121,7 +121,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forking_programs(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same commands without their imports, and a ``python`` that runs scripts so; see forked.py."""
+    """The same commands without their imports, and a ``python`` for scripts; see forked.py."""
     folder = make_programs(tmp_path_factory.mktemp("forking"), lambda command: forked(command, environment()))
     real = [sys.executable, "script.py"]
     words = [str(word) for word in forked(real, environment(), package="charrnn_trainer")]
@@ -159,7 +159,7 @@ def shell(programs: Path, forking_programs: Path) -> Shell:
 
 @pytest.fixture(scope="session")
 def trained(shell: Shell, tinyshakespeare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text, a run in ckpt/ and a model in models/, made by the project's own commands."""
+    """A folder with a text, a run in ckpt/ and a model in models/, created by the project's commands."""
     folder = tmp_path_factory.mktemp("trained")
     fill_clone(folder, tinyshakespeare)
     for line in ("charrnn-train --cell lstm", "charrnn-export ckpt models/lstm.onnx"):
@@ -170,7 +170,7 @@ def trained(shell: Shell, tinyshakespeare: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def clone(trained: Path, root: Path, tinyshakespeare: Path, tmp_path: Path) -> Path:
-    """A folder as a user has it after cloning: data/, models/, and texts of the user's own."""
+    """A folder like a fresh clone: data/, models/, and some texts of the user."""
     folder = tmp_path / "clone"
     folder.mkdir()
     fill_clone(folder, tinyshakespeare)
@@ -185,7 +185,7 @@ def clone(trained: Path, root: Path, tinyshakespeare: Path, tmp_path: Path) -> P
 
 @pytest.fixture
 def used_clone(trained: Path, clone: Path) -> Path:
-    """The same after a training: ckpt/lstm is there too, and all models are the tiny one of that run."""
+    """The same after training: with ckpt/lstm, and the tiny model of that run in place of all models."""
     shutil.copytree(trained / "ckpt", clone / "ckpt")
     for model in (clone / "models").glob("*.onnx"):
         shutil.copy(trained / "models" / "lstm.onnx", model)

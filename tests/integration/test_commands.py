@@ -54,7 +54,7 @@ def shown_commands(text: str) -> list[str]:
 
 
 def shown_examples(help_text: str) -> list[str]:
-    """The command lines below "Examples:" in what --help prints."""
+    """The command lines below "Examples:" in the output of --help."""
     _, _, below = help_text.partition("Examples:\n")
     return [line.strip() for line in below.splitlines() if line.strip()]
 
@@ -68,7 +68,7 @@ def assert_it_ran(done: subprocess.CompletedProcess[str], line: str) -> None:
 
 @pytest.fixture(scope="session")
 def jobs() -> dict[str, str]:
-    """The sessions of noxfile.py and what they say of themselves, as it lists them."""
+    """The sessions of noxfile.py and their descriptions, as it lists them."""
     command = [sys.executable, str(ROOT / "noxfile.py"), "--list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return dict(re.findall(r"^[*-] (\w+) -> (.+)$", listed, re.MULTILINE))
@@ -78,7 +78,7 @@ def jobs() -> dict[str, str]:
 def test_every_command_of_a_document_runs(
     document: str, clone: Path, shell: Shell, jobs: dict[str, str]
 ) -> None:
-    """In the document's order and in one folder, as a reader would; see `is_setup` for those of set-up."""
+    """In document order and in one folder, as a reader would; see `is_setup` for set-up commands."""
     for line in shown_commands((ROOT / document).read_text(encoding="utf-8")):
         if line.startswith(ELSEWHERE) or is_setup(line, shell, jobs):
             continue
@@ -86,10 +86,10 @@ def test_every_command_of_a_document_runs(
 
 
 def is_setup(line: str, shell: Shell, jobs: dict[str, str]) -> bool:
-    """Check a line that installs, or starts a job of noxfile.py; false where it is another.
+    """Check a line that installs packages or starts a session of noxfile.py; return whether it is one.
 
-    These tests are such a job in such an installation: so it is checked that pip can make sense of the
-    line (it fetches nothing) and that the job is there.
+    The tests already run in such a session and installation, so only check that pip accepts the line
+    (without downloads) and that the session exists.
     """
     words = shlex.split(line, comments=True)
     if words[:2] == ["python3", "noxfile.py"] or words[:2] == ["nox", "-s"]:
@@ -109,7 +109,7 @@ def is_setup(line: str, shell: Shell, jobs: dict[str, str]) -> bool:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_python_example_of_a_document_runs(document: str, used_clone: Path, shell: Shell) -> None:
-    """Each on its own, pasted twice, in a clone in which a model was trained."""
+    """Each separately, run twice, in a clone with a trained model."""
     for number, block in enumerate(fenced((ROOT / document).read_text(encoding="utf-8"), "python")):
         script = used_clone / f"example{number}.py"
         script.write_text(f"{block}\n{block}", encoding="utf-8")
@@ -125,7 +125,7 @@ def test_every_command_has_examples_to_run() -> None:
     [pytest.param(each, marks=[pytest.mark.nightly] * (each == "charrnn-train")) for each in COMMANDS],
 )
 def test_every_example_of_help_runs(command: str, used_clone: Path, shell: Shell) -> None:
-    """In their order and in one folder: a clone in which a model was trained."""
+    """In order and in one folder: a clone with a trained model."""
     shown = shell(f"{command} --help", used_clone)
     examples = shown_examples(shown.stdout)
     assert len(examples) >= 2

@@ -28,7 +28,7 @@ def stages(root: Path) -> dict[str, container.Stage]:
 
 
 def chain(stages: dict[str, container.Stage], name: str) -> list[tuple[str, str]]:
-    """All steps of a stage, those of its bases first."""
+    """All steps of a stage, starting with those of its bases."""
     stage = stages.get(name)
     return [] if stage is None else chain(stages, stage.base) + stage.steps
 
@@ -105,7 +105,7 @@ COPY --from=first /opt/charrnn /opt/charrnn
 
 @pytest.fixture
 def context() -> Iterator[Path]:
-    """A small context, in a folder that another user can reach."""
+    """A small context in a folder accessible to other users."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         folder.chmod(0o755)

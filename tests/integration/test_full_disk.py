@@ -76,7 +76,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave: int) -> Path:
-    """Fill a disk up to some bytes (in whole pages)."""
+    """Fill a disk except for some bytes (in whole pages)."""
     ballast = disk / "ballast"
     room = os.statvfs(disk)
     ballast.write_bytes(b"x" * (room.f_bavail * room.f_frsize - leave))
@@ -92,7 +92,7 @@ def names(folder: Path) -> set[str]:
 
 
 def checkpoint_bytes(program: Program) -> int:
-    """The bytes of a checkpoint of the training that these tests make, and the training itself in whole/."""
+    """The size of a checkpoint of the run in these tests; the uninterrupted run is in whole/."""
     assert program("train", "my.txt", *TRAIN, "--out", "whole").code == 0
     return max(path.stat().st_size for path in checkpoint_files(Path("whole")))
 

@@ -44,12 +44,12 @@ def world(tmp_path: Path) -> World:
 
 
 def of_ours(world: World) -> list[str]:
-    """What was left behind, but for the empty folder that torch makes when an optimizer is made."""
+    """The files left behind, except the empty folder that torch creates for an optimizer."""
     return [path for path in world.left_behind if not Path(path).name.startswith("torchinductor_")]
 
 
 def run_all(world: World, *commands: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run commands in one process of a world; each is a module and its words."""
+    """Run commands in one process of a world; each is a module and its arguments."""
     lines = [
         [module, *(os.fsencode(word).decode("latin-1") for word in words)] for module, *words in commands
     ]

@@ -21,7 +21,7 @@ TEXT = (
 
 
 def shown(outputs: list[dict[str, object]]) -> str:
-    """What a cell printed."""
+    """The printed output of a cell."""
     return "".join("".join(output["text"]) for output in outputs if "text" in output)  # type: ignore[arg-type]
 
 

@@ -70,7 +70,7 @@ def metadata_of(wheel: zipfile.ZipFile) -> email.message.Message:
 
 
 def modules(root: Path, part: str) -> set[str]:
-    """All modules of a part's source, its templates, its page, and its mark of being typed."""
+    """All modules of a part, its templates, its page and its py.typed marker."""
     source = root / part
     package = source / f"charrnn_{part}"
     paths = [*package.rglob("*.py"), *package.rglob("templates/*"), *package.rglob("static/*")]
@@ -189,7 +189,7 @@ def test_the_installed_commands_are_those_of_the_project(part: str) -> None:
 
 
 def modules_after(statement: str) -> set[str]:
-    """The top-level modules that a fresh Python holds after a statement."""
+    """The top-level modules imported by a new Python process after a statement."""
     program = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in done.stdout.split()}

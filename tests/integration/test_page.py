@@ -1,4 +1,4 @@
-"""The page of charrnn-serve in a browser: Debian's Chromium, or the one that CHROMIUM names."""
+"""The page of charrnn-serve in a browser: Debian's Chromium, or the one in the variable CHROMIUM."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_seed_determines_the_texts_and_a_link_reproduces_them(
 def test_a_text_is_forked_with_the_keyboard_and_by_another_character(
     page: Any, address: str, model: CharRNN
 ) -> None:
-    """Second journey: no mouse but for the last step."""
+    """Second journey: no mouse except in the last step."""
     open_page(page, address, prompt="KING", seed=1, length=30, streams=1, colour="unit", unit="h1:3")
     page.get_by_label("Prompt").press("Control+Enter")
     (first,) = texts(page, 1)
@@ -146,7 +146,7 @@ def test_a_text_is_forked_with_the_keyboard_and_by_another_character(
 
 
 def test_long_texts_can_be_stopped_and_errors_are_shown(page: Any, address: str) -> None:
-    """Third journey: what goes wrong, on a narrow screen in the dark."""
+    """Third journey: errors, on a narrow screen in dark mode."""
     page.set_viewport_size({"width": 400, "height": 800})
     page.emulate_media(color_scheme="dark")
     open_page(page, address, prompt="A", seed=1, length=10**9, streams=2, colour="none")
@@ -192,7 +192,7 @@ def test_nothing_overflows(page: Any, address: str, width: int, colour: str) -> 
 
 
 def unlabelled(page: Any) -> list[str]:
-    """The controls that are seen and have no name for those who do not see them."""
+    """The visible controls without an accessible name."""
     found: list[str] = page.evaluate(
         """() => [...document.querySelectorAll("a, button, input, select, textarea, [tabindex='0']")]
             .filter((each) => each.checkVisibility() &&

@@ -22,9 +22,9 @@ def promises() -> list[tuple[str, str]]:
 
 @cache
 def named_in(file: str) -> set[str]:
-    """The tests of a file, which is not imported: some need what is not installed everywhere.
+    """The tests of a file, which is not imported, since some need optional packages.
 
-    Those of the npm package have titles, which may begin with what they are tried on.
+    Tests of the npm package have titles, which can start with a parameter.
     """
     if file.endswith(".js"):
         text = (ROOT / file).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A thousand clients, some of them misbehaving: the others lose nothing, and nothing leaks."""
+"""A thousand clients, some of them misbehaving: the others get complete texts, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ GROWTH_MB = 12.0
 
 
 class Crowd:
-    """Clients of a server, each of some kind.
+    """Clients of a server, of different kinds.
 
     Attributes:
-        seen: how many there were of each kind.
+        seen: the number of clients of each kind.
     """
 
     def __init__(self, server: ServerProcess, model: CharRNN, seed: int) -> None:
@@ -52,7 +52,7 @@ class Crowd:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def come(self, count: int) -> None:
-        """Let so many clients come, at random moments."""
+        """Run a number of clients, started at random moments."""
         kinds = [
             *[self.reads] * 4,
             *[self.leaves] * 4,
@@ -75,7 +75,7 @@ class Crowd:
         await asyncio.gather(*(one() for _ in range(count)))
 
     def lost(self) -> int:
-        """How many texts were not what they must be, of those who waited for them."""
+        """The number of wrong texts among the clients that waited for them."""
         return sum(
             text() != self._model.generate("LORD ", length, seed=seed, temperature=0.9, echo=False)
             for text, length, seed in self._got
@@ -174,7 +174,7 @@ class Crowd:
 
 
 def files_in_the_end(server: ServerProcess) -> int:
-    """How many files the server has open once all connections are closed that it closes by itself."""
+    """The server's number of open files after it has closed all connections that it closes itself."""
     time.sleep(IDLE_SECONDS + 3)
     return server.files
 

@@ -16,7 +16,7 @@ pytest.importorskip("starlette", reason="the extra serve is not installed")
 
 @pytest.fixture(scope="module")
 def address(root: Path) -> Iterator[str]:
-    """Where the server is."""
+    """The address of the server."""
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", "models/lstm.onnx", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root) as server:
         assert server.stderr is not None

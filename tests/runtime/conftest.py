@@ -1,4 +1,4 @@
-"""What the runtime's tests share: the small models of tests/models, and the commands run for real.
+"""Fixtures of the runtime tests: the small models in tests/models, and the commands.
 
 These tests pass where neither torch nor onnx is installed.
 """
@@ -92,7 +92,7 @@ def view() -> Command:
 
 @pytest.fixture
 def in_folder(tmp_path: Path) -> Iterator[Path]:
-    """An empty folder as the current one."""
+    """An empty current folder."""
     before = Path.cwd()
     os.chdir(tmp_path)
     yield tmp_path

@@ -1,4 +1,4 @@
-"""Every parameter of the public API, given what it does not take: one SettingError that names it."""
+"""Every invalid argument of the public API raises one SettingError that names the parameter."""
 
 from __future__ import annotations
 

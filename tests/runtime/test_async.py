@@ -1,4 +1,4 @@
-"""Streams for asyncio: they share one model, and hold neither each other nor the event loop up."""
+"""Streams for asyncio: they share one model, and block neither each other nor the event loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def _whole(text: AsyncIterator[str]) -> str:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    """Wait for something that happens soon."""
+    """Wait for a condition."""
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end

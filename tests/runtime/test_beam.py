@@ -1,4 +1,4 @@
-"""Beam search: what it finds, against all continuations of a tiny model."""
+"""Beam search against all continuations of a tiny model."""
 
 from __future__ import annotations
 

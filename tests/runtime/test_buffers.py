@@ -1,4 +1,4 @@
-"""The buffers for GPUs, held in the CPU's memory: all of it but the kernels is the same there."""
+"""The buffers for GPUs in CPU memory, where everything except the kernels is the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OnCpu(CudaBuffers):
 
 
 class GraphsOnCpu(GraphBuffers):
-    """Buffers whose steps would be captured."""
+    """Buffers with steps that would be captured."""
 
     device = "cpu"
 

@@ -1,4 +1,4 @@
-"""What commands read and say of it: encodings, lists, units, headings; the advice of messages, followed."""
+"""Texts in commands: encodings, lists, units and headings; the advice in messages works."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _said(done: Done, code: int = 0) -> list[str]:
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model whose metadata says that it was trained on lines."""
+    """A small model whose metadata states that it was trained on lines."""
     path = tmp_path_factory.mktemp("models") / "names.onnx"
     path.write_bytes(list_model(MODEL, lines=True))
     return path

@@ -1,4 +1,4 @@
-"""charrnn-gen, charrnn-info and charrnn-score, run for real."""
+"""The commands charrnn-gen, charrnn-info and charrnn-score, in real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed texts: every command reads what they hold, damaged ones are told, and bombs take no memory."""
+"""Compressed texts: every command reads them; damaged ones are errors; bombs take little memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models, and what goes with them, as copies and in pickles."""
+"""Copies and pickles of models and their values."""
 
 from __future__ import annotations
 

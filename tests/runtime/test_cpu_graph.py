@@ -1,4 +1,4 @@
-"""The graphs that run on a CPU: to the bit what the file's own graph gives, with states kept in parts."""
+"""The graphs that run on a CPU: bit-identical to the graph of the file, with states kept in parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold on a CUDA device. Skipped where there is none; see test_session for how CUDA is refused."""
+"""Models on a CUDA device. Skipped without one; see test_session for errors of CUDA."""
 
 from __future__ import annotations
 

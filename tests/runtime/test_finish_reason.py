@@ -1,4 +1,4 @@
-"""Why a stream ended, in every way of generating."""
+"""The finish reason of a stream, for every method of generation."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ Start = Callable[..., list[Any]]
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Gives the command line that runs a program in the current folder, by the server."""
+    """Returns the command line that runs a program in the current folder through the server."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "probe.py").write_text(PROBE)
     address = server_address("charrnn_runtime", tuple(sorted(read_at_start(command_environment()).items())))

@@ -1,4 +1,4 @@
-"""A model in processes that were forked: every child can use it, goes on alone, and comes to its end."""
+"""A model in forked processes: every child can use it independently, and exits."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_stats_count_sampled_characters(gen: Command, path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def of_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, with metadata that says that it was trained on lines."""
+    """The same model, with metadata that states that it was trained on lines."""
     path = tmp_path_factory.mktemp("models") / "of-lines.onnx"
     path.write_bytes(list_model(FOLDER / "lstm-2x12-fp32.onnx", lines=True))
     return path

@@ -1,4 +1,4 @@
-"""The runtime in other people's programs: what it changes in the process, which is nothing."""
+"""The runtime in other programs: it changes nothing in the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What streams have sampled is given out whole and in order, however rows come, go and move."""
+"""The sampled tokens of streams are complete and in order, however rows join, leave and move."""
 
 from __future__ import annotations
 

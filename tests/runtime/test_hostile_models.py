@@ -1,7 +1,7 @@
-"""Whole model files made to do harm: data outside the file, control flow, functions, links, broken metadata.
+"""Malicious model files: data outside the file, control flow, functions, links, broken metadata.
 
-A file that does not work anyway proves nothing. So what external data name really lies there, and the other
-files are run by onnxruntime as it comes, and do what the good model does.
+A file that does not work anyway proves nothing. Therefore the files named by external data exist, and the
+other models run in plain onnxruntime with the results of the valid model.
 """
 
 from __future__ import annotations

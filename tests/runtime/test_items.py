@@ -1,4 +1,4 @@
-"""Items: one stream each, told apart, and the same however they are drawn."""
+"""Items: one stream each, numbered, and independent of the batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""charrnn-score on texts that memory does not hold: no more of them is held than a piece."""
+"""charrnn-score on texts larger than memory: only a piece of them is in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public face: prime, step, generate and stream give what plain NumPy gives."""
+"""The public API: prime, step, generate and stream match plain NumPy."""
 
 from __future__ import annotations
 

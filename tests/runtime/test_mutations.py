@@ -1,6 +1,6 @@
-"""Mutated model files: refused in one line, or they run; and what once broke the reader does so no more.
+"""Mutated model files: rejected with one line, or they run; files that once broke the reader no longer do.
 
-These are few; ``nox -s mutations`` tries 10,000.
+Only a few run here; ``nox -s mutations`` tries 10,000.
 """
 
 from __future__ import annotations

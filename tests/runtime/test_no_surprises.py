@@ -1,4 +1,4 @@
-"""The runtime does what it is told and nothing else, wherever it runs: no network, no files, no telemetry."""
+"""The runtime has no unexpected side effects in any environment: no network, no files, no telemetry."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ ENDED = "\0ended\0"
 
 
 def _several(lines: list[tuple[str, list[Any], bytes]]) -> list[str | bytes | Path]:
-    """What Python is started with to run some commands; ``ENDED`` follows what each writes to stdout."""
+    """The arguments of Python to run some commands; ``ENDED`` follows the stdout of each."""
     words: list[str | bytes | Path] = ["-c", SEVERAL]
     for command, arguments, typed in lines:
         words += [str(len(arguments) + 1), typed, command, *arguments]
@@ -346,7 +346,7 @@ LONG_SCORING = ["score", MODEL, README, "--unknown", "skip"]
 
 
 def slowly_at_a_terminal(*lines: list[Any]) -> list[str]:
-    """What commands show at a terminal, if they take long; each has a file for stdout, or "", before it."""
+    """The output of long-running commands at a terminal; each is preceded by a file for stdout, or ""."""
     code, shown = at_a_terminal(80, "-c", SLOW, json.dumps(lines, default=str))
     *each, rest = shown.split("\0")
     assert (code, rest) == (0, ""), shown

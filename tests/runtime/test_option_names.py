@@ -1,4 +1,4 @@
-"""Options that a command does not have, and what is suggested instead."""
+"""Unknown options, and the suggestions for them."""
 
 from __future__ import annotations
 

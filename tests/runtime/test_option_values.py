@@ -1,4 +1,4 @@
-"""The values of options: what is allowed, and how a wrong one is answered."""
+"""The values of options: allowed ones, and the errors for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of charrnn-view: what it says of each character, and that nothing in it is taken for HTML."""
+"""The page of charrnn-view: its data for each character, and the escaping of HTML."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ frame.srcdoc = PAGE;
 
 
 def _driven(page: str, width: int, folder: Path) -> dict[str, Any]:
-    """What the page shows as keys and the pointer move over it, at some width in pixels."""
+    """The contents of the page as keys and the pointer move over it, at a width in pixels."""
     if BROWSER is None:
         pytest.skip("no Chromium here, which runs the page")
     embedded = json.dumps(page).replace("</", "<\\/").replace("<!--", "<\\!--")

@@ -1,4 +1,4 @@
-"""The page's files: they need nothing of another host, and browsers are told so."""
+"""The files of the page: they load nothing from other hosts, as enforced by their policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small protobuf reader: what it parses, and what it does not."""
+"""The small protobuf reader: valid and invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quality of text as numbers, against plain loops; and charrnn-quality, run for real."""
+"""Measures of text quality against plain loops; and charrnn-quality in real processes."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained_on(tmp_path: Path) -> Callable[..., Path]:
-    """A model whose metadata say which text it was trained on, and how far."""
+    """A model whose metadata states its training text and the length of its training part."""
 
     def make(text: Path, end: Any, data: bytes = LSTM, name: str = "model.onnx") -> Path:
         digest = hashlib.sha256(text.read_bytes()).hexdigest()
@@ -373,7 +373,7 @@ def test_invalid_arguments_are_rejected(command: Command, text: Path, tmp_path: 
 
 @pytest.fixture
 def of_lines(tmp_path: Path) -> Path:
-    """A model of short items whose metadata say that it was trained on lines."""
+    """A model of short items whose metadata states that it was trained on lines."""
     path = tmp_path / "of-lines.onnx"
     path.write_bytes(list_model(MODEL, lines=True))
     return path
@@ -381,7 +381,7 @@ def of_lines(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def listed(tmp_path: Path, of_lines: Path) -> Path:
-    """A list with some of the items that the model writes."""
+    """A list with some of the items that the model generates."""
     path = tmp_path / "list.txt"
     items = {item.text for item in draw_items(CharRNN.load(of_lines, device="cpu"), 20, seed=7)}
     path.write_text("".join(item + "\r\n" for item in [*sorted(items)[::2], "Emma", "Olivia", "Emma"]))

@@ -1,4 +1,4 @@
-"""What Ray calls, called without it: actors on batches, and a service; tests/cluster runs Ray itself."""
+"""The classes for Ray without Ray: actors on batches, and a service; tests/cluster runs Ray itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which units follow something readable: planted ones are found, with the score that a naive count gives."""
+"""Units that track a readable property: planted ones are found, with the score of a naive count."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _trace(vocabulary: Vocabulary, text: str | bytes, states: NDArray[np.float32
 
 
 def _planted(text: str, draw: np.random.RandomState) -> NDArray[np.float32]:
-    """States in which some units track a property, and the others nothing."""
+    """States in which some units track a property and the others do not."""
     states = draw.uniform(-0.9, 0.9, (len(text), 16)).astype(np.float32)
     states[:, 3] = np.where(in_quotes(text), 0.8, -0.8)
     states[:, 8 + 5] = -0.02 * line_position(text)  # a cell state, low where the position is high

@@ -1,4 +1,4 @@
-"""What the loader takes for a model, and what it refuses before onnxruntime sees it."""
+"""The loader: accepted models, and files rejected before onnxruntime sees them."""
 
 from __future__ import annotations
 

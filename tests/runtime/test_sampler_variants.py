@@ -1,4 +1,4 @@
-"""A model file with another sampler: the same network, and the same tokens where the sampler serves them."""
+"""A model file with another sampler: the same network, and the same tokens for supported settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams as rows of one batch: what a stream gives does not depend on its neighbours."""
+"""Streams as rows of one batch: the output of a stream does not depend on other rows."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _text(model: CharRNN, outputs: list[Output]) -> str:
 
 @pytest.fixture(scope="module")
 def never_stopped(lstm: CharRNN) -> list[tuple[str, str]]:
-    """Prompts, and what each stream gives where nothing stops it."""
+    """Prompts, and the output of each stream without a stop text."""
     prompts = ["LORD ", "a", ""] * 12
     texts = _alone(lstm, prompts, 400, seed=2)
     return [(prompt, text.removeprefix(prompt)) for prompt, text in zip(prompts, texts, strict=True)]
@@ -238,7 +238,7 @@ def test_random_numbers_are_correct_far_into_a_text(lstm: CharRNN) -> None:
 def test_the_first_chunk_of_a_live_stream_comes_immediately_and_later_ones_at_intervals(
     lstm: CharRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a clock that stands still, everything after the first chunk comes at the end."""
+    """With a stopped clock, everything after the first chunk comes at the end."""
     monkeypatch.setattr("charrnn_runtime.scheduling.lane.time.perf_counter", lambda: 100.0)
     scheduler = lstm.scheduler()
     for number in (0, 1):

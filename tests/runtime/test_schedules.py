@@ -1,4 +1,4 @@
-"""Requests that arrive, stop and are cancelled at random: each gives what its stream gives alone."""
+"""Requests that arrive, stop and are cancelled at random: each gives the same text as its stream alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _model(name: str, threads: int) -> CharRNN:
 
 
 class Plan(NamedTuple):
-    """A request, and what happens to it."""
+    """A request and its events."""
 
     arrives: int  # the block before which it arrives
     prompt: str

@@ -1,4 +1,4 @@
-"""How well a model predicts texts, against the log-softmax of plain NumPy."""
+"""Scores of texts against the log-softmax in plain NumPy."""
 
 from __future__ import annotations
 

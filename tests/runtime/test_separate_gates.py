@@ -1,4 +1,4 @@
-"""int8 models with a product for each gate: the same numbers, and nothing of all gates left to be split."""
+"""int8 models with a product for each gate: the same numbers, without split nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's completions, models and tokens: what they give is what the model gives without a server."""
+"""The server's completions, models and tokens match the model without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that people use with OpenAI's API, against the server: the package openai, and curl."""
+"""Common clients of the OpenAI API against the server: the package openai, and curl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is sent to the server, it answers with a status that its description names, and goes on."""
+"""The server answers any input with a documented status and keeps running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's limits: who may ask, how much, how long, and how it stops."""
+"""The server's limits: authentication, sizes, timeouts and shutdown."""
 
 from __future__ import annotations
 

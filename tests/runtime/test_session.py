@@ -323,7 +323,7 @@ class _OnCuda:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes this a machine with a GPU where sessions start, and which computes what it is told to."""
+    """Fakes a machine with a GPU whose sessions start and give prescribed results."""
 
     def make(change: Callable[[dict[str, Any]], Any]) -> None:
         monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
@@ -721,14 +721,14 @@ def test_a_failed_session_creation_is_a_charrnn_error(
         with pytest.raises(kind, match=message):
             way()
     monkeypatch.undo()
-    model.generate("a", 5)  # the model goes on
+    model.generate("a", 5)  # the model remains usable
 
 
 # --- the trial step ----------------------------------------------------------------------------------------
 
 
 class _Fake:
-    """A session that gives what it is told to."""
+    """A session with prescribed results."""
 
     def __init__(self, **outputs: Any) -> None:
         self.outputs = outputs

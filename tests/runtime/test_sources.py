@@ -1,4 +1,4 @@
-"""Models from bytes, and from files that are open."""
+"""Models from bytes and from open files."""
 
 from __future__ import annotations
 

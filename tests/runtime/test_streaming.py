@@ -1,4 +1,4 @@
-"""Ids to text as they come."""
+"""Incremental decoding of ids to text."""
 
 from __future__ import annotations
 

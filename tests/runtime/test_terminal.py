@@ -1,4 +1,4 @@
-"""How commands write lines to a terminal, and to what is none."""
+"""Lines of commands on a terminal and elsewhere."""
 
 from __future__ import annotations
 

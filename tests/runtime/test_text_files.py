@@ -1,4 +1,4 @@
-"""Texts in any encoding, in blocks of any size; and files that are no text, named as what they are."""
+"""Texts in any encoding, in blocks of any size; and the identification of files that are not text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model does at each symbol of a text, against plain NumPy and against its own score."""
+"""Traces of a model at each symbol of a text, against plain NumPy and against its score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /trace gives what `CharRNN.trace` gives, and refuses what is not a text."""
+"""POST /trace matches `CharRNN.trace` and rejects invalid texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What charrnn-triton writes, and where it writes nothing. `tests/hosts/test_triton_server.py` runs it."""
+"""The output of charrnn-triton, and its errors. `tests/hosts/test_triton_server.py` runs Triton."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""charrnn-view: what it writes to a terminal, to a pipe, as JSON and as a page."""
+"""The command charrnn-view: output to a terminal and to a pipe, as JSON and as a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models through WebGPU: on SwiftShader, a GPU in software, where that and onnxruntime's plugin are here."""
+"""Models through WebGPU: on SwiftShader, a software GPU, if it and onnxruntime's plugin are installed."""
 
 from __future__ import annotations
 

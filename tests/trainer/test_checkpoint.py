@@ -107,7 +107,7 @@ def test_saving_a_loaded_checkpoint_gives_the_same_bytes(path: Path, content: by
 
 @pytest.fixture
 def runs(run: Path, tmp_path: Path) -> Path:
-    """A folder of two runs; the second is older, though its name comes later."""
+    """A folder of two runs; the second is older, although its name sorts later."""
     for age, name in enumerate(("lstm", "lstm-2")):
         shutil.copytree(run, tmp_path / name)
         for file in (tmp_path / name).iterdir():

@@ -1,4 +1,4 @@
-"""The options of all commands: what they are called, what their help shows, and how errors are put."""
+"""The options of all commands: names, help and error messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def options(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The help of a command at a width, in one line each for the entries of its lists."""
+    """Shows the help of a command at a width, as lines."""
 
     def show(name: str, columns: int) -> list[str]:
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -88,12 +88,12 @@ def test_help_separates_a_default_by_one_space_and_never_wraps_it(
 
 
 def read(option: Any) -> Any:
-    """What reads the value of an option from the command line, if it is `Number` or `Choice`."""
+    """The parser of an option's value, if it is a `Number` or `Choice`."""
     return getattr(option.type, "func", None)
 
 
 def answered(name: str, *words: str) -> str:
-    """The error that a command line ends with, behind as many arguments as the command takes."""
+    """The error of a command line, after all required arguments."""
     found, context = command(name)
     arguments = [each.metavar for each in found.params if each.param_type_name == "argument"]
     with pytest.raises(SettingError) as caught:

@@ -1,4 +1,4 @@
-"""charrnn-compare as a program: what it writes where, and how it ends."""
+"""The command charrnn-compare: output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MARKED = b"<!-- charrnn-compare -->"
 
 @dataclass(frozen=True)
 class Done:
-    """How the command ended, and what it wrote."""
+    """The exit code and output of the command."""
 
     returncode: int
     stdout: str
@@ -46,7 +46,7 @@ Compare = Callable[..., Done]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``ckpt``, in which there are two runs."""
+    """A folder with two runs in ``ckpt``."""
     folder = tmp_path_factory.mktemp("work")
     train_tiny(folder / "ckpt" / "lstm", steps=6)
     train_tiny(folder / "ckpt" / "gru", cell="gru", steps=6)
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(folder: Path, tmp_path: Path) -> Path:
-    """A copy of it, to write to."""
+    """A writable copy of it."""
     shutil.copytree(folder / "ckpt", tmp_path / "ckpt")
     shutil.copy(COURSE, tmp_path / "losses.csv")
     return tmp_path
@@ -66,7 +66,7 @@ DRAWN: dict[tuple[str, ...], Picture | None] = {}
 
 
 def drawn_once(draw: Draw) -> Draw:
-    """Draw a picture of the same runs once for all tests: it takes long."""
+    """Draw a picture of the same runs once for all tests, since drawing is slow."""
 
     def drawn(runs: Sequence[RunRecord]) -> Picture | None:
         key = (draw.__name__, *(run.name for run in runs))
@@ -79,7 +79,7 @@ def drawn_once(draw: Draw) -> Draw:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short texts to measure the speed by, and no picture drawn twice: neither matters here."""
+    """Use short texts to measure the speed, and cached pictures; neither matters here."""
     monkeypatch.setattr(measure, "SPEED_LENGTH", 50)
     for draw in (draw_curves, draw_gaps):
         monkeypatch.setattr(report, draw.__name__, drawn_once(draw))
@@ -87,7 +87,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def compare(work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Compare:
-    """The command, in that folder and in this very process, which need not import torch again."""
+    """The command in that folder and in this process, without importing torch again."""
 
     def run(*arguments: str | Path) -> Done:
         monkeypatch.chdir(work)
@@ -102,7 +102,7 @@ def compare(work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 def fails(done: Done, code: int, *words: str) -> None:
-    """It ended with this code and one line that has these words, and wrote nothing to stdout."""
+    """Check the exit code, a one-line error with these words, and an empty stdout."""
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("charrnn-compare: error: ")

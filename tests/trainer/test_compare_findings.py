@@ -1,4 +1,4 @@
-"""What a comparison says in words, and which cell it calls better, is true of the figures it was given."""
+"""The findings of a comparison, and the cells that it calls better, agree with the figures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def budgets(*runs: RunRecord) -> Table:
 
 
 def better(*runs: RunRecord, speeds: tuple[float, ...] = ()) -> dict[str, str]:
-    """Which cell is better, by figure."""
+    """The better cell by figure."""
     table = cells_of(*runs, speeds=speeds)
     assert table is not None
     return {row.figure: row.better for row in table.rows}

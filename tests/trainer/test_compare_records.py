@@ -1,4 +1,4 @@
-"""What is read from runs' folders, and what is refused."""
+"""Run folders: the data that is read, and invalid folders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it, to write to."""
+    """A writable copy of it."""
     shutil.copytree(trained, tmp_path / "ckpt")
     return tmp_path / "ckpt"
 

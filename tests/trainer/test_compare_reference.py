@@ -1,4 +1,4 @@
-"""Our training losses beside a reference's."""
+"""Training losses compared with a reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: one page that holds everything, and pictures."""
+"""The report: one self-contained page, and pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Short texts to measure the speed by: it does not matter here."""
+    """Use short texts to measure the speed, which does not matter here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "SPEED_LENGTH", 50)
         yield
@@ -43,7 +43,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two runs, one of an odd name."""
+    """A folder of two runs, one with an unusual name."""
     folder = tmp_path_factory.mktemp("report")
     train_tiny(folder / "lstm")
     train_tiny(folder / ODD_NAME, cell="gru")
@@ -56,7 +56,7 @@ def comparison(folder: Path) -> Comparison:
 
 
 class Page(HTMLParser):
-    """What a page holds; it fails where an element is closed that is not open."""
+    """The contents of a page; fails on a closing tag without an opening one."""
 
     VOID = frozenset(("meta", "br", "hr", "path", "use", "rect"))
 
@@ -165,7 +165,7 @@ def test_a_cell_has_one_colour_whatever_the_order_of_runs() -> None:
 
 @pytest.fixture
 def drawn(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have pictures that are drawn already: drawing takes long."""
+    """Use cached pictures in reports, since drawing is slow."""
     monkeypatch.setattr(report, "draw_curves", lambda _: comparison.pictures["curves"])
     monkeypatch.setattr(report, "draw_gaps", lambda _: comparison.pictures["gap"])
 

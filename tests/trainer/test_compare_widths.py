@@ -1,4 +1,4 @@
-"""The report in a browser, on a narrow screen and on a wide one: nothing sticks out of the page."""
+"""The report in a browser, on narrow and wide screens: nothing overflows the page."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def report() -> str:
 
 @pytest.fixture(scope="module")
 def layout(report: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Layout]:
-    """How a browser lays the report out in so many pixels."""
+    """The layout of the report in a browser at a width in pixels."""
     if BROWSER is None:
         pytest.skip("no Chromium here, which lays the page out")
     folder = tmp_path_factory.mktemp("browser")

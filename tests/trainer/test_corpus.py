@@ -90,7 +90,7 @@ def test_many_symbols_take_two_bytes_each(tmp_path: Path) -> None:
 
 
 def distinct_characters(count: int) -> str:
-    """So many different characters, from U+0020 on without the halves of surrogate pairs."""
+    """A number of different characters, starting from U+0020, without surrogates."""
     return "".join(chr(0x20 + index + (0x800 if index >= 0xD800 - 0x20 else 0)) for index in range(count))
 
 

@@ -55,7 +55,7 @@ class Served:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The text's URL points to a local server, and the pinned hash is that of TEXT."""
+    """Point the URL of the text to a local server, and pin the hash of TEXT."""
     served = Served()
     thread = threading.Thread(target=served.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

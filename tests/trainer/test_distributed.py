@@ -53,7 +53,7 @@ def alone(config: TrainConfig, folder: Path) -> list[float]:
 
 
 def assert_same_checkpoint(one: Path, other: Path, near: float) -> None:
-    """Two runs end equal: weights, optimizer state, hidden state and all counters."""
+    """Check that two runs end equal: weights, optimizer state, hidden state and all counters."""
     first, second = (load_checkpoint(find_checkpoint(run, "last")) for run in (one, other))
     assert first.step == second.step
     assert first.tensors.keys() == second.tensors.keys()

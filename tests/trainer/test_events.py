@@ -17,7 +17,7 @@ CORPUS = Corpus.from_text(TEXT)
 
 
 class Sampler:
-    """Takes a sample after every step, as a display may at any time."""
+    """Takes a sample after every step, as a display can at any time."""
 
     def __init__(self) -> None:
         self.samples: list[str] = []

@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(folder: Path, tmp_path: Path) -> Path:
-    """A copy of it, to write to."""
+    """A writable copy of it."""
     shutil.copytree(folder / "ckpt", tmp_path / "ckpt")
     return tmp_path
 

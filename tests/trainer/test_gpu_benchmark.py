@@ -1,4 +1,4 @@
-"""The contenders of the GPU benchmark are the same network, as far as a CPU can show."""
+"""The contenders of the GPU benchmark are the same network, as far as a CPU can verify."""
 
 from __future__ import annotations
 

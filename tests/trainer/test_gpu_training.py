@@ -320,7 +320,7 @@ def test_if_capture_fails_training_continues_with_a_notice() -> None:
 
 
 class _Generator:
-    """The random generator of a GPU: that it draws for a capture belongs to its state, as its numbers do."""
+    """The random generator of a GPU, whose state includes whether it is in use by a capture."""
 
     def __init__(self, numbers: torch.Tensor, *, in_capture: bool = False) -> None:
         self.numbers, self.in_capture = numbers, in_capture
@@ -334,7 +334,7 @@ class _Generator:
 
 
 class _Cuda:
-    """Streams, a generator and captures that end in failure, as PyTorch has them."""
+    """Streams, a generator and failing captures, as in PyTorch."""
 
     def __init__(self) -> None:
         self.usual: Any = mock.MagicMock()
@@ -367,7 +367,7 @@ class _Cuda:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch, make_believe: None) -> _Cuda:
-    """The CPU in a GPU's place, whose captures begin and run, and fail in the middle of a step."""
+    """The CPU poses as a GPU whose captures fail in the middle of a step."""
     cuda = _Cuda()
     clip = torch.nn.utils.clip_grad_norm_
 
@@ -550,7 +550,7 @@ def test_a_failed_capture_does_not_affect_training_on_the_gpu(
     with monkeypatch.context() as patch:
         patch.setattr("charrnn_trainer.training.gpu.choose_step", _plainly)
         expected, _ = losses_and_notes(config)
-    assert seen == pytest.approx(expected, rel=5e-2)  # cuDNN drops by random numbers of its own
+    assert seen == pytest.approx(expected, rel=5e-2)  # cuDNN's dropout uses different random numbers
 
 
 @pytest.mark.gpu

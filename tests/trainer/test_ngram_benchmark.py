@@ -36,7 +36,7 @@ def drawn(symbols: int, length: int, seed: int) -> list[int]:
 
 
 def ids_of(text: str) -> tuple[list[int], int]:
-    """A text's ids and how many symbols it has."""
+    """The ids of a text and its number of symbols."""
     symbols = sorted(set(text))
     return [symbols.index(character) for character in text], len(symbols)
 

@@ -118,7 +118,7 @@ def test_a_serialized_model_is_equal_to_the_onnx_package(data: bytes) -> None:
 
 
 def _without_zeros(message: Any) -> Any:
-    """A message without the zeros and empty strings that it spells out, which mean the same left out."""
+    """A message without explicit zeros and empty strings, which are equal to missing fields."""
     for field, value in message.ListFields():
         if field.message_type is not None:
             for child in value if field.is_repeated else (value,):
@@ -163,7 +163,7 @@ def _places(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def _set(message: Any, field: FieldDescriptor) -> None:
-    """Put something into a field."""
+    """Set a field to some value."""
     if field.message_type is not None:
         target = getattr(message, field.name)
         if field.is_repeated:
@@ -257,7 +257,7 @@ SMALL = Network("rnn", 1, 2, symbols="ab").model().SerializeToString(determinist
 
 @st.composite
 def altered(draw: st.DrawFn) -> bytes:
-    """A small model with some bytes put in the place of others."""
+    """A small model with some bytes replaced."""
     start = draw(st.integers(0, len(SMALL)))
     end = draw(st.integers(start, min(start + 20, len(SMALL))))
     return SMALL[:start] + draw(st.binary(max_size=20)) + SMALL[end:]

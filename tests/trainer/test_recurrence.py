@@ -1,4 +1,4 @@
-"""The GRU layers that training on a CPU uses, against torch's own."""
+"""The GRU layers used for training on a CPU, against those of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact resume: a run that is killed at any point ends with the bytes of an undisturbed one."""
+"""Exact resume: a run that is killed at any point and resumed ends with the bytes of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS = TINY.optimization.steps
 
 
 class Killed(BaseException):
-    """Like a kill, as far as the disk is concerned: nothing catches it."""
+    """Has the same effect on disk as a kill: nothing catches it."""
 
 
 def kill_when(condition: Callable[[Event], bool]) -> Callable[[Event], None]:

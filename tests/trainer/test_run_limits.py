@@ -37,7 +37,7 @@ def steps_kept(run: Path) -> list[int]:
 
 @pytest.fixture
 def validations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The validation losses that runs get, in order; the last one repeats."""
+    """The validation losses of runs, in order; the last one repeats."""
     planned: list[float] = []
 
     def next_loss(*_: Any) -> float:
@@ -112,7 +112,7 @@ def test_the_newest_checkpoints_are_kept_and_always_the_best_and_the_last(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every reading of the clock is a second after the last."""
+    """A clock that advances by a second at every reading."""
     seconds = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
 
@@ -186,7 +186,7 @@ def test_a_budget_spent_before_the_first_step_still_allows_one_step(tmp_path: Pa
 def test_intermediate_validations_take_at_most_a_twentieth_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the fixture's clock, each takes a second."""
+    """Each takes a second by the fixture's clock."""
     monkeypatch.setattr(ReadingTimes, "expected", lambda *_: 1.0)
     events: list[Event] = []
     train(TINY.replace(minutes=5, steps=MOST_STEPS, eval_every=1, save_every=1), CORPUS, events.append)

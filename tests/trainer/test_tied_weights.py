@@ -152,7 +152,7 @@ def test_a_small_vocabulary_is_never_initialized_to_the_identity() -> None:
 
 
 class Killed(BaseException):
-    """Like a kill, as far as the disk is concerned: nothing catches it."""
+    """Has the same effect on disk as a kill: nothing catches it."""
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ Trained = Callable[[str, int | None], Checkpoint]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Trains a network of a cell, with a matrix between or without, once; gives its checkpoint."""
+    """Trains a network of a cell once, with or without a projection; returns its checkpoint."""
     folder = tmp_path_factory.mktemp("tied")
 
     @cache

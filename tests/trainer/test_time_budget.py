@@ -123,7 +123,7 @@ SIZED = TrainConfig().replace(layers=1, hidden_size=512, embedding_size=65, batc
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], time_budget.Measured]:
-    """A machine of a given speed, a given time after the command began, for a text of 5 MB."""
+    """A machine of a given speed, at a given time after the start of the command, for a text of 5 MB."""
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
 
     def machine(seconds_per_step: float, spent: float) -> time_budget.Measured:

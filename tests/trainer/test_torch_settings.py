@@ -21,7 +21,7 @@ def has_glibc() -> bool:
 
 
 def page_faults() -> int:
-    """The page faults of making and freeing a tensor of 64 MB thirty times."""
+    """The page faults of allocating and freeing a tensor of 64 MB thirty times."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(30):
         torch.ones(16 * 1024 * 1024)
@@ -29,7 +29,7 @@ def page_faults() -> int:
 
 
 def resident() -> int:
-    """The memory that the process holds, in bytes."""
+    """The resident memory of the process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * int(resource.getpagesize())
 
 

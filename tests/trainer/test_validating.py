@@ -71,7 +71,7 @@ def verse(random: np.random.Generator) -> str:
 
 
 def code(random: np.random.Generator) -> str:
-    """Functions of different depths, whose lines are far easier to foresee than their names."""
+    """Functions of different depths, whose lines are far easier to predict than their names."""
     name = "".join(random.choice(list("abcdefgh"), 5))
     lines = [f"    {'    ' * int(random.integers(3))}self.{name} = {name}\n"] * 2
     return f"def {name}(self):\n" + "".join(lines)

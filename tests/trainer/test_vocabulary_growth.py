@@ -137,7 +137,7 @@ def test_a_text_whose_vocabulary_lacks_symbols_of_the_network_is_rejected(
 
 
 class Killed(BaseException):
-    """Like a kill, as far as the disk is concerned: nothing catches it."""
+    """Has the same effect on disk as a kill: nothing catches it."""
 
 
 @pytest.mark.parametrize("kind", first_daily(NETWORKS))
