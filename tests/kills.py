@@ -178,7 +178,7 @@ def _preload() -> None:
         importlib.import_module(module)
 
 
-# --- one kill ----------------------------------------------------------------------------------------------
+# --- a single kill -----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -268,7 +268,7 @@ def _names(folder: Path) -> set[str]:
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
-# --- what undisturbed commands write -----------------------------------------------------------------------
+# --- output of uninterrupted commands ----------------------------------------------------------------------
 
 
 class Workshop:
@@ -407,7 +407,7 @@ def _fresh_folder(folder: Path) -> Path:
     return folder
 
 
-# --- what holds after a kill -------------------------------------------------------------------------------
+# --- invariants after a kill -------------------------------------------------------------------------------
 
 
 def check_run(run: Path, shop: Workshop, saved_before: set[str]) -> None:
@@ -574,7 +574,7 @@ TRIES: Final[dict[str, Callable[[Workshop, Path, random.Random, bool], Kills]]] 
 }
 
 
-# --- many tries --------------------------------------------------------------------------------------------
+# --- repeated tries ----------------------------------------------------------------------------------------
 
 
 @dataclass

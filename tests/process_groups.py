@@ -162,7 +162,7 @@ def _drawn(result: TrainResult) -> bytes:
     return bytes(_random_after[-1]) if result.step else b""
 
 
-# --- what goes wrong ---------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------
 
 _random_after: list[bytes] = [b""]
 

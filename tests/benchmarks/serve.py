@@ -207,7 +207,7 @@ async def asked(server: ServerProcess, clients: int) -> dict[str, float]:
     return {"tutorial": characters / seconds, "tutorial_cpu_us": cpu / characters * 1e6}
 
 
-# --- the soak ----------------------------------------------------------------------------------------------
+# --- the soak test -----------------------------------------------------------------------------------------
 
 
 async def soak(server: ServerProcess, seconds: float) -> bool:

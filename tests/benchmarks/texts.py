@@ -233,7 +233,7 @@ def ppmd_bits(text: bytes, known: int, characters: int) -> dict[int, float]:
     return {order: 8 * (size(text, order) - size(text[:known], order)) / characters for order in PPMD_ORDERS}
 
 
-# --- the figures' file -------------------------------------------------------------------------------------
+# --- the file of figures -----------------------------------------------------------------------------------
 
 
 def read_results(path: Path | None) -> list[Figures]:

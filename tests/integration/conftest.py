@@ -176,7 +176,7 @@ def clone(trained: Path, root: Path, tinyshakespeare: Path, tmp_path: Path) -> P
     fill_clone(folder, tinyshakespeare)
     for page in ("README.md", "data/README.md"):
         text = (root / page).read_text(encoding="utf-8")
-        (folder / page).write_text(text[:2_500], encoding="utf-8")  # it is only a text here
+        (folder / page).write_text(text[:2_500], encoding="utf-8")  # only its text is used here
     shipped = sorted((root / "models").glob("*.onnx")) or [trained / "models" / "lstm.onnx"]
     for model in shipped:
         shutil.copy(model, folder / "models" / model.name)

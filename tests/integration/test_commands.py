@@ -139,7 +139,7 @@ def test_every_command_prints_its_version_and_supports_completion(
 ) -> None:
     version = shell(f"{command} --version", tmp_path, real_start=True)
     assert re.fullmatch(r"charrnn-(runtime|trainer) \d+\.\d+\.\d+\n", version.stdout), version
-    # As --show-completion does, which first finds out which shell it runs in: here it runs in none.
+    # Like --show-completion, which first detects its shell; there is none here.
     variable = f"_{command.upper().replace('-', '_')}_COMPLETE"
     completion = shell(f"{variable}=source_bash {command}", tmp_path)
     assert command in completion.stdout, completion
@@ -170,7 +170,7 @@ def test_the_nox_sessions_are_the_expected_ones(jobs: dict[str, str]) -> None:
     }
 
 
-# --- the reading of the documents itself -------------------------------------------------------------------
+# --- parsing of documents ----------------------------------------------------------------------------------
 
 
 def test_commands_are_read_only_from_console_blocks() -> None:

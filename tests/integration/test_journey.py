@@ -20,7 +20,10 @@ def test_the_commands_of_the_readme_work_in_sequence(clone: Path, shell: Shell) 
     generated = shell('charrnn-gen models/lstm.onnx --prime "LORD "', clone)
     assert generated.returncode == 0, generated.stderr
     assert generated.stdout.startswith("LORD ")
-    assert len(generated.stdout.removesuffix("\n")) in (1_004, 1_005)  # 1,000 and the prompt; one may end it
+    assert len(generated.stdout.removesuffix("\n")) in (
+        1_004,
+        1_005,
+    )  # 1,000 and the prompt; possibly a newline at the end
 
 
 def test_the_output_of_each_command_leads_to_the_next_command(clone: Path, shell: Shell) -> None:

@@ -44,7 +44,7 @@ sys.exit(kills.main(["--only", "0", "--seed", "9", "--folder", sys.argv[1]]))
 
 @pytest.mark.nightly
 def test_incomplete_files_are_detected(tmp_path: Path) -> None:
-    # With this seed, the try kills a training late in its usual time: then its first file is half there.
+    # With this seed, the try kills a training run late, when its first file is half written.
     done = run_program("-c", HALF_WRITTEN, tmp_path)
     assert done.returncode == 1, (done.stdout + done.stderr).decode()
     assert b"tokens.safetensors has" in done.stdout
@@ -52,4 +52,4 @@ def test_incomplete_files_are_detected(tmp_path: Path) -> None:
     assert b"again: python tests/kills.py --seed 9 --only 0 " in done.stdout
     assert list(
         tmp_path.glob("charrnn-kills-*/try-0/run/tokens.safetensors")
-    )  # the folder of a fault is kept
+    )  # the folder of a failed try is kept

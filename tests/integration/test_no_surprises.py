@@ -37,7 +37,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    # Importing torch tries whether files can be made there.
+    # Importing torch checks whether it can create files there.
     world = World(tmp_path / "world", ROOT / "runtime", ROOT / "trainer", temporary_files=True)
     (world.here / "my.txt").write_bytes(TEXT.encode())
     return world

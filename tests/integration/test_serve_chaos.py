@@ -119,7 +119,7 @@ class Crowd:
     async def stops_halfway(self) -> None:
         request, _ = self.request(10)
         client = await Client.connect(self._server.port, request[: self._draw.randrange(len(request))])
-        if self._draw.random() < 0.5:  # else it waits until the server ends it
+        if self._draw.random() < 0.5:  # otherwise it waits until the server closes it
             await asyncio.sleep(self._draw.random())
             assert client.transport is not None
             client.transport.abort()
@@ -167,7 +167,7 @@ class Crowd:
         request, seed = self.request(500)
         client = await Client.connect(self._server.port, request)
         assert client.transport is not None
-        client.transport.write_eof()  # it says nothing more, and may or may not get its text
+        client.transport.write_eof()  # it sends nothing more, and may or may not get its text
         await client.ended
         if client.raw.endswith(b"0\r\n\r\n"):
             self._got.append((client.text, 500, seed))

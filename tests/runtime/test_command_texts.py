@@ -219,7 +219,7 @@ def test_a_backslash_is_literal_if_the_vocabulary_has_it(gen: Command, byte_mode
         assert json.loads(out)["settings"]["stop"] == "\n"
 
 
-# --- why a stream ended ------------------------------------------------------------------------------------
+# --- finish reasons ----------------------------------------------------------------------------------------
 
 
 def test_json_has_the_finish_reason(gen: Command, lstm: CharRNN) -> None:
@@ -288,7 +288,7 @@ def test_bits_of_a_list_are_computed_per_line(score: Command, names: Path) -> No
     assert record["bits"] == pytest.approx([loss / math.log(2) for loss in losses], abs=1e-4)
 
 
-# --- what is shown -----------------------------------------------------------------------------------------
+# --- output ------------------------------------------------------------------------------------------------
 
 
 def test_tables_have_a_header_and_json_has_none(score: Command) -> None:
@@ -356,7 +356,7 @@ def test_reading_a_long_prompt_first_changes_nothing(gen: Command, lstm: CharRNN
     assert lstm.generate([prompt, "x"], 60, seed=1)[0] == prompt + rest
 
 
-# --- other ways to run the commands ------------------------------------------------------------------------
+# --- running the commands in other ways --------------------------------------------------------------------
 
 
 def test_the_package_runs_its_commands() -> None:

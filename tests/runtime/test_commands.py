@@ -857,11 +857,11 @@ def test_the_better_model_gives_the_text_a_higher_probability(
     nats = [model.score(known).nats for model in (lstm, byte_model)]
     assert first["better_model"] == str(MODEL if nats[0] < nats[1] else BYTES)
     assert first["other_characters"] == len(known)
-    assert empty["better_model"] is None  # both are sure of nothing
+    assert empty["better_model"] is None  # neither model is certain
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", BYTES, input=text.encode())
     record = json.loads(_ok(done))
     assert (record["characters"], record["other_characters"]) == (4, 6)
-    assert record["better_model"] is None  # one of them left out what the other had to predict
+    assert record["better_model"] is None  # one model skipped characters that the other predicted
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", MODEL, input=text.encode())
     assert json.loads(_ok(done))["better_model"] is None  # equal
     assert "  neither  -" in _ok(score(MODEL, "-", "--compare", MODEL, input=b"LORD"))

@@ -308,7 +308,7 @@ thread.join()
 
 
 def test_a_child_exits_even_if_onnxruntime_telemetry_is_enabled(tmp_path: Path) -> None:
-    # Its telemetry has a thread that the child would wait for at exit.
+    # Telemetry has a thread for which the child would wait at exit.
     said = run_limited(
         "import onnxruntime, time\ntime.sleep(0.3)\n"
         + HEAD

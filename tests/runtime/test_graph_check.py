@@ -155,7 +155,7 @@ def test_an_output_has_the_shape_that_is_declared() -> None:
 
 
 def test_next_tokens_must_be_selected_from_the_symbols() -> None:
-    # A computed number can be anything; a stream would read an invalid symbol.
+    # A computed number can have any value; a stream would read an invalid symbol.
     def change(model: Any) -> None:
         node(model, "next_token").output[0] = "other"
         add_node(model, "Cast", ["temperature"], ["next_token"], {"to": spec.INT64})

@@ -372,7 +372,7 @@ def test_external_data_in_addition_to_raw_data_is_rejected(tmp_path: Path) -> No
     refused(path, "it has external data")
 
 
-# --- links to models ---------------------------------------------------------------------------------------
+# --- symlinks to models ------------------------------------------------------------------------------------
 
 
 def test_a_symlink_to_a_model_works(lstm_path: Path, lstm: CharRNN, tmp_path: Path) -> None:

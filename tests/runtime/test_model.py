@@ -333,7 +333,7 @@ def test_a_text_ends_before_the_stop_text(exact: SmallModel, load: Load, prompt:
     for at in (0, 1, 50, 200):
         stop = free[at : at + size]
         if "\ufffd" in stop:
-            continue  # not in any text: it replaces invalid UTF-8
+            continue  # in no text, since it replaces invalid UTF-8
         expected = free[: free.index(stop)]
         assert model.generate(prompt, 300, seed=9, stop=stop) == prompt + expected
         assert "".join(model.stream(prompt, 300, seed=9, stop=stop)) == expected
@@ -717,7 +717,7 @@ def test_a_model_describes_itself(lstm: CharRNN) -> None:
     assert lstm.info.vocabulary is lstm.vocabulary
 
 
-# --- options shared by all ways ----------------------------------------------------------------------------
+# --- options shared by all methods -------------------------------------------------------------------------
 
 
 def test_sampling_can_be_one_object_or_its_fields_everywhere(lstm: CharRNN) -> None:
@@ -753,7 +753,7 @@ def test_echo_includes_the_prompt_in_the_result(
     assert model.generate([prompt], 60, seed=1, echo=echo) == [expected]
     assert "".join(model.stream(prompt, 60, seed=1, echo=echo)) == expected
     assert b"".join(model.stream_bytes(prompt, 60, seed=1, echo=echo)).decode(errors="replace") == expected
-    # A state has no prompt, but one may be given with it.
+    # A state has no prompt, but can be combined with one.
     state = model.prime(prompt)
     assert model.generate(state, 60, seed=1, echo=echo) == [rest]
     half = model.prime(prompt[:2])

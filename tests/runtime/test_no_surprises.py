@@ -170,7 +170,7 @@ def test_the_kernel_kills_a_process_that_opens_a_socket_and_enforces_file_modes(
 def test_onnxruntime_telemetry_is_off_unless_the_user_enables_it(
     world: World, given: str | None, held: str
 ) -> None:
-    # The variable has to be set before onnxruntime is imported: then it does not even store an id.
+    # If the variable is set before onnxruntime is imported, it does not even store an id.
     code = (
         "import sys, os\n"
         "class Look:\n"

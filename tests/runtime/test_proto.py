@@ -91,7 +91,7 @@ def test_a_truncated_file_parses_or_raises_value_error(length: int) -> None:
         proto.parse_model(LSTM[:length])
     except ValueError:
         return
-    # A cut between two top-level fields is not visible; the missing fields are.
+    # A cut between two top-level fields is not detectable; the missing fields are.
     assert "metadata" in refusal(LSTM[:length]) or "input" in refusal(LSTM[:length])
 
 
@@ -199,7 +199,7 @@ def test_a_graph_in_two_parts_is_read_as_one() -> None:
 def test_many_tiny_fields_are_refused_before_they_take_memory(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proto, "MAX_FIELDS", 20_000)  # a tenth, as walking is slow where memory is traced
+    monkeypatch.setattr(proto, "MAX_FIELDS", 20_000)  # a tenth, since traversal is slow with traced memory
     assert _peak_of_refusing(data, "more than 20,000 fields") < 1_000_000
 
 

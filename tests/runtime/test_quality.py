@@ -326,7 +326,7 @@ def test_a_model_of_bytes_is_measured_too(
     assert 0 < written["characters"] <= 40
     assert held_out["characters"] == 40
     short = _records(command(trained_on(text, 595, BYTE), "--text", text, "-n", 40, "--json"))[1]
-    assert short["characters"] == 5  # the last "éa b ": of its é only one byte of two was trained on
+    assert short["characters"] == 5  # the last "éa b ", of whose é only one of two bytes was trained on
 
 
 def test_a_byte_order_mark_does_not_count(command: Command, text: Path) -> None:

@@ -224,7 +224,7 @@ def test_batches_have_few_widths() -> None:
 
 
 def test_random_numbers_are_correct_far_into_a_text(lstm: CharRNN) -> None:
-    # Numbers are drawn thousands at a time, which must not be visible.
+    # Numbers are drawn thousands at a time, which must not affect them.
     whole = lstm.generate("", 9000, seed=4)
     state = lstm.initial_state()
     text = ""

@@ -543,7 +543,7 @@ def test_a_scheduler_closed_midway_returns_its_buffers(lstm: CharRNN) -> None:
 
 
 def test_a_long_stream_among_short_ones_completes(lstm: CharRNN) -> None:
-    # Longer than the shared arrays, so that it is copied out now and then.
+    # Longer than the shared arrays, so that it is copied out repeatedly.
     scheduler = lstm.scheduler(max_batch_size=3)
     long = lstm.request("", 3000, seed=1)
     scheduler.submit(long)

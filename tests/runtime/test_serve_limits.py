@@ -81,7 +81,7 @@ def test_a_full_queue_is_a_429_with_retry_after(lstm: CharRNN) -> None:
     ):
         one.recv(100)  # it runs
         streams = server.service.models["lstm"].streams
-        assert server.complete(n=3).error["code"] == "queue_full"  # none of which is accepted
+        assert server.complete(n=3).error["code"] == "queue_full"  # no request is accepted
         with server.open(request_bytes("/v1/completions", {"n": 2})) as two:
             until(lambda: streams.waiting == 2)
             reply = server.complete()
@@ -115,7 +115,7 @@ def test_the_response_to_a_disconnected_client_is_not_completed(server: Served) 
     asked = {**ENDLESS, "max_tokens": 20_000, "n": 4, "logprobs": 20}
     with server.open(request_bytes("/v1/completions", asked)):
         until(lambda: streams.running == 4)
-        until(lambda: streams.running == 0)  # what they gave is more than any buffer between the two holds
+        until(lambda: streams.running == 0)  # more than the buffers between the two can hold
     until(lambda: _idle(server))
     assert taken() - before < 4 * 20_000
 

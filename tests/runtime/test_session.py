@@ -432,7 +432,7 @@ def test_stdout_is_restored_after_threads_load_models_concurrently(
     print("still stdout")
     captured = capsys.readouterr()
     assert captured.out.endswith("still stdout\n")
-    assert captured.err == ""  # what other threads print meanwhile is theirs
+    assert captured.err == ""  # output of other threads in the meantime is unaffected
 
 
 # --- buffers -----------------------------------------------------------------------------------------------
@@ -465,7 +465,7 @@ def test_a_generator_collected_during_session_creation_returns_its_buffers(
     next(streams)
     cycle: list[Any] = [streams]
     cycle.append(cycle)
-    del streams, cycle  # now nothing but the collector of cycles can find it
+    del streams, cycle  # now only the cyclic garbage collector can free it
     create = Engine._create_session
 
     def collecting(self: Engine, *given: Any, **options: Any) -> Any:
@@ -476,7 +476,7 @@ def test_a_generator_collected_during_session_creation_returns_its_buffers(
     work = threading.Thread(target=model.generate, args=(["a"] * 11, 5), daemon=True)
     work.start()
     work.join(60)
-    assert not work.is_alive()  # it would wait for itself forever
+    assert not work.is_alive()  # it would deadlock
 
 
 def test_the_number_of_cached_sizes_is_limited(engine: Engine) -> None:

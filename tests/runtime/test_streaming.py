@@ -71,7 +71,7 @@ def test_the_text_of_any_bytes_is_decoded_with_replacement_up_to_the_stop_text(
 
 @given(any_bytes, st.text("aé中", min_size=1, max_size=3))
 def test_a_stop_text_is_found_in_bytes_exactly_if_it_is_in_their_text(data: bytes, stop: str) -> None:
-    # Except with replacement characters, which may stand for other bytes.
+    # Except with replacement characters, which can replace other bytes.
     assert _text(BYTES, list(data), stop, []) == _until(data.decode(errors="replace"), stop)
 
 

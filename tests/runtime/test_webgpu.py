@@ -260,7 +260,7 @@ assert model.generate("LORD ", 40, seed=1) == expected
 def test_charrnn_gen_writes_the_same_as_on_the_cpu_and_a_forked_child_gets_an_error(
     gpu: None, load: Callable[[str], CharRNN], tmp_path: Path
 ) -> None:
-    # In one process, as it takes seconds to begin with WebGPU.
+    # In one process, since WebGPU takes seconds to start.
     options = ["--prime", "LORD ", "-n", 40, "-s", 1, "--stats", "--device", "webgpu"]
     said = run_limited(COMMAND + FORKED, tmp_path, RNN, *options, "--output", tmp_path / "text")
     assert (tmp_path / "text").read_text() == load(RNN.stem).generate("LORD ", 40, seed=1)
@@ -303,7 +303,7 @@ def test_a_machine_without_a_driver_is_one_error(gpu: None, gen: Command) -> Non
     )
 
 
-# --- why it cannot be used ---------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

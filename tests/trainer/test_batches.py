@@ -101,5 +101,5 @@ def test_a_batch_is_shrunk_only_until_the_text_fills_it_twice(
     assert 1 <= steps <= seq_length
     if 2 * batch_size * seq_length <= tokens:
         assert (rows, steps) == (batch_size, seq_length)
-    else:  # one halving less would not do: 2n + 1 halves to n
+    else:  # one halving less would not suffice: 2n + 1 halves to n
         assert 2 * (2 * rows + 1) * steps > tokens or 2 * rows * (2 * steps + 1) > tokens

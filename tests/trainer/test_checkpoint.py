@@ -170,7 +170,7 @@ def test_a_missing_checkpoint_is_an_error(run: Path, tmp_path: Path) -> None:
         find_checkpoint(tmp_path)
 
 
-# --- what is no checkpoint ---------------------------------------------------------------------------------
+# --- files that are not checkpoints ------------------------------------------------------------------------
 
 
 def refusal(folder: Path, content: bytes) -> str:

@@ -116,7 +116,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- what it writes ----------------------------------------------------------------------------------------
+# --- output ------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_a_report_and_prints_its_path(work: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_suggested_command_trains_a_run_that_differs_only_in_its_cell(
 
 
 def test_no_command_is_suggested_if_the_settings_do_not_name_the_text(compare: Compare, work: Path) -> None:
-    assert compare("ckpt/lstm", "--length", "5").returncode == 0  # which read a text from memory
+    assert compare("ckpt/lstm", "--length", "5").returncode == 0  # of a text read from memory
     page = (work / "report" / "report.html").read_text()
     assert "train another cell on the same text with the same settings" in page
     assert "charrnn-train" not in page
@@ -234,7 +234,7 @@ def test_a_reference_cell_without_a_run_is_reported(compare: Compare) -> None:
     assert done.stdout == "reference.md\n"
 
 
-# --- how it ends where it cannot ---------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_an_invalid_option_is_an_error_with_exit_code_2(
 ) -> None:
     done = compare(*arguments)
     fails(done, 2, *words)
-    assert "top-k" not in done.stderr  # it is no option of this command
+    assert "top-k" not in done.stderr  # not an option of this command
     assert names(work) == ["ckpt", "losses.csv"]
 
 
@@ -304,7 +304,7 @@ def test_help_does_not_import_the_dependencies_of_reports() -> None:
     assert done.stdout == b"set()\n", done.stderr.decode()
 
 
-# --- whole or not at all -----------------------------------------------------------------------------------
+# --- atomic writes -----------------------------------------------------------------------------------------
 
 
 def test_a_new_folder_appears_with_all_its_files(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def better(*runs: RunRecord, speeds: tuple[float, ...] = ()) -> dict[str, str]:
     return {row.figure: row.better for row in table.rows}
 
 
-# --- which is better ---------------------------------------------------------------------------------------
+# --- verdicts ----------------------------------------------------------------------------------------------
 
 
 def test_a_gru_better_in_both_losses_wins_despite_a_larger_gap() -> None:
@@ -308,14 +308,14 @@ def test_a_diverged_run_is_reported_and_counts_for_no_cell(losses: list[float]) 
     assert f"then rose to {nats(losses[-1])}" in said["Divergence"]
     assert "learning rate below 0.005" in said["Divergence"]
     assert "One of them diverged, so this says little about the cells." in said[GRU]
-    assert "Overfitting" not in said  # diverging is no overfitting
+    assert "Overfitting" not in said  # divergence is not overfitting
 
 
 def test_normal_runs_are_not_called_diverged() -> None:
     assert "Divergence" not in findings(record("lstm", [4.2, 3.0, 2.0, 1.5]), record("gru", [4.6] * 3))
 
 
-# --- runs that do not fit together -------------------------------------------------------------------------
+# --- runs that cannot be compared --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_the_best_validation_up_to_a_step_ignores_later_ones() -> None:
     assert [item and item.loss for item in found] == [None, 2.0, 2.0, 1.5]
 
 
-# --- which checkpoints write -------------------------------------------------------------------------------
+# --- selecting checkpoints for samples ---------------------------------------------------------------------
 
 
 def chosen(rows: int, *steps: list[int]) -> list[list[int | None]]:
@@ -173,7 +173,7 @@ def test_every_run_shows_its_last_checkpoint_once(steps: list[list[int]], rows: 
         assert set(there) <= set(own)
 
 
-# --- refusing ----------------------------------------------------------------------------------------------
+# --- rejection ---------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_is_not_a_run_is_rejected(runs: Path) -> None:

@@ -124,7 +124,7 @@ def test_references_within_a_picture_resolve(page: Page) -> None:
 
 def test_every_picture_has_a_text_alternative_with_figures(comparison: Comparison, page: Page) -> None:
     pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
-    # Each in its wide form and its narrow one, of which a page shows one.
+    # Each in a wide and a narrow form, of which the page shows one.
     assert [attributes["class"] for attributes in pictures] == ["wide", "narrow"] * 2
     run = comparison.runs[0]
     assert run.best is not None
@@ -158,7 +158,7 @@ def test_a_cell_has_one_colour_whatever_the_order_of_runs() -> None:
         assert colours["b"] == CELL_COLOURS[0]
         assert colours["a"] == colours["c"] == CELL_COLOURS[1]
         assert colours["rnn"] == CELL_COLOURS[2]
-        assert styles["a"].dashes != styles["c"].dashes  # which tells them apart
+        assert styles["a"].dashes != styles["c"].dashes  # which distinguishes them
         for picture in (draw_curves(ordered), draw_curves([ordered[0]])):
             assert "var(--cell1)" in picture.wide
 
@@ -188,7 +188,7 @@ def test_hovering_shows_the_values_at_the_pointer() -> None:
         titles = re.findall(r'<rect class="values"[^>]*><title>([^<]*)</title>', svg)
         assert "step 2\n&lt;g&gt;: 2.0000\nlstm: 2.0000" in titles  # training
         assert "step 2\n&lt;g&gt;: 2.2500\nlstm: 2.5000" in titles  # validation
-        assert "step 4\nlstm: 1.5000" in titles  # the other did not come so far
+        assert "step 4\nlstm: 1.5000" in titles  # the other has fewer steps
         assert "after 4 s\nlstm: 1.5000\n&lt;g&gt;: 2.2500" in titles
         strips = re.findall(r'<rect class="values" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', svg)
         assert len(strips) == len(titles)
@@ -203,7 +203,7 @@ def test_hovering_shows_the_values_at_the_pointer() -> None:
 def test_names_and_texts_are_escaped(comparison: Comparison, page: Page) -> None:
     assert ODD_NAME in page.text
     assert '<b>&"gru' not in comparison.html()
-    # In the pictures, too: a dollar is no formula.
+    # In pictures too, a dollar sign starts no formula.
     assert "$x_1$" in comparison.pictures["gap"].wide
 
 
@@ -386,7 +386,7 @@ def test_a_reference_can_be_drawn_with_a_shorter_run() -> None:
     assert "LSTM" in picture.alt
 
 
-# --- what cannot be ----------------------------------------------------------------------------------------
+# --- invalid arguments -------------------------------------------------------------------------------------
 
 
 def test_a_prompt_with_characters_unknown_to_a_run_is_rejected(folder: Path) -> None:

@@ -123,4 +123,4 @@ def test_nothing_overflows_and_the_validation_loss_is_visible(
         assert 0 <= box["left"] < box["right"] <= width
     assert min(found["fonts"]) >= 14  # pixels from line to line: labels can be read
     assert found["outside"] == []
-    assert set(found["lines"]) == {1}  # no figure and no "LSTM 2 x 256" is broken over lines
+    assert set(found["lines"]) == {1}  # no figure and no "LSTM 2 x 256" wraps

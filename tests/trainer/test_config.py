@@ -194,7 +194,7 @@ def test_an_invalid_settings_file_is_rejected(tmp_path: Path, content: str, mess
     with pytest.raises(CharRNNError, match=message) as caught:
         RunFile.read(path)
     assert str(path) in str(caught.value)
-    assert "--" not in in_options(caught.value)  # a file has keys, and no options
+    assert "--" not in in_options(caught.value)  # a file has keys, not options
     assert "\n" not in str(caught.value)
 
 

@@ -63,7 +63,7 @@ def assert_same_checkpoint(one: Path, other: Path, near: float) -> None:
     assert first.config == second.config
 
 
-# --- as one ------------------------------------------------------------------------------------------------
+# --- joint training ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", [{"split": "spread"}, {"lines": True, "batch_size": 6}], ids=str)
@@ -140,7 +140,7 @@ def test_decisions_of_one_process_apply_to_all(pair: Pair, tmp_path: Path) -> No
     assert (leader.step, follower.step) == (3, 3)
 
 
-# --- ending together ---------------------------------------------------------------------------------------
+# --- joint exit --------------------------------------------------------------------------------------------
 
 
 def test_all_processes_stop_after_the_same_step_whichever_is_asked_to(pair: Pair, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_batch_that_cannot_be_divided_equally_is_rejected_and_creates_no_run(
     assert not (tmp_path / "run").exists()
 
 
-# --- one process alone -------------------------------------------------------------------------------------
+# --- a single process --------------------------------------------------------------------------------------
 
 
 def test_a_single_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ def test_a_share_of_the_elements_is_zero_and_the_others_keep_the_mean(share: flo
     assert values[1] == pytest.approx(1.0 / (1.0 - share), rel=1e-3)
     assert len(values) == 2
     count = left.numel()
-    # Five standard deviations of as many independent draws.
+    # Five standard deviations of the same number of independent draws.
     assert float((left == 0.0).sum()) / count == pytest.approx(
         share, abs=5 * (share * (1 - share) / count) ** 0.5
     )

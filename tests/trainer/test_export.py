@@ -158,7 +158,7 @@ def test_the_deepest_network_that_is_allowed_is_exported(tmp_path: Path, precisi
     assert report.info.layers == spec.MAX_LAYERS
 
 
-# --- what the report and the file say ----------------------------------------------------------------------
+# --- the report and the metadata ---------------------------------------------------------------------------
 
 
 def test_the_report_describes_the_written_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_the_file_contains_no_local_path(runs: dict[str, Path], model: Path) -> 
     assert os.fsencode(Path.home()) not in content or Path.home() == Path("/")
 
 
-# --- the same every time -----------------------------------------------------------------------------------
+# --- reproducibility ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -306,7 +306,7 @@ def test_exporting_does_not_change_the_random_state_of_torch(checkpoint: Checkpo
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-# --- a graph that is wrong is not written ------------------------------------------------------------------
+# --- wrong graphs are not written --------------------------------------------------------------------------
 
 
 def _break(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
@@ -402,7 +402,7 @@ def test_a_wrong_state_is_detected_even_if_the_logits_are_right(
     def wrong(weights: StepWeights) -> StepWeights:
         top = weights.layers[1]
         bias = top.bias.copy()
-        bias[3 * weights.hidden_size] += 1.0  # the output gate of the first of the top layer's cells
+        bias[3 * weights.hidden_size] += 1.0  # the output gate of the first cell in the top layer
         return dataclasses.replace(weights, layers=(weights.layers[0], dataclasses.replace(top, bias=bias)))
 
     _break(monkeypatch, wrong)
@@ -425,7 +425,7 @@ def test_a_precision_that_loses_too_much_is_not_written(
 
 
 def test_int8_is_rejected_for_a_network_that_it_ruins(tmp_path: Path) -> None:
-    # A large weight in every column leaves the others little more than zeros. As it adds the same to all
+    # A large weight in every column rounds the others almost to zero. As it adds the same to all
     # logits, it changes nothing in fp32.
     run = _train(tmp_path / "run", steps=60, learning_rate=0.02, eval_every=60, save_every=60)
     trained = load_checkpoint(find_checkpoint(run))
@@ -593,7 +593,7 @@ def test_file_permissions_follow_the_umask(checkpoint: Checkpoint, tmp_path: Pat
         assert stat.S_IMODE((tmp_path / "m.onnx").stat().st_mode) == 0o640
 
 
-# --- checkpoints that are none -----------------------------------------------------------------------------
+# --- files that are not checkpoints ------------------------------------------------------------------------
 
 
 def test_a_truncated_checkpoint_is_rejected(checkpoint: Checkpoint, tmp_path: Path) -> None:

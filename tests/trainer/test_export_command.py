@@ -23,7 +23,7 @@ from charrnn_trainer.training.api import train
 from forked import forked
 
 TEXT = "to be, or not to be, that is the question:\n" * 80
-TEXT += TEXT[: len(TEXT) // 9 : -1]  # its end reads backwards, so training soon raises the loss there
+TEXT += TEXT[: len(TEXT) // 9 : -1]  # its end is reversed, so training soon raises the loss there
 
 TINY = TrainConfig().replace(
     cell="gru",
@@ -121,7 +121,7 @@ def _fails(done: Done, code: int, *words: str) -> None:
         assert word in last
 
 
-# --- what it does ------------------------------------------------------------------------------------------
+# --- exports -----------------------------------------------------------------------------------------------
 
 
 def test_the_best_checkpoint_of_the_newest_run_is_exported(work: Path) -> None:
@@ -281,7 +281,7 @@ def test_an_invalid_option_is_reported_with_exit_code_2(
     assert list(folder.iterdir()) == [folder / "ckpt"]
 
 
-# --- what cannot be done: exit code 1 ----------------------------------------------------------------------
+# --- errors: exit code 1 -----------------------------------------------------------------------------------
 
 
 def test_a_missing_step_is_reported_with_the_existing_ones(export: Export, folder: Path) -> None:

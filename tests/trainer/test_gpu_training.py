@@ -78,7 +78,7 @@ def test_a_text_that_would_fill_the_gpu_stays_on_the_host(monkeypatch: pytest.Mo
     assert isinstance(batches_on(CPU, streams), HostBatches)
 
 
-# --- a step whose memory stays in its place ----------------------------------------------------------------
+# --- a step in fixed memory --------------------------------------------------------------------------------
 
 
 class Learning:
@@ -221,7 +221,7 @@ def test_a_faster_captured_step_is_chosen_and_matches_the_plain_one() -> None:
     assert quick.steps(choice.learn, 8) == expected
 
 
-# --- a whole training, with the CPU in the GPU's place -----------------------------------------------------
+# --- a complete training run, with the CPU posing as a GPU -------------------------------------------------
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def trained_as_on_a_gpu(run: Path, config: TrainConfig, *, captured: bool) -> di
     with mock.patch.object(gpu, "choose_step", try_and_take):
         assert train(config, CORPUS, listen, out=run, should_stop=lambda: len(stepped) == 7).step == 7
         resume(run, listen)
-    assert {event.loss for event in stepped} == {None}  # nobody waited for them
+    assert {event.loss for event in stepped} == {None}  # no synchronization took place
     return {path.name: path.read_bytes() for path in run.glob("*step*.safetensors")}
 
 

@@ -204,7 +204,7 @@ def test_a_false_tensor_table_is_rejected(lie: str, content: bytes, path: Path) 
 
 
 def test_swapped_tensors_are_rejected_or_read_as_the_table_says(content: bytes, path: Path) -> None:
-    # Their bytes are no longer in the order of the table, which safetensors takes, since none are shared.
+    # Their bytes are no longer in table order, which safetensors allows, since they do not overlap.
     about, tensors = parts(content)
     table, data = table_of(tensors)
     one, other = table["model.output.bias"], table["optimizer.output.bias.exp_avg"]

@@ -48,7 +48,7 @@ def texts(some: Lines, vocabulary_of: str) -> list[str]:
     return ["".join(symbols[code] for code in some.ids[begin : begin + length]) for begin, length in spans]
 
 
-# --- which lines there are ---------------------------------------------------------------------------------
+# --- lines and splits --------------------------------------------------------------------------------------
 
 
 @given(
@@ -235,7 +235,7 @@ def test_processes_share_the_rows_of_every_batch(size: int) -> None:
             assert place == 0 or (together[len(expected) :] == IGNORED).all()
 
 
-# --- what is learned from them -----------------------------------------------------------------------------
+# --- training ----------------------------------------------------------------------------------------------
 
 
 def single_line_losses(network: CharNetwork, line: list[int], newline: int) -> torch.Tensor:

@@ -323,7 +323,7 @@ def test_a_resized_terminal_shows_one_complete_display(tmp_path: Path) -> None:
         wait((tmp_path / "ready").exists)
         for columns in ("80", "60", "120"):
             tmux("resize-window", "-x", columns, "-y", "30")
-            time.sleep(0.7)  # it is drawn four times a second
+            time.sleep(0.7)  # it is redrawn four times per second
         (tmp_path / "enough").touch()
         wait((tmp_path / "ended").exists)
         lines = tmux("capture-pane", "-p", "-S", "-").splitlines()

@@ -163,7 +163,7 @@ def test_checkpoints_are_kept_when_due_when_best_and_at_the_end(tmp_path: Path) 
 
 
 def test_a_new_best_is_saved_even_if_no_checkpoint_is_due(tmp_path: Path) -> None:
-    # The validation text reads backwards, so its loss rises during training.
+    # The validation text is reversed, so its loss rises during training.
     corpus = Corpus.from_text(TEXT + TEXT[:200][::-1])
     config = PLAIN.replace(steps=60, learning_rate=0.03, eval_every=5, save_every=60, hidden_size=16)
     train(config, corpus, out=tmp_path / "run")
@@ -238,7 +238,7 @@ def test_bytes_train_too() -> None:
     assert train(TINY, corpus).config.data.level == "byte"
 
 
-# --- beginning from another --------------------------------------------------------------------------------
+# --- starting from another run -----------------------------------------------------------------------------
 
 
 def test_weights_can_be_taken_from_a_checkpoint(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_user_supplied_tokens_train() -> None:
     assert train(TINY, Corpus.from_ids(ids, Vocabulary("abc"))).step == 12
 
 
-# --- how to compute ----------------------------------------------------------------------------------------
+# --- compute modes -----------------------------------------------------------------------------------------
 
 
 def test_precisions_are_measured_only_if_there_is_a_choice() -> None:

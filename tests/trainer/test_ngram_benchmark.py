@@ -51,7 +51,7 @@ def naive_probability(train: list[int], symbols: int, order: int, context: list[
         else:
             longer = {tuple(train[i : i + n + 1]) for i in range(len(train) - n)}
             counts.update(gram[1:] for gram in longer)
-            counts[tuple(train[:n])] += 1  # the beginning of the text is a context, too
+            counts[tuple(train[:n])] += 1  # the start of the text is a context too
         discounts = (0.0, *naive_discounts(list(counts.values())))
         history = tuple(context[len(context) - n + 1 :])
         after = {gram[-1]: count for gram, count in counts.items() if gram[:-1] == history}

@@ -108,7 +108,7 @@ def test_more_threads_are_tried_as_long_as_they_help(times: dict[int, float], ex
     assert tried[-1] <= 2 * expected
 
 
-# --- a plan that is off ------------------------------------------------------------------------------------
+# --- replanning --------------------------------------------------------------------------------------------
 
 
 def feed(speed: SpeedWatch, seconds: Iterator[float]) -> int | None:

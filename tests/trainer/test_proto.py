@@ -139,7 +139,7 @@ def test_an_exported_model_has_no_unknown_field(data: bytes) -> None:
     assert proto.unknown_field(proto.parse_model(data)) is None
 
 
-# --- what the reader leaves out ----------------------------------------------------------------------------
+# --- unsupported fields ------------------------------------------------------------------------------------
 
 
 def _places(model: onnx.ModelProto) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def test_important_unsupported_fields_are_named(kind: str, name: str, words: str
     assert words in found
 
 
-# --- broken bytes ------------------------------------------------------------------------------------------
+# --- invalid bytes -----------------------------------------------------------------------------------------
 
 
 SMALL = Network("rnn", 1, 2, symbols="ab").model().SerializeToString(deterministic=True)

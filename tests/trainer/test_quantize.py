@@ -61,8 +61,8 @@ def test_no_matrix_is_worse_than_at_the_scale_of_its_largest_weight(weight: NDAr
         np.sqrt(np.square(values).mean())
         for values in (quantized * scale - weight, at_plain - weight, weight)
     )
-    # The scale is kept in float32, so that even the plain one is not quite what it was, and none is below the
-    # smallest normal number: what is next to zero is rounded by up to half of that.
+    # The scale is stored in float32, so even the plain one is rounded, and none is below the
+    # smallest normal number: values near zero are rounded by up to half of that.
     assert error <= plain_error + 1e-6 * size + np.finfo(np.float32).tiny / 2
 
 
@@ -83,7 +83,7 @@ def test_the_scale_is_representable_in_a_file(weight: NDArray[np.float64]) -> No
 
 @given(matrices, st.integers(-20, 20))
 def test_matrices_of_any_size_are_rounded_the_same_way(weight: NDArray[np.float64], power: int) -> None:
-    # Scales are kept in float32, whose least numbers are coarse; no network has weights as small as these.
+    # Scales are float32, whose smallest numbers are coarse; no network has weights as small as these.
     assume(not weight.any() or np.abs(weight).max() >= 1e-20)
     quantized, scale = quantize_matrix(weight)
     again, scale_again = quantize_matrix(weight * 2.0**power)
@@ -118,7 +118,7 @@ class Forgetful(Network):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("factor", [0.0, 1e-44, 1e-38, 1e-30, 1e-12, 1e-8, 1e-4])
 def test_zero_recurrent_weights_do_not_affect_the_others(cell: str, factor: float) -> None:
-    # What is added to a product is stored as whole numbers at the product's scale. That must not be so small
+    # Biases are stored as integers at the scale of the product. The scale must not be so small
     # that they do not fit.
     network = Forgetful(cell, factor=factor)
     rows = 4 * len(network.symbols)
@@ -183,7 +183,7 @@ def test_weights_are_stored_in_the_dtype_of_the_precision(precision: str) -> Non
     assert stored["layer0_recurrent"] == stored["output"] == expected[precision]
 
 
-# --- no stream depends on another --------------------------------------------------------------------------
+# --- independence of streams -------------------------------------------------------------------------------
 
 WIDE = 160
 """Wide enough that products run through the blocked kernels, with sizes that fill no block."""

@@ -77,7 +77,7 @@ def test_cell_and_sizes_depend_on_the_text_and_the_machine(
 
 @pytest.mark.parametrize(
     ("text", "steps", "hidden", "dropout", "weight_drop"),
-    [  # what was best, or near it, in docs/tried.md
+    [  # the best or nearly best values in docs/tried.md
         (HAMLET, 3_000, 256, 0.3, 0.1),
         (HAMLET, 9_000, 256, 0.5, 0.2),
         (NAMES, 3_000, 256, 0.3, 0.1),

@@ -94,7 +94,7 @@ def test_without_patience_no_validation_ends_a_run(validations: list[float]) -> 
     assert train(TINY.replace(eval_every=1, steps=9), CORPUS).step == 9
 
 
-# --- what is kept ------------------------------------------------------------------------------------------
+# --- retention ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, [2, 3, 4, 6, 8, 9]), (1, [3, 8, 9]), (2, [3, 6, 8, 9])])
@@ -292,7 +292,7 @@ def test_the_measured_number_of_threads_is_recorded_for_reproducible_runs(
     assert load_checkpoint(checkpoint_files(tmp_path / "run")[-1]).config.run.threads == 1
 
 
-# --- what streams forget -----------------------------------------------------------------------------------
+# --- state resets ------------------------------------------------------------------------------------------
 
 
 def states_read(monkeypatch: pytest.MonkeyPatch, reset_chance: float) -> list[torch.Tensor]:

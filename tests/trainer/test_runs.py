@@ -118,7 +118,7 @@ def test_a_second_process_is_rejected_while_the_first_runs_and_accepted_afterwar
     )
     killed = run_program(program, tmp_path / "run", package="charrnn_trainer")
     assert killed.stdout.split() == [b"locked"]
-    with Run.open(tmp_path / "run"):  # the dead hold no locks
+    with Run.open(tmp_path / "run"):  # dead processes hold no locks
         pass
 
 

@@ -144,7 +144,7 @@ def test_a_larger_uniform_number_never_selects_an_earlier_symbol(
     assert (np.diff(tokens) >= 0).all()
 
 
-# --- samplers that serve some settings ---------------------------------------------------------------------
+# --- specialized samplers ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vocabulary_size", [*VOCABULARIES, 1_024])
@@ -193,7 +193,7 @@ def test_uniform_numbers_of_zero_and_near_one_select_the_first_and_last_kept_sym
         p = _probabilities(logits, temperature).astype(np.float32)
         kept = np.flatnonzero(naive_kept(p, top_k, top_p, min_p) & (p > 0))
         assert first[row] == kept[0]
-        # Behind the last that is taken, shares are too small to change the sum.
+        # After the last selected symbol, shares are too small to change the sum.
         assert last[row] in kept
         assert p[kept[kept > last[row]]].sum() < 1e-6
 
@@ -313,7 +313,7 @@ def test_logits_that_are_not_finite_still_give_a_symbol_of_the_vocabulary() -> N
         assert ((tokens >= 0) & (tokens < 65)).all()
 
 
-# --- the mass that is kept ---------------------------------------------------------------------------------
+# --- kept probability mass ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(OFF, 1.0), (700, 1.0), (OFF, 0.97)])

@@ -60,7 +60,7 @@ def test_every_field_is_declared_with_its_annotated_type() -> None:
             optional = setting.default is None
             assert hints[field.name] == (setting.kind | None if optional else setting.kind), field.name
             assert field.default == setting.default
-            assert bool(setting.unset) == optional  # in words, what the program then takes
+            assert bool(setting.unset) == optional  # described in words
 
 
 @BY_NAME
@@ -146,7 +146,7 @@ def test_the_help_lists_every_setting_with_its_default_in_groups_within_80_colum
     ]
     for setting in SETTINGS.values():
         assert f" {setting.help} [default: {setting.default_words}]" in said, setting.name
-    assert "--keep, --patience, --tensorboard, --device, --threads." in said  # no name is broken over lines
+    assert "--keep, --patience, --tensorboard, --device, --threads." in said  # no name wraps
     assert not [line for line in out.splitlines() if line.endswith("[default:")]
 
 

@@ -99,7 +99,7 @@ def test_names_hashes_and_sizes_cover_all_texts(tmp_path: Path) -> None:
         assert len({two.sha256, four.sha256, turned.sha256}) == 3
         assert four.size == sum(os.path.getsize(path) for path in paths)
         assert four.source == tuple(paths)
-    with scan_texts(paths[:1], val_fraction=0.1) as one:  # as if it had been given alone
+    with scan_texts(paths[:1], val_fraction=0.1) as one:  # as if it were the only text
         assert (one.sha256, one.source, one.train_length) == (scan_text(paths[0]).sha256, paths[0], None)
 
 

@@ -68,7 +68,7 @@ def test_blocks_are_spread_over_the_text_and_warmed_up_on_training_text(tokens: 
     assert split.blocks == 64 or split.validation_tokens < 64 * (split.blocks + 1) + split.blocks
     if split.blocks > 1:
         assert set(np.diff(rows.begins)) == {tokens // split.blocks}
-        assert tokens - int(rows.begins[-1]) - split.block < split.blocks  # the last stands at the end
+        assert tokens - int(rows.begins[-1]) - split.block < split.blocks  # the last one is at the end
         warm = {int(begin) - back for begin in rows.begins for back in range(1, rows.warm_up + 1)}
         assert not warm & kept
 

@@ -93,7 +93,7 @@ ON_THE_CPU = {"CumSum": [1], "Reshape": [1], "Split": [1], "TopK": [1], "Unsquee
 """Inputs that CUDA kernels read on the CPU: they must be constants, or each step would copy them there."""
 
 
-# --- what it is made of ------------------------------------------------------------------------------------
+# --- operators and constants -------------------------------------------------------------------------------
 
 
 @every_model
@@ -154,7 +154,7 @@ def test_inputs_and_outputs_match_the_contract(network: Network, precision: str)
 def test_every_constant_and_every_value_is_used(network: Network, precision: str) -> None:
     graph = network.model(precision).graph
     read = {name for node in graph.node for name in node.input}
-    # Of TopK the numbers are used alone, and not where they stood.
+    # Only the values of TopK are used, not the indices.
     made = {name for node in graph.node for name in node.output[: 1 if node.op_type == "TopK" else None]}
     outputs = {each.name for each in spec.OUTPUTS}
     assert {tensor.name for tensor in graph.initializer} <= read
@@ -200,7 +200,7 @@ def test_inputs_that_cuda_kernels_read_on_the_cpu_are_constants(cell: str, preci
     assert seen == set(ON_THE_CPU)
 
 
-# --- what it says of itself --------------------------------------------------------------------------------
+# --- metadata ----------------------------------------------------------------------------------------------
 
 
 @every_model

@@ -164,7 +164,7 @@ def test_ppmd_learns_repeated_text() -> None:
     assert all(0.0 < bits < 1.0 for bits in by_order.values())
 
 
-# --- from the words to the table ---------------------------------------------------------------------------
+# --- from arguments to the results table -------------------------------------------------------------------
 
 
 def test_arguments_after_two_dashes_are_passed_to_training(

@@ -38,7 +38,7 @@ def test_freed_memory_is_reused_without_page_faults_and_returned_at_the_end() ->
     size = 64 * 1024 * 1024
     with freed_memory_kept():
         page_faults()
-        assert page_faults() < 3 * size // resource.getpagesize()  # of thirty times as many
+        assert page_faults() < 3 * size // resource.getpagesize()  # of thirty allocations
         held = resident()
     assert resident() < held - size // 2
 

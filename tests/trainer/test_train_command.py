@@ -259,7 +259,7 @@ def test_a_run_out_of_time_prints_its_best_checkpoint_and_how_to_train_further(
     assert f"\nbest checkpoint: {last.path}\n" in again.err
     advice = re.search(rf"\nto train further: charrnn-train (--resume {run} --minutes [\d.]+)\n", again.err)
     assert advice is not None, again.err
-    # For a minute: the clock is at its end soon.
+    # For a minute, which soon ends by this clock.
     monkeypatch.setattr(train_module, "_BEGAN", time.perf_counter() - 59.0)
     more = program(*shlex.split(advice[1]))
     assert more.code == 0, more.err
@@ -295,7 +295,7 @@ def test_a_tf32_run_resumed_on_a_cpu_reports_that_it_computes_in_fp32(program: P
         ("--config", "x.toml"),
         ("--layers", "2"),
         ("--recipe", "best"),
-        ("--val-lines", "3"),  # of a run that is no list
+        ("--val-lines", "3"),  # of a run that is not on a list
         ("--split", "spread", "--lines"),
     ],
 )
@@ -601,7 +601,7 @@ def test_the_advice_after_divergence_works(
     file = RunFile.read(Path("ckpt/lstm-2/config.toml"))
     assert file.config.optimization.learning_rate == 0.005
 
-    # Into the same folder it cannot go, and to resume it is advised only where that may help.
+    # The same folder cannot be reused, and resuming is suggested only if it can help.
     refused = program("my.txt", "--out", "ckpt/lstm", *TINY_FLAGS)
     assert refused.code == 2
     assert ("--resume" in refused.err) == saved
@@ -730,7 +730,7 @@ def test_a_terminal_of_any_width_shows_a_progress_bar_figures_and_a_sample(
     while True:
         try:
             piece = os.read(ours, 4096)
-        except OSError:  # how Linux says that the other side is closed
+        except OSError:  # how Linux reports that the other end is closed
             break
         if not piece:
             break

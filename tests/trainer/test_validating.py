@@ -165,7 +165,7 @@ def test_a_sample_that_is_the_whole_text_is_read_once(tmp_path: Path) -> None:
     ]
 
 
-# --- the time that it takes --------------------------------------------------------------------------------
+# --- validation times --------------------------------------------------------------------------------------
 
 
 def test_expected_times_follow_measured_validations() -> None:

@@ -92,7 +92,7 @@ def test_known_symbols_are_read_and_predicted_as_before(trained: dict[str, Check
         found, _ = after(torch.from_numpy(LARGER.encode(text))[None], after.initial_state(1))
     places = torch.from_numpy(LARGER.encode("".join(KNOWN.symbols)))
     torch.testing.assert_close(found[:, :, places], expected)
-    # New symbols are as likely as an average one, and so disturb nothing.
+    # New symbols are as likely as an average one, and so have little effect.
     new = torch.from_numpy(LARGER.encode("".join(ADDED)))
     share = found.softmax(2)[:, :, new].sum(2).mean()
     assert 0 < float(share) < len(ADDED) / len(LARGER)
