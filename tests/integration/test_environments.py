@@ -195,7 +195,7 @@ def test_every_stated_python_version_is_checked(root: Path, part: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["runtime", "trainer"])
-def test_every_dependency_has_a_lower_bound_that_the_pinned_version_meets(root: Path, part: str) -> None:
+def test_every_dependency_has_a_lower_bound_satisfied_by_its_pinned_version(root: Path, part: str) -> None:
     pins = dict(advisories.pinned_versions((root / "constraints.txt").read_text(encoding="utf-8")))
     lines = oldest.oldest(part)
     table = tomllib.loads((root / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]

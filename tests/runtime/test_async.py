@@ -198,7 +198,7 @@ def test_an_error_reaches_every_reader_and_the_model_remains_usable(
     asyncio.run(main())
 
 
-def test_invalid_settings_are_refused_immediately(model: CharRNN) -> None:
+def test_invalid_settings_are_rejected_immediately(model: CharRNN) -> None:
     for wrong in ({"temperature": 0}, {"stop": ""}, {"seed": -1}):
         with pytest.raises(SettingError):
             model.stream_async("", 5, **wrong)

@@ -134,7 +134,7 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], 
     return copies
 
 
-def test_the_tokens_of_a_block_come_back_in_one_copy(
+def test_the_tokens_of_a_block_are_fetched_in_one_copy(
     exact: SmallModel,
     on_device: Callable[[SmallModel], CharRNN],
     copied: list[tuple[str, tuple[int, ...], Any]],
@@ -314,7 +314,7 @@ def test_an_interrupted_wait_for_the_graphs_thread_ends_with_its_work() -> None:
         assert ended.is_set()
 
 
-def test_gpu_buffers_stop_where_cpu_buffers_stop(
+def test_gpu_buffers_stop_at_the_same_step_as_cpu_buffers(
     exact: SmallModel, on_device: Callable[[SmallModel], CharRNN]
 ) -> None:
     model = CharRNN.load(exact.path, device="cpu")

@@ -328,7 +328,7 @@ def test_info_begins_with_the_number_of_parameters_and_the_validation_loss(info:
         assert f"{record['validation_loss']:.4f} nats" in second
 
 
-def test_quality_measures_bytes_where_a_text_of_a_byte_model_is_not_utf_8(tmp_path: Path) -> None:
+def test_quality_measures_bytes_if_a_text_of_a_byte_model_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(bytes(range(256)) * 20)
     done = quality(BYTES, "--text", tmp_path / "data", "--json")
     assert "bytes are measured instead of characters" in "\n".join(_said(done))

@@ -316,7 +316,7 @@ def test_interactive_continues_from_the_same_state(gen: Command, lstm: CharRNN) 
     assert "40 characters in " in done.stderr.decode()
 
 
-def test_interactive_reads_utf_8_and_refuses_invalid_bytes(gen: Command) -> None:
+def test_interactive_reads_utf_8_and_rejects_invalid_bytes(gen: Command) -> None:
     assert _ok(gen(MODEL, "-i", "-n", 1, "-s", 1, input="é\n".encode())).startswith("é")
     assert "not UTF-8" in _error(gen(MODEL, "-i", "-n", 1, "-s", 1, input=b"\xff\n"), 1)
     assert _ok(gen(MODEL, "-i", "-n", 1, input=b"")) == ""

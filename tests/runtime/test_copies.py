@@ -121,7 +121,7 @@ def test_a_pickle_needs_no_file(tmp_path: Path, lstm_path: Path, lstm: CharRNN) 
 
 
 @given(data=st.data())
-def test_an_altered_pickle_is_refused_or_gives_the_same_texts(data: st.DataObject, lstm: CharRNN) -> None:
+def test_an_altered_pickle_is_rejected_or_gives_the_same_texts(data: st.DataObject, lstm: CharRNN) -> None:
     pickled = bytearray(pickle.dumps(lstm))
     # Only our own data: the rest of a pickle is a program that can do anything.
     begin = pickled.index(lstm._engine.file.onnx_bytes)

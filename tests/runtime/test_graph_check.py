@@ -50,7 +50,7 @@ F4, F2, I8, I4, U1, S1 = np.float32, np.float16, np.int64, np.int32, np.uint8, n
         ),
     ],
 )
-def test_operators_that_export_does_not_write_are_refused(operator: str) -> None:
+def test_operators_that_export_does_not_write_are_rejected(operator: str) -> None:
     message = refusal(changed(lambda model: add_node(model, operator, ["state"])))
     assert "this operator is not used in step models" in message
     assert operator.strip("\x1b[2J\n") in message
@@ -62,7 +62,7 @@ def test_qgemm_is_rejected_in_the_standard_domain() -> None:
 
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx", "ai.onnx.ml", "evil", " "])
-def test_operators_of_foreign_domains_are_refused(domain: str) -> None:
+def test_operators_of_foreign_domains_are_rejected(domain: str) -> None:
     message = refusal(changed(lambda model: add_node(model, "Tanh", ["state"], domain=domain)))
     assert f"has the unknown domain {domain!r}" in message
 
@@ -77,12 +77,12 @@ def test_a_substituted_operator_is_rejected() -> None:
 # --- inputs and outputs of nodes ---------------------------------------------------------------------------
 
 
-def test_a_node_that_reads_itself_is_refused() -> None:
+def test_a_node_that_reads_itself_is_rejected() -> None:
     data = changed(lambda model: add_node(model, "Tanh", ["made"], ["made"]))
     assert "reads 'made', which no earlier node computes" in refusal(data)
 
 
-def test_a_cycle_is_refused() -> None:
+def test_a_cycle_is_rejected() -> None:
     def change(model: Any) -> None:
         add_node(model, "Tanh", ["second"], ["first"])
         add_node(model, "Tanh", ["first"], ["second"])
@@ -90,11 +90,11 @@ def test_a_cycle_is_refused() -> None:
     assert "reads 'second', which no earlier node computes" in refusal(changed(change))
 
 
-def test_reading_a_later_value_is_refused() -> None:
+def test_reading_a_later_value_is_rejected() -> None:
     assert "which no earlier node computes" in refusal(changed(lambda model: model.graph.node.reverse()))
 
 
-def test_reading_nothing_is_refused() -> None:
+def test_reading_nothing_is_rejected() -> None:
     assert "reads '', which no earlier node computes" in refusal(
         changed(lambda model: add_node(model, "Add", ["state", ""]))
     )
@@ -268,13 +268,13 @@ def test_a_tensor_has_one_of_the_types_in_use(kind: int) -> None:
     assert f"tensor 'table' has the unsupported element type {kind}" in refusal(_table(data_type=kind))
 
 
-def test_a_tensor_without_numbers_is_refused() -> None:
+def test_a_tensor_without_numbers_is_rejected() -> None:
     assert "needs 12,480 bytes, but has 0" in refusal(_table(raw_data=b""))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", [F4, F2])
-def test_numbers_that_are_not_finite_are_refused(number: float, kind: type) -> None:
+def test_numbers_that_are_not_finite_are_rejected(number: float, kind: type) -> None:
     numbers: NDArray[Any] = np.zeros((3, 5), kind)
     numbers[2, 4] = number
     message = refusal(changed(lambda model: add_tensor(model, "extra", numbers)))
@@ -453,7 +453,7 @@ def test_the_valid_counterparts_of_the_next_test_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("operator", "inputs", "attributes", "message"), WRONG, ids=[f"{c[0]} {c[1][:40]}" for c in WRONG]
 )
-def test_a_node_that_does_not_fit_its_inputs_is_refused(
+def test_a_node_that_does_not_fit_its_inputs_is_rejected(
     operator: str, inputs: str, attributes: dict[str, int | list[int]], message: str
 ) -> None:
     def change(model: Any) -> None:

@@ -405,7 +405,7 @@ def test_metadata_that_is_not_utf_8_is_rejected(key: str, text: bytes, tmp_path:
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xed\xa0\x80"])
-def test_a_metadata_key_or_a_name_that_is_not_utf_8_is_refused(text: bytes, tmp_path: Path) -> None:
+def test_a_metadata_key_or_a_name_that_is_not_utf_8_is_rejected(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     for more in (
         field(14, field(1, text) + field(2, "value")),
@@ -435,7 +435,7 @@ def test_a_nan_weight_is_rejected(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dims", [[2**40, 2**20], [2**62, 2**62], [1_000_000_000_000], [2**31, 2**31, 4]])
-def test_dimensions_that_claim_terabytes_are_refused(dims: list[int], tmp_path: Path) -> None:
+def test_dimensions_that_claim_terabytes_are_rejected(dims: list[int], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     table = tensor_message("table", dims, spec.FLOAT, inside(TABLE))
     path.write_bytes(before([], [table], changed(without_table)))

@@ -76,7 +76,7 @@ def test_items_are_single_streams_from_the_newline_to_the_newline(names: CharRNN
         assert texts(draw_items(names, 12, prompt=prompt, **SEED)) == wanted(names, 12, prompt=prompt, **SEED)
 
 
-def test_an_item_knows_its_number_its_stream_and_its_prompt(names: CharRNN) -> None:
+def test_an_item_has_its_number_its_stream_and_its_prompt(names: CharRNN) -> None:
     streams = list(itertools.islice(one_by_one(names, "Em", 30, **SEED), 40))
     items = list(draw_items(names, 9, prompt="Em", length=30, **SEED))
     assert [item.index for item in items] == list(range(9))

@@ -247,7 +247,7 @@ def _every_way(model: CharRNN) -> list[Callable[..., object]]:
         {"seed": 0.5},
     ],
 )
-def test_invalid_settings_are_refused_everywhere(lstm: CharRNN, options: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected_everywhere(lstm: CharRNN, options: dict[str, Any]) -> None:
     for way in _every_way(lstm):
         with pytest.raises(SettingError):
             way(**options)
@@ -368,7 +368,7 @@ def test_an_empty_stop_text_is_rejected_by_every_method(lstm: CharRNN) -> None:
             way(stop="")
 
 
-def test_a_stop_text_with_unknown_characters_is_refused(lstm: CharRNN) -> None:
+def test_a_stop_text_with_unknown_characters_is_rejected(lstm: CharRNN) -> None:
     with pytest.raises(SettingError, match="stop has characters that this model never writes: 'ß'"):
         lstm.generate("", 10, stop="aß")
 

@@ -21,7 +21,7 @@ needs_posix = pytest.mark.skipif(os.name != "posix", reason="the processes repor
 
 
 @needs_posix
-def test_mutated_models_are_refused_or_run() -> None:
+def test_mutated_models_are_rejected_or_run() -> None:
     tally = try_seeds("subjects:try_model", 0, 200)
     assert tally.faults == []
     assert tally.outcomes.total() == 200

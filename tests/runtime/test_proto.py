@@ -196,7 +196,7 @@ def test_a_graph_in_two_parts_is_read_as_one() -> None:
     ],
     ids=["nodes", "metadata", "unknown", "inputs", "packed dims", "packed ints", "graphs"],
 )
-def test_many_tiny_fields_are_refused_before_they_take_memory(
+def test_many_tiny_fields_are_rejected_before_they_take_memory(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proto, "MAX_FIELDS", 20_000)  # a tenth, since traversal is slow with traced memory
@@ -229,7 +229,7 @@ def _peak_of_refusing(data: bytes, message: str) -> int:
     ],
     ids=["no varint", "length", "group", "groups", "fixed", "cut varint", "no UTF-8"],
 )
-def test_bytes_that_are_not_protobuf_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_protobuf_are_rejected(data: bytes) -> None:
     assert "not an ONNX file, or is truncated or damaged" in refusal(data)
 
 

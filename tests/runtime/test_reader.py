@@ -165,13 +165,13 @@ def test_metadata_that_violates_the_format_is_rejected(key: str, value: str, mes
     assert message in refusal(changed(metadata(key, value)))
 
 
-def test_metadata_that_is_not_utf_8_is_refused() -> None:
+def test_metadata_that_is_not_utf_8_is_rejected() -> None:
     data = LSTM + field(14, field(1, b"charrnn.extra") + field(2, b"\xff\xfe"))
     assert "is truncated or damaged" in refusal(data)
 
 
 @pytest.mark.parametrize("count", [64, 66])
-def test_a_vocabulary_of_another_size_than_the_logits_is_refused(count: int) -> None:
+def test_a_vocabulary_of_another_size_than_the_logits_is_rejected(count: int) -> None:
     symbols = [*sorted(SYMBOLS), "ü"][:count]
 
     def change(model: Any) -> None:
@@ -211,7 +211,7 @@ def test_another_onnx_file_is_distinguished_from_a_broken_one() -> None:
 
 
 @pytest.mark.parametrize("version", [0, 7, 9, 14, -1, 2**63 - 1])
-def test_another_ir_version_is_refused(version: int) -> None:
+def test_another_ir_version_is_rejected(version: int) -> None:
     def change(model: Any) -> None:
         model.ir_version = version
 
@@ -232,7 +232,7 @@ def test_another_ir_version_is_refused(version: int) -> None:
         [("com.microsoft", 1), ("", 17)],
     ],
 )
-def test_other_operator_sets_are_refused(opsets: list[tuple[str, int]]) -> None:
+def test_other_operator_sets_are_rejected(opsets: list[tuple[str, int]]) -> None:
     def change(model: Any) -> None:
         del model.opset_import[:]
         for domain, version in opsets:
@@ -327,21 +327,21 @@ def test_inputs_and_outputs_must_have_the_shapes_of_the_format(shape: list[int |
     )
 
 
-def test_a_dimension_with_a_size_and_a_name_is_refused() -> None:
+def test_a_dimension_with_a_size_and_a_name_is_rejected() -> None:
     def change(model: Any) -> None:
         model.graph.input[1].type.tensor_type.shape.dim[1].dim_param = "batch"
 
     assert "has the shape" in refusal(changed(change))
 
 
-def test_a_value_without_a_type_is_refused() -> None:
+def test_a_value_without_a_type_is_rejected() -> None:
     assert "element type 0" in refusal(changed(lambda model: model.graph.input[0].ClearField("type")))
 
 
 # --- sizes -------------------------------------------------------------------------------------------------
 
 
-def test_too_many_nodes_are_refused() -> None:
+def test_too_many_nodes_are_rejected() -> None:
     def change(model: Any) -> None:
         for i in range(spec.MAX_NODES):
             add_node(model, "Tanh", ["state"], [f"made{i}"])
@@ -469,7 +469,7 @@ def test_files_of_other_kinds_are_not_models(tmp_path: Path, content: bytes) -> 
     assert "is not a valid charrnn model" in _load(path)
 
 
-def test_a_huge_sparse_file_is_refused_without_being_read(tmp_path: Path) -> None:
+def test_a_huge_sparse_file_is_rejected_without_being_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.onnx"
     with path.open("wb") as file:
         file.truncate(3 * 2**30)
@@ -478,7 +478,7 @@ def test_a_huge_sparse_file_is_refused_without_being_read(tmp_path: Path) -> Non
     assert "it has 3,221,225,472 bytes; at most 536,870,912 are allowed" in _load(path)
 
 
-def test_a_file_that_grows_beyond_the_limit_while_it_is_read_is_refused(
+def test_a_file_that_grows_beyond_the_limit_while_it_is_read_is_rejected(
     lstm_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spec, "MAX_FILE_BYTES", 100)
@@ -533,7 +533,7 @@ def test_a_graph_that_passes_the_checks_but_does_not_run_is_rejected(tmp_path: P
     assert str(caught.value).isprintable()
 
 
-def test_a_graph_whose_numbers_overflow_is_refused(tmp_path: Path) -> None:
+def test_a_graph_whose_numbers_overflow_is_rejected(tmp_path: Path) -> None:
     def change(model: Any) -> None:
         tensor(model, "output_bias").raw_data = np.full(65, 3e38, np.float32).tobytes()
         tensor(model, "output").raw_data = np.full((12, 65), 3e38, np.float32).tobytes()

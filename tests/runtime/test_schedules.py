@@ -273,7 +273,7 @@ def test_log_probabilities_do_not_depend_on_the_sampler() -> None:
 # --- the queue ---------------------------------------------------------------------------------------------
 
 
-def test_requests_begin_in_the_order_in_which_they_were_submitted(lstm: CharRNN) -> None:
+def test_requests_start_in_order_of_submission(lstm: CharRNN) -> None:
     scheduler = lstm.scheduler(max_batch_size=2)
     requests = [lstm.request("", 5 + 7 * (number % 5), number=number, live=True) for number in range(12)]
     scheduler.submit(*requests)

@@ -193,9 +193,7 @@ def test_echo_gives_the_log_probabilities_of_the_prompt(server: Served, lstm: Ch
     assert len(with_one["tokens"]) == len(text) + 1
 
 
-def test_ids_that_begin_with_the_start_token_score_a_text_as_score_does(
-    server: Served, lstm: CharRNN
-) -> None:
+def test_ids_with_the_start_token_score_a_text_like_score(server: Served, lstm: CharRNN) -> None:
     text = "LORD: what noise is this?"
     ids = [lstm.info.start_token, *lstm.vocabulary.encode(text).tolist()]
     reply = server.complete(prompt=ids, max_tokens=0, echo=True, logprobs=1)

@@ -49,7 +49,7 @@ def _idle(server: Served) -> bool:
 # --- size limits -------------------------------------------------------------------------------------------
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Served) -> None:
+def test_a_body_that_is_too_large_is_rejected_before_it_is_read(server: Served) -> None:
     reply = server.complete(prompt="x" * 5000)
     assert (reply.status, reply.error["code"]) == (413, "body_too_large")
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n"
@@ -62,7 +62,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Served) -
 
 
 @pytest.mark.parametrize("prompt", ["L" * 101, [1] * 101])
-def test_a_prompt_that_is_too_long_is_refused(server: Served, prompt: Any) -> None:
+def test_a_prompt_that_is_too_long_is_rejected(server: Served, prompt: Any) -> None:
     reply = server.complete(prompt=prompt)
     assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
     assert "100" in reply.error["message"]
@@ -121,7 +121,7 @@ def test_the_response_to_a_disconnected_client_is_not_completed(server: Served) 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_request_that_takes_too_long_is_ended(lstm: CharRNN, stream: bool) -> None:
+def test_a_request_that_exceeds_its_time_limit_is_ended(lstm: CharRNN, stream: bool) -> None:
     with Served({"lstm": lstm}, ServeSettings(max_seconds=0.2)) as server:
         reply = server.complete(max_tokens=100_000, stream=stream)
         error = reply.events[-1]["error"] if stream else reply.error
@@ -317,7 +317,7 @@ def test_a_key_that_is_not_a_valid_header_value_is_rejected(key: str) -> None:
         read_keys(key, None)
 
 
-def test_a_file_without_a_key_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_key_is_rejected(tmp_path: Path) -> None:
     for content in (None, b"", b"\xff\xfe"):
         file = tmp_path / "keys.txt"
         if content is not None:
@@ -340,7 +340,7 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path) -> None:
         ("log_prompts", 1),
     ],
 )  # fmt: skip
-def test_an_invalid_setting_is_refused_by_name(name: str, value: Any) -> None:
+def test_an_invalid_setting_is_rejected_by_name(name: str, value: Any) -> None:
     with pytest.raises(SettingError, match=name):
         ServeSettings(**{name: value})
 
@@ -438,7 +438,7 @@ def _serve(*arguments: object, **options: Any) -> Any:
     return run_module("charrnn_runtime.cli.serve", *arguments, **options)
 
 
-def test_the_command_serves_until_it_is_told_to_stop(lstm_path: Path) -> None:
+def test_the_command_serves_until_a_signal_stops_it(lstm_path: Path) -> None:
     command = [sys.executable, "-m", "charrnn_runtime.cli.serve", str(lstm_path), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=command_environment(), text=True) as process:
         assert process.stderr is not None

@@ -301,7 +301,7 @@ def test_int8_is_for_the_cpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "", "cuda:1", None])
-def test_other_devices_are_refused(lstm_path: Path, device: Any) -> None:
+def test_other_devices_are_rejected(lstm_path: Path, device: Any) -> None:
     with pytest.raises(SettingError, match="device must be auto, cpu, cuda or webgpu"):
         CharRNN.load(lstm_path, device=device)
 
@@ -362,7 +362,7 @@ def _no_kernels(_: dict[str, Any]) -> None:
         (lambda outputs: outputs["next_token"].fill(0), "took the symbol 0 on this GPU where .* most likely"),
     ],
 )
-def test_a_gpu_that_fails_the_trial_step_is_refused_with_its_reason(
+def test_a_gpu_that_fails_the_trial_step_is_rejected_with_its_reason(
     lstm_path: Path,
     lstm: CharRNN,
     card: Callable[..., None],

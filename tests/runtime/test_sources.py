@@ -42,7 +42,7 @@ def test_later_changes_to_the_bytes_do_not_affect_the_model(data: bytes, lstm: C
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "models/lstm.onnx", Path("models/lstm.onnx"), [1], io.BytesIO()])
-def test_other_data_than_bytes_is_refused_with_advice(wrong: Any) -> None:
+def test_other_data_than_bytes_is_rejected_with_advice(wrong: Any) -> None:
     with pytest.raises(
         SettingError, match=r"data must be the bytes of a model, not \w+; CharRNN.load takes a path"
     ):
@@ -50,12 +50,12 @@ def test_other_data_than_bytes_is_refused_with_advice(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 1000])
-def test_bytes_of_no_model_are_refused_in_one_line(cut: int, data: bytes) -> None:
+def test_bytes_of_no_model_are_rejected_in_one_line(cut: int, data: bytes) -> None:
     with pytest.raises(ModelFormatError, match=r"^<bytes> is not a valid charrnn model: "):
         CharRNN.from_bytes(data[:cut])
 
 
-def test_bytes_of_a_huge_file_are_refused_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_of_a_huge_file_are_rejected_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec, "MAX_FILE_BYTES", 99)
     with pytest.raises(ModelFormatError, match="it has 100 bytes; at most 99 are allowed"):
         CharRNN.from_bytes(bytes(100))
@@ -123,7 +123,7 @@ def test_a_file_opened_as_text_is_rejected_with_the_required_mode(lstm_path: Pat
 
 
 @pytest.mark.parametrize("wrong", [None, 5, b"models/lstm.onnx", [], object(), CharRNN])
-def test_other_sources_than_paths_and_files_are_refused(wrong: Any) -> None:
+def test_other_sources_than_paths_and_files_are_rejected(wrong: Any) -> None:
     with pytest.raises(
         SettingError, match=r"path must be a path, or an open binary file, not .* CharRNN.from_bytes"
     ):

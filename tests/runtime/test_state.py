@@ -82,12 +82,12 @@ def test_forks_are_numbered_again_in_order() -> None:
 
 
 @pytest.mark.parametrize(("copies", "first"), [(0, 0), (-1, 0), (1, -1)])
-def test_invalid_forks_are_refused(copies: int, first: int) -> None:
+def test_invalid_forks_are_rejected(copies: int, first: int) -> None:
     with pytest.raises(SettingError, match="copies must be between 1 and"):
         _state().fork(copies, first)
 
 
-def test_parts_of_different_lengths_are_refused() -> None:
+def test_parts_of_different_lengths_are_rejected() -> None:
     with pytest.raises(SettingError, match="must each have one entry per stream"):
         State(np.zeros((2, 3), np.float32), np.zeros(1), np.zeros(2), np.zeros(2))  # type: ignore[arg-type]
 

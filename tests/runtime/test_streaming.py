@@ -154,7 +154,7 @@ def test_the_first_stop_text_counts() -> None:
     assert _text(ABC, ABC.encode("aabcabc").tolist(), "abc", [3]) == ("a", True)
 
 
-def test_an_empty_stop_text_is_refused() -> None:
+def test_an_empty_stop_text_is_rejected() -> None:
     for kind in (TextStream, ByteStream):
         with pytest.raises(SettingError, match="stop must be a non-empty text"):
             kind(ABC, "")

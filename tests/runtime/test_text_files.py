@@ -219,7 +219,7 @@ def test_other_binary_data_is_not_called_a_text_in_another_encoding() -> None:
     "encoding",
     ["", "latin-8", "hex", "rot13", "zlib", "undefined", "a\0b", "é", 5, None, b"utf-8", ["x"], True],
 )
-def test_invalid_encodings_are_refused(encoding: object) -> None:
+def test_invalid_encodings_are_rejected(encoding: object) -> None:
     with pytest.raises(SettingError, match="encoding must be one that Python supports") as caught:
         check_encoding(encoding)  # type: ignore[arg-type]
     assert caught.value.parameters == ("encoding",)

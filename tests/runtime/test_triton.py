@@ -247,7 +247,7 @@ def test_names_that_escape_the_repository_are_rejected(name: str) -> None:
     ],
     ids=str,
 )
-def test_invalid_services_are_refused(options: dict[str, Any], said: str) -> None:
+def test_invalid_services_are_rejected(options: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=said):
         Service("a", **options)
 
@@ -285,7 +285,7 @@ def test_a_repository_that_cannot_be_written_is_one_error(
     assert files(tmp_path) == {"a": b"mine"}
 
 
-def test_an_empty_repository_is_refused(triton: Command, lstm_path: Path, in_folder: Path) -> None:
+def test_an_empty_repository_is_rejected(triton: Command, lstm_path: Path, in_folder: Path) -> None:
     assert "REPOSITORY must not be empty" in refused(triton(lstm_path, "", cwd=in_folder), 2)
     assert list(in_folder.iterdir()) == []
 

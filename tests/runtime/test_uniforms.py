@@ -106,7 +106,7 @@ def test_streams_and_positions_must_be_integers(wrong: object) -> None:
 
 
 @given(seeds, streams, positions)
-def test_numbers_lie_in_their_range_and_have_24_bits(seed: int, stream: int, position: int) -> None:
+def test_numbers_are_in_range_and_have_24_bits(seed: int, stream: int, position: int) -> None:
     u = float(uniforms_at(stream_keys(seed, [stream]), [position])[0])
     assert 0.0 <= u <= 1.0 - 2.0**-24
     assert (u * 2**24).is_integer()
@@ -128,13 +128,13 @@ def test_streams_positions_and_seeds_have_different_numbers() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, np.int64(-5), 10**30])
-def test_seeds_out_of_range_are_refused(seed: int) -> None:
+def test_seeds_out_of_range_are_rejected(seed: int) -> None:
     with pytest.raises(SettingError, match=r"seed must be between 0 and 2\*\*64 - 1"):
         check_seed(seed)
 
 
 @pytest.mark.parametrize("seed", [1.5, "1", None, float("nan"), 1e3])
-def test_seeds_that_are_not_integers_are_refused(seed: object) -> None:
+def test_seeds_that_are_not_integers_are_rejected(seed: object) -> None:
     with pytest.raises(SettingError, match="seed must be a whole number"):
         check_seed(seed)  # type: ignore[arg-type]
 

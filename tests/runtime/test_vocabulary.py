@@ -129,7 +129,7 @@ def test_ids_have_the_requested_type() -> None:
 
 
 @pytest.mark.parametrize("ids", [[3], [-1], [0, 2**40]])
-def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
+def test_ids_outside_the_vocabulary_are_rejected(ids: list[int]) -> None:
     with pytest.raises(CharRNNError, match=r"ids range from 0 to 2"):
         Vocabulary("abc").decode(ids)
 

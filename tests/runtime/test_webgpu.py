@@ -172,7 +172,7 @@ def test_states_and_tokens_are_in_the_gpus_memory(pair: tuple[CharRNN, CharRNN])
 # --- sharing a process -------------------------------------------------------------------------------------
 
 
-def test_threads_may_share_models(pair: tuple[CharRNN, CharRNN]) -> None:
+def test_threads_can_share_models(pair: tuple[CharRNN, CharRNN]) -> None:
     other = CharRNN.load(LSTM, device="webgpu")  # sessions of two models crash if they run concurrently
     prompts = [chr(ord("A") + index) for index in range(8)]
     expected = [pair[1].generate(prompt, 12, seed=3) for prompt in prompts]

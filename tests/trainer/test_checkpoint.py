@@ -227,7 +227,7 @@ def test_a_pickle_is_rejected_and_never_executed(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "harm").exists()
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     foreign = safetensors.torch.save({"weight": torch.zeros(3)})
     assert "written by another program" in refusal(tmp_path, foreign)
     foreign = safetensors.torch.save({"weight": torch.zeros(3)}, {"charrnn": "hello"})
@@ -304,7 +304,7 @@ def test_the_same_header_rewritten_is_accepted(content: bytes, tmp_path: Path) -
         ("model.output.scale", torch.zeros(1)),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_refused(
+def test_a_tensor_that_does_not_fit_is_rejected(
     path: Path, tmp_path: Path, name: str, tensor: torch.Tensor
 ) -> None:
     checkpoint = load_checkpoint(path)
@@ -314,7 +314,7 @@ def test_a_tensor_that_does_not_fit_is_refused(
     assert name in refusal(tmp_path, copy.path.read_bytes())
 
 
-def test_a_missing_tensor_is_refused(path: Path, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_rejected(path: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(path)
     for name in ("model.output.bias", "state.c", "random.cpu"):
         copy = Checkpoint(**{**vars(checkpoint), "path": tmp_path / "copy.safetensors"})

@@ -96,7 +96,7 @@ def test_verdicts_do_not_depend_on_the_order_of_runs(lstm: float, gru: float) ->
     assert findings(*runs)[GRU] == findings(*reversed(runs))[GRU]
 
 
-def test_costs_are_better_where_they_are_lower_and_speed_where_it_is_higher() -> None:
+def test_lower_costs_and_higher_speed_are_better() -> None:
     lstm, gru = record("lstm", seconds=0.4), record("gru", seconds=0.5)
     said = better(lstm, gru, speeds=(1_000.0, 500.0))
     assert said["seconds per training step"] == "LSTM"

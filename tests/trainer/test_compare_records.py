@@ -194,7 +194,7 @@ def test_a_run_given_twice_is_rejected(runs: Path) -> None:
         read_runs([runs, runs / "lstm"])
 
 
-def test_a_run_without_a_checkpoint_is_refused(runs: Path) -> None:
+def test_a_run_without_a_checkpoint_is_rejected(runs: Path) -> None:
     for checkpoint in (runs / "lstm").glob("*-step*.safetensors"):
         checkpoint.unlink()
     with pytest.raises(CharRNNError, match="has no checkpoint yet"):

@@ -114,7 +114,7 @@ def test_a_cell_missing_from_the_reference_is_rejected() -> None:
         (f'cell,step,training_loss_nats\nlstm,1,"{"1" * 200_000}"\n', "is not a valid table"),
     ],
 )
-def test_an_invalid_table_is_refused(text: str, words: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_rejected(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match=words):
         read_reference(table(text, tmp_path))
 

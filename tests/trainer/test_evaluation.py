@@ -117,6 +117,6 @@ def test_the_cold_loss_reads_windows_from_a_zero_state(network: CharNetwork, tok
     assert network.training
 
 
-def test_a_text_too_short_for_a_cold_window_is_refused(network: CharNetwork) -> None:
+def test_a_text_too_short_for_a_cold_window_is_rejected(network: CharNetwork) -> None:
     with pytest.raises(ValueError, match="10 characters do not fill a window of 10"):
         cold_loss(network, np.zeros(100, np.uint8), 90, 10)

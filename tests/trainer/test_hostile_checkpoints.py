@@ -105,7 +105,7 @@ def test_a_checkpoint_with_trailing_bytes_is_rejected(content: bytes, path: Path
     assert "its tensors need" in refusal(path, content + b"more")
 
 
-def test_a_huge_sparse_file_is_refused_without_being_read(content: bytes, path: Path) -> None:
+def test_a_huge_sparse_file_is_rejected_without_being_read(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     with path.open("r+b") as file:
         file.truncate(3 * 2**30)

@@ -241,7 +241,7 @@ def test_bytes_train_too() -> None:
 # --- starting from another run -----------------------------------------------------------------------------
 
 
-def test_weights_can_be_taken_from_a_checkpoint(tmp_path: Path) -> None:
+def test_training_can_start_from_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "first")
     start = find_checkpoint(tmp_path / "first", "last")
     continued = losses(TINY, out=tmp_path / "second", init_from=start)
@@ -249,7 +249,7 @@ def test_weights_can_be_taken_from_a_checkpoint(tmp_path: Path) -> None:
     assert RunFile.read(tmp_path / "second" / "config.toml").init_from == str(start)
 
 
-def test_weights_of_another_network_or_text_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_or_text_are_rejected(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "first")
     start = find_checkpoint(tmp_path / "first", "last")
     with pytest.raises(CharRNNError, match="this network's is"):

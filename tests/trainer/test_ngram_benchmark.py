@@ -168,7 +168,7 @@ def test_undefined_discounts_are_replaced(counts: list[int]) -> None:
     assert found[2] == FALLBACK_DISCOUNTS[2]
 
 
-def test_a_text_shorter_than_the_ngrams_is_refused() -> None:
+def test_a_text_shorter_than_the_ngrams_is_rejected() -> None:
     with pytest.raises(ValueError, match="no n-gram of order 10"):
         bits_by_order(np.zeros(12, dtype=np.uint8), 9, 2)
 

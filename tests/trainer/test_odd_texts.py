@@ -74,7 +74,7 @@ def test_any_text_trains_and_generates_its_own_characters(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_any_file_trains_at_the_byte_level_and_any_prompt_is_known(name: str, tmp_path: Path) -> None:
+def test_any_file_trains_at_the_byte_level_and_any_prompt_is_accepted(name: str, tmp_path: Path) -> None:
     data = DATA[name]
     (tmp_path / "data").write_bytes(data)
     with scan_text(str(tmp_path / "data"), level="byte") as scanned:

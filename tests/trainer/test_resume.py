@@ -257,7 +257,7 @@ def test_a_run_with_a_different_text_is_rejected(tmp_path: Path) -> None:
         resume(tmp_path / "run")
 
 
-def test_a_run_without_its_tokens_is_refused(tmp_path: Path) -> None:
+def test_a_run_without_its_tokens_is_rejected(tmp_path: Path) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     os.remove(tmp_path / "run" / "tokens.safetensors")
     with pytest.raises(CharRNNError, match="cannot read the tokens"):

@@ -66,7 +66,7 @@ def test_files_of_the_safetensors_library_are_read() -> None:
 
 
 @pytest.mark.parametrize("size", [640, 896, 1152, 1408, 65_536 + 640])
-def test_a_header_whose_length_begins_like_a_pickle_is_read(size: int) -> None:
+def test_a_header_whose_length_starts_like_a_pickle_is_read(size: int) -> None:
     plain = len(encode_header(TABLE, {"name": ""}))
     content = encode_header(TABLE, {"name": "x" * (size + 8 - plain)})
     assert len(content) == size + 8

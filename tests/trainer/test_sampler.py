@@ -257,7 +257,7 @@ def test_the_symbol_that_reaches_the_mass_is_kept_and_the_next_is_not() -> None:
 
 
 @pytest.mark.parametrize("vocabulary_size", [2, 65, SORTED, 1_500])
-def test_symbols_are_taken_in_the_order_of_their_ids(vocabulary_size: int) -> None:
+def test_symbols_are_selected_in_order_of_their_ids(vocabulary_size: int) -> None:
     graph = SamplerGraph(np.full((1, vocabulary_size), 2.5, np.float32))
     middles = (np.arange(vocabulary_size) + 0.5) / vocabulary_size
     np.testing.assert_array_equal(graph.sample(middles, row=0), np.arange(vocabulary_size))
