@@ -20,7 +20,7 @@ from mutations import (
 )
 
 Tensors = dict[str, tuple[str, list[int], bytes]]
-"""Each tensor's type as safetensors names it, its shape and its bytes."""
+"""The dtype (in the notation of safetensors), shape and bytes of each tensor."""
 
 DTYPES: Final = ("F32", "F16", "BF16", "F64", "U8", "I8", "I32", "I64", "BOOL", "F8_E4M3", "F32 ", "", "C64")
 

@@ -40,7 +40,7 @@ TRAINER: Final = (
     *("torch._dynamo", "safetensors.torch", "matplotlib.backends.backend_svg"),
 )
 IMPORTS: Final = {"charrnn_runtime": RUNTIME, "charrnn_trainer": (*RUNTIME, *TRAINER)}
-"""What is imported for the commands of a package, and what these import only when they need it."""
+"""The modules imported for the commands of a package, including those that they import lazily."""
 
 STREAMS: Final = ("stdin", "stdout", "stderr")
 SET_BY_PYTHON: Final = {signal.SIGPIPE, signal.SIGXFSZ}

@@ -31,14 +31,14 @@ PACKAGES: Final = ("charrnn_runtime", "charrnn_trainer")
 TRAINER: Final = ("charrnn-train", "charrnn-export", "charrnn-compare")
 
 REAL_START: Final = "CHARRNN_TESTS_REAL_START"
-"""The variable that, if it is 1, turns forking off: every command is started as usual."""
+"""The variable that disables forking if it is 1: every command is started as usual."""
 
 READ_LATER: Final = {"PATH", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "TERM", "NO_COLOR", "TMPDIR"}
 READ_LATER_PREFIXES: Final = ("CHARRNN_", "_CHARRNN_", "PYTEST_", "PIP_")
-"""Variables that nothing reads while loading."""
+"""Variables that are not read at startup."""
 
 SET_FOR_ALL: Final = {"PYTHONPATH", "OMP_NUM_THREADS"}
-"""Variables that tests set for everything they start; there is one server per value."""
+"""Variables that tests set for all processes; there is one server per value."""
 
 
 def forked(

@@ -29,7 +29,7 @@ from mutation_workers import ROOT, worker_environment
 FOUND: Final = Path(__file__).resolve().parent / "data" / "found"
 
 MOST_BYTES: Final = 65_536
-"""The longest file that is tried; the small models have 20 to 30 thousand bytes."""
+"""The maximum size of a file in bytes; the small models have 20,000 to 30,000."""
 
 SUBJECTS: Final = ("models", "checkpoints")
 

@@ -6,7 +6,7 @@ LOOK = '''
 import logging, os, signal, sys, threading, warnings
 
 def look():
-    """What the modules of a process share, and what it shows to others."""
+    """The process-wide state that modules share or that is visible outside."""
     seen = {
         "environment": dict(os.environ),
         "threads": sorted(thread.name for thread in threading.enumerate()),
@@ -51,7 +51,7 @@ def look():
     return seen
 
 def native_environment():
-    """What a process that is started now gets."""
+    """The environment of a new child process."""
     import subprocess
     code = "import os; print(sorted(os.environb.items()))"
     return subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, check=True).stdout

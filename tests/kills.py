@@ -45,17 +45,17 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 Files = dict[str, bytes]
-"""Files by their names."""
+"""Files by name."""
 
 PLACES: Final = ("before the first write", "in a write", "between writes", "after the last write")
 LONGEST: Final = 300.0
-"""Seconds after which a command that has not ended is a fault; most take a second."""
+"""Seconds after which a running command is a fault; most take a second."""
 
 FRESH_EVERY: Final = 6
-"""One round of tries in so many starts processes anew, import and all."""
+"""One round of tries in this many starts new processes, including imports."""
 
 MOST_AGAIN: Final = 3
-"""How often a killed command is restarted and killed again, at most."""
+"""The maximum number of times that a killed command is restarted and killed again."""
 
 MEMORY: Final = "/dev/shm"
 
@@ -65,7 +65,7 @@ TRAIN: Final = (
     *("--eval-every", "1", "--save-every", "3", "--log-every", "2", "--schedule", "cosine"),
     *("--precision", "fp32", "--no-onednn", "--threads", "1", "--device", "cpu"),
 )
-"""A training that validates at every step, and saves at nearly every one, each being the best so far."""
+"""A training run that validates at every step and saves at almost every one, as each is a new best."""
 
 PREPARE: Final = (
     *("--layers", "1", "--hidden-size", "8", "--batch-size", "4", "--seq-length", "16", "--steps", "1"),
@@ -352,7 +352,7 @@ class Workshop:
             work = self.training(_fresh_folder(self.folder / f"pace-{number}"))
             self._measure("train", work)
             if content(work.written) != self.end:
-                raise Fault("two undisturbed trainings do not write the same bytes")
+                raise Fault("two uninterrupted training runs do not write the same bytes")
         self.paces["resume"].seconds = self.paces["train"].seconds
 
     def _learn_export(self) -> None:
@@ -428,7 +428,7 @@ def check_run(run: Path, shop: Workshop, saved_before: set[str]) -> None:
         elif name in shop.checkpoints:
             _check_same(run / name, shop.checkpoints[name])
         else:
-            raise Fault(f"{name} is no file that an undisturbed run writes")
+            raise Fault(f"{name} is not a file of an uninterrupted run")
     if "tokens.safetensors" not in _visible(run):
         raise Fault("config.toml is there, and the tokens are not")
     steps = sorted(_step(name) for name in _visible(run) if "-step" in name)
@@ -475,7 +475,7 @@ def _step(name: str) -> int:
 
 
 Kills = Iterator[tuple[str, str | None]]
-"""What was killed, and where the kill fell."""
+"""The killed command and the phase of the kill."""
 
 
 def try_training(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
@@ -500,7 +500,7 @@ def try_training(shop: Workshop, folder: Path, random_: random.Random, fresh: bo
         raise Fault(f"the run holds {sorted(found)} at its end, not {sorted(shop.end)}")
     differing = [name for name in found if found[name] != shop.end[name]]
     if differing:
-        raise Fault(f"other bytes than those of an undisturbed run: {differing}")
+        raise Fault(f"bytes differ from those of an uninterrupted run: {differing}")
 
 
 def try_export(shop: Workshop, folder: Path, random_: random.Random, fresh: bool) -> Kills:
@@ -563,7 +563,7 @@ def try_preparation(shop: Workshop, folder: Path, random_: random.Random, fresh:
         shop.preparing(folder).start().finish()
         run = run if (run / "config.toml").is_file() else run.with_name("lstm-2")
     if content(run) != shop.prepared:
-        raise Fault(f"{run.name} ended with other bytes than an undisturbed run")
+        raise Fault(f"{run.name} ended with other bytes than an uninterrupted run")
 
 
 TRIES: Final[dict[str, Callable[[Workshop, Path, random.Random, bool], Kills]]] = {

@@ -40,13 +40,13 @@ SUBJECTS: Final = {
 
 OUTCOMES: Final = ("refused", "works")
 MOST_MEMORY: Final = 2**30
-"""The most memory, in bytes, that a process may ever hold, with Python and all libraries in it."""
+"""The maximum memory of a process in bytes, including Python and all libraries."""
 
 LONGEST: Final = 60.0
-"""Seconds after which a file that has no answer counts as a hang; most take milliseconds."""
+"""Seconds without a response after which a file counts as a hang; most take milliseconds."""
 
 LONGEST_START: Final = 600.0
-"""The same for a process that has yet to import its libraries and make the good files."""
+"""The same for a process that still has to import libraries and create the valid files."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ NUMBERS: Final = (
     *(0, 1, 2, -1, 3, 7, 12, 47, 48, 49, 64, 65, 127, 128, 255, 256),
     *(2**15, 2**16, 2**20, 2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**62, 2**63 - 1, -(2**63)),
 )
-"""Sizes of the small models, and where numbers wrap."""
+"""Sizes of the small models, and numbers near overflows."""
 
 WORDS: Final = (
     *(b"", b"state", b"token", b"next_state", b"logits", b"batch", b"com.microsoft", b"ai.onnx", b"axis"),

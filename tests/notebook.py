@@ -20,7 +20,7 @@ from typing import Any
 Cell = dict[str, Any]
 TEXT = Path(__file__).resolve().parent.parent / "data" / "tinyshakespeare.txt"
 PARAMETERS = "parameters"
-"""The tag of the cell whose settings may be replaced."""
+"""The tag of the cell with replaceable settings."""
 
 
 def read_notebook(path: Path) -> dict[str, Any]:

@@ -30,10 +30,10 @@ FOLDERS = (
     "/opt/google/chrome",
     FETCHED / "usr/lib/chromium",
 )
-"""Where Chromium is, with its driver and its loader of Vulkan."""
+"""The folders of Chromium, with its Vulkan driver and loader."""
 
 VARIABLE = "CHARRNN_TESTS_SWIFTSHADER"
-"""Names another folder with both."""
+"""The variable that names another folder with both."""
 
 
 def missing() -> str | None:

@@ -14,7 +14,7 @@ from forked import forked
 ROOT = Path(__file__).resolve().parent.parent
 
 TEXT = "to be, or not to be, that is the question:\nwhether 'tis nobler in the mind to suffer\n" * 20
-"""1,700 characters: 1,530 to train on, 10 batches of 8 x 16 a pass."""
+"""1,700 characters: 1,530 for training, 10 batches of 8 x 16 per pass."""
 
 TINY = TrainConfig().replace(
     layers=2,
@@ -38,7 +38,7 @@ TINY = TrainConfig().replace(
     device="cpu",
     threads=1,
 )
-"""Everything that a step can depend on is switched on, and the second pass begins before the end."""
+"""Everything that can affect a step is enabled, and the second pass starts before the end."""
 
 TINY_FLAGS = (
     *("--layers", "1", "--hidden-size", "8", "--batch-size", "4", "--seq-length", "16"),

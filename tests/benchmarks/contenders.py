@@ -22,7 +22,7 @@ from torch import nn
 
 TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.95
 STEPS = 16
-"""How many characters a stream a contender generates at each call."""
+"""The number of characters per stream in each call of a contender."""
 
 # Reading the oneDNN flag makes torch query TF32 on Intel GPUs, and warn that there are none.
 warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)

@@ -43,7 +43,7 @@ PARTS = ("speed", "cores", "startup", "installed")
 CORES_STREAMS = (1, 128)  # one stream stays on one thread and must not get slower
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-"""What says how many threads NumPy's matrix products run on; by default they take all cores."""
+"""The variables that set the threads of NumPy's matrix products; the default is all cores."""
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from charrnn_trainer.data.default_corpus import default_corpus
 NETWORKS = ("lstm-2x256-100x100", "gru-2x256-100x100", "lstm-1x1024-64x128")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 REPORTS = 4
-"""The steps are timed in so many parts, the first of which does not count."""
+"""The number of parts in which steps are timed; the first one is discarded."""
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ TASKS = {
     "lstm.int8.onnx": 20_000,
     "best.int8.onnx": 6_000,
 }
-"""How many characters of each model that ships."""
+"""The number of characters for each shipped model."""
 
 PROMPT = "LORD "
 

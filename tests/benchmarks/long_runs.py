@@ -29,8 +29,8 @@ STREAM_LENGTH = 10_000
 GROWTH_MB = 3.0
 """The tolerance for equal work: allocators return pages at arbitrary times."""
 SLOWER = 2.0
-"""How many times slower the last tenths may be than the first: speeds differ by chance on a busy machine, and
-the last streams may not fill the batch."""
+"""The allowed slowdown of the last tenths relative to the first: speeds vary on a busy machine, and the last
+streams may not fill the batch."""
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from charrnn_trainer.training.validation import COLD_WINDOW, cold_loss, validati
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = {"length": 300, "seed": 2}
 RESOLVED = {"device", "onednn", "embedding_size"}
-"""The settings that a command leaves open and a run resolves."""
+"""The settings that a command leaves unset and a run resolves."""
 
 HEAD = """# Pretrained models
 

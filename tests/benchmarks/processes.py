@@ -70,7 +70,7 @@ def pickles(path: Path, count: int) -> bool:
     pickle.loads(pickle.dumps(model)).generate(PROMPTS, 20, seed=1)
     files = open_files()
     print(f"\n{len(pickle.dumps(model)):,} bytes a pickle, {path.stat().st_size:,} the file")
-    meter = Meter("pickle, make anew, use, drop", count, "times")
+    meter = Meter("pickle, unpickle, use, drop", count, "times")
     for _ in range(count):
         model = pickle.loads(pickle.dumps(model))
         model.generate(PROMPTS, 20, seed=1)

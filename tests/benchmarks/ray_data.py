@@ -100,7 +100,7 @@ def computed_since(before: dict[int, float]) -> float:
 
 
 Way = Callable[[], Callable[[], list[float]] | None]
-"""What is timed; gives what shows the nats of all lines, where there is something to compare."""
+"""A measured variant; returns the nats of all lines, if they can be compared."""
 
 
 class PassOn:

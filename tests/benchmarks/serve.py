@@ -41,10 +41,10 @@ TUTORIAL_LENGTH = 100
 """The length of requests to the tutorial server, which takes seconds for all clients."""
 
 GROWTH_MB = 4.0
-"""What the server's memory may gain in the second half of a soak: allocators keep pages as they like."""
+"""The allowed growth of the server's memory in the second half of a soak test: allocators retain pages."""
 
 SOAKING = 64
-"""How many clients there are at a time in a soak."""
+"""The number of simultaneous clients in a soak test."""
 
 
 def main() -> None:

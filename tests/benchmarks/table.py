@@ -200,7 +200,7 @@ PAGES = {
         ("training speed", "training.json", make_training_table),
     ],
 }
-"""For each page the marks of its tables, the figures, and what makes a table of them."""
+"""For each page: the markers of its tables, the figures, and the function that formats them."""
 
 
 if __name__ == "__main__":

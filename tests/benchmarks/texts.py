@@ -42,7 +42,7 @@ from charrnn_trainer.runs.checkpoint import read_header
 PPMD_ORDERS = (4, 6, 8, 12, 16)
 PPMD_MEMORY = 1 << 30
 KEY = ("text", "sha256", "minutes", "busy", "seed", "options")
-"""Figures that agree in these were measured alike; later ones take the place of earlier ones."""
+"""Figures with equal values of these have the same settings; later ones replace earlier ones."""
 NOT_FOR_TRAINING = (
     "--level",
     "--val-fraction",
@@ -54,7 +54,7 @@ NOT_FOR_TRAINING = (
     "--minutes",
     "--seed",
 )
-"""Options that would measure something else than the last 10 % of the characters, or that stand before."""
+"""Options that would change the held-out 10 % of the characters, or that are set by this program."""
 
 KEEP_A_CORE_BUSY = """
 import os
@@ -73,7 +73,7 @@ distribution over the whole text's symbols; the best order up to {ORDERS} on the
 which it adapts. `ratio`: bits divided by the other model's; below 1, charrnn predicts the text better."""
 
 Figures = dict[str, Any]
-"""What was measured on one text."""
+"""The measurements on one text."""
 
 
 def main() -> None:

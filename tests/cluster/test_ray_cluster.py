@@ -35,7 +35,7 @@ MODEL = FOLDER / "lstm-2x12-fp32.onnx"
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "good", "morrow", "my", "lord", "king"]
 LINES = [" ".join(WORDS[(7 * i + j) % len(WORDS)] for j in range(i % 9)) for i in range(600)]
 HALF: dict[str, Any] = {"num_cpus": 0.5, "batch_size": 40}
-"""What each of two actors takes of two cores: the tasks that read data need the rest, or nothing moves."""
+"""The share of two cores for each of two actors: tasks that read data need the rest to make progress."""
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -18,7 +18,7 @@ SECONDS = 5
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)", re.MULTILINE)
 
 IGNORED: dict[str, str] = {}
-"""Advisories that do not concern this project, by their id: why."""
+"""Advisories that do not affect this project: the reason by id."""
 
 
 class OutOfReach(Exception):

@@ -26,13 +26,13 @@ PLATFORMS = {
     "macOS Arm64": "aarch64-apple-darwin",
     "macOS x86-64": "x86_64-apple-darwin",
 }
-"""uv's names of the platforms. Linux means glibc 2.28 or newer, macOS 14 or newer."""
+"""The platform names of uv. Linux means glibc 2.28 or newer, macOS 14 or newer."""
 
 UNSUPPORTED = {
     "runtime": {("macOS x86-64", "3.14")},
     "trainer": {(name, python) for name in ("Windows Arm64", "macOS x86-64") for python in PYTHONS},
 }
-"""What does not resolve, since there are no wheels of onnxruntime or torch for it."""
+"""Combinations that do not resolve, because onnxruntime or torch has no wheels for them."""
 
 SHOWN = {"runtime": ("onnxruntime-gpu", "onnxruntime"), "trainer": ("torch",)}
 

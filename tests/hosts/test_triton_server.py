@@ -267,7 +267,7 @@ def test_invalid_requests_get_an_error_and_the_server_keeps_running(
 
 needs_stand_in = pytest.mark.skipif(not STAND_IN, reason="needs the stand-in that `noxfile.py triton` builds")
 Step = Callable[[dict[str, Any], int, bool, bool], int]
-"""Sends a character's values with its sequence's number, and whether that begins or ends; gives the next."""
+"""Sends the inputs of a character with its sequence id and start and end flags; returns the next one."""
 
 
 def write_by_steps(step: Step, number: int, prompt: str, length: int) -> str:

@@ -31,7 +31,7 @@ NOT_A_USERS = {"PYTHONPATH", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"}
 """Environment variables of a test run that users do not have."""
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
-"""Takes a line of bash, the folder to run it in, and its stdin."""
+"""Runs a line of bash in a folder, with a given stdin."""
 
 
 SHIM = """\

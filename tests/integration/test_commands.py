@@ -35,7 +35,7 @@ COMMANDS = sorted(
 )
 
 ELSEWHERE = ("git clone ", "cd ", "python3 -m venv ", ". ", "source ")
-"""Lines that lead to a shell in a clone, which the tests skip."""
+"""Lines that set up a shell in a clone, which the tests skip."""
 
 TYPED = "LORD \nKING\n"
 """The input for commands that read stdin."""

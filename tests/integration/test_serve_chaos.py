@@ -31,7 +31,7 @@ CLIENTS = 1000
 AT_ONCE = 200
 IDLE_SECONDS = 3
 GROWTH_MB = 12.0
-"""What memory may gain after a first round of 300 clients."""
+"""The allowed growth of memory after a first round of 300 clients."""
 
 
 class Crowd:

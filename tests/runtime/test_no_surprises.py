@@ -81,7 +81,7 @@ while words:
     os.write(1, b"\\0ended\\0")
     words = words[2 + length :]
 """
-"""Runs commands one after the other, which spares the time that Python takes to start and to import."""
+"""Runs commands one after another in one process, which saves startup and import time."""
 ENDED = "\0ended\0"
 
 
@@ -337,7 +337,7 @@ for to, command, *sys.argv[1:] in json.loads(sys.argv[1]):
         assert not end.code
     os.write(2, b"\\0")
 """
-"""Runs commands one after the other; to the terminal, a zero byte follows what each shows."""
+"""Runs commands one after another; a zero byte follows the terminal output of each."""
 
 CONTROL = "\x1b"
 LONG = ["gen", MODEL, "-n", "3000", "-s", "1"]

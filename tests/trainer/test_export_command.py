@@ -71,7 +71,7 @@ class Done:
 
 
 Export = Callable[..., Done]
-"""Runs the command in a folder, with these arguments."""
+"""Runs the command in a folder with arguments."""
 
 
 @pytest.fixture

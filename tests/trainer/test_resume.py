@@ -45,26 +45,26 @@ def content(run: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(TINY, CORPUS, out=run)
     return content(run)
 
 
 @pytest.mark.parametrize("step", first_daily([1, 2, 6, 7, 11, 12, 3, 4, 5, 8, 9, 10], 6))
 def test_resume_after_a_kill_at_any_step_is_bit_identical(
-    tmp_path: Path, undisturbed: dict[str, bytes], step: int
+    tmp_path: Path, uninterrupted: dict[str, bytes], step: int
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(Killed):
         train(TINY, CORPUS, kill_when(lambda e: isinstance(e, Stepped) and e.step == step), out=run)
     resume(run)
-    assert content(run) == undisturbed
+    assert content(run) == uninterrupted
 
 
 @pytest.mark.parametrize("kind", [Logged, Validated, Saved])
 def test_resume_after_a_kill_between_events_is_bit_identical(
-    tmp_path: Path, undisturbed: dict[str, bytes], kind: type
+    tmp_path: Path, uninterrupted: dict[str, bytes], kind: type
 ) -> None:
     run = tmp_path / "run"
     seen = 0
@@ -77,10 +77,12 @@ def test_resume_after_a_kill_between_events_is_bit_identical(
     with pytest.raises(Killed):
         train(TINY, CORPUS, kill_when(second), out=run)
     resume(run)
-    assert content(run) == undisturbed
+    assert content(run) == uninterrupted
 
 
-def test_resume_after_repeated_kills_is_bit_identical(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+def test_resume_after_repeated_kills_is_bit_identical(
+    tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
     run = tmp_path / "run"
     with pytest.raises(Killed):
         train(TINY, CORPUS, kill_when(lambda e: isinstance(e, Stepped) and e.step == 2), out=run)
@@ -88,12 +90,12 @@ def test_resume_after_repeated_kills_is_bit_identical(tmp_path: Path, undisturbe
         with pytest.raises(Killed):
             resume(run, kill_when(lambda e, step=step: isinstance(e, Stepped) and e.step == step))  # type: ignore[misc]
     resume(run)
-    assert content(run) == undisturbed
+    assert content(run) == uninterrupted
 
 
 @pytest.mark.parametrize("step", [1, 4, 6, 11])
 def test_resume_after_a_stop_is_bit_identical(
-    tmp_path: Path, undisturbed: dict[str, bytes], step: int
+    tmp_path: Path, uninterrupted: dict[str, bytes], step: int
 ) -> None:
     run = tmp_path / "run"
     steps: list[int] = []
@@ -108,7 +110,7 @@ def test_resume_after_a_stop_is_bit_identical(
     assert load_checkpoint(checkpoint_files(run)[-1]).step == step
     resumed = resume(run)
     assert not resumed.stopped
-    assert content(run) == undisturbed
+    assert content(run) == uninterrupted
 
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
@@ -177,7 +179,7 @@ KILLS = {
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("moment", first_daily(KILLS, 2))
 def test_resume_after_sigkill_is_bit_identical(
-    tmp_path: Path, undisturbed: dict[str, bytes], moment: str
+    tmp_path: Path, uninterrupted: dict[str, bytes], moment: str
 ) -> None:
     program = f"""
 import os, signal, sys
@@ -205,16 +207,16 @@ train(TINY, Corpus.from_text(TEXT, name="hamlet"), listen, out=sys.argv[1])
     for path in checkpoint_files(tmp_path / "run"):
         load_checkpoint(path)
     resume(tmp_path / "run")
-    assert content(tmp_path / "run") == undisturbed
+    assert content(tmp_path / "run") == uninterrupted
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     train(TINY, CORPUS, out=tmp_path / "run")
     events: list[Event] = []
     result = resume(tmp_path / "run", events.append)
     assert (result.step, result.stopped) == (STEPS, False)
     assert not [event for event in events if isinstance(event, Stepped | Saved)]
-    assert content(tmp_path / "run") == undisturbed
+    assert content(tmp_path / "run") == uninterrupted
 
 
 def test_a_finished_run_can_be_trained_further(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ BELOW_ONE = 1.0 - 2.0**-24
 
 VOCABULARIES = (1, 2, 65, 2_000)
 SORTED = 1_024
-"""How many symbols the sampler sorts at most."""
+"""The maximum number of symbols that the sampler sorts."""
 
 OFF = 1 << 62
-"""A top_k that cuts nothing."""
+"""A top_k that removes nothing."""
 
 
 @cache

@@ -35,7 +35,7 @@ from tiny_runs import TEXT, TINY
 CELLS = ("lstm", "gru", "rnn")
 HIDDEN, VOCABULARY = 5, 7
 SIZES = (HIDDEN, 3, 9)
-"""As many numbers as hidden states, fewer and more (more than symbols, too)."""
+"""Embedding sizes equal to, below and above the hidden size (also above the number of symbols)."""
 
 CORPUS = Corpus.from_text(TEXT, name="hamlet")
 TIED = TINY.replace(tie_weights=True)
