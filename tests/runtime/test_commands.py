@@ -861,7 +861,7 @@ def test_the_better_model_is_the_one_that_gives_the_text_the_higher_probability(
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", BYTES, input=text.encode())
     record = json.loads(_ok(done))
     assert (record["characters"], record["other_characters"]) == (4, 6)
-    assert record["better_model"] is None  # one of them left out what the other had to predict
+    assert record["better_model"] is None  # the models skipped different characters
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", MODEL, input=text.encode())
     assert json.loads(_ok(done))["better_model"] is None  # equal
     assert "  neither  -" in _ok(score(MODEL, "-", "--compare", MODEL, input=b"LORD"))

@@ -196,15 +196,15 @@ def items_of(
     """
     count = gen_items.default_count(greedy=given.greedy) if given.lines is None else given.lines
     new_name = None if given.new is None else texts.name_of(given.new)
-    left_out: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
     if new_name is not None and known is not None:
-        left_out = gen_inputs.known_items(model, known, new_name, given.encoding)
+        excluded = gen_inputs.known_items(model, known, new_name, given.encoding)
     return gen_items.ItemsRequest(
         count=count,
         prompt=next(request.prompts(model)),
         length=given.length,
         unique=given.unique,
-        new=left_out,
+        new=excluded,
         new_name=new_name,
         sampling=request.sampling,
         seed=request.seed,
