@@ -153,7 +153,7 @@ def _check_output(given: Given) -> None:
 
 
 def request_of(given: Given) -> TextRequest:
-    """What is asked for; reads the prompts.
+    """The request of a command line; reads the prompts.
 
     Raises:
         SettingError: a setting is invalid.
@@ -186,11 +186,11 @@ def request_of(given: Given) -> TextRequest:
 def items_of(
     given: Given, request: TextRequest, model: CharRNN, known: bytes | None
 ) -> gen_items.ItemsRequest:
-    """What is asked for where a model writes items.
+    """The request of a command line for items.
 
     Args:
         given: the command line.
-        request: what is asked for.
+        request: the request.
         model: the model.
         known: the contents of the file of ``--new``, if it was given.
     """
