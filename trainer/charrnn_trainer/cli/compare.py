@@ -153,7 +153,7 @@ def _page(
     picture = draw_reference(tables)
     text = page(
         tables,
-        title=title or "Training losses beside a reference",
+        title=title or "Training losses compared with a reference",
         reference=reference_name,
         command=shlex.join(["charrnn-compare", *sys.argv[1:]]),
         picture=picture_name,
