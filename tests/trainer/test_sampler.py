@@ -129,9 +129,9 @@ def test_the_token_is_one_of_those_that_are_kept(
 ) -> None:
     token = int(_graph(65).sample([u], temperature, top_k, top_p, min_p, row)[0])
     p = _probabilities(_logits(65, 400)[row], temperature)
-    likelier = p > p[token] * (1.0 + 1e-5)
-    assert likelier.sum() < top_k
-    assert not likelier.any() or p[likelier].sum() < top_p + 1e-5
+    more_likely = p > p[token] * (1.0 + 1e-5)
+    assert more_likely.sum() < top_k
+    assert not more_likely.any() or p[more_likely].sum() < top_p + 1e-5
     assert p[token] >= min_p * p.max() * (1.0 - 1e-5)
 
 
@@ -200,14 +200,14 @@ def test_uniform_numbers_of_zero_and_near_one_take_the_first_and_last_that_are_k
 
 @pytest.mark.parametrize("vocabulary_size", VOCABULARIES)
 @pytest.mark.parametrize("u", [0.0, 0.5, BELOW_ONE])
-def test_a_top_k_of_1_takes_the_first_of_the_likeliest(vocabulary_size: int, u: float) -> None:
+def test_a_top_k_of_1_takes_the_first_of_the_most_likely(vocabulary_size: int, u: float) -> None:
     tokens = _graph(vocabulary_size).sample(u, top_k=1 if vocabulary_size > 1 else OFF)
     np.testing.assert_array_equal(tokens, _logits(vocabulary_size, 400).argmax(axis=1))
 
 
 @pytest.mark.parametrize("setting", [{"top_p": 1e-6}, {"top_p": 2.0**-126}, {"min_p": 1.0 - 2.0**-24}])
 @pytest.mark.parametrize("u", [0.0, 0.5, BELOW_ONE])
-def test_the_narrowest_settings_keep_the_likeliest_alone(setting: dict[str, Any], u: float) -> None:
+def test_the_narrowest_settings_keep_only_the_most_likely(setting: dict[str, Any], u: float) -> None:
     tokens = _graph(2_000).sample(u, **setting)
     logits = _logits(2_000, 400)
     np.testing.assert_array_equal(logits[np.arange(400), tokens], logits.max(axis=1))
