@@ -281,9 +281,9 @@ def demo_page(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def nightly(session: nox.Session) -> None:
-    """Run the slow tests, then the daily ones of the commands with every command really started.
+    """Run the slow tests, then the integration tests with every command really started.
 
-    Arguments after -- go to pytest, and run the slow tests alone. See tests/forked.py.
+    Arguments after -- go to pytest, and only the slow tests run. See tests/forked.py.
     """
     full = FullEnvironment(session, *TEST_TOOLS, *BROWSER_TOOLS, *BUILD_TOOLS, project=WITH_EXTRAS)
     session.env["CHARRNN_TESTS_REAL_START"] = "1"

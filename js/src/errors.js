@@ -38,7 +38,7 @@ export class UnknownCharacterError extends CharRNNError {
     const name = index === undefined ? "the text" : `the text of index ${index}`;
     super(
       `${name} has characters that the model does not know: ${shown}${more}; its vocabulary has ${known} characters; ` +
-        'remove the unknown ones, drop them with unknown: "skip", or let accented letters be composed or decomposed ' +
+        'remove the unknown ones, skip them with unknown: "skip", or let accented letters be composed or decomposed ' +
         'with unknown: "normalize"',
     );
     this.characters = characters;

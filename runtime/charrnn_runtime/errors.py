@@ -104,7 +104,7 @@ class UnknownCharacterError(CharRNNError):
             )
         else:
             advice = (
-                f"its vocabulary has {known} characters; remove the unknown ones, or drop them with "
+                f"its vocabulary has {known} characters; remove the unknown ones, or skip them with "
                 'unknown="skip"'
             )
         super().__init__(f"{name} has characters that the model does not know: {shown}; {advice}", "unknown")

@@ -282,7 +282,7 @@ def test_unknown_characters_are_an_error_or_dropped_with_a_warning(gen: Command,
     assert "--unknown skip" in message
     done = gen(MODEL, "-p", "aßb", "-n", 20, "-s", 1, "--unknown", "skip")
     assert _ok(done) == lstm.generate("ab", 20, seed=1)
-    assert "dropped unknown characters from the prompt: 'ß'" in done.stderr.decode()
+    assert "skipped unknown characters in the prompt: 'ß'" in done.stderr.decode()
     many = gen(
         MODEL, "--primes-file", "-", "-n", 5, "-s", 1, "--unknown", "skip", "--json", input="ß\nab\n".encode()
     )
@@ -616,19 +616,19 @@ NONSENSE = [
     ("--beam 0", "--beam must be between 1 and 1,048,576, not 0"),
     (
         "--beam 3 -t 0.5",
-        "searches for the most likely text instead of sampling, so it excludes --temperature",
+        "searches for the most likely text instead of sampling, so it cannot be combined with --temperature",
     ),
-    ("--beam 3 --seed 3", "so it excludes --seed"),
+    ("--beam 3 --seed 3", "so it cannot be combined with --seed"),
     ("--beam 3 --lines 3", "--lines writes items"),
     ("--stop ''", "--stop must be a non-empty text"),
-    ("--greedy --top-k 3", "--greedy and --top-k exclude each other"),
-    ("--greedy -t 0.5", "--greedy and --temperature exclude each other"),
-    ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
-    ("--greedy --min-p 0.1", "--greedy and --min-p exclude each other"),
+    ("--greedy --top-k 3", "--greedy and --top-k are mutually exclusive"),
+    ("--greedy -t 0.5", "--greedy and --temperature are mutually exclusive"),
+    ("--greedy --top-p 0.9", "--greedy and --top-p are mutually exclusive"),
+    ("--greedy --min-p 0.1", "--greedy and --min-p are mutually exclusive"),
     ("KING", "unexpected argument 'KING'; to continue a text, give --prime KING (see"),
     ("KING RICHARD -n 5", "to continue a text, give --prime 'KING RICHARD' (see"),
-    ("--prime a --prime-file b", "--prime, --prime-file and --primes-file exclude each other"),
-    ("--primes-file b --streams 2", "excludes --streams"),
+    ("--prime a --prime-file b", "--prime, --prime-file and --primes-file are mutually exclusive"),
+    ("--primes-file b --streams 2", "cannot be combined with --streams"),
     ("--interactive --json", "--interactive streams one text"),
     ("--force", "--force requires --output"),
     ("--raw --json", "--raw writes only the bytes of one stream"),
@@ -861,7 +861,7 @@ def test_the_better_model_gives_the_text_a_higher_probability(
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", BYTES, input=text.encode())
     record = json.loads(_ok(done))
     assert (record["characters"], record["other_characters"]) == (4, 6)
-    assert record["better_model"] is None  # one model skipped characters that the other predicted
+    assert record["better_model"] is None  # the models skipped different characters
     done = score(MODEL, "-", "--json", "--unknown", "skip", "--compare", MODEL, input=text.encode())
     assert json.loads(_ok(done))["better_model"] is None  # equal
     assert "  neither  -" in _ok(score(MODEL, "-", "--compare", MODEL, input=b"LORD"))

@@ -94,7 +94,7 @@ def test_items_begin_with_the_prompt_unless_omitted(gen: Command, path: Path, na
     assert _lines(gen(path, *options, "--no-prime")) == [item.continuation for item in items]
     skipped = gen(path, "-p", "Eßm", *options[2:-1], "--unknown", "skip")
     assert _lines(skipped) == [item.text for item in items]
-    assert "dropped unknown characters from the prompt: 'ß'" in skipped.stderr.decode()
+    assert "skipped unknown characters in the prompt: 'ß'" in skipped.stderr.decode()
     assert "'ß' (U+00DF) at position 1" in _error(gen(path, "-p", "Eß", "--lines", 3), 1)
 
 
@@ -242,12 +242,12 @@ def test_items_are_written_to_a_file_atomically(gen: Command, path: Path, tmp_pa
     ("options", "message"),
     [
         (["--lines", "0"], "--lines must be 1 or more, not 0; for running text, give --streams 1 instead"),
-        (["--lines", "3", "--streams", "2"], "it excludes --streams"),
+        (["--lines", "3", "--streams", "2"], "it cannot be combined with --streams"),
         (["--unique", "--stop", "x"], "--unique writes items"),
-        (["--new", "-", "--primes-file", "-"], "it excludes --primes-file"),
-        (["--lines", "3", "--prime-file", "x"], "it excludes --prime-file"),
-        (["--lines", "3", "--raw"], "it excludes --raw"),
-        (["--lines", "3", "--interactive"], "it excludes --interactive"),
+        (["--new", "-", "--primes-file", "-"], "it cannot be combined with --primes-file"),
+        (["--lines", "3", "--prime-file", "x"], "it cannot be combined with --prime-file"),
+        (["--lines", "3", "--raw"], "it cannot be combined with --raw"),
+        (["--lines", "3", "--interactive"], "it cannot be combined with --interactive"),
         (["--lines", "3", "--greedy"], "--greedy writes the same item every time: give --lines 1"),
         (["--lines", "3", "--length", "0"], "--length must be 1 or more for items, not 0"),
     ],

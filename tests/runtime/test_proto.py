@@ -38,8 +38,8 @@ def test_only_nodes_needed_by_the_kept_outputs_are_kept(small: Any) -> None:
     values = [value.name for value in (*graph.input, *graph.initializer)]
     assert set(values) == read - made
     # Unneeded nodes are removed, and nothing needed is missing.
-    left_out = everything.graph.node[len(graph.node) :]
-    assert {"TopK", "Softmax", "CumSum"} <= {node.op_type for node in left_out}
+    sampler = everything.graph.node[len(graph.node) :]
+    assert {"TopK", "Softmax", "CumSum"} <= {node.op_type for node in sampler}
     assert list(everything.graph.node[: len(graph.node)]) == list(graph.node)
 
 

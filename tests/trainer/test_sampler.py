@@ -129,9 +129,9 @@ def test_the_token_is_among_the_kept_ones(
 ) -> None:
     token = int(_graph(65).sample([u], temperature, top_k, top_p, min_p, row)[0])
     p = _probabilities(_logits(65, 400)[row], temperature)
-    likelier = p > p[token] * (1.0 + 1e-5)
-    assert likelier.sum() < top_k
-    assert not likelier.any() or p[likelier].sum() < top_p + 1e-5
+    more_likely = p > p[token] * (1.0 + 1e-5)
+    assert more_likely.sum() < top_k
+    assert not more_likely.any() or p[more_likely].sum() < top_p + 1e-5
     assert p[token] >= min_p * p.max() * (1.0 - 1e-5)
 
 

@@ -55,7 +55,7 @@ export const MESSAGES = {
  *
  * @type {Record<string, string>}
  */
-export const REFUSED = {
+export const REJECTED = {
   "ModelProto 20": "training information",
   "ModelProto 25": "functions",
   "GraphProto 15": "sparse tensors",

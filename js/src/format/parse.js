@@ -1,6 +1,6 @@
 /** Parses a model's protobuf messages from untrusted bytes. */
 
-import { BYTES, INT32, INT64, LENGTH_DELIMITED, MESSAGES, REFUSED, STRING, VARINT } from "./messages.js";
+import { BYTES, INT32, INT64, LENGTH_DELIMITED, MESSAGES, REJECTED, STRING, VARINT } from "./messages.js";
 
 /** The most fields in a file, at all depths together: about 40 times what a large model has. */
 const MAX_FIELDS = 200_000;
@@ -76,7 +76,7 @@ class Parser {
       const number = Math.floor(tag / 8);
       const field = Object.hasOwn(known, number) ? known[number] : undefined;
       if (!this.value(into, field, tag % 8, end)) {
-        this.unknown ??= REFUSED[`${message} ${number}`] ?? `field ${number} of ${message}`;
+        this.unknown ??= REJECTED[`${message} ${number}`] ?? `field ${number} of ${message}`;
       }
     }
   }

@@ -70,7 +70,7 @@ def generate(
         typer.Option(
             "--length",
             "-n",
-            help="Characters to generate, not counting the prompt. Longer items are discarded.",
+            help="Characters to generate, not counting the prompt. Longer items are skipped.",
             **number(int, "CHARACTERS", 0),
         ),
     ] = spec.DEFAULT_LENGTH,
@@ -144,7 +144,7 @@ def generate(
     unknown: Annotated[
         str,
         typer.Option(
-            help="How to handle unknown characters in a prompt: error, skip (drop them), or normalize "
+            help="How to handle unknown characters in a prompt: error, skip (ignore them), or normalize "
             "(use the Unicode form that the model knows).",
             **one_of(spec.UNKNOWN),
         ),

@@ -28,8 +28,8 @@ def check(others: Mapping[str, bool]) -> None:
     surplus = [option for option, is_given in others.items() if is_given]
     if surplus:
         raise SettingError(
-            f"--beam searches for the most likely text instead of sampling, so it excludes {surplus[0]}; "
-            "give only one of them"
+            "--beam searches for the most likely text instead of sampling, so it cannot be combined with "
+            f"{surplus[0]}; give only one of them"
         )
 
 

@@ -1,4 +1,4 @@
-"""The command line of charrnn-gen as one value: which options exclude each other, and what they ask for."""
+"""The command line of charrnn-gen as one value: checks that its options agree, and makes a request of it."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def check(given: Given) -> None:
     """Check which options are given together.
 
     Raises:
-        SettingError: two exclude each other, or one needs another.
+        SettingError: two are mutually exclusive, or one needs another.
     """
     if given.greedy:
         gen_inputs.check_greedy(given.temperature, given.top_k, given.top_p, given.min_p)
     if sum(each is not None for each in (given.prompt, given.prompt_file, given.prompts_file)) > 1:
-        raise SettingError("--prime, --prime-file and --primes-file exclude each other; give one of them")
+        raise SettingError("--prime, --prime-file and --primes-file are mutually exclusive; give one of them")
     gen_inputs.check_encoding(
         given.encoding, files=bool(given.prompt_file or given.prompts_file or given.new)
     )
@@ -70,7 +70,7 @@ def check(given: Given) -> None:
     if given.beam is not None:
         _check_beam(given)
     if given.prompts_file is not None and given.streams not in (None, 1):
-        raise SettingError("--primes-file runs one stream per line, so it excludes --streams")
+        raise SettingError("--primes-file runs one stream per line, so it cannot be combined with --streams")
     if items is False:
         check_batch(given)
     _check_output(given)
@@ -135,12 +135,12 @@ def _check_output(given: Given) -> None:
     """Reject options that do not go with the form or the place of the output."""
     if given.interactive and (given.as_json or given.output or given.prompt_file or not given.one_stream):
         raise SettingError(
-            "--interactive streams one text to stdout; it excludes --json, --output, "
+            "--interactive streams one text to stdout; it cannot be combined with --json, --output, "
             "--streams, --prime-file and --primes-file"
         )
     if given.raw and (given.as_json or given.interactive or not given.one_stream):
         raise SettingError(
-            "--raw writes only the bytes of one stream; it excludes --json, "
+            "--raw writes only the bytes of one stream; it cannot be combined with --json, "
             "--interactive, --streams and --primes-file"
         )
     if given.logprobs is not None and not given.as_json:
@@ -153,7 +153,7 @@ def _check_output(given: Given) -> None:
 
 
 def request_of(given: Given) -> TextRequest:
-    """What is asked for; reads the prompts.
+    """The request of a command line; reads the prompts.
 
     Raises:
         SettingError: a setting is invalid.
@@ -186,25 +186,25 @@ def request_of(given: Given) -> TextRequest:
 def items_of(
     given: Given, request: TextRequest, model: CharRNN, known: bytes | None
 ) -> gen_items.ItemsRequest:
-    """What is asked for where a model writes items.
+    """The request of a command line for items.
 
     Args:
         given: the command line.
-        request: what is asked for.
+        request: the request.
         model: the model.
         known: the contents of the file of ``--new``, if it was given.
     """
     count = gen_items.default_count(greedy=given.greedy) if given.lines is None else given.lines
     new_name = None if given.new is None else texts.name_of(given.new)
-    left_out: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
     if new_name is not None and known is not None:
-        left_out = gen_inputs.known_items(model, known, new_name, given.encoding)
+        excluded = gen_inputs.known_items(model, known, new_name, given.encoding)
     return gen_items.ItemsRequest(
         count=count,
         prompt=next(request.prompts(model)),
         length=given.length,
         unique=given.unique,
-        new=left_out,
+        new=excluded,
         new_name=new_name,
         sampling=request.sampling,
         seed=request.seed,

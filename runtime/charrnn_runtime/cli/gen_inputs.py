@@ -68,7 +68,7 @@ def check_greedy(temperature: float, top_k: int | None, top_p: float, min_p: flo
         SettingError: one was given.
     """
     if top_k is not None:
-        raise SettingError("--greedy and --top-k exclude each other: --greedy means --top-k 1")
+        raise SettingError("--greedy and --top-k are mutually exclusive: --greedy means --top-k 1")
     others = {
         "--temperature": temperature != spec.DEFAULT_TEMPERATURE,
         "--top-p": top_p != 1.0,
@@ -77,8 +77,8 @@ def check_greedy(temperature: float, top_k: int | None, top_p: float, min_p: flo
     for option, is_given in others.items():
         if is_given:
             raise SettingError(
-                f"--greedy and {option} exclude each other: --greedy always takes the most likely character; "
-                "omit one of them"
+                f"--greedy and {option} are mutually exclusive: --greedy always takes the most likely "
+                "character; omit one of them"
             )
 
 

@@ -71,8 +71,8 @@ def are_wanted(
     for_text = [option for option, given in running_text.items() if given]
     if for_items and for_text:
         raise SettingError(
-            f"{for_items[0]} writes items, each from a stream that ends at a newline; it excludes "
-            f"{for_text[0]}; give only one of them"
+            f"{for_items[0]} writes items, each from a stream that ends at a newline; it cannot be combined "
+            f"with {for_text[0]}; give only one of them"
         )
     if lines is not None and lines < 1:
         raise SettingError(

@@ -69,7 +69,7 @@ def say_skipped(model: CharRNN, prompt: str | bytes, unknown: str) -> None:
     if dropped and unknown == "skip":
         shown = ", ".join(repr(character) for character in dropped[:10])
         kept = "" if other == prompt else "; --unknown normalize keeps those that have a known form"
-        terminal.say(f"dropped unknown characters from the prompt: {shown}{kept}")
+        terminal.say(f"skipped unknown characters in the prompt: {shown}{kept}")
     elif other != prompt:
         terminal.say(f"the prompt is read as {one_line(other)!r}, the Unicode form that the model knows")
 

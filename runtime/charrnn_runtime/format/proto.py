@@ -63,7 +63,7 @@ _MESSAGES: Final[dict[str, list[tuple[int, str, Any, bool]]]] = {
     "StringStringEntryProto": [(1, "key", _STRING, False), (2, "value", _STRING, False)],
 }
 
-_REFUSED: Final = {
+_REJECTED: Final = {
     ("ModelProto", 20): "training information",
     ("ModelProto", 25): "functions",
     ("GraphProto", 15): "sparse tensors",
@@ -305,7 +305,7 @@ def unknown_field(message: Any) -> str | None:
     kind = message.DESCRIPTOR.name
     unknown: Any = unknown_fields.UnknownFieldSet(message)
     for field in unknown:
-        return _REFUSED.get((kind, field.field_number), f"field {field.field_number} of {kind}")
+        return _REJECTED.get((kind, field.field_number), f"field {field.field_number} of {kind}")
     for _, name, field_type, repeated in _MESSAGES[kind]:
         if not isinstance(field_type, str) or not (repeated or message.HasField(name)):
             continue

@@ -26,7 +26,7 @@ _Schema = dict[str, Any]
 _ERRORS: Final = {
     400: "The request is invalid; the error names the field.",
     401: "The API key is missing or wrong.",
-    403: "The request comes from a page of a foreign origin, or its Host is not accepted.",
+    403: "The request comes from a page of another origin, or its Host is not accepted.",
     404: "There is no such model or endpoint.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",

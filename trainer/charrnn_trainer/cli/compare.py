@@ -41,7 +41,7 @@ def compare(
             "-o",
             metavar="FOLDER",
             help="The folder of the report; with --reference a Markdown page. "
-            "[default: report, reference.md]",
+            "[default: report; reference.md with --reference]",
         ),
     ] = None,
     # --- samples
@@ -68,7 +68,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="Instead of the report, make a page that compares the runs' training losses with a table "
+            help="Instead of the report, write a page that compares the runs' training losses with a table "
             "that has the columns cell, step and training_loss_nats.",
         ),
     ] = None,
@@ -79,7 +79,7 @@ def compare(
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="The heading of the page.")] = None,
     # ---
     force: Annotated[
-        bool, typer.Option("--force", help="Replace files that charrnn-compare did not write, too.")
+        bool, typer.Option("--force", help="Also replace files that charrnn-compare did not write.")
     ] = False,
     version: Annotated[bool, terminal.version_option("charrnn-trainer", __version__)] = False,
     debug: terminal.DebugOption = False,
@@ -153,7 +153,7 @@ def _page(
     picture = draw_reference(tables)
     text = page(
         tables,
-        title=title or "Training losses beside a reference",
+        title=title or "Training losses compared with a reference",
         reference=reference_name,
         command=shlex.join(["charrnn-compare", *sys.argv[1:]]),
         picture=picture_name,

@@ -57,7 +57,7 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="fp32 (everywhere), int8 (fastest on a CPU) or fp16 (for the GPU).",
+            help="fp32 (everywhere), int8 (fastest on a CPU) or fp16 (for GPUs).",
             **one_of(spec.PRECISIONS),
         ),
     ] = "fp32",

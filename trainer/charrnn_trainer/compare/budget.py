@@ -57,7 +57,7 @@ def compare_budgets(runs: Sequence[RunRecord], noise: Noise) -> tuple[str, Table
             text += " (A run whose learning rate has not yet decayed is at a disadvantage there.)"
     computed, slowed = computing_differences(runs), busy(runs)
     if computed:
-        text += f" The times also depend on {'; '.join(computed)}."
+        text += f" The runs also differ in how they compute ({'; '.join(computed)}), which affects the times."
     if slowed:
         text += f" Other programs slowed some runs down ({_names(slowed)}), so the times are approximate."
     return text, (tuple(columns), *zip(*columns.values(), strict=True))

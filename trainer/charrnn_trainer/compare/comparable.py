@@ -121,9 +121,13 @@ def _differing(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
     for name in dict.fromkeys(names):
         values = [table.get(name) for table in tables]
         if any(value != values[0] for value in values):
-            distinct = dict.fromkeys(str(value) for value in values)
+            distinct = dict.fromkeys(_shown(value) for value in values)
             found.append(f"{name.replace('_', ' ')}: {', '.join(distinct)}")
     return found
+
+
+def _shown(value: Any) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:

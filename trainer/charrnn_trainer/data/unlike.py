@@ -67,8 +67,8 @@ def warning_if_unlike(ids: NDArray[Any], train_tokens: int, vocabulary: Vocabula
     if _is_sorted_list(train, validation, vocabulary):
         return (
             f"warning: the text is a sorted list, and its last {share:.0%}, held out for validation, begins "
-            "with other letters than the rest; lines=True shuffles the lines first, split=spread holds out "
-            "blocks from all over the text"
+            "with different letters from the rest; lines=True shuffles the lines first, split=spread holds "
+            "out blocks from all over the text"
         )
     *others, own = part_bits(train, validation, len(vocabulary))
     unit = "byte" if vocabulary.level == "byte" else "character"

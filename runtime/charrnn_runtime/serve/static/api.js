@@ -29,11 +29,11 @@ async function ask(path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new ServerError("The server cannot be reached. Is charrnn-serve still running?");
   }
-  if (!response.ok) throw new ServerError(await refusal(response), response.status);
+  if (!response.ok) throw new ServerError(await errorMessage(response), response.status);
   return response;
 }
 
-async function refusal(response) {
+async function errorMessage(response) {
   let said = "";
   try {
     said = messageOf(await response.json());
