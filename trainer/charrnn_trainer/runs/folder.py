@@ -225,24 +225,26 @@ def check_free(folder: Path) -> None:
 
 
 def check_can_make(folder: Path) -> None:
-    """Check that a folder can be made, or is there and can be written to, without changing anything.
+    """Check that a folder can be created, or exists and is writable, without changing anything.
 
     Raises:
-        CharRNNError: it cannot.
+        CharRNNError: it cannot be created, or is not writable.
     """
     places = (place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     nearest = next(places, folder)
     if not nearest.is_dir():
         raise CharRNNError(f"cannot create the folder {folder}: {nearest} is not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK) or not _makes_folders(nearest):
+    read_only = os.name == "posix" and os.statvfs(nearest).f_flag & os.ST_RDONLY
+    if read_only or not os.access(nearest, os.W_OK | os.X_OK) or not _makes_folders(nearest):
         what = "write to" if nearest == folder else "create the folder"
-        raise CharRNNError(f"cannot {what} {folder}: {nearest} is not writable")
+        why = os.strerror(errno.EROFS) if read_only else f"{nearest} is not writable"
+        raise CharRNNError(f"cannot {what} {folder}: {why}")
 
 
 def _makes_folders(place: Path) -> bool:
-    """Whether folders can be made in a place that the user may write to; root may everywhere, even in /proc.
+    """Whether folders can be created in one with write permission; root has that everywhere, even in /proc.
 
-    Where they can, a name that is too long for every file system is refused for its length.
+    Where they can, a name that is too long for any file system is rejected for its length.
     """
     if os.name != "posix":
         return True
