@@ -90,8 +90,8 @@ def score_tokens(
             yield Request(prompt, 0, prompt_logprobs=True)
 
     scheduler = Scheduler(engine, max_batch_size=max_batch_size)
-    for output in in_order(scheduler, requests(), held=held):
-        yield _losses(output)[: lengths.popleft()]
+    outputs = in_order(scheduler, requests(), held=held)
+    return (_losses(output)[: lengths.popleft()] for output in outputs)
 
 
 def score_stream(engine: Engine, chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:

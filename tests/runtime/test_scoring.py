@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn_runtime import CharRNN, OutOfMemoryError, Score, UnknownCharacterError
+from charrnn_runtime import CharRNN, OutOfMemoryError, Score, SettingError, UnknownCharacterError
 from charrnn_runtime.backends.buffers import BLOCK, Buffers
 from charrnn_runtime.scheduling import lane
 from charrnn_runtime.scheduling.scheduler import CPU_ROWS
@@ -104,6 +104,11 @@ def _watch_buffers(monkeypatch: pytest.MonkeyPatch, model: CharRNN) -> list[dict
 
     monkeypatch.setattr(engine, "buffers", buffers)
     return asked
+
+
+def test_an_invalid_batch_size_is_reported_before_a_score_is_requested(lstm: CharRNN) -> None:
+    with pytest.raises(SettingError, match="max_batch_size"):
+        lstm.score_each(["LORD"], max_batch_size=0)
 
 
 def test_short_texts_of_different_lengths_share_blocks_of_several_steps(
